@@ -1,0 +1,246 @@
+//! The X.509 side of the authority: root certificates and the leaves under them
+//! (X509-SVID §2–§5). Keys live in memory only.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::rand;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::string::Ia5String;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
+    SigningKey,
+};
+use serde_json::{Value, json};
+use spiffe::TrustDomain;
+use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::entry::Entry;
+use crate::error::Error;
+use crate::jwt::ec_jwk;
+
+/// What a peer's clock may be behind ours.
+const BACKDATE: Duration = Duration::from_secs(10);
+
+/// One self-signed root of the trust domain, and its key.
+pub(crate) struct Ca {
+    der: Vec<u8>,
+    issuer: Issuer<'static, Key>,
+    not_after: SystemTime,
+}
+
+/// One X.509-SVID: a certificate directly under a root, and its private key.
+pub(crate) struct Leaf {
+    /// The certificate in DER.
+    pub(crate) certificate: Vec<u8>,
+    /// The private key, PKCS#8 in DER.
+    pub(crate) key: Zeroizing<Vec<u8>>,
+    not_before: SystemTime,
+    reissue_at: SystemTime,
+}
+
+/// A private key that leaves nothing behind in memory.
+struct Key(KeyPair);
+
+impl Ca {
+    /// Makes a root for `trust_domain` that lives for `ttl` (X509-SVID §3.2, §4).
+    pub(crate) fn new(
+        trust_domain: &TrustDomain,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<Self, Error> {
+        let serial = random_serial()?;
+        let tag: String = serial[..4].iter().map(|b| format!("{b:02x}")).collect();
+        let not_after = round_up(now + ttl);
+        let mut params = CertificateParams::default();
+        set_life(&mut params, now - BACKDATE, not_after);
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        // Each root has a name of its own: a verifier that builds paths by name must not mix two.
+        params.distinguished_name = name(&format!("dev-agent CA {tag}"));
+        params.subject_alt_names = vec![uri(&trust_domain.id_string())?];
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+
+        let key = Key::generate()?;
+        let certificate = params
+            .self_signed(&key)
+            .map_err(|source| failed("CA certificate", source))?;
+        Ok(Self {
+            der: certificate.der().to_vec(),
+            issuer: Issuer::new(params, key),
+            not_after,
+        })
+    }
+
+    /// The root certificate in DER.
+    pub(crate) fn der(&self) -> &[u8] {
+        &self.der
+    }
+
+    /// The root certificate in PEM.
+    pub(crate) fn pem(&self) -> String {
+        let text = STANDARD.encode(&self.der);
+        let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
+        for line in text.as_bytes().chunks(64) {
+            pem.extend(line.iter().map(|&b| char::from(b)));
+            pem.push('\n');
+        }
+        pem + "-----END CERTIFICATE-----\n"
+    }
+
+    /// The root as an element of a SPIFFE bundle document, without `use`.
+    pub(crate) fn jwk(&self) -> Value {
+        let mut jwk = ec_jwk(self.issuer.key().der_bytes());
+        jwk["x5c"] = json!([STANDARD.encode(&self.der)]);
+        jwk
+    }
+
+    /// Issues an X.509-SVID with a fresh key that lives for `ttl`, or for as
+    /// long as the root if that is shorter.
+    pub(crate) fn issue(
+        &self,
+        entry: &Entry,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<Leaf, Error> {
+        let not_before = now - BACKDATE;
+        let not_after = round_up(now + ttl).min(self.not_after);
+        let key = Key::generate()?;
+        let certificate = leaf_params(entry, not_before, not_after)?
+            .signed_by(&key, &self.issuer)
+            .map_err(|source| failed("X.509-SVID", source))?;
+        Ok(Leaf {
+            certificate: certificate.der().to_vec(),
+            key: Zeroizing::new(key.0.serialize_der()),
+            not_before,
+            reissue_at: reissue_at(now, not_after)?,
+        })
+    }
+}
+
+impl Leaf {
+    /// Whether it is time for the next one: about half of the life is over, or
+    /// the clock went back to before this one became valid.
+    pub(crate) fn is_due(&self, now: SystemTime) -> bool {
+        now >= self.reissue_at || now < self.not_before
+    }
+}
+
+impl Key {
+    fn generate() -> Result<Self, Error> {
+        KeyPair::generate()
+            .map(Self)
+            .map_err(|source| failed("key", source))
+    }
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl PublicKeyData for Key {
+    fn der_bytes(&self) -> &[u8] {
+        self.0.der_bytes()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        self.0.algorithm()
+    }
+}
+
+impl SigningKey for Key {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.0.sign(message)
+    }
+}
+
+/// The leaf profile of X509-SVID §2 and §4, with SPIRE's key usages.
+fn leaf_params(
+    entry: &Entry,
+    not_before: SystemTime,
+    not_after: SystemTime,
+) -> Result<CertificateParams, Error> {
+    let mut names = vec![uri(&entry.id().to_string())?];
+    for dns in entry.dns_names() {
+        names.push(SanType::DnsName(ia5(dns)?));
+    }
+    let mut params = CertificateParams::default();
+    set_life(&mut params, not_before, not_after);
+    params.serial_number = Some(SerialNumber::from_slice(&random_serial()?));
+    params.distinguished_name = name("dev-agent SVID");
+    params.subject_alt_names = names;
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.use_authority_key_identifier_extension = true;
+    params.key_usages = vec![
+        KeyUsagePurpose::DigitalSignature,
+        KeyUsagePurpose::KeyEncipherment,
+        KeyUsagePurpose::KeyAgreement,
+    ];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    Ok(params)
+}
+
+/// Half of the life, a tenth of that earlier or later, so that identities do
+/// not all change at the same moment.
+fn reissue_at(now: SystemTime, not_after: SystemTime) -> Result<SystemTime, Error> {
+    let half = not_after.duration_since(now).unwrap_or_default() / 2;
+    let random = u32::from(u16::from_be_bytes(random_bytes()?));
+    Ok(now + half * 9 / 10 + half / 5 * random / 65536)
+}
+
+/// 128 random bits; the top bit clear, as a serial number is positive, and the
+/// next one set, as its encoding has no leading zeros (RFC 5280 §4.1.2.2).
+fn random_serial() -> Result<[u8; 16], Error> {
+    let mut serial: [u8; 16] = random_bytes()?;
+    serial[0] = serial[0] & 0x7f | 0x40;
+    Ok(serial)
+}
+
+pub(crate) fn random_bytes<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
+    rand::fill(&mut bytes).map_err(|_| Error::Crypto {
+        what: "get random bytes",
+    })?;
+    Ok(bytes)
+}
+
+fn name(common_name: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::OrganizationName, "dev-agent, for development only");
+    name.push(DnType::CommonName, common_name);
+    name
+}
+
+fn uri(uri: &str) -> Result<SanType, Error> {
+    Ok(SanType::URI(ia5(uri)?))
+}
+
+fn ia5(text: &str) -> Result<Ia5String, Error> {
+    Ia5String::try_from(text).map_err(|source| failed("certificate", source))
+}
+
+fn failed(what: &'static str, source: rcgen::Error) -> Error {
+    Error::Certificate { what, source }
+}
+
+/// Certificates count whole seconds; without this a life of 2 s could be 1 s.
+fn round_up(time: SystemTime) -> SystemTime {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    UNIX_EPOCH + Duration::from_secs(since.as_secs() + u64::from(since.subsec_nanos() > 0))
+}
+
+fn set_life(params: &mut CertificateParams, not_before: SystemTime, not_after: SystemTime) {
+    let since_epoch = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    params.not_before = epoch + since_epoch(not_before);
+    params.not_after = epoch + since_epoch(not_after);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,232 @@
+//! What an agent is told at its start, and what it refuses to be told.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use spiffe::TrustDomain;
+
+use crate::entry::Entry;
+use crate::error::Error;
+use crate::federation::{self, FederatedBundle};
+
+/// What the Rust `spiffe` crate's sources take from an agent at most.
+const MAX_ENTRIES: usize = 100;
+/// Below this, certificates expire before a workload can change to the next one.
+const MIN_X509_TTL: Duration = Duration::from_secs(2);
+/// Tokens count whole seconds.
+const MIN_JWT_TTL: Duration = Duration::from_secs(1);
+/// Below this, keys change faster than workloads follow.
+const MIN_ROTATION: Duration = Duration::from_secs(2);
+/// Ten years: nobody means more, and all times fit in a certificate.
+const MAX_TTL: Duration = Duration::from_secs(315_576_000);
+
+/// How to start an agent. [`Config::new`] gives the defaults.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub socket: PathBuf,
+    /// Who gets which identity; the first match is a caller's default identity.
+    /// All are of one trust domain, which is the agent's.
+    pub entries: Vec<Entry>,
+    /// The life of X.509-SVIDs; 1 h. They are issued anew at half of it.
+    pub x509_ttl: Duration,
+    /// The life of JWT-SVIDs; 5 min.
+    pub jwt_ttl: Duration,
+    /// The life of the CA; 24 h. It is replaced at half of it.
+    pub ca_ttl: Duration,
+    /// How often to issue all X.509-SVIDs anew, besides at half of their life.
+    pub rotate_x509_every: Option<Duration>,
+    /// How often to replace the JWT key; never if absent.
+    pub rotate_jwt_key_every: Option<Duration>,
+    /// How often to replace the CA, if that is sooner than half of its life.
+    pub rotate_ca_every: Option<Duration>,
+    /// Trust bundles of other trust domains, given to every workload.
+    pub federated: Vec<FederatedBundle>,
+}
+
+impl Config {
+    /// The defaults, for these entries on this socket.
+    pub fn new(socket: impl Into<PathBuf>, entries: Vec<Entry>) -> Self {
+        Self {
+            socket: socket.into(),
+            entries,
+            x509_ttl: Duration::from_secs(3600),
+            jwt_ttl: Duration::from_secs(300),
+            ca_ttl: Duration::from_secs(24 * 3600),
+            rotate_x509_every: None,
+            rotate_jwt_key_every: None,
+            rotate_ca_every: None,
+            federated: Vec::new(),
+        }
+    }
+
+    /// Checks what can be checked before anything is started, and says which
+    /// trust domain the entries are of.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that is refused, and why.
+    pub fn check(&self) -> Result<TrustDomain, Error> {
+        let trust_domain = self.check_entries()?;
+        self.check_times()?;
+        federation::check(&trust_domain, &self.federated)?;
+        Ok(trust_domain)
+    }
+
+    /// The longest life of any X.509-SVID.
+    pub(crate) fn max_x509_ttl(&self) -> Duration {
+        let own = self.entries.iter().filter_map(Entry::x509_ttl);
+        own.fold(self.x509_ttl, Duration::max)
+    }
+
+    /// The longest life of any JWT-SVID.
+    pub(crate) fn max_jwt_ttl(&self) -> Duration {
+        let own = self.entries.iter().filter_map(Entry::jwt_ttl);
+        own.fold(self.jwt_ttl, Duration::max)
+    }
+
+    fn check_entries(&self) -> Result<TrustDomain, Error> {
+        let Some(first) = self.entries.first() else {
+            return Err(Error::entry(
+                "",
+                "there is none; without one nobody gets an identity",
+            ));
+        };
+        let trust_domain = first.id().trust_domain();
+        for entry in &self.entries {
+            if entry.id().trust_domain() != trust_domain {
+                return Err(Error::entry(
+                    entry.to_string(),
+                    format!(
+                        "it is not of trust domain '{trust_domain}' as the first entry; start another agent for it"
+                    ),
+                ));
+            }
+        }
+        if self.entries.len() > MAX_ENTRIES {
+            return Err(Error::setting(
+                "entries",
+                format!("{} are more than {MAX_ENTRIES}", self.entries.len()),
+            ));
+        }
+        Ok(trust_domain.clone())
+    }
+
+    fn check_times(&self) -> Result<(), Error> {
+        within("x509-ttl", self.x509_ttl, MIN_X509_TTL, MAX_TTL)?;
+        within("jwt-ttl", self.jwt_ttl, MIN_JWT_TTL, MAX_TTL)?;
+        within("ca-ttl", self.ca_ttl, MIN_X509_TTL, MAX_TTL)?;
+        for entry in &self.entries {
+            let of_entry = |result: Result<(), Error>| {
+                result.map_err(|error| Error::entry(entry.to_string(), error.to_string()))
+            };
+            if let Some(ttl) = entry.x509_ttl() {
+                of_entry(within("x509-ttl", ttl, MIN_X509_TTL, MAX_TTL))?;
+            }
+            if let Some(ttl) = entry.jwt_ttl() {
+                of_entry(within("jwt-ttl", ttl, MIN_JWT_TTL, MAX_TTL))?;
+            }
+        }
+        for (setting, every) in [
+            ("rotate-x509-every", self.rotate_x509_every),
+            ("rotate-jwt-key-every", self.rotate_jwt_key_every),
+            ("rotate-ca-every", self.rotate_ca_every),
+        ] {
+            within(
+                setting,
+                every.unwrap_or(MIN_ROTATION),
+                MIN_ROTATION,
+                MAX_TTL,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn within(
+    setting: &'static str,
+    value: Duration,
+    min: Duration,
+    max: Duration,
+) -> Result<(), Error> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    let [value, min, max] = [value, min, max].map(humantime::format_duration);
+    Err(Error::setting(
+        setting,
+        format!("{value} is not between {min} and {max}"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(entries: &[&str]) -> Config {
+        let entries = entries.iter().map(|entry| entry.parse().unwrap());
+        Config::new("/tmp/x.sock", entries.collect())
+    }
+
+    #[test]
+    fn w014_the_trust_domain_is_that_of_the_entries() {
+        let config = config(&[
+            "spiffe://a.test/x=unix:uid:1",
+            "spiffe://a.test/y=unix:uid:2",
+        ]);
+        assert_eq!(config.check().unwrap().as_str(), "a.test");
+    }
+
+    #[test]
+    fn w059_what_cannot_work_is_refused_by_name() {
+        let good = config(&["spiffe://a.test/x=unix:uid:1"]);
+        let second = Duration::from_secs(1);
+        for (config, reason) in [
+            (config(&[]), "there is none"),
+            (
+                config(&[
+                    "spiffe://a.test/x=unix:uid:1",
+                    "spiffe://b.test/y=unix:uid:2",
+                ]),
+                "entry 'spiffe://b.test/y=unix:uid:2': it is not of trust domain 'a.test'",
+            ),
+            (
+                config(&["spiffe://a.test/x=unix:uid:1"; 101]),
+                // "W94"
+                "entries: 101 are more than 100",
+            ),
+            (
+                config(&["spiffe://a.test/x=unix:uid:1;x509-ttl=1s"]),
+                "x509-ttl: 1s is not between 2s and 10years",
+            ),
+            (
+                config(&["spiffe://a.test/x=unix:uid:1;jwt-ttl=0s"]),
+                "jwt-ttl: 0s is not between 1s and 10years",
+            ),
+            (
+                Config {
+                    x509_ttl: second,
+                    ..good.clone()
+                },
+                "x509-ttl: 1s is not between 2s and 10years",
+            ),
+            (
+                Config {
+                    jwt_ttl: Duration::MAX,
+                    ..good.clone()
+                },
+                "jwt-ttl: ",
+            ),
+            (
+                Config {
+                    rotate_ca_every: Some(second),
+                    ..good
+                },
+                "rotate-ca-every: 1s is not between 2s and 10years",
+            ),
+        ] {
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+}

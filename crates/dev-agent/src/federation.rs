@@ -1,0 +1,232 @@
+//! Trust bundles of other trust domains, as SPIFFE bundle documents (Trust
+//! Domain and Bundle §4): a JWK Set in which `use` says what a key is for.
+
+use std::collections::HashSet;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+use spiffe::TrustDomain;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::public_key::PublicKey;
+
+use crate::error::Error;
+use crate::json;
+
+/// Larger documents are refused before they are parsed.
+const MAX_DOCUMENT: usize = 1 << 20;
+/// What the Rust `spiffe` crate's sources take from an agent at most.
+const MAX_BUNDLES: usize = 200;
+/// A gRPC message has at most 4 MiB; this leaves room for the SVIDs.
+const MAX_TOTAL: usize = 3 << 20;
+const MIN_RSA_BITS: usize = 2048;
+/// What private and symmetric keys have and public ones have not (RFC 7518 §6).
+const SECRET_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+
+/// The trust bundle of another trust domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FederatedBundle {
+    trust_domain: TrustDomain,
+    document: String,
+    certificates: Vec<Vec<u8>>,
+    jwks: Vec<Value>,
+    /// What tells each key from others, whatever it is called.
+    fingerprints: Vec<String>,
+}
+
+impl FederatedBundle {
+    /// Reads a SPIFFE bundle document. Keys of an unknown type or use are left
+    /// out (§4.1.3); anything that is wrong with a known one refuses the document.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Federated`] with the reason.
+    pub fn parse(trust_domain: TrustDomain, document: &str) -> Result<Self, Error> {
+        let mut bundle = Self {
+            trust_domain,
+            document: document.to_owned(),
+            certificates: Vec::new(),
+            jwks: Vec::new(),
+            fingerprints: Vec::new(),
+        };
+        bundle
+            .read()
+            .map_err(|reason| Error::federated(bundle.trust_domain.id_string(), reason))?;
+        Ok(bundle)
+    }
+
+    /// The trust domain whose keys these are.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The document it was read from.
+    #[must_use]
+    pub fn document(&self) -> &str {
+        &self.document
+    }
+
+    /// The CA certificates, in DER, one after another.
+    pub(crate) fn x509_bundle(&self) -> Vec<u8> {
+        self.certificates.concat()
+    }
+
+    /// The JWT keys, as the Workload API wants them: without `use`.
+    pub(crate) fn jwks(&self) -> impl Iterator<Item = Value> {
+        self.jwks.iter().cloned()
+    }
+
+    fn read(&mut self) -> Result<(), String> {
+        if self.document.len() > MAX_DOCUMENT {
+            return Err(format!("the document is longer than {MAX_DOCUMENT} bytes"));
+        }
+        let document = json::parse(self.document.as_bytes())
+            .map_err(|error| format!("the document is not JSON that can be used: {error}"))?;
+        let keys = document
+            .get("keys")
+            .and_then(Value::as_array)
+            .ok_or("the document has no 'keys' array; `spire-server bundle show -format spiffe` prints one")?;
+        for (index, key) in keys.iter().enumerate() {
+            self.add(key)
+                .map_err(|reason| format!("key {} of {}: {reason}", index + 1, keys.len()))?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, key: &Value) -> Result<(), String> {
+        if text(key, "kty") == Ok("oct") || SECRET_MEMBERS.iter().any(|m| key.get(m).is_some()) {
+            return Err("it is a secret key; a bundle has public keys only".to_owned());
+        }
+        match text(key, "use") {
+            Ok("x509-svid") => self.add_certificate(key),
+            Ok("jwt-svid") => self.add_jwk(key),
+            _ => Ok(()),
+        }
+    }
+
+    fn add_certificate(&mut self, key: &Value) -> Result<(), String> {
+        let chain = key.get("x5c").and_then(Value::as_array);
+        let der = match chain.map(Vec::as_slice) {
+            Some([Value::String(text)]) => STANDARD
+                .decode(text)
+                .map_err(|error| format!("'x5c' is not base64: {error}"))?,
+            _ => return Err("'x5c' is not an array of one certificate".to_owned()),
+        };
+        let Ok(([], certificate)) = X509Certificate::from_der(&der) else {
+            return Err("'x5c' is not a certificate in DER".to_owned());
+        };
+        if !certificate.is_ca() {
+            return Err("the certificate is not a CA certificate".to_owned());
+        }
+        if let Ok(PublicKey::RSA(rsa)) = certificate.public_key().parsed() {
+            check_rsa(rsa.modulus)?;
+        }
+        self.fingerprints
+            .push(STANDARD.encode(certificate.public_key().raw));
+        self.certificates.push(der);
+        Ok(())
+    }
+
+    fn add_jwk(&mut self, key: &Value) -> Result<(), String> {
+        let kid = text(key, "kid")?;
+        if kid.is_empty() || self.jwks.iter().any(|jwk| jwk["kid"] == kid) {
+            return Err(format!("its 'kid' {kid:?} is empty or another key's too"));
+        }
+        let Some(mut jwk) = public_members(key)? else {
+            return Ok(());
+        };
+        self.fingerprints.push(jwk.to_string());
+        jwk["kid"] = kid.into();
+        self.jwks.push(jwk);
+        Ok(())
+    }
+}
+
+/// Refuses bundles that must not go together, or not with the agent's own
+/// trust domain.
+pub(crate) fn check(own: &TrustDomain, bundles: &[FederatedBundle]) -> Result<(), Error> {
+    if bundles.len() > MAX_BUNDLES {
+        return Err(Error::setting(
+            "federated bundles",
+            format!("{} are more than {MAX_BUNDLES}", bundles.len()),
+        ));
+    }
+    if bundles.iter().map(|b| b.document.len()).sum::<usize>() > MAX_TOTAL {
+        return Err(Error::setting(
+            "federated bundles",
+            format!("all together are longer than {MAX_TOTAL} bytes"),
+        ));
+    }
+    let mut domains = HashSet::from([own]);
+    let mut keys = HashSet::new();
+    for bundle in bundles {
+        let refuse = |reason: &str| Err(Error::federated(bundle.trust_domain.id_string(), reason));
+        if bundle.trust_domain == *own {
+            return refuse("this is the agent's own trust domain");
+        }
+        if !domains.insert(&bundle.trust_domain) {
+            return refuse("this trust domain has two bundles; give one");
+        }
+        let its_keys: HashSet<&String> = bundle.fingerprints.iter().collect();
+        if !keys.is_disjoint(&its_keys) {
+            return refuse("one of its keys is another trust domain's too");
+        }
+        keys.extend(its_keys);
+    }
+    Ok(())
+}
+
+/// The members that make the key, in their only form, or `None` where the type
+/// is one that readers do not have to know (§4.2.1).
+fn public_members(key: &Value) -> Result<Option<Value>, String> {
+    let length = match (text(key, "kty")?, text(key, "crv")) {
+        ("RSA", _) => {
+            check_rsa(&decode(key, "n")?)?;
+            decode(key, "e")?;
+            return Ok(Some(json!({ "kty": "RSA", "n": key["n"], "e": key["e"] })));
+        }
+        ("EC", Ok("P-256")) => 32,
+        ("EC", Ok("P-384")) => 48,
+        ("EC", Ok("P-521")) => 66,
+        _ => return Ok(None),
+    };
+    for name in ["x", "y"] {
+        if decode(key, name)?.len() != length {
+            return Err(format!("'{name}' is not of {length} bytes"));
+        }
+    }
+    Ok(Some(
+        json!({ "kty": "EC", "crv": key["crv"], "x": key["x"], "y": key["y"] }),
+    ))
+}
+
+fn check_rsa(modulus: &[u8]) -> Result<(), String> {
+    let digits = modulus.iter().skip_while(|&&byte| byte == 0);
+    let bits = digits.clone().count() * 8
+        - digits
+            .take(1)
+            .map(|byte| byte.leading_zeros() as usize)
+            .sum::<usize>();
+    if bits < MIN_RSA_BITS {
+        return Err(format!(
+            "RSA keys have {MIN_RSA_BITS} bits or more, this has {bits}"
+        ));
+    }
+    Ok(())
+}
+
+fn decode(key: &Value, name: &str) -> Result<Vec<u8>, String> {
+    URL_SAFE_NO_PAD
+        .decode(text(key, name)?)
+        .map_err(|error| format!("'{name}' is not base64url: {error}"))
+}
+
+fn text<'a>(key: &'a Value, name: &str) -> Result<&'a str, String> {
+    key.get(name)
+        .and_then(Value::as_str)
+        .ok_or_else(|| format!("it has no '{name}' that is a string"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! The security header that every call must have (Workload Endpoint §3). It
+//! shows that the caller means to speak to this API: whatever can be tricked
+//! into sending a request to a URL cannot be tricked into this header.
+
+use std::task::{Context, Poll};
+
+use futures_util::future::{Either, Ready, ready};
+use http::{HeaderMap, Request, Response};
+use tonic::Status;
+use tonic::body::Body;
+use tower_service::Service;
+
+use crate::attest::Peer;
+
+const HEADER: &str = "workload.spiffe.io";
+
+/// A service behind which no call lacks the header, whatever its method.
+#[derive(Clone)]
+pub(crate) struct RequireHeader<S> {
+    pub(crate) service: S,
+    /// Who calls, for the log.
+    pub(crate) peer: Peer,
+}
+
+impl<S, B> Service<Request<B>> for RequireHeader<S>
+where
+    S: Service<Request<B>, Response = Response<Body>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Either<S::Future, Ready<Result<S::Response, S::Error>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let status = if !is_present(request.headers()) {
+            let Peer { pid, uid, .. } = self.peer;
+            tracing::info!(pid, uid, "denied: no security header");
+            Status::invalid_argument("security header missing from request")
+        } else if is_compressed(request.headers()) {
+            // Here, because tonic's own answer repeats what the caller wrote.
+            Status::unimplemented("compression is not supported")
+        } else {
+            return Either::Left(self.service.call(request));
+        };
+        Either::Right(ready(Ok(status.into_http())))
+    }
+}
+
+/// Exactly one value, exactly `true`.
+fn is_present(headers: &HeaderMap) -> bool {
+    headers.get_all(HEADER).iter().eq(["true"])
+}
+
+fn is_compressed(headers: &HeaderMap) -> bool {
+    let mut encodings = headers.get_all("grpc-encoding").iter();
+    encodings.any(|encoding| encoding != "identity")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn w020_one_header_with_the_one_value_is_present() {
+        for (values, expected) in [
+            (/* "W18" */ &["true"][..], true),
+            (&[], false),
+            (/* "W21" */ &["true", "true"], false),
+            (&["true", "false"], false),
+            (&["True"], false),
+            (&["TRUE"], false),
+            (&["1"], false),
+            (&[" true"], false),
+            (&["true,true"], false),
+            (&[""], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(HEADER, value.parse().unwrap());
+            }
+            assert_eq!(is_present(&headers), expected, "{values:?}");
+        }
+    }
+}

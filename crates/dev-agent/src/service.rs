@@ -1,0 +1,317 @@
+//! The five RPCs, for one connection.
+
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::Arc;
+
+use futures_util::stream::try_unfold;
+use spiffe::SpiffeId;
+use tokio::sync::watch;
+use tonic::codegen::BoxStream;
+use tonic::{Request, Response, Status};
+
+use crate::attest::{AttestError, Attestor, Caller, Peer};
+use crate::error::Error;
+use crate::pb::spiffe_workload_api_server::SpiffeWorkloadApi;
+use crate::state::{Identity, Phase, Snapshot, State};
+use crate::{answer, entry, pb, validate};
+
+/// What a verifier of the Rust `spiffe` crate takes at most.
+const MAX_AUDIENCES: usize = 32;
+const MAX_AUDIENCE: usize = 2048;
+
+/// The Workload API as the process at the other end of one connection sees it.
+#[derive(Clone)]
+pub(crate) struct WorkloadApi {
+    pub(crate) state: Arc<State>,
+    pub(crate) attestor: Arc<Attestor>,
+    pub(crate) peer: Peer,
+}
+
+/// How a message of one stream is made.
+type Answer<M> = fn(&Snapshot, &[&Identity]) -> M;
+
+/// One open stream: what it watches, and what it sent last.
+struct Watch<M> {
+    api: WorkloadApi,
+    rpc: &'static str,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    answer: Answer<M>,
+    last: Option<M>,
+}
+
+#[tonic::async_trait]
+impl SpiffeWorkloadApi for WorkloadApi {
+    type FetchX509SVIDStream = BoxStream<pb::X509svidResponse>;
+    type FetchX509BundlesStream = BoxStream<pb::X509BundlesResponse>;
+    type FetchJWTBundlesStream = BoxStream<pb::JwtBundlesResponse>;
+
+    async fn fetch_x509svid(
+        &self,
+        _: Request<pb::X509svidRequest>,
+    ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+        // After a suspend the timers may be late.
+        self.state.reissue_due();
+        self.watch("FetchX509SVID", answer::x509_svids).await
+    }
+
+    async fn fetch_x509_bundles(
+        &self,
+        _: Request<pb::X509BundlesRequest>,
+    ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
+        self.watch("FetchX509Bundles", answer::x509_bundles).await
+    }
+
+    async fn fetch_jwt_bundles(
+        &self,
+        _: Request<pb::JwtBundlesRequest>,
+    ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
+        self.watch("FetchJWTBundles", answer::jwt_bundles).await
+    }
+
+    async fn fetch_jwtsvid(
+        &self,
+        request: Request<pb::JwtsvidRequest>,
+    ) -> Result<Response<pb::JwtsvidResponse>, Status> {
+        let request = request.into_inner();
+        let audience = audience(request.audience)?;
+        let wanted = wanted(&request.spiffe_id)?;
+        let (snapshot, caller) = self.admit(&mut self.state.subscribe()).await?;
+        let mut identities = identities(&snapshot, &caller);
+        identities.retain(|identity| wanted.as_ref().is_none_or(|id| identity.entry.id() == id));
+        self.limit("FetchJWTSVID", &caller)?;
+        permit("FetchJWTSVID", &caller, &identities)?;
+        let ttl = self.state.config.jwt_ttl;
+        let response =
+            answer::jwt_svids(&snapshot, &identities, &audience, ttl).map_err(not_issued)?;
+        log_granted("FetchJWTSVID", &caller, &identities);
+        Ok(Response::new(response))
+    }
+
+    async fn validate_jwtsvid(
+        &self,
+        request: Request<pb::ValidateJwtsvidRequest>,
+    ) -> Result<Response<pb::ValidateJwtsvidResponse>, Status> {
+        let request = request.into_inner();
+        if request.audience.is_empty() {
+            return Err(Status::invalid_argument("audience must be specified"));
+        }
+        if request.svid.is_empty() {
+            return Err(Status::invalid_argument("svid must be specified"));
+        }
+        let (snapshot, caller) = self.admit(&mut self.state.subscribe()).await?;
+        self.limit("ValidateJWTSVID", &caller)?;
+        permit("ValidateJWTSVID", &caller, &identities(&snapshot, &caller))?;
+        validate::validate(&snapshot, &request.audience, &request.svid)
+            .map(Response::new)
+            .map_err(|reason| {
+                tracing::info!(pid = caller.peer.pid, ?reason, "JWT-SVID found invalid");
+                Status::invalid_argument("the JWT-SVID is not valid")
+            })
+    }
+}
+
+impl WorkloadApi {
+    /// Waits while the agent is stalled, then says who the caller is and what
+    /// there is to give. The snapshot is taken last: an entry that was withdrawn
+    /// during the attestation is not in it.
+    async fn admit(
+        &self,
+        snapshots: &mut watch::Receiver<Arc<Snapshot>>,
+    ) -> Result<(Arc<Snapshot>, Caller), Status> {
+        loop {
+            serving(snapshots).await?;
+            let attested = self.attestor.attest(self.peer.clone()).await;
+            let caller = attested.map_err(|error| unattested(&self.peer, &error))?;
+            let snapshot = snapshots.borrow_and_update().clone();
+            if snapshot.phase == Phase::Serving {
+                return Ok((snapshot, caller));
+            }
+        }
+    }
+
+    /// Refuses a caller that calls too often.
+    fn limit(&self, rpc: &str, caller: &Caller) -> Result<(), Status> {
+        if self.attestor.rate.admit(&caller.selectors) {
+            return Ok(());
+        }
+        let Peer { pid, uid, .. } = caller.peer;
+        tracing::debug!(pid, uid, "{rpc} denied: too many calls");
+        Err(Status::unavailable("rate limit exceeded"))
+    }
+
+    /// Answers now, and again whenever the answer changes. The first answer is
+    /// made before this returns, so that a refusal is the RPC's own.
+    async fn watch<M: Clone + PartialEq + Send + 'static>(
+        &self,
+        rpc: &'static str,
+        answer: Answer<M>,
+    ) -> Result<Response<BoxStream<M>>, Status> {
+        let mut watch = Watch {
+            api: self.clone(),
+            rpc,
+            snapshots: self.state.subscribe(),
+            answer,
+            last: None,
+        };
+        watch.snapshots.mark_changed();
+        let first = watch.next().await?;
+        let messages = try_unfold((watch, Some(first)), async |(mut watch, first)| {
+            let message = match first {
+                Some(first) => first,
+                None => watch.next().await?,
+            };
+            Ok(Some((message, (watch, None))))
+        });
+        Ok(Response::new(Box::pin(messages)))
+    }
+}
+
+impl<M: Clone + PartialEq> Watch<M> {
+    /// Waits for a message that differs from the last one. The caller is attested
+    /// anew for each: it may be another program by now, or gone.
+    async fn next(&mut self) -> Result<M, Status> {
+        loop {
+            self.snapshots.changed().await.map_err(|_| stopping())?;
+            let (snapshot, caller) = self.api.admit(&mut self.snapshots).await?;
+            if self.last.is_none() {
+                self.api.limit(self.rpc, &caller)?;
+            }
+            let identities = identities(&snapshot, &caller);
+            permit(self.rpc, &caller, &identities)?;
+            let message = (self.answer)(&snapshot, &identities);
+            if self.last.as_ref() != Some(&message) {
+                log_granted(self.rpc, &caller, &identities);
+                self.last = Some(message.clone());
+                return Ok(message);
+            }
+        }
+    }
+}
+
+/// Waits while the agent is stalled; an error if it stops.
+async fn serving(snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> Result<(), Status> {
+    let changed = snapshots.wait_for(|snapshot| snapshot.phase != Phase::Stalled);
+    match changed.await.map_err(|_| stopping())?.phase {
+        Phase::Stopped => Err(stopping()),
+        Phase::Serving | Phase::Stalled => Ok(()),
+    }
+}
+
+fn identities<'a>(snapshot: &'a Snapshot, caller: &Caller) -> Vec<&'a Identity> {
+    let all = snapshot.identities.iter();
+    all.filter(|identity| identity.entry.matches(&caller.selectors))
+        .collect()
+}
+
+/// Refuses a caller for whom there is nothing.
+fn permit(rpc: &str, caller: &Caller, identities: &[&Identity]) -> Result<(), Status> {
+    if !identities.is_empty() {
+        return Ok(());
+    }
+    let (Peer { pid, uid, .. }, path) = (&caller.peer, shown_path(caller));
+    tracing::info!(pid, uid, path, "{rpc} denied: no entry matches");
+    Err(Status::permission_denied("no identity issued"))
+}
+
+fn log_granted(rpc: &str, caller: &Caller, identities: &[&Identity]) {
+    let (Peer { pid, uid, .. }, path) = (&caller.peer, shown_path(caller));
+    for identity in identities {
+        let id = identity.entry.id();
+        tracing::info!(pid, uid, path, "{rpc} granted: {id}");
+    }
+}
+
+/// The caller's binary for the log, on one line whatever its name is.
+fn shown_path(caller: &Caller) -> Option<String> {
+    let path = caller.path.as_deref()?;
+    Some(path.as_os_str().as_bytes().escape_ascii().to_string())
+}
+
+fn unattested(peer: &Peer, error: &AttestError) -> Status {
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    tracing::warn!(pid = peer.pid, uid = peer.uid, %error, cause, "caller not attested");
+    Status::unavailable("workload attestation failed")
+}
+
+/// The caller learns nothing of what went wrong in here.
+fn not_issued(error: Error) -> Status {
+    tracing::error!(%error, "JWT-SVID not issued");
+    Status::unavailable("could not issue the JWT-SVID")
+}
+
+fn stopping() -> Status {
+    Status::unavailable("the agent is stopping")
+}
+
+/// The audiences of a token, each once, in the order given.
+fn audience(asked: Vec<String>) -> Result<Vec<String>, Status> {
+    let mut audience: Vec<String> = Vec::new();
+    for value in asked {
+        if value.is_empty() {
+            return Err(Status::invalid_argument("audience must not be empty"));
+        }
+        if value.len() > MAX_AUDIENCE || value.contains(char::is_control) {
+            return Err(Status::invalid_argument(
+                "audience must have no control characters and at most 2048 bytes",
+            ));
+        }
+        if !audience.contains(&value) {
+            audience.push(value);
+        }
+        if audience.len() > MAX_AUDIENCES {
+            return Err(Status::invalid_argument("more than 32 audiences"));
+        }
+    }
+    if audience.is_empty() {
+        return Err(Status::invalid_argument("audience must be specified"));
+    }
+    Ok(audience)
+}
+
+/// The identity asked for; empty: every one.
+fn wanted(spiffe_id: &str) -> Result<Option<SpiffeId>, Status> {
+    if spiffe_id.is_empty() {
+        return Ok(None);
+    }
+    entry::parse_id(spiffe_id)
+        .map(Some)
+        .map_err(|_| Status::invalid_argument("spiffe_id must be a SPIFFE ID with a path"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn w100_audiences_are_kept_in_order_and_once() {
+        let given = ["b", "a", "b"].map(str::to_owned).to_vec();
+        assert_eq!(audience(given).unwrap(), ["b", "a"]);
+    }
+
+    #[test]
+    fn w099_audiences_that_cannot_be_meant_are_refused() {
+        let many = (0..33).map(|n| n.to_string()).collect();
+        for given in [
+            vec![],
+            vec![String::new()],
+            vec!["a".to_owned(), String::new()],
+            vec!["a\0b".to_owned()],
+            vec!["a\n".to_owned()],
+            // "W100"
+            vec!["a".repeat(2049)],
+            many,
+        ] {
+            let status = audience(given).unwrap_err();
+            assert_eq!(status.code(), tonic::Code::InvalidArgument);
+        }
+    }
+
+    #[test]
+    fn w029_what_fails_in_here_is_not_told() {
+        let status = not_issued(Error::Crypto { what: "sign" });
+        assert_eq!(
+            (status.code(), status.message()),
+            (tonic::Code::Unavailable, "could not issue the JWT-SVID")
+        );
+    }
+}

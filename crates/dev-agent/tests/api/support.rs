@@ -1,0 +1,199 @@
+//! An agent on a socket of its own, and a client that is nothing but the stubs.
+
+use std::io::Write;
+use std::ops::Deref;
+use std::time::Duration;
+
+use dev_agent::pb::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use dev_agent::{Config, DevAgent, pb};
+use nix::unistd::{Uid, User};
+use tempfile::TempDir;
+use tokio::time::timeout;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status, Streaming};
+
+/// No answer takes that long, even on a busy machine.
+const SOON: Duration = Duration::from_secs(20);
+/// Long enough to believe that nothing comes.
+const SILENCE: Duration = Duration::from_millis(150);
+
+/// Says why a test does nothing; the test runner keeps `println!` of a passing test to itself, and
+/// `scripts/test.sh` looks for these lines.
+pub(crate) fn skip(why: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+}
+
+/// A user to run as who is not us; `None`, and a line that says so, where we can't be another one.
+pub(crate) fn another_user() -> Option<User> {
+    let user = User::from_name("daemon")
+        .unwrap()
+        .filter(|_| Uid::effective().is_root());
+    if user.is_none() {
+        skip("running as another user needs root and the user 'daemon'");
+    }
+    user
+}
+
+/// An agent in a directory of its own.
+pub(crate) struct TestAgent {
+    agent: DevAgent,
+    // Dropped after the agent, which removes its socket from it.
+    _directory: TempDir,
+}
+
+impl TestAgent {
+    /// Starts an agent; `{uid}` in an entry is the user that runs the tests.
+    pub(crate) async fn start(entries: &[&str]) -> Self {
+        Self::start_with(entries, |_| {}).await
+    }
+
+    pub(crate) async fn start_with(entries: &[&str], change: impl FnOnce(&mut Config)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let uid = Uid::effective().to_string();
+        let entries = entries
+            .iter()
+            .map(|entry| entry.replace("{uid}", &uid).parse().unwrap())
+            .collect();
+        let mut config = Config::new(directory.path().join("agent.sock"), entries);
+        change(&mut config);
+        Self {
+            agent: DevAgent::start(config).await.unwrap(),
+            _directory: directory,
+        }
+    }
+
+    /// A connection of its own.
+    pub(crate) async fn connect(&self) -> Client {
+        connect(&self.endpoint()).await
+    }
+
+    pub(crate) async fn x509_stream(&self) -> Stream<pb::X509svidResponse> {
+        let mut client = self.connect().await;
+        let request = with_header(pb::X509svidRequest {});
+        Stream(client.fetch_x509svid(request).await.unwrap().into_inner())
+    }
+
+    pub(crate) async fn x509_bundle_stream(&self) -> Stream<pb::X509BundlesResponse> {
+        let mut client = self.connect().await;
+        let request = with_header(pb::X509BundlesRequest {});
+        Stream(
+            client
+                .fetch_x509_bundles(request)
+                .await
+                .unwrap()
+                .into_inner(),
+        )
+    }
+
+    pub(crate) async fn jwt_bundle_stream(&self) -> Stream<pb::JwtBundlesResponse> {
+        let mut client = self.connect().await;
+        let request = with_header(pb::JwtBundlesRequest {});
+        Stream(
+            client
+                .fetch_jwt_bundles(request)
+                .await
+                .unwrap()
+                .into_inner(),
+        )
+    }
+
+    pub(crate) async fn fetch_jwt(
+        &self,
+        audience: &[&str],
+        spiffe_id: &str,
+    ) -> Result<Vec<pb::Jwtsvid>, Status> {
+        let request = pb::JwtsvidRequest {
+            audience: audience.iter().map(ToString::to_string).collect(),
+            spiffe_id: spiffe_id.to_owned(),
+        };
+        let mut client = self.connect().await;
+        let response = client.fetch_jwtsvid(with_header(request)).await?;
+        Ok(response.into_inner().svids)
+    }
+
+    pub(crate) async fn validate(
+        &self,
+        audience: &str,
+        svid: &str,
+    ) -> Result<pb::ValidateJwtsvidResponse, Status> {
+        let request = pb::ValidateJwtsvidRequest {
+            audience: audience.to_owned(),
+            svid: svid.to_owned(),
+        };
+        let mut client = self.connect().await;
+        let response = client.validate_jwtsvid(with_header(request)).await?;
+        Ok(response.into_inner())
+    }
+}
+
+impl Deref for TestAgent {
+    type Target = DevAgent;
+
+    fn deref(&self) -> &DevAgent {
+        &self.agent
+    }
+}
+
+/// A stream whose next message has to come soon.
+pub(crate) struct Stream<M>(Streaming<M>);
+
+impl<M> Stream<M> {
+    pub(crate) async fn next(&mut self) -> M {
+        self.message().await.unwrap().expect("the stream has ended")
+    }
+
+    /// Reads until a message is as wanted.
+    pub(crate) async fn wait_for(&mut self, wanted: impl Fn(&M) -> bool) -> M {
+        loop {
+            let message = self.next().await;
+            if wanted(&message) {
+                return message;
+            }
+        }
+    }
+
+    pub(crate) async fn end(&mut self) -> Status {
+        loop {
+            match self.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("the stream ended without a status"),
+                Err(status) => return status,
+            }
+        }
+    }
+
+    pub(crate) async fn is_silent(&mut self) -> bool {
+        timeout(SILENCE, self.0.message()).await.is_err()
+    }
+
+    async fn message(&mut self) -> Result<Option<M>, Status> {
+        soon(self.0.message()).await
+    }
+}
+
+pub(crate) type Client = SpiffeWorkloadApiClient<Channel>;
+
+pub(crate) async fn connect(endpoint: &str) -> Client {
+    let endpoint = Endpoint::try_from(endpoint.to_owned()).unwrap();
+    SpiffeWorkloadApiClient::new(endpoint.connect().await.unwrap())
+}
+
+pub(crate) fn with_header<M>(message: M) -> Request<M> {
+    let mut request = Request::new(message);
+    let value = "true".parse().unwrap();
+    request.metadata_mut().insert("workload.spiffe.io", value);
+    request
+}
+
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
+    timeout(SOON, future).await.expect("nothing happened")
+}
+
+pub(crate) async fn is_pending(future: impl Future) -> bool {
+    timeout(SILENCE, future).await.is_err()
+}
+
+#[track_caller]
+pub(crate) fn assert_status(status: &Status, code: Code, message: &str) {
+    assert_eq!((status.code(), status.message()), (code, message));
+}
