@@ -1,0 +1,163 @@
+//! Listening sockets, one for each core on the same address (SO_REUSEPORT), so that the kernel
+//! spreads connections and no core wakes another.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections that the kernel holds for a core that is busy.
+const BACKLOG: i32 = 1024;
+
+/// An address that can't be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {reason}")]
+pub struct ListenError {
+    address: SocketAddr,
+    reason: Reason,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Reason {
+    #[error("the port is in use; stop what listens there or choose another with --listen")]
+    InUse,
+    #[error(
+        "not allowed to bind; ports below 1024 need the capability CAP_NET_BIND_SERVICE, or choose another with --listen"
+    )]
+    Permission,
+    #[error("no interface of this machine has that address; choose another with --listen")]
+    NoAddress,
+    #[error("{0}")]
+    Other(io::Error),
+}
+
+/// Checks that `address` can be listened on, without listening. SO_REUSEPORT would let a second
+/// process of the same user in; this does not.
+///
+/// # Errors
+/// When it is in use, not allowed, or not of this machine.
+pub fn probe(address: SocketAddr) -> Result<(), ListenError> {
+    bind(address, false).map(drop)
+}
+
+/// Listens on `address` once for each of `cores`; on a machine without IPv6 `[::]` is `0.0.0.0`.
+/// With port 0 all have the port that the kernel gave the first.
+///
+/// # Errors
+/// When it is in use, not allowed, or not of this machine.
+pub fn bind_each(
+    address: SocketAddr,
+    cores: usize,
+) -> Result<Vec<std::net::TcpListener>, ListenError> {
+    if address.port() != 0 {
+        // Again: somebody may have come since the check at start, while we waited for an identity.
+        probe(address)?;
+    }
+    let first = bind(address, true)?;
+    let error = |error: io::Error| ListenError {
+        address,
+        reason: Reason::from(error),
+    };
+    let address = first
+        .local_addr()
+        .map_err(error)?
+        .as_socket()
+        .expect("an IP socket");
+    let mut sockets = vec![first];
+    for _ in 1..cores {
+        sockets.push(bind(address, true)?);
+    }
+    for socket in &sockets {
+        socket.listen(BACKLOG).map_err(error)?;
+    }
+    Ok(sockets.into_iter().map(Into::into).collect())
+}
+
+fn bind(address: SocketAddr, reuse_port: bool) -> Result<Socket, ListenError> {
+    match try_bind(address, reuse_port) {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && has_no_ipv6(&error) => {
+            let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+            try_bind(address, reuse_port).map_err(|error| (address, error))
+        }
+        bound => bound.map_err(|error| (address, error)),
+    }
+    .map_err(|(address, error)| ListenError {
+        address,
+        reason: error.into(),
+    })
+}
+
+fn try_bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn has_no_ipv6(error: &io::Error) -> bool {
+    use nix::errno::Errno::{EADDRNOTAVAIL, EAFNOSUPPORT};
+    [EAFNOSUPPORT, EADDRNOTAVAIL]
+        .iter()
+        .any(|&errno| error.raw_os_error() == Some(errno as i32))
+}
+
+impl From<io::Error> for Reason {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::AddrInUse => Self::InUse,
+            io::ErrorKind::PermissionDenied => Self::Permission,
+            io::ErrorKind::AddrNotAvailable => Self::NoAddress,
+            _ => Self::Other(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+    #[test]
+    fn all_cores_share_one_port() {
+        let listeners = bind_each(ANY, 3).unwrap();
+        let ports: Vec<u16> = listeners
+            .iter()
+            .map(|listener| listener.local_addr().unwrap().port())
+            .collect();
+        assert_eq!(ports, [ports[0]; 3]);
+    }
+
+    #[test]
+    fn a_port_in_use_is_refused_though_cores_share_it() {
+        let listeners = bind_each(ANY, 1).unwrap();
+        let address = listeners[0].local_addr().unwrap();
+        let error = probe(address).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("cannot listen on {address}: the port is in use")),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_refused() {
+        let error = probe("192.0.2.1:0".parse().unwrap())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("no interface of this machine has that address"),
+            "{error}"
+        );
+    }
+}

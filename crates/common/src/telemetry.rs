@@ -1,0 +1,43 @@
+//! Logs: lines on standard error, as text for people or JSON for machines.
+
+use std::io;
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{EnvFilter, filter::Directive};
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// A line of text; coloured on a terminal.
+    #[default]
+    Text,
+    /// A JSON object on a line.
+    Json,
+}
+
+/// Starts logging. `RUST_LOG` selects what is logged; without it, `default` and above.
+///
+/// # Errors
+/// When `RUST_LOG` is set to something that selects nothing.
+pub fn init(format: LogFormat, default: LevelFilter) -> Result<(), String> {
+    let filter = EnvFilter::builder().with_default_directive(Directive::from(default)).from_env().map_err(|error| {
+        format!("invalid value for RUST_LOG: {error}; expected for example info, debug, or warn,proxy=debug")
+    })?;
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    match format {
+        LogFormat::Text => {
+            let ansi = io::IsTerminal::is_terminal(&io::stderr())
+                && std::env::var_os("NO_COLOR").is_none();
+            logs.with_ansi(ansi).with_target(false).init();
+        }
+        LogFormat::Json => logs
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .init(),
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! The X.509 source as rustls configurations, one-way: the side that accepts presents its X.509-SVID
+//! and asks for no certificate; the side that connects verifies a SPIFFE ID and presents none.
+//!
+//! Both go by the source's state at each handshake. `spiffe-rustls` does the verification (X509-SVID
+//! §5). The certificate is chosen here: for a moment after each update that crate has none to give,
+//! until a task of its own has run, and callers who come then would be turned away. No session is ever
+//! resumed: a resumed one skips verification, and would be served by a process whose identity was
+//! withdrawn.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::{
+    ClientConfig, ServerConfig, SignatureScheme,
+    client::ResolvesClientCert,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivatePkcs8KeyDer},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use spiffe::{SpiffeId, X509Source, X509SourceUpdates, X509Svid, x509_source::X509SourceError};
+use spiffe_rustls::{TrustDomainPolicy, authorizer};
+
+/// What we speak inside TLS, preferred first.
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// Installs the one crypto provider of the process (aws-lc-rs, hybrid post-quantum key exchange
+/// preferred). Call it first thing in `main`.
+pub fn install_crypto_provider() {
+    // An error means that it is installed already: by another test in this process.
+    let _ = CryptoProvider::install_default(aws_lc_rs::default_provider());
+    // Gathering the first entropy takes 40 ms of CPU time; here no handshake waits for it.
+    std::thread::spawn(|| aws_lc_rs::default_provider().secure_random.fill(&mut [0]));
+}
+
+/// Accepts TLS 1.3 and 1.2 with the current X.509-SVID; asks for no client certificate.
+///
+/// # Errors
+/// When the source has no usable X.509-SVID.
+pub fn server(source: &X509Source) -> Result<Arc<ServerConfig>, ServerError> {
+    certified_key(&*source.svid()?)?;
+    let mut config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Presented {
+            source: source.clone(),
+            last: Mutex::new(None),
+        }));
+    config.alpn_protocols = ALPN.map(Vec::from).to_vec();
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// Why there is nothing to present.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The source has no X.509-SVID that is permitted and has not expired.
+    #[error(transparent)]
+    Source(#[from] X509SourceError),
+    /// The private key is of no known kind, or not the certificate's.
+    #[error("the X.509-SVID can't be presented: {0}")]
+    Key(#[from] rustls::Error),
+}
+
+/// Presents the source's X.509-SVID; nothing, so that the handshake fails, once it was withdrawn or
+/// has expired.
+#[derive(Debug)]
+struct Presented {
+    source: X509Source,
+    /// The last one that was presented: its key is parsed once.
+    last: Mutex<Option<(Arc<X509Svid>, Arc<CertifiedKey>)>>,
+}
+
+impl ResolvesServerCert for Presented {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let current = self.source.svid().ok()?;
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((svid, key)) = &*last
+            && Arc::ptr_eq(svid, &current)
+        {
+            return Some(Arc::clone(key));
+        }
+        let key = Arc::new(certified_key(&current).ok()?);
+        *last = Some((current, Arc::clone(&key)));
+        Some(key)
+    }
+}
+
+/// The SVID's chain and key for rustls, which checks that they belong together.
+fn certified_key(svid: &X509Svid) -> Result<CertifiedKey, rustls::Error> {
+    let chain = svid
+        .cert_chain()
+        .iter()
+        .map(|certificate| CertificateDer::from(certificate.as_bytes().to_vec()))
+        .collect();
+    let key = PrivatePkcs8KeyDer::from(svid.private_key().as_bytes().to_vec());
+    CertifiedKey::from_der(chain, key.into(), &aws_lc_rs::default_provider())
+}
+
+/// A configuration to connect with, and when what it verifies by changed.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    config: ClientConfig,
+    source: X509Source,
+    updates: X509SourceUpdates,
+}
+
+impl Outgoing {
+    /// The configuration. Each handshake goes by the SVIDs and bundles of its time.
+    #[must_use]
+    pub fn config(&self) -> &ClientConfig {
+        &self.config
+    }
+
+    /// Whether there is anything to verify by. After a withdrawal there is not, and a handshake fails
+    /// by what looks like the peer's fault.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.source.svid().is_ok()
+    }
+
+    /// Another number after each change of SVIDs or bundles. A connection outlives what it was
+    /// verified by: rustls never looks again.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.updates.last()
+    }
+}
+
+/// Connects only to the workload `expected`, whatever the host name; presents no certificate.
+/// ALPN is left to the connector that uses it.
+///
+/// # Errors
+/// When the source has no usable X.509-SVID, or outside a tokio runtime.
+pub fn client(source: &X509Source, expected: &SpiffeId) -> Result<Outgoing, spiffe_rustls::Error> {
+    let updates = source.updated();
+    let config = spiffe_rustls::mtls_client(source.clone())
+        .authorize(authorizer::exact([expected.clone()])?)
+        .trust_domain_policy(TrustDomainPolicy::LocalOnly(
+            expected.trust_domain().clone(),
+        ))
+        .with_config_customizer(|config| config.client_auth_cert_resolver = Arc::new(NoCertificate))
+        .build()?;
+    Ok(Outgoing {
+        config,
+        source: source.clone(),
+        updates,
+    })
+}
+
+#[derive(Debug)]
+struct NoCertificate;
+
+impl ResolvesClientCert for NoCertificate {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,191 @@
+//! Why there is no identity, in words that say what to do about it.
+
+use std::{fmt, io, path::Path};
+
+use spiffe::{
+    WorkloadApiError,
+    jwt_source::JwtSourceError,
+    transport::{GrpcStatusCode, TransportError},
+    x509_source::X509SourceError,
+};
+
+use super::Address;
+use crate::cause;
+
+/// No identity could be had from the Workload API at `address`.
+#[derive(Debug, thiserror::Error)]
+#[error("no identity from the Workload API at {address}: {reason}")]
+pub struct Error {
+    address: Address,
+    reason: Reason,
+}
+
+/// What stood in the way, and the remedy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The socket file isn't there.
+    #[error(
+        "no such socket; start the agent, or give its socket with --workload-api or SPIFFE_ENDPOINT_SOCKET"
+    )]
+    NoSocket,
+    /// The kernel refused to open the socket.
+    #[error(
+        "permission denied on the socket for {0}; let this user reach the socket and its directory"
+    )]
+    SocketPermission(Process),
+    /// The socket file is there and no process listens on it.
+    #[error("nobody listens on the socket; start the agent")]
+    NobodyListens,
+    /// Another failure to connect.
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
+    /// The caller has no registration entry.
+    #[error(
+        "connected, but no identity issued: no registration entry matches this process ({0}); register it, for example: \
+         spire-server entry create -parentID spiffe://example.org/agent -spiffeID spiffe://example.org/workload {selector}",
+        selector = .0.selector()
+    )]
+    NoIdentityIssued(Process),
+    /// The Workload API answered in a way that waiting does not mend.
+    #[error(
+        "connected, but it does not offer the SPIFFE Workload API: {0}; is this the agent's Workload API socket?"
+    )]
+    NotImplemented(WorkloadApiError),
+    /// It accepted the connection and said nothing.
+    #[error("connected, but it did not answer in time; look at the agent's log")]
+    NoAnswer,
+    /// It issued a token that is not the one asked for (Workload API §6.2.1).
+    #[error(
+        "it issued a JWT-SVID that has expired, or is for another subject or audience than was asked for"
+    )]
+    WrongToken,
+    /// Any other failure.
+    #[error("{}", cause::chain(.0.as_ref()))]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// This process as an agent attests it.
+#[derive(Clone, Debug)]
+pub struct Process {
+    uid: u32,
+    user: Option<String>,
+    executable: Option<String>,
+}
+
+impl Error {
+    pub(super) fn new(address: Address, reason: Reason) -> Self {
+        Self { address, reason }
+    }
+
+    /// What stood in the way.
+    #[must_use]
+    pub fn reason(&self) -> &Reason {
+        &self.reason
+    }
+}
+
+impl Reason {
+    /// What failing to open the Unix socket means.
+    pub(super) fn from_connect(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::NoSocket,
+            io::ErrorKind::PermissionDenied => Self::SocketPermission(Process::current()),
+            io::ErrorKind::ConnectionRefused => Self::NobodyListens,
+            _ => Self::Connect(error),
+        }
+    }
+
+    /// Whether another attempt may go better: the agent may start, or the entry be made, later.
+    pub(super) fn is_transient(&self) -> bool {
+        !matches!(self, Self::NotImplemented(_) | Self::WrongToken)
+    }
+}
+
+/// Whether nobody answered, or an agent that is starting or stopping did (Workload Endpoint §6).
+pub(super) fn is_unavailable(error: &WorkloadApiError) -> bool {
+    match error {
+        WorkloadApiError::Transport(TransportError::Connect(_)) => true,
+        WorkloadApiError::Transport(TransportError::Status(status)) => {
+            status.code() == GrpcStatusCode::Unavailable
+        }
+        _ => false,
+    }
+}
+
+impl From<WorkloadApiError> for Reason {
+    fn from(error: WorkloadApiError) -> Self {
+        match error {
+            WorkloadApiError::NoIdentityIssued | WorkloadApiError::PermissionDenied(_) => {
+                Self::NoIdentityIssued(Process::current())
+            }
+            WorkloadApiError::Transport(TransportError::Status(ref status))
+                if matches!(
+                    status.code(),
+                    GrpcStatusCode::Unimplemented | GrpcStatusCode::InvalidArgument
+                ) =>
+            {
+                Self::NotImplemented(error)
+            }
+            error => Self::Failed(error.into()),
+        }
+    }
+}
+
+impl From<X509SourceError> for Reason {
+    fn from(error: X509SourceError) -> Self {
+        match error {
+            X509SourceError::Source(error) | X509SourceError::UnsupportedRpc(error) => error.into(),
+            X509SourceError::InitialSyncTimeout => Self::NoAnswer,
+            error => Self::Failed(error.into()),
+        }
+    }
+}
+
+impl From<JwtSourceError> for Reason {
+    fn from(error: JwtSourceError) -> Self {
+        match error {
+            JwtSourceError::Source(error) | JwtSourceError::UnsupportedRpc(error) => error.into(),
+            JwtSourceError::InitialSyncTimeout => Self::NoAnswer,
+            error => Self::Failed(error.into()),
+        }
+    }
+}
+
+impl Process {
+    fn current() -> Self {
+        let uid = nix::unistd::geteuid();
+        Self {
+            uid: uid.as_raw(),
+            user: nix::unistd::User::from_uid(uid)
+                .ok()
+                .flatten()
+                .map(|user| user.name),
+            executable: std::env::current_exe()
+                .ok()
+                .as_deref()
+                .map(Path::display)
+                .map(|path| path.to_string()),
+        }
+    }
+
+    fn selector(&self) -> String {
+        match &self.user {
+            Some(user) => format!("-selector unix:user:{user}"),
+            None => format!("-selector unix:uid:{}", self.uid),
+        }
+    }
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "uid {}", self.uid)?;
+        if let Some(user) = &self.user {
+            write!(f, ", user {user}")?;
+        }
+        match &self.executable {
+            Some(executable) => write!(f, ", executable {executable}"),
+            None => Ok(()),
+        }
+    }
+}

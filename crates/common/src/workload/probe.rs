@@ -1,0 +1,64 @@
+//! Start-up: wait until the Workload API issues this process an identity.
+//!
+//! The sources retry by themselves, but at the deadline they only know that time ran out. One plain
+//! fetch before them knows why, and notices an agent that starts late within a second.
+
+use std::time::Duration;
+
+use spiffe::WorkloadApiClient;
+use tokio::{
+    net::UnixStream,
+    time::{Instant, sleep_until, timeout_at},
+};
+use tracing::info;
+
+use super::{Address, Error, Reason};
+use crate::process;
+
+/// The first and the longest wait between two attempts.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Returns when an X.509-SVID can be had.
+///
+/// # Errors
+/// The reason of the last attempt once `deadline` has passed, or at once one that waiting won't mend.
+pub(super) async fn wait_for_identity(address: &Address, deadline: Instant) -> Result<(), Error> {
+    let mut backoff = BACKOFF.0;
+    let mut said = None;
+    loop {
+        let Err(reason) = attempt(address, deadline).await else {
+            return Ok(());
+        };
+        if !reason.is_transient() || Instant::now() + backoff >= deadline {
+            return Err(Error::new(address.clone(), reason));
+        }
+        let text = reason.to_string();
+        if said.as_ref() != Some(&text) {
+            info!(%address, reason = text, "waiting for an identity from the Workload API");
+            said = Some(text);
+        }
+        sleep_until(Instant::now() + backoff).await;
+        backoff = (backoff * 2).min(BACKOFF.1);
+    }
+}
+
+async fn attempt(address: &Address, deadline: Instant) -> Result<(), Reason> {
+    let fetch = async {
+        if let Address::Unix(path) = address {
+            // Opened once by hand: gRPC hides which of the errors it was.
+            let agent = UnixStream::connect(path)
+                .await
+                .map_err(Reason::from_connect)?;
+            // Before a key is in memory; and now it is known whose agent must still read who we are.
+            if let Ok(credentials) = agent.peer_cred() {
+                process::forbid_tracing(credentials.uid());
+            }
+        }
+        let client = WorkloadApiClient::connect(address.endpoint()).await?;
+        client.fetch_x509_svid().await?;
+        Ok(())
+    };
+    timeout_at(deadline, fetch)
+        .await
+        .unwrap_or(Err(Reason::NoAnswer))
+}
