@@ -1,0 +1,249 @@
+//! Who may call: patterns over SPIFFE IDs, deny by default.
+
+use std::{fmt, str::FromStr};
+
+use spiffe::{SpiffeId, TrustDomain};
+
+/// The callers that are allowed: those that one of the patterns matches. Empty allows nobody.
+#[derive(Clone, Debug, Default)]
+pub struct Allow {
+    patterns: Vec<Pattern>,
+}
+
+/// One caller, or all below a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pattern {
+    /// `spiffe://example.org/client`: this ID and no other.
+    Exact(SpiffeId),
+    /// `spiffe://example.org/*` or `spiffe://example.org/ns/*`: every ID in this trust domain whose
+    /// path begins with this one and a slash. Whole segments only: `/ns/*` does not match `/nsx/a`.
+    Below {
+        /// The trust domain that the ID must be of.
+        trust_domain: TrustDomain,
+        /// The path above the star: empty, or from a leading slash to the last segment.
+        path: String,
+    },
+}
+
+/// Why a text is no pattern.
+#[derive(Debug, thiserror::Error)]
+pub enum PatternError {
+    /// The part before `/*`, or the whole, is no SPIFFE ID.
+    #[error(
+        "{0}; expected a SPIFFE ID such as spiffe://example.org/client, or all below a path: spiffe://example.org/ns/*"
+    )]
+    SpiffeId(#[from] spiffe::SpiffeIdError),
+    /// A trust domain alone names no workload.
+    #[error("a pattern without a path matches nobody; for the whole trust domain write {0}/*")]
+    NoPath(SpiffeId),
+}
+
+impl Allow {
+    /// Every workload of one trust domain.
+    #[must_use]
+    pub fn members_of(trust_domain: TrustDomain) -> Self {
+        Self {
+            patterns: vec![Pattern::Below {
+                trust_domain,
+                path: String::new(),
+            }],
+        }
+    }
+
+    /// Whether a pattern matches. An ID without a path is no workload's (X509-SVID §3.1) and never allowed.
+    #[must_use]
+    pub fn allows(&self, id: &SpiffeId) -> bool {
+        !id.path().is_empty() && self.patterns.iter().any(|pattern| pattern.matches(id))
+    }
+}
+
+impl FromIterator<Pattern> for Allow {
+    fn from_iter<I: IntoIterator<Item = Pattern>>(patterns: I) -> Self {
+        Self {
+            patterns: patterns.into_iter().collect(),
+        }
+    }
+}
+
+impl Pattern {
+    fn matches(&self, id: &SpiffeId) -> bool {
+        match self {
+            Self::Exact(exact) => exact == id,
+            Self::Below { trust_domain, path } => {
+                id.is_member_of(trust_domain)
+                    && id
+                        .path()
+                        .strip_prefix(path.as_str())
+                        .is_some_and(|rest| rest.starts_with('/'))
+            }
+        }
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        if let Some(above) = text.strip_suffix("/*") {
+            let above = SpiffeId::new(above)?;
+            return Ok(Self::Below {
+                trust_domain: above.trust_domain().clone(),
+                path: above.path().to_owned(),
+            });
+        }
+        let id = SpiffeId::new(text)?;
+        if id.path().is_empty() {
+            return Err(PatternError::NoPath(id));
+        }
+        Ok(Self::Exact(id))
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(id) => write!(f, "{id}"),
+            Self::Below { trust_domain, path } => write!(f, "spiffe://{trust_domain}{path}/*"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allows(pattern: &str, id: &str) -> bool {
+        Allow::from_iter([pattern.parse().unwrap()]).allows(&SpiffeId::new(id).unwrap())
+    }
+
+    #[test]
+    fn matches_whole_ids_and_whole_segments() {
+        for (pattern, id, expected) in [
+            (
+                "spiffe://example.org/client",
+                "spiffe://example.org/client",
+                true,
+            ),
+            (
+                "spiffe://example.org/client",
+                "spiffe://example.org/client2",
+                false,
+            ),
+            (
+                "spiffe://example.org/client",
+                "spiffe://example.org/client/x",
+                false,
+            ),
+            (
+                "spiffe://example.org/client",
+                "spiffe://example.org/Client",
+                false,
+            ),
+            (
+                "spiffe://example.org/client",
+                "spiffe://partner.example/client",
+                false,
+            ),
+            (
+                "spiffe://example.org/*",
+                "spiffe://example.org/client",
+                true,
+            ),
+            (
+                "spiffe://example.org/*",
+                "spiffe://example.org/ns/a/sa/b",
+                true,
+            ),
+            ("spiffe://example.org/*", "spiffe://example.org", false),
+            (
+                "spiffe://example.org/*",
+                "spiffe://sub.example.org/client",
+                false,
+            ),
+            (
+                "spiffe://example.org/ns/*",
+                "spiffe://example.org/ns/a",
+                true,
+            ),
+            (
+                "spiffe://example.org/ns/*",
+                "spiffe://example.org/ns",
+                false,
+            ),
+            (
+                "spiffe://example.org/ns/*",
+                "spiffe://example.org/nsx/a",
+                false,
+            ),
+        ] {
+            assert_eq!(allows(pattern, id), expected, "{pattern} {id}");
+        }
+    }
+
+    #[test]
+    fn empty_allows_nobody() {
+        assert!(!Allow::default().allows(&SpiffeId::new("spiffe://example.org/client").unwrap()));
+    }
+
+    #[test]
+    fn refuses_what_is_no_pattern() {
+        for text in [
+            "",
+            "*",
+            "/*",
+            "spiffe://",
+            "spiffe://*",
+            "spiffe://example.org",
+            "spiffe://example.org/",
+            "spiffe://example.org/a*",
+            "spiffe://example.org/*/a",
+            "spiffe://example.org/**",
+            "https://a/b",
+        ] {
+            assert!(text.parse::<Pattern>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn displays_as_written() {
+        for text in [
+            "spiffe://example.org/client",
+            "spiffe://example.org/*",
+            "spiffe://example.org/ns/*",
+        ] {
+            assert_eq!(text.parse::<Pattern>().unwrap().to_string(), text);
+        }
+    }
+
+    const SEGMENT: &str = "[ab]{1,2}";
+
+    proptest::proptest! {
+        /// Any text: no panic; and what is a pattern is written as it is read.
+        #[test]
+        fn any_text_is_a_pattern_or_not(text in "(spiffe://)?[a-zA-Z0-9._/*-]{0,24}(/\\*)?") {
+            if let Ok(pattern) = text.parse::<Pattern>() {
+                assert_eq!(pattern.to_string().parse::<Pattern>().unwrap(), pattern);
+            }
+        }
+
+        /// Two IDs of a small alphabet, so that they are near each other: the one matches the other's
+        /// pattern only if it is the same, or whole segments longer below a star.
+        #[test]
+        fn a_pattern_matches_what_it_says(
+            named in proptest::collection::vec(SEGMENT, 1..3),
+            caller in proptest::collection::vec(SEGMENT, 1..4),
+            of_caller in 0_usize..4,
+        ) {
+            let id = |segments: &[String]| format!("spiffe://example.org/{}", segments.join("/"));
+            let above = &caller[..of_caller.min(caller.len())];
+            let own = id(&caller);
+            assert!(allows(&own, &own));
+            assert_eq!(allows(&id(&named), &own), named == caller);
+            assert_eq!(allows(&format!("{}/*", id(&named)), &own), caller.len() > named.len() && caller.starts_with(&named));
+            let star = if above.is_empty() { "spiffe://example.org/*".to_owned() } else { format!("{}/*", id(above)) };
+            assert_eq!(allows(&star, &own), above.len() < caller.len());
+            assert!(!allows(&star, &format!("spiffe://partner.example/{}", caller.join("/"))));
+            assert!(!allows(&own, &format!("{own}a")) && !allows(&own, &format!("{own}/a")));
+        }
+    }
+}

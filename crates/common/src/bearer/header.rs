@@ -1,0 +1,165 @@
+//! The `Authorization` header (RFC 6750 §2.1, RFC 9110 §11): exactly one, `Bearer`, one token.
+
+use http::{HeaderMap, header::AUTHORIZATION};
+
+use super::{Malformed, Refusal};
+
+/// The longest header value that is looked at, in bytes. A JWT-SVID has some hundreds.
+const MAX_VALUE: usize = 8 * 1024;
+
+/// The bearer token of a request.
+///
+/// # Errors
+/// Without any credentials of the scheme: RFC 6750 §3.1 wants no error code then. A header that is
+/// there twice, or not `Bearer 1*SP b64token`: malformed. One over 8 KiB: too long (RFC 6585 §5).
+pub(super) fn bearer_token(headers: &HeaderMap) -> Result<&str, Refusal> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let value = values.next().ok_or(Refusal::NoCredentials)?.as_bytes();
+    if values.next().is_some() {
+        return Err(Malformed::Repeated.into());
+    }
+    if value.len() > MAX_VALUE {
+        return Err(Refusal::TooLong);
+    }
+    let scheme_end = value
+        .iter()
+        .position(|byte| matches!(byte, b' ' | b'\t'))
+        .unwrap_or(value.len());
+    let (scheme, rest) = value.split_at(scheme_end);
+    if !scheme.eq_ignore_ascii_case(b"Bearer") {
+        return Err(Refusal::NoCredentials);
+    }
+    match std::str::from_utf8(rest).map(|rest| rest.trim_start_matches(' ')) {
+        Ok("") => Err(Malformed::NoToken.into()),
+        Ok(token) if is_b64token(token) => Ok(token),
+        _ => Err(Malformed::Token.into()),
+    }
+}
+
+/// RFC 6750 §2.1: `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
+fn is_b64token(token: &str) -> bool {
+    let body = token.trim_end_matches('=');
+    !body.is_empty()
+        && body.bytes().all(|byte| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/')
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn token_of(values: &[&[u8]]) -> Result<String, Refusal> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(AUTHORIZATION, HeaderValue::from_bytes(value).unwrap());
+        }
+        bearer_token(&headers).map(str::to_owned)
+    }
+
+    #[test]
+    fn takes_the_token() {
+        for value in [
+            "Bearer a.b.c",
+            "bearer a.b.c",
+            "BEARER a.b.c",
+            "Bearer   a.b.c",
+        ] {
+            assert_eq!(token_of(&[value.as_bytes()]).unwrap(), "a.b.c", "{value}");
+        }
+        assert_eq!(token_of(&[b"Bearer aZ09-._~+/=="]).unwrap(), "aZ09-._~+/==");
+    }
+
+    #[test]
+    fn other_schemes_are_no_credentials_of_ours() {
+        assert!(matches!(token_of(&[]), Err(Refusal::NoCredentials)));
+        for value in ["Basic dTpw", "Bearera.b.c", "DPoP a.b.c", "Negotiate a", ""] {
+            assert!(
+                matches!(token_of(&[value.as_bytes()]), Err(Refusal::NoCredentials)),
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn refuses_a_header_that_is_too_long() {
+        let long = [b"Bearer ".as_slice(), &[b'a'; MAX_VALUE]].concat();
+        assert!(matches!(token_of(&[&long]), Err(Refusal::TooLong)));
+        assert!(token_of(&[&long[..MAX_VALUE]]).is_ok());
+    }
+
+    #[test]
+    fn refuses_a_malformed_header() {
+        for (values, fault) in [
+            (
+                &[b"Bearer a.b.c".as_slice(), b"Bearer a.b.c"] as &[&[u8]],
+                Malformed::Repeated,
+            ),
+            (&[b"Bearer a.b.c", b"Basic dTpw"], Malformed::Repeated),
+            (&[b"Bearer"], Malformed::NoToken),
+            (&[b"Bearer "], Malformed::NoToken),
+            (&[b"Bearer\ta.b.c"], Malformed::Token),
+            (&[b"Bearer a.b.c d"], Malformed::Token),
+            (&[b"Bearer a.b.c, Bearer d"], Malformed::Token),
+            (&[b"Bearer \"a.b.c\""], Malformed::Token),
+            (&[b"Bearer a.b;c"], Malformed::Token),
+            (&[b"Bearer a=b"], Malformed::Token),
+            (&[b"Bearer =="], Malformed::Token),
+            (&[b"Bearer \x80\xff"], Malformed::Token),
+            (&[b"Bearer {\"payload\":1}"], Malformed::Token),
+        ] {
+            match token_of(values) {
+                Err(Refusal::Malformed(found)) => assert_eq!(found, fault, "{values:?}"),
+                other => panic!("{values:?}: {other:?}"),
+            }
+        }
+    }
+
+    proptest::proptest! {
+        /// Whatever comes in one field or two: no panic, and a token only where the grammar has one.
+        #[test]
+        fn any_header_is_taken_by_the_grammar_or_refused(
+            value in header_value(),
+            second in proptest::option::weighted(0.1, header_value()),
+        ) {
+            let values: Vec<&[u8]> = [Some(&value), second.as_ref()].into_iter().flatten().map(Vec::as_slice).collect();
+            match token_of(&values) {
+                Ok(token) => {
+                    assert!(second.is_none() && is_b64token(&token));
+                    let (scheme, rest) = value.split_at(6);
+                    assert!(scheme.eq_ignore_ascii_case(b"bearer"));
+                    let spaces = rest.len() - token.len();
+                    assert!(spaces > 0 && rest[..spaces].iter().all(|&byte| byte == b' '));
+                    assert_eq!(&rest[spaces..], token.as_bytes());
+                }
+                Err(refusal) => assert!(matches!(
+                    refusal,
+                    Refusal::NoCredentials | Refusal::Malformed(_) | Refusal::TooLong
+                )),
+            }
+        }
+
+        #[test]
+        fn every_b64token_is_taken(scheme in "[Bb][Ee][Aa][Rr][Ee][Rr]", spaces in " {1,4}", token in "[A-Za-z0-9._~+/-]{1,200}={0,3}") {
+            assert_eq!(token_of(&[format!("{scheme}{spaces}{token}").as_bytes()]).unwrap(), token);
+        }
+    }
+
+    /// What a field can hold, mostly near the grammar.
+    fn header_value() -> impl proptest::strategy::Strategy<Value = Vec<u8>> {
+        use proptest::prelude::*;
+        let any_byte = any::<u8>().prop_map(|byte| {
+            if byte < b' ' && byte != b'\t' || byte == 0x7f {
+                b' '
+            } else {
+                byte
+            }
+        });
+        prop_oneof![
+            proptest::collection::vec(any_byte, 0..64),
+            "[Bb]earer[ \t]{0,3}[A-Za-z0-9._~+/=, \"-]{0,64}".prop_map(String::into_bytes),
+        ]
+    }
+}
