@@ -1,0 +1,217 @@
+//! One accepted connection: TLS handshake under a deadline, then the HTTP version that ALPN chose.
+
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use http::{Method, Request, Response, Version};
+use hyper::{
+    body::Incoming,
+    rt::Executor,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulConnection,
+};
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit, time::timeout};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tracing::debug;
+
+use super::{
+    Handler, Limits, MAX_HEADER_BYTES, MAX_STREAMS,
+    activity::{Activity, Observed, Overdue, Reader},
+    admission,
+    exchange::{Fault, Received, Tracked, over_bounds, without_body},
+};
+use crate::{body::Body, shutdown::Shutdown};
+
+pub(super) struct Connection {
+    pub(super) peer: SocketAddr,
+    pub(super) limits: Limits,
+    pub(super) shutdown: Shutdown,
+}
+
+/// Why a connection ended early; routine, and logged at debug.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("TLS handshake not complete in time")]
+    HandshakeTimeout,
+    #[error("TLS handshake given up for a younger one")]
+    Shed,
+    #[error("TLS handshake: {0}")]
+    Handshake(std::io::Error),
+    #[error("{0}")]
+    Overdue(#[from] Overdue),
+    #[error("{0}")]
+    Http(#[from] hyper::Error),
+}
+
+/// HTTP/2 resets before GOAWAY (RFC 9113 §10.5): of streams that no handler has seen yet (rapid
+/// reset, CVE-2023-44487), and resets that a peer's errors made us send (CVE-2025-8671).
+const MAX_PENDING_RESETS: usize = 20;
+const MAX_ERROR_RESETS: usize = 200;
+
+/// Bytes of a response that one HTTP/2 stream holds for a reader that is slower than its source.
+const STREAM_SEND_BUFFER: usize = 64 * 1024;
+
+/// HTTP/2 flow-control windows, in bytes: what a caller may send before a handler reads.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// How often a quiet HTTP/2 connection is asked whether its peer is still there, and how long the
+/// answer may take.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+impl Connection {
+    pub(super) async fn serve(
+        self,
+        tcp: TcpStream,
+        acceptor: TlsAcceptor,
+        handshake: admission::Handshake,
+        handler: impl Handler,
+    ) -> Result<(), Error> {
+        let (tls, _place) = self.open(tcp, acceptor, handshake).await?;
+        let activity = Activity::new();
+        let service = service_fn({
+            let (activity, limits, peer) = (Arc::clone(&activity), self.limits.clone(), self.peer);
+            move |request| exchange(request, peer, &limits, &activity, handler.clone())
+        });
+        // Chosen by ALPN and never sniffed: sniffing waits without a deadline.
+        if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
+            let io = TokioIo::new(Observed::http2(tls, Arc::clone(&activity)));
+            let connection = http2(&self.limits).serve_connection(io, service);
+            return self.drive(connection, &activity).await;
+        }
+        let io = TokioIo::new(Observed::http1(tls, Arc::clone(&activity)));
+        let connection = http1().serve_connection(io, service);
+        self.drive(connection, &activity).await
+    }
+
+    /// The handshake's place is held until there is one for the connection.
+    async fn open(
+        &self,
+        tcp: TcpStream,
+        acceptor: TlsAcceptor,
+        mut handshake: admission::Handshake,
+    ) -> Result<(TlsStream<TcpStream>, OwnedSemaphorePermit), Error> {
+        let opening = async {
+            let tls = acceptor.accept(tcp).await.map_err(Error::Handshake)?;
+            Ok((tls, self.limits.admission.connection().await))
+        };
+        tokio::select! {
+            opened = timeout(self.limits.handshake_timeout, opening) => {
+                opened.unwrap_or(Err(Error::HandshakeTimeout))
+            }
+            () = handshake.shed() => Err(Error::Shed),
+        }
+    }
+
+    /// Until its end, a deadline, or a stop: then what is in flight may finish.
+    async fn drive<C>(self, connection: C, activity: &Activity) -> Result<(), Error>
+    where
+        C: GracefulConnection<Error = hyper::Error>,
+    {
+        let mut connection = pin!(connection);
+        let overdue = tokio::select! {
+            served = connection.as_mut() => return Ok(served?),
+            overdue = activity.overdue(&self.limits) => Some(overdue),
+            () = self.shutdown.requested() => None,
+        };
+        connection.as_mut().graceful_shutdown();
+        match overdue {
+            None => tokio::select! {
+                served = connection => Ok(served?),
+                overdue = activity.overdue(&self.limits) => Err(overdue.into()),
+            },
+            // There may be a response's last bytes on their way, or a request that just comes.
+            Some(Overdue::Idle) => match timeout(self.limits.body_timeout, connection).await {
+                Ok(served) => Ok(served?),
+                Err(_) => Err(Overdue::Idle.into()),
+            },
+            Some(overdue) => Err(overdue.into()),
+        }
+    }
+}
+
+/// A request through its bounds to its handler, and its response.
+fn exchange<H: Handler>(
+    request: Request<Incoming>,
+    peer: SocketAddr,
+    limits: &Limits,
+    activity: &Arc<Activity>,
+    handler: H,
+) -> impl Future<Output = Result<Response<Tracked<Body>>, Infallible>> + Send + use<H> {
+    let (in_flight, version) = (activity.begin(), request.version());
+    let bodiless = request.method() == Method::HEAD && version == Version::HTTP_2;
+    let reader = Arc::clone(&activity.reader);
+    let refused = over_bounds(&request, limits);
+    let fault = Fault::default();
+    let request = request.map(|body| Received::new(body, limits, fault.clone()));
+    async move {
+        let reader = STREAM.try_with(Arc::clone).unwrap_or(reader);
+        let response = match refused {
+            Some(refused) => refused,
+            None => handler.handle(request, peer).await,
+        };
+        let mut response = fault.answer(version).unwrap_or(response);
+        if bodiless {
+            response = without_body(response);
+        }
+        Ok(response.map(|body| Tracked::new(body, reader, in_flight)))
+    }
+}
+
+fn http1() -> http1::Builder {
+    let mut http1 = http1::Builder::new();
+    http1
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_buf_size(MAX_HEADER_BYTES as usize);
+    http1
+}
+
+fn http2(limits: &Limits) -> http2::Builder<Streams> {
+    let mut http2 = http2::Builder::new(Streams {
+        patience: limits.body_timeout,
+    });
+    http2
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_ERROR_RESETS)
+        .max_send_buf_size(STREAM_SEND_BUFFER)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT);
+    http2
+}
+
+tokio::task_local! {
+    /// The reader of the HTTP/2 stream that this task serves.
+    static STREAM: Arc<Reader>;
+}
+
+/// Runs HTTP/2 streams, and resets one whose response nobody reads: dropped, it is reset. The
+/// others on its connection go on.
+#[derive(Clone, Debug)]
+struct Streams {
+    patience: Duration,
+}
+
+impl<F> Executor<F> for Streams
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        let (reader, patience) = (Reader::new(), self.patience);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = STREAM.scope(Arc::clone(&reader), stream) => {}
+                () = reader.stalled(patience) => debug!("stream reset: response not read in time"),
+            }
+        });
+    }
+}

@@ -1,0 +1,138 @@
+//! A bound on HTTP/2 frames that cost their sender nothing and carry nothing: PING and SETTINGS
+//! (each must be answered), RST_STREAM, PRIORITY, unknown ones. h2 takes any number of them.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How many such frames one connection may send in a burst, and how many each second after it.
+/// Clients that measure their bandwidth by PINGs stay far below.
+const BURST: u32 = 10_000;
+const EACH_SECOND: u32 = 1_000;
+
+/// The client's connection preface (RFC 9113 §3.4), before the first frame.
+const PREFACE: u32 = 24;
+
+const FRAME_HEADER: usize = 9;
+
+/// DATA, HEADERS, WINDOW_UPDATE and CONTINUATION (RFC 9113 §6): bounded elsewhere, or of use.
+const OF_USE: [u8; 4] = [0, 1, 8, 9];
+
+/// Counts a connection's frames as its bytes come in.
+#[derive(Debug)]
+pub(super) struct FrameCounter {
+    /// Bytes until the next frame's header.
+    skip: u32,
+    header: [u8; FRAME_HEADER],
+    filled: usize,
+    left: u32,
+    refilled: Instant,
+}
+
+/// More frames than the connection may send.
+#[derive(Debug, thiserror::Error)]
+#[error("a flood of HTTP/2 control frames")]
+pub(super) struct Flood;
+
+impl FrameCounter {
+    pub(super) fn new() -> Self {
+        Self {
+            skip: PREFACE,
+            header: [0; FRAME_HEADER],
+            filled: 0,
+            left: BURST,
+            refilled: Instant::now(),
+        }
+    }
+
+    /// Takes note of the connection's next bytes.
+    pub(super) fn received(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
+        self.refill();
+        while !bytes.is_empty() {
+            let skipped = bytes.len().min(self.skip as usize);
+            self.skip -= skipped as u32;
+            bytes = &bytes[skipped..];
+            let taken = bytes.len().min(FRAME_HEADER - self.filled);
+            self.header[self.filled..][..taken].copy_from_slice(&bytes[..taken]);
+            self.filled += taken;
+            bytes = &bytes[taken..];
+            if self.filled == FRAME_HEADER {
+                self.frame()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self) -> Result<(), Flood> {
+        let [a, b, c, kind, ..] = self.header;
+        self.skip = u32::from_be_bytes([0, a, b, c]);
+        self.filled = 0;
+        if !OF_USE.contains(&kind) {
+            self.left = self.left.checked_sub(1).ok_or(Flood)?;
+        }
+        Ok(())
+    }
+
+    fn refill(&mut self) {
+        let seconds = self.refilled.elapsed().as_secs();
+        if seconds > 0 {
+            self.refilled += Duration::from_secs(seconds);
+            let more = u32::try_from(seconds)
+                .unwrap_or(u32::MAX)
+                .saturating_mul(EACH_SECOND);
+            self.left = self.left.saturating_add(more).min(BURST);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PING: [u8; 17] = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+
+    fn frames(frame: &[u8], count: u32) -> Vec<u8> {
+        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        (0..count).for_each(|_| bytes.extend(frame));
+        bytes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p148_p149_control_frames_are_counted_however_they_are_cut() {
+        let settings: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let priority: &[u8] = &[0, 0, 5, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 9];
+        let unknown: &[u8] = &[0, 0, 1, 0xfa, 0, 0, 0, 0, 0, 6];
+        let data: &[u8] = &[0, 0, 1, 0, 0, 0, 0, 0, 1, 6];
+        let cases = [
+            (&PING as &[u8], BURST, true),
+            (&PING, BURST + 1, false),
+            (settings, BURST + 1, false),
+            (priority, BURST + 1, false),
+            (unknown, BURST + 1, false),
+            (data, BURST * 2, true),
+        ];
+        for (frame, count, fine) in cases {
+            for cut in [1, 7, 16_384] {
+                let mut counter = FrameCounter::new();
+                let bytes = frames(frame, count);
+                let all = bytes
+                    .chunks(cut)
+                    .try_for_each(|piece| counter.received(piece));
+                assert_eq!(all.is_ok(), fine, "{frame:?} ×{count} cut at {cut}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_steady_rate_is_no_flood() {
+        let mut counter = FrameCounter::new();
+        counter.received(&frames(&PING, BURST)).unwrap();
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            counter
+                .received(&PING.repeat(EACH_SECOND as usize))
+                .unwrap();
+        }
+        assert!(counter.received(&PING).is_err());
+    }
+}

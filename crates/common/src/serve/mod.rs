@@ -1,0 +1,173 @@
+//! Accept → TLS → HTTP → drain: what is the same for everything that listens.
+//!
+//! One [`serve`] runs on each core, on a listener of its own. Limits that are for the whole process
+//! are shared between them by [`Limits`].
+
+mod activity;
+mod admission;
+mod connection;
+mod exchange;
+mod flood;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{Request, Response};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
+use tracing::{debug, warn};
+
+pub use self::{
+    admission::{Admission, Bounds},
+    exchange::{ReceiveError, Received},
+};
+use crate::{body::Body, shutdown::Shutdown};
+
+/// What answers requests. One value serves one core.
+pub trait Handler: Clone + Send + 'static {
+    /// Answers one request that came from `peer`.
+    fn handle(
+        &self,
+        request: Request<Received>,
+        peer: SocketAddr,
+    ) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// The deadlines and bounds of a listener.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// For the TLS handshake, from accept.
+    pub handshake_timeout: Duration,
+    /// For a request's header, from its first byte; for the first request from the handshake.
+    pub header_timeout: Duration,
+    /// How long a connection without a request is kept.
+    pub idle_timeout: Duration,
+    /// How long a body may stand still while it is the caller that it waits for: a request's, for
+    /// each [`MIN_PROGRESS_BYTES`] of it; a response's, until the next part of it was taken.
+    pub body_timeout: Duration,
+    /// The longest request body, in bytes; any if absent.
+    pub max_body: Option<u64>,
+    /// How long requests in flight may go on after a stop was asked for.
+    pub drain_timeout: Duration,
+    /// How many connections at once; shared by the cores of the process.
+    pub admission: Admission,
+}
+
+/// The longest request head that is read, in bytes (both HTTP versions).
+pub const MAX_HEADER_BYTES: u32 = 32 * 1024;
+
+/// The most header fields of a request.
+pub const MAX_HEADERS: usize = 100;
+
+/// The longest request target, in bytes; RFC 9112 §3 asks for 8000 at least.
+pub const MAX_TARGET_BYTES: usize = 8 * 1024;
+
+/// What a request's body must bring in each [`Limits::body_timeout`], or its end: a byte at a time is
+/// no progress.
+pub const MIN_PROGRESS_BYTES: u64 = 1024;
+
+/// Streams that one HTTP/2 connection may have open at once.
+pub const MAX_STREAMS: u32 = 200;
+
+/// The first and the longest pause after an accept that failed (out of file descriptors, mostly).
+const ACCEPT_BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+impl Limits {
+    /// At most `connections` at once, from any sources, with the default deadlines.
+    #[must_use]
+    pub fn new(connections: usize) -> Self {
+        Self {
+            handshake_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(30),
+            max_body: None,
+            drain_timeout: Duration::from_secs(30),
+            admission: Admission::new(Bounds {
+                connections,
+                per_source: connections,
+                handshakes: connections,
+            }),
+        }
+    }
+}
+
+/// Serves `listener` until `shutdown`, then lets what is in flight finish within the drain timeout.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    handler: impl Handler,
+    limits: Limits,
+    shutdown: Shutdown,
+) {
+    let acceptor = TlsAcceptor::from(tls);
+    let mut connections = JoinSet::new();
+    let mut stop = std::pin::pin!(shutdown.clone().requested());
+    loop {
+        let (tcp, peer) = tokio::select! {
+            accepted = accept(&listener) => accepted,
+            Some(_) = connections.join_next() => continue,
+            () = &mut stop => break,
+        };
+        let Some((place, handshake)) = limits.admission.enter(peer.ip()) else {
+            continue;
+        };
+        let connection = connection::Connection {
+            peer,
+            limits: limits.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let (acceptor, handler) = (acceptor.clone(), handler.clone());
+        connections.spawn(async move {
+            let _place = place;
+            if let Err(error) = connection.serve(tcp, acceptor, handshake, handler).await {
+                debug!(%peer, %error, "connection ended");
+            }
+        });
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if timeout(limits.drain_timeout, drained).await.is_err() {
+        warn!(
+            connections = connections.len(),
+            "drain timeout passed: closing what is still in flight"
+        );
+    }
+}
+
+/// Out of file descriptors, mostly: those who wait then wait in the kernel.
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    let mut backoff = ACCEPT_BACKOFF.0;
+    loop {
+        match listener
+            .accept()
+            .await
+            .and_then(|(tcp, peer)| tcp.set_nodelay(true).map(|()| (tcp, peer)))
+        {
+            Ok((tcp, peer)) => return (tcp, unmapped(peer)),
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                warn!(%error, "cannot accept connections; trying again");
+                sleep(backoff).await;
+                backoff = (backoff * 2).min(ACCEPT_BACKOFF.1);
+            }
+        }
+    }
+}
+
+/// Failures that the next connection does not share.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, InvalidInput, NotConnected};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionReset | InvalidInput | NotConnected
+    )
+}
+
+/// An IPv4 caller of a dual-stack socket, as IPv4.
+fn unmapped(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
+}
