@@ -1,0 +1,352 @@
+//! Which header fields cross the proxy, and which it sets itself. No I/O.
+//!
+//! Hop-by-hop fields are for one connection and end here (RFC 9110 §7.6.1). What says who the caller
+//! is comes from the connection, never from the caller (RFC 7239 §8.1).
+
+use std::net::SocketAddr;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version,
+    header::{
+        self, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, MAX_FORWARDS,
+        TRANSFER_ENCODING, VIA,
+    },
+};
+use http_body::Body;
+
+use super::{framing, rejection::Rejection, target};
+
+/// The name of this hop in `Via` (RFC 9110 §7.6.3).
+const PSEUDONYM: &str = "spiffe-jwt-proxy";
+
+/// For one connection only, nominated by `Connection` or not. `Expect` is met by this hop: it asks
+/// for the body when the upstream takes it.
+const HOP_BY_HOP: [HeaderName; 11] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
+    EXPECT,
+];
+
+/// Fields that a caller may not have removed by nominating them in `Connection`: credentials, what
+/// frames the message, and what is set here.
+const NOT_NOMINABLE: [HeaderName; 6] = [
+    AUTHORIZATION,
+    CONTENT_LENGTH,
+    HOST,
+    VIA,
+    header::CACHE_CONTROL,
+    COOKIE,
+];
+
+/// What callers send to claim an origin or an identity.
+const CLAIMS: [&str; 5] = [
+    "forwarded",
+    "proxy",
+    "true-client-ip",
+    "x-cluster-client-ip",
+    "x-real-ip",
+];
+const CLAIM_PREFIXES: [&str; 6] = [
+    "client-cert",
+    "ssl-client-",
+    "x-client-cert",
+    "x-envoy-",
+    "x-forwarded",
+    "x-spiffe-",
+];
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Checks what no hop may see twice or can't do.
+pub(super) fn check_request<B>(request: &Request<B>) -> Result<(), Rejection> {
+    let headers = request.headers();
+    if headers.get_all(AUTHORIZATION).iter().count() > 1 {
+        return Err(Rejection::Malformed("more than one Authorization"));
+    }
+    // HTTP/1.0 has no expectations (RFC 9110 §10.1.1).
+    let unmet = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if request.version() != Version::HTTP_10 && headers.get_all(EXPECT).iter().any(unmet) {
+        return Err(Rejection::Expectation);
+    }
+    if names_this_hop(headers) {
+        return Err(Rejection::Loop);
+    }
+    if *request.method() == Method::OPTIONS && hops_left(headers) == Some(0) {
+        return Err(Rejection::OwnHop);
+    }
+    Ok(())
+}
+
+/// Makes a caller's request fit to be sent upstream. `Authorization` is left as it came.
+pub(super) fn clean_request<B: Body>(request: &mut Request<B>, peer: SocketAddr) {
+    let host = target::requested_host(request);
+    let (version, chunked) = (request.version(), is_to_be_chunked(request));
+    let hops_left = hops_left(request.headers()).filter(|_| *request.method() == Method::OPTIONS);
+    request.extensions_mut().clear();
+
+    let headers = request.headers_mut();
+    remove_hop_by_hop(headers);
+    remove_claims(headers);
+    headers.remove(HOST);
+    one_line_each(headers);
+    if let Some(hops_left) = hops_left {
+        headers.insert(MAX_FORWARDS, hops_left.saturating_sub(1).into());
+    }
+    headers.insert(X_FORWARDED_FOR, value(&peer.ip().to_string()));
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+    if let Some(host) = host {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+    append_via(headers, version);
+    if chunked {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+/// Makes an upstream's response fit to be sent to the caller.
+pub(super) fn clean_response<B>(response: &mut Response<B>) {
+    let version = response.version();
+    let headers = response.headers_mut();
+    remove_hop_by_hop(headers);
+    one_line_each(headers);
+    append_via(headers, version);
+    // A reason phrase is the upstream's free text; the caller gets the standard one.
+    response.extensions_mut().clear();
+}
+
+/// hyper drops a body of unknown length of these methods unless told that there is one.
+fn is_to_be_chunked<B: Body>(request: &Request<B>) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD)
+        && !request.body().is_end_stream()
+        && !request.headers().contains_key(CONTENT_LENGTH)
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    for name in nominated(headers) {
+        headers.remove(name);
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// What the `Connection` fields name, all of them.
+fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    members(headers, &CONNECTION)
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
+        .filter(|name| !NOT_NOMINABLE.contains(name))
+        .collect()
+}
+
+/// The members of a list field, over all its lines (RFC 9110 §5.6.1).
+fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    headers
+        .get_all(name)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+        .map(<[u8]>::trim_ascii)
+}
+
+fn remove_claims(headers: &mut HeaderMap) {
+    let claims: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_claim(name.as_str()))
+        .cloned()
+        .collect();
+    for name in claims {
+        headers.remove(name);
+    }
+}
+
+/// Names with underscores are claims too: to some servers `X_Forwarded_For` is the same field.
+fn is_claim(name: &str) -> bool {
+    name.contains('_')
+        || CLAIMS.contains(&name)
+        || CLAIM_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// What HTTP/2 may say in ways that HTTP/1.1 may not: values with spaces around (RFC 9113 §8.2.1),
+/// cookies in several fields (§8.2.3), a length twice or with leading zeros.
+fn one_line_each(headers: &mut HeaderMap) {
+    for value in headers.values_mut() {
+        let trimmed = value.as_bytes().trim_ascii();
+        if trimmed.len() < value.len() {
+            *value = HeaderValue::from_bytes(trimmed).expect("part of a value is a value");
+        }
+    }
+    if headers.get_all(COOKIE).iter().count() > 1 {
+        let cookies: Vec<&[u8]> = headers
+            .get_all(COOKIE)
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect();
+        let joined = HeaderValue::from_bytes(&cookies.join(&b"; "[..])).expect("values joined");
+        headers.insert(COOKIE, joined);
+    }
+    if let Ok(Some(length)) = framing::content_length(headers) {
+        headers.insert(CONTENT_LENGTH, length.into());
+    }
+}
+
+/// How many hops may still forward an OPTIONS request (RFC 9110 §7.6.2).
+fn hops_left(headers: &HeaderMap) -> Option<u32> {
+    headers
+        .get(MAX_FORWARDS)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// Whether this hop is in `Via` already.
+fn names_this_hop(headers: &HeaderMap) -> bool {
+    members(headers, &VIA).any(|member| {
+        let mut words = member
+            .split(u8::is_ascii_whitespace)
+            .filter(|word| !word.is_empty());
+        let (_protocol, by) = (words.next(), words.next());
+        by.is_some_and(|by| by.eq_ignore_ascii_case(PSEUDONYM.as_bytes()))
+    })
+}
+
+/// `Via` says which version a message came in (RFC 9110 §7.6.3).
+fn append_via(headers: &mut HeaderMap, received: Version) {
+    let version = match received {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2.0",
+        _ => "1.1",
+    };
+    headers.append(VIA, value(&format!("{version} {PSEUDONYM}")));
+}
+
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("visible ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{Empty, Full};
+    use hyper::body::Bytes;
+
+    use super::*;
+
+    const PEER: &str = "192.0.2.7:4711";
+
+    fn cleaned(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut request = Request::new(Empty::<Bytes>::new());
+        for (name, value) in fields {
+            request.headers_mut().append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                value.parse().unwrap(),
+            );
+        }
+        clean_request(&mut request, PEER.parse().unwrap());
+        request.into_parts().0.headers
+    }
+
+    #[test]
+    fn hop_by_hop_fields_end_here() {
+        for (fields, gone) in [
+            (&[("connection", "close")] as &[(&str, &str)], "connection"),
+            (&[("connection", "x-foo"), ("x-foo", "1")], "x-foo"),
+            (
+                &[
+                    ("connection", ""),
+                    ("connection", "a, X-Foo ,,b"),
+                    ("x-foo", "1"),
+                ],
+                "x-foo",
+            ),
+            (&[("keep-alive", "timeout=5")], "keep-alive"),
+            (&[("te", "trailers")], "te"),
+            (&[("upgrade", "h2c")], "upgrade"),
+            (&[("http2-settings", "x")], "http2-settings"),
+            (&[("proxy-authorization", "x")], "proxy-authorization"),
+            (&[("transfer-encoding", "chunked")], "transfer-encoding"),
+        ] {
+            assert!(!cleaned(fields).contains_key(gone), "{gone}");
+        }
+    }
+
+    #[test]
+    fn the_credential_can_not_be_nominated_away() {
+        let headers = cleaned(&[
+            ("connection", "authorization, via, close"),
+            ("authorization", "Bearer a.b.c"),
+        ]);
+        assert_eq!(headers["authorization"], "Bearer a.b.c");
+        assert_eq!(headers["via"], "1.1 spiffe-jwt-proxy");
+    }
+
+    #[test]
+    fn what_says_who_the_caller_is_comes_from_the_connection() {
+        let headers = cleaned(&[
+            ("host", "proxy.example"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-client-cert", "forged"),
+            ("x_forwarded_for", "10.0.0.1"),
+            ("x-spiffe-id", "spiffe://example.org/admin"),
+            ("forwarded", "for=10.0.0.1"),
+            ("proxy", "http://evil"),
+        ]);
+        let mut left: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+            .collect();
+        left.sort_unstable();
+        assert_eq!(
+            left,
+            [
+                ("via", "1.1 spiffe-jwt-proxy"),
+                ("x-forwarded-for", "192.0.2.7"),
+                ("x-forwarded-host", "proxy.example"),
+                ("x-forwarded-proto", "https"),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_authority_of_an_absolute_target_replaces_host() {
+        let mut request = Request::builder()
+            .uri("https://in.uri/")
+            .header("host", "in.header")
+            .body(Empty::<Bytes>::new())
+            .unwrap();
+        clean_request(&mut request, PEER.parse().unwrap());
+        assert_eq!(request.headers()["x-forwarded-host"], "in.uri");
+    }
+
+    #[test]
+    fn a_get_keeps_its_chunked_body() {
+        let mut request = Request::new(Full::<Bytes>::from("abc"));
+        clean_request(&mut request, PEER.parse().unwrap());
+        assert_eq!(request.headers()["transfer-encoding"], "chunked");
+    }
+
+    #[test]
+    fn responses_lose_hop_by_hop_fields_and_keep_the_rest_in_order() {
+        let mut response = Response::builder()
+            .header("connection", "x-hop")
+            .header("x-hop", "1")
+            .header("set-cookie", "a=1")
+            .header("set-cookie", "b=2")
+            .body(())
+            .unwrap();
+        clean_response(&mut response);
+        assert!(!response.headers().contains_key("x-hop"));
+        let cookies: Vec<_> = response.headers().get_all("set-cookie").iter().collect();
+        assert_eq!(cookies, ["a=1", "b=2"]);
+    }
+}

@@ -1,0 +1,97 @@
+//! A request → check → clean → a verified upstream → check → clean → its answer.
+//!
+//! Knows nothing of flags or of which binary it is in.
+//!
+//! - `target`: method, target and `Host` · `framing`: where messages end · `headers`: what crosses
+//! - [`Rejection`]: what is not forwarded, [`Error`]: that, or no answer from the upstream
+
+mod error;
+mod framing;
+mod headers;
+#[cfg(test)]
+mod properties;
+mod rejection;
+mod target;
+
+use std::net::SocketAddr;
+
+use http::{Request, Response};
+
+pub use self::{error::Error, rejection::Rejection};
+use crate::{
+    body::{Body, WithoutTrailers},
+    outbound::{Client, Target},
+    serve::Received,
+    tls::Outgoing,
+};
+
+/// Forwards requests to one upstream. Belongs to one core, as its connections do.
+#[derive(Debug)]
+pub struct Forwarder {
+    client: Client<WithoutTrailers>,
+}
+
+/// A request that is fit to be forwarded: it means the same to every reader.
+#[derive(Debug)]
+pub struct Checked(Request<Received>);
+
+impl Checked {
+    /// Checks method, target, `Host`, framing and fields that must not be doubled.
+    ///
+    /// # Errors
+    /// When the request is answered here instead.
+    pub fn new(request: Request<Received>) -> Result<Self, Rejection> {
+        target::check(&request)?;
+        framing::check_request(request.headers())?;
+        headers::check_request(&request)?;
+        Ok(Self(request))
+    }
+
+    /// The path that is asked for; no other reader of it is needed to decide by.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.0.uri().path()
+    }
+}
+
+impl Forwarder {
+    /// Forwards to `upstream`; `tls` verifies who it is ([`crate::tls::client`]).
+    #[must_use]
+    pub fn new(upstream: Target, tls: Outgoing) -> Self {
+        Self {
+            client: Client::new(upstream, tls),
+        }
+    }
+
+    /// Forwards one request that came from `peer` and returns the upstream's answer. Bodies stream
+    /// both ways, without trailers.
+    ///
+    /// # Errors
+    /// When there is no answer to return, by whose fault.
+    pub async fn forward(
+        &self,
+        Checked(mut request): Checked,
+        peer: SocketAddr,
+    ) -> Result<Response<Body>, Error> {
+        headers::clean_request(&mut request, peer);
+        *request.uri_mut() = target::upstream_url(&self.client.target().url, request.uri());
+        let request = request.map(WithoutTrailers);
+        let answer = self
+            .client
+            .request_checked(request, framing::check_response);
+        let mut response = answer.await?;
+        headers::clean_response(&mut response);
+        Ok(response.map(Body::Upstream))
+    }
+}
+
+/// Whether the answer to this request must be the last of its connection.
+#[must_use]
+pub fn is_last<B>(request: &Request<B>) -> bool {
+    framing::is_last(request)
+}
+
+/// Ends the HTTP/1.1 connection with this answer.
+pub fn close<B>(response: &mut Response<B>) {
+    rejection::close(response);
+}

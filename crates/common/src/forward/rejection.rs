@@ -1,0 +1,99 @@
+//! Why a request is not forwarded, and what is answered instead.
+
+use http::{
+    HeaderValue, Response, StatusCode,
+    header::{ALLOW, CONNECTION},
+};
+
+use crate::body::{self, Body};
+
+/// Why a request is answered here and not forwarded. Its texts hold nothing that the caller sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Rejection {
+    /// It could mean one thing here and another upstream.
+    #[error("malformed request: {0}")]
+    Malformed(&'static str),
+    /// A body in a coding that is not implemented (RFC 9112 §6.1).
+    #[error("a transfer coding other than chunked")]
+    TransferCoding,
+    /// An expectation that can't be met (RFC 9110 §10.1.1).
+    #[error("an expectation other than 100-continue")]
+    Expectation,
+    /// CONNECT would be a tunnel, TRACE would echo the credential (RFC 9110 §9.3.6, §9.3.8).
+    #[error("a method that is never forwarded")]
+    Method,
+    /// It has been here before (RFC 9110 §7.6.3).
+    #[error("the request went in a circle: does the upstream lead back to this proxy?")]
+    Loop,
+    /// It asks this hop and none after it: `OPTIONS *`, `Max-Forwards: 0`.
+    #[error("a question to this hop, answered by it")]
+    OwnHop,
+}
+
+/// What may be forwarded; in answers that must or may say so (RFC 9110 §15.5.6, §9.3.7).
+const ALLOWED: HeaderValue =
+    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
+impl Rejection {
+    /// The status that it is answered with.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::OwnHop => StatusCode::NO_CONTENT,
+        }
+    }
+
+    /// The answer. It is the last one of its connection: what comes after a request that was not
+    /// understood may not be one (HTTP/2 has no such doubt, and drops the field).
+    #[must_use]
+    pub fn into_response(self) -> Response<Body> {
+        let mut response = match self {
+            Self::OwnHop => Response::new(Body::Full(None)),
+            _ => body::status(self.status()),
+        };
+        *response.status_mut() = self.status();
+        if matches!(self, Self::Method | Self::OwnHop) {
+            response.headers_mut().insert(ALLOW, ALLOWED);
+        }
+        if self != Self::OwnHop {
+            close(&mut response);
+        }
+        response
+    }
+}
+
+/// Ends the HTTP/1.1 connection with this answer.
+pub(super) fn close<B>(response: &mut Response<B>) {
+    response
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("close"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_its_status_and_all_but_one_end_the_connection() {
+        for (rejection, status, closes, allow) in [
+            (Rejection::Malformed("x"), 400, true, false),
+            (Rejection::TransferCoding, 501, true, false),
+            (Rejection::Expectation, 417, true, false),
+            (Rejection::Method, 405, true, true),
+            (Rejection::Loop, 508, true, false),
+            (Rejection::OwnHop, 204, false, true),
+        ] {
+            let response = rejection.into_response();
+            assert_eq!(response.status(), status);
+            let headers = response.headers();
+            assert_eq!(headers.contains_key(CONNECTION), closes, "{rejection}");
+            assert_eq!(headers.contains_key(ALLOW), allow, "{rejection}");
+        }
+    }
+}

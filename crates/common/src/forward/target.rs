@@ -1,0 +1,190 @@
+//! What a request is for: method, target and `Host` (RFC 9112 §3, RFC 9113 §8.3.1). No I/O.
+//!
+//! The upstream's address never comes from the caller; what is checked here is that the caller's
+//! own words can't be read in two ways.
+
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Uri, Version,
+    header::HOST,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+
+use super::rejection::Rejection;
+
+/// Checks method, target and `Host`.
+pub(super) fn check<B>(request: &Request<B>) -> Result<(), Rejection> {
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        return Err(Rejection::Method);
+    }
+    check_form(request.uri())?;
+    check_host(request.version(), request.uri(), request.headers())?;
+    match (request.uri().path(), request.method()) {
+        ("*", &Method::OPTIONS) => Err(Rejection::OwnHop),
+        (path, _) if path.starts_with('/') => Ok(()),
+        _ => Err(Rejection::Malformed("the target is no path")),
+    }
+}
+
+/// Who the caller asked for: the target's authority, which replaces `Host` (RFC 9112 §3.2.2).
+pub(super) fn requested_host<B>(request: &Request<B>) -> Option<HeaderValue> {
+    match request.uri().authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => request.headers().get(HOST).cloned(),
+    }
+}
+
+/// Scheme and authority only from `upstream`; path and query byte for byte as requested.
+pub(super) fn upstream_url(upstream: &Uri, requested: &Uri) -> Uri {
+    let mut parts = upstream.clone().into_parts();
+    let own = requested.path_and_query().cloned();
+    parts.path_and_query = Some(own.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    Uri::from_parts(parts).expect("an absolute URL and a path")
+}
+
+fn check_form(target: &Uri) -> Result<(), Rejection> {
+    match (target.scheme(), target.authority()) {
+        (None, Some(_)) => return Err(Rejection::Malformed("the target is an authority")),
+        (Some(scheme), _) if *scheme != Scheme::HTTPS => {
+            return Err(Rejection::Malformed("the scheme is not https"));
+        }
+        _ => {}
+    }
+    let odd = |byte: u8| !byte.is_ascii_graphic() || b"\"<>^|".contains(&byte);
+    match target.path_and_query() {
+        Some(path) if path.as_str().bytes().any(odd) => Err(Rejection::Malformed(
+            "the target has octets that no URI has",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn check_host(version: Version, target: &Uri, headers: &HeaderMap) -> Result<(), Rejection> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let (host, more) = (hosts.next(), hosts.next());
+    if more.is_some() {
+        return Err(Rejection::Malformed("more than one Host"));
+    }
+    let authority = target.authority().map(Authority::as_str);
+    let host = host.map(|host| host.to_str().unwrap_or_default());
+    if authority.into_iter().chain(host).any(|text| !is_host(text)) {
+        return Err(Rejection::Malformed("Host or authority is invalid"));
+    }
+    match (version, authority, host) {
+        (Version::HTTP_11, _, None) | (Version::HTTP_2, None, None) => {
+            Err(Rejection::Malformed("no Host"))
+        }
+        (Version::HTTP_2, Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => {
+            Err(Rejection::Malformed("Host differs from :authority"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `host [ ":" port ]`: no credentials, not empty (RFC 9110 §7.2, §4.2.2).
+fn is_host(text: &str) -> bool {
+    let Ok(authority) = Authority::try_from(text) else {
+        return false;
+    };
+    let Some(port) = text.strip_prefix(authority.host()) else {
+        return false; // What is before the host is userinfo.
+    };
+    let number = port.strip_prefix(':').unwrap_or_default();
+    let is_port = number.bytes().all(|byte| byte.is_ascii_digit())
+        && (number.is_empty() || authority.port_u16().is_some());
+    !authority.host().is_empty() && is_port
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p071_a_host_is_a_name_or_an_address_and_a_port() {
+        for text in ["a", "a.example:8443", "[::1]:1", "192.0.2.1", "a:", "xn--a"] {
+            assert!(is_host(text), "{text}");
+        }
+        for text in [
+            "", ":80", "a b/c@d", "u@a", "u:p@a", "@a", "a:b", "a:65536", "a/", "a?b", "a#b",
+            "[::1", "\u{e4}", "a,b c", "a:1:2", "a:+1",
+        ] {
+            assert!(!is_host(text), "{text}");
+        }
+    }
+
+    fn checked(version: Version, method: &str, target: &str, hosts: &[&str]) -> u16 {
+        let mut request = Request::builder()
+            .version(version)
+            .method(method)
+            .uri(target);
+        for host in hosts {
+            request = request.header(HOST, *host);
+        }
+        match check(&request.body(()).unwrap()) {
+            Ok(()) => 200,
+            Err(rejection) => rejection.status().as_u16(),
+        }
+    }
+
+    #[test]
+    fn targets_and_hosts() {
+        use Version as V;
+        for (number, version, method, target, hosts, status) in [
+            ("P69", V::HTTP_11, "GET", "/", &[] as &[&str], 400),
+            ("", V::HTTP_11, "GET", "/", &["a"], 200),
+            ("P70", V::HTTP_11, "GET", "/", &["a", "a"], 400),
+            ("P70", V::HTTP_11, "GET", "/", &["a", "b"], 400),
+            ("P71", V::HTTP_11, "GET", "/", &[""], 400),
+            ("P71", V::HTTP_11, "GET", "/", &["u@a"], 400),
+            ("P72", V::HTTP_10, "GET", "/", &[], 200),
+            ("P72", V::HTTP_10, "GET", "/", &["a", "b"], 400),
+            ("P73", V::HTTP_11, "GET", "https://evil/x", &["a"], 200),
+            ("P73", V::HTTP_11, "GET", "http://evil/x", &["a"], 400),
+            ("P74", V::HTTP_11, "GET", "https://u:p@a/x", &["a"], 400),
+            ("P75", V::HTTP_11, "GET", "a:80", &["a"], 400),
+            ("P75", V::HTTP_11, "GET", "a", &["a"], 400),
+            ("P76", V::HTTP_11, "GET", "*", &["a"], 400),
+            ("P76", V::HTTP_11, "OPTIONS", "*", &["a"], 204),
+            ("P77", V::HTTP_11, "CONNECT", "a:80", &["a"], 405),
+            ("P77", V::HTTP_2, "CONNECT", "a:80", &[], 405),
+            ("P79", V::HTTP_11, "TRACE", "/", &["a"], 405),
+            ("P84", V::HTTP_2, "GET", "https://a/\u{e4}", &[], 400),
+            ("P84", V::HTTP_2, "GET", "https://a/^", &[], 400),
+            ("P84", V::HTTP_2, "GET", "https://a/?|", &[], 400),
+            ("P88", V::HTTP_11, "get", "/", &["a"], 200),
+            ("P88", V::HTTP_11, "PROPFIND", "/", &["a"], 200),
+            ("P89", V::HTTP_2, "GET", "https://a/", &["b"], 400),
+            ("P89", V::HTTP_2, "GET", "https://a/", &["A"], 200),
+            ("P90", V::HTTP_2, "GET", "/", &["a"], 200),
+            ("P90", V::HTTP_2, "GET", "/", &[], 400),
+            ("P92", V::HTTP_2, "GET", "http://a/", &[], 400),
+            ("P92", V::HTTP_2, "GET", "ftp://a/", &[], 400),
+        ] {
+            assert_eq!(
+                checked(version, method, target, hosts),
+                status,
+                "{number} {method} {target} {hosts:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn p085_the_upstream_s_authority_comes_from_configuration_only() {
+        let upstream = "https://upstream:8080".parse().unwrap();
+        for (requested, sent) in [
+            ("/", "https://upstream:8080/"),
+            ("https://evil/x?a=b", "https://upstream:8080/x?a=b"),
+            ("https://evil", "https://upstream:8080/"),
+            (
+                "/a/../%2e%2e/%2f?%zz%0d%0a",
+                "https://upstream:8080/a/../%2e%2e/%2f?%zz%0d%0a",
+            ),
+        ] {
+            let url = upstream_url(&upstream, &requested.parse().unwrap());
+            assert_eq!(url.to_string(), sent);
+        }
+        // P82: a path, though it looks like an authority.
+        let url = upstream_url(&upstream, &"https://a//evil.com/x".parse().unwrap());
+        assert_eq!(url.authority().unwrap(), "upstream:8080");
+        assert_eq!(url.path(), "//evil.com/x");
+    }
+}
