@@ -1,0 +1,262 @@
+//! Flags and environment of the client, typed and checked.
+
+use std::{io::Read, time::Duration};
+
+use anyhow::Context;
+use clap::{Parser, builder::BoolishValueParser};
+use common::{
+    cli::{self, LogArgs, WorkloadApiArgs},
+    outbound::Target,
+};
+use http::{HeaderName, HeaderValue, Method, Request, Uri, header};
+use http_body_util::Full;
+use hyper::body::Bytes;
+use spiffe::SpiffeId;
+
+/// Flags and environment.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "client",
+    version,
+    max_term_width = 100,
+    about = "Makes a request as this workload: with a SPIFFE JWT-SVID, to a verified SPIFFE ID\n\n\
+        Fetches a JWT-SVID for AUDIENCE, verifies the SPIFFE ID at the other end before a byte of the \
+        request is sent, and prints the response's body. The exit status is 0 if the response's was 2xx.",
+    after_help = "\
+Each flag can also be set by CLIENT_ and its name: CLIENT_URL=https://proxy.example.org:8443/
+
+Examples:
+  client
+  client spiffe://example.org/some-other-server
+  client --url https://proxy.example.org:8443/ -i
+  client -X PUT -H 'Content-Type: application/json' -d @order.json
+  curl --cacert <(client --print-bundle) -H \"Authorization: Bearer $(client --print-token)\" URL"
+)]
+pub struct Config {
+    /// Who the token is for [default: the server's SPIFFE ID]
+    #[arg(value_name = "AUDIENCE", value_parser = cli::audience)]
+    audience: Option<String>,
+    /// URL to request; https only, redirects are shown and not followed
+    #[arg(long, value_name = "URL", default_value = "https://localhost:8443/", value_parser = cli::https_url)]
+    pub url: Uri,
+    /// SPIFFE ID that must be at the other end
+    #[arg(long, value_name = "ID", default_value = "spiffe://example.org/server", value_parser = cli::workload_id)]
+    pub server_id: SpiffeId,
+    /// Request method [default: GET, or POST with -d]
+    #[arg(short = 'X', long = "request", value_name = "METHOD")]
+    method: Option<Method>,
+    /// Request header; repeatable
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// Request body, sent as it is; @FILE reads it from a file, @- from standard input
+    #[arg(short = 'd', long = "data", value_name = "DATA")]
+    data: Option<String>,
+    /// Print the response's status and header before its body
+    #[arg(short = 'i', long, value_parser = BoolishValueParser::new())]
+    pub include: bool,
+    /// How long the whole run may take
+    #[arg(short = 'm', long, value_name = "DURATION", default_value = "30s", value_parser = cli::duration)]
+    pub max_time: Duration,
+    /// Print the token instead of making the request
+    #[arg(long, value_parser = BoolishValueParser::new(), group = "print", conflicts_with_all = ["method", "headers", "data", "include"])]
+    print_token: bool,
+    /// Print the server's X.509 trust bundle (PEM) instead of making the request
+    #[arg(long, value_parser = BoolishValueParser::new(), group = "print", conflicts_with_all = ["method", "headers", "data", "include", "audience"])]
+    print_bundle: bool,
+    /// Where identity comes from.
+    #[command(flatten)]
+    pub identity: WorkloadApiArgs,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// What to print instead of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Print {
+    Token,
+    Bundle,
+}
+
+/// Fields that the request's own parts decide.
+const NOT_SETTABLE: [(HeaderName, &str); 5] = [
+    (header::AUTHORIZATION, "it carries the JWT-SVID"),
+    (header::HOST, "it comes from --url"),
+    (header::CONTENT_LENGTH, "it comes from -d"),
+    (header::TRANSFER_ENCODING, "it comes from -d"),
+    (header::CONNECTION, "it is this hop's own"),
+];
+
+impl Config {
+    pub(crate) fn audience(&self) -> String {
+        self.audience
+            .clone()
+            .unwrap_or_else(|| self.server_id.to_string())
+    }
+
+    pub(crate) fn print(&self) -> Option<Print> {
+        match (self.print_token, self.print_bundle) {
+            (true, _) => Some(Print::Token),
+            (_, true) => Some(Print::Bundle),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn target(&self) -> Target {
+        Target {
+            url: self.url.clone(),
+            id: self.server_id.clone(),
+            connect_timeout: self.max_time,
+            response_timeout: self.max_time,
+        }
+    }
+
+    /// The request without its token.
+    pub(crate) fn request(&self) -> anyhow::Result<Request<Full<Bytes>>> {
+        let default = if self.data.is_some() {
+            Method::POST
+        } else {
+            Method::GET
+        };
+        let mut request = Request::new(Full::default());
+        *request.method_mut() = self.method.clone().unwrap_or(default);
+        *request.uri_mut() = self.url.clone();
+        if let Some(data) = &self.data {
+            *request.body_mut() = read_data(data)?.into();
+            let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+            request.headers_mut().insert(header::CONTENT_TYPE, form);
+        }
+        for (name, _) in &self.headers {
+            request.headers_mut().remove(name);
+        }
+        request.headers_mut().extend(
+            self.headers
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
+        Ok(request)
+    }
+}
+
+impl AsRef<LogArgs> for Config {
+    fn as_ref(&self) -> &LogArgs {
+        &self.log
+    }
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    const EXAMPLE: &str = "expected for example 'Accept: application/json'";
+    let (name, value) = text
+        .split_once(':')
+        .ok_or_else(|| format!("the colon is missing; {EXAMPLE}"))?;
+    let name: HeaderName = name
+        .parse()
+        .map_err(|_| format!("not a header name; {EXAMPLE}"))?;
+    if let Some((_, reason)) = NOT_SETTABLE.iter().find(|(reserved, _)| *reserved == name) {
+        return Err(format!("{name} can't be set: {reason}"));
+    }
+    let value = value
+        .trim()
+        .parse()
+        .map_err(|_| format!("not a header value; {EXAMPLE}"))?;
+    Ok((name, value))
+}
+
+fn read_data(data: &str) -> anyhow::Result<Vec<u8>> {
+    match data.strip_prefix('@') {
+        None => Ok(data.as_bytes().to_vec()),
+        Some("-") => {
+            let mut bytes = Vec::new();
+            std::io::stdin()
+                .lock()
+                .read_to_end(&mut bytes)
+                .context("cannot read the request body from standard input")?;
+            Ok(bytes)
+        }
+        Some(path) => std::fs::read(path)
+            .with_context(|| format!("cannot read the request body (-d @{path})")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(args: &[&str]) -> Result<Config, clap::Error> {
+        Config::try_parse_from(["client"].iter().chain(args))
+    }
+
+    #[test]
+    fn the_audience_is_the_server_unless_given() {
+        assert_eq!(
+            config(&[]).unwrap().audience(),
+            "spiffe://example.org/server"
+        );
+        assert_eq!(
+            config(&["--server-id", "spiffe://a.b/c"])
+                .unwrap()
+                .audience(),
+            "spiffe://a.b/c"
+        );
+        assert_eq!(
+            config(&["spiffe://example.org/other"]).unwrap().audience(),
+            "spiffe://example.org/other"
+        );
+    }
+
+    #[test]
+    fn requests_are_spelt_as_in_curl() {
+        let request = config(&["-d", "a=b"]).unwrap().request().unwrap();
+        assert_eq!(request.method(), Method::POST);
+        assert_eq!(
+            request.headers()["content-type"],
+            "application/x-www-form-urlencoded"
+        );
+        let request = config(&[
+            "-X",
+            "PUT",
+            "-H",
+            "Content-Type: text/plain",
+            "-H",
+            "A: 1",
+            "-H",
+            "A: 2",
+            "-d",
+            "",
+        ])
+        .unwrap()
+        .request()
+        .unwrap();
+        assert_eq!(request.method(), Method::PUT);
+        assert_eq!(request.headers()["content-type"], "text/plain");
+        assert_eq!(request.headers().get_all("a").iter().count(), 2);
+    }
+
+    #[test]
+    fn refuses_what_would_be_ignored_or_leak() {
+        for (args, text) in [
+            (
+                &["--url", "http://localhost:8443/"] as &[&str],
+                "http would send the token in clear",
+            ),
+            (
+                &["-H", "Authorization: Basic dTpw"],
+                "authorization can't be set: it carries the JWT-SVID",
+            ),
+            (&["-H", "Host: a"], "host can't be set: it comes from --url"),
+            (&["-H", "no colon"], "the colon is missing"),
+            (&[""], "an audience must not be empty"),
+            (
+                &["--server-id", "spiffe://example.org"],
+                "names a trust domain, not a workload",
+            ),
+            (&["--print-token", "-d", "x"], "cannot be used with"),
+            (&["--print-token", "--print-bundle"], "cannot be used with"),
+            (&["-m", "0s"], "must be more than zero"),
+        ] {
+            let error = config(args).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(text), "{args:?}: {error}");
+        }
+    }
+}

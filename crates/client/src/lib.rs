@@ -1,0 +1,73 @@
+//! The client of the scenario: fetches a JWT-SVID, verifies by SPIFFE ID whom it talks to, makes one
+//! request with the token, and prints the answer.
+//!
+//! - [`config`]: flags and environment, typed
+//! - `output`: what goes to standard output and standard error
+
+pub mod config;
+mod output;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use common::{outbound::Client, tls};
+use http::{HeaderValue, Request, header::AUTHORIZATION};
+use http_body_util::Full;
+use hyper::body::Bytes;
+use spiffe::JwtSvid;
+use tokio::time::{Instant, timeout_at};
+
+use crate::config::{Config, Print};
+
+/// Does what the flags say; success is a 2xx status, or what was to be printed.
+///
+/// # Errors
+/// Never: a failure is one line on standard error and exit status 1.
+pub async fn start(config: Config) -> anyhow::Result<ExitCode> {
+    Ok(run(config).await.unwrap_or_else(|error| {
+        eprintln!("client: {error:#}");
+        ExitCode::FAILURE
+    }))
+}
+
+async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let deadline = Instant::now() + config.max_time;
+    let late = || format!("not done within {:?} (--max-time)", config.max_time);
+    let reading = tokio::task::spawn_blocking({
+        let config = config.clone();
+        move || config.request()
+    });
+    let request = timeout_at(deadline, reading).await.with_context(late)???;
+    let workload_api = config.identity.workload_api(config.max_time);
+    if config.print() == Some(Print::Bundle) {
+        let bundles = workload_api.x509().await?.bundle_set()?;
+        return output::bundle(&bundles, config.server_id.trust_domain());
+    }
+    let x509 = workload_api.x509().await?;
+    let token = timeout_at(
+        deadline,
+        workload_api.fetch_jwt_svid(&config.audience(), None),
+    )
+    .await
+    .with_context(late)??;
+    if config.print() == Some(Print::Token) {
+        return output::token(&token);
+    }
+    let client = Client::new(config.target(), tls::client(&x509, &config.server_id)?);
+    let exchange = async {
+        let response = client.request(authorized(request, &token)?).await?;
+        output::response(response, config.include).await
+    };
+    timeout_at(deadline, exchange).await.with_context(late)?
+}
+
+fn authorized(
+    mut request: Request<Full<Bytes>>,
+    token: &JwtSvid,
+) -> anyhow::Result<Request<Full<Bytes>>> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.token()))
+        .context("the token is no header value")?;
+    value.set_sensitive(true);
+    request.headers_mut().insert(AUTHORIZATION, value);
+    Ok(request)
+}

@@ -1,0 +1,10 @@
+//! Entry point of the client: reads flags and environment, makes one request, prints the answer.
+
+use std::process::ExitCode;
+
+use common::cli;
+use tracing::level_filters::LevelFilter;
+
+fn main() -> ExitCode {
+    cli::main("CLIENT", LevelFilter::WARN, client::start)
+}

@@ -1,0 +1,146 @@
+//! The proxy of the scenario: terminates TLS with its X.509-SVID, verifies by SPIFFE ID that it
+//! talks to the server, and forwards. It checks no tokens: it passes them on.
+//!
+//! - [`config`]: flags and environment, typed
+//! - [`run`]: what one core runs; a test runs it once on port 0
+
+pub mod config;
+
+use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+
+use anyhow::Context;
+use common::{
+    body::{self, Body},
+    forward::{self, Checked, Forwarder, Rejection},
+    listen,
+    outbound::Target,
+    runtime,
+    serve::{self, Handler, Limits, Received},
+    shutdown::{self, Shutdown},
+    tls,
+};
+use http::{Request, Response, StatusCode};
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tracing::{error, info, warn};
+
+use crate::config::Config;
+
+/// All that a core proxies with; made once, shared by all.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    /// Presents the X.509-SVID; asks for no certificate.
+    pub tls: Arc<ServerConfig>,
+    /// Verifies the upstream's SPIFFE ID.
+    pub upstream_tls: tls::Outgoing,
+    /// Where requests go, and who must be there.
+    pub upstream: Target,
+    /// The paths that are forwarded; all others are not found.
+    pub paths: Arc<[String]>,
+    /// Deadlines and bounds.
+    pub limits: Limits,
+}
+
+/// What one core answers with: its own pool of upstream connections.
+#[derive(Clone, Debug)]
+struct Core {
+    forwarder: Arc<Forwarder>,
+    paths: Arc<[String]>,
+}
+
+/// Connects to the Workload API, listens, and proxies until a signal.
+///
+/// # Errors
+/// When no identity was issued, or the address can't be listened on.
+pub async fn start(config: Config) -> anyhow::Result<ExitCode> {
+    let shutdown = shutdown::on_signal().context("cannot handle signals")?;
+    listen::probe(config.listen)?;
+    let workload_api = config.identity.workload_api(config.serve.startup_timeout);
+    let x509 = tokio::select! {
+        x509 = workload_api.x509() => x509?,
+        () = shutdown.clone().requested() => return Ok(ExitCode::SUCCESS),
+    };
+    let upstream = config.upstream();
+    let proxy = Proxy {
+        tls: tls::server(&x509)?,
+        upstream_tls: tls::client(&x509, &upstream.id)?,
+        upstream,
+        paths: config.paths.clone().into(),
+        limits: config.serve.limits(),
+    };
+    let listeners = listen::bind_each(config.listen, config.serve.cores())?;
+    info!(
+        spiffe_id = %x509.svid()?.spiffe_id(), cores = listeners.len(),
+        upstream = %proxy.upstream.url, upstream_id = %proxy.upstream.id,
+        "listening on {}", listeners[0].local_addr()?
+    );
+    runtime::run_cores(listeners, move |listener| {
+        run(listener, proxy.clone(), shutdown.clone())
+    })
+    .await?;
+    info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Proxies what comes to `listener` until `shutdown`, then drains.
+pub async fn run(listener: TcpListener, proxy: Proxy, shutdown: Shutdown) {
+    let forwarder = Arc::new(Forwarder::new(proxy.upstream, proxy.upstream_tls));
+    let core = Core {
+        forwarder,
+        paths: proxy.paths,
+    };
+    serve::serve(listener, proxy.tls, core, proxy.limits, shutdown).await;
+}
+
+impl Handler for Core {
+    async fn handle(&self, request: Request<Received>, peer: SocketAddr) -> Response<Body> {
+        // The query stays out of the log: callers put secrets there.
+        let (method, path) = (
+            printable(request.method().as_str()),
+            printable(request.uri().path()),
+        );
+        info!(%peer, "{method} {path}");
+        let is_last = forward::is_last(&request);
+        let mut response = match self.answer(request, peer).await {
+            Ok(response) => response,
+            Err(error) => {
+                log(&error, peer);
+                error.into_response()
+            }
+        };
+        if is_last {
+            forward::close(&mut response);
+        }
+        response
+    }
+}
+
+impl Core {
+    async fn answer(
+        &self,
+        request: Request<Received>,
+        peer: SocketAddr,
+    ) -> Result<Response<Body>, forward::Error> {
+        let request = Checked::new(request)?;
+        if !self.paths.iter().any(|path| path == request.path()) {
+            return Ok(body::status(StatusCode::NOT_FOUND));
+        }
+        self.forwarder.forward(request, peer).await
+    }
+}
+
+/// What a caller sent, fit for a line of a log: one line, and of bounded length.
+fn printable(text: &str) -> String {
+    const LENGTH: usize = 200;
+    text.escape_debug().take(LENGTH).collect()
+}
+
+/// A caller's fault is a warning, the upstream's is an error.
+fn log(error: &forward::Error, peer: SocketAddr) {
+    let status = error.status().as_u16();
+    match error {
+        forward::Error::Rejected(Rejection::OwnHop) => {}
+        error if error.status().is_client_error() => warn!(%peer, status, "{error}"),
+        error => error!(%peer, status, "{error}"),
+    }
+}

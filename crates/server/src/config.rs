@@ -1,0 +1,114 @@
+//! Flags and environment of the server, typed and checked.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::Parser;
+use common::{
+    bearer::{Allow, Authenticator, Pattern, Policy},
+    cli::{self, LogArgs, ServeArgs, WorkloadApiArgs},
+};
+use spiffe::{JwtSource, SpiffeId};
+
+/// Flags and environment.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "server",
+    version,
+    max_term_width = 100,
+    about = "HTTPS server that authenticates its callers by SPIFFE JWT-SVID\n\n\
+        Presents its X.509-SVID, checks the JWT-SVID in each request's bearer token against the live \
+        JWT bundles, and answers / with Success!!!",
+    after_help = "\
+Each flag can also be set by SERVER_ and its name: SERVER_LISTEN=127.0.0.1:8080, SERVER_ALLOW=ID,ID
+
+Examples:
+  server
+  server --listen 127.0.0.1:8080 --audience https://api.example.org
+  server --allow spiffe://example.org/client --allow 'spiffe://example.org/ns/batch/*'"
+)]
+pub struct Config {
+    /// IP address and port to serve on; the default takes IPv4 too
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:8080", value_parser = cli::listen_address)]
+    pub listen: SocketAddr,
+    /// Audience that a token must be for; repeatable [default: this server's SPIFFE ID]
+    #[arg(long, value_name = "AUDIENCE", value_parser = cli::audience, help_heading = "Authentication")]
+    pub audience: Vec<String>,
+    /// Caller to allow: a SPIFFE ID, or all below a path as spiffe://example.org/ns/*; repeatable [default: every workload of this server's trust domain]
+    #[arg(
+        long,
+        value_name = "PATTERN",
+        value_delimiter = ',',
+        help_heading = "Authentication"
+    )]
+    pub allow: Vec<Pattern>,
+    /// How far clocks may be apart, up to 5m, for a token's exp and nbf. None by default: a token is refused the moment it expires; with clocks kept by NTP that costs nothing, and each second here lets a stolen token live one more
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = clock_skew, help_heading = "Authentication")]
+    pub clock_skew: Duration,
+    /// Longest life of a token, exp - iat (exp - now without iat); longer ones are refused. No limit by default: how long tokens live is set where they are issued, SPIRE's live 5 minutes
+    #[arg(long, value_name = "DURATION", value_parser = cli::duration, help_heading = "Authentication")]
+    pub max_token_lifetime: Option<Duration>,
+    /// Where identity comes from.
+    #[command(flatten)]
+    pub identity: WorkloadApiArgs,
+    /// What the listener may take.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+impl Config {
+    /// The authenticator that the flags describe, for a server whose SPIFFE ID is `own`.
+    #[must_use]
+    pub fn authenticator(&self, bundles: JwtSource, own: &SpiffeId) -> Authenticator {
+        let audiences = if self.audience.is_empty() {
+            vec![own.to_string()]
+        } else {
+            self.audience.clone()
+        };
+        let allow = if self.allow.is_empty() {
+            Allow::members_of(own.trust_domain().clone())
+        } else {
+            self.allow.iter().cloned().collect()
+        };
+        let policy = Policy {
+            clock_skew: self.clock_skew,
+            max_token_lifetime: self.max_token_lifetime,
+            ..Policy::new(audiences, allow)
+        };
+        Authenticator::new(bundles, policy)
+    }
+}
+
+impl AsRef<LogArgs> for Config {
+    fn as_ref(&self) -> &LogArgs {
+        &self.log
+    }
+}
+
+/// RFC 7519 §4.1.4: "usually no more than a few minutes".
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(300);
+
+/// Parses a clock skew: whole seconds, none to 5 minutes.
+fn clock_skew(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(skew) if skew <= MAX_CLOCK_SKEW && skew.subsec_nanos() == 0 => Ok(skew),
+        _ => Err("expected whole seconds from 0s to 5m, for example 30s".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_skew_is_small_and_of_whole_seconds() {
+        for (text, seconds) in [("0s", 0), ("30s", 30), ("5m", 300)] {
+            assert_eq!(clock_skew(text), Ok(Duration::from_secs(seconds)));
+        }
+        for text in ["", "30", "-1s", "301s", "1h", "500ms"] {
+            assert!(clock_skew(text).unwrap_err().contains("30s"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The server of the scenario: presents its X.509-SVID, authenticates each request by the JWT-SVID
+//! in its bearer token, and serves `/`.
+//!
+//! - [`config`]: flags and environment, typed
+//! - [`run`]: what one core runs; a test runs it once on port 0
+
+pub mod config;
+
+use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+
+use anyhow::Context;
+use common::{
+    bearer::{self, Authenticator, LogQuota, Refusal},
+    body::{self, Body},
+    listen, runtime,
+    serve::{self, Handler, Limits, Received},
+    shutdown::{self, Shutdown},
+    tls,
+};
+use http::{Request, Response, StatusCode};
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tracing::{info, warn};
+
+use crate::config::Config;
+
+/// All that a core serves with; made once, shared by all.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Presents the X.509-SVID; asks for no certificate.
+    pub tls: Arc<ServerConfig>,
+    /// Decides who gets in.
+    pub authenticator: Arc<Authenticator>,
+    /// How many refusals are logged.
+    pub refusals: Arc<LogQuota>,
+    /// Deadlines and bounds.
+    pub limits: Limits,
+}
+
+/// Connects to the Workload API, listens, and serves until a signal.
+///
+/// # Errors
+/// When no identity was issued, or the address can't be listened on.
+pub async fn start(config: Config) -> anyhow::Result<ExitCode> {
+    let shutdown = shutdown::on_signal().context("cannot handle signals")?;
+    listen::probe(config.listen)?;
+    let workload_api = config.identity.workload_api(config.serve.startup_timeout);
+    let identity = tokio::select! {
+        identity = workload_api.identity() => identity?,
+        () = shutdown.clone().requested() => return Ok(ExitCode::SUCCESS),
+    };
+    let own = identity.x509.svid()?.spiffe_id().clone();
+    tokio::spawn(bearer::warn_of_unusable_keys(identity.jwt.clone()));
+    let server = Server {
+        tls: tls::server(&identity.x509)?,
+        authenticator: Arc::new(config.authenticator(identity.jwt, &own)),
+        refusals: Arc::default(),
+        limits: config.serve.limits(),
+    };
+    let listeners = listen::bind_each(config.listen, config.serve.cores())?;
+    info!(spiffe_id = %own, cores = listeners.len(), "listening on {}", listeners[0].local_addr()?);
+    runtime::run_cores(listeners, move |listener| {
+        run(listener, server.clone(), shutdown.clone())
+    })
+    .await?;
+    info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Serves `listener` until `shutdown`, then drains.
+pub async fn run(listener: TcpListener, server: Server, shutdown: Shutdown) {
+    let (tls, limits) = (Arc::clone(&server.tls), server.limits.clone());
+    serve::serve(listener, tls, server, limits, shutdown).await;
+}
+
+impl Server {
+    fn log(&self, refusal: &Refusal, peer: SocketAddr) {
+        if let Some(left_out) = self.refusals.take() {
+            warn!(%peer, status = refusal.status().as_u16(), left_out, "{refusal}");
+        }
+    }
+}
+
+impl Handler for Server {
+    /// Authenticates first: who may not call learns nothing about what is served.
+    async fn handle(&self, request: Request<Received>, peer: SocketAddr) -> Response<Body> {
+        let (mut head, _body) = request.into_parts();
+        let caller = match self.authenticator.authenticate(&head) {
+            Ok(caller) => caller,
+            Err(refusal) => {
+                self.log(&refusal, peer);
+                return refusal.into_response();
+            }
+        };
+        info!(caller = %caller.id, method = %head.method, path = head.uri.path(), %peer, "Request received");
+        head.extensions.insert(caller);
+        match head.uri.path() {
+            "/" => body::text(StatusCode::OK, "Success!!!"),
+            _ => body::status(StatusCode::NOT_FOUND),
+        }
+    }
+}
