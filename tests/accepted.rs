@@ -1,0 +1,165 @@
+use http::{Method, Request, Version};
+use http_body_util::Full;
+use hyper::body::Bytes;
+
+use common::body;
+use harness::{Stack, https::get, upstream};
+
+#[tokio::test]
+async fn the_client_gets_through_the_proxy_to_the_server() {
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let proxy = stack.proxy(server.listening().await, &[]).await;
+
+    let output = stack.client(proxy.listening().await, &[]).await;
+
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(output.stdout, b"Success!!!");
+    assert_eq!(output.stderr, b"");
+    proxy.logged("GET / ").await;
+    let received = server.logged("Request received").await;
+    assert!(
+        received.contains("caller=spiffe://example.org/client"),
+        "{received}"
+    );
+}
+
+#[tokio::test]
+async fn both_http_versions_on_either_side() {
+    let stack = Stack::new().await;
+    let token = format!("Bearer {}", stack.token(|_| ()));
+    for upstream_alpn in ["h2", "http/1.1"] {
+        let upstream = upstream::answering(&stack, &[upstream_alpn], async |request| {
+            body::text(
+                http::StatusCode::OK,
+                format!("{:?} {}", request.version(), request.uri().path()),
+            )
+        })
+        .await;
+        let proxy = stack.proxy(upstream, &[]).await;
+        for version in [Version::HTTP_11, Version::HTTP_2] {
+            let https = stack.https(proxy.listening().await);
+            let answer = https
+                .send_over(version, get(&[("authorization", &token)]))
+                .await;
+            let spoken = if upstream_alpn == "h2" {
+                "HTTP/2.0"
+            } else {
+                "HTTP/1.1"
+            };
+            assert_eq!(answer.body, format!("{spoken} /"), "{version:?}");
+            assert_eq!((answer.status.as_u16(), answer.version), (200, version));
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_server_speaks_both_http_versions() {
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let https = stack.https(server.listening().await);
+    let token = format!("Bearer {}", stack.token(|_| ()));
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        let answer = https
+            .send_over(version, get(&[("authorization", &token)]))
+            .await;
+        assert_eq!((answer.status.as_u16(), answer.version), (200, version));
+        assert_eq!(answer.body, "Success!!!");
+    }
+}
+
+#[tokio::test]
+async fn head_is_answered_without_a_body_over_both_http_versions() {
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let proxy = stack.proxy(server.listening().await, &[]).await;
+    let token = format!("Bearer {}", stack.token(|_| ()));
+    for (port, version) in [
+        (server.listening().await, Version::HTTP_11),
+        (server.listening().await, Version::HTTP_2),
+        (proxy.listening().await, Version::HTTP_11),
+        (proxy.listening().await, Version::HTTP_2),
+    ] {
+        for (token, status, length) in [(token.as_str(), 200, "10"), ("none", 401, "17")] {
+            let mut request = get(&[("authorization", token)]);
+            *request.method_mut() = Method::HEAD;
+            let answer = stack.https(port).send_over(version, request).await;
+            assert_eq!(answer.status, status, "{port} {version:?}");
+            assert_eq!(
+                answer.headers["content-length"], length,
+                "{port} {version:?}"
+            );
+            assert_eq!(answer.body, "");
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_slash_is_served_and_forwarded() {
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let proxy = stack.proxy(server.listening().await, &[]).await;
+    let token = format!("Bearer {}", stack.token(|_| ()));
+    for (port, path, status) in [
+        (server.listening().await, "/other", 404),
+        (proxy.listening().await, "/other", 404),
+        (proxy.listening().await, "//", 404),
+        (proxy.listening().await, "/?a=b", 200),
+    ] {
+        let request = Request::get(path)
+            .header("authorization", &token)
+            .body(Full::<Bytes>::default())
+            .unwrap();
+        assert_eq!(
+            stack.https(port).send(request).await.status,
+            status,
+            "{path}"
+        );
+    }
+    let forwarded = server
+        .log()
+        .iter()
+        .filter(|line| line.contains("Request received"))
+        .count();
+    assert_eq!(
+        forwarded, 2,
+        "what the proxy does not find is not forwarded"
+    );
+    assert!(
+        !proxy.log().join("\n").contains("a=b"),
+        "a query stays out of the log"
+    );
+}
+
+#[tokio::test]
+async fn the_upstream_sees_clean_headers() {
+    let stack = Stack::new().await;
+    let upstream = upstream::answering(&stack, &["http/1.1"], async |request| {
+        let mut fields: Vec<_> = request
+            .headers()
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        fields.sort_unstable();
+        body::text(http::StatusCode::OK, fields.join("\n"))
+    })
+    .await;
+    let proxy = stack.proxy(upstream, &[]).await;
+    let port = proxy.listening().await;
+
+    let fields = [
+        ("authorization", "Bearer a.b.c"),
+        ("connection", "x-hop, authorization"),
+        ("x-hop", "1"),
+        ("x-forwarded-for", "10.0.0.1"),
+        ("x-spiffe-id", "spiffe://example.org/admin"),
+        ("accept", "text/plain"),
+    ];
+    let answer = stack.https(port).send(get(&fields)).await;
+
+    let expected = format!(
+        "accept: text/plain\nauthorization: Bearer a.b.c\nhost: localhost:{upstream}\nvia: 1.1 spiffe-jwt-proxy\n\
+         x-forwarded-for: 127.0.0.1\nx-forwarded-host: localhost:{port}\nx-forwarded-proto: https"
+    );
+    assert_eq!(answer.body, expected);
+}

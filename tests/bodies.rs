@@ -1,0 +1,40 @@
+use common::body::Body;
+use http::{Request, Response, Version};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+
+use harness::{Stack, upstream};
+
+const SIZE: usize = 32 * 1024 * 1024;
+
+/// What a proxy that buffered one body would need on top.
+const MEMORY_BOUND_KIB: usize = SIZE / 1024 / 2;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_bodies_stream_both_ways_in_bounded_memory() {
+    let stack = Stack::new().await;
+    for alpn in ["h2", "http/1.1"] {
+        let echo = upstream::answering(&stack, &[alpn], async |request| {
+            Response::new(Body::Upstream(request.into_body()))
+        })
+        .await;
+        let proxy = stack.proxy(echo, &[]).await;
+        let https = stack.https(proxy.listening().await);
+        let sent: Bytes = (0..SIZE).map(|i| (i / 7) as u8).collect::<Vec<_>>().into();
+        let before = proxy.peak_memory();
+        for version in [Version::HTTP_11, Version::HTTP_2] {
+            let request = Request::post("/").body(Full::new(sent.clone())).unwrap();
+            let response = https.start(version, request).await;
+            let received = response.into_body().collect().await.unwrap().to_bytes();
+            assert!(
+                received == sent,
+                "{alpn} {version:?}: the body came back changed"
+            );
+        }
+        let grown = proxy.peak_memory() - before;
+        assert!(
+            grown < MEMORY_BOUND_KIB,
+            "{alpn}: the proxy grew by {grown} KiB"
+        );
+    }
+}

@@ -1,0 +1,149 @@
+use common::body;
+use http::StatusCode;
+use http_body_util::BodyExt;
+
+use harness::{SERVER_ID, Stack, upstream};
+
+#[tokio::test]
+async fn another_audience_is_unauthorized() {
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let proxy = stack.proxy(server.listening().await, &[]).await;
+
+    let output = stack
+        .client(
+            proxy.listening().await,
+            &["spiffe://example.org/some-other-server"],
+        )
+        .await;
+
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "401 Unauthorized\n"
+    );
+    assert_eq!(output.stdout, b"");
+    server
+        .logged(r#"Invalid token: jwtsvid: expected audience in ["spiffe://example.org/server"] (audience=["spiffe://example.org/some-other-server"])"#)
+        .await;
+}
+
+#[tokio::test]
+async fn requests_are_made_as_curl_makes_them() {
+    let stack = Stack::new().await;
+    let echo = upstream::answering(&stack, &["h2", "http/1.1"], async |request| {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let kind = head.headers["content-type"].to_str().unwrap();
+        let text = format!("{} {kind} {}", head.method, String::from_utf8_lossy(&body));
+        body::text(StatusCode::CREATED, text)
+    })
+    .await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "from a file").unwrap();
+    let data = format!("@{}", file.path().display());
+    for (args, body) in [
+        (
+            &["-d", "a=b"] as &[&str],
+            "POST application/x-www-form-urlencoded a=b",
+        ),
+        (
+            &["-X", "PUT", "-H", "Content-Type: text/plain", "-d", &data],
+            "PUT text/plain from a file",
+        ),
+    ] {
+        let output = stack.client(echo, args).await;
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), body);
+    }
+    let output = stack.client(echo, &["-i", "-d", "x"]).await;
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("HTTP/2.0 201 Created\r\n"), "{text}");
+    assert!(
+        text.ends_with("\r\n\r\nPOST application/x-www-form-urlencoded x"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn redirects_are_shown_and_not_followed() {
+    let stack = Stack::new().await;
+    let elsewhere = upstream::answering(&stack, &["h2"], async |_| {
+        let mut response = body::status(StatusCode::FOUND);
+        response
+            .headers_mut()
+            .insert("location", "https://elsewhere.example/".parse().unwrap());
+        response
+    })
+    .await;
+
+    let output = stack.client(elsewhere, &[]).await;
+
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "302 Found to https://elsewhere.example/ (not followed)\n"
+    );
+}
+
+#[tokio::test]
+async fn who_is_not_the_expected_server_gets_nothing() {
+    let stack = Stack::new().await;
+    let recording = upstream::Recording::new(&stack).await;
+
+    let output = stack
+        .client(
+            recording.port,
+            &["--server-id", "spiffe://example.org/other"],
+        )
+        .await;
+
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).unwrap();
+    let expected = "is not who it should be: expected spiffe://example.org/other, presented spiffe://example.org/server";
+    assert!(text.contains(expected), "{text}");
+    assert_eq!(text.lines().count(), 1);
+    assert_eq!(recording.bytes.load(std::sync::atomic::Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn nobody_there_is_one_line() {
+    let stack = Stack::new().await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+
+    let output = stack.client(free, &[]).await;
+
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        text.starts_with(&format!(
+            "client: cannot connect to https://localhost:{free}/"
+        )),
+        "{text}"
+    );
+    assert!(
+        text.contains("onnection refused") && text.lines().count() == 1,
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn the_token_and_the_bundle_are_printed_only_on_request() {
+    let stack = Stack::new().await;
+
+    let token = stack.client(1, &["--print-token"]).await;
+    let token = String::from_utf8(token.stdout).unwrap();
+    let svid = spiffe::JwtSvid::parse_insecure(token.trim_end()).unwrap();
+    assert_eq!(
+        (svid.audience(), svid.spiffe_id().path()),
+        (&[SERVER_ID.to_owned()][..], "/client")
+    );
+
+    let bundle = stack.client(1, &["--print-bundle"]).await;
+    let bundle = String::from_utf8(bundle.stdout).unwrap();
+    assert_eq!(bundle, stack.agent.x509_bundle_pem());
+}

@@ -1,0 +1,22 @@
+//! The whole path with real processes, real sockets and real TLS, over a dev-agent of its own for
+//! each test. Binaries come from the same target directory: `scripts/test.sh` builds them first.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
+
+/// Requests that get through, over every combination of HTTP versions.
+mod accepted;
+/// Large bodies in both directions, in bounded memory.
+mod bodies;
+/// What the client prints and refuses.
+mod client;
+/// Every combination of our binaries and go-spiffe's.
+mod interop;
+/// Stopping, ports, and start-up that fails.
+mod lifecycle;
+/// Requests that the server refuses, by reason.
+mod refused;
+/// Identity that changes under running processes.
+mod rotation;
+/// An upstream that is absent, slow, or somebody else.
+mod upstream;
+/// Three processes of three Unix users, as root.
+mod users;

@@ -1,0 +1,198 @@
+//! HTTP/2 (RFC 9113) frame by frame, also such as no client would send.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::client::TlsStream;
+
+use crate::{PATIENCE, https::Https};
+
+/// Frame types (RFC 9113 §6).
+pub const DATA: u8 = 0;
+/// See [`DATA`].
+pub const HEADERS: u8 = 1;
+/// See [`DATA`].
+pub const PRIORITY: u8 = 2;
+/// See [`DATA`].
+pub const RST_STREAM: u8 = 3;
+/// See [`DATA`].
+pub const SETTINGS: u8 = 4;
+/// See [`DATA`].
+pub const PING: u8 = 6;
+/// See [`DATA`].
+pub const GOAWAY: u8 = 7;
+/// See [`DATA`].
+pub const WINDOW_UPDATE: u8 = 8;
+/// See [`DATA`].
+pub const CONTINUATION: u8 = 9;
+
+/// Flags.
+pub const END_STREAM: u8 = 1;
+/// See [`END_STREAM`].
+pub const END_HEADERS: u8 = 4;
+
+/// Error codes (RFC 9113 §7).
+pub const REFUSED_STREAM: u32 = 7;
+/// See [`REFUSED_STREAM`].
+pub const ENHANCE_YOUR_CALM: u32 = 11;
+
+/// `GET https://localhost/` in HPACK, without the dynamic table.
+pub const GET: &[u8] = b"\x82\x87\x84\x01\x09localhost";
+/// `POST https://localhost/`, likewise.
+pub const POST: &[u8] = b"\x83\x87\x84\x01\x09localhost";
+
+/// A connection whose preface and SETTINGS are sent.
+pub struct Frames {
+    read: ReadHalf<TlsStream<TcpStream>>,
+    write: WriteHalf<TlsStream<TcpStream>>,
+}
+
+/// All that came until the connection's end.
+#[derive(Debug, Default)]
+pub struct Ended {
+    /// How many frames of each type.
+    pub frames: BTreeMap<u8, usize>,
+    /// The error code of the last GOAWAY.
+    pub goaway: Option<u32>,
+    /// How many resets with each error code.
+    pub resets: BTreeMap<u32, usize>,
+}
+
+/// One frame.
+#[derive(Debug)]
+pub struct Frame {
+    /// Its type.
+    pub kind: u8,
+    /// Its flags.
+    pub flags: u8,
+    /// Its stream.
+    pub stream: u32,
+    /// What it carries.
+    pub payload: Vec<u8>,
+}
+
+/// A frame's bytes.
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut bytes = vec![length[1], length[2], length[3], kind, flags];
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// A request without a body on `stream`, with more fields after those of `block`.
+pub fn request(stream: u32, block: &[u8], fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = block.to_vec();
+    for (name, value) in fields {
+        block.push(0);
+        for text in [name, value] {
+            push_length(&mut block, text.len());
+            block.extend(text.as_bytes());
+        }
+    }
+    frame(HEADERS, END_STREAM | END_HEADERS, stream, &block)
+}
+
+/// An HPACK integer of 7 bits and more (RFC 7541 §5.1).
+fn push_length(block: &mut Vec<u8>, length: usize) {
+    if length < 127 {
+        block.push(length as u8);
+        return;
+    }
+    block.push(127);
+    let mut rest = length - 127;
+    while rest >= 128 {
+        block.push((rest % 128) as u8 | 128);
+        rest /= 128;
+    }
+    block.push(rest as u8);
+}
+
+impl Frames {
+    /// Connects and greets, with these SETTINGS.
+    pub async fn connect(https: &Https, settings: &[u8]) -> Self {
+        let (read, mut write) = split(https.connect(b"h2").await);
+        write
+            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            .await
+            .unwrap();
+        let settings = frame(SETTINGS, 0, 0, settings);
+        write.write_all(&settings).await.unwrap();
+        write.flush().await.unwrap();
+        Self { read, write }
+    }
+
+    /// Sends bytes; whether all were taken.
+    pub async fn send(&mut self, bytes: &[u8]) -> bool {
+        let sent = self.write.write_all(bytes).await;
+        sent.is_ok() && self.write.flush().await.is_ok()
+    }
+
+    /// The next frame; none at the end.
+    pub async fn next(&mut self) -> Option<Frame> {
+        next(&mut self.read).await
+    }
+
+    /// Sends bytes while it reads, then reads until the connection's end.
+    pub async fn flood(mut self, bytes: &[u8]) -> Ended {
+        let mut write = self.write;
+        let sending = async {
+            // A connection that is closed meanwhile is what a flood is after.
+            let _ = write.write_all(bytes).await;
+            let _ = write.flush().await;
+            std::future::pending::<()>().await;
+        };
+        let reading = async {
+            let mut ended = Ended::default();
+            while let Some(frame) = next(&mut self.read).await {
+                ended.note(&frame);
+            }
+            ended
+        };
+        let flooding = async {
+            tokio::select! {
+                ended = reading => ended,
+                () = sending => unreachable!("pending"),
+            }
+        };
+        timeout(PATIENCE, flooding).await.expect("ends in time")
+    }
+
+    /// Sends bytes and reads nothing; whether all were taken within `patience`.
+    pub async fn send_without_reading(&mut self, bytes: &[u8], patience: Duration) -> bool {
+        timeout(patience, self.send(bytes)).await == Ok(true)
+    }
+}
+
+impl Ended {
+    fn note(&mut self, frame: &Frame) {
+        *self.frames.entry(frame.kind).or_default() += 1;
+        match frame.kind {
+            GOAWAY => self.goaway = Some(code(&frame.payload[4..])),
+            RST_STREAM => *self.resets.entry(code(&frame.payload)).or_default() += 1,
+            _ => {}
+        }
+    }
+}
+
+async fn next(read: &mut ReadHalf<TlsStream<TcpStream>>) -> Option<Frame> {
+    let mut head = [0; 9];
+    read.read_exact(&mut head).await.ok()?;
+    let [a, b, c, kind, flags, stream @ ..] = head;
+    let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+    read.read_exact(&mut payload).await.ok()?;
+    Some(Frame {
+        kind,
+        flags,
+        stream: u32::from_be_bytes(stream),
+        payload,
+    })
+}
+
+fn code(bytes: &[u8]) -> u32 {
+    u32::from_be_bytes(bytes[..4].try_into().unwrap())
+}

@@ -1,0 +1,169 @@
+//! An HTTPS client for tests: one connection for each request, HTTP/1.1 or HTTP/2 as asked.
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    body::{Body, Bytes, Incoming},
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::{
+    ClientConfig, RootCertStore, SupportedProtocolVersion,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+/// Where requests go and whom to trust there.
+#[derive(Clone)]
+pub struct Https {
+    port: u16,
+    roots: Arc<RootCertStore>,
+    source: Ipv4Addr,
+}
+
+/// An answer read to its end.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// The HTTP version that it came over.
+    pub version: Version,
+    /// Its header fields.
+    pub headers: HeaderMap,
+    /// Its whole body.
+    pub body: Bytes,
+}
+
+/// A GET of `/` with these header fields.
+pub fn get(fields: &[(&str, &str)]) -> Request<Full<Bytes>> {
+    let request = fields
+        .iter()
+        .fold(Request::get("/"), |request, (name, value)| {
+            request.header(*name, *value)
+        });
+    request.body(Full::default()).unwrap()
+}
+
+impl Https {
+    /// Connects to `port` of this machine and trusts the certificates in `roots_pem`.
+    pub fn new(port: u16, roots_pem: &str) -> Self {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(roots_pem.as_bytes()) {
+            roots.add(certificate.unwrap()).unwrap();
+        }
+        Self {
+            port,
+            roots: Arc::new(roots),
+            source: Ipv4Addr::UNSPECIFIED,
+        }
+    }
+
+    /// The same from another address of this machine: all of 127.0.0.0/8 are.
+    pub fn from(&self, source: &str) -> Self {
+        let source = source.parse().unwrap();
+        Self {
+            source,
+            ..self.clone()
+        }
+    }
+
+    /// A configuration that trusts the same, to be changed and given to [`Self::connect_with`].
+    pub fn config(&self, alpn: &[&[u8]]) -> ClientConfig {
+        self.config_of(rustls::DEFAULT_VERSIONS, alpn)
+    }
+
+    /// As [`Self::config`], for these versions of TLS.
+    pub fn config_of(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+        alpn: &[&[u8]],
+    ) -> ClientConfig {
+        let mut config = ClientConfig::builder_with_protocol_versions(versions)
+            .with_root_certificates(Arc::clone(&self.roots))
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        config
+    }
+
+    /// Sends `request` over HTTP/1.1.
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+        self.send_over(Version::HTTP_11, request).await
+    }
+
+    /// Sends `request` over `version` and reads the answer to its end.
+    pub async fn send_over<B>(&self, version: Version, request: Request<B>) -> Answer
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+            + Send
+            + Unpin
+            + 'static,
+    {
+        let (head, body) = self.start(version, request).await.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        Answer {
+            status: head.status,
+            version: head.version,
+            headers: head.headers,
+            body,
+        }
+    }
+
+    /// Sends `request` over `version`; returns the answer with its body still to come.
+    pub async fn start<B>(&self, version: Version, mut request: Request<B>) -> Response<Incoming>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+            + Send
+            + Unpin
+            + 'static,
+    {
+        let authority = format!("localhost:{}", self.port);
+        if version == Version::HTTP_2 {
+            let target = request.uri().path_and_query().unwrap().to_string();
+            *request.uri_mut() = format!("https://{authority}{target}").parse().unwrap();
+            let io = TokioIo::new(self.connect(b"h2").await);
+            let (mut sender, connection) =
+                http2::handshake(TokioExecutor::new(), io).await.unwrap();
+            tokio::spawn(connection);
+            return sender.send_request(request).await.unwrap();
+        }
+        request
+            .headers_mut()
+            .insert("host", authority.parse().unwrap());
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(self.connect(b"http/1.1").await))
+                .await
+                .unwrap();
+        tokio::spawn(connection);
+        sender.send_request(request).await.unwrap()
+    }
+
+    /// A TLS connection that offers one protocol.
+    pub async fn connect(&self, alpn: &[u8]) -> TlsStream<TcpStream> {
+        self.try_connect(alpn).await.unwrap()
+    }
+
+    /// As [`Self::connect`], where the handshake may fail.
+    pub async fn try_connect(&self, alpn: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
+        self.connect_with(self.config(&[alpn]), "localhost").await
+    }
+
+    /// As [`Self::try_connect`], to a server by the name `server_name`.
+    pub async fn connect_with(
+        &self,
+        config: ClientConfig,
+        server_name: &'static str,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((self.source, 0).into())?;
+        let tcp = socket
+            .connect((Ipv4Addr::LOCALHOST, self.port).into())
+            .await?;
+        tcp.set_nodelay(true)?;
+        TlsConnector::from(Arc::new(config))
+            .connect(server_name.try_into().unwrap(), tcp)
+            .await
+    }
+}

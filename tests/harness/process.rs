@@ -1,0 +1,146 @@
+//! A process of ours: its log as it comes, its port, its end.
+
+use std::{
+    ffi::OsStr,
+    path::Path,
+    process::{ExitStatus, Output, Stdio},
+};
+
+use nix::{
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        signal::{Signal, kill},
+    },
+    unistd::Pid,
+};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    sync::watch,
+    time::timeout,
+};
+
+use crate::{PATIENCE, binary};
+
+/// A running process; killed when dropped.
+pub struct Process {
+    child: Child,
+    log: watch::Receiver<Vec<String>>,
+}
+
+/// As the binaries' `main` does: the test's own process makes TLS connections too.
+pub fn install_crypto_provider() {
+    common::tls::install_crypto_provider();
+}
+
+/// Raises the limit of open files of the test's own process.
+pub fn allow_open_files(files: u64) {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    assert!(
+        hard >= files,
+        "this test needs {files} open files, the limit is {hard}"
+    );
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+}
+
+/// A binary with nothing in its environment but the Workload API.
+pub fn command(program: &Path, endpoint: &str, args: &[impl AsRef<OsStr>]) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(args)
+        .env_clear()
+        .env("SPIFFE_ENDPOINT_SOCKET", endpoint)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+/// One of our binaries, run to its end.
+pub async fn output(name: &str, endpoint: &str, args: &[&str]) -> Output {
+    let run = command(&binary(name), endpoint, args).output();
+    timeout(PATIENCE, run).await.expect("ends in time").unwrap()
+}
+
+impl Process {
+    /// Starts `command` and reads its log.
+    pub fn spawn(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (sender, log) = watch::channel(Vec::new());
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                sender.send_modify(|log: &mut Vec<String>| log.push(line));
+            }
+        });
+        Self { child, log }
+    }
+
+    /// The first line of the log that contains `text`, once it is there.
+    pub async fn logged(&self, text: &str) -> String {
+        let mut log = self.log.clone();
+        let found = |log: &Vec<String>| log.iter().any(|line| line.contains(text));
+        match timeout(PATIENCE, log.wait_for(found)).await {
+            Ok(Ok(log)) => log
+                .iter()
+                .find(|line| line.contains(text))
+                .cloned()
+                .unwrap(),
+            _ => panic!("the log never had {text:?}:\n{}", self.log().join("\n")),
+        }
+    }
+
+    /// The log so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.borrow().clone()
+    }
+
+    /// Waits until the process listens; its port.
+    pub async fn listening(&self) -> u16 {
+        const LISTENING: &str = "listening on 127.0.0.1:";
+        let line = self.logged(LISTENING).await;
+        let (_, rest) = line.split_once(LISTENING).unwrap();
+        let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        port.parse().unwrap()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("is running")
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid().cast_signed()), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        timeout(PATIENCE, self.child.wait())
+            .await
+            .expect("ends in time")
+            .unwrap()
+    }
+
+    /// The most resident memory that it ever had, in KiB.
+    pub fn peak_memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// The processor time that it has used, in steps of 10 ms.
+    pub fn cpu_time(&self) -> std::time::Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let ticks: u64 = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|field| field.parse::<u64>().unwrap())
+            .sum();
+        std::time::Duration::from_millis(ticks * 10)
+    }
+}

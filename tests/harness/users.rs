@@ -1,0 +1,68 @@
+//! Processes of other Unix users, which only root can start.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
+
+use nix::unistd::{User, geteuid};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::{Stack, binary, process};
+
+/// A stack whose identities are those of Unix users, and our binaries where all users may run them.
+pub struct Users {
+    /// The dev-agent, on a socket that all users may reach.
+    pub stack: Stack,
+    binaries: TempDir,
+}
+
+impl Users {
+    /// Makes each pair an entry: the last part of a SPIFFE ID, and the user who has it. `None`, and a
+    /// line that says so, without root.
+    pub async fn new(entries: &[(&str, &str)]) -> Option<Self> {
+        if !geteuid().is_root() {
+            crate::skip("running processes as other users needs root");
+            return None;
+        }
+        let entries = entries
+            .iter()
+            .map(|(id, user)| {
+                format!("spiffe://example.org/{id}=unix:user:{user};dns=localhost")
+                    .parse()
+                    .unwrap()
+            })
+            .collect();
+        let stack = Stack::with("spiffe://example.org/test", |config| {
+            config.entries = entries
+        })
+        .await;
+        open(stack.agent.socket().parent().unwrap());
+        let binaries = tempfile::tempdir().unwrap();
+        open(binaries.path());
+        for name in ["server", "proxy", "client"] {
+            fs::copy(binary(name), binaries.path().join(name)).unwrap();
+        }
+        Some(Self { stack, binaries })
+    }
+
+    /// One of our binaries, as `user`.
+    pub fn command(&self, name: &str, user: &str, args: &[&str]) -> Command {
+        let user = User::from_name(user)
+            .unwrap()
+            .expect("a user that every Linux machine has");
+        let mut command = process::command(
+            &self.binaries.path().join(name),
+            &self.stack.agent.endpoint(),
+            args,
+        );
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+        command
+    }
+}
+
+fn open(directory: &Path) {
+    fs::set_permissions(directory, Permissions::from_mode(0o755)).unwrap();
+}

@@ -1,0 +1,158 @@
+use std::{
+    path::{Path, PathBuf},
+    process::Output,
+};
+
+use tokio::process::Command;
+
+use harness::{
+    PATIENCE, Stack, binary,
+    process::{self, Process},
+};
+
+const OTHER_AUDIENCE: &str = "spiffe://example.org/some-other-server";
+
+/// A role played by our binary or by go-spiffe's library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Player {
+    Ours,
+    Go,
+}
+
+use Player::{Go, Ours};
+
+#[tokio::test]
+async fn any_of_the_three_works_with_the_others_from_go_spiffe() {
+    let Some(directory) = go_build().await else {
+        return;
+    };
+    let go = directory.path().join("interop");
+    let stack = Stack::with("spiffe://example.org/test", |config| {
+        // One program plays all three roles in Go: it is told apart by the name it was copied to.
+        for (role, id) in [
+            ("server", "server"),
+            ("proxy", "server"),
+            ("client", "client"),
+        ] {
+            let entry = format!(
+                "spiffe://example.org/{id}=unix:path:{};dns=localhost",
+                copy(&go, role).display()
+            );
+            config.entries.push(entry.parse().unwrap());
+        }
+    })
+    .await;
+    for server in [Ours, Go] {
+        let server_process = start(&stack, server, &go, "server", &[]).await;
+        let upstream = format!("https://localhost:{}", server_process.listening().await);
+        for proxy in [Ours, Go] {
+            let proxy_process = start(&stack, proxy, &go, "proxy", &["upstream", &upstream]).await;
+            let url = format!("https://localhost:{}/", proxy_process.listening().await);
+            for client in [Ours, Go] {
+                let combination = format!("client {client:?}, proxy {proxy:?}, server {server:?}");
+                let accepted = request(&stack, client, &go, &url, None).await;
+                assert_eq!(
+                    accepted.stdout, b"Success!!!",
+                    "{combination}: {accepted:?}"
+                );
+                assert!(accepted.status.success(), "{combination}");
+
+                let refused = request(&stack, client, &go, &url, Some(OTHER_AUDIENCE)).await;
+                assert_eq!(
+                    String::from_utf8_lossy(&refused.stderr),
+                    "401 Unauthorized\n",
+                    "{combination}"
+                );
+                assert_eq!(refused.status.code(), Some(1), "{combination}");
+            }
+            proxy_process.logged("GET /").await;
+        }
+        server_process.logged("Request received").await;
+        server_process
+            .logged(r#"Invalid token: jwtsvid: expected audience in ["spiffe://example.org/server"] (audience=["spiffe://example.org/some-other-server"])"#)
+            .await;
+    }
+}
+
+/// Flags have the same names; ours have two dashes.
+fn flags(player: Player, flags: &[&str]) -> Vec<String> {
+    let dashes = if player == Ours { "--" } else { "-" };
+    flags
+        .chunks(2)
+        .flat_map(|flag| [format!("{dashes}{}", flag[0]), flag[1].to_owned()])
+        .collect()
+}
+
+fn command(stack: &Stack, player: Player, go: &Path, role: &str, args: Vec<String>) -> Command {
+    match player {
+        Ours => process::command(&binary(role), &stack.agent.endpoint(), &args),
+        Go => process::command(
+            &copy(go, role),
+            &stack.agent.endpoint(),
+            &[vec![role.to_owned()], args].concat(),
+        ),
+    }
+}
+
+async fn start(stack: &Stack, player: Player, go: &Path, role: &str, extra: &[&str]) -> Process {
+    let args = flags(player, &[&["listen", "127.0.0.1:0"], extra].concat());
+    Process::spawn(command(stack, player, go, role, args))
+}
+
+async fn request(
+    stack: &Stack,
+    player: Player,
+    go: &Path,
+    url: &str,
+    audience: Option<&str>,
+) -> Output {
+    let mut args = flags(player, &["url", url]);
+    match (player, audience) {
+        (_, None) => {}
+        (Ours, Some(audience)) => args.push(audience.to_owned()),
+        (Go, Some(audience)) => args.extend(flags(Go, &["audience", audience])),
+    }
+    let run = command(stack, player, go, "client", args).output();
+    tokio::time::timeout(PATIENCE, run)
+        .await
+        .expect("ends in time")
+        .unwrap()
+}
+
+/// The Go program under the name of a role, so that the agent can tell roles apart by path.
+fn copy(go: &Path, role: &str) -> PathBuf {
+    let path = go.with_file_name(format!("go-{role}"));
+    if !path.exists() {
+        std::fs::copy(go, &path).unwrap();
+    }
+    path.canonicalize().unwrap()
+}
+
+/// Builds the Go program; without Go there is nothing to test with, which CI does not accept.
+async fn go_build() -> Option<tempfile::TempDir> {
+    let directory = tempfile::tempdir().unwrap();
+    let mut build = Command::new("go");
+    build
+        .args(["build", "-o"])
+        .arg(directory.path().join("interop"))
+        .arg(".");
+    build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/interop"));
+    match build.output().await {
+        Ok(output) => {
+            assert!(
+                output.status.success(),
+                "go build failed:\n{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            Some(directory)
+        }
+        Err(error) => {
+            let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+            assert!(!ci, "CI needs Go for the interoperation test: {error}");
+            harness::skip(&format!(
+                "the interoperation test with go-spiffe needs Go (https://go.dev/dl/): {error}"
+            ));
+            None
+        }
+    }
+}

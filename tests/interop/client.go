@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
+)
+
+// runClient gets -url with a fresh JWT-SVID for -audience and prints the body.
+// Any status but 200 is the returned error, such as "401 Unauthorized".
+func runClient(ctx context.Context, args []string) error {
+	flags, address := newFlags("client")
+	url := flags.String("url", "", "`URL` to get, such as https://127.0.0.1:8443/ (required)")
+	serverID := flags.String("server-id", defaultServerID, "`SPIFFE ID` that whoever answers at -url must have")
+	audience := flags.String("audience", "", "`audience` to ask a token for (default: -server-id)")
+	_ = flags.Parse(args) // exits by itself on a mistake
+
+	if *url == "" {
+		return errors.New("no URL: set -url")
+	}
+	peer, err := spiffeid.FromString(*serverID)
+	if err != nil {
+		return fmt.Errorf("-server-id %q: %w", *serverID, err)
+	}
+	if *audience == "" {
+		*audience = peer.String()
+	}
+	option, err := workloadAPI(*address)
+	if err != nil {
+		return err
+	}
+
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	source, err := newX509Source(ctx, option)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	token, err := fetchToken(ctx, option, *audience)
+	if err != nil {
+		return err
+	}
+	return get(ctx, &http.Client{Transport: transport(source, peer)}, *url, token)
+}
+
+func fetchToken(ctx context.Context, option workloadapi.JWTSourceOption, audience string) (string, error) {
+	source, err := newJWTSource(ctx, option)
+	if err != nil {
+		return "", err
+	}
+	defer source.Close()
+	svid, err := source.FetchJWTSVID(ctx, jwtsvid.Params{Audience: audience})
+	if err != nil {
+		return "", fmt.Errorf("unable to get a JWT-SVID for audience %q: %w", audience, err)
+	}
+	return svid.Marshal(), nil
+}
+
+func get(ctx context.Context, client *http.Client, url, token string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return fmt.Errorf("-url %q: %w", url, err)
+	}
+	request.Header.Set("Authorization", "Bearer "+token)
+	response, err := client.Do(request)
+	if err != nil {
+		return fmt.Errorf("unable to send the request: %w", err)
+	}
+	defer response.Body.Close()
+
+	if response.StatusCode != http.StatusOK {
+		// Not response.Status: over HTTP/1.1 its wording is the peer's choice.
+		return fmt.Errorf("%d %s", response.StatusCode, http.StatusText(response.StatusCode))
+	}
+	if _, err := io.Copy(os.Stdout, response.Body); err != nil {
+		return fmt.Errorf("unable to copy the response body: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// runProxy forwards every request to -upstream, whose SPIFFE ID must be
+// -upstream-id. The caller's token passes untouched: checking it is the
+// upstream's task.
+func runProxy(ctx context.Context, args []string) error {
+	flags, address := newFlags("proxy")
+	listen := flags.String("listen", "127.0.0.1:0", "`address` to listen on")
+	upstream := flags.String("upstream", "", "`URL` to forward to, such as https://127.0.0.1:8080 (required)")
+	upstreamID := flags.String("upstream-id", defaultServerID, "`SPIFFE ID` that the upstream must have")
+	_ = flags.Parse(args) // exits by itself on a mistake
+
+	target, err := url.Parse(*upstream)
+	if err != nil || target.Scheme != "https" || target.Host == "" {
+		return fmt.Errorf("-upstream %q is not an https URL with a host", *upstream)
+	}
+	peer, err := spiffeid.FromString(*upstreamID)
+	if err != nil {
+		return fmt.Errorf("-upstream-id %q: %w", *upstreamID, err)
+	}
+	option, err := workloadAPI(*address)
+	if err != nil {
+		return err
+	}
+	source, err := newX509Source(ctx, option)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.SetXForwarded()
+		},
+		Transport: transport(source, peer),
+	}
+	return serve(ctx, *listen, source, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		log.Printf("%s %s", r.Method, r.URL)
+		proxy.ServeHTTP(w, r)
+	}))
+}

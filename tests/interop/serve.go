@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
+)
+
+const (
+	readHeaderTimeout = 10 * time.Second
+	drainTimeout      = 10 * time.Second
+)
+
+// serve answers requests on address with handler until ctx ends, then lets the
+// open requests finish. It shows the source's X.509-SVID and asks the caller for
+// no certificate. HTTP/2 and HTTP/1.1 are both offered: ServeTLS sees to ALPN.
+func serve(ctx context.Context, address string, source *workloadapi.X509Source, handler http.Handler) error {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("unable to listen (-listen %s): %w", address, err)
+	}
+	server := &http.Server{
+		Handler:           handler,
+		TLSConfig:         tlsconfig.TLSServerConfig(source),
+		ReadHeaderTimeout: readHeaderTimeout,
+	}
+
+	served := make(chan error, 1)
+	go func() { served <- server.ServeTLS(listener, "", "") }()
+	log.Printf("listening on %s", listener.Addr())
+
+	select {
+	case err := <-served:
+		return fmt.Errorf("unable to serve: %w", err)
+	case <-ctx.Done():
+	}
+	drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	if err := server.Shutdown(drain); err != nil {
+		return fmt.Errorf("open requests did not finish: %w", errors.Join(err, server.Close()))
+	}
+	return nil
+}
+
+// transport connects only to the holder of an X.509-SVID with the SPIFFE ID
+// peer, and presents no certificate. A transport with TLS settings of its own
+// speaks HTTP/2 only when told to try.
+func transport(source *workloadapi.X509Source, peer spiffeid.ID) *http.Transport {
+	return &http.Transport{
+		TLSClientConfig:   tlsconfig.TLSClientConfig(source, tlsconfig.AuthorizeID(peer)),
+		ForceAttemptHTTP2: true,
+	}
+}
+
+// newX509Source waits for the first X.509-SVID and trust bundle.
+func newX509Source(ctx context.Context, option workloadapi.X509SourceOption) (*workloadapi.X509Source, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	source, err := workloadapi.NewX509Source(ctx, option)
+	if err != nil {
+		return nil, fmt.Errorf("unable to get an X.509-SVID: %w", err)
+	}
+	return source, nil
+}
+
+// newJWTSource waits for the first JWT bundles.
+func newJWTSource(ctx context.Context, option workloadapi.JWTSourceOption) (*workloadapi.JWTSource, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	source, err := workloadapi.NewJWTSource(ctx, option)
+	if err != nil {
+		return nil, fmt.Errorf("unable to get JWT bundles: %w", err)
+	}
+	return source, nil
+}

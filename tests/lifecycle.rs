@@ -1,0 +1,310 @@
+use std::{os::unix::fs::PermissionsExt, sync::Arc};
+
+use common::body;
+use http::{StatusCode, Version};
+use http_body_util::BodyExt;
+use nix::sys::signal::Signal;
+use tokio::sync::Notify;
+
+use harness::{
+    PATIENCE, Stack, binary,
+    https::get,
+    process::{self, Process},
+    upstream,
+    users::Users,
+};
+
+#[tokio::test]
+async fn sigterm_finishes_what_is_in_flight() {
+    let stack = Stack::new().await;
+    let (arrived, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let slow = upstream::answering(&stack, &["h2"], {
+        let (arrived, release) = (Arc::clone(&arrived), Arc::clone(&release));
+        move |_| {
+            let (arrived, release) = (Arc::clone(&arrived), Arc::clone(&release));
+            async move {
+                arrived.notify_one();
+                release.notified().await;
+                body::text(StatusCode::OK, "finished")
+            }
+        }
+    })
+    .await;
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        let mut proxy = stack.proxy(slow, &[]).await;
+        let https = stack.https(proxy.listening().await);
+        let request = tokio::spawn(async move { https.send_over(version, get(&[])).await });
+        arrived.notified().await;
+
+        proxy.signal(Signal::SIGTERM);
+        proxy.logged("stopping: finishing what is in flight").await;
+        release.notify_one();
+
+        assert_eq!(request.await.unwrap().body, "finished");
+        assert_eq!(proxy.ended().await.code(), Some(0), "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_drain_timeout_and_a_second_signal_end_what_hangs() {
+    let stack = Stack::new().await;
+    let hung = upstream::answering(&stack, &["h2"], async |_| {
+        tokio::time::sleep(PATIENCE * 2).await;
+        body::status(StatusCode::OK)
+    })
+    .await;
+    for (drain, signals, status, log) in [
+        ("100ms", 1, 0, "drain timeout passed"),
+        ("30s", 2, 1, "stopping at once"),
+    ] {
+        let mut proxy = stack.proxy(hung, &["--drain-timeout", drain]).await;
+        let https = stack.https(proxy.listening().await);
+        tokio::spawn(async move { https.send(get(&[])).await });
+        proxy.logged("GET /").await;
+        for _ in 0..signals {
+            proxy.signal(Signal::SIGTERM);
+            proxy.logged("stopping: finishing").await;
+        }
+        proxy.logged(log).await;
+        assert_eq!(proxy.ended().await.code(), Some(status));
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_do_not_delay_the_end() {
+    let stack = Stack::new().await;
+    let mut server = stack.server(&[]).await;
+    let https = stack.https(server.listening().await);
+    let _idle = (https.connect(b"h2").await, https.connect(b"http/1.1").await);
+    server.signal(Signal::SIGINT);
+    server.logged("stopped").await;
+    assert_eq!(server.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_refused_at_once() {
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let address = format!("127.0.0.1:{}", server.listening().await);
+    for name in ["server", "proxy"] {
+        let mut second = stack.spawn(name, &["--listen", &address]);
+        second
+            .logged(&format!("cannot listen on {address}: the port is in use"))
+            .await;
+        assert_eq!(second.ended().await.code(), Some(1));
+    }
+}
+
+#[tokio::test]
+async fn start_up_says_what_is_wrong_with_the_workload_api() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    drop(std::os::unix::net::UnixListener::bind(path("stale")).unwrap());
+    let _mute = std::os::unix::net::UnixListener::bind(path("mute")).unwrap();
+    let stack = Stack::with("spiffe://example.org/other", |config| {
+        config.entries.retain(|entry| entry.id().path() == "/other");
+    })
+    .await;
+    let cases = [
+        (
+            path("nowhere"),
+            "no such socket; start the agent, or give its socket with --workload-api",
+        ),
+        (
+            path("stale"),
+            "nobody listens on the socket; start the agent",
+        ),
+        (path("mute"), "connected, but it did not answer in time"),
+        (
+            stack.agent.socket().display().to_string(),
+            "no registration entry matches this process (uid ",
+        ),
+    ];
+    for (socket, reason) in cases {
+        for name in ["server", "proxy"] {
+            let args = ["--listen", "127.0.0.1:0", "--startup-timeout", "200ms"];
+            let mut process = Process::spawn(process::command(
+                &binary(name),
+                &format!("unix://{socket}"),
+                &args,
+            ));
+            let line = process
+                .logged(&format!(
+                    "no identity from the Workload API at unix://{socket}"
+                ))
+                .await;
+            assert!(line.contains(reason), "{line}");
+            assert_eq!(process.ended().await.code(), Some(1));
+        }
+        let output = process::output("client", &format!("unix://{socket}"), &["-m", "200ms"]).await;
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains(reason) && text.lines().count() == 1, "{text}");
+        assert_eq!(output.status.code(), Some(1));
+    }
+}
+
+#[tokio::test]
+async fn a_socket_without_permission_is_named_with_the_user() {
+    let Some(users) = Users::new(&[("server", "daemon")]).await else {
+        return;
+    };
+    let directory = users.stack.agent.socket().parent().unwrap();
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let args = ["--listen", "127.0.0.1:0", "--startup-timeout", "200ms"];
+    let mut process = Process::spawn(users.command("server", "daemon", &args));
+    let line = process
+        .logged("permission denied on the socket for uid 1, user daemon")
+        .await;
+    assert!(line.contains(&users.stack.agent.endpoint()), "{line}");
+    assert_eq!(process.ended().await.code(), Some(1));
+}
+
+#[tokio::test]
+async fn an_agent_that_starts_later_is_found() {
+    let stack = Stack::new().await;
+    stack.agent.stop().await;
+    let server = stack.spawn("server", &["--listen", "127.0.0.1:0"]);
+    server
+        .logged("waiting for an identity from the Workload API")
+        .await;
+
+    stack.agent.restart().await.unwrap();
+
+    server.listening().await;
+}
+
+#[tokio::test]
+async fn bad_flags_are_refused_with_status_2_before_anything_else() {
+    for (name, args, text) in [
+        (
+            "server",
+            &["--workload-api", "agent.sock"] as &[&str],
+            "'agent.sock' for '--workload-api <ADDRESS>'",
+        ),
+        (
+            "server",
+            &["--workload-api", "http://localhost"],
+            "expected for example unix:///tmp/agent.sock",
+        ),
+        (
+            "server",
+            &["--audience", ""],
+            "an audience must not be empty",
+        ),
+        (
+            "server",
+            &["--allow", "*"],
+            "expected a SPIFFE ID such as spiffe://example.org/client",
+        ),
+        (
+            "server",
+            &["--listen", "8080"],
+            "expected an IP address and a port, for example [::]:8080",
+        ),
+        (
+            "server",
+            &["--startup-timeout", "5"],
+            "expected a number and a unit, for example 500ms",
+        ),
+        (
+            "server",
+            &["--max-connections", "0"],
+            "expected a whole number of at least 1",
+        ),
+        (
+            "proxy",
+            &["--upstream", "http://localhost:8080"],
+            "http would send the token in clear",
+        ),
+        (
+            "proxy",
+            &["--upstream-id", "example.org/server"],
+            "expected for example spiffe://example.org/server",
+        ),
+        ("proxy", &["--path", "status"], "expected a path from / on"),
+        ("proxy", &["--nope"], "unexpected argument '--nope'"),
+        (
+            "client",
+            &["--url", "http://localhost:8443/"],
+            "http would send the token in clear",
+        ),
+        (
+            "client",
+            &["--server-id", "spiffe://example.org"],
+            "names a trust domain, not a workload",
+        ),
+    ] {
+        let output = process::output(name, "unix:///nowhere", args).await;
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(stderr.contains(text), "{args:?}: {stderr}");
+    }
+}
+
+#[tokio::test]
+async fn the_environment_is_read_like_the_flags() {
+    let mut command = process::command(&binary("server"), "unix:///nowhere", &[] as &[&str]);
+    let output = command
+        .env("SERVER_LISTEN", "nonsense")
+        .output()
+        .await
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr.contains("'nonsense' for '--listen <ADDRESS>'"),
+        "{stderr}"
+    );
+    assert!(
+        stderr.contains("the environment variable SERVER_LISTEN is set"),
+        "{stderr}"
+    );
+}
+
+#[tokio::test]
+async fn logs_can_be_json() {
+    let stack = Stack::new().await;
+    let server = stack.server(&["--log-format", "json"]).await;
+    let token = format!("Bearer {}", stack.token(|_| ()));
+    let port = server.log().iter().find_map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line["message"]
+            .as_str()?
+            .strip_prefix("listening on 127.0.0.1:")?
+            .parse()
+            .ok()
+    });
+    stack
+        .https(port.unwrap())
+        .send(get(&[("authorization", &token)]))
+        .await;
+    let line: serde_json::Value =
+        serde_json::from_str(&server.logged("Request received").await).unwrap();
+    assert_eq!(line["caller"], "spiffe://example.org/client");
+}
+
+#[tokio::test]
+async fn a_header_that_never_ends_and_a_handshake_that_never_comes_are_cut_off() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let stack = Stack::new().await;
+    let server = stack
+        .server(&["--header-timeout", "200ms", "--handshake-timeout", "200ms"])
+        .await;
+    let port = server.listening().await;
+
+    let mut silent = tokio::net::TcpStream::connect(("127.0.0.1", port))
+        .await
+        .unwrap();
+    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+
+    let mut slow = stack.https(port).connect(b"http/1.1").await;
+    slow.write_all(b"GET / HTTP/1.1\r\nHost: a").await.unwrap();
+    let cut_off = slow.read(&mut [0]).await;
+    assert!(matches!(cut_off, Ok(0) | Err(_)), "{cut_off:?}");
+
+    let mut response = stack.https(port).start(Version::HTTP_11, get(&[])).await;
+    assert!(
+        response.body_mut().frame().await.is_some(),
+        "others are served meanwhile"
+    );
+}

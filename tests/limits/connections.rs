@@ -1,0 +1,220 @@
+use std::{process::Stdio, time::Duration};
+
+use harness::{
+    PATIENCE, SERVER_ID, Stack, binary,
+    frames::{self, Frames},
+    https::get,
+    process::{self, Process},
+};
+use http::Version;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::{SOON, read_to_end, server, stays_open};
+
+#[tokio::test]
+async fn p138_a_handshake_that_never_ends_is_cut_off() {
+    let (_stack, server, https) = server(&["--handshake-timeout", SOON]).await;
+    let port = server.listening().await;
+    // Nothing, half a record's header, and a record that never comes whole.
+    for bytes in [
+        b"" as &[u8],
+        b"\x16\x03",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ] {
+        let mut tcp = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        tcp.write_all(bytes).await.unwrap();
+        assert_eq!(https.send(get(&[])).await.status, 401, "accept goes on");
+        let end = timeout(PATIENCE, tcp.read(&mut [0]))
+            .await
+            .expect("is closed in time");
+        assert!(matches!(end, Ok(0) | Err(_)), "{bytes:?}");
+    }
+}
+
+#[tokio::test]
+async fn p141_an_idle_connection_is_closed() {
+    let (_stack, _server, https) = server(&["--idle-timeout", SOON, "--body-timeout", SOON]).await;
+
+    let mut http1 = https.connect(b"http/1.1").await;
+    http1
+        .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    let answer = read_to_end(&mut http1).await;
+    assert!(answer.starts_with("HTTP/1.1 401 "), "P141: {answer}");
+
+    let mut http2 = Frames::connect(&https, &[]).await;
+    http2.send(&frames::request(1, frames::GET, &[])).await;
+    let ended = http2.flood(&[]).await;
+    assert_eq!(ended.goaway, Some(0), "P142: told before it is closed");
+    assert_eq!(ended.frames[&frames::HEADERS], 1);
+}
+
+#[tokio::test]
+async fn p142_pings_keep_no_idle_connection() {
+    let (_stack, _server, https) = server(&["--idle-timeout", SOON, "--body-timeout", SOON]).await;
+    let mut http2 = Frames::connect(&https, &[]).await;
+    http2.send(&frames::request(1, frames::GET, &[])).await;
+    let ping = frames::frame(frames::PING, 0, 0, &[7; 8]);
+    let trickling = async {
+        while http2.send(&ping).await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, trickling)
+        .await
+        .expect("is closed though it pings");
+}
+
+#[tokio::test]
+async fn p142_a_quiet_http2_connection_is_pinged() {
+    let (_stack, _server, https) = server(&[]).await;
+    let mut http2 = Frames::connect(&https, &[]).await;
+    http2.send(&frames::request(1, frames::GET, &[])).await;
+    let pinged = async {
+        loop {
+            let frame = http2.next().await.expect("is kept");
+            if frame.kind == frames::PING && frame.flags == 0 {
+                break;
+            }
+        }
+    };
+    timeout(PATIENCE, pinged)
+        .await
+        .expect("is asked whether it lives");
+}
+
+#[tokio::test]
+async fn p143_connections_over_the_bound_wait_and_are_served_when_one_ends() {
+    let (_stack, _server, https) = server(&[
+        "--max-connections",
+        "2",
+        "--max-connections-per-address",
+        "9",
+    ])
+    .await;
+    let mut kept = vec![
+        https.connect(b"http/1.1").await,
+        https.connect(b"http/1.1").await,
+    ];
+    for tls in &mut kept {
+        assert!(stays_open(tls, Duration::from_millis(50)).await);
+    }
+    let third = tokio::spawn({
+        let https = https.clone();
+        async move { https.send(get(&[])).await }
+    });
+    assert!(!third.is_finished());
+    drop(kept.pop());
+    assert_eq!(third.await.unwrap().status, 401);
+}
+
+#[tokio::test]
+async fn p143_connections_over_the_bound_wait_no_longer_than_a_handshake() {
+    let (_stack, _server, https) = server(&[
+        "--max-connections",
+        "1",
+        "--max-connections-per-address",
+        "9",
+        "--handshake-timeout",
+        SOON,
+    ])
+    .await;
+    let _kept = https.connect(b"http/1.1").await;
+    let mut second = https.connect(b"http/1.1").await;
+    assert_eq!(read_to_end(&mut second).await, "");
+}
+
+#[tokio::test]
+async fn p143_one_address_has_its_share() {
+    let (_stack, server, https) = server(&["--max-connections", "6"]).await;
+    let _kept = [
+        https.connect(b"h2").await,
+        https.connect(b"http/1.1").await,
+        https.connect(b"h2").await,
+    ];
+    assert!(
+        https.try_connect(b"h2").await.is_err(),
+        "half of 6 is its share"
+    );
+    server
+        .logged("as many connections as --max-connections-per-address allows")
+        .await;
+
+    let other = https.from("127.0.0.2");
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        assert_eq!(
+            other.send_over(version, get(&[])).await.status,
+            401,
+            "others are served"
+        );
+    }
+}
+
+#[tokio::test]
+async fn p143_handshakes_over_the_bound_take_the_place_of_the_oldest() {
+    let (_stack, server, https) = server(&["--max-handshakes", "3"]).await;
+    let port = server.listening().await;
+    let mut half_open = Vec::new();
+    for _ in 0..3 {
+        half_open.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+    }
+    assert_eq!(https.send(get(&[])).await.status, 401);
+    let end = timeout(PATIENCE, half_open[0].read(&mut [0]))
+        .await
+        .expect("is closed");
+    assert!(matches!(end, Ok(0) | Err(_)));
+    server
+        .logged("more TLS handshakes in flight than --max-handshakes allows")
+        .await;
+}
+
+/// A process that may open so many files, however it raises that.
+fn with_open_files(stack: &Stack, files: usize, args: &[&str]) -> Process {
+    let script = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
+    let server = binary("server");
+    let shell = ["-c", &script, server.to_str().unwrap()];
+    let mut command = process::command(
+        "/bin/sh".as_ref(),
+        &stack.agent.endpoint(),
+        &[&shell, args].concat(),
+    );
+    command.stdout(Stdio::null());
+    Process::spawn(command)
+}
+
+#[tokio::test]
+async fn p143_without_files_to_open_it_waits_and_goes_on() {
+    let stack = Stack::new().await;
+    let server = with_open_files(&stack, 40, &["--listen", "127.0.0.1:0", "--cores", "1"]);
+    let port = server.listening().await;
+    server
+        .logged("connections and handshakes are allowed, but only 40 open files")
+        .await;
+    let mut crowd = Vec::new();
+    for _ in 0..60 {
+        crowd.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+    }
+    server
+        .logged("cannot accept connections; trying again")
+        .await;
+    let before = server.cpu_time();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let used = server.cpu_time() - before;
+    assert!(
+        used < Duration::from_millis(300),
+        "it spins: {used:?} of one second"
+    );
+
+    drop(crowd);
+    let https = stack.https(port);
+    assert_eq!(
+        https.send(get(&[])).await.status,
+        401,
+        "{SERVER_ID} goes on"
+    );
+}

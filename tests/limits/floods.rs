@@ -1,0 +1,234 @@
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use harness::{
+    PATIENCE, Stack,
+    frames::{ENHANCE_YOUR_CALM, Frames, GET, RST_STREAM, frame, request},
+    https::get,
+    process::Process,
+};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    sync::Semaphore,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, timeout},
+};
+
+/// What a good client beside a flood waits for an answer at most, its handshake included. The
+/// machine is shared with the flood itself and with other tests.
+const ANSWERED: Duration = Duration::from_secs(5);
+
+/// What the server may grow by, in KiB.
+const MEMORY: usize = 128 * 1024;
+
+/// How the good client fared.
+#[derive(Debug)]
+struct Beside {
+    answers: usize,
+    median: Duration,
+    worst: Duration,
+    flood: Duration,
+    grown_kib: usize,
+}
+
+/// Runs `flood`; meanwhile, and at least ten times, a good client connects, asks, and must get `200`.
+async fn beside(stack: &Stack, server: &Process, flood: impl Future<Output = ()>) -> Beside {
+    let good = stack.https(server.listening().await).from("127.0.0.2");
+    let token = format!("Bearer {}", stack.token(|_| ()));
+    let before = server.peak_memory();
+    let start = Instant::now();
+    let mut took = Vec::new();
+    let mut flood = std::pin::pin!(flood);
+    let mut flooded = None;
+    while flooded.is_none() || took.len() < 10 {
+        let asked = Instant::now();
+        let mut asking = std::pin::pin!(good.send(get(&[("authorization", &token)])));
+        let answer = loop {
+            tokio::select! {
+                answer = &mut asking => break answer,
+                () = &mut flood, if flooded.is_none() => flooded = Some(start.elapsed()),
+            }
+        };
+        assert_eq!(answer.status, 200);
+        took.push(asked.elapsed());
+    }
+    took.sort();
+    let beside = Beside {
+        answers: took.len(),
+        median: took[took.len() / 2],
+        worst: took[took.len() - 1],
+        flood: flooded.unwrap(),
+        grown_kib: server.peak_memory() - before,
+    };
+    println!(
+        "flood {:?}, beside it {} answers, median {:?}, worst {:?}; the server grew by {} KiB",
+        beside.flood, beside.answers, beside.median, beside.worst, beside.grown_kib
+    );
+    assert!(beside.worst < ANSWERED, "{beside:?}");
+    assert!(beside.grown_kib < MEMORY, "{beside:?}");
+    beside
+}
+
+/// Runs `attack` so many times, so many at once.
+async fn times<F, T>(count: usize, at_once: usize, attack: impl Fn() -> F) -> Vec<T>
+where
+    F: Future<Output = T> + Send + 'static,
+    T: Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(at_once));
+    let mut attacks = JoinSet::new();
+    for _ in 0..count {
+        let place = Arc::clone(&places).acquire_owned().await.unwrap();
+        let attack = attack();
+        attacks.spawn(async move {
+            let done = attack.await;
+            drop(place);
+            done
+        });
+    }
+    attacks.join_all().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p135_slowloris_of_2000_connections() {
+    let stack = Stack::new().await;
+    let server = stack.server(&["--header-timeout", "60s"]).await;
+    let https = Arc::new(stack.https(server.listening().await));
+    let mut slow = Vec::new();
+    beside(&stack, &server, async {
+        slow = times(2000, 50, || {
+            let https = Arc::clone(&https);
+            async move {
+                let mut tls = https.connect(b"http/1.1").await;
+                tls.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-a: ")
+                    .await
+                    .unwrap();
+                tls.flush().await.unwrap();
+                tls
+            }
+        })
+        .await;
+    })
+    .await;
+    beside(&stack, &server, async {}).await;
+    for tls in &mut slow {
+        tls.write_all(b"b").await.expect("all are held at once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p144_rapid_reset_flood() {
+    const CANCEL: [u8; 4] = [0, 0, 0, 8];
+    let bytes: Arc<Vec<u8>> = Arc::new(
+        (0..1000)
+            .flat_map(|n| {
+                [
+                    request(2 * n + 1, GET, &[]),
+                    frame(RST_STREAM, 0, 2 * n + 1, &CANCEL),
+                ]
+                .concat()
+            })
+            .collect(),
+    );
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let https = Arc::new(stack.https(server.listening().await));
+    let ended = beside(&stack, &server, async {
+        let ended = times(200, 8, || {
+            let (https, bytes) = (Arc::clone(&https), Arc::clone(&bytes));
+            async move {
+                Frames::connect(&https, &[])
+                    .await
+                    .flood(&bytes)
+                    .await
+                    .goaway
+            }
+        })
+        .await;
+        for goaway in ended {
+            assert_eq!(goaway, Some(ENHANCE_YOUR_CALM));
+        }
+    })
+    .await;
+    println!(
+        "{:.0} connections of 1000 resets a second",
+        200.0 / ended.flood.as_secs_f64()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p143_1000_bad_tokens_a_second() {
+    const TICKS: usize = 200;
+    const EACH: usize = 10;
+    let (stack, stranger) = (Stack::new().await, Stack::new().await);
+    let server = stack.server(&[]).await;
+    let https = stack.https(server.listening().await);
+    let refused = Arc::<AtomicUsize>::default();
+    let bad = format!("Bearer {}", stranger.token(|_| ()));
+    let flood = async {
+        let io = TokioIo::new(https.connect(b"h2").await);
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        let mut tick = interval(Duration::from_millis(9));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let mut asking = JoinSet::new();
+        for _ in 0..TICKS {
+            tick.tick().await;
+            for _ in 0..EACH {
+                let (mut sender, refused) = (sender.clone(), Arc::clone(&refused));
+                let mut request = get(&[("authorization", &bad)]);
+                *request.uri_mut() = "https://localhost/".parse().unwrap();
+                asking.spawn(async move {
+                    sender.ready().await.unwrap();
+                    let answer = sender.send_request(request).await.unwrap();
+                    assert_eq!(answer.status(), 401);
+                    refused.fetch_add(1, SeqCst);
+                });
+            }
+        }
+        asking.join_all().await;
+    };
+    let beside = beside(&stack, &server, flood).await;
+    let count = refused.load(SeqCst);
+    assert_eq!(count, TICKS * EACH);
+    println!(
+        "{:.0} bad tokens a second",
+        count as f64 / beside.flood.as_secs_f64()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p138_10000_half_open_handshakes() {
+    const COUNT: usize = 10_000;
+    harness::process::allow_open_files(COUNT as u64 + 1000);
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let port = server.listening().await;
+    let mut half_open = Vec::new();
+    beside(&stack, &server, async {
+        half_open = times(COUNT, 200, || async move {
+            let connecting = TcpStream::connect(("127.0.0.1", port));
+            let mut tcp = timeout(PATIENCE, connecting)
+                .await
+                .expect("connects")
+                .unwrap();
+            // Half of a record that begins a ClientHello; the server may have closed it by now.
+            let _ = tcp
+                .write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+                .await;
+            tcp
+        })
+        .await;
+    })
+    .await;
+    assert_eq!(half_open.len(), COUNT);
+    beside(&stack, &server, async {}).await;
+}

@@ -1,0 +1,265 @@
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use common::body;
+use harness::{
+    PATIENCE, Stack,
+    frames::{
+        CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frames, GET, HEADERS, PING,
+        POST, PRIORITY, REFUSED_STREAM, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, request,
+    },
+    https::{Https, get},
+    upstream,
+};
+use http::{StatusCode, Version};
+use tokio::{sync::Semaphore, time::timeout};
+
+use crate::server;
+
+const CANCEL: [u8; 4] = [0, 0, 0, 8];
+
+/// Streams of a client, in their order.
+fn streams(count: u32) -> impl Iterator<Item = u32> {
+    (0..count).map(|n| 2 * n + 1)
+}
+
+fn repeated(frame: &[u8], count: usize) -> Vec<u8> {
+    frame.repeat(count)
+}
+
+async fn is_well(https: &Https) {
+    let answer = https.send_over(Version::HTTP_2, get(&[])).await;
+    assert_eq!(answer.status, 401, "others are served");
+}
+
+/// Each flood ends its connection with the code, in little memory, and the server goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p144_floods_end_their_connection() {
+    const PROTOCOL_ERROR: u32 = 1;
+    const COMPRESSION_ERROR: u32 = 9;
+    let reset = |stream| {
+        [
+            request(stream, GET, &[]),
+            frame(RST_STREAM, 0, stream, &CANCEL),
+        ]
+        .concat()
+    };
+    let rapid_reset: Vec<u8> = streams(200).flat_map(reset).collect();
+    // A window that overflows makes the server reset the stream.
+    let overflow = |stream| {
+        let window = frame(WINDOW_UPDATE, 0, stream, &0x7fff_ffffu32.to_be_bytes());
+        [frame(HEADERS, END_HEADERS, stream, POST), window].concat()
+    };
+    let made_you_reset: Vec<u8> = streams(2000).flat_map(overflow).collect();
+    let begun = frame(HEADERS, END_STREAM, 1, GET);
+    let continued = frame(CONTINUATION, 0, 1, b"\x00\x01a\x01b");
+    let continuations = [begun.clone(), repeated(&continued, 20_000)].concat();
+    let nothing = frame(CONTINUATION, 0, 1, &[]);
+    let empty_continuations = [begun, repeated(&nothing, 20_000)].concat();
+    let body = frame(HEADERS, END_HEADERS, 1, POST);
+    let empty_data = [body.clone(), repeated(&frame(DATA, 0, 1, &[]), 20_000)].concat();
+    // Dynamic table size update to 2³⁰ (RFC 7541 §6.3), and a field that refers to nothing.
+    let table = frame(
+        HEADERS,
+        END_STREAM | END_HEADERS,
+        1,
+        b"\x3f\xe1\xff\xff\xff\x03\x82",
+    );
+    let nowhere = frame(
+        HEADERS,
+        END_STREAM | END_HEADERS,
+        1,
+        b"\xff\xff\xff\xff\x07",
+    );
+
+    let (_stack, server, https) = server(&[]).await;
+    let before = server.peak_memory();
+    for (number, bytes, code) in [
+        ("P144", rapid_reset, Some(ENHANCE_YOUR_CALM)),
+        ("P145", made_you_reset, Some(ENHANCE_YOUR_CALM)),
+        ("P146", continuations, Some(ENHANCE_YOUR_CALM)),
+        ("P146 empty", empty_continuations, Some(ENHANCE_YOUR_CALM)),
+        ("P147", empty_data, Some(ENHANCE_YOUR_CALM)),
+        ("P152 table size", table, Some(COMPRESSION_ERROR)),
+        ("P152 index", nowhere, Some(COMPRESSION_ERROR)),
+        (
+            "P148 PING",
+            repeated(&frame(PING, 0, 0, &[1; 8]), 20_000),
+            None,
+        ),
+        (
+            "P148 SETTINGS",
+            repeated(&frame(SETTINGS, 0, 0, &[]), 20_000),
+            None,
+        ),
+        (
+            "P149 PRIORITY",
+            repeated(&frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 9]), 20_000),
+            None,
+        ),
+        (
+            "P149 unknown",
+            repeated(&frame(0xfa, 0, 1, &[0; 9]), 20_000),
+            None,
+        ),
+    ] {
+        let ended = Frames::connect(&https, &[]).await.flood(&bytes).await;
+        let right = match code {
+            Some(COMPRESSION_ERROR) => {
+                matches!(ended.goaway, Some(COMPRESSION_ERROR | PROTOCOL_ERROR))
+            }
+            code => ended.goaway == code,
+        };
+        assert!(right, "{number}: {ended:?}");
+        is_well(&https).await;
+    }
+    let grown = server.peak_memory() - before;
+    assert!(grown < 16 * 1024, "the server grew by {grown} KiB");
+}
+
+#[tokio::test]
+async fn p148_who_floods_and_does_not_read_takes_no_memory() {
+    let (_stack, server, https) = server(&["--header-timeout", "2s"]).await;
+    let before = server.peak_memory();
+    let settings = frame(SETTINGS, 0, 0, &[]);
+    let ping = frame(PING, 0, 0, &[1; 8]);
+    for (number, frame) in [("P148 SETTINGS", settings), ("P148 PING", ping)] {
+        let mut http2 = Frames::connect(&https, &[]).await;
+        let bytes = repeated(&frame, 1_000_000);
+        let taken = http2.send_without_reading(&bytes, PATIENCE).await;
+        assert!(!taken, "{number}: is closed before it took all");
+    }
+    let grown = server.peak_memory() - before;
+    assert!(grown < 8 * 1024, "the server grew by {grown} KiB");
+    is_well(&https).await;
+}
+
+#[tokio::test]
+async fn p147_small_frames_of_a_body_within_reason_are_served() {
+    let (_stack, _server, https) = server(&[]).await;
+    let mut bytes = frame(HEADERS, END_HEADERS, 1, POST);
+    bytes.extend(repeated(&frame(DATA, 0, 1, b"a"), 50));
+    bytes.extend(frame(DATA, END_STREAM, 1, b"a"));
+    let mut http2 = Frames::connect(&https, &[]).await;
+    http2.send(&bytes).await;
+    let answered = async { while http2.next().await.expect("goes on").kind != HEADERS {} };
+    timeout(PATIENCE, answered).await.expect("is answered");
+}
+
+#[tokio::test]
+async fn p150_streams_over_the_bound_are_refused_and_the_others_served() {
+    let stack = Stack::new().await;
+    let release = Arc::new(Semaphore::new(0));
+    let held = upstream::answering(&stack, &["h2"], {
+        let release = Arc::clone(&release);
+        move |_| {
+            let release = Arc::clone(&release);
+            async move {
+                let _ = release.acquire().await;
+                body::status(StatusCode::IM_A_TEAPOT)
+            }
+        }
+    })
+    .await;
+    let proxy = stack.proxy(held, &[]).await;
+    let https = stack.https(proxy.listening().await);
+    let mut http2 = Frames::connect(&https, &[]).await;
+    let all: Vec<u8> = streams(300)
+        .flat_map(|stream| request(stream, GET, &[]))
+        .collect();
+    http2.send(&all).await;
+    let (mut refused, mut answered) = (0, 0);
+    let counted = async {
+        while refused + answered < 300 {
+            let frame = http2.next().await.expect("goes on");
+            match frame.kind {
+                RST_STREAM => {
+                    assert_eq!(frame.payload, REFUSED_STREAM.to_be_bytes());
+                    assert!(frame.stream > 400, "the first 200 are served");
+                    refused += 1;
+                }
+                HEADERS => answered += 1,
+                _ => {}
+            }
+            if refused == 100 {
+                release.close();
+            }
+        }
+    };
+    timeout(PATIENCE, counted).await.expect("all are answered");
+    assert_eq!((refused, answered), (100, 200));
+}
+
+/// How many requests an upstream works on, at most and at present.
+#[derive(Default)]
+struct Gauge {
+    now: AtomicUsize,
+    most: AtomicUsize,
+    all: AtomicUsize,
+}
+
+struct Working(Arc<Gauge>);
+
+impl Working {
+    fn new(gauge: &Arc<Gauge>) -> Self {
+        gauge.all.fetch_add(1, SeqCst);
+        gauge
+            .most
+            .fetch_max(gauge.now.fetch_add(1, SeqCst) + 1, SeqCst);
+        Self(Arc::clone(gauge))
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, SeqCst);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p151_a_reset_request_is_given_up_at_the_upstream_too() {
+    let stack = Stack::new().await;
+    let gauge = Arc::<Gauge>::default();
+    let hung = upstream::answering(&stack, &["h2"], {
+        let gauge = Arc::clone(&gauge);
+        move |_| {
+            let working = Working::new(&gauge);
+            async move {
+                tokio::time::sleep(PATIENCE * 2).await;
+                drop(working);
+                body::status(StatusCode::OK)
+            }
+        }
+    })
+    .await;
+    let proxy = stack.proxy(hung, &[]).await;
+    let https = stack.https(proxy.listening().await);
+    let mut http2 = Frames::connect(&https, &[]).await;
+    let reached = async |all| {
+        while gauge.all.load(SeqCst) < all {
+            tokio::task::yield_now().await
+        }
+    };
+    for (round, stream) in streams(100).enumerate() {
+        http2.send(&request(stream, GET, &[])).await;
+        timeout(PATIENCE, reached(round + 1))
+            .await
+            .expect("comes to the upstream");
+        http2.send(&frame(RST_STREAM, 0, stream, &CANCEL)).await;
+    }
+    let given_up = async {
+        while gauge.now.load(SeqCst) > 0 {
+            tokio::task::yield_now().await
+        }
+    };
+    timeout(Duration::from_secs(5), given_up)
+        .await
+        .expect("all are given up");
+    let most = gauge.most.load(SeqCst);
+    assert!(most <= 200, "{most} at once");
+}

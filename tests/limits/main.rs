@@ -1,0 +1,64 @@
+//! What callers may take, and for how long (conformance P128–P154): every bound, what answers over
+//! it, and that others are served meanwhile.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
+
+/// Bodies: length, and standing still.
+mod bodies;
+/// Handshakes, idle connections, and how many there may be.
+mod connections;
+/// Whole floods, with a good client beside each.
+mod floods;
+/// Heads: size, count, time.
+mod heads;
+/// HTTP/2, frame by frame.
+mod http2;
+
+use std::time::Duration;
+
+use harness::{PATIENCE, Stack, https::Https, process::Process};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::client::TlsStream;
+
+/// A deadline that a test waits for.
+const SOON: &str = "300ms";
+
+/// A server that stands alone, and the way to it.
+async fn server(args: &[&str]) -> (Stack, Process, Https) {
+    let stack = Stack::new().await;
+    let server = stack.server(args).await;
+    let https = stack.https(server.listening().await);
+    (stack, server, https)
+}
+
+/// Sends bytes over HTTP/1.1 and reads to the connection's end.
+async fn ask(https: &Https, bytes: &[u8]) -> String {
+    let mut tls = https.connect(b"http/1.1").await;
+    // The answer may come, and the end, before all is taken.
+    let _ = tls.write_all(bytes).await;
+    let _ = tls.flush().await;
+    read_to_end(&mut tls).await
+}
+
+/// All that comes until the connection's end, which must come.
+async fn read_to_end(tls: &mut TlsStream<TcpStream>) -> String {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    let reading = async {
+        while let Ok(n @ 1..) = tls.read(&mut buffer).await {
+            bytes.extend(&buffer[..n]);
+        }
+    };
+    timeout(PATIENCE, reading).await.expect("is closed in time");
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Whether the connection is still open after `time`; what it sends meanwhile is read.
+async fn stays_open(tls: &mut TlsStream<TcpStream>, time: Duration) -> bool {
+    let mut buffer = [0; 4096];
+    let reading = async { while let Ok(1..) = tls.read(&mut buffer).await {} };
+    timeout(time, reading).await.is_err()
+}

@@ -1,0 +1,387 @@
+use harness::raw::{Client, End};
+
+use crate::{Proxied, get, post, request};
+
+/// What should become of a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fate {
+    /// Refused, not forwarded, and nothing after it is read.
+    Refused(u16),
+    /// Forwarded once, with this body (framing included), and the connection goes on.
+    Forwarded(&'static str),
+    /// Forwarded once with this body; nothing after it is read.
+    Last(&'static str),
+}
+use Fate::{Forwarded, Last, Refused};
+
+async fn check(rows: &[(&str, String, Fate)]) {
+    let proxied = Proxied::new().await;
+    for (number, bytes, fate) in rows {
+        let outcome = proxied.probe(bytes).await;
+        let (body, goes_on) = match *fate {
+            Refused(status) => {
+                assert_eq!(outcome.status, status, "{number} {bytes:?}");
+                (None, false)
+            }
+            Forwarded(body) => (Some(body), true),
+            Last(body) => (Some(body), false),
+        };
+        assert_eq!(outcome.goes_on, goes_on, "{number} {bytes:?} {outcome:?}");
+        let bodies: Vec<_> = outcome
+            .forwarded
+            .iter()
+            .map(|message| String::from_utf8_lossy(&message.body))
+            .collect();
+        assert_eq!(bodies, Vec::from_iter(body), "{number} {bytes:?}");
+        for message in &outcome.forwarded {
+            let lengths = message.fields("content-length").len();
+            let codings = message.fields("transfer-encoding").len();
+            assert!(lengths + codings <= 1, "{number} {message:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn p025_two_lengths() {
+    let (cl, te) = ("Content-Length: 6", "Transfer-Encoding: chunked");
+    // hyper has removed Content-Length before anybody can see it, and closes (RFC 9112 §6.3).
+    check(&[
+        ("P25", post(&[cl, te], "0\r\n\r\n"), Last("0\r\n\r\n")),
+        ("P26", post(&[te, cl], "0\r\n\r\n"), Last("0\r\n\r\n")),
+        (
+            "P27",
+            post(&[te, "Content-Length: abc"], "0\r\n\r\n"),
+            Last("0\r\n\r\n"),
+        ),
+        (
+            "P27",
+            post(&["Content-Length: abc", te], "0\r\n\r\n"),
+            Refused(400),
+        ),
+        (
+            "P28",
+            post(&["Content-Length: 2", "Content-Length: 3"], "ab"),
+            Refused(400),
+        ),
+        (
+            "P29",
+            post(&["Content-Length: 2", "Content-Length: 2"], "ab"),
+            Forwarded("ab"),
+        ),
+        ("P30", post(&["Content-Length: 2, 2"], "ab"), Refused(400)),
+        ("P31", post(&["Content-Length: +2"], "ab"), Refused(400)),
+        ("P31", post(&["Content-Length: -1"], "ab"), Refused(400)),
+        ("P31", post(&["Content-Length: 0x2"], "ab"), Refused(400)),
+        ("P31", post(&["Content-Length:"], ""), Refused(400)),
+        (
+            "P31",
+            post(&["Content-Length: 18446744073709551616"], ""),
+            Refused(400),
+        ),
+        (
+            "P33",
+            post(&["Content-Length: 18446744073709551615"], ""),
+            Refused(431),
+        ),
+        ("P34", post(&["Content-Length : 2"], "ab"), Refused(400)),
+        (
+            "P34",
+            post(&["Transfer-Encoding : chunked"], "0\r\n\r\n"),
+            Refused(400),
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn p032_a_length_is_forwarded_in_one_form() {
+    let proxied = Proxied::new().await;
+    for lengths in [
+        &["Content-Length: 00002"][..],
+        &["Content-Length: 2", "Content-Length: 02"],
+    ] {
+        let outcome = proxied.probe(post(lengths, "ab")).await;
+        assert_eq!(outcome.forwarded[0].fields("content-length"), ["2"]);
+        assert_eq!(outcome.forwarded[0].body, b"ab");
+        assert!(outcome.goes_on);
+    }
+}
+
+#[tokio::test]
+async fn p035_transfer_codings() {
+    let end = "0\r\n\r\n";
+    let coded = |value: &str| post(&[&format!("Transfer-Encoding: {value}")], end);
+    check(&[
+        ("P35", coded("xchunked"), Refused(400)),
+        ("P35", coded("chunked, gzip"), Refused(400)),
+        ("P35", coded("chunked;q=1"), Refused(400)),
+        ("P35", coded("chunked,"), Refused(400)),
+        ("P35", coded(""), Refused(400)),
+        ("P36", coded("gzip, chunked"), Refused(501)),
+        ("P36", coded("identity, chunked"), Refused(501)),
+        (
+            "P36",
+            post(
+                &["Transfer-Encoding: xx", "Transfer-Encoding: chunked"],
+                end,
+            ),
+            Refused(501),
+        ),
+        ("P37", coded("chunked, chunked"), Refused(400)),
+        (
+            "P37",
+            post(
+                &["Transfer-Encoding: chunked", "Transfer-Encoding: chunked"],
+                end,
+            ),
+            Refused(400),
+        ),
+        ("P38", coded(",chunked"), Refused(400)),
+        ("P39", coded("CHUNKED"), Forwarded(end)),
+        ("P40", coded("\u{b}chunked"), Refused(400)),
+        ("P40", coded("chunked\u{c}"), Refused(400)),
+        (
+            "P41",
+            request(
+                &["POST / HTTP/1.0", "Host: a", "Transfer-Encoding: chunked"],
+                end,
+            ),
+            Refused(400),
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn p042_bodies_of_methods_that_have_none() {
+    let chunked = |method: &str| {
+        let line = format!("{method} / HTTP/1.1");
+        request(
+            &[&line, "Host: a", "Transfer-Encoding: chunked"],
+            "3\r\nabc\r\n0\r\n\r\n",
+        )
+    };
+    check(&[
+        (
+            "P42",
+            chunked("OPTIONS"),
+            Forwarded("3\r\nabc\r\n0\r\n\r\n"),
+        ),
+        ("P43", chunked("GET"), Forwarded("3\r\nabc\r\n0\r\n\r\n")),
+        ("P43", chunked("DELETE"), Forwarded("3\r\nabc\r\n0\r\n\r\n")),
+        (
+            "P44",
+            format!("{}abc", get(&["Content-Length: 3"])),
+            Forwarded("abc"),
+        ),
+    ])
+    .await;
+    let proxied = Proxied::new().await;
+    let mut client = Client::sending(&proxied.https, chunked("HEAD")).await;
+    assert_eq!(client.answer_to("HEAD").await.unwrap().status(), 200, "P43");
+    assert_eq!(
+        proxied.upstream.requests()[0].body,
+        b"3\r\nabc\r\n0\r\n\r\n"
+    );
+}
+
+#[tokio::test]
+async fn p045_a_request_hidden_in_a_body_that_nobody_reads() {
+    let proxied = Proxied::new().await;
+    let hidden = "GET /canary HTTP/1.1\r\nHost: a\r\nX-Hidden: 1\r\n\r\n";
+    let length = format!("Content-Length: {}", hidden.len());
+    let unknown_path = request(&["POST /nowhere HTTP/1.1", "Host: a", &length], hidden);
+    let mut client = Client::sending(&proxied.https, unknown_path).await;
+    assert_eq!(client.answer().await.unwrap().status(), 404);
+    client.send(crate::CANARY).await;
+    // Either the body was drained and the canary answered, or the connection closed.
+    let answered = client.answer().await.is_some();
+    let requests = proxied.upstream.requests();
+    assert_eq!(requests.len(), usize::from(answered));
+    assert!(
+        requests
+            .iter()
+            .all(|message| message.fields("x-hidden").is_empty())
+    );
+}
+
+#[tokio::test]
+async fn p047_heads_that_are_not_well_formed() {
+    check(&[
+        ("P47", get(&["X-A: 1", " folded"]), Refused(400)),
+        (
+            "P47",
+            post(&["Transfer-Encoding:", " chunked"], "0\r\n\r\n"),
+            Refused(400),
+        ),
+        (
+            "P48",
+            request(&["GET / HTTP/1.1", " Host: a"], ""),
+            Refused(400),
+        ),
+        ("P50", get(&["X-A: 1\r2"]), Refused(400)),
+        ("P51", get(&["no colon"]), Refused(400)),
+        ("P51", get(&[": empty name"]), Refused(400)),
+        ("P51", get(&["a name: 1"]), Refused(400)),
+    ])
+    .await;
+    let proxied = Proxied::new().await;
+    // P49: line ends of the caller's are not passed on.
+    let outcome = proxied.probe("GET / HTTP/1.1\nHost: a\nX-A: 1\n\n").await;
+    assert_eq!((outcome.status, outcome.goes_on), (200, true));
+    let bytes = proxied.upstream.connections()[0].bytes.clone();
+    let bare = bytes
+        .windows(2)
+        .filter(|two| two[1] == b'\n' && two[0] != b'\r')
+        .count();
+    assert_eq!(bare, 0, "P49");
+    // P68: empty lines before a request are no request.
+    let outcome = proxied
+        .probe("\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await;
+    assert_eq!(
+        (outcome.status, outcome.forwarded.len(), outcome.goes_on),
+        (200, 1, true),
+        "P68"
+    );
+}
+
+#[tokio::test]
+async fn p052_chunks_that_are_well_formed() {
+    let chunked = |body: &str| post(&["Transfer-Encoding: chunked"], body);
+    let zeros = format!("{}1\r\nx\r\n0\r\n\r\n", "0".repeat(5000));
+    check(&[
+        ("P52", chunked("1;a=b\r\nx\r\n0\r\n\r\n"), Forwarded("1\r\nx\r\n0\r\n\r\n")),
+        ("P56", chunked("1 \r\nx\r\n0\r\n\r\n"), Forwarded("1\r\nx\r\n0\r\n\r\n")),
+        ("P59", chunked(&zeros), Forwarded("1\r\nx\r\n0\r\n\r\n")),
+        (
+            "P62",
+            chunked("1\r\nx\r\n0\r\nX-T: 1\r\nAuthorization: Bearer x\r\nContent-Length: 9\r\nHost: b\r\nCookie: c\r\n\r\n"),
+            Forwarded("1\r\nx\r\n0\r\n\r\n"),
+        ),
+        (
+            "P62",
+            post(&["Transfer-Encoding: chunked", "Trailer: X-T", "TE: trailers"], "1\r\nx\r\n0\r\nX-T: 1\r\n\r\n"),
+            Forwarded("1\r\nx\r\n0\r\n\r\n"),
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn p053_chunks_that_are_not() {
+    let proxied = Proxied::new().await;
+    let (long, many) = ("x".repeat(20_000), "A: 1\r\n".repeat(200));
+    let extensions = format!("1;{}\r\nx\r\n0\r\n\r\n", "a".repeat(17 * 1024));
+    let (long, many) = (
+        format!("0\r\nA: {long}\r\n\r\n"),
+        format!("0\r\n{many}\r\n"),
+    );
+    for (number, body) in [
+        ("P53", "1;a\nx\r\n0\r\n\r\n"),
+        ("P53", "1;a\rb\r\nx\r\n0\r\n\r\n"),
+        ("P54", "1\nx\r\n0\r\n\r\n"),
+        ("P55", "0x1\r\nx\r\n0\r\n\r\n"),
+        ("P55", "+1\r\nx\r\n0\r\n\r\n"),
+        ("P55", "-1\r\nx\r\n0\r\n\r\n"),
+        ("P55", " 1\r\nx\r\n0\r\n\r\n"),
+        ("P55", "\r\nx\r\n0\r\n\r\n"),
+        ("P55", "1_0\r\nx\r\n0\r\n\r\n"),
+        ("P57", "10000000000000001\r\nx\r\n0\r\n\r\n"),
+        ("P60", &extensions),
+        ("P61", "1\r\nxy\r\n0\r\n\r\n"),
+        ("P61", "1\r\nx0\r\n\r\n"),
+        ("P63", "0\r\nA: 1\r\n folded\r\n\r\n"),
+        ("P63", "0\r\nA: 1\nB: 2\r\n\r\n"),
+        ("P63", &long),
+        ("P63", &many),
+    ] {
+        let outcome = proxied
+            .probe(post(&["Transfer-Encoding: chunked"], body))
+            .await;
+        assert!(
+            matches!(outcome.status, 0 | 400),
+            "{number} {body:.40}: {outcome:?}"
+        );
+        assert!(!outcome.goes_on, "{number} {body:.40}");
+        assert!(
+            outcome.forwarded.is_empty(),
+            "{number} {body:.40}: {outcome:?}"
+        );
+    }
+    // P64: what had begun was broken off, not pooled.
+    let connections = proxied
+        .upstream
+        .wait(|all| all.iter().all(|one| one.ended))
+        .await;
+    assert!(connections.iter().all(|one| one.requests.is_empty()));
+}
+
+#[tokio::test]
+async fn p064_a_body_that_breaks_after_part_of_it_was_forwarded() {
+    let proxied = Proxied::new().await;
+    let begun = post(&["Transfer-Encoding: chunked"], "3\r\nabc\r\n");
+    let mut client = Client::sending(&proxied.https, begun).await;
+    proxied
+        .upstream
+        .wait(|all| all.iter().any(|one| one.bytes.ends_with(b"abc\r\n")))
+        .await;
+    client.send("zz\r\n").await;
+    assert_eq!(
+        client.answer().await.map(|answer| answer.status()),
+        Some(400)
+    );
+    assert_eq!(client.answer().await, None);
+    let connections = proxied.upstream.wait(|all| all[0].ended).await;
+    assert!(connections[0].requests.is_empty(), "never whole");
+}
+
+#[tokio::test]
+async fn p065_a_client_that_leaves_in_the_middle_of_a_body() {
+    let proxied = Proxied::new().await;
+    let client = Client::sending(&proxied.https, post(&["Content-Length: 10"], "abc")).await;
+    proxied
+        .upstream
+        .wait(|all| all.iter().any(|one| one.bytes.ends_with(b"abc")))
+        .await;
+    drop(client);
+    let connections = proxied.upstream.wait(|all| all[0].ended).await;
+    assert!(connections[0].requests.is_empty(), "never whole");
+}
+
+#[tokio::test]
+async fn p058_a_chunk_of_any_declared_size_is_streamed_and_not_kept_room_for() {
+    let proxied = Proxied::new().await;
+    let before = proxied.proxy.peak_memory();
+    let begun = post(&["Transfer-Encoding: chunked"], "fffffffffffffff\r\nabc");
+    let client = Client::sending(&proxied.https, begun).await;
+    proxied
+        .upstream
+        .wait(|all| all.iter().any(|one| one.bytes.ends_with(b"abc\r\n")))
+        .await;
+    drop(client);
+    proxied.upstream.wait(|all| all[0].ended).await;
+    assert!(proxied.proxy.peak_memory() - before < 8 * 1024);
+}
+
+#[tokio::test]
+async fn p066_requests_in_a_row() {
+    let proxied = Proxied::new().await;
+    let ten: String = (0..10)
+        .map(|n| request(&[&format!("GET /?{n} HTTP/1.1"), "Host: a"], ""))
+        .collect();
+    let mut client = Client::sending(&proxied.https, ten).await;
+    for n in 0..10 {
+        let answer = client.answer().await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer.body), format!("/?{n}"));
+    }
+    assert_eq!(proxied.upstream.connections().len(), 1, "one by one");
+
+    // P1, P67: after the last one nothing is read.
+    let outcome = proxied.probe(get(&["Connection: close"])).await;
+    assert_eq!((outcome.status, outcome.goes_on), (200, false), "P67");
+    assert!(outcome.forwarded[0].fields("connection").is_empty(), "P1");
+    let mut client = Client::sending(&proxied.https, get(&["Connection: close"])).await;
+    client.answer().await.unwrap();
+    assert_eq!(client.end().await, (Vec::new(), End::Clean));
+}

@@ -1,0 +1,188 @@
+use std::{net::SocketAddr, sync::Arc};
+
+use common::{
+    body::{self, Body},
+    serve::{self, Handler, Limits, Received},
+    shutdown, tls,
+};
+use http::{Request, Response};
+use http_body_util::{BodyExt, Empty};
+use hyper::{body::Bytes, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use nix::sys::signal::Signal;
+use tokio::net::TcpListener;
+
+use harness::{
+    Stack,
+    raw::{self, Answer, Client, End},
+};
+
+use crate::{CANARY, Proxied, get, request};
+
+#[tokio::test]
+async fn p171_callers_that_do_not_read_hold_back_nobody_else() {
+    const SLOW: usize = 8;
+    let stack = Stack::new().await;
+    let large = Bytes::from(vec![b'x'; 32 * 1024 * 1024]);
+    let upstream = harness::upstream::answering(&stack, &["h2"], move |request| {
+        let large = large.clone();
+        async move {
+            match request.uri().query() {
+                Some("large") => Response::new(Body::Full(Some(large))),
+                _ => Response::new(Body::Full(Some("small".into()))),
+            }
+        }
+    })
+    .await;
+    let proxy = stack.proxy(upstream, &["--cores", "1"]).await;
+    let https = stack.https(proxy.listening().await);
+    // All of them over one connection upstream: it is HTTP/2.
+    let mut slow = Vec::new();
+    for _ in 0..SLOW {
+        let line = request(&["GET /?large HTTP/1.1", "Host: a"], "");
+        let mut client = Client::sending(&https, line).await;
+        client.read_some(1).await;
+        slow.push(client);
+    }
+    // As often as it takes for every buffer on the slow ones' way to be full.
+    let mut quick = Client::new(&https).await;
+    for _ in 0..1000 {
+        quick.send(get(&[])).await;
+        assert_eq!(quick.answer().await.unwrap().body, b"small");
+    }
+
+    // And two streams of one caller's connection, of which it reads one.
+    let http2 = https.connect(b"h2").await;
+    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_connection_window_size(1024 * 1024)
+        .handshake(TokioIo::new(http2))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let url = |query: &str| format!("https://a/?{query}");
+    let ask = |query| {
+        Request::get(url(query))
+            .body(Empty::<Bytes>::new())
+            .unwrap()
+    };
+    let _unread = sender.send_request(ask("large")).await.unwrap();
+    let answer = sender.send_request(ask("small")).await.unwrap();
+    assert_eq!(
+        answer.into_body().collect().await.unwrap().to_bytes(),
+        "small"
+    );
+}
+
+#[tokio::test]
+async fn p172_stopping_lets_what_is_in_flight_finish() {
+    let proxied = Proxied::answered(
+        |request| match request.start_line().contains("canary") {
+            true => raw::echo(request),
+            false => Answer::Silence,
+        },
+        &["--drain-timeout", "300ms"],
+    )
+    .await;
+    let mut proxied = proxied;
+    let mut idle = Client::sending(&proxied.https, CANARY).await;
+    assert_eq!(idle.answer().await.unwrap().status(), 200);
+    let mut waiting = Client::sending(&proxied.https, get(&[])).await;
+    proxied
+        .upstream
+        .wait(|all| all.iter().any(|one| one.requests.len() == 2) || all.len() == 2)
+        .await;
+    proxied.proxy.signal(Signal::SIGTERM);
+    assert_eq!(
+        idle.end().await,
+        (Vec::new(), End::Clean),
+        "an idle connection ends at once"
+    );
+    // What never finishes is broken off when the time is over.
+    assert!(waiting.answer().await.is_none());
+    assert!(proxied.proxy.ended().await.success());
+    proxied.proxy.logged("drain timeout passed").await;
+}
+
+#[tokio::test]
+async fn p175_log_lines_can_not_be_forged() {
+    let proxied = Proxied::new().await;
+    let long = "a".repeat(5000);
+    for line in [
+        format!("GET /{long} HTTP/1.1"),
+        format!("{long} / HTTP/1.1"),
+        "GET /%0d%0aINFO%20forged HTTP/1.1".to_owned(),
+        "GET /\"\\u{1b} HTTP/1.1".to_owned(),
+    ] {
+        let fields = ["Host: a", "User-Agent: \u{2028}forged"];
+        proxied
+            .probe(request(&[&[line.as_str()], &fields[..]].concat(), ""))
+            .await;
+    }
+    proxied.proxy.logged("%0d%0aINFO%20forged").await;
+    for line in proxied.proxy.log() {
+        assert!(line.len() < 600, "{line}");
+        assert!(!line.contains(['\u{1b}', '\u{2028}', '\0']), "{line:?}");
+        assert!(!line.starts_with("INFO"), "{line}");
+    }
+    // P176: credentials, cookies and queries are nobody's to read in a log.
+    let secret = ["Authorization: Bearer se.cr.et", "Cookie: se.cr.et"];
+    let outcome = proxied
+        .probe(request(
+            &[&["GET /?token=se.cr.et HTTP/1.1", "Host: a"], &secret[..]].concat(),
+            "",
+        ))
+        .await;
+    assert_eq!(outcome.status, 200);
+    let outcome = proxied
+        .probe(request(
+            &[&["GET /no?token=se.cr.et HTTP/1.1", "Host: a"], &secret[..]].concat(),
+            "",
+        ))
+        .await;
+    assert!(
+        !String::from_utf8(outcome.answer.unwrap().body)
+            .unwrap()
+            .contains("se.cr.et"),
+        "P176"
+    );
+    assert!(!proxied.proxy.log().join("\n").contains("se.cr.et"), "P176");
+}
+
+/// Panics when it is asked for that.
+#[derive(Clone)]
+struct Panicking;
+
+impl Handler for Panicking {
+    async fn handle(&self, request: Request<Received>, _: SocketAddr) -> Response<Body> {
+        assert_ne!(request.uri().query(), Some("panic"), "as asked for");
+        body::text(http::StatusCode::OK, "fine")
+    }
+}
+
+#[tokio::test]
+async fn p177_a_panic_in_a_handler_ends_its_request_only() {
+    let stack = Stack::new().await;
+    let identity = stack.identity().await;
+    let tls = tls::server(&identity.x509).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let https = stack.https(listener.local_addr().unwrap().port());
+    let (_stop, shutdown) = shutdown::channel();
+    tokio::spawn(serve::serve(
+        listener,
+        Arc::clone(&tls),
+        Panicking,
+        Limits::new(10),
+        shutdown,
+    ));
+    let mut other = Client::sending(&https, get(&[])).await;
+    assert_eq!(other.answer().await.unwrap().body, b"fine");
+
+    let panics = request(&["GET /?panic HTTP/1.1", "Host: a"], "");
+    let answer = Client::sending(&https, panics).await.answer().await;
+    assert!(answer.is_none_or(|answer| answer.status() == 500));
+
+    other.send(get(&[])).await;
+    assert_eq!(other.answer().await.unwrap().body, b"fine");
+    let mut third = Client::sending(&https, get(&[])).await;
+    assert_eq!(third.answer().await.unwrap().body, b"fine");
+}

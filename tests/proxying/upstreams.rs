@@ -1,0 +1,245 @@
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use harness::{
+    SERVER_ID,
+    raw::{self, Answer, Client, Upstream},
+};
+
+use crate::{CANARY, Proxied, get, post, request};
+
+#[tokio::test]
+async fn p155_no_upstream() {
+    // P155 refused, and P155 no such host; P157 slow to answer.
+    let proxied = Proxied::answered(|_| Answer::Silence, &["--response-timeout", "200ms"]).await;
+    let mut client = Client::sending(&proxied.https, get(&[])).await;
+    assert_eq!(client.answer().await.unwrap().status(), 504, "P157");
+    proxied.upstream.wait(|all| all[0].ended).await;
+
+    for upstream in ["https://127.0.0.1:1", "https://no-such-host.invalid:1"] {
+        let args = ["--listen", "127.0.0.1:0", "--upstream", upstream];
+        let proxy = proxied.stack.spawn("proxy", &args);
+        let https = proxied.stack.https(proxy.listening().await);
+        let answer = Client::sending(&https, get(&[]))
+            .await
+            .answer()
+            .await
+            .unwrap();
+        assert_eq!(
+            (answer.status(), answer.body.as_slice()),
+            (502, &b"502 Bad Gateway\n"[..]),
+            "P155"
+        );
+        proxy.logged("cannot connect to https://").await;
+    }
+}
+
+#[tokio::test]
+async fn p156_an_upstream_that_is_somebody_else() {
+    let other = "spiffe://example.org/other";
+    let proxied = Proxied::answered(raw::echo, &["--upstream-id", other]).await;
+    let mut client = Client::sending(&proxied.https, get(&[])).await;
+    let answer = client.answer().await.unwrap();
+    assert_eq!(
+        (answer.status(), answer.body.as_slice()),
+        (502, &b"502 Bad Gateway\n"[..])
+    );
+    assert!(
+        proxied
+            .upstream
+            .connections()
+            .iter()
+            .all(|one| one.bytes.is_empty())
+    );
+    let line = proxied.proxy.logged("is not who it should be").await;
+    assert!(line.contains(other) && line.contains(SERVER_ID), "{line}");
+}
+
+#[tokio::test]
+async fn p158_nothing_to_verify_the_upstream_by() {
+    // The upstream keeps its identity when the proxy loses its own.
+    let other = "spiffe://example.org/other";
+    let stack = harness::Stack::with(other, |_| ()).await;
+    let last = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let upstream = Upstream::new(&stack, |_| Answer::Last(last.into())).await;
+    let proxy = stack.proxy(upstream.port, &["--upstream-id", other]).await;
+    let https = stack.https(proxy.listening().await);
+    let mut client = Client::sending(&https, get(&[])).await;
+    assert_eq!(client.answer().await.unwrap().status(), 200);
+    stack.agent.withdraw(&SERVER_ID.parse().unwrap());
+    proxy.logged("identity withdrawn").await;
+    client.send(get(&[])).await;
+    let answer = client.answer().await.unwrap();
+    assert_eq!(answer.status(), 503, "{:?}", proxy.log());
+    assert_eq!(answer.fields("retry-after"), ["5"]);
+}
+
+/// Answers the first request of a connection, then closes it as soon as another one came.
+fn closing_on_the_second() -> impl Fn(&raw::Message) -> Answer + Send + Sync {
+    let requests = AtomicUsize::new(0);
+    move |request| match requests.fetch_add(1, SeqCst) {
+        0 => raw::echo(request),
+        1 => Answer::Last(Vec::new()),
+        _ => raw::echo(request),
+    }
+}
+
+#[tokio::test]
+async fn p159_an_upstream_that_closes_instead_of_answering() {
+    let proxied = Proxied::answered(|_| Answer::Last(Vec::new()), &[]).await;
+    let mut client = Client::sending(&proxied.https, get(&[])).await;
+    assert_eq!(client.answer().await.unwrap().status(), 502, "P159");
+    assert_eq!(proxied.upstream.requests().len(), 1, "P159: not sent again");
+
+    for (number, second) in [
+        ("P161", get(&[])),
+        ("P162", post(&["Content-Length: 2"], "ab")),
+    ] {
+        let proxied = Proxied::answered(closing_on_the_second(), &[]).await;
+        let mut client = Client::sending(&proxied.https, get(&[])).await;
+        assert_eq!(client.answer().await.unwrap().status(), 200);
+        client.send(second).await;
+        assert_eq!(client.answer().await.unwrap().status(), 502, "{number}");
+        let connections = proxied.upstream.connections();
+        assert_eq!(
+            connections[0].requests.len(),
+            2,
+            "{number}: on the connection there was"
+        );
+        assert_eq!(connections.len(), 1, "{number}: and not again");
+        client.send(CANARY).await;
+        assert_eq!(client.answer().await.unwrap().body, b"/canary", "{number}");
+    }
+}
+
+#[tokio::test]
+async fn p160_a_pooled_connection_that_closed_is_no_failure() {
+    let first = AtomicUsize::new(0);
+    let proxied = Proxied::answered(
+        move |request| match first.fetch_add(1, SeqCst) {
+            // Says nothing of closing, and closes: the pool learns of it by the end only.
+            0 => Answer::Last(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into()),
+            _ => raw::echo(request),
+        },
+        &[],
+    )
+    .await;
+    let mut client = Client::sending(&proxied.https, get(&[])).await;
+    assert_eq!(client.answer().await.unwrap().status(), 200);
+    client.send(post(&["Content-Length: 2"], "ab")).await;
+    assert_eq!(client.answer().await.unwrap().status(), 200);
+    let connections = proxied.upstream.connections();
+    assert_eq!(connections[1].requests[0].body, b"ab");
+}
+
+#[tokio::test]
+async fn p164_failures_of_the_upstream_are_its_own() {
+    for status in [
+        "500 Internal Server Error",
+        "503 Service Unavailable",
+        "429 Too Many Requests",
+    ] {
+        let answer = format!("HTTP/1.1 {status}\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n");
+        let proxied = Proxied::answered(move |_| Answer::Bytes(answer.clone().into()), &[]).await;
+        let mut client = Client::sending(&proxied.https, get(&[])).await;
+        let answer = client.answer().await.unwrap();
+        assert_eq!(answer.status().to_string(), status[..3]);
+        assert_eq!(answer.fields("retry-after"), ["7"]);
+        assert_eq!(proxied.upstream.requests().len(), 1, "not sent again");
+    }
+}
+
+#[tokio::test]
+async fn p167_an_answer_before_the_body_is_all_sent() {
+    let early = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n";
+    let proxied = Proxied::answered(move |_| Answer::Early(early.into()), &[]).await;
+    let mut client =
+        Client::sending(&proxied.https, post(&["Content-Length: 1000000"], "abc")).await;
+    assert_eq!(client.answer().await.unwrap().status(), 413);
+    client.send("more").await;
+    assert_eq!(
+        client.answer().await,
+        None,
+        "the rest of the body is no request"
+    );
+    // P166: a connection with half a request on it is not used again.
+    proxied.upstream.wait(|all| all[0].ended).await;
+    assert!(proxied.upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn p168_a_client_that_leaves_while_it_waits() {
+    for half_closed in [false, true] {
+        let proxied = Proxied::answered(|_| Answer::Silence, &[]).await;
+        let mut client = Client::sending(&proxied.https, get(&[])).await;
+        proxied
+            .upstream
+            .wait(|all| all.iter().any(|one| one.requests.len() == 1))
+            .await;
+        if half_closed {
+            // P169: nobody can tell this from leaving; as most proxies do, it is taken for that.
+            client.finish().await;
+        } else {
+            drop(client);
+        }
+        let cancelled = proxied.upstream.wait(|all| all[0].ended);
+        tokio::time::timeout(Duration::from_secs(5), cancelled)
+            .await
+            .unwrap_or_else(|_| panic!("P168 P169: not cancelled, half closed: {half_closed}"));
+    }
+}
+
+#[tokio::test]
+async fn p170_a_slow_side_holds_back_the_other() {
+    const MORE_THAN_BUFFERS: usize = 256 * 1024 * 1024;
+    const MEMORY_BOUND_KIB: usize = 16 * 1024;
+    let stack = harness::Stack::new().await;
+    let upstream = harness::upstream::answering(&stack, &["http/1.1"], async |request| {
+        let _never_read = request;
+        std::future::pending().await
+    })
+    .await;
+    let proxy = stack.proxy(upstream, &[]).await;
+    let https = stack.https(proxy.listening().await);
+    let before = proxy.peak_memory();
+    let head = post(&[&format!("Content-Length: {MORE_THAN_BUFFERS}")], "");
+    let mut client = Client::sending(&https, head).await;
+    let sent = client.flood(MORE_THAN_BUFFERS).await;
+    assert!(
+        sent < MORE_THAN_BUFFERS / 4,
+        "{sent} bytes taken that nobody reads"
+    );
+    let grown = proxy.peak_memory() - before;
+    assert!(grown < MEMORY_BOUND_KIB, "the proxy grew by {grown} KiB");
+}
+
+#[tokio::test]
+async fn p170_a_client_that_does_not_read_holds_back_the_upstream() {
+    let size = 64 * 1024 * 1024;
+    let answer = Arc::new(
+        [
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n").into_bytes(),
+            vec![b'x'; size],
+        ]
+        .concat(),
+    );
+    let proxied = Proxied::answered(move |_| Answer::Bytes(answer.to_vec()), &[]).await;
+    let before = proxied.proxy.peak_memory();
+    let mut client = Client::sending(&proxied.https, get(&[])).await;
+    client.read_some(1).await;
+    // A second caller is served while the first one's answer waits.
+    let mut other = Client::sending(
+        &proxied.https,
+        request(&["GET /nowhere HTTP/1.1", "Host: a"], ""),
+    )
+    .await;
+    assert_eq!(other.answer().await.unwrap().status(), 404);
+    client.read_some(size / 2).await;
+    let grown = proxied.proxy.peak_memory() - before;
+    assert!(grown < 16 * 1024, "the proxy grew by {grown} KiB");
+}

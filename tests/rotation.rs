@@ -1,0 +1,189 @@
+use rustls::pki_types::CertificateDer;
+use spiffe::SpiffeId;
+
+use harness::{CLIENT_ID, PATIENCE, SERVER_ID, Stack, https::get, process::Process};
+
+async fn presented(stack: &Stack, port: u16) -> CertificateDer<'static> {
+    let tls = stack.https(port).connect(b"http/1.1").await;
+    tls.get_ref().1.peer_certificates().unwrap()[0]
+        .clone()
+        .into_owned()
+}
+
+/// Asks again until `wanted` says so: a rotation takes the time of a message on a socket.
+async fn until<T, F: Future<Output = Option<T>>>(mut wanted: impl FnMut() -> F) -> T {
+    let asking = async {
+        loop {
+            if let Some(value) = wanted().await {
+                return value;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking)
+        .await
+        .expect("takes effect in time")
+}
+
+async fn status(stack: &Stack, port: u16, token: &str) -> u16 {
+    let token = format!("Bearer {token}");
+    stack
+        .https(port)
+        .send(get(&[("authorization", &token)]))
+        .await
+        .status
+        .as_u16()
+}
+
+async fn server_and_proxy(stack: &Stack) -> (Process, Process, u16) {
+    let server = stack.server(&[]).await;
+    let proxy = stack.proxy(server.listening().await, &[]).await;
+    let port = proxy.listening().await;
+    (server, proxy, port)
+}
+
+#[tokio::test]
+async fn a_new_svid_is_presented_on_the_next_handshake() {
+    let stack = Stack::new().await;
+    let (server, _proxy, port) = server_and_proxy(&stack).await;
+    for port in [server.listening().await, port] {
+        let old = presented(&stack, port).await;
+        stack.agent.rotate_x509();
+        until(async || (presented(&stack, port).await != old).then_some(())).await;
+    }
+    assert_eq!(status(&stack, port, &stack.token(|_| ())).await, 200);
+}
+
+#[tokio::test]
+async fn a_new_ca_is_trusted_and_an_old_one_no_more() {
+    let stack = Stack::new().await;
+    let (_server, _proxy, port) = server_and_proxy(&stack).await;
+    let old_ca = stack.https(port);
+
+    stack.agent.rotate_ca();
+    let new_ca = until(async || {
+        let https = stack.https(port);
+        https.try_connect(b"http/1.1").await.ok().map(|_| https)
+    })
+    .await;
+    stack.agent.drop_old_ca();
+
+    until(async || old_ca.try_connect(b"http/1.1").await.is_err().then_some(())).await;
+    let token = format!("Bearer {}", stack.token(|_| ()));
+    assert_eq!(
+        new_ca.send(get(&[("authorization", &token)])).await.status,
+        200
+    );
+    let output = stack.client(port, &[]).await;
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_new_jwt_key_is_accepted_and_a_dropped_one_refused() {
+    let stack = Stack::new().await;
+    let (server, _proxy, port) = server_and_proxy(&stack).await;
+    let old = stack.token(|_| ());
+    assert_eq!(status(&stack, port, &old).await, 200);
+
+    stack.agent.rotate_jwt_key();
+    let new = stack.token(|_| ());
+    until(async || (status(&stack, port, &new).await == 200).then_some(())).await;
+    assert_eq!(
+        status(&stack, port, &old).await,
+        200,
+        "both keys are published"
+    );
+
+    stack.agent.drop_old_jwt_key();
+    until(async || (status(&stack, port, &old).await == 401).then_some(())).await;
+    assert_eq!(status(&stack, port, &new).await, 200);
+    server.logged("no JWT authority").await;
+}
+
+#[tokio::test]
+async fn withdrawal_takes_effect_and_is_undone() {
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let port = server.listening().await;
+    let id = SpiffeId::new(SERVER_ID).unwrap();
+
+    stack.agent.withdraw(&id);
+    server
+        .logged("identity withdrawn by the Workload API")
+        .await;
+    until(async || {
+        stack
+            .https(port)
+            .try_connect(b"http/1.1")
+            .await
+            .is_err()
+            .then_some(())
+    })
+    .await;
+
+    stack.agent.restore(&id);
+    server.logged("the Workload API is back").await;
+    assert_eq!(status(&stack, port, &stack.token(|_| ())).await, 200);
+    let withdrawn = server
+        .log()
+        .iter()
+        .filter(|line| line.contains("withdrawn"))
+        .count();
+    assert_eq!(withdrawn, 1, "said once:\n{}", server.log().join("\n"));
+}
+
+#[tokio::test]
+async fn a_connection_kept_through_a_withdrawal_is_not_served_without_bundles() {
+    let stack = Stack::new().await;
+    let (server, _proxy, port) = server_and_proxy(&stack).await;
+    assert_eq!(status(&stack, port, &stack.token(|_| ())).await, 200);
+    // The proxy's own identity is the server's: both lose it, and only kept connections get through.
+    let https = stack.https(server.listening().await);
+    let io = hyper_util::rt::TokioIo::new(https.connect(b"http/1.1").await);
+    let (mut kept, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    let token = format!("Bearer {}", stack.token(|_| ()));
+
+    stack.agent.withdraw(&SpiffeId::new(SERVER_ID).unwrap());
+    server
+        .logged("identity withdrawn by the Workload API")
+        .await;
+
+    let request = get(&[("authorization", &token), ("host", "localhost")]);
+    let response = kept.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(response.headers().contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn an_outage_is_warned_of_once_and_survived() {
+    let stack = Stack::new().await;
+    let (server, _proxy, port) = server_and_proxy(&stack).await;
+    let token = stack.token(|_| ());
+
+    stack.agent.stop().await;
+    server.logged("lost the Workload API").await;
+    assert_eq!(status(&stack, port, &token).await, 200);
+
+    stack.agent.restart().await.unwrap();
+    server.logged("the Workload API is back").await;
+    let warnings = server
+        .log()
+        .iter()
+        .filter(|line| line.contains("WARN"))
+        .count();
+    assert_eq!(warnings, 1, "said once:\n{}", server.log().join("\n"));
+    assert_eq!(status(&stack, port, &token).await, 200);
+}
+
+#[tokio::test]
+async fn a_withdrawn_client_gets_no_token() {
+    let stack = Stack::new().await;
+    stack.agent.withdraw(&SpiffeId::new(CLIENT_ID).unwrap());
+    let output = stack.client(1, &["-m", "300ms"]).await;
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        text.contains("no registration entry matches this process"),
+        "{text}"
+    );
+}

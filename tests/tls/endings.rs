@@ -1,0 +1,127 @@
+use std::{sync::atomic::Ordering::SeqCst, time::Duration};
+
+use harness::{
+    SERVER_ID, Stack,
+    https::get,
+    process::Process,
+    x509::{Authority, Presenting},
+};
+use http::Version;
+use hyper_util::rt::TokioIo;
+use spiffe::SpiffeId;
+
+use crate::until;
+
+#[tokio::test]
+async fn p179_a_running_connection_lives_through_a_rotation() {
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let https = stack.https(server.listening().await);
+    let io = TokioIo::new(https.connect(b"http/1.1").await);
+    let (mut kept, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    let leaf = async || {
+        let tls = https.connect(b"h2").await;
+        tls.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    };
+    let old = leaf().await;
+
+    stack.agent.rotate_x509();
+    until(async || leaf().await != old).await;
+
+    let token = format!("Bearer {}", stack.token(|_| ()));
+    let request = get(&[("authorization", &token), ("host", "localhost")]);
+    assert_eq!(kept.send_request(request).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn p180_an_expired_svid_is_not_presented() {
+    let stack = Stack::with(SERVER_ID, |config| config.x509_ttl = Duration::from_secs(4)).await;
+    let server = stack.server(&[]).await;
+    let https = stack.https(server.listening().await);
+    assert!(https.try_connect(b"h2").await.is_ok());
+
+    stack.agent.stall();
+
+    until(async || match https.try_connect(b"h2").await {
+        Ok(_) => false,
+        // Refused by the server; this side would say that the certificate expired.
+        Err(error) => {
+            error.to_string().contains("alert") || {
+                assert!(error.to_string().contains("xpired"), "{error}");
+                false
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn p180_a_withdrawn_svid_is_not_presented() {
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let proxy = stack.proxy(server.listening().await, &[]).await;
+    stack.agent.withdraw(&SpiffeId::new(SERVER_ID).unwrap());
+    for process in [server, proxy] {
+        let https = stack.https(process.listening().await);
+        until(async || https.try_connect(b"h2").await.is_err()).await;
+    }
+}
+
+/// A proxy before an upstream of a trust domain whose CA is the test's own.
+async fn before(upstream: &Presenting) -> (Stack, Process) {
+    let root = Authority::root();
+    upstream.present(&root.issue("spiffe://odd.test/server", |_| ()));
+    let bundle = root.bundle("odd.test");
+    let stack = Stack::with(SERVER_ID, |config| config.federated = vec![bundle]).await;
+    let args = ["--upstream-id", "spiffe://odd.test/server", "--cores", "1"];
+    let proxy = stack.proxy(upstream.port, &args).await;
+    (stack, proxy)
+}
+
+#[tokio::test]
+async fn p195_no_session_is_resumed() {
+    let upstream = Presenting::closing().await;
+    let (stack, proxy) = before(&upstream).await;
+    let https = stack.https(proxy.listening().await);
+    for _ in 0..3 {
+        assert_eq!(https.send(get(&[])).await.status, 200);
+    }
+    let seen = upstream.seen();
+    assert_eq!(seen.connections(), 3);
+    assert_eq!(seen.full_handshakes.load(SeqCst), 3);
+}
+
+#[tokio::test]
+async fn p196_connections_are_verified_anew_after_any_change_of_identities() {
+    for alpn in ["h2", "http/1.1"] {
+        let upstream = Presenting::new(alpn).await;
+        let (stack, proxy) = before(&upstream).await;
+        let https = stack.https(proxy.listening().await);
+        let ask = async || {
+            https
+                .send_over(Version::HTTP_2, get(&[]))
+                .await
+                .status
+                .as_u16()
+        };
+        for _ in 0..3 {
+            assert_eq!(ask().await, 200);
+        }
+        assert_eq!(upstream.seen().connections(), 1, "{alpn}: is kept");
+
+        stack.agent.rotate_x509();
+        until(async || ask().await == 200 && upstream.seen().connections() == 2).await;
+        until(async || upstream.seen().closed.load(SeqCst) == 1).await;
+
+        let other = Authority::root();
+        stack
+            .agent
+            .set_federated(vec![other.bundle("odd.test")])
+            .unwrap();
+        until(async || ask().await == 502).await;
+        until(async || upstream.seen().closed.load(SeqCst) == 2).await;
+        upstream.present(&other.issue("spiffe://odd.test/server", |_| ()));
+        assert_eq!(ask().await, 200, "{alpn}");
+    }
+}

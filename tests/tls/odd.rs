@@ -1,0 +1,231 @@
+use harness::{
+    SERVER_ID, Stack,
+    https::get,
+    process::Process,
+    x509::{Authority, Presenting, Svid, uri},
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose as Eku, IsCa,
+    KeyUsagePurpose as Ku, date_time_ymd,
+};
+
+/// A trust domain whose CA is the test's own; the agent hands its bundle out.
+const ODD: &str = "odd.test";
+const ODD_ID: &str = "spiffe://odd.test/server";
+
+/// A proxy before an upstream that has to be `upstream_id`, on an agent that federates with [`ODD`].
+async fn proxy(root: &Authority, upstream: &Presenting, upstream_id: &str) -> (Stack, Process) {
+    let bundle = root.bundle(ODD);
+    let stack = Stack::with(SERVER_ID, |config| config.federated = vec![bundle]).await;
+    let proxy = stack
+        .proxy(upstream.port, &["--upstream-id", upstream_id])
+        .await;
+    (stack, proxy)
+}
+
+fn unchanged(_: &mut CertificateParams) {}
+
+/// The URIs in place of the right one.
+fn uris(root: &Authority, uris: &[&str]) -> Svid {
+    let names = uris.iter().map(|text| uri(text)).collect();
+    root.issue(ODD_ID, |params| params.subject_alt_names = names)
+}
+
+fn leaf(root: &Authority, change: impl FnOnce(&mut CertificateParams)) -> Svid {
+    root.issue(ODD_ID, change)
+}
+
+fn usages(root: &Authority, usages: &[Ku]) -> Svid {
+    leaf(root, |params| params.key_usages = usages.to_vec())
+}
+
+fn extended(root: &Authority, usages: &[Eku]) -> Svid {
+    leaf(root, |params| params.extended_key_usages = usages.to_vec())
+}
+
+fn below(intermediate: &Authority) -> Svid {
+    intermediate.issue(ODD_ID, unchanged).below(intermediate)
+}
+
+/// NameConstraints (RFC 5280 §4.2.1.10) that permit URIs of one host only.
+fn permits_only(host: &str) -> CustomExtension {
+    let wrap = |tag: u8, content: Vec<u8>| [vec![tag, content.len() as u8], content].concat();
+    let base = wrap(0x86, host.into());
+    let content = wrap(0x30, wrap(0xa0, wrap(0x30, base)));
+    let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 30], content);
+    extension.set_criticality(true);
+    extension
+}
+
+#[tokio::test]
+async fn p182_certificates_that_are_believed_and_not() {
+    let (root, unknown) = (Authority::root(), Authority::root());
+    let good = root.intermediate(unchanged);
+    let cannot_sign = root.intermediate(|params| params.key_usages = vec![Ku::DigitalSignature]);
+    let constrained =
+        root.intermediate(|params| params.custom_extensions = vec![permits_only("other.test")]);
+    let id = |id| root.issue(id, unchanged);
+    let long = format!("{ODD_ID}{}", "a".repeat(2048));
+    let cases = [
+        ("P182 no DNS name", true, id(ODD_ID)),
+        (
+            "P182 a DNS name of another",
+            true,
+            leaf(&root, |params| {
+                params
+                    .subject_alt_names
+                    .push(rcgen::SanType::DnsName("other.test".try_into().unwrap()));
+            }),
+        ),
+        ("P183 another path", false, id("spiffe://odd.test/other")),
+        ("P183 a longer path", false, id("spiffe://odd.test/server2")),
+        ("P183 a path below", false, id("spiffe://odd.test/server/2")),
+        (
+            "P183 another domain",
+            false,
+            id("spiffe://other.test/server"),
+        ),
+        ("P183 our own domain", false, id(SERVER_ID)),
+        ("P185 no URI", false, uris(&root, &[])),
+        (
+            "P185 two SPIFFE IDs",
+            false,
+            uris(&root, &[ODD_ID, "spiffe://odd.test/other"]),
+        ),
+        (
+            "P185 a second URI",
+            false,
+            uris(&root, &[ODD_ID, "https://odd.test/server"]),
+        ),
+        (
+            "P185 another scheme",
+            false,
+            uris(&root, &["https://odd.test/server"]),
+        ),
+        ("P186 D45 no path", false, id("spiffe://odd.test")),
+        (
+            "P187 a CA",
+            false,
+            leaf(&root, |params| {
+                params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            }),
+        ),
+        (
+            "P187 keyCertSign",
+            false,
+            usages(&root, &[Ku::DigitalSignature, Ku::KeyCertSign]),
+        ),
+        (
+            "P187 cRLSign",
+            false,
+            usages(&root, &[Ku::DigitalSignature, Ku::CrlSign]),
+        ),
+        (
+            "P188 D46 no BasicConstraints",
+            false,
+            leaf(&root, |params| params.is_ca = IsCa::NoCa),
+        ),
+        ("P189 D47 no KeyUsage", false, usages(&root, &[])),
+        (
+            "P189 D47 no digitalSignature",
+            false,
+            usages(&root, &[Ku::KeyAgreement]),
+        ),
+        (
+            "P190 D48 clientAuth",
+            false,
+            extended(&root, &[Eku::ClientAuth]),
+        ),
+        (
+            "P190 D48 serverAuth",
+            true,
+            extended(&root, &[Eku::ServerAuth, Eku::ClientAuth]),
+        ),
+        (
+            "P191 expired",
+            false,
+            leaf(&root, |params| params.not_after = date_time_ymd(2020, 1, 1)),
+        ),
+        (
+            "P191 not yet valid",
+            false,
+            leaf(&root, |params| {
+                params.not_before = date_time_ymd(4000, 1, 1)
+            }),
+        ),
+        ("P191 unknown root", false, unknown.issue(ODD_ID, unchanged)),
+        ("P191 with its intermediate", true, below(&good)),
+        (
+            "P191 without its intermediate",
+            false,
+            good.issue(ODD_ID, unchanged),
+        ),
+        (
+            "P191 an intermediate that may not sign",
+            false,
+            below(&cannot_sign),
+        ),
+        ("P192 outside name constraints", false, below(&constrained)),
+        ("P194 D50 longer than 2048 bytes", false, id(&long)),
+    ];
+    let upstream = Presenting::closing().await;
+    let (stack, proxy) = proxy(&root, &upstream, ODD_ID).await;
+    let https = stack.https(proxy.listening().await);
+    for (case, believed, svid) in cases {
+        upstream.present(&svid);
+        let before = upstream.seen().requests();
+        let answer = https.send(get(&[])).await;
+        let requests = upstream.seen().requests() - before;
+        let expected = if believed { (200, 1) } else { (502, 0) };
+        assert_eq!((answer.status.as_u16(), requests), expected, "{case}");
+    }
+}
+
+#[tokio::test]
+async fn p184_another_domains_ca_does_not_vouch_for_ours() {
+    let root = Authority::root();
+    let upstream = Presenting::new("h2").await;
+    let (stack, proxy) = proxy(&root, &upstream, SERVER_ID).await;
+    upstream.present(&root.issue(SERVER_ID, unchanged));
+    let answer = stack.https(proxy.listening().await).send(get(&[])).await;
+    assert_eq!(answer.status, 502);
+    assert_eq!(upstream.seen().requests(), 0);
+}
+
+/// SPIFFE-ID §2.1: scheme and trust domain are case-insensitive in URIs (RFC 3986 §6.2.2.1), and the
+/// path is not.
+#[tokio::test]
+async fn p193_d49_case_counts_in_the_path_only() {
+    let root = Authority::root();
+    for (number, id, status) in [
+        ("P193 D49", "SPIFFE://odd.test/server", 200),
+        ("P193 D49", "spiffe://ODD.test/server", 200),
+        ("P193", "spiffe://odd.test/Server", 502),
+    ] {
+        let upstream = Presenting::new("h2").await;
+        let (stack, proxy) = proxy(&root, &upstream, ODD_ID).await;
+        upstream.present(&root.issue(id, unchanged));
+        let answer = stack.https(proxy.listening().await).send(get(&[])).await;
+        assert_eq!(answer.status, status, "{number} {id}");
+    }
+}
+
+#[tokio::test]
+async fn p197_without_a_bundle_for_its_domain_an_upstream_is_not_believed() {
+    let root = Authority::root();
+    let upstream = Presenting::new("h2").await;
+    upstream.present(&root.issue(ODD_ID, unchanged));
+    let (stack, proxy) = proxy(&root, &upstream, ODD_ID).await;
+    let https = stack.https(proxy.listening().await);
+    assert_eq!(https.send(get(&[])).await.status, 200);
+
+    stack.agent.set_federated(vec![]).unwrap();
+    crate::until(async || https.send(get(&[])).await.status.is_server_error()).await;
+    let (connections, requests) = (upstream.seen().connections(), upstream.seen().requests());
+    assert!(https.send(get(&[])).await.status.is_server_error());
+    let seen = (upstream.seen().connections(), upstream.seen().requests());
+    assert_eq!(seen, (connections, requests));
+
+    stack.agent.set_federated(vec![root.bundle(ODD)]).unwrap();
+    crate::until(async || https.send(get(&[])).await.status == 200).await;
+}

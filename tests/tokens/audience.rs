@@ -1,0 +1,192 @@
+use common::bearer::{Allow, Authenticator, Policy};
+use harness::{SERVER_ID, Stack, process};
+
+use crate::world::{
+    Expected::{Accepted, Refused},
+    WORLD, check, policy,
+};
+
+const PARSE: &str = "unable to parse JWT token";
+const AUDIENCE: &str = r#"expected audience in ["spiffe://example.org/server"] (audience=["#;
+
+fn aud(json: &str) -> String {
+    WORLD.token(|t| t.claim("aud", json))
+}
+
+/// `count` other audiences, then ours.
+fn many(count: usize) -> String {
+    let mut all: Vec<String> = (0..count).map(|n| format!("aud-{n}")).collect();
+    all.push(SERVER_ID.to_owned());
+    aud(&serde_json::to_string(&all).unwrap())
+}
+
+#[test]
+fn j088_audiences() {
+    WORLD.check(&[
+        (
+            "J88",
+            "missing",
+            WORLD.token(|t| t.no_claim("aud")),
+            Refused(PARSE),
+        ),
+        ("J89", "null", aud("null"), Refused(PARSE)),
+        ("J89", "number", aud("1"), Refused(PARSE)),
+        (
+            "J89",
+            "object",
+            aud(r#"{"a":"spiffe://example.org/server"}"#),
+            Refused(PARSE),
+        ),
+        ("J90", "empty", aud(r#""""#), Refused(AUDIENCE)),
+        ("J91", "empty array", aud("[]"), Refused(PARSE)),
+        (
+            "J92",
+            "number among them",
+            aud(r#"["spiffe://example.org/server",1]"#),
+            Refused(PARSE),
+        ),
+        (
+            "J92",
+            "null among them",
+            aud(r#"["spiffe://example.org/server",null]"#),
+            Refused(PARSE),
+        ),
+        (
+            "J92",
+            "array among them",
+            aud(r#"[["spiffe://example.org/server"]]"#),
+            Refused(PARSE),
+        ),
+        (
+            "J93",
+            "another",
+            aud(r#""spiffe://example.org/some-other-server""#),
+            Refused(r#"(audience=["spiffe://example.org/some-other-server"])"#),
+        ),
+        (
+            "J94",
+            "other case of the host",
+            aud(r#""spiffe://EXAMPLE.org/server""#),
+            Refused(AUDIENCE),
+        ),
+        (
+            "J94",
+            "other case of the path",
+            aud(r#""spiffe://example.org/Server""#),
+            Refused(AUDIENCE),
+        ),
+        (
+            "J95",
+            "trailing slash",
+            aud(r#""spiffe://example.org/server/""#),
+            Refused(AUDIENCE),
+        ),
+        (
+            "J95",
+            "prefix",
+            aud(r#""spiffe://example.org/serve""#),
+            Refused(AUDIENCE),
+        ),
+        (
+            "J95",
+            "suffix",
+            aud(r#""spiffe://example.org/server2""#),
+            Refused(AUDIENCE),
+        ),
+        (
+            "J96",
+            "padded",
+            aud(r#"" spiffe://example.org/server ""#),
+            Refused(AUDIENCE),
+        ),
+        (
+            "J96",
+            "a list in a string",
+            aud(r#""spiffe://example.org/server,x""#),
+            Refused(AUDIENCE),
+        ),
+        (
+            "J96",
+            "NUL",
+            aud(r#""spiffe://example.org/server\u0000""#),
+            Refused(AUDIENCE),
+        ),
+        ("J97", "star", aud(r#""*""#), Refused(AUDIENCE)),
+        (
+            "J97",
+            "the trust domain",
+            aud(r#""spiffe://example.org""#),
+            Refused(AUDIENCE),
+        ),
+        ("J98", "32", many(31), Accepted),
+        ("J99", "33", many(32), Refused(PARSE)),
+        ("D15", "at most 32 audiences", many(32), Refused(PARSE)),
+        (
+            "J100",
+            "twice",
+            WORLD.token(|t| t.claim_again("aud", r#""spiffe://example.org/server""#)),
+            Refused(PARSE),
+        ),
+        (
+            "J104",
+            "the same twice in the array",
+            aud(r#"["spiffe://example.org/server","spiffe://example.org/server"]"#),
+            Accepted,
+        ),
+    ]);
+}
+
+#[test]
+fn j103_two_audiences_are_expected() {
+    let mut policy = policy();
+    policy.audiences = vec![SERVER_ID.into(), "https://api.example.org".into()];
+    let authenticator = Authenticator::new(WORLD.bundles(&[]), policy);
+    check(
+        &authenticator,
+        &[
+            (
+                "J103",
+                "the second",
+                aud(r#""https://api.example.org""#),
+                Accepted,
+            ),
+            (
+                "J103",
+                "the first",
+                aud(r#""spiffe://example.org/server""#),
+                Accepted,
+            ),
+            (
+                "J103",
+                "a third",
+                aud(r#""https://api.example.com""#),
+                Refused("expected audience in"),
+            ),
+        ],
+    );
+}
+
+/// "J101" and "D4": nobody can make an authenticator that expects no audience; "J102": nor an empty one.
+#[test]
+fn j101_an_audience_must_be_expected() {
+    for audiences in [
+        vec![],
+        vec![String::new()],
+        vec![SERVER_ID.into(), String::new()],
+    ] {
+        let policy = Policy::new(audiences, Allow::default());
+        let made = std::panic::catch_unwind(|| Authenticator::new(WORLD.bundles(&[]), policy));
+        assert!(made.is_err());
+    }
+}
+
+#[tokio::test]
+async fn j102_the_server_refuses_an_empty_audience() {
+    let stack = Stack::new().await;
+    for args in [["--audience", ""], ["--audience", "a\nb"]] {
+        let output = process::output("server", &stack.agent.endpoint(), &args).await;
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains("an audience must not be empty"), "{text}");
+    }
+}

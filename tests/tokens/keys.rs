@@ -1,0 +1,224 @@
+use std::{error::Error, fmt, sync::Arc};
+
+use common::bearer::{Authenticator, Refusal};
+use harness::jwt::Draft;
+use http::Request;
+use serde_json::json;
+use spiffe::{BundleSource, JwtBundle, JwtBundleSet, JwtSvid, TrustDomain};
+
+use crate::world::{
+    Expected::{Accepted, Refused},
+    WORLD, bundle, check, policy, rendered,
+};
+
+#[test]
+fn j156_keys_that_are_not_for_this() {
+    let w = &*WORLD;
+    let by = |kid: &str| w.draft().head("kid", &format!("\"{kid}\"")).sign(&w.ec1);
+    let leading_zero = Draft::new("RS256", "leading-zero").sign(&w.rsa1);
+    w.check(&[
+        (
+            "J156",
+            "RSA of 1024 bits",
+            w.vector("rsa-1024"),
+            Refused("too weak: 1024 bits"),
+        ),
+        (
+            "D8",
+            "2048 bits at least",
+            w.vector("rsa-1024"),
+            Refused("too weak: 1024 bits"),
+        ),
+        (
+            "J157",
+            "leading zero",
+            leading_zero,
+            Refused("noncanonical authority RSA component"),
+        ),
+        ("J158", "for encryption", by("use-enc"), Refused("purpose")),
+        (
+            "J159",
+            "for X.509-SVIDs",
+            by("use-x509-svid"),
+            Refused("purpose"),
+        ),
+        (
+            "J160",
+            "not to verify",
+            by("ops-sign"),
+            Refused("key_ops does not permit verification"),
+        ),
+        ("J160", "to verify", by("ops-verify"), Accepted),
+        (
+            "D7",
+            "alg, use and key_ops are kept to",
+            by("use-enc"),
+            Refused("purpose"),
+        ),
+        (
+            "J161",
+            "another key of a known name",
+            w.draft().sign(&w.stranger),
+            Refused("signature is invalid"),
+        ),
+        (
+            "J165",
+            "an unknown key type does not matter to others",
+            w.token(|t| t),
+            Accepted,
+        ),
+        (
+            "J165",
+            "unless its name is used",
+            by("unknown-kty"),
+            Refused("JWT authority cannot verify"),
+        ),
+        (
+            "J165",
+            "an unknown curve",
+            by("unknown-crv"),
+            Refused("JWT authority cannot verify"),
+        ),
+        ("D19", "unknown keys are ignored", w.token(|t| t), Accepted),
+    ]);
+}
+
+#[test]
+fn j162_bundles_without_a_key() {
+    let empty = JwtBundleSet::from_iter([bundle("example.org", &json!({ "keys": [] }))]);
+    let token = WORLD.token(|t| t);
+    check(
+        &Authenticator::new(empty, policy()),
+        &[(
+            "J162",
+            "no keys",
+            token.clone(),
+            Refused("no JWT authority \"ec1\""),
+        )],
+    );
+    let none = JwtBundleSet::new();
+    check(
+        &Authenticator::new(none, policy()),
+        &[("J81", "no bundles", token, Refused("no bundle found"))],
+    );
+}
+
+/// "J163", "D20": without `keys` it is no JWK Set. "J164", "D21": nor may a key have no name.
+#[test]
+fn j163_documents_that_are_no_bundle() {
+    let domain = || TrustDomain::new("example.org").unwrap();
+    let good = WORLD.ec1.jwk().to_string();
+    for document in [
+        "{}".to_owned(),
+        r#"{"keys":null}"#.to_owned(),
+        r#"{"keys":{}}"#.to_owned(),
+        "[]".to_owned(),
+        String::new(),
+        format!(r#"{{"keys":[{good},{{"kty":"EC"}}]}}"#),
+        format!(r#"{{"keys":[{good},{{"kty":"EC","kid":1}}]}}"#),
+    ] {
+        assert!(
+            JwtBundle::from_jwt_authorities(domain(), document.as_bytes()).is_err(),
+            "{document}"
+        );
+    }
+}
+
+/// The source of keys is not there.
+#[derive(Debug)]
+struct Gone;
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("source is closed")
+    }
+}
+
+impl Error for Gone {}
+
+impl BundleSource for Gone {
+    type Item = JwtBundle;
+    type Error = Self;
+
+    fn bundle_for_trust_domain(&self, _: &TrustDomain) -> Result<Option<Arc<JwtBundle>>, Self> {
+        Err(Self)
+    }
+}
+
+/// Asked for keys, it fails the test.
+#[derive(Debug)]
+struct NotAsked;
+
+impl BundleSource for NotAsked {
+    type Item = JwtBundle;
+    type Error = Gone;
+
+    fn bundle_for_trust_domain(&self, _: &TrustDomain) -> Result<Option<Arc<JwtBundle>>, Gone> {
+        panic!("J202: keys are looked for before the form is checked")
+    }
+}
+
+/// "J202": a token of a wrong form costs no look for a key, much less a signature.
+#[test]
+fn j202_form_comes_before_keys() {
+    let authenticator = Authenticator::new(NotAsked, policy());
+    for token in [
+        "a.b".to_owned(),
+        "a.b.c".to_owned(),
+        WORLD.token(|t| t.head("jku", r#""x""#)),
+        WORLD.token(|t| t.head("alg", r#""none""#)),
+        WORLD.token(|t| t.head("typ", r#""x""#)),
+        WORLD.token(|t| t.no_head("kid")),
+        WORLD.token(|t| t.claim("sub", r#""x""#)),
+        WORLD.token(|t| t.no_claim("exp")),
+        WORLD.token(|t| t.claim("nbf", "null")),
+    ] {
+        let request = Request::get("/").header("authorization", format!("Bearer {token}"));
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        assert_eq!(authenticator.authenticate(&head).unwrap_err().status(), 401);
+    }
+}
+
+/// "J169", "J171", "J203": a fault of ours is neither the caller's nor a way in.
+#[test]
+fn j171_no_source_no_verdict() {
+    let request =
+        Request::get("/").header("authorization", format!("Bearer {}", WORLD.token(|t| t)));
+    let (head, ()) = request.body(()).unwrap().into_parts();
+    let refusal = Authenticator::new(Gone, policy())
+        .authenticate(&head)
+        .unwrap_err();
+    assert!(matches!(refusal, Refusal::NoTrust(_)), "{refusal}");
+    let answer = rendered(refusal);
+    assert!(
+        answer.starts_with("503") && answer.contains("\"retry-after\": \"5\""),
+        "{answer}"
+    );
+    assert!(!answer.contains("www-authenticate"), "{answer}");
+}
+
+/// With both backends, jsonwebtoken has no default and every verification panics.
+#[test]
+fn j172_one_backend_is_built_in() {
+    let lock = include_str!("../../Cargo.lock");
+    assert!(lock.contains("name = \"aws-lc-rs\""));
+    for package in ["rsa", "p256", "p384", "ed25519-dalek"] {
+        assert!(
+            !lock.contains(&format!("name = \"{package}\"\n")),
+            "{package}"
+        );
+    }
+}
+
+/// What we use for log lines only, and must never use for a verdict.
+#[test]
+fn d018_parse_insecure_checks_neither_audience_nor_times() {
+    let token = WORLD.token(|t| t.claim("aud", r#""x""#).claim("exp", "1"));
+    assert!(JwtSvid::parse_insecure(&token).is_ok());
+    let without_kid = WORLD.token(|t| t.no_head("kid"));
+    assert!(JwtSvid::parse_insecure(&without_kid).is_err());
+    check(
+        &WORLD.authenticator(),
+        &[("D18", "not enough", token, Refused("expected audience"))],
+    );
+}

@@ -1,0 +1,151 @@
+use dev_agent::{Config, DevAgent, FederatedBundle};
+use harness::{
+    PATIENCE, SERVER_ID, Stack, binary,
+    jwt::Key,
+    process::{Process, command},
+    raw::{Client, Message},
+};
+use serde_json::json;
+use spiffe::{SpiffeId, TrustDomain};
+
+/// One connection kept through all that changes: only tokens are asked about here.
+async fn connected(stack: &Stack, server: &Process) -> Client {
+    Client::new(&stack.https(server.listening().await)).await
+}
+
+/// Asks with `token` until the answer is `status`: an update takes the time of a message on a socket.
+async fn until(client: &mut Client, token: &str, status: u16) -> Message {
+    let asking = async {
+        loop {
+            let answer = ask(client, token).await;
+            if answer.status() == status {
+                return answer;
+            }
+        }
+    };
+    let asked = tokio::time::timeout(PATIENCE, asking).await;
+    asked.expect("takes effect in time")
+}
+
+async fn ask(client: &mut Client, token: &str) -> Message {
+    let head = "GET / HTTP/1.1\r\nhost: localhost\r\n";
+    client
+        .send(format!("{head}authorization: Bearer {token}\r\n\r\n"))
+        .await;
+    client.answer().await.unwrap()
+}
+
+/// "J166" removed, "J167" added.
+#[tokio::test]
+async fn j166_keys_come_and_go() {
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let mut client = connected(&stack, &server).await;
+    let old = stack.token(|_| ());
+    assert_eq!(ask(&mut client, &old).await.status(), 200);
+    stack.agent.rotate_jwt_key();
+    let new = stack.token(|_| ());
+    until(&mut client, &new, 200).await;
+    stack.agent.drop_old_jwt_key();
+    until(&mut client, &old, 401).await;
+    assert_eq!(ask(&mut client, &new).await.status(), 200);
+}
+
+#[tokio::test]
+async fn j168_a_federated_domain_that_is_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let entry = "spiffe://partner.example/caller=unix:uid:0"
+        .parse()
+        .unwrap();
+    let partner = Config::new(directory.path().join("partner.sock"), vec![entry]);
+    let partner = DevAgent::start(partner).await.unwrap();
+    let stack = Stack::with(SERVER_ID, |config| {
+        config.federated = vec![partner.federation()]
+    })
+    .await;
+    let server = stack
+        .server(&["--allow", "spiffe://partner.example/*"])
+        .await;
+    let mut client = connected(&stack, &server).await;
+    let token =
+        partner.mint_jwt(&partner.jwt_claims("spiffe://partner.example/caller", &[SERVER_ID]));
+    assert_eq!(ask(&mut client, &token).await.status(), 200);
+
+    stack.agent.set_federated(Vec::new()).unwrap();
+    until(&mut client, &token, 401).await;
+    server
+        .logged(r#"no bundle found for trust domain "partner.example""#)
+        .await;
+}
+
+#[tokio::test]
+async fn j169_bundles_that_are_withdrawn() {
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let mut client = connected(&stack, &server).await;
+    let token = stack.token(|_| ());
+    assert_eq!(ask(&mut client, &token).await.status(), 200);
+
+    stack.agent.withdraw(&SpiffeId::new(SERVER_ID).unwrap());
+    server
+        .logged("identity withdrawn by the Workload API")
+        .await;
+    // The X.509 stream may have been the first to hear of it.
+    let answer = until(&mut client, &token, 503).await;
+    assert_eq!(answer.fields("retry-after"), ["5"]);
+    assert_eq!(answer.fields("www-authenticate"), Vec::<&str>::new());
+}
+
+/// "J37": with the agent gone nothing could be fetched for an unknown `kid`, and nothing waits for it.
+#[tokio::test]
+async fn j170_an_agent_that_is_gone() {
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let mut client = connected(&stack, &server).await;
+    let good = stack.token(|_| ());
+    let unknown = stack.token(|jwt| jwt.header["kid"] = "unknown".into());
+    stack.agent.stop().await;
+    server.logged("lost the Workload API").await;
+    assert_eq!(ask(&mut client, &good).await.status(), 200);
+    assert_eq!(ask(&mut client, &unknown).await.status(), 401);
+}
+
+#[tokio::test]
+async fn j171_not_ready_before_the_first_bundles() {
+    let stack = Stack::new().await;
+    stack.agent.stall();
+    let mut server = stack.spawn(
+        "server",
+        &["--listen", "127.0.0.1:0", "--startup-timeout", "300ms"],
+    );
+    assert_eq!(server.ended().await.code(), Some(1));
+    assert!(!server.log().join("\n").contains("listening on"));
+}
+
+#[tokio::test]
+async fn j009_a_p521_key_is_warned_of_at_start_up() {
+    let mut jwk = Key::p521("es512").jwk();
+    jwk["use"] = "jwt-svid".into();
+    let partner = TrustDomain::new("partner.example").unwrap();
+    let partner = FederatedBundle::parse(partner, &json!({ "keys": [jwk] }).to_string()).unwrap();
+    let stack = Stack::with(SERVER_ID, |config| config.federated = vec![partner]).await;
+    let server = stack.server(&[]).await;
+    let line = server.logged("the JWT bundle has a P-521 key").await;
+    assert!(
+        line.contains("WARN") && line.contains("partner.example") && line.contains("es512"),
+        "{line}"
+    );
+}
+
+#[tokio::test]
+async fn j003_a_token_for_several_audiences_is_noted() {
+    let stack = Stack::new().await;
+    let arguments = ["--listen", "127.0.0.1:0"];
+    let mut server = command(&binary("server"), &stack.agent.endpoint(), &arguments);
+    server.env("RUST_LOG", "debug");
+    let server = Process::spawn(server);
+    let mut client = connected(&stack, &server).await;
+    let token = stack.token(|jwt| jwt.payload["aud"] = json!([SERVER_ID, "x"]));
+    assert_eq!(ask(&mut client, &token).await.status(), 200);
+    server.logged("multi-audience").await;
+}

@@ -1,0 +1,149 @@
+use common::workload::Identity;
+use dev_agent::pb;
+use harness::{
+    PATIENCE, SERVER_ID, Stack, binary,
+    https::{Https, get},
+    process::{self, Process},
+};
+use serde_json::{Value, json};
+use spiffe::{BundleSource, TrustDomain};
+
+use crate::fake::{Fake, Genuine};
+
+const OWN: &str = "spiffe://example.org";
+
+fn message(trust_domain: &str, jwks: &Value) -> pb::JwtBundlesResponse {
+    let bundles = [(trust_domain.to_owned(), jwks.to_string().into_bytes())];
+    pb::JwtBundlesResponse {
+        bundles: bundles.into_iter().collect(),
+    }
+}
+
+async fn status(https: &Https, token: &str) -> u16 {
+    let token = format!("Bearer {token}");
+    let answer = https.send(get(&[("authorization", &token)])).await;
+    answer.status.as_u16()
+}
+
+/// The keys of the agent, as its JWK Set has them.
+fn keys(stack: &Stack) -> Vec<Value> {
+    let jwks: Value = serde_json::from_str(&stack.agent.jwks()).unwrap();
+    jwks["keys"].as_array().unwrap().clone()
+}
+
+/// Each is seen in the log, and what was there before stays in use.
+#[tokio::test]
+async fn j163_bundles_that_cannot_be_used() {
+    let stack = Stack::new().await;
+    let genuine = Genuine::of(&stack).await;
+    let nameless = || {
+        let mut keys = keys(&stack);
+        keys.push(json!({ "kty": "EC", "crv": "P-256", "x": "AA", "y": "AA" }));
+        json!({ "keys": keys })
+    };
+    for (number, update) in [
+        ("J163, D20: no keys", message(OWN, &json!({}))),
+        (
+            "J163, D20: keys null",
+            message(OWN, &json!({ "keys": null })),
+        ),
+        ("J164, D21: a key without kid", message(OWN, &nameless())),
+        ("D22: no bundles", pb::JwtBundlesResponse::default()),
+    ] {
+        let fake = Fake::new(&genuine);
+        let args = ["--listen", "127.0.0.1:0"];
+        let server = Process::spawn(process::command(&binary("server"), &fake.endpoint(), &args));
+        let https = stack.https(server.listening().await);
+        let token = stack.token(|_| ());
+        assert_eq!(status(&https, &token).await, 200, "{number}");
+
+        fake.say_jwt_bundles(Ok(update));
+        // The library gives up the stream and asks again: "lost", or "sent an update that can't be used".
+        server.logged("going on with the").await;
+        assert_eq!(
+            status(&https, &token).await,
+            200,
+            "{number}: the old bundles are kept"
+        );
+    }
+}
+
+/// "D19": a key of an unknown type is no reason not to use the others.
+#[tokio::test]
+async fn j165_unknown_keys_among_good_ones() {
+    let stack = Stack::new().await;
+    let mut genuine = Genuine::of(&stack).await;
+    let mut keys = keys(&stack);
+    keys.push(json!({ "kty": "AKP", "kid": "1", "pub": "AA" }));
+    keys.push(json!({ "kty": "EC", "crv": "secp256k1", "kid": "2", "x": "AA", "y": "AA" }));
+    genuine.jwt_bundles = message(OWN, &json!({ "keys": keys }));
+    let fake = Fake::new(&genuine);
+    let args = ["--listen", "127.0.0.1:0"];
+    let server = Process::spawn(process::command(&binary("server"), &fake.endpoint(), &args));
+    let https = stack.https(server.listening().await);
+    assert_eq!(status(&https, &stack.token(|_| ())).await, 200);
+}
+
+async fn identity(
+    message: impl FnOnce(&mut pb::X509svidResponse),
+    stack: &Stack,
+) -> Result<Identity, String> {
+    let mut genuine = Genuine::of(stack).await;
+    message(&mut genuine.x509);
+    let fake = Fake::new(&genuine);
+    let identity = fake.workload_api(PATIENCE).identity().await;
+    identity.map_err(|error| error.to_string())
+}
+
+fn roots(identity: &Identity, trust_domain: &str) -> Option<Vec<Vec<u8>>> {
+    let trust_domain = TrustDomain::new(trust_domain).unwrap();
+    let bundle = identity
+        .x509
+        .bundle_for_trust_domain(&trust_domain)
+        .unwrap()?;
+    Some(
+        bundle
+            .authorities()
+            .iter()
+            .map(|root| root.as_bytes().to_vec())
+            .collect(),
+    )
+}
+
+/// What a Workload API that contradicts itself is taken at. It is trusted with all of this: these
+/// pin what the library makes of it.
+#[tokio::test]
+async fn d023_whose_an_x509_bundle_is() {
+    let stack = Stack::new().await;
+    let genuine = Genuine::of(&stack).await;
+    let ours = vec![genuine.x509.svids[0].bundle.clone()];
+
+    let claimed = identity(
+        |message| message.svids[0].spiffe_id = "spiffe://other.example/x".into(),
+        &stack,
+    )
+    .await;
+    let claimed = claimed.unwrap();
+    assert_eq!(
+        roots(&claimed, "example.org"),
+        Some(ours),
+        "D23: of the certificate's"
+    );
+    assert_eq!(
+        roots(&claimed, "other.example"),
+        None,
+        "D23: not of the message's"
+    );
+
+    let other = Stack::with(SERVER_ID, |_| ()).await;
+    let theirs = Genuine::of(&other).await.x509.svids[0].bundle.clone();
+    let federated = |message: &mut pb::X509svidResponse| {
+        message.federated_bundles.insert(OWN.into(), theirs.clone());
+    };
+    let identity = identity(federated, &stack).await.unwrap();
+    assert_eq!(
+        roots(&identity, "example.org"),
+        Some(vec![theirs]),
+        "D24: the federated one is taken"
+    );
+}

@@ -1,0 +1,20 @@
+//! The Workload API as our binaries use it: `common::workload` and the binaries themselves over a
+//! dev-agent, and over a fake that says what it is told to say. Numbers are those of the
+//! conformance list, part 3L.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
+
+/// A Workload API that says what a test tells it to say.
+#[path = "workload_api/fake.rs"]
+mod fake;
+/// The one token of a client's run: what is checked before it is sent.
+#[path = "workload_api/fetch.rs"]
+mod fetch;
+/// Keys that are not their certificates'.
+#[path = "workload_api/keys.rs"]
+mod keys;
+/// Where the address comes from, and what start-up makes of the first answers.
+#[path = "workload_api/startup.rs"]
+mod startup;
+/// A running process through rotation, bad messages, withdrawal and the end.
+#[path = "workload_api/streams.rs"]
+mod streams;

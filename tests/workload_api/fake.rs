@@ -1,0 +1,294 @@
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use common::workload::{Address, Identity, WorkloadApi};
+use dev_agent::pb::{
+    self,
+    spiffe_workload_api_client::SpiffeWorkloadApiClient,
+    spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
+};
+use harness::{PATIENCE, SERVER_ID, Stack};
+use hyper::server::conn::http2;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    service::TowerToHyperService,
+};
+use tempfile::TempDir;
+use tokio::{
+    net::UnixListener,
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+use tonic::{
+    Request, Response, Status,
+    codegen::{BoxStream, tokio_stream::Stream},
+    transport::Endpoint,
+};
+
+/// What a stream says now: a message, after which it stays open, or its end.
+pub(crate) type Said<M> = Result<M, Status>;
+
+/// A Workload API on a socket of its own.
+pub(crate) struct Fake {
+    pub(crate) script: Arc<Script>,
+    path: PathBuf,
+    _directory: TempDir,
+    _server: JoinSet<()>,
+}
+
+/// What it says, and what was asked of it.
+pub(crate) struct Script {
+    x509: watch::Sender<Said<pb::X509svidResponse>>,
+    jwt_bundles: watch::Sender<Said<pb::JwtBundlesResponse>>,
+    /// The answers to FetchJWTSVID, the last one for all further calls.
+    pub(crate) tokens: Mutex<Vec<Said<pb::JwtsvidResponse>>>,
+    /// When each call came.
+    calls: watch::Sender<Vec<(Call, Instant)>>,
+    connections: watch::Sender<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    X509,
+    JwtBundles,
+    Token,
+}
+
+/// Answers as a real agent gave them to this process, to be changed.
+#[derive(Clone)]
+pub(crate) struct Genuine {
+    pub(crate) x509: pb::X509svidResponse,
+    pub(crate) jwt_bundles: pb::JwtBundlesResponse,
+}
+
+impl Genuine {
+    pub(crate) async fn of(stack: &Stack) -> Self {
+        let endpoint = Endpoint::try_from(stack.agent.endpoint()).unwrap();
+        let mut client = SpiffeWorkloadApiClient::new(endpoint.connect().await.unwrap());
+        let mut svids = client
+            .fetch_x509svid(with_header(pb::X509svidRequest {}))
+            .await
+            .unwrap()
+            .into_inner();
+        let mut bundles = client
+            .fetch_jwt_bundles(with_header(pb::JwtBundlesRequest {}))
+            .await
+            .unwrap()
+            .into_inner();
+        Self {
+            x509: svids.message().await.unwrap().unwrap(),
+            jwt_bundles: bundles.message().await.unwrap().unwrap(),
+        }
+    }
+}
+
+fn with_header<M>(message: M) -> Request<M> {
+    let mut request = Request::new(message);
+    let value = "true".parse().unwrap();
+    request.metadata_mut().insert("workload.spiffe.io", value);
+    request
+}
+
+impl Fake {
+    /// Says what the real one said.
+    pub(crate) fn new(genuine: &Genuine) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fake.sock");
+        let script = Arc::new(Script {
+            x509: watch::Sender::new(Ok(genuine.x509.clone())),
+            jwt_bundles: watch::Sender::new(Ok(genuine.jwt_bundles.clone())),
+            tokens: Mutex::new(Vec::new()),
+            calls: watch::Sender::new(Vec::new()),
+            connections: watch::Sender::new(0),
+        });
+        let mut server = JoinSet::new();
+        let listener = UnixListener::bind(&path).unwrap();
+        server.spawn(serve(listener, Arc::clone(&script)));
+        Self {
+            script,
+            path,
+            _directory: directory,
+            _server: server,
+        }
+    }
+
+    pub(crate) fn endpoint(&self) -> String {
+        format!("unix://{}", self.path.display())
+    }
+
+    pub(crate) fn workload_api(&self, patience: std::time::Duration) -> WorkloadApi {
+        WorkloadApi::new(self.endpoint().parse::<Address>().unwrap(), patience)
+    }
+
+    /// Both sources, fed by this.
+    pub(crate) async fn identity(&self) -> Identity {
+        harness::process::install_crypto_provider();
+        self.workload_api(PATIENCE).identity().await.unwrap()
+    }
+
+    /// What FetchX509SVID says from now on.
+    pub(crate) fn say_x509(&self, said: Said<pb::X509svidResponse>) {
+        drop(self.script.x509.send_replace(said));
+    }
+
+    /// What FetchJWTBundles says from now on.
+    pub(crate) fn say_jwt_bundles(&self, said: Said<pb::JwtBundlesResponse>) {
+        drop(self.script.jwt_bundles.send_replace(said));
+    }
+
+    /// The moments of the calls of this kind, once there are `count`.
+    pub(crate) async fn calls(&self, kind: Call, count: usize) -> Vec<Instant> {
+        let of_kind = |calls: &Vec<(Call, Instant)>| -> Vec<Instant> {
+            let calls = calls.iter().filter(|(call, _)| *call == kind);
+            calls.map(|(_, at)| *at).collect()
+        };
+        let mut calls = self.script.calls.subscribe();
+        let enough = calls.wait_for(|calls| of_kind(calls).len() >= count);
+        let calls = timeout(PATIENCE, enough).await.expect("enough calls");
+        of_kind(&calls.unwrap())
+    }
+
+    pub(crate) async fn connections(&self, wanted: impl FnMut(&usize) -> bool) {
+        let mut connections = self.script.connections.subscribe();
+        let wanted = connections.wait_for(wanted);
+        timeout(PATIENCE, wanted).await.expect("in time").unwrap();
+    }
+}
+
+async fn serve(listener: UnixListener, script: Arc<Script>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let script = Arc::clone(&script);
+        connections.spawn(async move {
+            script.connections.send_modify(|open| *open += 1);
+            let service = SpiffeWorkloadApiServer::from_arc(Arc::clone(&script));
+            // A client may leave as it likes.
+            let _ = http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+                .await;
+            script.connections.send_modify(|open| *open -= 1);
+        });
+    }
+}
+
+impl Script {
+    fn called(&self, call: Call) {
+        self.calls
+            .send_modify(|calls| calls.push((call, Instant::now())));
+    }
+
+    /// What is said now, and whatever is said later, to the end.
+    fn stream<M: Clone + Send + Sync + 'static>(
+        said: &watch::Sender<Said<M>>,
+    ) -> Result<Response<BoxStream<M>>, Status> {
+        let mut said = said.subscribe();
+        let first = said.borrow_and_update().clone()?;
+        let messages = async_messages(first, said);
+        Ok(Response::new(Box::pin(messages)))
+    }
+}
+
+fn async_messages<M: Clone + Send + Sync + 'static>(
+    first: M,
+    said: watch::Receiver<Said<M>>,
+) -> impl Stream<Item = Said<M>> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut said = said;
+        let mut next = Ok(first);
+        loop {
+            let last = next.is_err();
+            if sender.send(next).await.is_err() || last {
+                return;
+            }
+            tokio::select! {
+                changed = said.changed() => if changed.is_err() { return },
+                () = sender.closed() => return,
+            }
+            next = said.borrow_and_update().clone();
+        }
+    });
+    Messages(receiver)
+}
+
+struct Messages<M>(tokio::sync::mpsc::Receiver<Said<M>>);
+
+impl<M> Stream for Messages<M> {
+    type Item = Said<M>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+#[tonic::async_trait]
+impl SpiffeWorkloadApi for Script {
+    type FetchX509SVIDStream = BoxStream<pb::X509svidResponse>;
+    type FetchX509BundlesStream = BoxStream<pb::X509BundlesResponse>;
+    type FetchJWTBundlesStream = BoxStream<pb::JwtBundlesResponse>;
+
+    async fn fetch_x509svid(
+        &self,
+        _: Request<pb::X509svidRequest>,
+    ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+        self.called(Call::X509);
+        Self::stream(&self.x509)
+    }
+
+    async fn fetch_x509_bundles(
+        &self,
+        _: Request<pb::X509BundlesRequest>,
+    ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
+        Err(Status::unimplemented("no binary of ours asks for this"))
+    }
+
+    async fn fetch_jwt_bundles(
+        &self,
+        _: Request<pb::JwtBundlesRequest>,
+    ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
+        self.called(Call::JwtBundles);
+        Self::stream(&self.jwt_bundles)
+    }
+
+    async fn fetch_jwtsvid(
+        &self,
+        request: Request<pb::JwtsvidRequest>,
+    ) -> Result<Response<pb::JwtsvidResponse>, Status> {
+        self.called(Call::Token);
+        assert_eq!(
+            request.metadata().get("workload.spiffe.io").unwrap(),
+            "true"
+        );
+        let mut tokens = self.tokens.lock().unwrap();
+        let said = match tokens.len() {
+            1 => tokens[0].clone(),
+            _ => tokens.remove(0),
+        };
+        said.map(Response::new)
+    }
+
+    async fn validate_jwtsvid(
+        &self,
+        _: Request<pb::ValidateJwtsvidRequest>,
+    ) -> Result<Response<pb::ValidateJwtsvidResponse>, Status> {
+        Err(Status::unimplemented("no binary of ours asks for this"))
+    }
+}
+
+/// An answer to FetchJWTSVID.
+pub(crate) fn token(svid: String) -> Said<pb::JwtsvidResponse> {
+    Ok(pb::JwtsvidResponse {
+        svids: vec![pb::Jwtsvid {
+            spiffe_id: SERVER_ID.to_owned(),
+            svid,
+            hint: String::new(),
+        }],
+    })
+}

@@ -1,0 +1,124 @@
+use std::time::Duration;
+
+use harness::{CLIENT_ID, PATIENCE, SERVER_ID, Stack, binary, process};
+use serde_json::json;
+use tonic::{Code, Status};
+
+use crate::fake::{Call, Fake, Genuine, token};
+
+const AUDIENCE: &str = "spiffe://example.org/server";
+
+#[tokio::test]
+async fn w179_a_token_that_was_not_asked_for_is_not_used() {
+    let stack = Stack::new().await;
+    let genuine = Genuine::of(&stack).await;
+    let id = CLIENT_ID.parse().unwrap();
+    let with = |name: &str, value| stack.token(|claims| claims.payload[name] = value);
+    for (number, svid, accepted) in [
+        ("W179 as asked", stack.token(|_| ()), true),
+        (
+            "W179 one audience, as a string",
+            with("aud", json!(AUDIENCE)),
+            true,
+        ),
+        (
+            "W179 another audience",
+            with("aud", json!(["other"])),
+            false,
+        ),
+        (
+            "W179 more audiences",
+            with("aud", json!([AUDIENCE, "other"])),
+            false,
+        ),
+        ("W179 another subject", with("sub", json!(SERVER_ID)), false),
+        ("D18 expired", with("exp", json!(1_000_000_000)), false),
+        ("W174 no token", "x".to_owned(), false),
+    ] {
+        let fake = Fake::new(&genuine);
+        *fake.script.tokens.lock().unwrap() = vec![token(svid)];
+        let api = fake.workload_api(PATIENCE);
+        let fetched = api.fetch_jwt_svid(AUDIENCE, Some(&id)).await;
+        assert_eq!(fetched.is_ok(), accepted, "{number}: {fetched:?}");
+    }
+}
+
+#[tokio::test]
+async fn w175_one_bad_svid_spoils_the_answer() {
+    let stack = Stack::new().await;
+    let fake = Fake::new(&Genuine::of(&stack).await);
+    let mut answer = token(stack.token(|_| ())).unwrap();
+    answer.svids.extend(token("x".to_owned()).unwrap().svids);
+    *fake.script.tokens.lock().unwrap() = vec![Ok(answer)];
+    let api = fake.workload_api(PATIENCE);
+    api.fetch_jwt_svid(AUDIENCE, None).await.expect_err("D29");
+}
+
+#[tokio::test]
+async fn w181_an_agent_that_is_not_available_is_asked_once_more() {
+    let stack = Stack::new().await;
+    let genuine = Genuine::of(&stack).await;
+    let good = || token(stack.token(|_| ()));
+    let no = |code| Err(Status::new(code, "no"));
+    for (number, answers, calls, accepted) in [
+        ("W181 once", vec![no(Code::Unavailable), good()], 2, true),
+        (
+            "W181 twice",
+            vec![no(Code::Unavailable), no(Code::Unavailable), good()],
+            2,
+            false,
+        ),
+        ("W167", vec![no(Code::InvalidArgument), good()], 1, false),
+        ("W168", vec![no(Code::Unimplemented), good()], 1, false),
+    ] {
+        let fake = Fake::new(&genuine);
+        *fake.script.tokens.lock().unwrap() = answers;
+        let api = fake.workload_api(PATIENCE);
+        let fetched = api.fetch_jwt_svid(AUDIENCE, None).await;
+        assert_eq!(fetched.is_ok(), accepted, "{number}: {fetched:?}");
+        assert_eq!(
+            fake.calls(Call::Token, calls).await.len(),
+            calls,
+            "{number}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn w166_an_agent_that_does_not_answer_is_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("mute.sock");
+    let _mute = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let address = format!("unix://{}", path.display()).parse().unwrap();
+    let api = common::workload::WorkloadApi::new(address, Duration::from_millis(100));
+    let error = api.fetch_jwt_svid(AUDIENCE, None).await.unwrap_err();
+    assert!(
+        error.to_string().contains("did not answer in time"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn w180_a_token_is_printed_only_on_request() {
+    let stack = Stack::new().await;
+    let fake = Fake::new(&Genuine::of(&stack).await);
+    let svid = stack.token(|_| ());
+    *fake.script.tokens.lock().unwrap() = vec![token(svid.clone())];
+    for (args, printed) in [
+        (&["--print-token"] as &[&str], true),
+        (&["--url", "https://localhost:1/"], false),
+        (&["--url", "https://localhost:1/", "-i"], false),
+    ] {
+        let output = process::command(&binary("client"), &fake.endpoint(), args)
+            .env("RUST_LOG", "trace")
+            .output()
+            .await
+            .unwrap();
+        let [stdout, stderr] =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        assert_eq!(stdout.contains(&svid), printed, "{args:?}");
+        for part in svid.split('.') {
+            assert!(!stderr.contains(part), "{args:?}: {stderr}");
+        }
+    }
+}

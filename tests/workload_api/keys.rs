@@ -1,0 +1,24 @@
+use std::time::Duration;
+
+use common::tls;
+use harness::Stack;
+
+use crate::fake::{Fake, Genuine};
+
+#[tokio::test]
+async fn p181_a_key_that_is_not_the_leafs_is_refused() {
+    let (stack, other) = (Stack::new().await, Stack::new().await);
+    let genuine = Genuine::of(&stack).await;
+    let mut mixed = genuine.clone();
+    let key = &Genuine::of(&other).await.x509.svids[0].x509_svid_key;
+    mixed.x509.svids[0].x509_svid_key = key.clone();
+    for (answer, fits) in [(&genuine, true), (&mixed, false)] {
+        let fake = Fake::new(answer);
+        let api = fake.workload_api(Duration::from_secs(2));
+        let served = match api.x509().await {
+            Ok(source) => tls::server(&source).is_ok(),
+            Err(_) => false,
+        };
+        assert_eq!(served, fits);
+    }
+}

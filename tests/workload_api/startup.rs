@@ -1,0 +1,147 @@
+use std::time::Duration;
+
+use harness::{PATIENCE, Stack, binary, process};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+use crate::fake::{Call, Fake, Genuine};
+
+/// Long enough for several attempts.
+const SHORT: Duration = Duration::from_millis(400);
+
+#[tokio::test]
+async fn w151_the_address_is_the_flag_then_the_variable_then_the_default() {
+    let flag = &["--workload-api", "unix:///nowhere/flag"] as &[&str];
+    for (number, args, variable, status, text) in [
+        (
+            "W151 variable",
+            &[] as &[&str],
+            Some("unix:///nowhere/env"),
+            1,
+            "at unix:///nowhere/env",
+        ),
+        (
+            "W151 flag wins",
+            flag,
+            Some("unix:///nowhere/env"),
+            1,
+            "at unix:///nowhere/flag",
+        ),
+        ("W151 flag alone", flag, None, 1, "at unix:///nowhere/flag"),
+        (
+            "W151 default",
+            &["--help"],
+            None,
+            0,
+            "[default: unix:///tmp/agent.sock]",
+        ),
+        ("W152", &[], Some(""), 2, "the address is empty"),
+        ("W154", &[], Some("unix://a/b"), 2, "no host part"),
+        (
+            "W165",
+            &[],
+            Some("tcp://192.0.2.1:1"),
+            2,
+            "private keys would cross the network",
+        ),
+    ] {
+        for (name, limit) in [
+            ("server", "SERVER_STARTUP_TIMEOUT"),
+            ("proxy", "PROXY_STARTUP_TIMEOUT"),
+            ("client", "CLIENT_MAX_TIME"),
+        ] {
+            let mut command = process::command(&binary(name), "", args);
+            command
+                .env_remove("SPIFFE_ENDPOINT_SOCKET")
+                .env(limit, "300ms");
+            // Serving binaries try their port before they look for an identity.
+            if let Some(prefix) = limit.strip_suffix("STARTUP_TIMEOUT") {
+                command.env(format!("{prefix}LISTEN"), "127.0.0.1:0");
+            }
+            if let Some(variable) = variable {
+                command.env("SPIFFE_ENDPOINT_SOCKET", variable);
+            }
+            let output = command.output().await.unwrap();
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8(said).unwrap();
+            assert_eq!(
+                output.status.code(),
+                Some(status),
+                "{number}, {name}: {said}"
+            );
+            assert!(said.contains(text), "{number}, {name}: {said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn w167_what_waiting_does_not_mend_is_not_waited_for() {
+    let stack = Stack::new().await;
+    let genuine = Genuine::of(&stack).await;
+    for (number, code, retried, text) in [
+        (
+            "W167 D26",
+            Code::InvalidArgument,
+            false,
+            "does not offer the SPIFFE Workload API",
+        ),
+        (
+            "W168",
+            Code::Unimplemented,
+            false,
+            "does not offer the SPIFFE Workload API",
+        ),
+        (
+            "W169",
+            Code::PermissionDenied,
+            true,
+            "no registration entry matches this process",
+        ),
+        ("W166", Code::Unavailable, true, "told to"),
+    ] {
+        let fake = Fake::new(&genuine);
+        let status = Status::new(code, "told to");
+        fake.say_x509(Err(status));
+        let began = Instant::now();
+        let error = fake.workload_api(SHORT).x509().await.unwrap_err();
+        assert!(error.to_string().contains(text), "{number}: {error}");
+        let calls = fake.calls(Call::X509, 1).await;
+        assert_eq!(calls.len() > 1, retried, "{number}");
+        assert!(began.elapsed() < PATIENCE / 2, "{number}, D34: bounded");
+        if retried {
+            let waits: Vec<_> = calls.windows(2).map(|pair| pair[1] - pair[0]).collect();
+            assert!(
+                waits.len() < 10 && waits[0] >= Duration::from_millis(50),
+                "D27: {waits:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn w169_an_entry_that_comes_later_is_found() {
+    let stack = Stack::new().await;
+    let genuine = Genuine::of(&stack).await;
+    let fake = Fake::new(&genuine);
+    let no = Status::permission_denied("no identity issued");
+    fake.say_x509(Err(no));
+    let api = fake.workload_api(PATIENCE);
+    let starting = tokio::spawn(async move { api.x509().await });
+    fake.calls(Call::X509, 2).await;
+    fake.say_x509(Ok(genuine.x509));
+    starting.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn w166_no_agent_at_all_is_an_error_within_the_time_given() {
+    let directory = tempfile::tempdir().unwrap();
+    let endpoint = format!("unix://{}/none.sock", directory.path().display());
+    let api = common::workload::WorkloadApi::new(endpoint.parse().unwrap(), SHORT);
+    let began = Instant::now();
+    let error = api.identity().await.unwrap_err().to_string();
+    assert!(
+        error.contains("no such socket") && error.contains(&endpoint),
+        "{error}"
+    );
+    assert!(began.elapsed() < PATIENCE / 2);
+}

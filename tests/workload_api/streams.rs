@@ -1,0 +1,395 @@
+use std::time::Duration;
+
+use common::workload::Identity;
+use dev_agent::pb;
+use harness::{
+    PATIENCE, SERVER_ID, Stack, binary,
+    https::{Https, get},
+    process::{self, Process},
+};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use nix::sys::signal::Signal;
+use rustls::pki_types::CertificateDer;
+use spiffe::bundle::BundleSource;
+use tonic::Status;
+
+use crate::fake::{Call, Fake, Genuine};
+
+fn leaf(identity: &Identity) -> Vec<u8> {
+    identity.x509.svid().unwrap().leaf().as_bytes().to_vec()
+}
+
+/// Asks again until there is an answer: a change takes the time of a message on a socket.
+async fn until<T, F: Future<Output = Option<T>>>(mut wanted: impl FnMut() -> F) -> T {
+    let asking = async {
+        loop {
+            if let Some(value) = wanted().await {
+                return value;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let asked = tokio::time::timeout(PATIENCE, asking).await;
+    asked.expect("takes effect in time")
+}
+
+/// The server on a fake, and its port.
+async fn server(fake: &Fake) -> (Process, u16) {
+    let args = ["--listen", "127.0.0.1:0"];
+    let server = Process::spawn(process::command(&binary("server"), &fake.endpoint(), &args));
+    let port = server.listening().await;
+    (server, port)
+}
+
+async fn presented(https: &Https) -> Option<CertificateDer<'static>> {
+    let tls = https.try_connect(b"http/1.1").await.ok()?;
+    Some(tls.get_ref().1.peer_certificates()?[0].clone().into_owned())
+}
+
+async fn status(https: &Https, token: &str) -> u16 {
+    let value = format!("Bearer {token}");
+    let answer = https.send(get(&[("authorization", &value)])).await;
+    answer.status.as_u16()
+}
+
+/// One connection for many requests: a handshake of its own is no part of what is tested.
+struct Kept(hyper::client::conn::http1::SendRequest<Full<Bytes>>);
+
+impl Kept {
+    async fn new(https: &Https) -> Self {
+        let io = hyper_util::rt::TokioIo::new(https.connect(b"http/1.1").await);
+        let (sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        Self(sender)
+    }
+
+    async fn status(&mut self, token: &str) -> u16 {
+        let value = format!("Bearer {token}");
+        let request = get(&[("authorization", &value), ("host", "localhost")]);
+        self.0.ready().await.unwrap();
+        let answer = self.0.send_request(request).await.unwrap();
+        let status = answer.status().as_u16();
+        answer.into_body().collect().await.unwrap();
+        status
+    }
+}
+
+/// The second identity of the list is bad, or the first: nothing of the message is used.
+#[tokio::test]
+async fn w174_a_message_that_is_wrong_anywhere_changes_nothing() {
+    let stack = Stack::new().await;
+    let genuine = Genuine::of(&stack).await;
+    stack.agent.rotate_x509();
+    let next = Genuine::of(&stack).await.x509;
+    let with = |change: fn(&mut Vec<pb::X509svid>)| {
+        let mut message = next.clone();
+        change(&mut message.svids);
+        message
+    };
+    let rows: [(&str, pb::X509svidResponse); 8] = [
+        ("W174 no identity", with(Vec::clear)),
+        (
+            "W174 a broken certificate",
+            with(|svids| svids[0].x509_svid.truncate(50)),
+        ),
+        (
+            "W174 a broken key",
+            with(|svids| svids[0].x509_svid_key.truncate(20)),
+        ),
+        ("W77 D22 no bundle", with(|svids| svids[0].bundle.clear())),
+        (
+            "W174 a broken bundle",
+            with(|svids| svids[0].bundle.truncate(20)),
+        ),
+        (
+            "W175 D29 the second is bad",
+            with(|svids| {
+                let mut second = svids[0].clone();
+                second.x509_svid.clear();
+                svids.push(second);
+            }),
+        ),
+        (
+            "W94 D35 too many",
+            with(|svids| {
+                let one = svids[0].clone();
+                svids.resize(101, one);
+            }),
+        ),
+        ("W174 an empty message", pb::X509svidResponse::default()),
+    ];
+    for (number, message) in rows {
+        let fake = Fake::new(&genuine);
+        let identity = fake.identity().await;
+        let before = leaf(&identity);
+        let calls = fake.calls(Call::X509, 2).await.len();
+        fake.say_x509(Ok(message));
+        // D28: the library drops the stream and comes again, so the message was looked at.
+        fake.calls(Call::X509, calls + 1).await;
+        assert_eq!(leaf(&identity), before, "{number}");
+        fake.say_x509(Ok(next.clone()));
+        until(async || (leaf(&identity) != before).then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn w174_a_message_that_cannot_be_used_is_seen_in_the_log() {
+    let stack = Stack::new().await;
+    let genuine = Genuine::of(&stack).await;
+    let fake = Fake::new(&genuine);
+    let (server, port) = server(&fake).await;
+    let https = stack.https(port);
+    let mut bad = genuine.x509.clone();
+    bad.svids[0].x509_svid.truncate(50);
+    let before = presented(&https).await.unwrap();
+    fake.say_x509(Ok(bad));
+    server.logged("can't use what it sends").await;
+    assert_eq!(presented(&https).await.unwrap(), before);
+
+    // "D32": a key of another certificate; the library takes it, rustls does not.
+    stack.agent.rotate_x509();
+    let mut next = Genuine::of(&stack).await.x509;
+    let key = next.svids[0].x509_svid_key.clone();
+    next.svids[0].x509_svid_key = genuine.x509.svids[0].x509_svid_key.clone();
+    let wrong = next.svids[0].x509_svid.clone();
+    fake.say_x509(Ok(next.clone()));
+    until(async || {
+        let leaf = presented(&https).await;
+        assert_ne!(leaf.as_deref(), Some(&wrong[..]), "D32");
+        let seen = server
+            .log()
+            .iter()
+            .filter(|line| line.contains("identity updated"))
+            .count();
+        (seen > 0).then_some(())
+    })
+    .await;
+    next.svids[0].x509_svid_key = key;
+    fake.say_x509(Ok(next));
+    until(async || (presented(&https).await.as_deref() == Some(&wrong[..])).then_some(())).await;
+}
+
+#[tokio::test]
+async fn w170_withdrawal_stops_the_use_of_an_identity_and_is_undone() {
+    let stack = Stack::new().await;
+    let genuine = Genuine::of(&stack).await;
+    let fake = Fake::new(&genuine);
+    let (server, port) = server(&fake).await;
+    let https = stack.https(port);
+    let mut kept = Kept::new(&https).await;
+
+    let no = Status::permission_denied("no identity issued");
+    fake.say_jwt_bundles(Err(no.clone()));
+    server
+        .logged("identity withdrawn by the Workload API")
+        .await;
+    assert_eq!(kept.status(&stack.token(|_| ())).await, 503, "W171");
+
+    fake.say_x509(Err(no));
+    until(async || presented(&https).await.is_none().then_some(())).await;
+
+    fake.say_x509(Ok(genuine.x509));
+    fake.say_jwt_bundles(Ok(genuine.jwt_bundles));
+    server.logged("the Workload API is back").await;
+    until(async || presented(&https).await).await;
+    assert_eq!(status(&https, &stack.token(|_| ())).await, 200, "D25");
+}
+
+#[tokio::test]
+async fn w172_an_outage_is_waited_out_on_what_there_is() {
+    let stack = Stack::new().await;
+    let genuine = Genuine::of(&stack).await;
+    let fake = Fake::new(&genuine);
+    let identity = fake.identity().await;
+    let before = leaf(&identity);
+    let calls = fake.calls(Call::X509, 2).await.len();
+    // "W167 W168 D26": whatever the reason, a process that runs goes on asking.
+    for status in [
+        Status::unavailable("restarting"),
+        Status::invalid_argument("no"),
+        Status::unimplemented("no"),
+    ] {
+        fake.say_x509(Err(status));
+    }
+    let failed = fake.calls(Call::X509, calls + 3).await;
+    assert_eq!(leaf(&identity), before);
+    let waits: Vec<_> = failed[calls..]
+        .windows(2)
+        .map(|pair| pair[1] - pair[0])
+        .collect();
+    assert!(waits[1] > waits[0], "D27: longer each time: {waits:?}");
+
+    // "W173": after a success the first wait is short again.
+    fake.say_x509(Ok(genuine.x509.clone()));
+    let served = fake.calls(Call::X509, failed.len() + 1).await.len();
+    stack.agent.rotate_x509();
+    let next = Genuine::of(&stack).await.x509;
+    fake.say_x509(Ok(next));
+    until(async || (leaf(&identity) != before).then_some(())).await;
+    let ended = tokio::time::Instant::now();
+    fake.say_x509(Err(Status::unavailable("again")));
+    let again = fake.calls(Call::X509, served + 1).await[served] - ended;
+    assert!(
+        again < *waits.last().unwrap() * 2,
+        "W173: {again:?} after {waits:?}"
+    );
+}
+
+#[tokio::test]
+async fn w176_an_expired_svid_is_not_presented() {
+    let stack = Stack::with(SERVER_ID, |config| {
+        config.x509_ttl = Duration::from_secs(2);
+    })
+    .await;
+    let server = stack.server(&[]).await;
+    let https = stack.https(server.listening().await);
+    assert!(presented(&https).await.is_some());
+    stack.agent.stall();
+    // "D31"
+    until(async || presented(&https).await.is_none().then_some(())).await;
+}
+
+#[tokio::test]
+async fn w177_the_first_svid_is_the_default_whatever_the_hints() {
+    let stack = Stack::new().await;
+    let mut genuine = Genuine::of(&stack).await;
+    stack.agent.rotate_x509();
+    let mut second = Genuine::of(&stack).await.x509.svids.remove(0);
+    second.hint = "internal".to_owned();
+    genuine.x509.svids.truncate(1);
+    genuine.x509.svids[0].hint = "internal".to_owned();
+    genuine.x509.svids.push(second);
+    let fake = Fake::new(&genuine);
+    let identity = fake.identity().await;
+    assert_eq!(leaf(&identity), genuine.x509.svids[0].x509_svid, "D30");
+}
+
+#[tokio::test]
+async fn w182_a_token_is_checked_with_the_bundle_of_its_own_trust_domain() {
+    let stack = Stack::new().await;
+    let other = Stack::with("spiffe://other.test/x", |config| {
+        config.entries = vec!["spiffe://other.test/x=unix:uid:0".parse().unwrap()];
+    })
+    .await;
+    let server = stack.server(&[]).await;
+    let https = stack.https(server.listening().await);
+    let of_other = |subject: &str| {
+        let claims = other.agent.jwt_claims(subject, &[SERVER_ID]);
+        other.agent.mint_jwt(&claims)
+    };
+    let own = of_other("spiffe://other.test/x");
+    let mut kept = Kept::new(&https).await;
+    assert_eq!(kept.status(&own).await, 401, "W182 no bundle");
+    let theirs = other.agent.federation();
+    stack.agent.set_federated(vec![theirs]).unwrap();
+    // Known by then, but of a trust domain that may not call.
+    while kept.status(&own).await != 403 {}
+    let forged = of_other("spiffe://example.org/client");
+    assert_eq!(
+        kept.status(&forged).await,
+        401,
+        "W182 bundles are not merged"
+    );
+}
+
+/// The keys that sign certificates say nothing of tokens, nor the other way round.
+#[tokio::test]
+async fn w183_bundles_of_one_kind_are_not_used_for_the_other() {
+    let stack = Stack::new().await;
+    let genuine = Genuine::of(&stack).await;
+    let fake = Fake::new(&genuine);
+    let empty = pb::JwtBundlesResponse {
+        bundles: [(
+            "spiffe://example.org".to_owned(),
+            br#"{"keys":[]}"#.to_vec(),
+        )]
+        .into(),
+    };
+    fake.say_jwt_bundles(Ok(empty));
+    let (_server, port) = server(&fake).await;
+    assert_eq!(status(&stack.https(port), &stack.token(|_| ())).await, 401);
+
+    let identity = fake.identity().await;
+    let domain = stack.agent.trust_domain();
+    let roots = identity
+        .x509
+        .bundle_for_trust_domain(domain)
+        .unwrap()
+        .unwrap();
+    assert_eq!(roots.authorities().len(), 1, "certificates only");
+    let keys = identity
+        .jwt
+        .bundle_for_trust_domain(domain)
+        .unwrap()
+        .unwrap();
+    assert_eq!(keys.jwt_authorities().count(), 0, "JWT keys only");
+}
+
+#[tokio::test]
+async fn w184_a_process_that_ends_leaves_no_connection() {
+    let stack = Stack::new().await;
+    let fake = Fake::new(&Genuine::of(&stack).await);
+    let (mut server, _) = server(&fake).await;
+    fake.connections(|open| *open > 0).await;
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.ended().await.code(), Some(0));
+    fake.connections(|open| *open == 0).await;
+}
+
+/// Everything rotates under load, as a careful authority does it: published first, then used.
+#[tokio::test]
+async fn w144_rotation_under_load_fails_no_request() {
+    const WORKERS: usize = 10;
+    const REQUESTS: usize = 100;
+    let stack = std::sync::Arc::new(Stack::new().await);
+    let server = stack.server(&[]).await;
+    let proxy = stack.proxy(server.listening().await, &[]).await;
+    let port = proxy.listening().await;
+    stack.agent.prepare_ca();
+    stack.agent.prepare_jwt_key();
+    let roots = stack.agent.x509_bundle_pem();
+    let done = std::sync::Arc::new(tokio::sync::watch::Sender::new(0));
+    let mut workers = tokio::task::JoinSet::new();
+    for _ in 0..WORKERS {
+        let (stack, done) = (std::sync::Arc::clone(&stack), std::sync::Arc::clone(&done));
+        let https = Https::new(port, &roots);
+        workers.spawn(async move {
+            for _ in 0..REQUESTS {
+                assert_eq!(status(&https, &stack.token(|_| ())).await, 200);
+                done.send_modify(|done| *done += 1);
+            }
+        });
+    }
+    let mut progress = done.subscribe();
+    let after = async |progress: &mut tokio::sync::watch::Receiver<usize>, count| {
+        progress.wait_for(|done| *done >= count).await.unwrap();
+    };
+    after(&mut progress, 200).await;
+    stack.agent.rotate_x509();
+    after(&mut progress, 400).await;
+    stack.agent.rotate_ca();
+    after(&mut progress, 600).await;
+    stack.agent.rotate_jwt_key();
+    after(&mut progress, 800).await;
+    stack.agent.rotate_x509();
+    while let Some(worker) = workers.join_next().await {
+        worker.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn w012_clients_outlive_an_agent_that_loses_its_keys() {
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let port = server.listening().await;
+    let (old, old_token) = (stack.https(port), stack.token(|_| ()));
+    assert_eq!(status(&old, &old_token).await, 200);
+
+    stack.agent.restart_with_new_keys().await.unwrap();
+    // The old SVID and the old token are worth nothing to who has heard of the new keys.
+    until(async || presented(&old).await.is_none().then_some(())).await;
+    let new = stack.https(port);
+    until(async || (status(&new, &stack.token(|_| ())).await == 200).then_some(())).await;
+    assert_eq!(status(&new, &old_token).await, 401);
+}
