@@ -123,7 +123,7 @@ async fn request(
 fn copy(go: &Path, role: &str) -> PathBuf {
     let path = go.with_file_name(format!("go-{role}"));
     if !path.exists() {
-        std::fs::copy(go, &path).unwrap();
+        process::install(go, &path);
     }
     path.canonicalize().unwrap()
 }

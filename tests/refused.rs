@@ -17,7 +17,7 @@ fn seconds_from_now(seconds: i64) -> i64 {
 #[tokio::test]
 async fn each_reason_has_its_answer_and_its_log_line() {
     let stack = Stack::new().await;
-    let server = stack.server(&[]).await;
+    let mut server = stack.server(&[]).await;
     let proxy = stack.proxy(server.listening().await, &[]).await;
     let https = stack.https(proxy.listening().await);
     let direct = stack.https(server.listening().await);
@@ -118,7 +118,7 @@ async fn each_reason_has_its_answer_and_its_log_line() {
         assert_eq!(answer.headers["cache-control"], "no-store", "{log}");
         server.logged(log).await;
     }
-    assert!(!server.log().join("\n").contains("Request received"));
+    assert!(!server.whole_log().await.contains("Request received"));
 }
 
 /// The same token with another payload under the old signature.

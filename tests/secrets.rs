@@ -42,9 +42,9 @@ async fn j201_p176_w180_no_log_at_trace_has_a_secret() {
         command.env("RUST_LOG", "trace");
         command
     };
-    let server = Process::spawn(traced("server", &["--listen", "127.0.0.1:0"]));
+    let mut server = Process::spawn(traced("server", &["--listen", "127.0.0.1:0"]));
     let upstream = format!("https://localhost:{}", server.listening().await);
-    let proxy = Process::spawn(traced(
+    let mut proxy = Process::spawn(traced(
         "proxy",
         &["--listen", "127.0.0.1:0", "--upstream", &upstream],
     ));
@@ -95,13 +95,13 @@ async fn j201_p176_w180_no_log_at_trace_has_a_secret() {
             &[],
         );
     }
-    for (name, process) in [("server", &server), ("proxy", &proxy)] {
-        let log = process.log().join("\n");
-        assert!(log.contains("TRACE"), "{name} logs at trace");
-        assert_no_secret(&format!("the {name}'s log"), &log, &tokens);
+    for (name, process) in [("server", &mut server), ("proxy", &mut proxy)] {
         let arguments =
             std::fs::read_to_string(format!("/proc/{}/cmdline", process.pid())).unwrap();
         assert_no_secret(&format!("the {name}'s command line"), &arguments, &tokens);
+        let log = process.whole_log().await;
+        assert!(log.contains("TRACE"), "{name} logs at trace");
+        assert_no_secret(&format!("the {name}'s log"), &log, &tokens);
     }
 }
 

@@ -43,6 +43,13 @@ pub fn allow_open_files(files: u64) {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
 }
 
+/// Copies a program to be run. Not by this process: what another thread starts meanwhile would hold
+/// the copy open for writing, and the kernel would not run it.
+pub fn install(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp").arg(from).arg(to).status();
+    assert!(copied.unwrap().success(), "cannot copy {}", from.display());
+}
+
 /// A binary with nothing in its environment but the Workload API.
 pub fn command(program: &Path, endpoint: &str, args: &[impl AsRef<OsStr>]) -> Command {
     let mut command = Command::new(program);
@@ -87,6 +94,14 @@ impl Process {
                 .unwrap(),
             _ => panic!("the log never had {text:?}:\n{}", self.log().join("\n")),
         }
+    }
+
+    /// Stops the process; its log to the end, where what is not there never was.
+    pub async fn whole_log(&mut self) -> String {
+        self.signal(Signal::SIGTERM);
+        let ended = async { while self.log.changed().await.is_ok() {} };
+        timeout(PATIENCE, ended).await.expect("ends in time");
+        self.log().join("\n")
     }
 
     /// The log so far.

@@ -43,7 +43,7 @@ impl Users {
         let binaries = tempfile::tempdir().unwrap();
         open(binaries.path());
         for name in ["server", "proxy", "client"] {
-            fs::copy(binary(name), binaries.path().join(name)).unwrap();
+            process::install(&binary(name), &binaries.path().join(name));
         }
         Some(Self { stack, binaries })
     }

@@ -93,8 +93,14 @@ fn child_peer(peer: &Peer, child: &std::process::Child) -> Peer {
 async fn w048_the_binary_of_a_script_is_its_interpreter() {
     let directory = tempfile::tempdir().unwrap();
     let script = directory.path().join("server");
-    fs::write(&script, "#!/bin/cat\n").unwrap();
-    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    // Not by this process: what another thread starts meanwhile would hold it open for writing, and
+    // the kernel would not run it.
+    let write = "echo '#!/bin/cat' >\"$0\" && chmod 755 \"$0\"";
+    let written = std::process::Command::new("sh")
+        .args(["-c", write])
+        .arg(&script)
+        .status();
+    assert!(written.unwrap().success());
     let mut child = std::process::Command::new(&script)
         .arg("-")
         .stdin(std::process::Stdio::piped())

@@ -13,7 +13,7 @@ use prost::Message as _;
 use tempfile::TempDir;
 use tonic::Code;
 
-use crate::support::{TestAgent, another_user, skip};
+use crate::support::{TestAgent, another_user, install, skip};
 use crate::wire::{Messages, Wire};
 
 const ENDPOINT: &str = "DEV_AGENT_TEST_ENDPOINT";
@@ -137,7 +137,7 @@ impl Place {
     /// This test program under another name.
     fn binary(&self, name: &str) -> PathBuf {
         let path = self.path(name);
-        fs::copy(std::env::current_exe().unwrap(), &path).unwrap();
+        install(&std::env::current_exe().unwrap(), &path);
         path
     }
 }

@@ -10,7 +10,7 @@ use nix::unistd::Uid;
 use spiffe::{X509BundleSet, X509SourceBuilder};
 use tonic::Code;
 
-use crate::support::{TestAgent, another_user, assert_status, connect, soon, with_header};
+use crate::support::{TestAgent, another_user, assert_status, connect, install, soon, with_header};
 
 fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dev-agent"));
@@ -262,7 +262,7 @@ async fn w052_an_agent_of_another_user_attests_no_paths() {
     let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
     std::os::unix::fs::chown(directory.path(), Some(uid), Some(gid)).unwrap();
     let binary = directory.path().join("dev-agent");
-    fs::copy(env!("CARGO_BIN_EXE_dev-agent"), &binary).unwrap();
+    install(env!("CARGO_BIN_EXE_dev-agent").as_ref(), &binary);
     let socket = directory.path().join("a.sock");
     let mut command = Command::new(&binary);
     command

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::ops::Deref;
+use std::path::Path;
 use std::time::Duration;
 
 use dev_agent::pb::spiffe_workload_api_client::SpiffeWorkloadApiClient;
@@ -21,6 +22,13 @@ const SILENCE: Duration = Duration::from_millis(150);
 /// `scripts/test.sh` looks for these lines.
 pub(crate) fn skip(why: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {why}");
+}
+
+/// Copies a program to be run. Not by this process: what another thread starts meanwhile would hold
+/// the copy open for writing, and the kernel would not run it.
+pub(crate) fn install(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp").arg(from).arg(to).status();
+    assert!(copied.unwrap().success(), "cannot copy {}", from.display());
 }
 
 /// A user to run as who is not us; `None`, and a line that says so, where we can't be another one.
