@@ -40,6 +40,18 @@ async fn p155_no_upstream() {
 }
 
 #[tokio::test]
+async fn p157_a_slow_upload_is_not_the_upstream_s_fault() {
+    let proxied = Proxied::answered(raw::echo, &["--response-timeout", "1s"]).await;
+    let mut client = Client::sending(&proxied.https, post(&["Content-Length: 6"], "")).await;
+    for part in ["ab", "cd", "ef"] {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        client.send(part).await;
+    }
+    assert_eq!(client.answer().await.unwrap().status(), 200);
+    assert_eq!(proxied.upstream.requests()[0].body, b"abcdef");
+}
+
+#[tokio::test]
 async fn p156_an_upstream_that_is_somebody_else() {
     let other = "spiffe://example.org/other";
     let proxied = Proxied::answered(raw::echo, &["--upstream-id", other]).await;

@@ -43,7 +43,7 @@ pub struct Config {
     /// How long connecting to the upstream may take, TLS included
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = cli::duration, help_heading = "Upstream")]
     pub connect_timeout: Duration,
-    /// How long the upstream may take to begin its answer, the request's body included
+    /// How long the upstream may take no part of the request and not begin its answer; what the caller takes is not counted
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = cli::duration, help_heading = "Upstream")]
     pub response_timeout: Duration,
     /// Where identity comes from.

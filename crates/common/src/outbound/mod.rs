@@ -7,6 +7,7 @@
 mod connector;
 mod error;
 mod pool;
+mod upload;
 
 use std::time::Duration;
 
@@ -15,11 +16,13 @@ use http_body::Body;
 use hyper::body::{Bytes, Incoming};
 use hyper_util::client::legacy::{self, connect::capture_connection};
 use spiffe::SpiffeId;
-use tokio::time::timeout;
 
 pub use self::error::Error;
-use self::pool::Pool;
-use crate::tls::Outgoing;
+use self::{
+    pool::Pool,
+    upload::{Outgoing, Upload},
+};
+use crate::tls;
 
 /// Where requests go, who must be there, and how long it may take.
 #[derive(Clone, Debug)]
@@ -30,8 +33,8 @@ pub struct Target {
     pub id: SpiffeId,
     /// For TCP and TLS handshakes together.
     pub connect_timeout: Duration,
-    /// From the start of the request, its body included, to the response's header; the response's
-    /// body may take longer.
+    /// How long the target may take no part of the request's body and not begin to answer. The time
+    /// that the body's source takes is not counted, nor the response's body.
     pub response_timeout: Duration,
 }
 
@@ -39,7 +42,7 @@ pub struct Target {
 #[derive(Debug)]
 pub struct Client<B> {
     target: Target,
-    pool: Pool<B>,
+    pool: Pool<Outgoing<B>>,
 }
 
 impl<B> Client<B>
@@ -51,7 +54,7 @@ where
 {
     /// Sends to `target`; `tls` verifies who it is ([`crate::tls::client`]).
     #[must_use]
-    pub fn new(target: Target, tls: Outgoing) -> Self {
+    pub fn new(target: Target, tls: tls::Outgoing) -> Self {
         let pool = Pool::new(tls, target.connect_timeout);
         Self { target, pool }
     }
@@ -78,19 +81,21 @@ where
     /// When there is no answer, or none that is acceptable, by whose fault.
     pub async fn request_checked(
         &self,
-        mut request: Request<B>,
+        request: Request<B>,
         check: impl FnOnce(&Response<Incoming>) -> Result<(), &'static str>,
     ) -> Result<Response<Incoming>, Error> {
+        let (upload, mut request) = watched(request);
         // The connection decides what is spoken; a request marked HTTP/2 would be refused on HTTP/1.1.
         *request.version_mut() = Version::HTTP_11;
         let connection = capture_connection(&mut request);
-        let response = timeout(
-            self.target.response_timeout,
-            self.pool.current().request(request),
-        )
-        .await
-        .map_err(|_| Error::ResponseTimeout(self.target.url.clone()))?
-        .map_err(|error| self.error(&error))?;
+        let response = tokio::select! {
+            response = self.pool.current().request(request) => {
+                response.map_err(|error| self.error(&error))?
+            }
+            () = upload.stalled(self.target.response_timeout) => {
+                return Err(Error::ResponseTimeout(self.target.url.clone()));
+            }
+        };
         if let Err(reason) = check(&response) {
             if let Some(connection) = connection.connection_metadata().as_ref() {
                 connection.poison();
@@ -106,4 +111,10 @@ where
             false => Error::new(error, &self.target),
         }
     }
+}
+
+fn watched<B>(request: Request<B>) -> (Upload, Request<Outgoing<B>>) {
+    let (head, body) = request.into_parts();
+    let (upload, body) = Upload::of(body);
+    (upload, Request::from_parts(head, body))
 }

@@ -34,6 +34,11 @@ const LIFE: Duration = Duration::from_secs(5 * 60);
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = i32::MAX.cast_unsigned();
 
+/// How often a quiet HTTP/2 connection is asked whether the target is still there, and how long the
+/// answer may take: one that died without a word would take all requests until it is left.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Connections to one target.
 #[derive(Debug)]
 pub(super) struct Pool<B> {
@@ -102,6 +107,9 @@ where
             .pool_max_idle_per_host(MAX_IDLE)
             .http2_initial_stream_window_size(STREAM_WINDOW)
             .http2_initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_keep_alive_interval(PING_EVERY)
+            .http2_keep_alive_timeout(PING_TIMEOUT)
+            .http2_keep_alive_while_idle(true)
             .build(Connector::new(tls.config().clone(), connect_timeout));
         Self {
             client,
