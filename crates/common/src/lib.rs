@@ -21,6 +21,7 @@ pub mod outbound;
 mod process;
 pub mod runtime;
 pub mod serve;
+pub mod shown;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;

@@ -16,6 +16,7 @@ use common::{
     outbound::Target,
     runtime,
     serve::{self, Handler, Limits, Received},
+    shown::Shown,
     shutdown::{self, Shutdown},
     tls,
 };
@@ -96,8 +97,8 @@ impl Handler for Core {
     async fn handle(&self, request: Request<Received>, peer: SocketAddr) -> Response<Body> {
         // The query stays out of the log: callers put secrets there.
         let (method, path) = (
-            printable(request.method().as_str()),
-            printable(request.uri().path()),
+            Shown(request.method().as_str()),
+            Shown(request.uri().path()),
         );
         info!(%peer, "{method} {path}");
         let is_last = forward::is_last(&request);
@@ -127,12 +128,6 @@ impl Core {
         }
         self.forwarder.forward(request, peer).await
     }
-}
-
-/// What a caller sent, fit for a line of a log: one line, and of bounded length.
-fn printable(text: &str) -> String {
-    const LENGTH: usize = 200;
-    text.escape_debug().take(LENGTH).collect()
 }
 
 /// A caller's fault is a warning, the upstream's is an error.

@@ -6,7 +6,7 @@ use serde_json::Value;
 use spiffe::{JwtBundleSet, JwtSource};
 use tracing::warn;
 
-use super::refusal::Shown;
+use crate::shown::Shown;
 
 /// Warns once of each P-521 key, now and after every change of the bundles, until `source` is closed.
 ///
@@ -18,11 +18,10 @@ pub async fn warn_of_unusable_keys(source: JwtSource) {
     loop {
         if let Ok(bundles) = source.bundle_set() {
             for (trust_domain, key_id) in p521_keys(&bundles) {
-                let shown = Shown::from(&*key_id);
-                if known.insert((trust_domain.clone(), key_id)) {
+                if known.insert((trust_domain.clone(), key_id.clone())) {
                     warn!(
                         %trust_domain,
-                        key_id = %shown,
+                        key_id = %Shown(key_id),
                         "the JWT bundle has a P-521 key: ES512 cannot be verified here, its tokens are refused; issue with P-256 or P-384"
                     );
                 }

@@ -9,7 +9,8 @@ use spiffe::{
     JwtVerificationErrorKind::{Expired, NotYetValid},
 };
 
-use super::{Policy, TokenFault, refusal::Shown};
+use super::{Policy, TokenFault};
+use crate::shown::Shown;
 
 /// The one claim that the library does not read. A second `iat` in the payload is an error.
 #[derive(Deserialize)]
@@ -59,7 +60,7 @@ fn verify_with_leeway<B: BundleSource<Item = JwtBundle>>(
 /// none or one in the future.
 pub(super) fn check_lifetime(svid: &JwtSvid, max: Duration) -> Result<(), TokenFault> {
     let IssuedAt { iat } = dangerous::insecure_decode_claims(svid.token())
-        .map_err(|error| TokenFault::Parse(Shown::from(&*error.to_string())))?;
+        .map_err(|error| TokenFault::Parse(Shown(error.to_string())))?;
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
