@@ -73,11 +73,34 @@ async fn the_drain_timeout_and_a_second_signal_end_what_hangs() {
 #[tokio::test]
 async fn idle_connections_do_not_delay_the_end() {
     let stack = Stack::new().await;
-    let mut server = stack.server(&[]).await;
+    let long = [
+        "--header-timeout",
+        "10m",
+        "--idle-timeout",
+        "10m",
+        "--drain-timeout",
+        "10m",
+    ];
+    let mut server = stack.server(&long).await;
     let https = stack.https(server.listening().await);
     let _idle = (https.connect(b"h2").await, https.connect(b"http/1.1").await);
     server.signal(Signal::SIGINT);
     server.logged("stopped").await;
+    assert_eq!(server.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_caller_that_says_nothing_does_not_delay_the_end() {
+    let stack = Stack::new().await;
+    let long = ["--handshake-timeout", "10m", "--drain-timeout", "10m"];
+    let mut server = stack.server(&long).await;
+    let port = server.listening().await;
+    let _silent = tokio::net::TcpStream::connect(("127.0.0.1", port))
+        .await
+        .unwrap();
+    // Accepted by now: the next one on its core was.
+    assert_eq!(stack.https(port).send(get(&[])).await.status, 401);
+    server.signal(Signal::SIGTERM);
     assert_eq!(server.ended().await.code(), Some(0));
 }
 

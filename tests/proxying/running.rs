@@ -105,7 +105,7 @@ async fn p172_stopping_lets_what_is_in_flight_finish() {
 
 #[tokio::test]
 async fn p175_log_lines_can_not_be_forged() {
-    let proxied = Proxied::new().await;
+    let mut proxied = Proxied::new().await;
     let long = "a".repeat(5000);
     for line in [
         format!("GET /{long} HTTP/1.1"),
@@ -117,12 +117,6 @@ async fn p175_log_lines_can_not_be_forged() {
         proxied
             .probe(request(&[&[line.as_str()], &fields[..]].concat(), ""))
             .await;
-    }
-    proxied.proxy.logged("%0d%0aINFO%20forged").await;
-    for line in proxied.proxy.log() {
-        assert!(line.len() < 600, "{line}");
-        assert!(!line.contains(['\u{1b}', '\u{2028}', '\0']), "{line:?}");
-        assert!(!line.starts_with("INFO"), "{line}");
     }
     // P176: credentials, cookies and queries are nobody's to read in a log.
     let secret = ["Authorization: Bearer se.cr.et", "Cookie: se.cr.et"];
@@ -145,7 +139,14 @@ async fn p175_log_lines_can_not_be_forged() {
             .contains("se.cr.et"),
         "P176"
     );
-    assert!(!proxied.proxy.log().join("\n").contains("se.cr.et"), "P176");
+    let log = proxied.proxy.whole_log().await;
+    assert!(!log.contains("se.cr.et"), "P176");
+    assert!(log.contains("%0d%0aINFO%20forged"));
+    for line in log.lines() {
+        assert!(line.len() < 600, "{line}");
+        assert!(!line.contains(['\u{1b}', '\u{2028}', '\0']), "{line:?}");
+        assert!(!line.starts_with("INFO"), "{line}");
+    }
 }
 
 /// Panics when it is asked for that.
@@ -178,8 +179,8 @@ async fn p177_a_panic_in_a_handler_ends_its_request_only() {
     assert_eq!(other.answer().await.unwrap().body, b"fine");
 
     let panics = request(&["GET /?panic HTTP/1.1", "Host: a"], "");
-    let answer = Client::sending(&https, panics).await.answer().await;
-    assert!(answer.is_none_or(|answer| answer.status() == 500));
+    other.send(panics).await;
+    assert_eq!(other.answer().await.unwrap().status(), 500);
 
     other.send(get(&[])).await;
     assert_eq!(other.answer().await.unwrap().body, b"fine");

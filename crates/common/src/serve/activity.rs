@@ -17,7 +17,7 @@ use std::{
 use pin_project_lite::pin_project;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{Limits, flood::FrameCounter};
@@ -91,6 +91,19 @@ impl Activity {
             // Looked at again as often as the shorter ones, so that none begun since is missed.
             let shorter = limits.header_timeout.min(limits.body_timeout);
             sleep_until(deadline.min(now + shorter)).await;
+        }
+    }
+
+    /// Returns once no request was in flight for `time`, from now on.
+    pub(super) async fn without_request_for(&self, time: Duration) {
+        let from = ms_since(self.opened);
+        loop {
+            sleep(time).await;
+            let idle_since = self.idle_since.load(Relaxed).max(from);
+            let idle = ms_since(self.opened).saturating_sub(idle_since);
+            if self.in_flight.load(Relaxed) == 0 && u128::from(idle) >= time.as_millis() {
+                return;
+            }
         }
     }
 
@@ -287,7 +300,7 @@ mod tests {
             let activity = Arc::clone(&activity);
             async move { overdue_after(&activity).await }
         });
-        tokio::time::sleep(Duration::from_secs(42)).await;
+        sleep(Duration::from_secs(42)).await;
         activity.received();
         assert_eq!(watched.await.unwrap(), (Overdue::Header, 52));
     }
@@ -308,6 +321,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_stop_waits_for_a_request_and_then_a_moment() {
+        let activity = Activity::new();
+        let start = Instant::now();
+        let request = activity.begin();
+        let stopping = tokio::spawn({
+            let activity = Arc::clone(&activity);
+            async move {
+                activity.without_request_for(Duration::from_secs(1)).await;
+                start.elapsed().as_secs()
+            }
+        });
+        sleep(Duration::from_millis(5500)).await;
+        drop(request);
+        assert_eq!(stopping.await.unwrap(), 7, "the second whole second");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_header_begun_after_a_long_request_has_its_own_deadline() {
         let activity = Activity::new();
         let request = activity.begin();
@@ -315,7 +345,7 @@ mod tests {
             let activity = Arc::clone(&activity);
             async move { overdue_after(&activity).await }
         });
-        tokio::time::sleep(Duration::from_secs(42)).await;
+        sleep(Duration::from_secs(42)).await;
         drop(request);
         activity.received();
         assert_eq!(watched.await.unwrap(), (Overdue::Header, 52));
@@ -335,14 +365,14 @@ mod tests {
         });
         for _ in 0..10 {
             reader.handed();
-            tokio::time::sleep(Duration::from_secs(29)).await;
+            sleep(Duration::from_secs(29)).await;
             reader.took();
             assert!(!stalled.is_finished(), "it was taken in time");
         }
-        tokio::time::sleep(Duration::from_secs(3600)).await;
+        sleep(Duration::from_secs(3600)).await;
         assert!(!stalled.is_finished(), "it waits for its source");
         reader.handed();
-        tokio::time::sleep(Duration::from_secs(61)).await;
+        sleep(Duration::from_secs(61)).await;
         assert!(stalled.is_finished());
     }
 }

@@ -1,8 +1,12 @@
 //! One accepted connection: TLS handshake under a deadline, then the HTTP version that ALPN chose.
 
-use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, net::SocketAddr, panic::AssertUnwindSafe, pin::pin, sync::Arc,
+    time::Duration,
+};
 
-use http::{Method, Request, Response, Version};
+use futures_util::FutureExt;
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::{
     body::Incoming,
     rt::Executor,
@@ -13,9 +17,13 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulConnection,
 };
-use tokio::{net::TcpStream, sync::OwnedSemaphorePermit, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::OwnedSemaphorePermit,
+    time::{sleep, timeout},
+};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tracing::debug;
+use tracing::{debug, error};
 
 use super::{
     Handler, Limits, MAX_HEADER_BYTES, MAX_STREAMS,
@@ -23,7 +31,10 @@ use super::{
     admission,
     exchange::{Fault, Received, Tracked, over_bounds, without_body},
 };
-use crate::{body::Body, shutdown::Shutdown};
+use crate::{
+    body::{self, Body},
+    shutdown::Shutdown,
+};
 
 pub(super) struct Connection {
     pub(super) peer: SocketAddr,
@@ -38,6 +49,8 @@ pub(super) enum Error {
     HandshakeTimeout,
     #[error("TLS handshake given up for a younger one")]
     Shed,
+    #[error("stopping")]
+    Stopping,
     #[error("TLS handshake: {0}")]
     Handshake(std::io::Error),
     #[error("{0}")]
@@ -54,9 +67,15 @@ const MAX_ERROR_RESETS: usize = 200;
 /// Bytes of a response that one HTTP/2 stream holds for a reader that is slower than its source.
 const STREAM_SEND_BUFFER: usize = 64 * 1024;
 
-/// HTTP/2 flow-control windows, in bytes: what a caller may send before a handler reads.
-const STREAM_WINDOW: u32 = 1024 * 1024;
+/// HTTP/2 flow-control windows, in bytes: what a caller may send before a handler reads. A stream's
+/// is the smaller, so that a few bodies that nobody reads hold back no others on their connection.
+const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// What a connection without a request in flight has left once a stop was asked for: to end its TLS
+/// handshake, to send the request that it has begun, to answer GOAWAY. One that says nothing must
+/// not delay the stop.
+const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// How often a quiet HTTP/2 connection is asked whether its peer is still there, and how long the
 /// answer may take.
@@ -104,7 +123,14 @@ impl Connection {
                 opened.unwrap_or(Err(Error::HandshakeTimeout))
             }
             () = handshake.shed() => Err(Error::Shed),
+            () = self.stopping() => Err(Error::Stopping),
         }
+    }
+
+    /// A stop was asked for, and the time for handshakes in flight is over.
+    async fn stopping(&self) {
+        self.shutdown.clone().requested().await;
+        sleep(LAST_CALL).await;
     }
 
     /// Until its end, a deadline, or a stop: then what is in flight may finish.
@@ -123,6 +149,7 @@ impl Connection {
             None => tokio::select! {
                 served = connection => Ok(served?),
                 overdue = activity.overdue(&self.limits) => Err(overdue.into()),
+                () = activity.without_request_for(LAST_CALL) => Err(Error::Stopping),
             },
             // There may be a response's last bytes on their way, or a request that just comes.
             Some(Overdue::Idle) => match timeout(self.limits.body_timeout, connection).await {
@@ -152,7 +179,7 @@ fn exchange<H: Handler>(
         let reader = STREAM.try_with(Arc::clone).unwrap_or(reader);
         let response = match refused {
             Some(refused) => refused,
-            None => handler.handle(request, peer).await,
+            None => answer(handler, request, peer).await,
         };
         let mut response = fault.answer(version).unwrap_or(response);
         if bodiless {
@@ -160,6 +187,19 @@ fn exchange<H: Handler>(
         }
         Ok(response.map(|body| Tracked::new(body, reader, in_flight)))
     }
+}
+
+/// A panic is its request's end and nobody else's.
+async fn answer<H: Handler>(
+    handler: H,
+    request: Request<Received>,
+    peer: SocketAddr,
+) -> Response<Body> {
+    let answering = AssertUnwindSafe(handler.handle(request, peer));
+    answering.catch_unwind().await.unwrap_or_else(|_| {
+        error!(%peer, "a panic: answering 500 and going on");
+        body::status(StatusCode::INTERNAL_SERVER_ERROR)
+    })
 }
 
 fn http1() -> http1::Builder {

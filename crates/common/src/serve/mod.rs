@@ -106,11 +106,15 @@ pub async fn serve(
     let acceptor = TlsAcceptor::from(tls);
     let mut connections = JoinSet::new();
     let mut stop = std::pin::pin!(shutdown.clone().requested());
-    loop {
-        let (tcp, peer) = tokio::select! {
-            accepted = accept(&listener) => accepted,
-            Some(_) = connections.join_next() => continue,
-            () = &mut stop => break,
+    'accepting: loop {
+        // Not begun anew for each connection that ends: that would begin its back-off anew.
+        let mut accepting = std::pin::pin!(accept(&listener));
+        let (tcp, peer) = loop {
+            tokio::select! {
+                accepted = &mut accepting => break accepted,
+                Some(_) = connections.join_next() => {}
+                () = &mut stop => break 'accepting,
+            }
         };
         let Some((place, handshake)) = limits.admission.enter(peer.ip()) else {
             continue;
