@@ -47,6 +47,14 @@ pub struct Config {
     /// Longest life of a token, exp - iat (exp - now without iat); longer ones are refused. No limit by default: how long tokens live is set where they are issued, SPIRE's live 5 minutes
     #[arg(long, value_name = "DURATION", value_parser = cli::duration, help_heading = "Authentication")]
     pub max_token_lifetime: Option<Duration>,
+    /// Verified tokens to remember, about 300 bytes each, so that the next request with the same one need not be verified in full; one is forgotten when it expires or its trust bundle changes. 0 remembers none
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "10000",
+        help_heading = "Authentication"
+    )]
+    pub token_cache: usize,
     /// Where identity comes from.
     #[command(flatten)]
     pub identity: WorkloadApiArgs,
@@ -75,6 +83,7 @@ impl Config {
         let policy = Policy {
             clock_skew: self.clock_skew,
             max_token_lifetime: self.max_token_lifetime,
+            token_cache: self.token_cache,
             ..Policy::new(audiences, allow)
         };
         Authenticator::new(bundles, policy)

@@ -14,6 +14,7 @@ use common::{
     body::{self, Body},
     listen, runtime,
     serve::{self, Handler, Limits, Received},
+    shown::Shown,
     shutdown::{self, Shutdown},
     tls,
 };
@@ -92,7 +93,7 @@ impl Handler for Server {
                 return refusal.into_response();
             }
         };
-        info!(caller = %caller.id, method = %head.method, path = head.uri.path(), %peer, "Request received");
+        info!(caller = %caller.id, method = %Shown(head.method.as_str()), path = %Shown(head.uri.path()), %peer, "Request received");
         head.extensions.insert(caller);
         match head.uri.path() {
             "/" => body::text(StatusCode::OK, "Success!!!"),

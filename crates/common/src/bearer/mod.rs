@@ -1,13 +1,15 @@
 //! A request's head → the caller that it proves to be, by the JWT-SVID in its bearer token.
 //!
 //! The steps, each in a file of its own: the header (`header`), the token (`token`, by the `spiffe`
-//! crate's JWT-SVID validation, and `time`, what that leaves to us), the caller's SPIFFE ID against
-//! the policy (`allow`); what is answered and logged when one of them refuses (`refusal`), and how
-//! much of it is logged (`quota`). `keys` warns of keys that no token can be checked with.
+//! crate's JWT-SVID validation, and `time`, what that leaves to us) unless it was verified before
+//! (`cache`), the caller's SPIFFE ID against the policy (`allow`); what is answered and logged when
+//! one of them refuses (`refusal`), and how much of it is logged (`quota`). `keys` warns of keys
+//! that no token can be checked with.
 //!
 //! The entry takes the whole head, not a token: other credentials travel in headers of their own.
 
 mod allow;
+mod cache;
 mod header;
 mod keys;
 mod quota;
@@ -15,24 +17,31 @@ mod refusal;
 mod time;
 mod token;
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use http::request::Parts;
 use spiffe::{BundleSource, JwtBundle, JwtSource, SpiffeId};
+use tracing::debug;
+
+use self::cache::{Cache, TokenDigest, Used, Verified};
 
 pub use self::{
     allow::{Allow, Pattern, PatternError},
     keys::warn_of_unusable_keys,
     quota::LogQuota,
-    refusal::{Malformed, Refusal, Shown, TokenFault},
+    refusal::{Malformed, Refusal, TokenFault},
 };
 
 /// Checks the bearer token of each request against bundles: the live ones of a [`JwtSource`], or a
 /// fixed set of them.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Authenticator<B = JwtSource> {
     bundles: B,
     policy: Policy,
+    cache: Option<Cache>,
 }
 
 /// What a token must be, and whose.
@@ -46,17 +55,21 @@ pub struct Policy {
     pub clock_skew: Duration,
     /// The longest that a token may live, if that is limited.
     pub max_token_lifetime: Option<Duration>,
+    /// How many verified tokens to remember, some 300 bytes each (2.5 KiB for the longest SPIFFE
+    /// ID); zero verifies the token of each request.
+    pub token_cache: usize,
 }
 
 /// The verified caller of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// Its SPIFFE ID: the token's subject (JWT-SVID §3.1).
-    pub id: SpiffeId,
+    pub id: Arc<SpiffeId>,
 }
 
 impl Policy {
-    /// Tokens for one of `audiences`, of callers that `allow` allows; no clock skew, any lifetime.
+    /// Tokens for one of `audiences`, of callers that `allow` allows; no clock skew, any lifetime,
+    /// no cache.
     #[must_use]
     pub fn new(audiences: Vec<String>, allow: Allow) -> Self {
         Self {
@@ -64,6 +77,7 @@ impl Policy {
             allow,
             clock_skew: Duration::ZERO,
             max_token_lifetime: None,
+            token_cache: 0,
         }
     }
 }
@@ -84,7 +98,12 @@ where
             !audiences.is_empty() && !audiences.iter().any(String::is_empty),
             "an authenticator needs audiences, and none of them empty"
         );
-        Self { bundles, policy }
+        let cache = (policy.token_cache > 0).then(|| Cache::new(policy.token_cache));
+        Self {
+            bundles,
+            policy,
+            cache,
+        }
     }
 
     /// Authenticates and authorizes the caller.
@@ -93,10 +112,41 @@ where
     /// The [`Refusal`] says which step refused, what to answer and what to log.
     pub fn authenticate(&self, head: &Parts) -> Result<Caller, Refusal> {
         let token = header::bearer_token(&head.headers)?;
-        let id = token::verify(token, &self.bundles, &self.policy)?;
+        let id = match &self.cache {
+            Some(cache) => self.look_up_or_verify(cache, token)?,
+            None => self.verify(token)?.id,
+        };
         if !self.policy.allow.allows(&id) {
-            return Err(Refusal::NotAllowed(id));
+            return Err(Refusal::NotAllowed(SpiffeId::clone(&id)));
         }
         Ok(Caller { id })
+    }
+
+    fn look_up_or_verify(&self, cache: &Cache, token: &str) -> Result<Arc<SpiffeId>, Refusal> {
+        let digest = TokenDigest::of(token);
+        if let Some(verified) = cache.get(&digest)
+            && verified.holds(&self.bundles, SystemTime::now())
+        {
+            return Ok(Arc::clone(&verified.id));
+        }
+        let verified = Arc::new(self.verify(token)?);
+        cache.insert(digest, Arc::clone(&verified));
+        Ok(Arc::clone(&verified.id))
+    }
+
+    fn verify(&self, token: &str) -> Result<Verified, Refusal> {
+        let now = SystemTime::now();
+        let used = Used::new(&self.bundles);
+        let svid = token::verify(token, &used, &self.policy)?;
+        debug!(caller = %svid.spiffe_id(), "token verified");
+        let expiry = cache::time(svid.claims().exp(), self.policy.clock_skew);
+        Ok(Verified {
+            id: Arc::new(svid.spiffe_id().clone()),
+            bundle: used
+                .last()
+                .ok_or_else(|| Refusal::NoTrust("no bundle was used".into()))?,
+            since: now,
+            until: expiry.unwrap_or(now),
+        })
     }
 }

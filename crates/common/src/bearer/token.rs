@@ -1,6 +1,6 @@
-//! A token → the SPIFFE ID that it proves (JWT-SVID §2, §3, appendix A).
+//! A token → the JWT-SVID that it is (JWT-SVID §2, §3, appendix A).
 
-use spiffe::{BundleSource, JwtBundle, JwtSvid, SpiffeId};
+use spiffe::{BundleSource, JwtBundle, JwtSvid};
 use tracing::debug;
 
 use super::{Policy, Refusal, TokenFault, time};
@@ -13,7 +13,7 @@ pub(super) fn verify<B: BundleSource<Item = JwtBundle>>(
     token: &str,
     bundles: &B,
     policy: &Policy,
-) -> Result<SpiffeId, Refusal>
+) -> Result<JwtSvid, Refusal>
 where
     B::Error: std::error::Error + Send + Sync + 'static,
 {
@@ -37,5 +37,5 @@ where
     if let Some(max) = policy.max_token_lifetime {
         time::check_lifetime(&svid, max)?;
     }
-    Ok(svid.spiffe_id().clone())
+    Ok(svid)
 }
