@@ -12,6 +12,8 @@ mod client;
 mod interop;
 /// Stopping, ports, and start-up that fails.
 mod lifecycle;
+/// Logs: their form, and what becomes of them when nobody reads.
+mod logs;
 /// Requests that the server refuses, by reason.
 mod refused;
 /// Identity that changes under running processes.

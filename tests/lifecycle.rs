@@ -285,28 +285,6 @@ async fn the_environment_is_read_like_the_flags() {
 }
 
 #[tokio::test]
-async fn logs_can_be_json() {
-    let stack = Stack::new().await;
-    let server = stack.server(&["--log-format", "json"]).await;
-    let token = format!("Bearer {}", stack.token(|_| ()));
-    let port = server.log().iter().find_map(|line| {
-        let line: serde_json::Value = serde_json::from_str(line).unwrap();
-        line["message"]
-            .as_str()?
-            .strip_prefix("listening on 127.0.0.1:")?
-            .parse()
-            .ok()
-    });
-    stack
-        .https(port.unwrap())
-        .send(get(&[("authorization", &token)]))
-        .await;
-    let line: serde_json::Value =
-        serde_json::from_str(&server.logged("Request received").await).unwrap();
-    assert_eq!(line["caller"], "spiffe://example.org/client");
-}
-
-#[tokio::test]
 async fn a_header_that_never_ends_and_a_handshake_that_never_comes_are_cut_off() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let stack = Stack::new().await;

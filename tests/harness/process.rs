@@ -62,6 +62,16 @@ pub fn command(program: &Path, endpoint: &str, args: &[impl AsRef<OsStr>]) -> Co
     command
 }
 
+/// What a process that listens says of it, before its port.
+pub const LISTENING: &str = "listening on 127.0.0.1:";
+
+/// The port in the log line that has [`LISTENING`].
+pub fn port(line: &str) -> u16 {
+    let (_, rest) = line.split_once(LISTENING).unwrap();
+    let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    port.parse().unwrap()
+}
+
 /// One of our binaries, run to its end.
 pub async fn output(name: &str, endpoint: &str, args: &[&str]) -> Output {
     let run = command(&binary(name), endpoint, args).output();
@@ -111,11 +121,7 @@ impl Process {
 
     /// Waits until the process listens; its port.
     pub async fn listening(&self) -> u16 {
-        const LISTENING: &str = "listening on 127.0.0.1:";
-        let line = self.logged(LISTENING).await;
-        let (_, rest) = line.split_once(LISTENING).unwrap();
-        let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
-        port.parse().unwrap()
+        port(&self.logged(LISTENING).await)
     }
 
     /// Its process id.

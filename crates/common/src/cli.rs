@@ -37,7 +37,9 @@ where
     }
     process::forbid_core_dumps();
     tls::install_crypto_provider();
-    runtime::run(run(config))
+    let status = runtime::run(run(config));
+    telemetry::flush();
+    status
 }
 
 /// Gives every argument an environment variable, unless it has one of its own.

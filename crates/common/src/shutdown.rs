@@ -6,6 +6,8 @@ use tokio::{
 };
 use tracing::info;
 
+use crate::telemetry;
+
 /// Whether a stop was asked for. Clones wait for the same stop.
 #[derive(Clone, Debug)]
 pub struct Shutdown(watch::Receiver<bool>);
@@ -43,6 +45,7 @@ pub fn on_signal() -> std::io::Result<Shutdown> {
         trigger.stop();
         let signal = next().await;
         info!(signal, "stopping at once");
+        telemetry::flush();
         std::process::exit(1)
     });
     Ok(shutdown)

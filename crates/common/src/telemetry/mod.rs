@@ -1,9 +1,13 @@
 //! Logs: lines on standard error, as text for people or JSON for machines.
 
+mod lines;
+
 use std::io;
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{EnvFilter, filter::Directive};
+
+pub(crate) use self::lines::flush;
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -18,14 +22,15 @@ pub enum LogFormat {
 /// Starts logging. `RUST_LOG` selects what is logged; without it, `default` and above.
 ///
 /// # Errors
-/// When `RUST_LOG` is set to something that selects nothing.
+/// When `RUST_LOG` is set to something that selects nothing, or there can be no more threads.
 pub fn init(format: LogFormat, default: LevelFilter) -> Result<(), String> {
     let filter = EnvFilter::builder().with_default_directive(Directive::from(default)).from_env().map_err(|error| {
         format!("invalid value for RUST_LOG: {error}; expected for example info, debug, or warn,proxy=debug")
     })?;
+    let lines = lines::start().map_err(|error| format!("cannot start a thread: {error}"))?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr);
+        .with_writer(lines);
     match format {
         LogFormat::Text => {
             let ansi = io::IsTerminal::is_terminal(&io::stderr())
