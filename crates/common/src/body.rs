@@ -9,7 +9,7 @@ use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use http_body::{Frame, SizeHint};
 use hyper::body::{Bytes, Incoming};
 
-use crate::serve::{ReceiveError, Received};
+use crate::serve::Received;
 
 /// The body of an answer: known from the start, or streamed from an upstream.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub enum Body {
 /// What a peer sends, frame by frame as it comes, without trailers: they are fields too, and reach
 /// the other side past every check of fields (RFC 9110 §6.5.1).
 #[derive(Debug)]
-pub struct WithoutTrailers(pub Received);
+pub struct WithoutTrailers<B = Received>(pub B);
 
 /// An answer whose body is the text of its status, such as `404 Not Found`.
 #[must_use]
@@ -72,14 +72,14 @@ impl http_body::Body for Body {
     }
 }
 
-impl http_body::Body for WithoutTrailers {
+impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for WithoutTrailers<B> {
     type Data = Bytes;
-    type Error = ReceiveError;
+    type Error = B::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ReceiveError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         poll_data(&mut self.get_mut().0, cx)
     }
 

@@ -15,7 +15,7 @@ mod target;
 
 use std::net::SocketAddr;
 
-use http::{Request, Response};
+use http::{Request, Response, Uri};
 
 pub use self::{error::Error, rejection::Rejection};
 use crate::{
@@ -33,14 +33,14 @@ pub struct Forwarder {
 
 /// A request that is fit to be forwarded: it means the same to every reader.
 #[derive(Debug)]
-pub struct Checked(Request<Received>);
+pub struct Checked<B = Received>(Request<B>);
 
-impl Checked {
+impl<B: http_body::Body> Checked<B> {
     /// Checks method, target, `Host`, framing and fields that must not be doubled.
     ///
     /// # Errors
     /// When the request is answered here instead.
-    pub fn new(request: Request<Received>) -> Result<Self, Rejection> {
+    pub fn new(request: Request<B>) -> Result<Self, Rejection> {
         target::check(&request)?;
         framing::check_request(request.headers())?;
         headers::check_request(&request)?;
@@ -51,6 +51,16 @@ impl Checked {
     #[must_use]
     pub fn path(&self) -> &str {
         self.0.uri().path()
+    }
+
+    /// What is sent to `upstream` (scheme and authority) for it: what the caller may say, and what
+    /// is known of `peer`, who sent it.
+    #[must_use]
+    pub fn cleaned(self, upstream: &Uri, peer: SocketAddr) -> Request<WithoutTrailers<B>> {
+        let Self(mut request) = self;
+        headers::clean_request(&mut request, peer);
+        *request.uri_mut() = target::upstream_url(upstream, request.uri());
+        request.map(WithoutTrailers)
     }
 }
 
@@ -70,12 +80,10 @@ impl Forwarder {
     /// When there is no answer to return, by whose fault.
     pub async fn forward(
         &self,
-        Checked(mut request): Checked,
+        request: Checked,
         peer: SocketAddr,
     ) -> Result<Response<Body>, Error> {
-        headers::clean_request(&mut request, peer);
-        *request.uri_mut() = target::upstream_url(&self.client.target().url, request.uri());
-        let request = request.map(WithoutTrailers);
+        let request = request.cleaned(&self.client.target().url, peer);
         let answer = self
             .client
             .request_checked(request, framing::check_response);

@@ -202,7 +202,9 @@ async fn answer<H: Handler>(
     })
 }
 
-fn http1() -> http1::Builder {
+/// HTTP/1.1 as every connection speaks it, for those that are no sockets.
+#[must_use]
+pub fn http1() -> http1::Builder {
     let mut http1 = http1::Builder::new();
     http1
         .timer(TokioTimer::new())

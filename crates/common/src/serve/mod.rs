@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 
 pub use self::{
     admission::{Admission, Bounds},
+    connection::http1,
     exchange::{ReceiveError, Received},
 };
 use crate::{body::Body, shutdown::Shutdown};
