@@ -1,18 +1,24 @@
 //! The handle on a running agent: starts and stops it, and moves everything
 //! that a test may want to see move.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use http::{Request, Response};
 use spiffe::{SpiffeId, TrustDomain};
+use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tonic::body::Body;
+use tower_service::Service;
 
-use crate::attest::Attestor;
+use crate::attest::{Attestor, Peer};
 use crate::config::Config;
 use crate::entry::Entry;
 use crate::error::Error;
@@ -20,6 +26,7 @@ use crate::federation::FederatedBundle;
 use crate::jwt::JwtClaims;
 use crate::listen::SocketFile;
 use crate::selector::Selector;
+use crate::service::WorkloadApi;
 use crate::state::{Phase, State};
 use crate::{rotate, serve};
 
@@ -263,6 +270,25 @@ impl DevAgent {
         let document = self.state.bundle_document();
         FederatedBundle::parse(self.trust_domain().clone(), &document)
             .expect("our own bundle document is well-formed")
+    }
+
+    /// The Workload API as the process at the other end of `stream` sees it, without a connection in
+    /// between. It counts that caller's calls by itself.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not say who that is.
+    pub fn service(
+        &self,
+        stream: &UnixStream,
+    ) -> io::Result<
+        impl Service<Request<Body>, Response = Response<Body>, Error = Infallible> + use<>,
+    > {
+        Ok(serve::service(WorkloadApi {
+            state: self.state.clone(),
+            attestor: Arc::new(Attestor::new(&self.state.config.entries)),
+            peer: Peer::of(stream)?,
+        }))
     }
 
     async fn listen(&self) -> Result<(), Error> {

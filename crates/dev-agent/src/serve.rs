@@ -119,22 +119,26 @@ async fn open(stream: UnixStream) -> io::Result<impl AsyncRead + AsyncWrite + Un
     Ok(tokio::io::join(Cursor::new(preface).chain(read), write))
 }
 
+/// What answers the requests of one connection.
+pub(crate) fn service(api: WorkloadApi) -> RequireHeader<SpiffeWorkloadApiServer<WorkloadApi>> {
+    RequireHeader {
+        peer: api.peer.clone(),
+        service: SpiffeWorkloadApiServer::new(api),
+    }
+}
+
 async fn http2(
     io: impl AsyncRead + AsyncWrite + Unpin + 'static,
     api: WorkloadApi,
 ) -> hyper::Result<()> {
     let stop = stopped(api.state.subscribe());
-    let service = RequireHeader {
-        peer: api.peer.clone(),
-        service: SpiffeWorkloadApiServer::new(api),
-    };
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADERS)
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_DEADLINE)
-        .serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
+        .serve_connection(TokioIo::new(io), TowerToHyperService::new(service(api)));
     let mut connection = pin!(connection);
     tokio::select! {
         result = connection.as_mut() => return result,
