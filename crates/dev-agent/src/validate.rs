@@ -14,6 +14,9 @@ use spiffe::JwtSvid;
 use crate::pb;
 use crate::state::Snapshot;
 
+/// How deep claims may be nested. Readers of protobuf follow 100 messages (C++, Java, Rust), and
+/// each level of JSON is up to three of them.
+const MAX_DEPTH: usize = 30;
 /// The longest SPIFFE ID that anybody has to accept (SPIFFE-ID §2.3).
 const MAX_ID: usize = 2048;
 /// What a foreign trust domain may say to our workloads; it may give its other
@@ -62,25 +65,59 @@ fn claims(token: &str, own: bool) -> Result<Struct, String> {
     let fields = claims
         .into_iter()
         .filter(|(name, _)| own || REGISTERED.contains(&name.as_str()))
-        .map(|(name, value)| (name, proto(value)))
-        .collect();
+        .map(|(name, value)| Some((name, proto(value, MAX_DEPTH)?)))
+        .collect::<Option<_>>()
+        .ok_or("the claims are nested too deep for protobuf")?;
     Ok(Struct { fields })
 }
 
-/// JSON as protobuf has it. The depth is bounded: serde_json reads 128 levels.
-fn proto(value: Value) -> ProtoValue {
+/// JSON as protobuf has it, unless it is nested deeper than this.
+fn proto(value: Value, depth: usize) -> Option<ProtoValue> {
+    let depth = depth.checked_sub(1)?;
     let kind = match value {
         Value::Null => Kind::NullValue(0),
         Value::Bool(value) => Kind::BoolValue(value),
         Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
         Value::String(value) => Kind::StringValue(value),
         Value::Array(values) => Kind::ListValue(ListValue {
-            values: values.into_iter().map(proto).collect(),
+            values: values
+                .into_iter()
+                .map(|value| proto(value, depth))
+                .collect::<Option<_>>()?,
         }),
         Value::Object(members) => {
-            let fields: BTreeMap<_, _> = members.into_iter().map(|(k, v)| (k, proto(v))).collect();
-            Kind::StructValue(Struct { fields })
+            let fields: Option<BTreeMap<_, _>> = members
+                .into_iter()
+                .map(|(name, value)| Some((name, proto(value, depth)?)))
+                .collect();
+            Kind::StructValue(Struct { fields: fields? })
         }
     };
-    ProtoValue { kind: Some(kind) }
+    Some(ProtoValue { kind: Some(kind) })
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use serde_json::json;
+
+    use super::*;
+
+    /// Nobody could read the answer.
+    #[test]
+    fn w133_claims_are_as_deep_as_readers_of_protobuf_follow() {
+        let nested = |levels: usize| {
+            let claims = (0..levels).fold(json!(1), |inside, _| json!({ "a": inside }));
+            let payload = URL_SAFE_NO_PAD.encode(claims.to_string());
+            claims_of(&format!("x.{payload}.x"))
+        };
+        let read = nested(MAX_DEPTH).unwrap().encode_to_vec();
+        assert!(Struct::decode(&*read).is_ok());
+        assert!(nested(MAX_DEPTH + 1).is_err());
+        assert!(nested(100).is_err());
+    }
+
+    fn claims_of(token: &str) -> Result<Struct, String> {
+        claims(token, true)
+    }
 }
