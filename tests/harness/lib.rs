@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
 pub mod frames;
+pub mod fuzz;
 pub mod https;
 pub mod jwt;
 pub mod process;

@@ -1,0 +1,298 @@
+//! `Authorization` headers and tokens → the bearer authenticator.
+
+use std::{sync::LazyLock, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use common::{
+    bearer::{Allow, Authenticator, Policy, Refusal, TokenFault},
+    body::Body,
+};
+use http::{HeaderValue, Request, header::AUTHORIZATION, request::Parts};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use spiffe::{JwtBundle, JwtBundleSet, TrustDomain};
+
+use super::{at, cut};
+use crate::{
+    SERVER_ID,
+    jwt::{self, Key},
+};
+
+/// How far the clocks may be apart with `skew`, in seconds.
+const SKEW: i64 = 60;
+
+/// The longest life of a token with `lifetime`, in seconds.
+const LIFETIME: i64 = 3600;
+
+/// Logged by `Debug` of the audience alone; all else of a peer is cut.
+const LONGEST_LOG: usize = 4096;
+
+static WORLD: LazyLock<World> = LazyLock::new(World::new);
+
+/// Every invalid token is answered like this one, whatever is wrong with it.
+static INVALID_TOKEN: LazyLock<String> = LazyLock::new(|| rendered(TokenFault::Expired.into()));
+
+struct World {
+    p256: Key,
+    p384: Key,
+    rsa: Key,
+    /// In no bundle; goes by the name of another.
+    stranger: Key,
+    /// Of a trust domain whose workloads are not allowed.
+    partner: Key,
+    /// The JWKs of our own trust domain.
+    ours: Vec<Value>,
+    bundles: JwtBundleSet,
+}
+
+/// What the first line of an input asks for.
+struct Options<'a>(Vec<&'a [u8]>);
+
+/// Takes an input whose first line holds words, of which unknown ones mean nothing:
+///
+/// - `skew` allows clocks to be a minute apart, `lifetime` limits a token's to an hour;
+/// - with `raw`, each line after it is an `Authorization` header;
+/// - without, the next line is a JOSE header and the rest the claims, of a token that is signed by
+///   the key `p384`, `rsa`, `stranger`, `partner` or else `p256`. `NOW` in it is the time in seconds.
+///
+/// # Panics
+/// If a token is accepted that should not be, or a refusal says too much.
+pub fn bearer(input: &[u8]) {
+    let (words, rest) = cut(input, b"\n");
+    let options = Options(words.split(|&byte| byte == b' ').collect());
+    let now = jwt::now();
+    let headers: Vec<Vec<u8>> = if options.has("raw") {
+        let lines = rest.split(|&byte| byte == b'\n');
+        lines.take(4).map(<[u8]>::to_vec).collect()
+    } else {
+        vec![format!("Bearer {}", options.signed(rest, now)).into()]
+    };
+    let head = head(&headers);
+    let policy = options.policy();
+    let authenticator = Authenticator::new(WORLD.bundles.clone(), policy);
+    match authenticator.authenticate(&head) {
+        Ok(caller) => {
+            assert!(
+                !options.has("stranger") || options.has("raw"),
+                "signed by a stranger"
+            );
+            assert_eq!(head.headers.get_all(AUTHORIZATION).iter().count(), 1);
+            let token = token_in(&head.headers[AUTHORIZATION]);
+            check_accepted(token, &caller.id.to_string(), &options, now);
+        }
+        Err(refusal) => check_refused(refusal, &head),
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let vectors: Value =
+            serde_json::from_str(include_str!("../../tokens/vectors.json")).unwrap();
+        let vectors = vectors.as_object().unwrap().values();
+        let (p256, p384, rsa) = (Key::p256("p256"), Key::p384("p384"), Key::rsa("rsa"));
+        let partner = Key::p256("partner");
+        let mut ours = vec![p256.jwk(), p384.jwk(), rsa.jwk()];
+        ours.extend(vectors.map(|vector| vector["jwk"].clone()));
+        let bundle = |trust_domain, keys: &[Value]| {
+            let trust_domain = TrustDomain::new(trust_domain).unwrap();
+            let jwks = json!({ "keys": keys }).to_string();
+            JwtBundle::from_jwt_authorities(trust_domain, jwks.as_bytes()).unwrap()
+        };
+        Self {
+            bundles: JwtBundleSet::from_iter([
+                bundle("example.org", &ours),
+                bundle("partner.example", &[partner.jwk()]),
+            ]),
+            stranger: Key::p256("p256"),
+            p256,
+            p384,
+            rsa,
+            partner,
+            ours,
+        }
+    }
+}
+
+impl Options<'_> {
+    fn has(&self, word: &str) -> bool {
+        self.0.contains(&word.as_bytes())
+    }
+
+    fn key(&self) -> &'static Key {
+        let keys = [
+            ("p384", &WORLD.p384),
+            ("rsa", &WORLD.rsa),
+            ("stranger", &WORLD.stranger),
+            ("partner", &WORLD.partner),
+        ];
+        let named = keys.into_iter().find(|(name, _)| self.has(name));
+        named.map_or(&WORLD.p256, |(_, key)| key)
+    }
+
+    fn policy(&self) -> Policy {
+        let allow: Allow = [("spiffe://example.org/*").parse().unwrap()]
+            .into_iter()
+            .collect();
+        let seconds =
+            |on: bool, seconds: i64| on.then(|| Duration::from_secs(seconds.unsigned_abs()));
+        let mut policy = Policy::new(vec![SERVER_ID.to_owned()], allow);
+        policy.clock_skew = seconds(self.has("skew"), SKEW).unwrap_or_default();
+        policy.max_token_lifetime = seconds(self.has("lifetime"), LIFETIME);
+        policy
+    }
+
+    fn signed(&self, parts: &[u8], now: i64) -> String {
+        let (header, claims) = cut(parts, b"\n");
+        let alg = serde_json::from_slice::<Value>(header).unwrap_or_default()["alg"].clone();
+        jwt::compact(header, &at(claims, now), |message| {
+            self.key().sign(alg.as_str().unwrap_or_default(), message)
+        })
+    }
+}
+
+/// What the HTTP layer would hand on: what is no field value does not come so far.
+fn head(headers: &[Vec<u8>]) -> Parts {
+    let mut request = Request::new(());
+    for value in headers {
+        if let Ok(value) = HeaderValue::from_bytes(value.trim_ascii()) {
+            request.headers_mut().append(AUTHORIZATION, value);
+        }
+    }
+    request.into_parts().0
+}
+
+fn token_in(value: &HeaderValue) -> &str {
+    let value = value.to_str().expect("ASCII, as it was accepted");
+    let (scheme, token) = value.split_at(7);
+    assert!(scheme.eq_ignore_ascii_case("bearer "), "{value}");
+    token.trim_start_matches(' ')
+}
+
+/// The claims that count, each once; what else there is may be anything (J150).
+#[derive(Debug, Deserialize)]
+struct Claims {
+    sub: String,
+    aud: Value,
+    exp: f64,
+    nbf: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct IssuedAt {
+    iat: Option<f64>,
+}
+
+/// A second look at a token that was accepted.
+fn check_accepted(token: &str, caller: &str, options: &Options<'_>, now: i64) {
+    let parts: Vec<&str> = token.split('.').collect();
+    assert_eq!(parts.len(), 3, "{token}");
+    check_header(&read(parts[0]));
+    let claims: Claims = read(parts[1]);
+    assert_eq!(claims.sub, caller);
+    let path = caller.strip_prefix("spiffe://example.org/");
+    assert!(
+        path.is_some_and(|path| !path.is_empty()) && caller.len() <= 2048,
+        "{caller}"
+    );
+    let is_ours = |audience: &Value| audience == SERVER_ID;
+    let all = claims.aud.as_array();
+    assert!(
+        is_ours(&claims.aud) || all.is_some_and(|all| all.iter().any(is_ours)),
+        "{claims:?}"
+    );
+
+    let skew = if options.has("skew") { SKEW } else { 0 };
+    let earliest = (now - skew) as f64;
+    assert!(
+        claims.exp > earliest || skew > 0 && claims.exp == earliest,
+        "expired: {claims:?}"
+    );
+    let latest = (jwt::now() + skew) as f64;
+    assert!(
+        claims.nbf.is_none_or(|nbf| nbf <= latest),
+        "not yet: {claims:?}"
+    );
+    if options.has("lifetime") {
+        let IssuedAt { iat } = read(parts[1]);
+        let from = iat.unwrap_or(f64::MAX).min(jwt::now() as f64);
+        assert!(
+            claims.exp - from <= LIFETIME as f64 + 1.0,
+            "{iat:?} {claims:?}"
+        );
+    }
+}
+
+/// An algorithm of the key of that name, and nothing else but a type (JWT-SVID §2).
+fn check_header(header: &Value) {
+    for (name, value) in header.as_object().expect("an object") {
+        match name.as_str() {
+            "alg" | "kid" => {}
+            "typ" => assert!(
+                value.is_null() || value == "JWT" || value == "JOSE",
+                "{header}"
+            ),
+            _ => panic!("{header}"),
+        }
+    }
+    let key = WORLD.ours.iter().find(|jwk| jwk["kid"] == header["kid"]);
+    let alg = header["alg"].as_str().expect("a name");
+    let key = key.expect("a key of our own trust domain");
+    assert!(algorithms(key).contains(&alg), "{header}");
+}
+
+/// A part of a token.
+fn read<T: DeserializeOwned>(part: &str) -> T {
+    let bytes = URL_SAFE_NO_PAD.decode(part).expect("base64url");
+    serde_json::from_slice(&bytes).expect("JSON")
+}
+
+/// What a key may verify (JWT-SVID §2.1, RFC 7518 §3.1).
+fn algorithms(jwk: &Value) -> &'static [&'static str] {
+    match (jwk["kty"].as_str(), jwk["crv"].as_str()) {
+        (Some("RSA"), _) => &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"],
+        (Some("EC"), Some("P-256")) => &["ES256"],
+        (Some("EC"), Some("P-384")) => &["ES384"],
+        _ => &[],
+    }
+}
+
+fn check_refused(refusal: Refusal, head: &Parts) {
+    let log = refusal.to_string();
+    assert!(!log.contains(is_harmful), "{log:?}");
+    assert!(log.len() <= LONGEST_LOG, "{} bytes: {log}", log.len());
+    for value in head.headers.get_all(AUTHORIZATION) {
+        let Some((_, token)) = value.to_str().unwrap_or_default().split_once(' ') else {
+            continue;
+        };
+        let signature = token.rsplit('.').next().unwrap_or_default();
+        for secret in [token.trim(), signature.trim()] {
+            assert!(secret.len() < 32 || !log.contains(secret), "{log}");
+        }
+    }
+    let is_token = matches!(refusal, Refusal::InvalidToken(_));
+    assert!(
+        !matches!(refusal, Refusal::NoTrust(_)),
+        "there are bundles: {log}"
+    );
+    let answer = rendered(refusal);
+    assert_eq!(is_token, answer == *INVALID_TOKEN, "{log}: {answer}");
+}
+
+/// What makes another line of a log, or another text of a line.
+fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// All of an answer that a caller sees.
+fn rendered(refusal: Refusal) -> String {
+    let response = refusal.into_response();
+    let mut text = format!("{}\n", response.status());
+    for (name, value) in response.headers() {
+        text += &format!("{}: {value:?}\n", name.as_str());
+    }
+    match response.into_body() {
+        Body::Full(Some(body)) => text + std::str::from_utf8(&body).expect("is text"),
+        _ => panic!("a body of its own"),
+    }
+}

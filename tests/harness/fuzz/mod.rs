@@ -1,0 +1,76 @@
+//! What is done with each input of the fuzz targets in `tests/fuzz`, and by `tests/seeds.rs` with
+//! each of their seeds: anything at all goes in, and what comes of it is held against a second look
+//! at it that shares no code with what is tested. In memory, on one thread; a panic is a find.
+//!
+//! With cargo-fuzz (`cargo install cargo-fuzz --locked`), from the root of the project, on stable
+//! Rust; `bearer` stands for any of [`TARGETS`]:
+//!
+//! ```sh
+//! mkdir -p tests/fuzz/corpus/bearer
+//! cargo fuzz run --fuzz-dir tests/fuzz -s none bearer tests/fuzz/corpus/bearer tests/fuzz/seeds/bearer \
+//!     -- -max_total_time=600 -max_len=4096 -timeout=10
+//! ```
+//!
+//! No sanitizer, as there is no unsafe code of ours to watch. New inputs go to `tests/fuzz/corpus`.
+//! What was found is mended first and then kept: its file moves from `tests/fuzz/artifacts` to the
+//! seeds, under a name that says what it was.
+
+mod bearer;
+mod cleaning;
+mod script;
+mod upstream;
+mod wire;
+mod workload_api;
+
+pub use self::{bearer::bearer, cleaning::cleaning, workload_api::workload_api};
+
+/// What is done with an input.
+pub type Run = fn(&[u8]);
+
+/// Every target: its name, and what it does.
+pub const TARGETS: [(&str, Run); 3] = [
+    ("bearer", bearer),
+    ("cleaning", cleaning),
+    ("workload_api", workload_api),
+];
+
+/// What is before the first of `separator`, and what is after it.
+fn cut<'a>(input: &'a [u8], separator: &[u8]) -> (&'a [u8], &'a [u8]) {
+    let mut windows = input.windows(separator.len());
+    match windows.position(|window| window == separator) {
+        Some(at) => (&input[..at], &input[at + separator.len()..]),
+        None => (input, &[]),
+    }
+}
+
+/// Whether `needle` is somewhere in `text`.
+fn holds(text: &[u8], needle: &[u8]) -> bool {
+    text.windows(needle.len()).any(|window| window == needle)
+}
+
+/// `NOW`, `NOW+5` and `NOW-5` as numbers.
+fn at(mut claims: &[u8], now: i64) -> Vec<u8> {
+    let mut told = Vec::new();
+    while holds(claims, b"NOW") {
+        let (before, after) = cut(claims, b"NOW");
+        let digits = |text: &[u8]| {
+            text.iter()
+                .take_while(|byte| byte.is_ascii_digit())
+                .count()
+                .min(9)
+        };
+        let (sign, length) = match after {
+            [b'+', number @ ..] => (1, digits(number)),
+            [b'-', number @ ..] => (-1, digits(number)),
+            _ => (0, 0),
+        };
+        let number = after.get(1..=length).map(String::from_utf8_lossy);
+        let offset: i64 = number
+            .and_then(|number| number.parse().ok())
+            .unwrap_or_default();
+        told.extend_from_slice(before);
+        told.extend_from_slice((now + sign * offset).to_string().as_bytes());
+        claims = &after[if length > 0 { length + 1 } else { 0 }..];
+    }
+    [&told, claims].concat()
+}

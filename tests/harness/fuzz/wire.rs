@@ -1,0 +1,208 @@
+//! HTTP/1.1 requests as a reader takes them that knows one way to write each (RFC 9112), and gives
+//! no second meaning a chance. Shares no code with hyper.
+
+/// A request, whole.
+#[derive(Clone, Debug)]
+pub(super) struct Message {
+    pub(super) method: String,
+    pub(super) target: String,
+    pub(super) fields: Vec<(String, Vec<u8>)>,
+    pub(super) body: Vec<u8>,
+}
+
+type Taken<'a, T> = Result<Option<(T, &'a [u8])>, String>;
+
+impl Message {
+    /// The values of a field.
+    pub(super) fn values(&self, name: &str) -> Vec<&[u8]> {
+        let named = self.fields.iter().filter(|(field, _)| field == name);
+        named.map(|(_, value)| value.as_slice()).collect()
+    }
+}
+
+/// The first request of `bytes` and what is after it; nothing while there is more to come.
+pub(super) fn request(bytes: &[u8]) -> Taken<'_, Message> {
+    let Some((line, mut rest)) = line(bytes)? else {
+        return Ok(None);
+    };
+    let parts: Vec<&str> = line.split(' ').collect();
+    let &[method, target, "HTTP/1.1"] = parts.as_slice() else {
+        return Err(format!("a request line: {line:?}"));
+    };
+    if !is_token(method) || !target.starts_with('/') || target.contains('#') {
+        return Err(format!("a method and a path: {line:?}"));
+    }
+    let mut message = Message {
+        method: method.to_owned(),
+        target: target.to_owned(),
+        fields: Vec::new(),
+        body: Vec::new(),
+    };
+    loop {
+        let Some((field, after)) = field(rest)? else {
+            return Ok(None);
+        };
+        rest = after;
+        match field {
+            Some(field) => message.fields.push(field),
+            None => break,
+        }
+    }
+    let Some((body, rest)) = body(&message, rest)? else {
+        return Ok(None);
+    };
+    message.body = body;
+    Ok(Some((message, rest)))
+}
+
+/// One line of visible ASCII and spaces, without its CRLF.
+fn line(bytes: &[u8]) -> Taken<'_, &str> {
+    let Some((line, rest)) = until_crlf(bytes)? else {
+        return Ok(None);
+    };
+    match std::str::from_utf8(line) {
+        Ok(text) if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) => Ok(Some((text, rest))),
+        _ => Err(format!("a line of ASCII: {}", line.escape_ascii())),
+    }
+}
+
+/// Up to CRLF; neither CR nor LF nor NUL come alone.
+fn until_crlf(bytes: &[u8]) -> Taken<'_, &[u8]> {
+    let Some(end) = bytes.iter().position(|byte| b"\r\n\0".contains(byte)) else {
+        return Ok(None);
+    };
+    match &bytes[end..] {
+        [b'\r', b'\n', rest @ ..] => Ok(Some((&bytes[..end], rest))),
+        b"\r" => Ok(None),
+        _ => Err(format!(
+            "CRLF at the end of {}",
+            bytes[..end].escape_ascii()
+        )),
+    }
+}
+
+/// A field's name in small letters and its value; none is the empty line.
+fn field(bytes: &[u8]) -> Taken<'_, Option<(String, Vec<u8>)>> {
+    let Some((line, rest)) = until_crlf(bytes)? else {
+        return Ok(None);
+    };
+    if line.is_empty() {
+        return Ok(Some((None, rest)));
+    }
+    let (name, value) = super::cut(line, b": ");
+    let name = std::str::from_utf8(name).unwrap_or_default();
+    let is_value = |byte: &u8| matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
+    if !is_token(name)
+        || name.bytes().any(|byte| byte.is_ascii_uppercase())
+        || !value.iter().all(is_value)
+        || value.trim_ascii() != value
+    {
+        return Err(format!("a field: {}", line.escape_ascii()));
+    }
+    Ok(Some((Some((name.to_owned(), value.to_vec())), rest)))
+}
+
+/// By the one of `Content-Length` and `Transfer-Encoding` that is there; empty if none is.
+fn body<'a>(message: &Message, bytes: &'a [u8]) -> Taken<'a, Vec<u8>> {
+    let lengths = message.values("content-length");
+    let codings = message.values("transfer-encoding");
+    match (lengths.as_slice(), codings.as_slice()) {
+        ([], []) => Ok(Some((Vec::new(), bytes))),
+        ([], [b"chunked"]) => chunks(bytes),
+        ([length], []) => {
+            let text = std::str::from_utf8(length).unwrap_or_default();
+            let length: usize = text.parse().map_err(|_| format!("a length: {text:?}"))?;
+            if length.to_string() != text {
+                return Err(format!("a length in its one form: {text:?}"));
+            }
+            let body = bytes.split_at_checked(length);
+            Ok(body.map(|(body, rest)| (body.to_vec(), rest)))
+        }
+        lengths => Err(format!("one length: {lengths:?}")),
+    }
+}
+
+/// Chunks without extensions, and no trailers.
+fn chunks(mut bytes: &[u8]) -> Taken<'_, Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let Some((size, rest)) = line(bytes)? else {
+            return Ok(None);
+        };
+        let is_hex = !size.is_empty() && size.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let Some(length) = is_hex
+            .then(|| usize::from_str_radix(size, 16).ok())
+            .flatten()
+        else {
+            return Err(format!("a chunk's size: {size:?}"));
+        };
+        let Some((data, rest)) = rest.split_at_checked(length) else {
+            return Ok(None);
+        };
+        let Some((end, rest)) = rest.split_at_checked(2) else {
+            return Ok(None);
+        };
+        if end != b"\r\n" {
+            return Err(format!("CRLF after a chunk: {}", end.escape_ascii()));
+        }
+        body.extend_from_slice(data);
+        if length == 0 {
+            return Ok(Some((body, rest)));
+        }
+        bytes = rest;
+    }
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token(text: &str) -> bool {
+    let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_tchar)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_what_has_one_meaning() {
+        let two = b"GET /a?b HTTP/1.1\r\nhost: a\r\n\r\nPOST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        let (first, rest) = request(two).unwrap().unwrap();
+        assert_eq!(
+            (&*first.target, first.values("host")),
+            ("/a?b", vec![&b"a"[..]])
+        );
+        let (second, rest) = request(rest).unwrap().unwrap();
+        assert_eq!(
+            (&*second.method, &*second.body, rest),
+            ("POST", &b"abc"[..], &b""[..])
+        );
+        for end in 0..31 {
+            assert!(request(&two[..end]).unwrap().is_none(), "{end}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_could_have_two() {
+        for text in [
+            "GET  / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.0\r\n\r\n",
+            "GET https://a/ HTTP/1.1\r\n\r\n",
+            "GET /\nx: y HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nA: b\r\n\r\n",
+            "GET / HTTP/1.1\r\na : b\r\n\r\n",
+            "GET / HTTP/1.1\r\na: b \r\n\r\n",
+            "GET / HTTP/1.1\r\na: b\nc: d\r\n\r\n",
+            "GET / HTTP/1.1\r\n a: b\r\n\r\n",
+            "GET / HTTP/1.1\r\ncontent-length: +1\r\n\r\na",
+            "GET / HTTP/1.1\r\ncontent-length: 01\r\n\r\na",
+            "GET / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 1\r\n\r\na",
+            "GET / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\na",
+            "GET / HTTP/1.1\r\ntransfer-encoding: gzip\r\n\r\n",
+            "GET / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1;x\r\na\r\n0\r\n\r\n",
+            "GET / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n",
+            "GET / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\na: b\r\n\r\n",
+        ] {
+            assert!(request(text.as_bytes()).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Replays the inputs that the fuzz targets start from, and those that they found worth keeping
+//! (`tests/fuzz`), through what the targets run.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
+
+use std::{
+    fs,
+    io::Write as _,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+use harness::fuzz::TARGETS;
+
+fn fuzz() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries =
+        fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.sort_unstable();
+    files
+}
+
+/// Runs every seed, so that all that fail are told.
+fn replay(target: &str) {
+    let (_, run) = TARGETS.iter().find(|(name, _)| *name == target).unwrap();
+    let seeds = files(&fuzz().join("seeds").join(target));
+    assert!(!seeds.is_empty(), "{target} has no seeds");
+    let failed: Vec<_> = seeds
+        .iter()
+        .filter(|seed| {
+            let input = fs::read(seed).unwrap();
+            catch_unwind(AssertUnwindSafe(|| run(&input))).is_err()
+        })
+        .collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+    let _ = writeln!(std::io::stderr(), "{target}: {} seeds", seeds.len());
+}
+
+#[test]
+fn bearer() {
+    replay("bearer");
+}
+
+#[test]
+fn cleaning() {
+    replay("cleaning");
+}
+
+#[test]
+fn workload_api() {
+    replay("workload_api");
+}
+
+/// A target without seeds, or seeds of no target, would be replayed by nobody.
+#[test]
+fn targets_and_seeds_are_the_same() {
+    let names = |directory: &str| -> Vec<String> {
+        let paths = files(&fuzz().join(directory));
+        let names = paths.iter().map(|path| path.file_stem().unwrap());
+        names
+            .map(|name| name.to_str().unwrap().to_owned())
+            .collect()
+    };
+    let targets = TARGETS.map(|(name, _)| name);
+    assert_eq!(names("fuzz_targets"), targets);
+    assert_eq!(names("seeds"), targets);
+}
