@@ -109,6 +109,15 @@ async fn p093_heads_that_http2_does_not_allow() {
     assert_eq!(proxied.upstream.requests().len(), 1);
 }
 
+/// The one octet that names may have here and not over HTTP/1.1.
+#[tokio::test]
+async fn p051_a_name_with_a_quote() {
+    let proxied = Proxied::new().await;
+    let fields = [&GET[..], &[("x\"a", "1")]].concat();
+    assert_eq!(sent(&proxied, &fields).await, Outcome::Status(400));
+    assert!(proxied.upstream.requests().is_empty());
+}
+
 #[tokio::test]
 async fn p089_authority_and_scheme() {
     let proxied = Proxied::new().await;

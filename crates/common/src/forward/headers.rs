@@ -70,6 +70,7 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 /// Checks what no hop may see twice or can't do.
 pub(super) fn check_request<B>(request: &Request<B>) -> Result<(), Rejection> {
     let headers = request.headers();
+    check_names(headers).map_err(Rejection::Malformed)?;
     if headers.get_all(AUTHORIZATION).iter().count() > 1 {
         return Err(Rejection::Malformed("more than one Authorization"));
     }
@@ -85,6 +86,15 @@ pub(super) fn check_request<B>(request: &Request<B>) -> Result<(), Rejection> {
         return Err(Rejection::OwnHop);
     }
     Ok(())
+}
+
+/// Checks that names are tokens (RFC 9110 §5.6.2). Over HTTP/2 the library lets one octet through that
+/// no name over HTTP/1.1 may have.
+pub(super) fn check_names(headers: &HeaderMap) -> Result<(), &'static str> {
+    match headers.keys().any(|name| name.as_str().contains('"')) {
+        true => Err("a field name that is no token"),
+        false => Ok(()),
+    }
 }
 
 /// Makes a caller's request fit to be sent upstream. `Authorization` is left as it came.
@@ -277,6 +287,26 @@ mod tests {
         ] {
             assert!(!cleaned(fields).contains_key(gone), "{gone}");
         }
+    }
+
+    /// All names that the library takes are tokens, but for those that are refused.
+    #[test]
+    fn p051_names_are_tokens() {
+        for byte in 0..=u8::MAX {
+            let is_tchar = byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+            for name in [
+                HeaderName::from_lowercase(&[b'a', byte]),
+                HeaderName::from_bytes(&[b'a', byte]),
+            ] {
+                let Ok(name) = name else { continue };
+                let headers = HeaderMap::from_iter([(name, value("1"))]);
+                assert_eq!(check_names(&headers).is_ok(), is_tchar, "{byte:#x}");
+            }
+        }
+        let mut request = Request::new(());
+        let quoted = HeaderName::from_lowercase(b"a\"b").unwrap();
+        request.headers_mut().insert(quoted, value("1"));
+        assert_eq!(check_request(&request).unwrap_err().status(), 400);
     }
 
     #[test]

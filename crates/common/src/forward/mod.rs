@@ -84,13 +84,17 @@ impl Forwarder {
         peer: SocketAddr,
     ) -> Result<Response<Body>, Error> {
         let request = request.cleaned(&self.client.target().url, peer);
-        let answer = self
-            .client
-            .request_checked(request, framing::check_response);
+        let answer = self.client.request_checked(request, check_response);
         let mut response = answer.await?;
         headers::clean_response(&mut response);
         Ok(response.map(Body::Upstream))
     }
+}
+
+/// Checks that an upstream's response means the same to every reader; the reason if not.
+fn check_response<B>(response: &Response<B>) -> Result<(), &'static str> {
+    framing::check_response(response)?;
+    headers::check_names(response.headers())
 }
 
 /// Whether the answer to this request must be the last of its connection.
