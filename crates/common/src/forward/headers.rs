@@ -199,6 +199,7 @@ fn one_line_each(headers: &mut HeaderMap) {
             .get_all(COOKIE)
             .iter()
             .map(HeaderValue::as_bytes)
+            .filter(|cookie| !cookie.is_empty())
             .collect();
         let joined = HeaderValue::from_bytes(&cookies.join(&b"; "[..])).expect("values joined");
         headers.insert(COOKIE, joined);
@@ -307,6 +308,19 @@ mod tests {
         let quoted = HeaderName::from_lowercase(b"a\"b").unwrap();
         request.headers_mut().insert(quoted, value("1"));
         assert_eq!(check_request(&request).unwrap_err().status(), 400);
+    }
+
+    #[test]
+    fn p017_cookies_are_joined_but_for_empty_ones() {
+        for (cookies, joined) in [
+            (&["a=1", "b=2"][..], "a=1; b=2"),
+            (&["a=1", "", " "], "a=1"),
+            (&["", "b=2"], "b=2"),
+            (&["", ""], ""),
+        ] {
+            let fields: Vec<_> = cookies.iter().map(|cookie| ("cookie", *cookie)).collect();
+            assert_eq!(cleaned(&fields)["cookie"], joined, "{cookies:?}");
+        }
     }
 
     #[test]
