@@ -266,7 +266,9 @@ fn check_refused(refusal: Refusal, head: &Parts) {
         };
         let signature = token.rsplit('.').next().unwrap_or_default();
         for secret in [token.trim(), signature.trim()] {
-            assert!(secret.len() < 32 || !log.contains(secret), "{log}");
+            // Words of the log are no secret.
+            let is_secret = secret.len() >= 32 && !secret.contains(' ');
+            assert!(!is_secret || !log.contains(secret), "{log}");
         }
     }
     let is_token = matches!(refusal, Refusal::InvalidToken(_));

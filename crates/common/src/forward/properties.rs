@@ -138,6 +138,36 @@ proptest! {
         }
     }
 
+    /// What passes for a host has one reading: no credentials, no path, a port that is one.
+    #[test]
+    fn p071_a_host_is_a_host_to_every_reader(text in "([a-b0-9.:@/?#,% \\[\\]\\\\-]|é){0,10}(:[0-9]{0,6})?") {
+        if target::is_host(&text) {
+            prop_assert!(!text.contains(['@', '/', '?', '#', ',', ' ', '\\']), "{}", text);
+            let (name, port) = match text.rsplit_once(':') {
+                Some((name, port)) if !port.contains(']') => (name, port),
+                _ => (text.as_str(), ""),
+            };
+            prop_assert!(!name.is_empty() && (name.starts_with('[') || !name.contains(':')), "{}", text);
+            prop_assert!(port.is_empty() || port.parse::<u16>().is_ok(), "{}", text);
+            let url: Uri = format!("https://{text}/").parse().unwrap();
+            prop_assert_eq!(url.authority().unwrap().as_str(), &text);
+        }
+    }
+
+    #[test]
+    fn p071_hosts_are_taken(name in "[a-z0-9][a-z0-9.-]{0,20}", port in prop::option::of(any::<u16>())) {
+        let host = port.map_or(name.clone(), |port| format!("{name}:{port}"));
+        prop_assert!(target::is_host(&host), "{}", host);
+    }
+
+    /// Path and query as they were asked for, whatever they look like.
+    #[test]
+    fn p085_a_path_stays_as_it_is(path in "/[!$-;=?-Z_a-z~]{0,24}", whole in any::<bool>()) {
+        let asked = if whole { format!("https://evil.example{path}") } else { path.clone() };
+        let url = target::upstream_url(&"https://up:1".parse().unwrap(), &asked.parse().unwrap());
+        prop_assert_eq!(url.to_string(), format!("https://up:1{path}"));
+    }
+
     #[test]
     fn p010_answers_lose_what_is_of_one_connection(fields in fields()) {
         let mut response = http::Response::new(());

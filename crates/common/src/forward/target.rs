@@ -81,7 +81,7 @@ fn check_host(version: Version, target: &Uri, headers: &HeaderMap) -> Result<(),
 }
 
 /// `host [ ":" port ]`: no credentials, not empty (RFC 9110 §7.2, §4.2.2).
-fn is_host(text: &str) -> bool {
+pub(super) fn is_host(text: &str) -> bool {
     let Ok(authority) = Authority::try_from(text) else {
         return false;
     };

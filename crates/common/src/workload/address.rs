@@ -158,6 +158,38 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// Any text: no panic, and nothing but a socket of this machine.
+        #[test]
+        fn w165_any_text_is_an_address_of_this_machine_or_none(
+            text in "(unix:(//)?|tcp:(//)?|[a-z]{0,3}:?)([/a.%?#0:@ \u{0}é-]|127.0.0.1|\\[::1\\]|10.0.0.1){0,8}(:[0-9]{1,5})?",
+        ) {
+            match text.parse() {
+                Ok(Address::Unix(path)) => {
+                    let bytes = path.as_os_str().as_bytes();
+                    assert!(path.is_absolute() && bytes.len() <= MAX_SOCKET_PATH && !bytes.contains(&0), "{text}");
+                }
+                Ok(Address::Tcp(address)) => assert!(address.ip().is_loopback() && address.port() != 0, "{text}"),
+                Err(_) => {}
+            }
+        }
+
+        /// Every path has an address: percent-encoded, it is read as it was.
+        #[test]
+        fn w157_every_path_has_an_address(name in proptest::collection::vec(1_u8.., 1..30)) {
+            let encoded: String = name.iter().map(|byte| format!("%{byte:02x}")).collect();
+            let path = PathBuf::from(OsString::from_vec([b"/", &name[..]].concat()));
+            assert_eq!(format!("unix:///{encoded}").parse(), Ok(Address::Unix(path)));
+        }
+
+        #[test]
+        fn w159_every_port_of_this_machine_has_an_address(port in 1_u16.., v6 in proptest::bool::ANY) {
+            let ip = if v6 { "[::1]" } else { "127.0.0.1" };
+            let text = format!("tcp://{ip}:{port}");
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+    }
+
     #[test]
     fn w154_refuses_everything_else_with_the_rule_and_an_example() {
         let long = format!("unix:///{}", "a".repeat(107));
