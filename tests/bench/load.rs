@@ -1,0 +1,199 @@
+//! Load that wrk and h2load can't make: a new TLS connection for each request (wrk resumes sessions
+//! without saying), another token for each request, connections that stay idle, large bodies.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use futures_util::future::try_join_all;
+use harness::https::Https;
+use rustls::ClientConfig;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::client::TlsStream;
+
+use crate::{figure::quantile, tools::Load, unverified};
+
+/// The answer of every stack begins with this.
+const GOOD: &[u8] = b"HTTP/1.1 200 ";
+/// And ends with this.
+const BODY: &[u8] = b"Success!!!";
+/// No answer takes this long.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Who makes requests, each checked for its answer.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    https: Https,
+    tls: ClientConfig,
+}
+
+impl Caller {
+    /// Calls `port` of this machine.
+    pub(crate) fn new(port: u16) -> Self {
+        let mut tls = unverified::client();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Self {
+            https: Https::new(port, ""),
+            tls,
+        }
+    }
+
+    /// A TLS connection by a full handshake, from `source`, an address of this machine.
+    pub(crate) async fn connect(&self, source: &str) -> Result<TlsStream<TcpStream>> {
+        let https = self.https.from(source);
+        let connecting = https.connect_with(self.tls.clone(), "localhost");
+        Ok(timeout(PATIENCE, connecting).await??)
+    }
+
+    /// `connections` at a time for `duration`, each for one request.
+    pub(crate) async fn new_connections(
+        &self,
+        token: &str,
+        connections: usize,
+        duration: Duration,
+    ) -> Result<Load> {
+        let head = head(token, "Connection: close\r\n");
+        let end = Instant::now() + duration;
+        let worker = || async {
+            let mut times = Vec::new();
+            while Instant::now() < end {
+                let begin = Instant::now();
+                let mut connection = self.connect("127.0.0.1").await?;
+                exchange(&mut connection, &head).await?;
+                times.push(millis(begin));
+            }
+            Ok(times)
+        };
+        run(connections, worker).await
+    }
+
+    /// `connections` kept-alive connections, together one request for each token.
+    pub(crate) async fn each_token(
+        &self,
+        tokens: Arc<Vec<String>>,
+        connections: usize,
+    ) -> Result<Load> {
+        let next = AtomicUsize::new(0);
+        let worker = || async {
+            let mut connection = self.connect("127.0.0.1").await?;
+            let mut times = Vec::new();
+            while let Some(token) = tokens.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let begin = Instant::now();
+                exchange(&mut connection, &head(token, "")).await?;
+                times.push(millis(begin));
+            }
+            Ok(times)
+        };
+        run(connections, worker).await
+    }
+
+    /// Requests on `connections` until `work` is done; its result and their times.
+    pub(crate) async fn beside<T>(
+        &self,
+        token: &str,
+        connections: usize,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<(T, Load)> {
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let head = head(token, "");
+        let worker = || async {
+            let mut connection = self.connect("127.0.0.1").await?;
+            let mut times = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                let begin = Instant::now();
+                exchange(&mut connection, &head).await?;
+                times.push(millis(begin));
+            }
+            Ok(times)
+        };
+        let work = async {
+            let result = work.await;
+            done.store(true, Ordering::Relaxed);
+            result
+        };
+        let (result, load) = tokio::join!(work, run(connections, worker));
+        Ok((result?, load?))
+    }
+
+    /// `count` connections that have had one request each and now stay idle. They come from several
+    /// addresses: what one address may have is limited.
+    pub(crate) async fn idle(
+        &self,
+        token: &str,
+        count: usize,
+    ) -> Result<Vec<TlsStream<TcpStream>>> {
+        const AT_ONCE: usize = 100;
+        let head = head(token, "");
+        let mut open = Vec::with_capacity(count);
+        while open.len() < count {
+            let batch = (open.len()..count.min(open.len() + AT_ONCE)).map(|index| {
+                let head = &head;
+                async move {
+                    let source = format!("127.0.0.{}", 1 + index % 4);
+                    let mut connection = self.connect(&source).await?;
+                    exchange(&mut connection, head).await?;
+                    anyhow::Ok(connection)
+                }
+            });
+            open.extend(try_join_all(batch).await?);
+        }
+        Ok(open)
+    }
+}
+
+/// Runs the same `worker` as often as asked, at once, and adds up the times in ms that they return.
+async fn run<F: Future<Output = Result<Vec<f64>>>>(
+    workers: usize,
+    worker: impl Fn() -> F,
+) -> Result<Load> {
+    let begin = Instant::now();
+    let times = try_join_all((0..workers).map(|_| worker())).await?;
+    let elapsed = begin.elapsed();
+    let mut times = times.concat();
+    if times.is_empty() {
+        bail!("not one request was made");
+    }
+    Ok(Load {
+        requests: times.len() as u64,
+        bad: 0,
+        per_second: times.len() as f64 / elapsed.as_secs_f64(),
+        p99_millis: quantile(&mut times, 0.99),
+    })
+}
+
+fn head(token: &str, fields: &str) -> Vec<u8> {
+    format!("GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n{fields}\r\n")
+        .into_bytes()
+}
+
+/// Sends a request and reads its whole answer, which must be the good one.
+async fn exchange(connection: &mut TlsStream<TcpStream>, head: &[u8]) -> Result<()> {
+    connection.write_all(head).await?;
+    connection.flush().await?;
+    let mut answer = Vec::with_capacity(512);
+    while !answer.ends_with(BODY) {
+        let read = timeout(PATIENCE, connection.read_buf(&mut answer));
+        let ended = read.await.context("no answer")?? == 0;
+        if ended || answer.len() >= GOOD.len() && !answer.starts_with(GOOD) {
+            break;
+        }
+    }
+    if !answer.starts_with(GOOD) || !answer.ends_with(BODY) {
+        let start: Vec<u8> = answer.into_iter().take(200).collect();
+        bail!("a bad answer: {:?}", String::from_utf8_lossy(&start));
+    }
+    Ok(())
+}
+
+fn millis(begin: Instant) -> f64 {
+    begin.elapsed().as_secs_f64() * 1000.0
+}

@@ -1,0 +1,219 @@
+//! The rows of the table: which load, and what is measured under it.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use harness::{CLIENT_ID, SERVER_ID, process};
+
+use crate::{
+    bodies,
+    contender::{Contender, Running, World},
+    figure::{Figure, Sample},
+    load::Caller,
+    tools::{self, Load},
+};
+
+/// Seconds of the same load before anything is measured.
+const WARM_UP: u64 = 1;
+/// Tokens for each second that a row may take.
+const NEW_TOKENS: u64 = 10_000;
+/// How many callers send them, and how many make new connections.
+const CALLERS: usize = 32;
+/// How many connections stay idle: all that the project takes by default.
+const IDLE: usize = 10_000;
+
+/// A load.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Row {
+    /// wrk, 32 kept-alive HTTP/1.1 connections.
+    #[value(name = "wrk32")]
+    Wrk32,
+    /// The same with 512.
+    #[value(name = "wrk512")]
+    Wrk512,
+    /// h2load, 4 connections of 64 streams.
+    #[value(name = "h2")]
+    Http2,
+    /// A new TLS connection for each request.
+    Handshake,
+    /// Another token for each request.
+    NewTokens,
+    /// Bodies of 64 MiB through the proxy.
+    Bodies,
+    /// 10,000 idle connections.
+    Idle,
+    /// From exec to accepting.
+    Start,
+}
+
+/// What the rows have in common.
+pub(crate) struct Bench {
+    /// Where the stacks run.
+    pub(crate) world: World,
+    /// How long each measurement takes.
+    pub(crate) seconds: u64,
+    /// For [`Row::NewTokens`]: any process that starts has seen none of them.
+    pub(crate) tokens: Arc<Vec<String>>,
+}
+
+impl Row {
+    /// Its name for people.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Wrk32 => "32 kept-alive HTTP/1.1 connections",
+            Self::Wrk512 => "512 kept-alive HTTP/1.1 connections",
+            Self::Http2 => "HTTP/2, 4 connections of 64 streams",
+            Self::Handshake => "a new TLS connection per request",
+            Self::NewTokens => "a new token per request, 32 connections",
+            Self::Bodies => "64 MiB bodies through the proxy",
+            Self::Idle => "10,000 idle connections",
+            Self::Start => "from exec to accepting",
+        }
+    }
+
+    /// Its name for machines and flags.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Self::Wrk32 => "wrk32",
+            Self::Wrk512 => "wrk512",
+            Self::Http2 => "h2",
+            Self::Handshake => "handshake",
+            Self::NewTokens => "new-tokens",
+            Self::Bodies => "bodies",
+            Self::Idle => "idle",
+            Self::Start => "start",
+        }
+    }
+
+    /// Whether a stack is measured under this load. Without its cache Envoy is another stack only
+    /// where the cache would help; the last rows are about what the project promises.
+    pub(crate) fn includes(self, contender: Contender) -> bool {
+        match self {
+            Self::Wrk32 => true,
+            Self::Bodies => matches!(contender, Contender::Project | Contender::Floor),
+            // Envoy is one process for both hops.
+            Self::Start => !matches!(contender, Contender::Envoy | Contender::EnvoyUncached),
+            _ => contender != Contender::EnvoyUncached,
+        }
+    }
+
+    /// How many rounds of `rounds` are worth their time.
+    pub(crate) fn rounds(self, rounds: usize) -> usize {
+        if self == Self::Idle { 1 } else { rounds }
+    }
+}
+
+impl Bench {
+    /// A world with tokens enough for `rows`.
+    pub(crate) async fn new(rows: &[Row], seconds: u64) -> Result<Self> {
+        let world = World::new().await?;
+        let count = if rows.contains(&Row::NewTokens) {
+            seconds * NEW_TOKENS
+        } else {
+            0
+        };
+        let tokens = (0..count).map(|number| {
+            world
+                .stack
+                .token(|claims| claims.payload["jti"] = number.to_string().into())
+        });
+        let tokens = Arc::new(tokens.collect());
+        Ok(Self {
+            world,
+            seconds,
+            tokens,
+        })
+    }
+
+    /// Starts a stack, loads it, and ends it.
+    pub(crate) async fn sample(&self, row: Row, contender: Contender) -> Result<Sample> {
+        if row == Row::Bodies {
+            return bodies::sample(&self.world, contender).await;
+        }
+        let running = self.world.start(contender).await?;
+        let sample = match row {
+            Row::Idle => self.idle(&running).await?,
+            Row::Start => start_times(&running),
+            _ => self.load(row, &running).await?,
+        };
+        running.stop().await;
+        Ok(sample)
+    }
+
+    async fn load(&self, row: Row, running: &Running) -> Result<Sample> {
+        let token = self.token();
+        good(self.once(row, running.port, &token, WARM_UP, true).await?)?;
+        let before = running.cpu_time();
+        let load = self
+            .once(row, running.port, &token, self.seconds, false)
+            .await?;
+        let cpu = running.cpu_time() - before;
+        let load = good(load)?;
+        let mut sample = vec![
+            (Figure::RequestsPerSecond, load.per_second),
+            (
+                Figure::CpuMicros,
+                cpu.as_secs_f64() * 1e6 / load.requests as f64,
+            ),
+        ];
+        sample.extend(load.p99_millis.map(|p99| (Figure::P99Millis, p99)));
+        sample.push((Figure::PeakMib, running.peak_mib()));
+        Ok(sample)
+    }
+
+    async fn once(
+        &self,
+        row: Row,
+        port: u16,
+        token: &str,
+        seconds: u64,
+        warm_up: bool,
+    ) -> Result<Load> {
+        let caller = Caller::new(port);
+        let duration = Duration::from_secs(seconds);
+        match row {
+            Row::Wrk512 => tools::wrk(port, token, 512, seconds).await,
+            Row::Http2 => tools::h2load(port, token, seconds).await,
+            Row::Handshake => caller.new_connections(token, CALLERS, duration).await,
+            Row::NewTokens if !warm_up => {
+                let tokens = Arc::clone(&self.tokens);
+                caller.each_token(tokens, CALLERS).await
+            }
+            _ => tools::wrk(port, token, 32, seconds).await,
+        }
+    }
+
+    async fn idle(&self, running: &Running) -> Result<Sample> {
+        process::allow_open_files(IDLE as u64 + 500);
+        let caller = Caller::new(running.port);
+        let connections = caller.idle(&self.token(), IDLE).await?;
+        let sample = vec![(Figure::PeakMib, running.peak_mib())];
+        drop(connections);
+        Ok(sample)
+    }
+
+    /// What the agent would issue to the client.
+    pub(crate) fn token(&self) -> String {
+        let agent = &self.world.stack.agent;
+        agent.mint_jwt(&agent.jwt_claims(CLIENT_ID, &[SERVER_ID]))
+    }
+}
+
+fn start_times(running: &Running) -> Sample {
+    let figures = [Figure::ServerStartMillis, Figure::ProxyStartMillis];
+    let millis = running.start.iter().map(|time| time.as_secs_f64() * 1000.0);
+    figures.into_iter().zip(millis).collect()
+}
+
+/// A figure of a stack that did not answer well is none.
+fn good(load: Load) -> Result<Load> {
+    if load.bad > 0 || load.requests == 0 {
+        bail!(
+            "{} of {} answers were not 200, or did not come",
+            load.bad,
+            load.requests
+        );
+    }
+    Ok(load)
+}

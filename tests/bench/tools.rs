@@ -1,0 +1,182 @@
+//! wrk and h2load as subprocesses, and what they print as numbers.
+
+use anyhow::{Context as _, Result, bail};
+use tokio::process::Command;
+
+/// What a load generator saw.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Load {
+    /// Answers that came.
+    pub(crate) requests: u64,
+    /// Those that were not 200, and requests without an answer.
+    pub(crate) bad: u64,
+    /// Answers per second.
+    pub(crate) per_second: f64,
+    /// The 99th percentile of the time to an answer, where the generator has it, in ms.
+    pub(crate) p99_millis: Option<f64>,
+}
+
+/// `connections` kept-alive HTTP/1.1 connections for `seconds`.
+pub(crate) async fn wrk(port: u16, token: &str, connections: u32, seconds: u64) -> Result<Load> {
+    let args = [
+        "-t1",
+        "--latency",
+        &format!("-c{connections}"),
+        &format!("-d{seconds}s"),
+        "-H",
+        &format!("Authorization: Bearer {token}"),
+        &format!("https://127.0.0.1:{port}/"),
+    ];
+    parse_wrk(&output("wrk", &args).await?)
+}
+
+/// Four HTTP/2 connections of 64 streams for `seconds`.
+pub(crate) async fn h2load(port: u16, token: &str, seconds: u64) -> Result<Load> {
+    let args = [
+        "-c4",
+        "-m64",
+        "-D",
+        &seconds.to_string(),
+        "-H",
+        &format!("Authorization: Bearer {token}"),
+        &format!("https://127.0.0.1:{port}/"),
+    ];
+    parse_h2load(&output("h2load", &args).await?)
+}
+
+/// Runs a program to its end, or ends it when this is dropped.
+pub(crate) async fn output(program: &str, args: &[&str]) -> Result<String> {
+    let mut command = Command::new(program);
+    command.args(args).kill_on_drop(true);
+    let output = command.output().await;
+    let output = output.with_context(|| format!("{program} can't be run"))?;
+    if !output.status.success() {
+        let error = String::from_utf8_lossy(&output.stderr);
+        bail!("{program} failed ({}): {error}", output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn parse_wrk(text: &str) -> Result<Load> {
+    let count = |marker| number_after(text, marker).unwrap_or(0.0) as u64;
+    // "Socket errors: connect 0, read 0, write 0, timeout 3"
+    let socket_errors = text
+        .split_once("Socket errors:")
+        .and_then(|(_, rest)| rest.lines().next())
+        .map(|line| {
+            line.split([' ', ','])
+                .filter_map(|word| word.parse::<u64>().ok())
+        });
+    Ok(Load {
+        requests: number_before(text, " requests in").context("wrk did not say how many")? as u64,
+        bad: count("Non-2xx or 3xx responses:") + socket_errors.into_iter().flatten().sum::<u64>(),
+        per_second: number_after(text, "Requests/sec:").context("wrk did not say how fast")?,
+        p99_millis: text
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("99% "))
+            .and_then(millis),
+    })
+}
+
+fn parse_h2load(text: &str) -> Result<Load> {
+    let line = |start: &str| {
+        let found = text.lines().find(|line| line.starts_with(start));
+        found.with_context(|| format!("h2load did not print '{start}'"))
+    };
+    let (requests, statuses) = (line("requests:")?, line("status codes:")?);
+    let number = |line, marker| number_before(line, marker).map(|n| n as u64);
+    let good = number(statuses, " 2xx").context("h2load has no 2xx")?;
+    let failed = number(requests, " failed").context("h2load has no failures")?;
+    let done = number(requests, " done").context("h2load did not say how many")?;
+    Ok(Load {
+        requests: done,
+        bad: failed + done.saturating_sub(good),
+        per_second: number_before(line("finished in")?, " req/s")
+            .context("h2load did not say how fast")?,
+        p99_millis: None,
+    })
+}
+
+/// The word after `marker`, as a number.
+fn number_after(text: &str, marker: &str) -> Option<f64> {
+    let (_, rest) = text.split_once(marker)?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+/// The word before `marker`, as a number.
+fn number_before(text: &str, marker: &str) -> Option<f64> {
+    let (rest, _) = text.split_once(marker)?;
+    rest.split_whitespace().next_back()?.parse().ok()
+}
+
+/// A time as wrk writes it: `870.00us`, `2.41ms`, `1.02s`.
+fn millis(text: &str) -> Option<f64> {
+    let text = text.trim();
+    let unit = text.find(|c: char| c.is_ascii_alphabetic())?;
+    let value: f64 = text[..unit].parse().ok()?;
+    match &text[unit..] {
+        "us" => Some(value / 1000.0),
+        "ms" => Some(value),
+        "s" => Some(value * 1000.0),
+        "m" => Some(value * 60_000.0),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WRK: &str = "\
+Running 2s test @ https://127.0.0.1:8443/
+  1 threads and 32 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     1.11ms  405.32us   8.70ms   83.93%
+    Req/Sec    28.83k     1.02k   30.48k    71.43%
+  Latency Distribution
+     50%    1.04ms
+     99%    2.56ms
+  60243 requests in 2.10s, 7.35MB read
+Requests/sec:  28684.91
+Transfer/sec:      3.50MB
+";
+
+    const H2LOAD: &str = "\
+finished in 2.00s, 51236.50 req/s, 1.81MB/s
+requests: 102473 total, 102729 started, 102473 done, 102470 succeeded, 3 failed, 1 errored, 2 timeout
+status codes: 102470 2xx, 0 3xx, 0 4xx, 0 5xx
+traffic: 3.62MB (3791501) total, 200.15KB (204950) headers (space savings 97.62%), 977.26KB (1000710) data
+";
+
+    #[test]
+    fn wrk_is_read() {
+        let load = parse_wrk(WRK).unwrap();
+        assert_eq!((load.requests, load.bad), (60_243, 0));
+        assert_eq!((load.per_second, load.p99_millis), (28_684.91, Some(2.56)));
+    }
+
+    #[test]
+    fn what_went_wrong_in_wrk_counts() {
+        let text = format!(
+            "{WRK}  Socket errors: connect 1, read 20, write 0, timeout 300\n  Non-2xx or 3xx responses: 4000\n"
+        );
+        assert_eq!(parse_wrk(&text).unwrap().bad, 4321);
+        assert!(parse_wrk("unable to connect").is_err());
+    }
+
+    #[test]
+    fn h2load_is_read() {
+        let load = parse_h2load(H2LOAD).unwrap();
+        assert_eq!((load.requests, load.bad), (102_473, 3 + 3));
+        assert_eq!((load.per_second, load.p99_millis), (51_236.5, None));
+        assert!(parse_h2load("").is_err());
+    }
+
+    #[test]
+    fn times_have_units() {
+        for (text, value) in [("870.00us", 0.87), ("2.41ms", 2.41), (" 1.02s", 1020.0)] {
+            assert_eq!(millis(text), Some(value));
+        }
+        assert_eq!(millis("12"), None);
+    }
+}
