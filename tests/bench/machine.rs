@@ -81,7 +81,7 @@ impl Machine {
 }
 
 /// The first version number that a program prints; wrk prints its own with a status of failure.
-async fn version(program: &str, argument: &str) -> Option<String> {
+pub(crate) async fn version(program: &str, argument: &str) -> Option<String> {
     let mut command = Command::new(program);
     let output = command.arg(argument).kill_on_drop(true).output().await;
     let output = output.ok()?;

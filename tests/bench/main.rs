@@ -2,6 +2,7 @@
 //! Rounds are interleaved, so that a machine that drifts does so for all of them.
 
 mod bodies;
+mod check;
 mod contender;
 mod envoy;
 mod figure;
@@ -17,7 +18,7 @@ mod unverified;
 
 use std::time::SystemTime;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 
 use crate::{
@@ -49,12 +50,29 @@ struct Options {
     /// Write the table and the plot into the README too
     #[arg(long)]
     readme: bool,
+    /// Compare instructions per request with the committed figures instead
+    #[arg(long)]
+    check: bool,
+    /// Replace the committed figures
+    #[arg(long, requires = "check")]
+    update: bool,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let options = Options::parse();
-    let results = measure(&options).await?;
+    tokio::select! {
+        result = run(&options) => result,
+        // Ends what was started, and removes what was written.
+        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+    }
+}
+
+async fn run(options: &Options) -> Result<()> {
+    if options.check {
+        return check::run(options.update).await;
+    }
+    let results = measure(options).await?;
     if options.readme {
         readme::write(&results)?;
     }

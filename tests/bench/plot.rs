@@ -11,7 +11,7 @@ const WIDTH: usize = 720;
 /// Where bars begin: right of the stacks' names.
 const BARS: usize = 150;
 /// How long the longest bar of a load is; its value stands to the right.
-const LONGEST: f64 = 440.0;
+const LONGEST: f64 = 420.0;
 const HEADING: usize = 34;
 const BAR: usize = 22;
 
@@ -101,9 +101,9 @@ mod tests {
             format!("<rect{attributes} x=\"150\" y=\"Y\" width=\"{width}\"")
         };
         for (y, bar) in [
-            ("36", bar(" class=\"own\"", "44.0")),
-            ("58", bar("", "55.0")),
-            ("80", bar("", "440.0")),
+            ("36", bar(" class=\"own\"", "42.0")),
+            ("58", bar("", "52.5")),
+            ("80", bar("", "420.0")),
         ] {
             assert!(svg.contains(&bar.replace('Y', y)), "{bar}\n{svg}");
         }

@@ -226,10 +226,10 @@ pub(crate) mod tests {
         assert_eq!(
             table,
             [
-                "                                       this project   floor      go-spiffe",
+                "                                       this project   floor       go-spiffe",
                 "32 kept-alive HTTP/1.1 connections",
-                "  requests/s                        31,250 (1.25 ×)  25,000  3125 (0.12 ×)",
-                "  CPU per request, µs                 32.0 (0.80 ×)    40.0   320 (8.00 ×)",
+                "  requests/s                        31,250 (1.25 ×)  25,000  3,125 (0.12 ×)",
+                "  CPU per request, µs                 32.0 (0.80 ×)    40.0    320 (8.00 ×)",
             ]
         );
         assert!(text.contains("Left out: Envoy, 32 kept-alive HTTP/1.1 connections: it did not"));
@@ -245,7 +245,7 @@ pub(crate) mod tests {
                 "| | this project | floor | go-spiffe |",
                 "|---|---:|---:|---:|",
                 "| **32 kept-alive HTTP/1.1 connections** | | | |",
-                "| requests/s | 31,250 (1.25 ×) | 25,000 | 3125 (0.12 ×) |",
+                "| requests/s | 31,250 (1.25 ×) | 25,000 | 3,125 (0.12 ×) |",
                 "| CPU per request, µs | 32.0 (0.80 ×) | 40.0 | 320 (8.00 ×) |",
             ]
         );

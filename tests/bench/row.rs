@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
-use harness::{CLIENT_ID, SERVER_ID, process};
+use harness::process;
 
 use crate::{
     bodies,
@@ -142,7 +142,7 @@ impl Bench {
     }
 
     async fn load(&self, row: Row, running: &Running) -> Result<Sample> {
-        let token = self.token();
+        let token = self.world.token();
         good(self.once(row, running.port, &token, WARM_UP, true).await?)?;
         let before = running.cpu_time();
         let load = self
@@ -187,16 +187,10 @@ impl Bench {
     async fn idle(&self, running: &Running) -> Result<Sample> {
         process::allow_open_files(IDLE as u64 + 500);
         let caller = Caller::new(running.port);
-        let connections = caller.idle(&self.token(), IDLE).await?;
+        let connections = caller.idle(&self.world.token(), IDLE).await?;
         let sample = vec![(Figure::PeakMib, running.peak_mib())];
         drop(connections);
         Ok(sample)
-    }
-
-    /// What the agent would issue to the client.
-    pub(crate) fn token(&self) -> String {
-        let agent = &self.world.stack.agent;
-        agent.mint_jwt(&agent.jwt_claims(CLIENT_ID, &[SERVER_ID]))
     }
 }
 
