@@ -12,7 +12,9 @@ Builds in release mode, then starts each stack (client load -> proxy -> server, 
 on both hops) with its defaults, loads it, and prints medians and their ratios to
 the floor. About four minutes after the build.
 
-  --rows    wrk32, wrk512, h2, handshake, new-tokens, bodies, idle, start [default: all]
+  --rows    wrk32, wrk512, h2, handshake, resumed, new-tokens, bodies, idle, start
+            [default: these]; growth: this project as connections, keys, callers,
+            patterns and cores grow
   --stacks  project, floor, envoy, envoy-uncached, go-spiffe [default: all that are there]
   --rounds  how often each is measured, in turn [default: 3]
   --seconds how long each time [default: 2]

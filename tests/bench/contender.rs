@@ -1,29 +1,23 @@
-//! The stacks that meet the same load: how each is started, and what it used.
+//! The stacks that meet the same load, and how each is started.
 
 use std::{
     ffi::OsString,
-    fs::File,
-    net::Ipv4Addr,
+    fs::{self, File},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
-use harness::{
-    SERVER_ID, Stack, binary,
-    process::{self, Process},
-};
-use nix::{sys::signal::Signal, unistd::Uid};
+use harness::{SERVER_ID, Stack, binary, process};
+use nix::unistd::Uid;
 use tempfile::TempDir;
-use tokio::{net::TcpStream, time::sleep};
 
-use crate::envoy;
+use crate::{
+    envoy,
+    running::{Running, free_port},
+};
 
-/// How long a stack may take to accept its first connection.
-const START: Duration = Duration::from_secs(20);
-/// How often it is tried: the resolution of the times to start.
-const RETRY: Duration = Duration::from_millis(1);
 /// How long tokens live: longer than any run.
 const TOKEN_TTL: Duration = Duration::from_secs(3600);
 
@@ -84,14 +78,10 @@ pub(crate) struct World {
     go: Option<PathBuf>,
 }
 
-/// A contender that accepts connections. Killed when dropped.
-pub(crate) struct Running {
-    /// Its processes, the proxy last.
-    processes: Vec<Process>,
-    /// Where its proxy listens.
-    pub(crate) port: u16,
-    /// From exec to accepting, for each process.
-    pub(crate) start: Vec<Duration>,
+/// What to run as one process of a contender.
+struct Program {
+    path: PathBuf,
+    args: Vec<OsString>,
 }
 
 impl World {
@@ -137,21 +127,30 @@ impl World {
         let [server, proxy] = [free_port()?, free_port()?];
         let mut running = Running::new(proxy);
         if let Contender::Envoy | Contender::EnvoyUncached = contender {
-            let cached = contender == Contender::Envoy;
-            let config = envoy::write_config(self.directory.path(), server, proxy, cached)?;
-            let args = ["-c".into(), config.into(), "-l".into(), "error".into()];
-            let path = self.envoy.clone().context("there is no Envoy")?;
-            running
-                .add(self.command("envoy", path, &args)?, proxy)
-                .await?;
+            let program = self.envoy(server, proxy, contender == Contender::Envoy)?;
+            self.add(&mut running, program, proxy).await?;
             return Ok(running);
         }
-        running
-            .add(self.role(contender, "server", server, None)?, server)
-            .await?;
-        running
-            .add(self.role(contender, "proxy", proxy, Some(server))?, proxy)
-            .await?;
+        let program = self.program(contender, "server", server, None)?;
+        self.add(&mut running, program, server).await?;
+        let program = self.program(contender, "proxy", proxy, Some(server))?;
+        self.add(&mut running, program, proxy).await?;
+        Ok(running)
+    }
+
+    /// Starts the project with flags of the server and flags of both.
+    pub(crate) async fn start_with(&self, server: &[String], both: &[String]) -> Result<Running> {
+        let [server_port, proxy_port] = [free_port()?, free_port()?];
+        let mut running = Running::new(proxy_port);
+        let mut program = self.program(Contender::Project, "server", server_port, None)?;
+        program
+            .args
+            .extend(server.iter().chain(both).map(Into::into));
+        self.add(&mut running, program, server_port).await?;
+        let mut program =
+            self.program(Contender::Project, "proxy", proxy_port, Some(server_port))?;
+        program.args.extend(both.iter().map(Into::into));
+        self.add(&mut running, program, proxy_port).await?;
         Ok(running)
     }
 
@@ -159,9 +158,8 @@ impl World {
     pub(crate) async fn start_proxy(&self, contender: Contender, upstream: u16) -> Result<Running> {
         let port = free_port()?;
         let mut running = Running::new(port);
-        running
-            .add(self.role(contender, "proxy", port, Some(upstream))?, port)
-            .await?;
+        let program = self.program(contender, "proxy", port, Some(upstream))?;
+        self.add(&mut running, program, port).await?;
         Ok(running)
     }
 
@@ -171,140 +169,79 @@ impl World {
         let [server, proxy] = [free_port()?, free_port()?];
         let counts = ["server", "proxy"].map(|role| self.directory.path().join(role));
         let mut running = Running::new(proxy);
-        for ((role, port, upstream), counted) in
-            [("server", server, None), ("proxy", proxy, Some(server))]
-                .into_iter()
-                .zip(&counts)
-        {
-            let mut args: Vec<OsString> = vec!["--tool=callgrind".into()];
+        let roles = [("server", server, None), ("proxy", proxy, Some(server))];
+        for ((role, port, upstream), counted) in roles.into_iter().zip(&counts) {
+            let counting = self.program(Contender::Project, role, port, upstream)?;
             let mut file = OsString::from("--callgrind-out-file=");
             file.push(counted);
-            args.extend([file, binary(role).into(), "--cores".into(), "1".into()]);
-            args.extend(project_args(port, upstream).into_iter().map(OsString::from));
-            let name = format!("counted-{role}");
-            running
-                .add(self.command(&name, valgrind.to_owned(), &args)?, port)
-                .await?;
+            let mut args = vec!["--tool=callgrind".into(), file, counting.path.into()];
+            args.extend(["--cores".into(), "1".into()]);
+            args.extend(counting.args);
+            let path = valgrind.to_owned();
+            self.add(&mut running, Program { path, args }, port).await?;
         }
         Ok((running, counts))
     }
 
-    fn role(
+    async fn add(&self, running: &mut Running, program: Program, port: u16) -> Result<()> {
+        let endpoint = self.stack.agent.endpoint();
+        let mut command = process::command(&program.path, &endpoint, &program.args);
+        let log = self.directory.path().join(format!("{port}.log"));
+        let file = File::create(&log)?;
+        command.stdout(file.try_clone()?).stderr(file);
+        running.add(command, port).await.with_context(|| {
+            let log = fs::read_to_string(&log).unwrap_or_default();
+            format!("{}: {}", program.path.display(), log.trim())
+        })
+    }
+
+    fn program(
         &self,
         contender: Contender,
         role: &str,
         port: u16,
         upstream: Option<u16>,
-    ) -> Result<tokio::process::Command> {
+    ) -> Result<Program> {
+        let listen = format!("127.0.0.1:{port}");
+        let url = upstream.map(|port| format!("https://localhost:{port}"));
         let (path, args) = match contender {
-            Contender::Project => (binary(role), project_args(port, upstream)),
+            Contender::Project => {
+                let upstream = url.map(|url| ["--upstream".to_owned(), url]);
+                (
+                    binary(role),
+                    [vec!["--listen".into(), listen], flat(upstream)].concat(),
+                )
+            }
             Contender::Floor => {
                 let ports = [Some(port), upstream].into_iter().flatten();
-                let ports = ports.map(|port| port.to_string());
-                let args = [role.to_owned()].into_iter().chain(ports).collect();
-                (binary("examples/floor"), args)
+                let ports = ports.map(|port| port.to_string()).collect();
+                (
+                    binary("examples/floor"),
+                    [vec![role.to_owned()], ports].concat(),
+                )
             }
-            Contender::GoSpiffe => (
-                self.go.clone().context("there is no go-spiffe")?,
-                go_args(role, port, upstream),
-            ),
+            Contender::GoSpiffe => {
+                let upstream = url.map(|url| ["-upstream".to_owned(), url]);
+                let own = vec![role.to_owned(), "-listen".into(), listen];
+                let path = self.go.clone().context("there is no go-spiffe")?;
+                (path, [own, flat(upstream)].concat())
+            }
             Contender::Envoy | Contender::EnvoyUncached => bail!("Envoy has no {role} of its own"),
         };
-        let args: Vec<_> = args.into_iter().map(OsString::from).collect();
-        self.command(&format!("{}-{role}", contender.key()), path, &args)
+        let args = args.into_iter().map(OsString::from).collect();
+        Ok(Program { path, args })
     }
 
-    fn command(
-        &self,
-        name: &str,
-        path: PathBuf,
-        args: &[OsString],
-    ) -> Result<tokio::process::Command> {
-        let mut command = process::command(&path, &self.stack.agent.endpoint(), args);
-        let log = File::create(self.directory.path().join(format!("{name}.log")))?;
-        command.stdout(log.try_clone()?).stderr(log);
-        Ok(command)
+    /// Both hops in one process.
+    fn envoy(&self, server: u16, proxy: u16, cached: bool) -> Result<Program> {
+        let config = envoy::write_config(self.directory.path(), server, proxy, cached)?;
+        Ok(Program {
+            path: self.envoy.clone().context("there is no Envoy")?,
+            args: vec!["-c".into(), config.into(), "-l".into(), "error".into()],
+        })
     }
 }
 
-impl Running {
-    fn new(port: u16) -> Self {
-        Self {
-            processes: Vec::new(),
-            port,
-            start: Vec::new(),
-        }
-    }
-
-    async fn add(&mut self, command: tokio::process::Command, port: u16) -> Result<()> {
-        let begin = Instant::now();
-        self.processes.push(Process::spawn_unread(command));
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port))
-            .await
-            .is_err()
-        {
-            if begin.elapsed() > START {
-                bail!("a process did not listen on port {port} within {START:?}");
-            }
-            sleep(RETRY).await;
-        }
-        self.start.push(begin.elapsed());
-        Ok(())
-    }
-
-    /// User and system time of all its processes so far.
-    pub(crate) fn cpu_time(&self) -> Duration {
-        self.processes.iter().map(Process::cpu_time).sum()
-    }
-
-    /// The most memory that its processes ever had, in MiB, added up.
-    pub(crate) fn peak_mib(&self) -> f64 {
-        let kib: usize = self.processes.iter().map(Process::peak_memory).sum();
-        kib as f64 / 1024.0
-    }
-
-    /// Lets its processes end by themselves, the proxy first.
-    pub(crate) async fn end(mut self) -> Result<()> {
-        for process in self.processes.iter_mut().rev() {
-            process.signal(Signal::SIGTERM);
-            let status = process.ended().await;
-            ensure!(status.success(), "a process ended with {status}");
-        }
-        Ok(())
-    }
-
-    /// Kills its processes.
-    pub(crate) async fn stop(mut self) {
-        for process in self.processes.iter_mut().rev() {
-            process.signal(Signal::SIGKILL);
-            process.ended().await;
-        }
-    }
-}
-
-fn project_args(port: u16, upstream: Option<u16>) -> Vec<String> {
-    let listen = ["--listen".to_owned(), format!("127.0.0.1:{port}")];
-    let upstream = upstream.map(|port| ["--upstream".into(), format!("https://localhost:{port}")]);
-    listen
-        .into_iter()
-        .chain(upstream.into_iter().flatten())
-        .collect()
-}
-
-fn go_args(role: &str, port: u16, upstream: Option<u16>) -> Vec<String> {
-    let own = [
-        role.to_owned(),
-        "-listen".into(),
-        format!("127.0.0.1:{port}"),
-    ];
-    let upstream = upstream.map(|port| ["-upstream".into(), format!("https://localhost:{port}")]);
-    own.into_iter()
-        .chain(upstream.into_iter().flatten())
-        .collect()
-}
-
-/// A port that nobody had a moment ago.
-pub(crate) fn free_port() -> Result<u16> {
-    let probe = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(probe.local_addr()?.port())
+fn flat(flag: Option<[String; 2]>) -> Vec<String> {
+    flag.into_iter().flatten().collect()
 }

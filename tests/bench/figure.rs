@@ -1,6 +1,6 @@
 //! What is measured: figures, their samples over the rounds, medians and ratios.
 
-use crate::{contender::Contender, row::Row};
+use crate::{contender::Contender, growth::Case, row::Row};
 
 /// One thing that a row measures.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -13,6 +13,8 @@ pub(crate) enum Figure {
     P99Millis,
     /// The most memory that the processes of a stack ever had, in MiB, added up.
     PeakMib,
+    /// TLS connections that resumed a session, in %.
+    ResumedPercent,
     /// Request bodies in MiB/s.
     UploadMibPerSecond,
     /// Response bodies in MiB/s.
@@ -27,6 +29,8 @@ pub(crate) enum Figure {
     ServerStartMillis,
     /// The same of the proxy.
     ProxyStartMillis,
+    /// [`Self::CpuMicros`] in a case of [`Row::Growth`].
+    Growing(Case),
 }
 
 /// One measurement of one stack.
@@ -51,6 +55,7 @@ impl Figure {
             Self::CpuMicros => "CPU per request, µs",
             Self::P99Millis => "p99, ms",
             Self::PeakMib => "peak memory, MiB",
+            Self::ResumedPercent => "resumed, %",
             Self::UploadMibPerSecond => "up, MiB/s",
             Self::DownloadMibPerSecond => "down, MiB/s",
             Self::GrowthMib => "memory growth, MiB",
@@ -58,6 +63,7 @@ impl Figure {
             Self::SmallBesideP99Millis => "small requests beside: p99, ms",
             Self::ServerStartMillis => "server, ms",
             Self::ProxyStartMillis => "proxy, ms",
+            Self::Growing(case) => case.title(),
         }
     }
 
@@ -68,6 +74,7 @@ impl Figure {
             Self::CpuMicros => "cpu_us_per_request",
             Self::P99Millis => "p99_ms",
             Self::PeakMib => "peak_mib",
+            Self::ResumedPercent => "resumed_percent",
             Self::UploadMibPerSecond => "upload_mib_per_second",
             Self::DownloadMibPerSecond => "download_mib_per_second",
             Self::GrowthMib => "memory_growth_mib",
@@ -75,6 +82,7 @@ impl Figure {
             Self::SmallBesideP99Millis => "small_beside_p99_ms",
             Self::ServerStartMillis => "server_start_ms",
             Self::ProxyStartMillis => "proxy_start_ms",
+            Self::Growing(case) => case.key(),
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use futures_util::future::try_join_all;
 use harness::https::Https;
-use rustls::ClientConfig;
+use rustls::{ClientConfig, HandshakeKind, client::Resumption};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -47,33 +47,55 @@ impl Caller {
         }
     }
 
-    /// A TLS connection by a full handshake, from `source`, an address of this machine.
+    /// The same with sessions of its own to resume, where that is offered.
+    fn resuming(&self) -> Self {
+        let mut caller = self.clone();
+        caller.tls.resumption = Resumption::in_memory_sessions(1);
+        caller
+    }
+
+    /// A TLS connection, from `source`, an address of this machine.
     pub(crate) async fn connect(&self, source: &str) -> Result<TlsStream<TcpStream>> {
         let https = self.https.from(source);
         let connecting = https.connect_with(self.tls.clone(), "localhost");
         Ok(timeout(PATIENCE, connecting).await??)
     }
 
-    /// `connections` at a time for `duration`, each for one request.
+    /// `connections` at a time for `duration`, each for one request, by full handshakes unless told
+    /// to `resume` sessions.
     pub(crate) async fn new_connections(
         &self,
         token: &str,
         connections: usize,
         duration: Duration,
+        resume: bool,
     ) -> Result<Load> {
         let head = head(token, "Connection: close\r\n");
         let end = Instant::now() + duration;
+        let resumed = AtomicU64::new(0);
         let worker = || async {
+            let caller = if resume {
+                self.resuming()
+            } else {
+                self.clone()
+            };
             let mut times = Vec::new();
             while Instant::now() < end {
                 let begin = Instant::now();
-                let mut connection = self.connect("127.0.0.1").await?;
+                let mut connection = caller.connect("127.0.0.1").await?;
                 exchange(&mut connection, &head).await?;
                 times.push(millis(begin));
+                if connection.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed) {
+                    resumed.fetch_add(1, Ordering::Relaxed);
+                }
             }
             Ok(times)
         };
-        run(connections, worker).await
+        let load = run(connections, worker).await?;
+        Ok(Load {
+            resumed: resumed.into_inner(),
+            ..load
+        })
     }
 
     /// `connections` kept-alive connections, together one request for each token.
@@ -103,7 +125,7 @@ impl Caller {
         connections: usize,
         work: impl Future<Output = Result<T>>,
     ) -> Result<(T, Load)> {
-        let done = std::sync::atomic::AtomicBool::new(false);
+        let done = AtomicBool::new(false);
         let head = head(token, "");
         let worker = || async {
             let mut connection = self.connect("127.0.0.1").await?;
@@ -167,6 +189,7 @@ async fn run<F: Future<Output = Result<Vec<f64>>>>(
         bad: 0,
         per_second: times.len() as f64 / elapsed.as_secs_f64(),
         p99_millis: quantile(&mut times, 0.99),
+        resumed: 0,
     })
 }
 

@@ -6,19 +6,21 @@ mod check;
 mod contender;
 mod envoy;
 mod figure;
+mod growth;
 mod load;
 mod machine;
 mod plot;
 mod readme;
 mod report;
 mod row;
+mod running;
 mod signature;
 mod tools;
 mod unverified;
 
-use std::time::SystemTime;
+use std::{process::ExitCode, time::SystemTime};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow};
 use clap::{Parser, ValueEnum};
 
 use crate::{
@@ -59,12 +61,19 @@ struct Options {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
     let options = Options::parse();
-    tokio::select! {
+    let result = tokio::select! {
         result = run(&options) => result,
         // Ends what was started, and removes what was written.
-        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench.sh: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -85,7 +94,11 @@ async fn run(options: &Options) -> Result<()> {
 }
 
 async fn measure(options: &Options) -> Result<Results> {
-    let rows = chosen(&options.rows);
+    let mut rows = chosen(&options.rows);
+    if options.rows.is_empty() {
+        // Not a comparison of stacks, and longer than all the others.
+        rows.retain(|row| *row != Row::Growth);
+    }
     let bench = Bench::new(&rows, options.seconds).await?;
     let mut results = Results {
         date: today(),

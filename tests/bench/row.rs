@@ -8,9 +8,11 @@ use harness::process;
 
 use crate::{
     bodies,
-    contender::{Contender, Running, World},
+    contender::{Contender, World},
     figure::{Figure, Sample},
+    growth,
     load::Caller,
+    running::Running,
     tools::{self, Load},
 };
 
@@ -37,6 +39,8 @@ pub(crate) enum Row {
     Http2,
     /// A new TLS connection for each request.
     Handshake,
+    /// The same by callers that resume sessions where that is offered.
+    Resumed,
     /// Another token for each request.
     NewTokens,
     /// Bodies of 64 MiB through the proxy.
@@ -45,6 +49,8 @@ pub(crate) enum Row {
     Idle,
     /// From exec to accepting.
     Start,
+    /// The project alone, as what it has to do grows.
+    Growth,
 }
 
 /// What the rows have in common.
@@ -65,10 +71,12 @@ impl Row {
             Self::Wrk512 => "512 kept-alive HTTP/1.1 connections",
             Self::Http2 => "HTTP/2, 4 connections of 64 streams",
             Self::Handshake => "a new TLS connection per request",
+            Self::Resumed => "a new TLS connection per request, resumed where offered",
             Self::NewTokens => "a new token per request, 32 connections",
             Self::Bodies => "64 MiB bodies through the proxy",
             Self::Idle => "10,000 idle connections",
             Self::Start => "from exec to accepting",
+            Self::Growth => "CPU per request as work grows",
         }
     }
 
@@ -79,10 +87,12 @@ impl Row {
             Self::Wrk512 => "wrk512",
             Self::Http2 => "h2",
             Self::Handshake => "handshake",
+            Self::Resumed => "resumed",
             Self::NewTokens => "new-tokens",
             Self::Bodies => "bodies",
             Self::Idle => "idle",
             Self::Start => "start",
+            Self::Growth => "growth",
         }
     }
 
@@ -92,6 +102,7 @@ impl Row {
         match self {
             Self::Wrk32 => true,
             Self::Bodies => matches!(contender, Contender::Project | Contender::Floor),
+            Self::Growth => contender == Contender::Project,
             // Envoy is one process for both hops.
             Self::Start => !matches!(contender, Contender::Envoy | Contender::EnvoyUncached),
             _ => contender != Contender::EnvoyUncached,
@@ -128,8 +139,10 @@ impl Bench {
 
     /// Starts a stack, loads it, and ends it.
     pub(crate) async fn sample(&self, row: Row, contender: Contender) -> Result<Sample> {
-        if row == Row::Bodies {
-            return bodies::sample(&self.world, contender).await;
+        match row {
+            Row::Bodies => return bodies::sample(&self.world, contender).await,
+            Row::Growth => return growth::sample(self.seconds).await,
+            _ => {}
         }
         let running = self.world.start(contender).await?;
         let sample = match row {
@@ -144,21 +157,18 @@ impl Bench {
     async fn load(&self, row: Row, running: &Running) -> Result<Sample> {
         let token = self.world.token();
         good(self.once(row, running.port, &token, WARM_UP, true).await?)?;
-        let before = running.cpu_time();
-        let load = self
-            .once(row, running.port, &token, self.seconds, false)
-            .await?;
-        let cpu = running.cpu_time() - before;
-        let load = good(load)?;
+        let load = self.once(row, running.port, &token, self.seconds, false);
+        let (load, cpu) = cpu_per_request(running, load).await?;
         let mut sample = vec![
             (Figure::RequestsPerSecond, load.per_second),
-            (
-                Figure::CpuMicros,
-                cpu.as_secs_f64() * 1e6 / load.requests as f64,
-            ),
+            (Figure::CpuMicros, cpu),
         ];
         sample.extend(load.p99_millis.map(|p99| (Figure::P99Millis, p99)));
         sample.push((Figure::PeakMib, running.peak_mib()));
+        if row == Row::Resumed {
+            let percent = load.resumed as f64 / load.requests as f64 * 100.0;
+            sample.push((Figure::ResumedPercent, percent));
+        }
         Ok(sample)
     }
 
@@ -175,7 +185,12 @@ impl Bench {
         match row {
             Row::Wrk512 => tools::wrk(port, token, 512, seconds).await,
             Row::Http2 => tools::h2load(port, token, seconds).await,
-            Row::Handshake => caller.new_connections(token, CALLERS, duration).await,
+            Row::Handshake | Row::Resumed => {
+                let resume = row == Row::Resumed;
+                caller
+                    .new_connections(token, CALLERS, duration, resume)
+                    .await
+            }
             Row::NewTokens if !warm_up => {
                 let tokens = Arc::clone(&self.tokens);
                 caller.each_token(tokens, CALLERS).await
@@ -200,8 +215,20 @@ fn start_times(running: &Running) -> Sample {
     figures.into_iter().zip(millis).collect()
 }
 
+/// What a load saw, and how much CPU time each of its requests took of the stack, in µs.
+pub(crate) async fn cpu_per_request(
+    running: &Running,
+    load: impl Future<Output = Result<Load>>,
+) -> Result<(Load, f64)> {
+    let before = running.cpu_time();
+    let load = good(load.await?)?;
+    let cpu = running.cpu_time() - before;
+    let micros = cpu.as_secs_f64() * 1e6 / load.requests as f64;
+    Ok((load, micros))
+}
+
 /// A figure of a stack that did not answer well is none.
-fn good(load: Load) -> Result<Load> {
+pub(crate) fn good(load: Load) -> Result<Load> {
     if load.bad > 0 || load.requests == 0 {
         bail!(
             "{} of {} answers were not 200, or did not come",

@@ -14,6 +14,8 @@ pub(crate) struct Load {
     pub(crate) per_second: f64,
     /// The 99th percentile of the time to an answer, where the generator has it, in ms.
     pub(crate) p99_millis: Option<f64>,
+    /// TLS connections that resumed a session, where the generator counts them.
+    pub(crate) resumed: u64,
 }
 
 /// `connections` kept-alive HTTP/1.1 connections for `seconds`.
@@ -75,6 +77,7 @@ fn parse_wrk(text: &str) -> Result<Load> {
             .lines()
             .find_map(|line| line.trim().strip_prefix("99% "))
             .and_then(millis),
+        resumed: 0,
     })
 }
 
@@ -94,6 +97,7 @@ fn parse_h2load(text: &str) -> Result<Load> {
         per_second: number_before(line("finished in")?, " req/s")
             .context("h2load did not say how fast")?,
         p99_millis: None,
+        resumed: 0,
     })
 }
 
