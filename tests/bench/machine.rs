@@ -33,9 +33,9 @@ impl Machine {
                 programs.push((name, version));
             }
         }
-        if let Some(version) = go_spiffe(include_str!("../interop/go.mod")) {
-            programs.push(("go-spiffe", version.to_owned()));
-        }
+        let peer = env::var("GO_SPIFFE").is_ok_and(|path| !path.is_empty());
+        let version = go_spiffe(include_str!("../interop/go.mod")).filter(|_| peer);
+        programs.extend(version.map(|version| ("go-spiffe", version.to_owned())));
         Self {
             cpu: cpu_model(&read("/proc/cpuinfo")).to_owned(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
