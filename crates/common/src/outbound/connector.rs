@@ -7,15 +7,13 @@ use std::{
 };
 
 use http::Uri;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
-use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::ClientConfig;
-use tokio::{
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 use tower_service::Service;
 
+use super::stream::Stream;
 use crate::cause;
 
 /// Connects to `https` URLs and to nothing else.
@@ -59,7 +57,7 @@ fn is_between_revisions(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 impl Service<Uri> for Connector {
-    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Response = Stream;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
@@ -73,7 +71,7 @@ impl Service<Uri> for Connector {
             loop {
                 match https.call(url.clone()).await {
                     Err(error) if is_between_revisions(&*error) => sleep(REVISION_PAUSE).await,
-                    connected => return connected,
+                    connected => return connected.map(Stream::new),
                 }
             }
         };

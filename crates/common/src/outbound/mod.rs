@@ -7,6 +7,7 @@
 mod connector;
 mod error;
 mod pool;
+mod stream;
 mod upload;
 
 use std::time::Duration;

@@ -195,7 +195,7 @@ async fn answer<H: Handler>(
     request: Request<Received>,
     peer: SocketAddr,
 ) -> Response<Body> {
-    let answering = AssertUnwindSafe(handler.handle(request, peer));
+    let answering = AssertUnwindSafe(pin!(handler.handle(request, peer)));
     answering.catch_unwind().await.unwrap_or_else(|_| {
         error!(%peer, "a panic: answering 500 and going on");
         body::status(StatusCode::INTERNAL_SERVER_ERROR)
@@ -249,6 +249,8 @@ where
 {
     fn execute(&self, stream: F) {
         let (reader, patience) = (Reader::new(), self.patience);
+        // Boxed: it is large, and would be moved about a dozen times until it runs.
+        let stream = Box::pin(stream);
         tokio::spawn(async move {
             tokio::select! {
                 () = STREAM.scope(Arc::clone(&reader), stream) => {}
