@@ -156,7 +156,7 @@ proptest! {
 
     #[test]
     fn p071_hosts_are_taken(name in "[a-z0-9][a-z0-9.-]{0,20}", port in prop::option::of(any::<u16>())) {
-        let host = port.map_or(name.clone(), |port| format!("{name}:{port}"));
+        let host = port.map_or_else(|| name.clone(), |port| format!("{name}:{port}"));
         prop_assert!(target::is_host(&host), "{}", host);
     }
 
