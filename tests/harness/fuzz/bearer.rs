@@ -93,6 +93,10 @@ impl World {
         let partner = Key::p256("partner");
         let mut ours = vec![p256.jwk(), p384.jwk(), rsa.jwk()];
         ours.extend(vectors.map(|vector| vector["jwk"].clone()));
+        // A name that no token may call a key by.
+        let mut unnamed = p256.jwk();
+        unnamed["kid"] = "".into();
+        ours.push(unnamed);
         let bundle = |trust_domain, keys: &[Value]| {
             let trust_domain = TrustDomain::new(trust_domain).unwrap();
             let jwks = json!({ "keys": keys }).to_string();
@@ -226,7 +230,8 @@ fn check_accepted(token: &str, caller: &str, options: &Options<'_>, now: i64) {
 fn check_header(header: &Value) {
     for (name, value) in header.as_object().expect("an object") {
         match name.as_str() {
-            "alg" | "kid" => {}
+            "alg" => {}
+            "kid" => assert_ne!(value, ""),
             "typ" => assert!(
                 value.is_null() || value == "JWT" || value == "JOSE",
                 "{header}"

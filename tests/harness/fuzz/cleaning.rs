@@ -16,7 +16,6 @@ use common::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
-use http_body_util::Full;
 use hyper::{
     body::{Bytes, Incoming},
     service::service_fn,
@@ -27,7 +26,12 @@ use hyper_util::{
 };
 use tokio::runtime::Builder;
 
-use super::{cut, script::Script, upstream::Upstream, wire::Message};
+use super::{
+    cut,
+    script::{Caller, Script},
+    upstream::Upstream,
+    wire::Message,
+};
 
 const PEER: &str = "192.0.2.7:4711";
 const UPSTREAM: &str = "https://upstream.example:8080";
@@ -101,6 +105,9 @@ struct Record {
     broken: bool,
 }
 
+/// The body of an HTTP/2 request: its length is known when it has come.
+struct Http2Body(Vec<u8>);
+
 /// A body that is recorded.
 struct Recorded<B: http_body::Body + Unpin> {
     body: B,
@@ -135,9 +142,16 @@ async fn over_http1(input: &[u8]) -> Upstream {
         requests.set(requests.get() + 1);
         Ok::<_, Infallible>(sender.answer(request).await)
     });
-    let connection = serve::http1().serve_connection(TokioIo::new(Script(input)), service);
-    // What is no HTTP ends the connection: that is an answer too.
-    let _ = connection.await;
+    let caller = Caller::default();
+    let script = Script {
+        caller: &caller,
+        rest: input,
+    };
+    // What is no HTTP ends the connection with an error: that is an answer too.
+    let connection = serve::http1().serve_connection(TokioIo::new(script), service);
+    caller
+        .drive(connection, || sender.upstream.read().moves)
+        .await;
     assert!(sender.upstream.read().messages.len() <= requests.get());
     sender.upstream
 }
@@ -151,9 +165,9 @@ async fn over_http2(input: &[u8]) -> Upstream {
 }
 
 /// A request as the HTTP/2 layer gives it.
-fn http2_request(input: &[u8]) -> Option<Request<Full<Bytes>>> {
+fn http2_request(input: &[u8]) -> Option<Request<Http2Body>> {
     let (head, body) = cut(input, b"\n\n");
-    let mut request = Request::new(Full::new(Bytes::copy_from_slice(body)));
+    let mut request = Request::new(Http2Body(body.to_vec()));
     *request.version_mut() = Version::HTTP_2;
     let (mut scheme, mut authority, mut path) = (None, None, None);
     for line in head
@@ -337,6 +351,23 @@ fn is_gone(name: &str, came: &HeaderMap) -> bool {
         || name.contains('_')
         || !NOT_NOMINABLE.contains(&name)
             && nominated.any(|member| member.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+}
+
+impl http_body::Body for Http2Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let data = std::mem::take(&mut self.0);
+        Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data.into()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Recorded<B> {

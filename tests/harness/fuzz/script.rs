@@ -1,25 +1,81 @@
-//! A caller that has said all that it will say.
+//! A caller that says what it has to say, and hangs up when nothing more comes of it.
 
 use std::{
+    cell::{Cell, RefCell},
     io,
-    pin::Pin,
-    task::{Context, Poll},
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::yield_now,
+};
 
-/// What a caller sends, then its end; answers are taken and forgotten.
-pub(super) struct Script<'a>(pub(super) &'a [u8]);
+/// How often everybody gets a turn with nothing moving before that is all that will come.
+const TURNS: usize = 16;
+
+/// What is known of a caller from both sides of its connection.
+#[derive(Default)]
+pub(super) struct Caller {
+    has_hung_up: Cell<bool>,
+    /// Counts reads and writes.
+    moves: Cell<usize>,
+    reader: RefCell<Option<Waker>>,
+}
+
+/// The server's side of its connection. Answers are taken and forgotten.
+pub(super) struct Script<'a> {
+    pub(super) caller: &'a Caller,
+    /// What is to be said yet.
+    pub(super) rest: &'a [u8],
+}
+
+impl Caller {
+    /// Drives `connection` to its end. The caller hangs up when neither it nor the upstream, by its
+    /// count of `moves`, has anything more to do: hyper gives up the request in flight otherwise.
+    pub(super) async fn drive(&self, connection: impl Future, moves: impl Fn() -> usize) {
+        let mut connection = pin!(connection);
+        let quiet = async {
+            let (mut before, mut turns) = (0, 0);
+            while turns < TURNS {
+                yield_now().await;
+                let now = self.moves.get() + moves();
+                turns = if now == before { turns + 1 } else { 0 };
+                before = now;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = connection.as_mut() => return,
+            () = quiet => {}
+        }
+        self.has_hung_up.set(true);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+        connection.await;
+    }
+
+    fn moved(&self) {
+        self.moves.set(self.moves.get() + 1);
+    }
+}
 
 impl AsyncRead for Script<'_> {
     fn poll_read(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let (now, later) = self.0.split_at(self.0.len().min(buffer.remaining()));
+        if self.rest.is_empty() && !self.caller.has_hung_up.get() {
+            self.caller.reader.replace(Some(cx.waker().clone()));
+            return Poll::Pending;
+        }
+        let (now, later) = self.rest.split_at(self.rest.len().min(buffer.remaining()));
         buffer.put_slice(now);
-        self.0 = later;
+        self.rest = later;
+        self.caller.moved();
         Poll::Ready(Ok(()))
     }
 }
@@ -30,6 +86,7 @@ impl AsyncWrite for Script<'_> {
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.caller.moved();
         Poll::Ready(Ok(bytes.len()))
     }
 

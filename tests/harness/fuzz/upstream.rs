@@ -34,6 +34,8 @@ pub(super) struct Read {
     pub(super) fault: Option<String>,
     /// Bytes of requests that are not whole.
     pub(super) unfinished: usize,
+    /// Counts reads and writes.
+    pub(super) moves: usize,
 }
 
 /// One connection.
@@ -85,6 +87,7 @@ impl AsyncWrite for Link {
         let mut read = link.upstream.read();
         link.unread.extend_from_slice(bytes);
         read.unfinished += bytes.len();
+        read.moves += 1;
         loop {
             match wire::request(&link.unread) {
                 Ok(Some((message, rest))) => {
@@ -129,6 +132,7 @@ impl AsyncRead for Link {
         let length = self.answers.len().min(buffer.remaining());
         buffer.put_slice(&self.answers[..length]);
         self.answers.drain(..length);
+        self.upstream.read().moves += 1;
         Poll::Ready(Ok(()))
     }
 }
