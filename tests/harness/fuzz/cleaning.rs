@@ -302,6 +302,8 @@ fn check(sent: &Message, came: &Request<()>) {
         Vec::from_iter(asked),
         "{sent:?}"
     );
+    let is_list_or_user = asked.is_some_and(|host| host.contains(&b',') || host.contains(&b'@'));
+    assert!(!is_list_or_user, "{sent:?}");
     assert!(sent.values("cookie").len() <= 1, "{sent:?}");
 
     let (via, before) = (sent.values("via"), values(came.headers(), "via"));

@@ -80,18 +80,21 @@ fn check_host(version: Version, target: &Uri, headers: &HeaderMap) -> Result<(),
     }
 }
 
-/// `host [ ":" port ]`: no credentials, not empty (RFC 9110 §7.2, §4.2.2).
+/// `host [ ":" port ]`: no credentials, not empty (RFC 9110 §7.2, §4.2.2), and no comma, which would
+/// make a list of `X-Forwarded-Host`.
 pub(super) fn is_host(text: &str) -> bool {
     let Ok(authority) = Authority::try_from(text) else {
         return false;
     };
-    let Some(port) = text.strip_prefix(authority.host()) else {
+    let Some(after) = text.strip_prefix(authority.host()) else {
         return false; // What is before the host is userinfo.
     };
-    let number = port.strip_prefix(':').unwrap_or_default();
-    let is_port = number.bytes().all(|byte| byte.is_ascii_digit())
-        && (number.is_empty() || authority.port_u16().is_some());
-    !authority.host().is_empty() && is_port
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_port = match after.strip_prefix(':') {
+        Some(port) => port.is_empty() || is_number(port) && authority.port_u16().is_some(),
+        None => after.is_empty(), // Else it is the rest of a userinfo that begins as the host does.
+    };
+    !authority.host().is_empty() && !text.contains(',') && is_port
 }
 
 #[cfg(test)]
@@ -104,8 +107,8 @@ mod tests {
             assert!(is_host(text), "{text}");
         }
         for text in [
-            "", ":80", "a b/c@d", "u@a", "u:p@a", "@a", "a:b", "a:65536", "a/", "a?b", "a#b",
-            "[::1", "\u{e4}", "a,b c", "a:1:2", "a:+1",
+            "", ":80", "a b/c@d", "a@a", "a@a:1", "u@a", "u:p@a", "@a", "a:b", "a:65536", "a/",
+            "a?b", "a#b", "[::1", "\u{e4}", "a,b c", "a,b", "a:1:2", "a:+1",
         ] {
             assert!(!is_host(text), "{text}");
         }
