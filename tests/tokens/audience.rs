@@ -3,7 +3,7 @@ use harness::{SERVER_ID, Stack, process};
 
 use crate::world::{
     Expected::{Accepted, Refused},
-    WORLD, check, policy,
+    WORLD, authenticate, check, policy,
 };
 
 const PARSE: &str = "unable to parse JWT token";
@@ -164,6 +164,23 @@ fn j103_two_audiences_are_expected() {
             ),
         ],
     );
+}
+
+/// Whoever can send a request writes this line: it stays short, whatever the token is full of.
+#[test]
+fn j201_a_log_line_holds_few_of_many_audiences() {
+    let of = |audience: String| {
+        let audiences = serde_json::to_string(&vec![audience; 28]).unwrap();
+        let token = WORLD.token(|t| t.claim("aud", &audiences));
+        authenticate(&WORLD.authenticator(), &token)
+            .unwrap_err()
+            .to_string()
+    };
+    let log = of("other".to_owned());
+    let four = r#"(audience=["other", "other", "other", "other", "…"])"#;
+    assert!(log.ends_with(four), "{log}");
+    let log = of("\u{85}".repeat(100));
+    assert!(log.len() < 4096, "{} bytes", log.len());
 }
 
 /// "J101" and "D4": nobody can make an authenticator that expects no audience; "J102": nor an empty one.

@@ -107,6 +107,9 @@ pub enum TokenFault {
     },
 }
 
+/// Most audiences of a token that go to the log.
+const MAX_AUDIENCES: usize = 4;
+
 impl Refusal {
     /// Sorts a validation error by whose fault it is.
     pub(super) fn from_validation(error: JwtSvidError, token: &str, audiences: &[String]) -> Self {
@@ -206,9 +209,13 @@ impl TokenFault {
     fn audience(token: &str, expected: &[String]) -> Self {
         let found = JwtSvid::parse_insecure(token)
             .map(|svid| {
-                svid.audience()
-                    .iter()
-                    .map(|audience| Shown(audience.clone()))
+                let all = svid.audience();
+                let shown = all.iter().take(MAX_AUDIENCES);
+                let more = (all.len() > MAX_AUDIENCES).then_some("…");
+                shown
+                    .cloned()
+                    .chain(more.map(str::to_owned))
+                    .map(Shown)
                     .collect()
             })
             .unwrap_or_default();
