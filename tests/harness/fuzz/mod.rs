@@ -7,8 +7,8 @@
 //!
 //! ```sh
 //! mkdir -p tests/fuzz/corpus/bearer
-//! cargo fuzz run --fuzz-dir tests/fuzz -s none bearer tests/fuzz/corpus/bearer tests/fuzz/seeds/bearer \
-//!     -- -max_total_time=600 -max_len=4096 -timeout=10
+//! cargo fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz -s none bearer \
+//!     tests/fuzz/corpus/bearer tests/fuzz/seeds/bearer -- -max_total_time=600 -max_len=4096 -timeout=10
 //! ```
 //!
 //! No sanitizer, as there is no unsafe code of ours to watch. New inputs go to `tests/fuzz/corpus`.
@@ -16,7 +16,9 @@
 //! seeds, under a name that says what it was.
 
 mod bearer;
+mod bodies;
 mod cleaning;
+mod crossing;
 mod script;
 mod upstream;
 mod wire;

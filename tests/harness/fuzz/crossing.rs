@@ -1,0 +1,141 @@
+//! What may cross the forwarder, and what it says itself: a second opinion.
+
+use http::{HeaderMap, HeaderName, Request};
+
+use super::wire::Message;
+
+/// The caller's address, and what the upstream is called.
+pub(super) const PEER_IP: &str = "192.0.2.7";
+pub(super) const HOST: &str = "upstream.example:8080";
+
+/// What no request to the upstream has.
+const GONE: [&str; 17] = [
+    "client-cert",
+    "connection",
+    "expect",
+    "forwarded",
+    "http2-settings",
+    "keep-alive",
+    "proxy",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "true-client-ip",
+    "upgrade",
+    "x-cluster-client-ip",
+    "x-real-ip",
+    "x-spiffe-id",
+];
+
+/// What begins the names of others that it has not, but for [`SET`].
+const GONE_BEGINNINGS: [&str; 6] = [
+    "client-cert",
+    "ssl-client-",
+    "x-client-cert",
+    "x-envoy-",
+    "x-forwarded",
+    "x-spiffe-",
+];
+
+/// What it has as the proxy says it.
+const SET: [&str; 9] = [
+    "content-length",
+    "cookie",
+    "host",
+    "max-forwards",
+    "transfer-encoding",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+];
+
+/// What stays, though `Connection` names it.
+const NOT_NOMINABLE: [&str; 6] = [
+    "authorization",
+    "cache-control",
+    "content-length",
+    "cookie",
+    "host",
+    "via",
+];
+
+/// That what was sent is what came, without what must not cross.
+pub(super) fn check(sent: &Message, came: &Request<()>) {
+    check_target(sent, came);
+    check_set(sent, came.headers());
+    for (name, _) in &sent.fields {
+        let name = name.as_str();
+        if !SET.contains(&name) {
+            assert!(!is_gone(name, came.headers()), "{name}: {sent:?}");
+            assert_eq!(
+                sent.values(name),
+                values(came.headers(), name),
+                "{name}: {sent:?}"
+            );
+        }
+    }
+    for name in came.headers().keys().map(HeaderName::as_str) {
+        let stays = !SET.contains(&name) && !is_gone(name, came.headers());
+        assert!(
+            !stays || !sent.values(name).is_empty(),
+            "{name} is lost: {sent:?}"
+        );
+    }
+}
+
+/// Method and target byte for byte, and who was asked for where it can't be taken for the target.
+fn check_target(sent: &Message, came: &Request<()>) {
+    let uri = came.uri();
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    let slash = if target.starts_with('/') { "" } else { "/" };
+    assert_eq!(sent.method, came.method().as_str());
+    assert_eq!(sent.target, format!("{slash}{target}"));
+    let asked = match uri.authority() {
+        Some(authority) => vec![authority.as_str().as_bytes()],
+        None => values(came.headers(), "host"),
+    };
+    assert_eq!(sent.values("x-forwarded-host"), asked, "{sent:?}");
+    let is_list_or_user = |host: &&[u8]| host.contains(&b',') || host.contains(&b'@');
+    assert!(!asked.iter().any(is_list_or_user), "{sent:?}");
+}
+
+/// What the proxy says itself, and what there is one of.
+fn check_set(sent: &Message, came: &HeaderMap) {
+    for (name, value) in [
+        ("host", HOST),
+        ("x-forwarded-for", PEER_IP),
+        ("x-forwarded-proto", "https"),
+    ] {
+        assert_eq!(sent.values(name), [value.as_bytes()], "{name}: {sent:?}");
+    }
+    assert!(sent.values("cookie").len() <= 1, "{sent:?}");
+    assert!(sent.values("authorization").len() <= 1, "{sent:?}");
+    assert_eq!(sent.values("authorization"), values(came, "authorization"));
+    let via = sent.values("via");
+    assert_eq!(via.len(), values(came, "via").len() + 1, "{sent:?}");
+    let own = via
+        .last()
+        .is_some_and(|hop| hop.ends_with(b" spiffe-jwt-proxy"));
+    assert!(own, "{sent:?}");
+}
+
+fn values<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a [u8]> {
+    let values = headers.get_all(name).iter();
+    values.map(|value| value.as_bytes().trim_ascii()).collect()
+}
+
+/// Whether a field is of the caller's connection, or a claim of who it is.
+fn is_gone(name: &str, came: &HeaderMap) -> bool {
+    let connection = values(came, "connection").join(&b',');
+    let mut nominated = connection.split(|&byte| byte == b',');
+    GONE.contains(&name)
+        || GONE_BEGINNINGS
+            .iter()
+            .any(|beginning| name.starts_with(beginning))
+        || name.contains('_')
+        || !NOT_NOMINABLE.contains(&name)
+            && nominated.any(|member| member.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+}
