@@ -27,7 +27,7 @@ use crate::selector::{DELETED, Selector};
 /// Another namespace's root would be `nobody` here.
 const OVERFLOW_UID: u32 = 65534;
 /// How long one attestation may take; a user database may be on the network.
-const DEADLINE: Duration = Duration::from_secs(1);
+const DEADLINE: Duration = Duration::from_secs(5);
 /// How many attestations may be in progress.
 const CONCURRENCY: usize = 32;
 
@@ -41,12 +41,11 @@ pub(crate) struct Peer {
     pub(crate) pid: u32,
     pub(crate) uid: u32,
     gid: u32,
-    /// Tells this process from a later one with the same number; `None`: it had
-    /// ended by the time we looked.
-    start_time: Option<u64>,
-    /// The process itself, so that no later one can pass for it: a number may be
-    /// another process's by the time its start is looked up. Linux 6.5 has it.
+    /// The process itself, so that no later one can pass for it. Linux 6.5 has it.
     pidfd: Option<Arc<OwnedFd>>,
+    /// Without that, what tells it from a later one with the same number; `None`: it
+    /// had ended by the time we looked, or was about to become another program.
+    start_time: Option<u64>,
 }
 
 /// An attested caller.
@@ -182,8 +181,11 @@ impl Attestor {
 /// Refuses a process that is not the one that connected, or has other rights by now.
 fn check_same(peer: &Peer) -> Result<(), AttestError> {
     let owner = fs::metadata(format!("/proc/{}", peer.pid)).map_err(|_| AttestError::Ended)?;
-    let ended = peer.pidfd.as_deref().is_some_and(has_ended);
-    if ended || peer.start_time.is_none() || start_time(peer.pid) != peer.start_time {
+    let ended = match &peer.pidfd {
+        Some(pidfd) => has_ended(pidfd),
+        None => peer.start_time.is_none() || start_time(peer.pid) != peer.start_time,
+    };
+    if ended {
         return Err(AttestError::Ended);
     }
     if (owner.uid(), owner.gid()) != (peer.uid, peer.gid) {
