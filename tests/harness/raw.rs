@@ -138,11 +138,6 @@ impl Client {
         (rest, end)
     }
 
-    /// How many TLS session tickets came.
-    pub fn tickets(&self) -> u32 {
-        self.stream.get_ref().1.tls13_tickets_received()
-    }
-
     /// Says that nothing more comes from this side, and goes on reading.
     pub async fn finish(&mut self) {
         self.stream.shutdown().await.unwrap();

@@ -1,6 +1,5 @@
-use harness::raw::{Client, End};
 
-use crate::{Proxied, get, post, request};
+use crate::{Proxied, post, request};
 
 const HOST: &str = "Host: a";
 
@@ -192,16 +191,6 @@ async fn p086_request_lines_of_other_protocols() {
             "{number} {bytes:?}"
         );
     }
-}
-
-#[tokio::test]
-async fn p097_no_early_data() {
-    // No ticket is ever issued, so there is no session whose first flight could carry a request.
-    let proxied = Proxied::new().await;
-    let mut client = Client::sending(&proxied.https, get(&["Connection: close"])).await;
-    assert_eq!(client.answer().await.unwrap().status(), 200);
-    assert_eq!(client.end().await.1, End::Clean);
-    assert_eq!(client.tickets(), 0);
 }
 
 #[tokio::test]

@@ -8,6 +8,8 @@ mod callers;
 mod endings;
 /// Upstreams whose certificate is not as it should be.
 mod odd;
+/// Sessions that callers resume, and those that end.
+mod resumption;
 
 use harness::PATIENCE;
 

@@ -3,18 +3,22 @@
 //!
 //! Both go by the source's state at each handshake. `spiffe-rustls` does the verification (X509-SVID
 //! §5). The certificate is chosen here: for a moment after each update that crate has none to give,
-//! until a task of its own has run, and callers who come then would be turned away. No session is ever
-//! resumed: a resumed one skips verification, and would be served by a process whose identity was
-//! withdrawn.
+//! until a task of its own has run, and callers who come then would be turned away.
+//!
+//! Callers may resume a session under the same SVID, no longer: nothing is verified of them, and they
+//! verified that SVID. Towards a target no session is resumed: that would skip its verification.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use rustls::{
     ClientConfig, ServerConfig, SignatureScheme,
     client::ResolvesClientCert,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivatePkcs8KeyDer},
-    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
+    server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert},
     sign::CertifiedKey,
 };
 use spiffe::{SpiffeId, X509Source, X509SourceUpdates, X509Svid, x509_source::X509SourceError};
@@ -37,16 +41,17 @@ pub fn install_crypto_provider() {
 /// # Errors
 /// When the source has no usable X.509-SVID.
 pub fn server(source: &X509Source) -> Result<Arc<ServerConfig>, ServerError> {
-    certified_key(&*source.svid()?)?;
+    let presented = Arc::new(Presented {
+        last: Mutex::new(Session::new(source.svid()?)?),
+        source: source.clone(),
+    });
     let mut config = ServerConfig::builder()
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Presented {
-            source: source.clone(),
-            last: Mutex::new(None),
-        }));
+        .with_cert_resolver(Arc::clone(&presented) as _);
     config.alpn_protocols = ALPN.map(Vec::from).to_vec();
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
+    config.ticketer = presented;
+    config.send_tls13_tickets = 1;
     Ok(Arc::new(config))
 }
 
@@ -66,22 +71,72 @@ pub enum ServerError {
 #[derive(Debug)]
 struct Presented {
     source: X509Source,
-    /// The last one that was presented: its key is parsed once.
-    last: Mutex<Option<(Arc<X509Svid>, Arc<CertifiedKey>)>>,
+    /// Of the SVID that was presented last: its key is parsed once.
+    last: Mutex<Session>,
+}
+
+/// What goes with one SVID.
+#[derive(Clone)]
+struct Session {
+    svid: Arc<X509Svid>,
+    key: Arc<CertifiedKey>,
+    /// Encrypts the tickets that sessions are resumed by, with keys of its own: with the SVID they end.
+    tickets: Arc<dyn ProducesTickets>,
+}
+
+impl Session {
+    fn new(svid: Arc<X509Svid>) -> Result<Self, rustls::Error> {
+        Ok(Self {
+            key: Arc::new(certified_key(&svid)?),
+            tickets: aws_lc_rs::Ticketer::new()?,
+            svid,
+        })
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Session")
+            .field(self.svid.spiffe_id())
+            .finish()
+    }
+}
+
+impl Presented {
+    /// Of the SVID of this moment.
+    fn session(&self) -> Option<Session> {
+        let svid = self.source.svid().ok()?;
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&last.svid, &svid) {
+            *last = Session::new(svid).ok()?;
+        }
+        Some(last.clone())
+    }
 }
 
 impl ResolvesServerCert for Presented {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let current = self.source.svid().ok()?;
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((svid, key)) = &*last
-            && Arc::ptr_eq(svid, &current)
-        {
-            return Some(Arc::clone(key));
-        }
-        let key = Arc::new(certified_key(&current).ok()?);
-        *last = Some((current, Arc::clone(&key)));
-        Some(key)
+        Some(self.session()?.key)
+    }
+}
+
+/// Tickets of another SVID, or without one, are none: a full handshake follows.
+impl ProducesTickets for Presented {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    /// In seconds; what callers are told, who may be refused sooner.
+    fn lifetime(&self) -> u32 {
+        60 * 60
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.session()?.tickets.encrypt(plain)
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        self.session()?.tickets.decrypt(cipher)
     }
 }
 
