@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use common::cli;
 use tracing::level_filters::LevelFilter;
 
+/// Requests allocate small and large by turns, which glibc's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     cli::main("SERVER", LevelFilter::INFO, server::start)
 }
