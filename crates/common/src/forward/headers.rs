@@ -233,12 +233,12 @@ fn names_this_hop(headers: &HeaderMap) -> bool {
 
 /// `Via` says which version a message came in (RFC 9110 §7.6.3).
 fn append_via(headers: &mut HeaderMap, received: Version) {
-    let version = match received {
-        Version::HTTP_10 => "1.0",
-        Version::HTTP_2 => "2.0",
-        _ => "1.1",
+    let hop = match received {
+        Version::HTTP_10 => "1.0 spiffe-jwt-proxy",
+        Version::HTTP_2 => "2.0 spiffe-jwt-proxy",
+        _ => "1.1 spiffe-jwt-proxy",
     };
-    headers.append(VIA, value(&format!("{version} {PSEUDONYM}")));
+    headers.append(VIA, HeaderValue::from_static(hop));
 }
 
 fn value(text: &str) -> HeaderValue {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use http::{Request, Response, Uri, Version};
 use http_body::Body;
 use hyper::body::{Bytes, Incoming};
-use hyper_util::client::legacy::{self, connect::capture_connection};
+use hyper_util::client::legacy;
 use spiffe::SpiffeId;
 
 pub use self::error::Error;
@@ -75,8 +75,8 @@ where
         self.request_checked(request, |_| Ok(())).await
     }
 
-    /// As [`Self::request`], where `check` may find the answer's head unacceptable: the connection
-    /// that it came over is not used again.
+    /// As [`Self::request`], where `check` may find the answer's head unacceptable: new requests then
+    /// use new connections.
     ///
     /// # Errors
     /// When there is no answer, or none that is acceptable, by whose fault.
@@ -88,7 +88,6 @@ where
         let (upload, mut request) = watched(request);
         // The connection decides what is spoken; a request marked HTTP/2 would be refused on HTTP/1.1.
         *request.version_mut() = Version::HTTP_11;
-        let connection = capture_connection(&mut request);
         let response = tokio::select! {
             response = self.pool.current().request(request) => {
                 response.map_err(|error| self.error(&error))?
@@ -98,9 +97,7 @@ where
             }
         };
         if let Err(reason) = check(&response) {
-            if let Some(connection) = connection.connection_metadata().as_ref() {
-                connection.poison();
-            }
+            self.pool.renew();
             return Err(Error::Failed(self.target.url.clone(), reason.to_owned()));
         }
         Ok(response)

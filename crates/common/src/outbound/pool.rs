@@ -2,7 +2,7 @@
 //! so they are left for new ones after any change of SVIDs or bundles, and after a while.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -79,14 +79,22 @@ where
     /// The connections that a new request may use. Those before them end with the requests that they
     /// have.
     pub(super) fn current(&self) -> Client<Connector, B> {
-        let mut generation = self
-            .generation
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut generation = self.lock();
         if generation.revision != self.tls.revision() || generation.opened.elapsed() >= LIFE {
             *generation = Generation::new(&self.tls, self.connect_timeout);
         }
         generation.client.clone()
+    }
+
+    /// Leaves all connections: one of them can't be trusted to end where its messages do.
+    pub(super) fn renew(&self) {
+        *self.lock() = Generation::new(&self.tls, self.connect_timeout);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Generation<B>> {
+        self.generation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -126,12 +126,13 @@ pub async fn serve(
             shutdown: shutdown.clone(),
         };
         let (acceptor, handler) = (acceptor.clone(), handler.clone());
-        connections.spawn(async move {
+        // Boxed: it is large, and would be moved about a dozen times until it runs.
+        connections.spawn(Box::pin(async move {
             let _place = place;
             if let Err(error) = connection.serve(tcp, acceptor, handshake, handler).await {
                 debug!(%peer, %error, "connection ended");
             }
-        });
+        }));
     }
     drop(listener);
     let drained = async { while connections.join_next().await.is_some() {} };
