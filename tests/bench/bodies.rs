@@ -1,4 +1,5 @@
-//! Large bodies through a proxy alone, before an upstream in this process that is the same for all.
+//! Large bodies through a proxy alone, before an upstream in this process that is the same for all;
+//! then again with small requests beside them.
 
 use std::time::Instant;
 
@@ -37,13 +38,13 @@ pub(crate) async fn sample(world: &World, contender: Contender) -> Result<Sample
     let alone = caller.each_token(tokens.into(), SMALL_CALLERS).await?;
 
     let before = running.peak_mib();
-    let both = async {
-        Ok((
-            transfers(&caller, false).await?,
-            transfers(&caller, true).await?,
-        ))
+    let both = async || {
+        let down = transfers(&caller, false).await?;
+        Ok((down, transfers(&caller, true).await?))
     };
-    let ((down, up), beside) = caller.beside(&token, SMALL_CALLERS, both).await?;
+    // Alone, since small requests take from large ones as much as they can.
+    let (down, up) = both().await?;
+    let (_, beside) = caller.beside(&token, SMALL_CALLERS, both()).await?;
     let growth = running.peak_mib() - before;
     running.stop().await;
     Ok(vec![
