@@ -42,6 +42,7 @@ where
     let answer: Arc<Answer> = Arc::new(move |request| Box::pin(answer(request)));
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
+            tcp.set_nodelay(true).unwrap();
             tokio::spawn(connection(acceptor.clone(), tcp, Arc::clone(&answer)));
         }
         drop(identity);
