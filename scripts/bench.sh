@@ -44,7 +44,7 @@ build() {
     # The binaries as everybody gets them, by themselves: then the features of the bench's own
     # dependencies don't reach them.
     cargo build --release --locked --bins
-    cargo build --release --locked -p tests --example bench --example floor
+    cargo build --release --locked -p tests "$@"
     target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 }
 
@@ -75,11 +75,11 @@ main() {
         need valgrind 'apt-get install valgrind'
         VALGRIND=$(command -v valgrind)
         export VALGRIND
-        build
+        build --example bench
     else
         need wrk 'apt-get install wrk nghttp2-client'
         need h2load 'apt-get install wrk nghttp2-client'
-        build
+        build --example bench --example floor
         find_peers
     fi
     "$target/release/examples/bench" "$@"

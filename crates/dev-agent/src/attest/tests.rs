@@ -45,6 +45,8 @@ async fn w033_a_live_process_is_attested_by_what_the_entries_ask_for() {
 #[tokio::test]
 async fn w036_another_process_with_the_same_number_is_refused() {
     let mut peer = own_peer().await;
+    // As before Linux 6.5.
+    peer.pidfd = None;
     let attestor = attestor("unix:uid:0");
     for start_time in [peer.start_time.map(|time| time + 1), None] {
         peer.start_time = start_time;
