@@ -86,7 +86,9 @@ pub(crate) async fn version(program: &str, argument: &str) -> Option<String> {
     let output = command.arg(argument).kill_on_drop(true).output().await;
     let output = output.ok()?;
     let text = [output.stdout, output.stderr].concat();
-    first_version(&String::from_utf8_lossy(&text)).map(str::to_owned)
+    // Some say where they are first, and that may have a number of its own.
+    let text = String::from_utf8_lossy(&text).replace(program, "");
+    first_version(&text).map(str::to_owned)
 }
 
 /// Two or more numbers with dots between them: `4.1.0` in `debian/4.1.0-3`, `1.24` in `go1.24`.
