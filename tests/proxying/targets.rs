@@ -1,4 +1,3 @@
-
 use crate::{Proxied, post, request};
 
 const HOST: &str = "Host: a";

@@ -49,7 +49,9 @@ fn provider() -> CryptoProvider {
         )
     };
     // Stable: the others stay in their order.
-    provider.cipher_suites.sort_by_key(|suite| !is_aes_128(suite));
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| !is_aes_128(suite));
     provider
 }
 
