@@ -14,6 +14,8 @@ mod interop;
 mod lifecycle;
 /// Logs: their form, and what becomes of them when nobody reads.
 mod logs;
+/// What is known of an identity that is lost, late, or withdrawn.
+mod readiness;
 /// Requests that the server refuses, by reason.
 mod refused;
 /// Identity that changes under running processes.

@@ -16,7 +16,7 @@ async fn p181_a_key_that_is_not_the_leafs_is_refused() {
         let fake = Fake::new(answer);
         let api = fake.workload_api(Duration::from_secs(2));
         let served = match api.x509().await {
-            Ok(source) => tls::server(&source).is_ok(),
+            Ok(identity) => tls::server(&identity.x509).is_ok(),
             Err(_) => false,
         };
         assert_eq!(served, fits);

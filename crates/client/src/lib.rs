@@ -40,10 +40,10 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let request = timeout_at(deadline, reading).await.with_context(late)???;
     let workload_api = config.identity.workload_api(config.max_time);
     if config.print() == Some(Print::Bundle) {
-        let bundles = workload_api.x509().await?.bundle_set()?;
+        let bundles = workload_api.x509().await?.x509.bundle_set()?;
         return output::bundle(&bundles, config.server_id.trust_domain());
     }
-    let x509 = workload_api.x509().await?;
+    let x509 = workload_api.x509().await?.x509;
     let token = timeout_at(
         deadline,
         workload_api.fetch_jwt_svid(&config.audience(), None),

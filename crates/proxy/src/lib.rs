@@ -58,7 +58,7 @@ pub async fn start(config: Config) -> anyhow::Result<ExitCode> {
     listen::probe(config.listen)?;
     let workload_api = config.identity.workload_api(config.serve.startup_timeout);
     let x509 = tokio::select! {
-        x509 = workload_api.x509() => x509?,
+        identity = workload_api.x509() => identity?.x509,
         () = shutdown.clone().requested() => return Ok(ExitCode::SUCCESS),
     };
     let upstream = config.upstream();

@@ -7,6 +7,7 @@ mod address;
 mod error;
 mod monitor;
 mod probe;
+mod readiness;
 
 use std::{
     sync::Arc,
@@ -14,17 +15,22 @@ use std::{
 };
 
 use spiffe::{JwtSource, JwtSvid, SpiffeId, WorkloadApiClient, WorkloadApiError, X509Source};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
-use self::monitor::{Event, Events, Monitor};
+use self::monitor::{Event, Events, Monitor, Stream};
 pub use self::{
     address::{Address, AddressError},
     error::{Error, Process, Reason},
+    readiness::{Degradation, Readiness, Unready},
 };
 
 /// How long a source waits between attempts once it has lost the Workload API: the first and the
-/// longest wait. Short, because an agent that restarts is back within seconds.
-const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
+/// longest wait (the source adds jitter). Short, because an agent that restarts is back within
+/// seconds, and may come with other keys.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 
 /// A Workload API to take identity from, and how long start-up may wait for it.
 #[derive(Clone, Debug)]
@@ -40,6 +46,17 @@ pub struct Identity {
     pub x509: X509Source,
     /// JWT bundles, kept current.
     pub jwt: JwtSource,
+    /// Whether they can be used, and for how long.
+    pub readiness: watch::Receiver<Readiness>,
+}
+
+/// What a process needs that checks no tokens.
+#[derive(Clone, Debug)]
+pub struct X509Identity {
+    /// X.509-SVID and X.509 bundles, kept current.
+    pub x509: X509Source,
+    /// Whether they can be used, and for how long.
+    pub readiness: watch::Receiver<Readiness>,
 }
 
 impl WorkloadApi {
@@ -56,13 +73,13 @@ impl WorkloadApi {
     ///
     /// # Errors
     /// When no identity was issued within the start-up timeout, and why.
-    pub async fn x509(&self) -> Result<X509Source, Error> {
+    pub async fn x509(&self) -> Result<X509Identity, Error> {
         let deadline = Instant::now() + self.startup_timeout;
         probe::wait_for_identity(&self.address, deadline).await?;
         let (events, monitor) = mpsc::unbounded_channel();
         let x509 = self.x509_source(&events, deadline).await?;
-        tokio::spawn(Monitor::new(x509.clone(), None).run(monitor));
-        Ok(x509)
+        let readiness = watch_over(x509.clone(), None, monitor);
+        Ok(X509Identity { x509, readiness })
     }
 
     /// Connects both sources.
@@ -77,8 +94,12 @@ impl WorkloadApi {
             self.x509_source(&events, deadline),
             self.jwt_source(&events, deadline)
         )?;
-        tokio::spawn(Monitor::new(x509.clone(), Some(jwt.clone())).run(monitor));
-        Ok(Identity { x509, jwt })
+        let readiness = watch_over(x509.clone(), Some(jwt.clone()), monitor);
+        Ok(Identity {
+            x509,
+            jwt,
+            readiness,
+        })
     }
 
     /// Fetches a JWT-SVID for one audience, of the identity `id` or, without it, of the default one.
@@ -113,12 +134,8 @@ impl WorkloadApi {
         Ok(svid)
     }
 
-    async fn x509_source(
-        &self,
-        events: &mpsc::UnboundedSender<Event>,
-        deadline: Instant,
-    ) -> Result<X509Source, Error> {
-        let events = Arc::new(Events::new(events.clone()));
+    async fn x509_source(&self, events: &Sender, deadline: Instant) -> Result<X509Source, Error> {
+        let events = Arc::new(Events::new(Stream::X509, events.clone()));
         X509Source::builder()
             .client_factory(self.client_factory(&events))
             .metrics(events)
@@ -129,12 +146,8 @@ impl WorkloadApi {
             .map_err(|error| self.error(error.into()))
     }
 
-    async fn jwt_source(
-        &self,
-        events: &mpsc::UnboundedSender<Event>,
-        deadline: Instant,
-    ) -> Result<JwtSource, Error> {
-        let events = Arc::new(Events::new(events.clone()));
+    async fn jwt_source(&self, events: &Sender, deadline: Instant) -> Result<JwtSource, Error> {
+        let events = Arc::new(Events::new(Stream::Jwt, events.clone()));
         JwtSource::builder()
             .client_factory(self.client_factory(&events))
             .metrics(events)
@@ -162,6 +175,20 @@ impl WorkloadApi {
     fn error(&self, reason: Reason) -> Error {
         Error::new(self.address.clone(), reason)
     }
+}
+
+/// Where the sources report to.
+type Sender = mpsc::UnboundedSender<(Stream, Event)>;
+
+/// Tells in the log what becomes of the sources, from what they report to `events`.
+fn watch_over(
+    x509: X509Source,
+    jwt: Option<JwtSource>,
+    events: mpsc::UnboundedReceiver<(Stream, Event)>,
+) -> watch::Receiver<Readiness> {
+    let (monitor, readiness) = Monitor::new(x509, jwt);
+    tokio::spawn(monitor.run(events));
+    readiness
 }
 
 type ClientFactory = Arc<
