@@ -14,7 +14,7 @@ use spiffe::{SpiffeId, TrustDomain};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic::body::Body;
 use tower_service::Service;
 
@@ -24,9 +24,10 @@ use crate::entry::Entry;
 use crate::error::Error;
 use crate::federation::FederatedBundle;
 use crate::jwt::JwtClaims;
-use crate::listen::SocketFile;
+use crate::listen::{Access, SocketFile};
 use crate::selector::Selector;
 use crate::service::WorkloadApi;
+use crate::state::status::Status;
 use crate::state::{Phase, State};
 use crate::{rotate, serve};
 
@@ -55,7 +56,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// ```
 pub struct DevAgent {
     socket: PathBuf,
-    state: Arc<State>,
+    pub(crate) state: Arc<State>,
     attestor: Arc<Attestor>,
     /// The timers; they go on while the agent is stopped.
     _timers: JoinSet<()>,
@@ -130,8 +131,19 @@ impl DevAgent {
     /// Publishes a new CA, unless one is prepared, and issues every X.509-SVID anew
     /// under it. The old CA stays in the bundle until [`Self::drop_old_ca`].
     pub fn rotate_ca(&self) {
-        self.state.prepare_ca();
-        self.state.activate_ca(None);
+        if let Some(ca) = self.state.prepare_ca() {
+            self.state.activate_ca(&ca, None);
+        }
+    }
+
+    /// The same with `lead` between the two halves, so that no workload notices: each knows
+    /// the new CA before it meets an SVID under it. The new CA's name; `None` if it is not in
+    /// use in the end, and then the log says why.
+    pub async fn rotate_ca_with_lead(&self, lead: Duration) -> Option<String> {
+        let ca = self.state.prepare_ca()?;
+        sleep(lead).await;
+        let used = self.state.activate_ca(&ca, None)?;
+        used.then(|| ca.name.clone())
     }
 
     /// Takes all CAs but the one in use out of the bundle.
@@ -147,8 +159,19 @@ impl DevAgent {
     /// Publishes a new JWT key, unless one is prepared, and signs with it from now
     /// on. The old key stays in the bundle until [`Self::drop_old_jwt_key`].
     pub fn rotate_jwt_key(&self) {
-        self.state.prepare_jwt_key();
-        self.state.activate_jwt_key(None);
+        if let Some(key) = self.state.prepare_jwt_key() {
+            self.state.activate_jwt_key(&key, None);
+        }
+    }
+
+    /// The same with `lead` between the two halves, so that no workload notices: each knows
+    /// the new key before it meets a token of it. The new key's ID; `None` if it is not in use
+    /// in the end, and then the log says why.
+    pub async fn rotate_jwt_key_with_lead(&self, lead: Duration) -> Option<String> {
+        let key = self.state.prepare_jwt_key()?;
+        sleep(lead).await;
+        let used = self.state.activate_jwt_key(&key, None)?;
+        used.then(|| key.id.clone())
     }
 
     /// Takes all JWT keys but the one in use out of the bundle.
@@ -174,17 +197,53 @@ impl DevAgent {
     /// Bundles that do not go together, or one of the own trust domain; then
     /// nothing changes.
     pub fn set_federated(&self, bundles: Vec<FederatedBundle>) -> Result<(), Error> {
-        self.state.set_federated(bundles)
+        self.state.federate(|current| *current = bundles)
     }
 
-    /// Lets callers wait: open streams stay silent, new calls get no answer.
+    /// Adds the trust bundle of another trust domain, or replaces it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::set_federated`].
+    pub fn federate(&self, bundle: FederatedBundle) -> Result<(), Error> {
+        self.state.federate(|current| {
+            current.retain(|other| other.trust_domain() != bundle.trust_domain());
+            current.push(bundle);
+        })
+    }
+
+    /// Takes the trust bundle of another trust domain away; says whether there was one.
+    pub fn unfederate(&self, trust_domain: &TrustDomain) -> bool {
+        let removed = self.state.federate(|current| {
+            let before = current.len();
+            current.retain(|bundle| bundle.trust_domain() != trust_domain);
+            current.len() != before
+        });
+        // Fewer bundles than were accepted are accepted too.
+        removed.unwrap_or_default()
+    }
+
+    /// Lets callers wait: open streams stay silent, new calls get no answer. No effect on an
+    /// agent that is stopped.
     pub fn stall(&self) {
-        self.state.set_phase(Phase::Stalled);
+        self.set_stalled(true);
     }
 
-    /// Answers again, and first of all those who waited.
+    /// Answers again, and first of all those who waited. No effect on an agent that is stopped.
     pub fn unstall(&self) {
-        self.state.set_phase(Phase::Serving);
+        self.set_stalled(false);
+    }
+
+    fn set_stalled(&self, stalled: bool) {
+        if let Err(error) = self.state.set_stalled(stalled) {
+            tracing::warn!(%error, "neither stalled nor unstalled");
+        }
+    }
+
+    /// What the agent says about itself now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.state.status(&self.socket)
     }
 
     /// Stops listening: the socket is removed and open streams end with
@@ -296,7 +355,7 @@ impl DevAgent {
         if running.is_some() {
             return Err(Error::Running);
         }
-        let (file, listener) = SocketFile::bind(&self.socket).await?;
+        let (file, listener) = SocketFile::bind(&self.socket, Access::Everybody).await?;
         self.state.set_phase(Phase::Serving);
         let mut server = JoinSet::new();
         server.spawn(serve::serve(

@@ -25,9 +25,11 @@ const BACKDATE: Duration = Duration::from_secs(10);
 
 /// One self-signed root of the trust domain, and its key.
 pub(crate) struct Ca {
+    /// Its common name; each has one of its own.
+    pub(crate) name: String,
+    pub(crate) not_after: SystemTime,
     der: Vec<u8>,
     issuer: Issuer<'static, Key>,
-    not_after: SystemTime,
 }
 
 /// One X.509-SVID: a certificate directly under a root, and its private key.
@@ -36,6 +38,9 @@ pub(crate) struct Leaf {
     pub(crate) certificate: Vec<u8>,
     /// The private key, PKCS#8 in DER.
     pub(crate) key: Zeroizing<Vec<u8>>,
+    /// Its serial number, in hex.
+    pub(crate) serial: String,
+    pub(crate) not_after: SystemTime,
     not_before: SystemTime,
     reissue_at: SystemTime,
 }
@@ -51,13 +56,13 @@ impl Ca {
         now: SystemTime,
     ) -> Result<Self, Error> {
         let serial = random_serial()?;
-        let tag: String = serial[..4].iter().map(|b| format!("{b:02x}")).collect();
+        // Each root has a name of its own: a verifier that builds paths by name must not mix two.
+        let name = format!("dev-agent CA {}", hex(&serial[..4]));
         let not_after = round_up(now + ttl);
         let mut params = CertificateParams::default();
         set_life(&mut params, now - BACKDATE, not_after);
         params.serial_number = Some(SerialNumber::from_slice(&serial));
-        // Each root has a name of its own: a verifier that builds paths by name must not mix two.
-        params.distinguished_name = name(&format!("dev-agent CA {tag}"));
+        params.distinguished_name = distinguished(&name);
         params.subject_alt_names = vec![uri(&trust_domain.id_string())?];
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -67,9 +72,10 @@ impl Ca {
             .self_signed(&key)
             .map_err(|source| failed("CA certificate", source))?;
         Ok(Self {
+            name,
+            not_after,
             der: certificate.der().to_vec(),
             issuer: Issuer::new(params, key),
-            not_after,
         })
     }
 
@@ -107,12 +113,15 @@ impl Ca {
         let not_before = now - BACKDATE;
         let not_after = round_up(now + ttl).min(self.not_after);
         let key = Key::generate()?;
-        let certificate = leaf_params(entry, not_before, not_after)?
+        let serial = random_serial()?;
+        let certificate = leaf_params(entry, &serial, not_before, not_after)?
             .signed_by(&key, &self.issuer)
             .map_err(|source| failed("X.509-SVID", source))?;
         Ok(Leaf {
             certificate: certificate.der().to_vec(),
             key: Zeroizing::new(key.0.serialize_der()),
+            serial: hex(&serial),
+            not_after,
             not_before,
             reissue_at: reissue_at(now, not_after)?,
         })
@@ -160,6 +169,7 @@ impl SigningKey for Key {
 /// The leaf profile of X509-SVID §2 and §4, with SPIRE's key usages.
 fn leaf_params(
     entry: &Entry,
+    serial: &[u8],
     not_before: SystemTime,
     not_after: SystemTime,
 ) -> Result<CertificateParams, Error> {
@@ -169,8 +179,8 @@ fn leaf_params(
     }
     let mut params = CertificateParams::default();
     set_life(&mut params, not_before, not_after);
-    params.serial_number = Some(SerialNumber::from_slice(&random_serial()?));
-    params.distinguished_name = name("dev-agent SVID");
+    params.serial_number = Some(SerialNumber::from_slice(serial));
+    params.distinguished_name = distinguished("dev-agent SVID");
     params.subject_alt_names = names;
     params.is_ca = IsCa::ExplicitNoCa;
     params.use_authority_key_identifier_extension = true;
@@ -210,7 +220,11 @@ pub(crate) fn random_bytes<const N: usize>() -> Result<[u8; N], Error> {
     Ok(bytes)
 }
 
-fn name(common_name: &str) -> DistinguishedName {
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn distinguished(common_name: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::OrganizationName, "dev-agent, for development only");
     name.push(DnType::CommonName, common_name);

@@ -60,6 +60,19 @@ pub enum Error {
     #[error("the agent is already running; stop it first")]
     Running,
 
+    /// A lever that has no effect on an agent that is stopped.
+    #[error("the agent is stopped; it answers nobody until it is started again")]
+    Stopped,
+
+    /// A running agent that cannot be controlled from here.
+    #[error("cannot control an agent by {}: {reason}", path.display())]
+    Control {
+        /// The control socket.
+        path: PathBuf,
+        /// What is there, and what to do about it.
+        reason: String,
+    },
+
     /// A key or a certificate could not be made.
     #[error("cannot make the {what}")]
     Certificate {

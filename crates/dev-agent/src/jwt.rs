@@ -26,7 +26,8 @@ pub struct JwtClaims {
 
 /// One signing key of the trust domain.
 pub(crate) struct JwtKey {
-    id: String,
+    /// The `kid` of its tokens.
+    pub(crate) id: String,
     pair: EcdsaKeyPair,
 }
 

@@ -7,6 +7,7 @@
 //! # Layout
 //!
 //! - [`DevAgent`] (`agent`): starts, stops, rotates, withdraws.
+//! - [`control`]: the same from another process.
 //! - [`Config`], [`Entry`], [`Selector`], [`FederatedBundle`]: what it is told.
 //! - `listen`, `serve`, `header`, `service`, `answer`: from the socket file to
 //!   the answer of an RPC.
@@ -20,6 +21,7 @@ mod answer;
 mod attest;
 mod authority;
 mod config;
+pub mod control;
 mod entry;
 mod error;
 mod federation;
@@ -43,6 +45,7 @@ pub use error::Error;
 pub use federation::FederatedBundle;
 pub use jwt::JwtClaims;
 pub use selector::Selector;
+pub use state::status::{CaStatus, EntryStatus, Expiry, JwtKeyStatus, KeyUse, Phase, Status};
 
 /// The Workload API's messages and stubs, generated from `proto/workload.proto`.
 #[expect(missing_docs, unused_qualifications, reason = "generated code")]

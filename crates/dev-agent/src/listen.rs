@@ -3,23 +3,31 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::geteuid;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio::time::timeout;
 
 use crate::error::Error;
 
 /// What fits into `sun_path` with its final zero (unix(7)).
 const MAX_PATH: usize = 107;
-/// Anybody may connect: who gets what is decided by attestation.
-const MODE: u32 = 0o777;
+/// How many connections may wait to be accepted; the kernel has a limit of its own.
+const BACKLOG: u32 = 1024;
 /// How long a live agent may take to accept.
 const PROBE: Duration = Duration::from_secs(1);
+
+/// Who may connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Everybody: who gets what is decided by attestation.
+    Everybody,
+    /// Processes of our own user, and root's.
+    Owner,
+}
 
 /// A socket file that we made. It is removed when this is dropped.
 #[derive(Debug)]
@@ -32,9 +40,9 @@ pub(crate) struct SocketFile {
 impl SocketFile {
     /// Binds `path`. A socket that a dead agent left behind is removed;
     /// anything else that is there stays, and is an error.
-    pub(crate) async fn bind(path: &Path) -> Result<(Self, UnixListener), Error> {
-        let length = path.as_os_str().as_bytes().len();
-        if length > MAX_PATH {
+    pub(crate) async fn bind(path: &Path, access: Access) -> Result<(Self, UnixListener), Error> {
+        if !fits(path) {
+            let length = path.as_os_str().len();
             return Err(refused(
                 path,
                 format!(
@@ -42,21 +50,32 @@ impl SocketFile {
                 ),
             ));
         }
-        check_directory(path)?;
+        check_directory(path, access)?;
         make_way(path).await?;
         let failed = |source| Error::Listen {
             path: path.to_owned(),
             source,
         };
-        // Between these two calls the mode is the narrower one of the umask.
-        let listener = UnixListener::bind(path).map_err(failed)?;
+        let listener = UnixSocket::new_stream().map_err(failed)?;
+        listener.bind(path).map_err(failed)?;
         let identity = fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()));
         let socket = Self {
             path: path.to_owned(),
             identity: identity.map_err(failed)?,
         };
-        fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(failed)?;
-        Ok((socket, listener))
+        // Before we listen nobody can connect, so that no other mode ever counts.
+        let mode = fs::Permissions::from_mode(access.mode());
+        fs::set_permissions(path, mode).map_err(failed)?;
+        Ok((socket, listener.listen(BACKLOG).map_err(failed)?))
+    }
+}
+
+impl Access {
+    fn mode(self) -> u32 {
+        match self {
+            Self::Everybody => 0o777,
+            Self::Owner => 0o600,
+        }
     }
 }
 
@@ -70,7 +89,12 @@ impl Drop for SocketFile {
     }
 }
 
-fn check_directory(path: &Path) -> Result<(), Error> {
+/// Whether a socket can have this path.
+pub(crate) fn fits(path: &Path) -> bool {
+    path.as_os_str().len() <= MAX_PATH
+}
+
+fn check_directory(path: &Path, access: Access) -> Result<(), Error> {
     let directory = path.parent().unwrap_or(path);
     let metadata = fs::metadata(directory).map_err(|error| {
         let directory = directory.display();
@@ -92,7 +116,8 @@ fn check_directory(path: &Path) -> Result<(), Error> {
         ));
     }
     let owned = [0, geteuid().as_raw()].contains(&metadata.uid());
-    if !owned || mode & (sticky | group_writes) == group_writes {
+    // Who uses a control socket looks whose process it is.
+    if access == Access::Everybody && (!owned || mode & (sticky | group_writes) == group_writes) {
         tracing::warn!(
             directory = %directory.display(),
             "other users can replace the socket in this directory"
@@ -156,16 +181,20 @@ mod tests {
 
     use super::*;
 
+    async fn bind(path: &Path) -> Result<(SocketFile, UnixListener), Error> {
+        SocketFile::bind(path, Access::Everybody).await
+    }
+
     async fn refusal(path: &Path) -> String {
-        SocketFile::bind(path).await.unwrap_err().to_string()
+        bind(path).await.unwrap_err().to_string()
     }
 
     #[tokio::test]
     async fn w008_a_socket_is_made_for_everybody_and_removed_in_the_end() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.sock");
-        let (file, _listener) = SocketFile::bind(&path).await.unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, MODE);
+        let (file, _listener) = bind(&path).await.unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o777);
         drop(file);
         assert!(!path.exists());
     }
@@ -181,7 +210,7 @@ mod tests {
             (0o755, true),
         ] {
             fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
-            match SocketFile::bind(&path).await {
+            match bind(&path).await {
                 Ok(_) => assert!(accepted, "{mode:o}"),
                 Err(error) => {
                     let error = error.to_string();
@@ -216,7 +245,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let (_file, listener) = SocketFile::bind(&path).await.unwrap();
+        let (_file, listener) = bind(&path).await.unwrap();
         let error = refusal(&path).await;
         assert!(
             error.contains("another agent is listening there"),
@@ -229,7 +258,7 @@ mod tests {
     async fn w011_a_socket_that_is_not_ours_any_more_stays() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.sock");
-        let (file, _listener) = SocketFile::bind(&path).await.unwrap();
+        let (file, _listener) = bind(&path).await.unwrap();
         fs::remove_file(&path).unwrap();
         fs::write(&path, "another's").unwrap();
         drop(file);

@@ -23,20 +23,28 @@ pub(crate) async fn rotate(state: Arc<State>) {
     let mut leaves = Schedule::new(config.rotate_x509_every, start);
     let mut cas = Schedule::new(Some(ca_every.min(config.ca_ttl / 2)), start);
     let mut jwt_keys = Schedule::new(config.rotate_jwt_key_every, start);
+    // What we published ourselves, and so know how long ago.
+    let (mut next_ca, mut next_jwt_key) = (None, None);
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let now = SystemTime::now();
         match cas.step(now) {
-            Some(Step::Prepare) => state.prepare_ca(),
-            Some(Step::Activate) => state.activate_ca(Some(now + config.max_x509_ttl() + MARGIN)),
+            Some(Step::Prepare) => next_ca = state.prepare_ca(),
+            Some(Step::Activate) => {
+                if let Some(ca) = next_ca.take() {
+                    state.activate_ca(&ca, Some(now + config.max_x509_ttl() + MARGIN));
+                }
+            }
             None => {}
         }
         match jwt_keys.step(now) {
-            Some(Step::Prepare) => state.prepare_jwt_key(),
+            Some(Step::Prepare) => next_jwt_key = state.prepare_jwt_key(),
             Some(Step::Activate) => {
-                state.activate_jwt_key(Some(now + config.max_jwt_ttl() + MARGIN));
+                if let Some(key) = next_jwt_key.take() {
+                    state.activate_jwt_key(&key, Some(now + config.max_jwt_ttl() + MARGIN));
+                }
             }
             None => {}
         }

@@ -37,6 +37,8 @@ struct Watch<M> {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     answer: Answer<M>,
     last: Option<M>,
+    /// For the count of open streams.
+    _open: Arc<()>,
 }
 
 #[tonic::async_trait]
@@ -152,6 +154,7 @@ impl WorkloadApi {
             snapshots: self.state.subscribe(),
             answer,
             last: None,
+            _open: self.state.streams.clone(),
         };
         watch.snapshots.mark_changed();
         let first = watch.next().await?;

@@ -19,26 +19,9 @@ use crate::federation::{self, FederatedBundle};
 use crate::jwt::{JwtKey, jwk_set};
 use crate::keyring::Keyring;
 
-/// Whether callers get answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// They do.
-    Serving,
-    /// They wait.
-    Stalled,
-    /// They are told that the agent is not available.
-    Stopped,
-}
+pub(crate) mod status;
 
-impl Phase {
-    fn description(self) -> &'static str {
-        match self {
-            Self::Serving => "serving",
-            Self::Stalled => "stalled",
-            Self::Stopped => "stopped",
-        }
-    }
-}
+pub(crate) use status::Phase;
 
 /// One entry that is in force, and the X.509-SVID of all callers that match it.
 #[derive(Clone)]
@@ -69,6 +52,8 @@ pub(crate) struct Snapshot {
 pub(crate) struct State {
     pub(crate) config: Config,
     pub(crate) trust_domain: TrustDomain,
+    /// Each open stream has a clone.
+    pub(crate) streams: Arc<()>,
     inner: Mutex<Inner>,
     snapshots: watch::Sender<Arc<Snapshot>>,
 }
@@ -114,6 +99,7 @@ impl State {
         Ok(Self {
             config,
             trust_domain,
+            streams: Arc::default(),
             inner: Mutex::new(inner),
             snapshots: watch::Sender::new(Arc::new(snapshot)),
         })
@@ -130,15 +116,33 @@ impl State {
     }
 
     pub(crate) fn set_phase(&self, phase: Phase) {
-        self.change(phase.description(), |inner| {
+        self.change(phase.name(), |inner| {
             inner.phase = phase;
             Ok(())
         });
     }
 
+    /// Stalled or serving; a stopped agent is neither.
+    pub(crate) fn set_stalled(&self, stalled: bool) -> Result<(), Error> {
+        let phase = if stalled {
+            Phase::Stalled
+        } else {
+            Phase::Serving
+        };
+        self.try_change(|inner| {
+            if inner.phase == Phase::Stopped {
+                return Err(Error::Stopped);
+            }
+            inner.phase = phase;
+            Ok(())
+        })?;
+        tracing::info!("{}", phase.name());
+        Ok(())
+    }
+
     /// Puts the entries of this ID out of force, or back in force; what expired
     /// meanwhile is issued anew.
-    pub(crate) fn set_withdrawn(&self, id: &SpiffeId, withdrawn: bool) {
+    pub(crate) fn set_withdrawn(&self, id: &SpiffeId, withdrawn: bool) -> Option<()> {
         let now = SystemTime::now();
         let done = if withdrawn {
             "entries withdrawn"
@@ -152,22 +156,28 @@ impl State {
                 }
             }
             self.reissue_where(inner, |leaf| leaf.is_due(now))
-        });
+        })
     }
 
-    pub(crate) fn set_federated(&self, bundles: Vec<FederatedBundle>) -> Result<(), Error> {
-        federation::check(&self.trust_domain, &bundles)?;
+    /// Changes the bundles of other trust domains, if they may be what they are then.
+    pub(crate) fn federate<T>(
+        &self,
+        change: impl FnOnce(&mut Vec<FederatedBundle>) -> T,
+    ) -> Result<T, Error> {
         self.try_change(|inner| {
+            let mut bundles = inner.federated.clone();
+            let result = change(&mut bundles);
+            federation::check(&self.trust_domain, &bundles)?;
             inner.federated = bundles;
-            Ok(())
+            Ok(result)
         })
     }
 
     /// Issues every X.509-SVID anew.
-    pub(crate) fn reissue(&self) {
+    pub(crate) fn reissue(&self) -> Option<()> {
         self.change("all X.509-SVIDs issued anew", |inner| {
             self.reissue_where(inner, |_| true)
-        });
+        })
     }
 
     /// Issues anew the X.509-SVIDs whose time has come, if there are any.
@@ -182,50 +192,53 @@ impl State {
     }
 
     /// Publishes a CA that signs nothing yet.
-    pub(crate) fn prepare_ca(&self) {
+    pub(crate) fn prepare_ca(&self) -> Option<Arc<Ca>> {
         self.change("next CA published", |inner| {
             let config = &self.config;
             inner
                 .cas
                 .prepare(|| Ca::new(&self.trust_domain, config.ca_ttl, SystemTime::now()))
-        });
+        })
     }
 
-    /// Issues every X.509-SVID anew under the prepared CA.
-    pub(crate) fn activate_ca(&self, until: Option<SystemTime>) {
+    /// Issues every X.509-SVID anew under the prepared CA, until `until` or for good; says
+    /// whether it is the one in use now.
+    pub(crate) fn activate_ca(&self, ca: &Arc<Ca>, until: Option<SystemTime>) -> Option<bool> {
         self.change("next CA in use", |inner| {
-            inner.cas.activate(until);
-            self.reissue_where(inner, |_| true)
-        });
+            let used = inner.cas.activate(ca, until);
+            if used {
+                self.reissue_where(inner, |_| true)?;
+            }
+            Ok(used)
+        })
     }
 
-    pub(crate) fn drop_old_ca(&self) {
-        self.change("old CAs dropped", |inner| {
-            inner.cas.drop_retired();
-            Ok(())
-        });
+    pub(crate) fn drop_old_ca(&self) -> Option<usize> {
+        self.change("old CAs dropped", |inner| Ok(inner.cas.drop_retired()))
     }
 
     /// Publishes a JWT key that signs nothing yet.
-    pub(crate) fn prepare_jwt_key(&self) {
+    pub(crate) fn prepare_jwt_key(&self) -> Option<Arc<JwtKey>> {
         self.change("next JWT key published", |inner| {
             inner.jwt_keys.prepare(JwtKey::generate)
-        });
+        })
     }
 
-    /// Signs with the prepared JWT key from now on.
-    pub(crate) fn activate_jwt_key(&self, until: Option<SystemTime>) {
+    /// Signs with the prepared JWT key from now on; says whether it is the one in use now.
+    pub(crate) fn activate_jwt_key(
+        &self,
+        key: &Arc<JwtKey>,
+        until: Option<SystemTime>,
+    ) -> Option<bool> {
         self.change("next JWT key in use", |inner| {
-            inner.jwt_keys.activate(until);
-            Ok(())
-        });
+            Ok(inner.jwt_keys.activate(key, until))
+        })
     }
 
-    pub(crate) fn drop_old_jwt_key(&self) {
+    pub(crate) fn drop_old_jwt_key(&self) -> Option<usize> {
         self.change("old JWT keys dropped", |inner| {
-            inner.jwt_keys.drop_retired();
-            Ok(())
-        });
+            Ok(inner.jwt_keys.drop_retired())
+        })
     }
 
     /// Drops the old keys whose last SVID has expired, if there are any.
@@ -274,24 +287,28 @@ impl State {
     }
 
     /// A change that fails publishes nothing: what is being served stays valid,
-    /// and the next try may do better.
-    fn change(&self, done: &str, change: impl FnOnce(&mut Inner) -> Result<(), Error>) {
-        match self.try_change(change) {
-            Ok(()) => tracing::info!("{done}"),
-            Err(error) => tracing::error!(%error, "failed: {done}"),
-        }
+    /// and the next try may do better. The log has the reason.
+    fn change<T>(
+        &self,
+        done: &str,
+        change: impl FnOnce(&mut Inner) -> Result<T, Error>,
+    ) -> Option<T> {
+        self.try_change(change)
+            .inspect(|_| tracing::info!("{done}"))
+            .inspect_err(|error| tracing::error!(%error, "failed: {done}"))
+            .ok()
     }
 
-    fn try_change(
+    fn try_change<T>(
         &self,
-        change: impl FnOnce(&mut Inner) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        change: impl FnOnce(&mut Inner) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let mut inner = self.lock();
-        change(&mut inner)?;
+        let result = change(&mut inner)?;
         let snapshot = inner.snapshot(&self.trust_domain)?;
         // Sent under the lock: snapshots arrive in the order of the changes.
         self.snapshots.send_replace(Arc::new(snapshot));
-        Ok(())
+        Ok(result)
     }
 
     fn reissue_where(&self, inner: &mut Inner, due: impl Fn(&Leaf) -> bool) -> Result<(), Error> {

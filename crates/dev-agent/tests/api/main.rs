@@ -10,6 +10,8 @@ mod attestation;
 mod binary;
 /// What must come before any answer: the security header, a known method.
 mod calls;
+/// The control socket: levers, owners, odd input.
+mod control;
 /// Two agents of two trust domains.
 mod federation;
 /// JWT-SVIDs, their bundles and their validation.

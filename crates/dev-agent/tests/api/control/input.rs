@@ -1,0 +1,137 @@
+use std::time::Duration;
+
+use dev_agent::KeyUse;
+use dev_agent::control::{Lever, Reply, ask};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::time::sleep;
+
+use super::{controlled, refused, status, until, uses};
+use crate::support::soon;
+
+/// What is sent, and a part of the reason why it is refused.
+fn odd() -> Vec<(Vec<u8>, &'static str)> {
+    let long = [b"\"".to_vec(), vec![b'x'; 3 << 20]].concat();
+    let deep = vec![b'['; 100_000];
+    let mut odd: Vec<(Vec<u8>, _)> = [
+        ("", "not a command"),
+        ("\n", "not a command"),
+        ("\"stat", "not a command"),
+        ("\"status\"}\n", "not a command"),
+        ("\"Status\"\n", "unknown variant"),
+        ("{\"withdraw\":{}}\n", "missing field"),
+        ("{\"stall\":1}\n", "not a command"),
+        (
+            "{\"withdraw\":{\"id\":\"spiffe://example.org/a\",\"force\":true}}\n",
+            "unknown field",
+        ),
+        (
+            "{\"rotate-ca\":{\"lead\":{\"secs\":18446744073709551615,\"nanos\":4294967295}}}\n",
+            "not a command",
+        ),
+        (
+            "{\"rotate-ca\":{\"lead\":{\"secs\":18446744073709551615,\"nanos\":0}}}\n",
+            "longer than",
+        ),
+        ("GET / HTTP/1.1\r\n\r\n", "not a command"),
+    ]
+    .map(|(text, reason)| (text.into(), reason))
+    .into();
+    odd.push((b"\"\xff\xfe\0status\"\n".to_vec(), "not a command"));
+    odd.push((deep, "not a command"));
+    odd.push((long, "longer than 2101248 bytes"));
+    odd
+}
+
+#[tokio::test]
+async fn odd_input_is_refused_and_does_no_harm() {
+    controlled(async |_, path| {
+        let before = status(path).await;
+        for (sent, reason) in odd() {
+            let (mut read, mut write) = UnixStream::connect(path).await.unwrap().into_split();
+            let send = async {
+                // It may have heard enough before the end.
+                let _ = write.write_all(&sent).await;
+                let _ = write.shutdown().await;
+            };
+            let mut answer = [0; 1024];
+            let (length, ()) = soon(async { tokio::join!(read.read(&mut answer), send) }).await;
+            let answer: Value = serde_json::from_slice(&answer[..length.unwrap()]).unwrap();
+            let refusal = answer["refused"].as_str().unwrap();
+            assert!(refusal.contains(reason), "{refusal}");
+        }
+        let after = status(path).await;
+        assert_eq!(uses(&after), uses(&before));
+        assert!(after.entries.iter().all(|entry| !entry.withdrawn));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_line_is_enough_for_other_programs() {
+    controlled(async |_, path| {
+        // Without a newline, and one that comes in two parts with more after it.
+        for parts in [["\"sta", "tus\""], ["\"status\"", "\n\"stall\"\n"]] {
+            let mut stream = UnixStream::connect(path).await.unwrap();
+            for part in parts {
+                stream.write_all(part.as_bytes()).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            stream.shutdown().await.unwrap();
+            let mut answer = [0; 4096];
+            let length = soon(stream.read(&mut answer)).await.unwrap();
+            let answer: Value = serde_json::from_slice(&answer[..length]).unwrap();
+            assert_eq!(answer["status"]["phase"], json!("serving"));
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_says_nothing_is_sent_away() {
+    controlled(async |_, path| {
+        let mut silent = UnixStream::connect(path).await.unwrap();
+        silent.write_all(b"\"sta").await.unwrap();
+        let mut answer = String::new();
+        silent.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("no line within 5s"), "{answer}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn those_who_say_nothing_take_only_so_many_places() {
+    controlled(async |_, path| {
+        let mut silent = Vec::new();
+        for _ in 0..16 {
+            silent.push(UnixStream::connect(path).await.unwrap());
+        }
+        let refusal = refused(path, Lever::Stall).await;
+        assert!(refusal.contains("16 commands are in progress"), "{refusal}");
+        drop(silent);
+        soon(async {
+            while let Reply::Refused(_) = ask(path, &Lever::RotateX509).await.unwrap() {}
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_command_goes_on_when_nobody_waits_for_its_end() {
+    controlled(async |agent, path| {
+        let line = json!({ "rotate-jwt": { "lead": { "secs": 0, "nanos": 100_000_000 } } });
+        let mut stream = UnixStream::connect(path).await.unwrap();
+        stream.write_all(line.to_string().as_bytes()).await.unwrap();
+        drop(stream);
+        until(path, |status| status.jwt_keys.len() == 2).await;
+        soon(async {
+            while agent.status().jwt_keys[1].key_use != KeyUse::Old {
+                sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    })
+    .await;
+}
