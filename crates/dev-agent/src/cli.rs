@@ -1,22 +1,21 @@
-//! The command line and its environment variables, as a [`Config`], and the log.
+//! The command line and its environment variables, as what is to be done, and the log.
+
+mod ctl;
+mod values;
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{IsTerminal as _, Read as _};
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory as _, Parser};
-use dev_agent::{Config, Entry, FederatedBundle};
-use spiffe::TrustDomain;
+use clap::{CommandFactory as _, Parser, Subcommand};
+use dev_agent::{Config, Entry};
 use tracing_subscriber::EnvFilter;
 
-const DEFAULT_SOCKET: &str = "/tmp/agent.sock";
-/// The standard's variable, in which clients find the agent (Workload Endpoint §4).
-const ENDPOINT_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
-/// Longer files are refused when they are parsed.
-const MAX_BUNDLE_FILE: u64 = (1 << 20) + 1;
+pub(crate) use ctl::Order;
+pub(crate) use values::Control;
+use values::{ENDPOINT_VARIABLE, FederateFile, workload_api};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -32,6 +31,10 @@ Examples:
     dev-agent --entry 'spiffe://example.org/me=unix:uid:1000' \\
               --x509-ttl 20s --jwt-ttl 10s --rotate-jwt-key-every 15s --rotate-ca-every 30s
 
+  Look at the agent that runs, and take an identity away ('dev-agent ctl --help' has more):
+    dev-agent ctl status
+    dev-agent ctl withdraw spiffe://example.org/client
+
 Each option can also be given in the environment, as DEV_AGENT_ and its name;
 several entries in DEV_AGENT_ENTRY are separated by newlines. RUST_LOG sets how
 much is logged.";
@@ -43,8 +46,17 @@ much is logged.";
 /// binary, and gets the SPIFFE IDs of all entries that match. Keys are made in
 /// memory at start.
 #[derive(Parser, Debug)]
-#[command(version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(
+    version,
+    after_help = EXAMPLES,
+    max_term_width = 100,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// Who gets which identity: SPIFFE-ID=SELECTOR[,SELECTOR…][;OPTION…]. Repeatable; a
     /// caller must have all selectors of an entry, and its first entry is its default identity.
     /// Selectors: unix:uid:N, unix:user:NAME, unix:gid:N, unix:group:NAME, unix:path:BINARY.
@@ -54,8 +66,13 @@ struct Cli {
 
     /// Where to listen: a path, or an address of the form unix:///PATH [default: the address in
     /// SPIFFE_ENDPOINT_SOCKET, else /tmp/agent.sock].
-    #[arg(long, env = "DEV_AGENT_SOCKET", value_parser = socket)]
+    #[arg(long, env = "DEV_AGENT_SOCKET", value_name = "PATH", value_parser = values::socket)]
     socket: Option<PathBuf>,
+
+    /// Where 'dev-agent ctl' of the same user, or root's, finds this agent: a path, or 'none'
+    /// [default: the path of the socket and '.ctl'].
+    #[arg(long, env = "DEV_AGENT_CONTROL_SOCKET", value_name = "PATH", value_parser = values::control)]
+    control_socket: Option<Control>,
 
     /// Give workloads the trust bundle of another trust domain, from a file as
     /// `spire-server bundle show -format spiffe` prints it. Repeatable.
@@ -64,9 +81,9 @@ struct Cli {
         env = "DEV_AGENT_FEDERATE",
         value_name = "spiffe://TRUST-DOMAIN=FILE",
         value_delimiter = '\n',
-        value_parser = federate
+        value_parser = values::federate
     )]
-    federate: Vec<FederatedBundle>,
+    federate: Vec<FederateFile>,
 
     /// Life of X.509-SVIDs; the next one is issued at half of it.
     #[arg(long, env = "DEV_AGENT_X509_TTL", value_name = "TIME", default_value = "1h",
@@ -99,10 +116,23 @@ struct Cli {
     rotate_ca_every: Option<Duration>,
 }
 
-/// The configuration of this process; exits with code 2 if there is none.
-pub(crate) fn config() -> Config {
+#[derive(Subcommand, Debug)]
+enum Command {
+    Ctl(ctl::Ctl),
+}
+
+/// What this process is to do.
+pub(crate) enum Task {
+    /// Be an agent.
+    Serve(Config, Control),
+    /// Move a lever of one.
+    Ctl(Order),
+}
+
+/// The task of this process; exits with code 2 if there is none.
+pub(crate) fn task() -> Task {
     Cli::parse()
-        .into_config(std::env::var_os(ENDPOINT_VARIABLE))
+        .into_task(std::env::var_os(ENDPOINT_VARIABLE))
         .unwrap_or_else(|error| error.exit())
 }
 
@@ -120,14 +150,27 @@ pub(crate) fn log_to_stderr() {
 }
 
 impl Cli {
-    fn into_config(self, endpoint: Option<OsString>) -> Result<Config, clap::Error> {
-        let refused = |message| Self::command().error(ErrorKind::ValueValidation, message);
-        let socket = match (self.socket, endpoint) {
-            (Some(socket), _) => socket,
-            (None, Some(endpoint)) => endpoint_path(&endpoint.to_string_lossy())
-                .map_err(|reason| refused(format!("{ENDPOINT_VARIABLE}: {reason}")))?,
-            (None, None) => DEFAULT_SOCKET.into(),
+    fn into_task(mut self, endpoint: Option<OsString>) -> Result<Task, clap::Error> {
+        let (task, usage) = match self.command.take() {
+            Some(Command::Ctl(ctl)) => (ctl.into_order(endpoint).map(Task::Ctl), "ctl"),
+            None => {
+                let control = self.control_socket.take().unwrap_or(Control::Beside);
+                let config = self.into_config(endpoint);
+                (config.map(|config| Task::Serve(config, control)), "")
+            }
         };
+        task.map_err(|reason| {
+            let mut command = Self::command();
+            command.build();
+            let mut command = command.find_subcommand(usage).cloned().unwrap_or(command);
+            command.error(ErrorKind::ValueValidation, reason)
+        })
+    }
+
+    fn into_config(self, endpoint: Option<OsString>) -> Result<Config, String> {
+        let socket = workload_api(self.socket, endpoint)?;
+        let federated = self.federate.iter().map(FederateFile::read);
+        let federated: Result<_, _> = federated.collect();
         let config = Config {
             x509_ttl: self.x509_ttl,
             jwt_ttl: self.jwt_ttl,
@@ -135,51 +178,14 @@ impl Cli {
             rotate_x509_every: self.rotate_x509_every,
             rotate_jwt_key_every: self.rotate_jwt_key_every,
             rotate_ca_every: self.rotate_ca_every,
-            federated: self.federate,
+            federated: federated.map_err(|reason| format!("--federate: {reason}"))?,
             ..Config::new(socket, self.entry)
         };
         match config.check() {
             Ok(_) => Ok(config),
-            Err(error) => Err(refused(error.to_string())),
+            Err(error) => Err(error.to_string()),
         }
     }
-}
-
-/// A path as it is, or an address that clients would be given.
-fn socket(text: &str) -> Result<PathBuf, String> {
-    if text.starts_with("unix:") {
-        return endpoint_path(text);
-    }
-    if text.is_empty() || text.contains("://") || text.starts_with("tcp:") {
-        return Err("give the path of a Unix socket, or unix:///PATH; no other transport tells who the caller is".to_owned());
-    }
-    Ok(text.into())
-}
-
-fn endpoint_path(text: &str) -> Result<PathBuf, String> {
-    let path = text
-        .strip_prefix("unix://")
-        .or_else(|| text.strip_prefix("unix:"))
-        .filter(|path| path.starts_with('/') && *path != "/" && !path.contains(['?', '#', '%']));
-    match path {
-        Some(path) if !path.starts_with("//") => Ok(path.into()),
-        _ => Err(format!("'{text}' is not of the form unix:///PATH")),
-    }
-}
-
-fn federate(text: &str) -> Result<FederatedBundle, String> {
-    let (domain, path) = text
-        .split_once('=')
-        .ok_or("there is no '=' between the trust domain and the file")?;
-    let trust_domain = TrustDomain::new(domain)
-        .ok()
-        .filter(|trust_domain| trust_domain.id_string() == domain)
-        .ok_or("what is before '=' is not a trust domain such as spiffe://example.com")?;
-    let mut document = String::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_BUNDLE_FILE).read_to_string(&mut document))
-        .map_err(|error| format!("cannot read {path}: {error}"))?;
-    FederatedBundle::parse(trust_domain, &document).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -188,9 +194,12 @@ mod tests {
 
     fn parse(args: &[&str], endpoint: Option<&str>) -> Result<Config, String> {
         let entry = ["dev-agent", "--entry", "spiffe://example.org/a=unix:uid:1"];
-        Cli::try_parse_from(entry.iter().chain(args))
-            .and_then(|cli| cli.into_config(endpoint.map(Into::into)))
-            .map_err(|error| error.to_string())
+        let cli = Cli::try_parse_from(entry.iter().chain(args));
+        match cli.and_then(|cli| cli.into_task(endpoint.map(Into::into))) {
+            Ok(Task::Serve(config, _)) => Ok(config),
+            Ok(Task::Ctl(_)) => panic!("not ctl"),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     #[test]

@@ -1,36 +1,30 @@
-//! Entry point of dev-agent: reads the configuration, starts the agent, and
-//! serves until a signal.
+//! Entry point of dev-agent: reads the command line, and is an agent or moves the
+//! levers of one.
 
 mod cli;
+mod run;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-use dev_agent::{Config, DevAgent};
-use tokio::signal::unix::{SignalKind, signal};
+use cli::Task;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let config = cli::config(); // refuses bad flags with exit code 2
-    cli::log_to_stderr();
-    match run(config).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
+    // Refuses bad flags with exit code 2.
+    let result = match cli::task() {
+        Task::Serve(config, control) => {
+            cli::log_to_stderr();
+            let served = run::serve(config, control).await;
+            served.inspect_err(|error| tracing::error!("{error:#}"))
         }
+        Task::Ctl(order) => run::ctl(order).await.inspect_err(|error| {
+            // Without a standard error there is nobody to tell.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        }),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
     }
-}
-
-async fn run(config: Config) -> anyhow::Result<()> {
-    // Before the socket is there: a signal meanwhile must not leave it behind.
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let agent = DevAgent::start(config).await?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    agent.stop().await;
-    Ok(())
 }

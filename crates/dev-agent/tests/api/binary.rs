@@ -1,80 +1,19 @@
 use std::fs;
-use std::io::{BufRead as _, BufReader, Lines};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use dev_agent::pb;
-use nix::unistd::Uid;
 use spiffe::{X509BundleSet, X509SourceBuilder};
 use tonic::Code;
 
+use crate::process::{Running, command, entry};
 use crate::support::{TestAgent, another_user, assert_status, connect, install, soon, with_header};
-
-fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dev-agent"));
-    command.env_clear().stderr(Stdio::piped());
-    command
-}
-
-/// A running dev-agent, killed at the end at the latest.
-struct Running {
-    child: Child,
-    log: Option<Lines<BufReader<ChildStderr>>>,
-}
-
-impl Running {
-    /// Starts it, and reads its log up to the line that says it is ready.
-    fn start(command: &mut Command) -> (Self, Vec<String>) {
-        let mut child = command.spawn().unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut lines = Vec::new();
-        let ready = |line: &String| line.contains("listening on unix:///");
-        while !lines.last().is_some_and(ready) {
-            let line = log.next();
-            lines.push(
-                line.unwrap_or_else(|| panic!("not ready: {lines:?}"))
-                    .unwrap(),
-            );
-        }
-        let log = Some(log);
-        (Self { child, log }, lines)
-    }
-
-    /// The lines that it has not read yet; waits for each.
-    fn log(&mut self) -> impl Iterator<Item = String> + use<'_> {
-        self.log.as_mut().unwrap().map(Result::unwrap)
-    }
-
-    fn stop(mut self, signal: &str) {
-        let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([signal, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
-        assert_eq!(self.child.wait().unwrap().code(), Some(0));
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It has ended already where the test got that far.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 fn refused(args: &[&str]) -> (Option<i32>, String) {
     let Output { status, stderr, .. } = command().args(args).output().unwrap();
     (status.code(), String::from_utf8(stderr).unwrap())
-}
-
-fn entry() -> String {
-    format!("spiffe://example.org/a=unix:uid:{}", Uid::effective())
 }
 
 async fn fetch(socket: &Path) -> pb::X509svidResponse {

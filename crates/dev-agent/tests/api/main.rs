@@ -12,12 +12,16 @@ mod binary;
 mod calls;
 /// The control socket: levers, owners, odd input.
 mod control;
+/// `dev-agent ctl`, as people and scripts call it.
+mod ctl;
 /// Two agents of two trust domains.
 mod federation;
 /// JWT-SVIDs, their bundles and their validation.
 mod jwt;
 /// Withdrawn, stalled, stopped and started.
 mod lifecycle;
+/// The binary as a process of its own.
+mod process;
 /// The same through the `spiffe` crate, as the project's binaries use it.
 mod sources;
 /// An agent and a raw client in a temporary directory.
