@@ -38,7 +38,7 @@ async fn w179_a_token_that_was_not_asked_for_is_not_used() {
         let fake = Fake::new(&genuine);
         *fake.script.tokens.lock().unwrap() = vec![token(svid)];
         let api = fake.workload_api(PATIENCE);
-        let fetched = api.fetch_jwt_svid(AUDIENCE, Some(&id)).await;
+        let fetched = api.fetch_jwt_svid(&[AUDIENCE], Some(&id)).await;
         assert_eq!(fetched.is_ok(), accepted, "{number}: {fetched:?}");
     }
 }
@@ -51,7 +51,9 @@ async fn w175_one_bad_svid_spoils_the_answer() {
     answer.svids.extend(token("x".to_owned()).unwrap().svids);
     *fake.script.tokens.lock().unwrap() = vec![Ok(answer)];
     let api = fake.workload_api(PATIENCE);
-    api.fetch_jwt_svid(AUDIENCE, None).await.expect_err("D29");
+    api.fetch_jwt_svid(&[AUDIENCE], None)
+        .await
+        .expect_err("D29");
 }
 
 #[tokio::test]
@@ -74,7 +76,7 @@ async fn w181_an_agent_that_is_not_available_is_asked_once_more() {
         let fake = Fake::new(&genuine);
         *fake.script.tokens.lock().unwrap() = answers;
         let api = fake.workload_api(PATIENCE);
-        let fetched = api.fetch_jwt_svid(AUDIENCE, None).await;
+        let fetched = api.fetch_jwt_svid(&[AUDIENCE], None).await;
         assert_eq!(fetched.is_ok(), accepted, "{number}: {fetched:?}");
         assert_eq!(
             fake.calls(Call::Token, calls).await.len(),
@@ -91,7 +93,7 @@ async fn w166_an_agent_that_does_not_answer_is_not_waited_for() {
     let _mute = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let address = format!("unix://{}", path.display()).parse().unwrap();
     let api = common::workload::WorkloadApi::new(address, Duration::from_millis(100));
-    let error = api.fetch_jwt_svid(AUDIENCE, None).await.unwrap_err();
+    let error = api.fetch_jwt_svid(&[AUDIENCE], None).await.unwrap_err();
     assert!(
         error.to_string().contains("did not answer in time"),
         "{error}"

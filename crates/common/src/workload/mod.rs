@@ -8,6 +8,7 @@ mod error;
 mod monitor;
 mod probe;
 mod readiness;
+pub mod tokens;
 
 use std::{
     sync::Arc,
@@ -102,19 +103,19 @@ impl WorkloadApi {
         })
     }
 
-    /// Fetches a JWT-SVID for one audience, of the identity `id` or, without it, of the default one.
+    /// Fetches a JWT-SVID for all of `audiences`, of the identity `id` or, without it, of the default one.
     ///
     /// # Errors
     /// When the Workload API can't be reached (tried twice), issues nothing, or answers with a token
     /// for another subject or audience than was asked for, or one that has expired.
     pub async fn fetch_jwt_svid(
         &self,
-        audience: &str,
+        audiences: &[impl AsRef<str> + Sync],
         id: Option<&SpiffeId>,
     ) -> Result<JwtSvid, Error> {
         let fetch_once = async || {
             let client = WorkloadApiClient::connect(self.address.endpoint()).await?;
-            client.fetch_jwt_svid([audience], id).await
+            client.fetch_jwt_svid(audiences, id).await
         };
         let fetch = async {
             match fetch_once().await {
@@ -127,7 +128,11 @@ impl WorkloadApi {
             .await
             .map_err(|_| self.error(Reason::NoAnswer))?
             .map_err(|error| self.error(error.into()))?;
-        let asked = svid.audience() == [audience] && id.is_none_or(|id| id == svid.spiffe_id());
+        let same_audiences = svid.audience().len() == audiences.len()
+            && audiences
+                .iter()
+                .all(|asked| svid.audience().iter().any(|given| given == asked.as_ref()));
+        let asked = same_audiences && id.is_none_or(|id| id == svid.spiffe_id());
         if !asked || SystemTime::from(svid.expiry()) <= SystemTime::now() {
             return Err(self.error(Reason::WrongToken));
         }

@@ -1,0 +1,389 @@
+use std::{
+    collections::VecDeque,
+    sync::{
+        Mutex,
+        atomic::{AtomicI64, Ordering::SeqCst},
+    },
+    time::UNIX_EPOCH,
+};
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use futures_util::FutureExt;
+use serde_json::{Value, json};
+use tokio::{
+    task::yield_now,
+    time::{sleep, timeout},
+};
+
+use super::{
+    super::{Address, Reason},
+    *,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const TTL: u64 = 300;
+
+/// A token with these claims besides what every token has. Nobody here looks at signatures.
+pub(super) fn svid(claims: &Value) -> JwtSvid {
+    let mut payload = json!({ "sub": "spiffe://example.org/client", "aud": ["server"] });
+    for (name, value) in claims.as_object().unwrap() {
+        payload[name] = value.clone();
+    }
+    let part = |part: Value| BASE64_URL_SAFE_NO_PAD.encode(part.to_string());
+    let header = part(json!({ "alg": "ES256", "kid": "k" }));
+    JwtSvid::parse_insecure(&format!("{header}.{}.c2ln", part(payload))).unwrap()
+}
+
+/// What the agent does at a fetch.
+#[derive(Clone, Copy)]
+enum Does {
+    Issue,
+    /// Gives out what it issued last.
+    Repeat,
+    Fail,
+    Withdraw,
+    Hang,
+}
+
+/// An agent, and the wall clock of the machine that it shares with the source: paused time moves it,
+/// and [`Agent::set_clock`].
+struct Agent {
+    began: Instant,
+    clock: AtomicI64,
+    ttl: u64,
+    does: Mutex<Does>,
+    issued: Mutex<VecDeque<JwtSvid>>,
+    fetches: Mutex<Vec<Instant>>,
+}
+
+impl Agent {
+    fn new(ttl: u64) -> Arc<Self> {
+        Arc::new(Self {
+            began: Instant::now(),
+            // Not on a whole second: `iat` and `exp` are.
+            clock: AtomicI64::new(1_800_000_000_900),
+            ttl,
+            does: Mutex::new(Does::Issue),
+            issued: Mutex::default(),
+            fetches: Mutex::default(),
+        })
+    }
+
+    fn source(self: &Arc<Self>) -> TokenSource {
+        let (fetch, clock) = (Arc::clone(self), Arc::clone(self));
+        TokenSource::fetching(move || Arc::clone(&fetch).fetch(), move || clock.now())
+    }
+
+    fn now(&self) -> SystemTime {
+        let set = Duration::from_millis(self.clock.load(SeqCst).cast_unsigned());
+        UNIX_EPOCH + set + self.began.elapsed()
+    }
+
+    fn set_clock(&self, by: i64) {
+        self.clock.fetch_add(by * 1000, SeqCst);
+    }
+
+    fn will(&self, does: Does) {
+        *self.does.lock().unwrap() = does;
+    }
+
+    fn fetches(&self) -> usize {
+        self.fetches.lock().unwrap().len()
+    }
+
+    /// The times between fetches since `from`.
+    fn intervals(&self, from: usize) -> Vec<Duration> {
+        let fetches = self.fetches.lock().unwrap();
+        fetches[from..]
+            .windows(2)
+            .map(|pair| pair[1] - pair[0])
+            .collect()
+    }
+
+    async fn fetch(self: Arc<Self>) -> Result<JwtSvid, Error> {
+        let number = {
+            let mut fetches = self.fetches.lock().unwrap();
+            fetches.push(Instant::now());
+            fetches.len()
+        };
+        let does = *self.does.lock().unwrap();
+        let address: Address = "unix:///agent.sock".parse().unwrap();
+        // As over a socket: the answer is not there yet when the question is asked.
+        sleep(Duration::from_millis(1)).await;
+        match does {
+            Does::Issue => {
+                let now = self.now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+                let claims = json!({ "iat": now, "exp": now + self.ttl, "jti": number });
+                self.issued.lock().unwrap().push_back(svid(&claims));
+            }
+            Does::Repeat => {}
+            Does::Fail => return Err(Error::new(address, Reason::NobodyListens)),
+            Does::Withdraw => {
+                let error = spiffe::WorkloadApiError::NoIdentityIssued;
+                return Err(Error::new(address, error.into()));
+            }
+            Does::Hang => {
+                // The fetch is bounded where it is made.
+                sleep(FETCH_TIMEOUT).await;
+                return Err(Error::new(address, Reason::NoAnswer));
+            }
+        }
+        Ok(self.issued.lock().unwrap().back().unwrap().clone())
+    }
+}
+
+/// Paused time goes on from one timer to the next, so that the source acts when it would.
+async fn pass(time: Duration) {
+    sleep(time).await;
+}
+
+/// A token that is there already.
+fn at_once(source: &TokenSource) -> Arc<JwtSvid> {
+    let answer = source.token().now_or_never().expect("no caller waits");
+    answer.expect("a good token")
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_share_one_fetch_and_then_its_token() {
+    let agent = Agent::new(TTL);
+    let source = Arc::new(agent.source());
+    let callers: Vec<_> = (0..100)
+        .map(|_| {
+            let source = Arc::clone(&source);
+            tokio::spawn(async move { source.token().await })
+        })
+        .collect();
+    yield_now().await;
+    // The first is who woke the task: the fetch is not its own.
+    callers[0].abort();
+    let mut tokens = Vec::new();
+    for caller in callers.into_iter().skip(1) {
+        tokens.push(caller.await.unwrap().unwrap());
+    }
+    assert!(tokens.iter().all(|token| Arc::ptr_eq(token, &tokens[0])));
+    assert!(Arc::ptr_eq(&tokens[0], &at_once(&source)));
+    assert_eq!(agent.fetches(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_renewed_in_the_background_from_half_of_its_life() {
+    let agent = Agent::new(TTL);
+    let source = agent.source();
+    source.token().await.unwrap();
+    while agent.fetches() < 50 {
+        pass(SECOND).await;
+        at_once(&source);
+    }
+    // `iat` was up to a second before.
+    let early = SECOND * 149;
+    for interval in agent.intervals(0) {
+        assert!(early < interval && interval <= SECOND * 181, "{interval:?}");
+    }
+    let mut intervals = agent.intervals(0);
+    intervals.sort_unstable();
+    assert!(
+        intervals[48] - intervals[0] > SECOND * 10,
+        "there is jitter"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_seconds_is_there_all_the_time() {
+    let agent = Agent::new(2);
+    let source = agent.source();
+    source.token().await.unwrap();
+    for _ in 0..6000 {
+        pass(Duration::from_millis(10)).await;
+        let token = at_once(&source);
+        assert!(SystemTime::from(token.expiry()) > agent.now());
+    }
+    assert!((50..200).contains(&agent.fetches()), "{}", agent.fetches());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_old_token_serves_while_the_agent_fails_and_then_the_reason_is_told() {
+    let agent = Agent::new(TTL);
+    let source = agent.source();
+    let old = source.token().await.unwrap();
+    agent.will(Does::Fail);
+    // 5 s before `exp`, which is 0.9 s less than it would be on a whole second.
+    pass(SECOND * 294).await;
+    assert!(Arc::ptr_eq(&old, &at_once(&source)));
+    pass(SECOND).await;
+    let error = source.token().await.unwrap_err();
+    assert!(error.to_string().contains("nobody listens"), "{error}");
+
+    let intervals = agent.intervals(1);
+    let (shortest, longest) = (intervals.iter().min(), intervals.iter().max());
+    assert!(shortest.unwrap() >= &Duration::from_millis(100));
+    assert!(longest.unwrap() <= &Duration::from_millis(3001));
+    assert!(
+        intervals[10..].iter().all(|interval| *interval > SECOND),
+        "backed off"
+    );
+
+    agent.will(Does::Issue);
+    pass(SECOND * 4).await;
+    assert!(!Arc::ptr_eq(&old, &at_once(&source)), "recovers by itself");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_failure_is_told_and_many_callers_make_no_more_of_it() {
+    let agent = Agent::new(TTL);
+    agent.will(Does::Fail);
+    let source = agent.source();
+    let began = Instant::now();
+    while began.elapsed() < SECOND * 60 {
+        source.token().await.unwrap_err();
+        pass(Duration::from_millis(5)).await;
+    }
+    assert!((20..60).contains(&agent.fetches()), "{}", agent.fetches());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_hangs_is_asked_again() {
+    let agent = Agent::new(TTL);
+    agent.will(Does::Hang);
+    let source = agent.source();
+    let mut token = Box::pin(source.token());
+    assert!(
+        timeout(SECOND * 3, &mut token).await.is_err(),
+        "the caller's own deadline"
+    );
+    agent.will(Does::Issue);
+    timeout(SECOND * 6, token).await.unwrap().unwrap_err();
+    pass(SECOND).await;
+    at_once(&source);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_withdrawn_identity_is_not_used_any_more() {
+    let agent = Agent::new(TTL);
+    let source = agent.source();
+    source.token().await.unwrap();
+    agent.will(Does::Withdraw);
+    pass(SECOND * 181).await;
+    let error = source.token().await.unwrap_err();
+    assert!(error.to_string().contains("no identity issued"), "{error}");
+    agent.will(Does::Issue);
+    pass(SECOND * 4).await;
+    at_once(&source);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_leaves_no_caller_without_a_good_token() {
+    for by in [3600, -3600] {
+        let agent = Agent::new(TTL);
+        let source = agent.source();
+        source.token().await.unwrap();
+        agent.set_clock(by);
+        for _ in 0..3000 {
+            let token = source.token().await.unwrap();
+            let expiry = SystemTime::from(token.expiry());
+            assert!(expiry > agent.now(), "set by {by} s: sent an expired token");
+            pass(SECOND).await;
+        }
+        assert!(
+            (16..24).contains(&agent.fetches()),
+            "{by}: {}",
+            agent.fetches()
+        );
+    }
+    // Set back during an outage: by its age it has expired, whatever the clock says.
+    let agent = Agent::new(TTL);
+    let source = agent.source();
+    source.token().await.unwrap();
+    agent.will(Does::Fail);
+    agent.set_clock(-3600);
+    pass(SECOND * 301).await;
+    source.token().await.unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_gives_the_same_token_again_is_not_asked_all_the_time() {
+    let agent = Agent::new(TTL);
+    let source = agent.source();
+    source.token().await.unwrap();
+    agent.will(Does::Repeat);
+    for _ in 0..290 {
+        pass(SECOND).await;
+        at_once(&source);
+    }
+    assert!(agent.fetches() < 30, "{}", agent.fetches());
+    let intervals = agent.intervals(0);
+    assert!(
+        intervals.iter().all(|interval| *interval > MIN_INTERVAL),
+        "{intervals:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_replaced_once_for_all_who_report_it() {
+    let agent = Agent::new(TTL);
+    let source = agent.source();
+    let refused = source.token().await.unwrap();
+    pass(SECOND).await;
+    let callers = (0..50).map(async |_| {
+        source.invalidate(&refused);
+        source.token().await.unwrap()
+    });
+    let tokens = futures_util::future::join_all(callers).await;
+    assert_eq!(agent.fetches(), 2);
+    assert!(tokens.iter().all(|token| Arc::ptr_eq(token, &tokens[0])));
+    assert_ne!(tokens[0].token(), refused.token());
+
+    source.invalidate(&refused);
+    assert!(
+        Arc::ptr_eq(&tokens[0], &at_once(&source)),
+        "it is not that one"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_refuses_every_token_is_not_the_agents_load() {
+    for (what, does) in [("new tokens", Does::Issue), ("the same one", Does::Repeat)] {
+        let agent = Agent::new(TTL);
+        let source = agent.source();
+        source.token().await.unwrap();
+        agent.will(does);
+        let began = Instant::now();
+        while began.elapsed() < SECOND * 60 {
+            let token = source.token().await.unwrap();
+            source.invalidate(&token);
+        }
+        assert!(
+            (59..=62).contains(&agent.fetches()),
+            "{what}: {}",
+            agent.fetches()
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_better_than_none() {
+    let agent = Agent::new(TTL);
+    let source = agent.source();
+    let token = source.token().await.unwrap();
+    agent.will(Does::Fail);
+    let began = Instant::now();
+    while began.elapsed() < SECOND * 60 {
+        source.invalidate(&token);
+        let again = timeout(SECOND * 2, source.token()).await.unwrap().unwrap();
+        assert!(Arc::ptr_eq(&token, &again));
+        pass(Duration::from_millis(10)).await;
+    }
+    assert!((20..62).contains(&agent.fetches()), "{}", agent.fetches());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_left_of_a_source_that_was_dropped() {
+    for does in [Does::Issue, Does::Fail, Does::Hang] {
+        let agent = Agent::new(TTL);
+        agent.will(does);
+        let source = agent.source();
+        pass(SECOND).await;
+        drop(source);
+        yield_now().await;
+        assert_eq!(Arc::strong_count(&agent), 1);
+    }
+}
