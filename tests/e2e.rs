@@ -18,6 +18,8 @@ mod logs;
 mod readiness;
 /// Requests that the server refuses, by reason.
 mod refused;
+/// The client that makes one request after another.
+mod repeat;
 /// Identity that changes under running processes.
 mod rotation;
 /// An upstream that is absent, slow, or somebody else.

@@ -6,7 +6,7 @@
 /// A Workload API that says what a test tells it to say.
 #[path = "workload_api/fake.rs"]
 mod fake;
-/// The one token of a client's run: what is checked before it is sent.
+/// A token that is fetched once: what is checked before it is sent.
 #[path = "workload_api/fetch.rs"]
 mod fetch;
 /// Keys that are not their certificates'.
@@ -18,3 +18,6 @@ mod startup;
 /// A running process through rotation, bad messages, withdrawal and the end.
 #[path = "workload_api/streams.rs"]
 mod streams;
+/// A token that is kept current, through all that an agent does.
+#[path = "workload_api/tokens.rs"]
+mod tokens;

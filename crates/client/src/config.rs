@@ -23,6 +23,11 @@ use spiffe::SpiffeId;
         Fetches a JWT-SVID for AUDIENCE, verifies the SPIFFE ID at the other end before a byte of the \
         request is sent, and prints the response's body. The exit status is 0 if the response's was 2xx.",
     after_help = "\
+With --repeat or --every, each request is a line: when it began (UTC), its status or 'failed' and \
+why, how long it took. Bodies are read to their end and not printed. A summary comes last, at \
+Ctrl-C too; the exit status is 0 if every status was 2xx. The token is renewed as it ages, and \
+when a 401 says that it is invalid: that request is made once more.
+
 Each flag can also be set by CLIENT_ and its name: CLIENT_URL=https://proxy.example.org:8443/
 
 Examples:
@@ -30,6 +35,7 @@ Examples:
   client spiffe://example.org/some-other-server
   client --url https://proxy.example.org:8443/ -i
   client -X PUT -H 'Content-Type: application/json' -d @order.json
+  client --every 1s
   curl --cacert <(client --print-bundle) -H \"Authorization: Bearer $(client --print-token)\" URL"
 )]
 pub struct Config {
@@ -54,9 +60,15 @@ pub struct Config {
     /// Print the response's status and header before its body
     #[arg(short = 'i', long, value_parser = BoolishValueParser::new())]
     pub include: bool,
-    /// How long the whole run may take
+    /// How long the whole run may take; with --repeat or --every the start, and then each request
     #[arg(short = 'm', long, value_name = "DURATION", default_value = "30s", value_parser = cli::duration)]
     pub max_time: Duration,
+    /// Make N requests, with a line for each instead of the response's body
+    #[arg(long, value_name = "N", value_parser = cli::positive, conflicts_with_all = ["include", "print"])]
+    repeat: Option<usize>,
+    /// Make a request this often; without --repeat, until Ctrl-C or SIGTERM [default with --repeat: 1s]
+    #[arg(long, value_name = "DURATION", value_parser = cli::duration, conflicts_with_all = ["include", "print"])]
+    every: Option<Duration>,
     /// Print the token instead of making the request
     #[arg(long, value_parser = BoolishValueParser::new(), group = "print", conflicts_with_all = ["method", "headers", "data", "include"])]
     print_token: bool,
@@ -76,6 +88,14 @@ pub struct Config {
 pub(crate) enum Print {
     Token,
     Bundle,
+}
+
+/// How many requests, and how often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pace {
+    /// Without it, until a signal comes.
+    pub(crate) requests: Option<usize>,
+    pub(crate) every: Duration,
 }
 
 /// Fields that the request's own parts decide.
@@ -100,6 +120,15 @@ impl Config {
             (_, true) => Some(Print::Bundle),
             _ => None,
         }
+    }
+
+    /// Unless there is one request only.
+    pub(crate) fn pace(&self) -> Option<Pace> {
+        let pace = Pace {
+            requests: self.repeat,
+            every: self.every.unwrap_or(Duration::from_secs(1)),
+        };
+        (self.repeat.is_some() || self.every.is_some()).then_some(pace)
     }
 
     pub(crate) fn target(&self) -> Target {
@@ -205,6 +234,23 @@ mod tests {
     }
 
     #[test]
+    fn there_is_one_request_unless_more_are_asked_for() {
+        let second = Duration::from_secs(1);
+        for (args, pace) in [
+            (&[] as &[&str], None),
+            (&["--repeat", "3"], Some((Some(3), second))),
+            (&["--every", "100ms"], Some((None, second / 10))),
+            (
+                &["--repeat", "3", "--every", "2s"],
+                Some((Some(3), second * 2)),
+            ),
+        ] {
+            let pace = pace.map(|(requests, every)| Pace { requests, every });
+            assert_eq!(config(args).unwrap().pace(), pace, "{args:?}");
+        }
+    }
+
+    #[test]
     fn requests_are_spelt_as_in_curl() {
         let request = config(&["-d", "a=b"]).unwrap().request().unwrap();
         assert_eq!(request.method(), Method::POST);
@@ -253,6 +299,13 @@ mod tests {
             (&["--print-token", "-d", "x"], "cannot be used with"),
             (&["--print-token", "--print-bundle"], "cannot be used with"),
             (&["-m", "0s"], "must be more than zero"),
+            (&["--repeat", "0"], "expected a whole number of at least 1"),
+            (&["--repeat", "-1"], "unexpected argument '-1'"),
+            (&["--every", "0s"], "must be more than zero"),
+            (&["--every", "1"], "expected a number and a unit"),
+            (&["--repeat", "2", "-i"], "cannot be used with"),
+            (&["--every", "1s", "--print-token"], "cannot be used with"),
+            (&["--every", "1s", "--print-bundle"], "cannot be used with"),
         ] {
             let error = config(args).unwrap_err();
             assert_eq!(error.exit_code(), 2);

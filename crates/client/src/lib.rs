@@ -1,11 +1,14 @@
 //! The client of the scenario: fetches a JWT-SVID, verifies by SPIFFE ID whom it talks to, makes one
-//! request with the token, and prints the answer.
+//! request with the token, and prints the answer; or many, to watch what becomes of them.
 //!
 //! - [`config`]: flags and environment, typed
 //! - `output`: what goes to standard output and standard error
+//! - `repeat`: one request after another; `tally`: what came of them
 
 pub mod config;
 mod output;
+mod repeat;
+mod tally;
 
 use std::process::ExitCode;
 
@@ -19,7 +22,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::config::{Config, Print};
 
-/// Does what the flags say; success is a 2xx status, or what was to be printed.
+/// Does what the flags say; success is a 2xx status of every request, or what was to be printed.
 ///
 /// # Errors
 /// Never: a failure is one line on standard error and exit status 1.
@@ -38,6 +41,9 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         move || config.request()
     });
     let request = timeout_at(deadline, reading).await.with_context(late)???;
+    if let Some(pace) = config.pace() {
+        return repeat::run(&config, pace, request).await;
+    }
     let workload_api = config.identity.workload_api(config.max_time);
     if config.print() == Some(Print::Bundle) {
         let bundles = workload_api.x509().await?.x509.bundle_set()?;
@@ -46,7 +52,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let x509 = workload_api.x509().await?.x509;
     let token = timeout_at(
         deadline,
-        workload_api.fetch_jwt_svid(&config.audience(), None),
+        workload_api.fetch_jwt_svid(&[config.audience()], None),
     )
     .await
     .with_context(late)??;

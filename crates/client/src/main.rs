@@ -1,4 +1,4 @@
-//! Entry point of the client: reads flags and environment, makes one request, prints the answer.
+//! Entry point of the client: reads flags and environment, makes its request, prints the answer.
 
 use std::process::ExitCode;
 

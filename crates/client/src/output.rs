@@ -1,6 +1,9 @@
 //! Bodies and what was asked for go to standard output; everything else to standard error.
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -61,6 +64,15 @@ pub(crate) fn bundle(
     Ok(ExitCode::SUCCESS)
 }
 
+/// Prints a line, in a thread of its own: whoever reads may be slow, and what runs here goes on.
+///
+/// # Errors
+/// When standard output takes no more; `BrokenPipe` if nobody reads it any more.
+pub(crate) async fn line(mut text: String) -> io::Result<()> {
+    text.push('\n');
+    tokio::task::spawn_blocking(move || write(text.as_bytes())).await?
+}
+
 async fn print_body(mut body: Incoming) -> anyhow::Result<()> {
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.context("the response broke off")?.into_data() {
@@ -71,11 +83,13 @@ async fn print_body(mut body: Incoming) -> anyhow::Result<()> {
 }
 
 fn print(bytes: &[u8]) -> anyhow::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    stdout
-        .write_all(bytes)
-        .and_then(|()| stdout.flush())
-        .context("cannot write to standard output")
+    write(bytes).context("cannot write to standard output")
+}
+
+fn write(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()
 }
 
 fn head_text(version: Version, status: StatusCode, headers: &HeaderMap) -> Vec<u8> {

@@ -1,0 +1,273 @@
+//! One request after another, to watch a rotation or an outage: a line for each, a summary at the end.
+
+use std::{
+    io::{self, ErrorKind},
+    pin::pin,
+    process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context;
+use common::{
+    outbound::Client,
+    shutdown::{self, Shutdown},
+    tls,
+    workload::tokens::TokenSource,
+};
+use http::{HeaderMap, Request, StatusCode, header::WWW_AUTHENTICATE};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use spiffe::JwtSvid;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+
+use crate::{
+    authorized,
+    config::{Config, Pace},
+    output,
+    tally::Tally,
+};
+
+/// What one request needs; connections and token outlive it.
+struct Session {
+    client: Client<Full<Bytes>>,
+    tokens: TokenSource,
+    request: Request<Full<Bytes>>,
+    max_time: Duration,
+}
+
+/// What came of a request that was answered.
+struct Answer {
+    status: StatusCode,
+    /// The server would not have the token (RFC 6750 §3.1).
+    token_refused: bool,
+    /// There was another before: the token was refused, and this is the answer to a new one.
+    renewed: bool,
+}
+
+/// Makes requests at `pace` until they are done, a signal comes, or nobody reads any more; success is
+/// at least one, and a 2xx status for all.
+pub(crate) async fn run(
+    config: &Config,
+    pace: Pace,
+    request: Request<Full<Bytes>>,
+) -> anyhow::Result<ExitCode> {
+    let shutdown = shutdown::on_signal().context("cannot listen to signals")?;
+    let mut tally = Tally::new(Instant::now());
+    let printed = match requests(config, pace, request, shutdown, &mut tally).await? {
+        Ok(()) => output::line(tally.summary(Instant::now())).await,
+        failed => failed,
+    };
+    match printed {
+        // Whoever read has seen enough, as `head` has.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ if tally.all_succeeded() => Ok(ExitCode::SUCCESS),
+        _ => Ok(ExitCode::FAILURE),
+    }
+}
+
+/// The outer error is one of start-up, the inner one of standard output.
+async fn requests(
+    config: &Config,
+    pace: Pace,
+    request: Request<Full<Bytes>>,
+    shutdown: Shutdown,
+    tally: &mut Tally,
+) -> anyhow::Result<io::Result<()>> {
+    let mut stop = pin!(shutdown.requested());
+    let session = tokio::select! {
+        biased;
+        () = &mut stop => return Ok(Ok(())),
+        session = Session::start(config, request) => session?,
+    };
+    let mut ticks = interval(pace.every);
+    // After a slow one the next begins when it would have begun anyway.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut left = pace.requests;
+    while left != Some(0) {
+        let next = async {
+            ticks.tick().await;
+            session.one(tally).await
+        };
+        let line = tokio::select! {
+            biased;
+            () = &mut stop => break,
+            line = next => line,
+        };
+        // Not broken off by a stop: it comes before the summary.
+        if let Err(error) = output::line(line).await {
+            return Ok(Err(error));
+        }
+        left = left.map(|left| left - 1);
+    }
+    Ok(Ok(()))
+}
+
+impl Session {
+    async fn start(config: &Config, request: Request<Full<Bytes>>) -> anyhow::Result<Self> {
+        let workload_api = config.identity.workload_api(config.max_time);
+        let x509 = workload_api.x509().await?.x509;
+        Ok(Self {
+            client: Client::new(config.target(), tls::client(&x509, &config.server_id)?),
+            tokens: TokenSource::new(workload_api, vec![config.audience()], None),
+            request,
+            max_time: config.max_time,
+        })
+    }
+
+    /// Makes one request and counts it; the line that tells of it.
+    async fn one(&self, tally: &mut Tally) -> String {
+        let (time, began) = (SystemTime::now(), Instant::now());
+        let answer = self.exchange(began + self.max_time).await;
+        let status = answer.as_ref().ok().map(|answer| answer.status);
+        let took = began.elapsed();
+        tally.count(status, took, began + took);
+        line(time, took, &answer)
+    }
+
+    async fn exchange(&self, deadline: Instant) -> anyhow::Result<Answer> {
+        match timeout_at(deadline, self.authorized_exchange(deadline)).await {
+            Ok(answer) => answer,
+            Err(_) => anyhow::bail!("not done within {:?} (--max-time)", self.max_time),
+        }
+    }
+
+    /// A request whose token was refused was not processed: it is made again, once, if there is
+    /// another token by `deadline`.
+    async fn authorized_exchange(&self, deadline: Instant) -> anyhow::Result<Answer> {
+        let token = self.tokens.token().await?;
+        let answer = self.send(&token).await?;
+        if !answer.token_refused {
+            return Ok(answer);
+        }
+        self.tokens.invalidate(&token);
+        match timeout_at(deadline, self.tokens.token()).await {
+            Ok(Ok(fresh)) if fresh.token() != token.token() => Ok(Answer {
+                renewed: true,
+                ..self.send(&fresh).await?
+            }),
+            _ => Ok(answer),
+        }
+    }
+
+    async fn send(&self, token: &JwtSvid) -> anyhow::Result<Answer> {
+        let request = authorized(self.request.clone(), token)?;
+        let (head, mut body) = self.client.request(request).await?.into_parts();
+        while let Some(frame) = body.frame().await {
+            frame.context("the response broke off")?;
+        }
+        let unauthorized = head.status == StatusCode::UNAUTHORIZED;
+        Ok(Answer {
+            status: head.status,
+            token_refused: unauthorized && says_invalid_token(&head.headers),
+            renewed: false,
+        })
+    }
+}
+
+/// Whether a Bearer challenge has `error="invalid_token"`.
+fn says_invalid_token(headers: &HeaderMap) -> bool {
+    let challenges = headers.get_all(WWW_AUTHENTICATE).iter();
+    challenges
+        .filter_map(|value| value.to_str().ok())
+        .any(|challenge| {
+            let Some((scheme, parameters)) = challenge.trim().split_once(' ') else {
+                return false;
+            };
+            let is_error = |parameter: &str| {
+                parameter.split_once('=').is_some_and(|(name, value)| {
+                    name.trim().eq_ignore_ascii_case("error")
+                        && value.trim().trim_matches('"') == "invalid_token"
+                })
+            };
+            scheme.eq_ignore_ascii_case("Bearer") && parameters.split(',').any(is_error)
+        })
+}
+
+/// The time of day in UTC, as the logs have it, the status or that there is none, and how long it took.
+fn line(time: SystemTime, took: Duration, answer: &anyhow::Result<Answer>) -> String {
+    let time = time_of_day(time);
+    let ms = took.as_secs_f64() * 1000.0;
+    match answer {
+        Ok(answer) => {
+            let renewed = match answer.renewed {
+                true => ", with a new token after 401",
+                false => "",
+            };
+            format!("{time} {} {ms:.1} ms{renewed}", answer.status.as_u16())
+        }
+        Err(error) => {
+            let reason = format!("{error:#}").replace(char::is_control, " ");
+            format!("{time} failed {ms:.1} ms: {reason}")
+        }
+    }
+}
+
+fn time_of_day(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (seconds, millis) = (since.as_secs() % (24 * 60 * 60), since.subsec_millis());
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_bearer_challenge_says_that_the_token_is_invalid() {
+        for (values, expected) in [
+            (
+                &[r#"Bearer realm="spiffe", error="invalid_token""#] as &[_],
+                true,
+            ),
+            (&[r#"bearer error = invalid_token"#], true),
+            (
+                &[r#"Basic realm="a""#, r#"Bearer error="invalid_token""#],
+                true,
+            ),
+            (&[r#"Bearer realm="spiffe""#], false),
+            (&[r#"Bearer error="insufficient_scope""#], false),
+            (&[r#"Basic error="invalid_token""#], false),
+            (&["Bearer", ""], false),
+            (&[], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(WWW_AUTHENTICATE, value.parse().unwrap());
+            }
+            assert_eq!(says_invalid_token(&headers), expected, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_has_time_outcome_and_duration() {
+        let time = UNIX_EPOCH + Duration::from_millis(1_800_000_000_042);
+        let took = Duration::from_micros(1849);
+        let answer = |status, renewed| {
+            Ok(Answer {
+                status,
+                token_refused: false,
+                renewed,
+            })
+        };
+        for (answer, text) in [
+            (answer(StatusCode::OK, false), "08:00:00.042Z 200 1.8 ms"),
+            (
+                answer(StatusCode::OK, true),
+                "08:00:00.042Z 200 1.8 ms, with a new token after 401",
+            ),
+            (
+                answer(StatusCode::BAD_GATEWAY, false),
+                "08:00:00.042Z 502 1.8 ms",
+            ),
+            (
+                Err(anyhow::anyhow!("b\nc").context("a")),
+                "08:00:00.042Z failed 1.8 ms: a: b c",
+            ),
+        ] {
+            assert_eq!(line(time, took, &answer), text);
+        }
+    }
+}
