@@ -1,6 +1,13 @@
 //! Why there is no identity, in words that say what to do about it.
 
-use std::{fmt, io, path::Path};
+use std::{
+    fmt,
+    io::{
+        self,
+        ErrorKind::{ConnectionRefused, NotFound, PermissionDenied},
+    },
+    path::Path,
+};
 
 use spiffe::{
     WorkloadApiError,
@@ -89,9 +96,9 @@ impl Reason {
     /// What failing to open the Unix socket means.
     pub(super) fn from_connect(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::NotFound => Self::NoSocket,
-            io::ErrorKind::PermissionDenied => Self::SocketPermission(Process::current()),
-            io::ErrorKind::ConnectionRefused => Self::NobodyListens,
+            NotFound => Self::NoSocket,
+            PermissionDenied => Self::SocketPermission(Process::current()),
+            ConnectionRefused => Self::NobodyListens,
             _ => Self::Connect(error),
         }
     }
@@ -127,7 +134,12 @@ impl From<WorkloadApiError> for Reason {
             {
                 Self::NotImplemented(error)
             }
-            error => Self::Failed(error.into()),
+            error => match cause::find::<io::Error>(&error).map(io::Error::kind) {
+                Some(kind @ (NotFound | PermissionDenied | ConnectionRefused)) => {
+                    Self::from_connect(kind.into())
+                }
+                _ => Self::Failed(error.into()),
+            },
         }
     }
 }
