@@ -119,8 +119,8 @@ impl TokenSource {
     }
 
     /// The token: at once while there is a good one, otherwise as soon as the one fetch for all callers
-    /// is done. That takes 5 s at most (10 s if it begins with a token that was refused); a caller that
-    /// has less time stops waiting.
+    /// is done. That takes 5 s at most, or 6 s if the last one was refused; a caller that has less time
+    /// stops waiting, and the fetch goes on.
     ///
     /// # Errors
     /// When there is no good token and the last fetch failed: why it did.
