@@ -103,27 +103,48 @@ fn closing_on_the_second() -> impl Fn(&raw::Message) -> Answer + Send + Sync {
 
 #[tokio::test]
 async fn p159_an_upstream_that_closes_instead_of_answering() {
-    let proxied = Proxied::answered(|_| Answer::Last(Vec::new()), &[]).await;
-    let mut client = Client::sending(&proxied.https, get(&[])).await;
-    assert_eq!(client.answer().await.unwrap().status(), 502, "P159");
-    assert_eq!(proxied.upstream.requests().len(), 1, "P159: not sent again");
+    for (number, first, sent) in [
+        ("P159 P161", get(&[]), 2),
+        ("P159 P161", request(&["HEAD / HTTP/1.1", "Host: a"], ""), 2),
+        ("P162", request(&["DELETE / HTTP/1.1", "Host: a"], ""), 1),
+        ("P162", post(&["Content-Length: 2"], "ab"), 1),
+        (
+            "P162",
+            request(&["GET / HTTP/1.1", "Host: a", "Content-Length: 2"], "ab"),
+            1,
+        ),
+    ] {
+        let proxied = Proxied::answered(|_| Answer::Last(Vec::new()), &[]).await;
+        let mut client = Client::sending(&proxied.https, &first).await;
+        let method = first.split(' ').next().unwrap();
+        let status = client.answer_to(method).await.unwrap().status();
+        assert_eq!(status, 502, "{number} {method}");
+        let connections = proxied.upstream.connections();
+        assert_eq!(
+            connections.len(),
+            sent,
+            "{number} {method}: each on its own"
+        );
+        assert_eq!(proxied.upstream.requests().len(), sent, "{number} {method}");
+    }
+}
 
-    for (number, second) in [
-        ("P161", get(&[])),
-        ("P162", post(&["Content-Length: 2"], "ab")),
+#[tokio::test]
+async fn p161_a_connection_that_closes_under_a_request() {
+    for (number, second, status) in [
+        ("P161", get(&[]), 200),
+        ("P162", post(&["Content-Length: 2"], "ab"), 502),
+        ("P162", post(&["Content-Length: 0"], ""), 502),
     ] {
         let proxied = Proxied::answered(closing_on_the_second(), &[]).await;
         let mut client = Client::sending(&proxied.https, get(&[])).await;
         assert_eq!(client.answer().await.unwrap().status(), 200);
         client.send(second).await;
-        assert_eq!(client.answer().await.unwrap().status(), 502, "{number}");
+        assert_eq!(client.answer().await.unwrap().status(), status, "{number}");
         let connections = proxied.upstream.connections();
-        assert_eq!(
-            connections[0].requests.len(),
-            2,
-            "{number}: on the connection there was"
-        );
-        assert_eq!(connections.len(), 1, "{number}: and not again");
+        let requests: Vec<_> = connections.iter().map(|one| one.requests.len()).collect();
+        let expected: &[usize] = if status == 200 { &[2, 1] } else { &[2] };
+        assert_eq!(requests, expected, "{number}");
         client.send(CANARY).await;
         assert_eq!(client.answer().await.unwrap().body, b"/canary", "{number}");
     }

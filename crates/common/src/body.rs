@@ -7,9 +7,9 @@ use std::{
 
 use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use http_body::{Frame, SizeHint};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 
-use crate::serve::Received;
+use crate::{outbound::Answer, serve::Received};
 
 /// The body of an answer: known from the start, or streamed from an upstream.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub enum Body {
     /// All of it; `None` once sent, or when there is nothing.
     Full(Option<Bytes>),
     /// What an upstream sends, frame by frame as it comes, without trailers.
-    Upstream(Incoming),
+    Upstream(Answer),
 }
 
 /// What a peer sends, frame by frame as it comes, without trailers: they are fields too, and reach

@@ -25,7 +25,7 @@ use spiffe::{SpiffeId, X509Source, X509SourceUpdates, X509Svid, x509_source::X50
 use spiffe_rustls::{TrustDomainPolicy, authorizer};
 
 /// What we speak inside TLS, preferred first.
-const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+pub(crate) const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// Installs the one crypto provider of the process (aws-lc-rs, hybrid post-quantum key exchange
 /// preferred). Call it first thing in `main`.
@@ -193,11 +193,12 @@ impl Outgoing {
         self.source.svid().is_ok()
     }
 
-    /// Another number after each change of SVIDs or bundles. A connection outlives what it was
-    /// verified by: rustls never looks again.
-    #[must_use]
-    pub fn revision(&self) -> u64 {
-        self.updates.last()
+    /// Returns after the next change of SVIDs or bundles: a connection outlives what it was verified
+    /// by, since rustls never looks again. Never returns, once there can't be one.
+    pub async fn changed(&mut self) {
+        if self.updates.changed().await.is_err() {
+            std::future::pending().await
+        }
     }
 }
 

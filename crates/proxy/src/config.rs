@@ -1,14 +1,11 @@
 //! Flags and environment of the proxy, typed and checked.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use clap::Parser;
-use common::{
-    cli::{self, LogArgs, ServeArgs, WorkloadApiArgs},
-    outbound::Target,
-};
-use http::Uri;
-use spiffe::SpiffeId;
+use common::cli::{self, LogArgs, ServeArgs, WorkloadApiArgs};
+
+use crate::upstream::UpstreamArgs;
 
 /// Flags and environment.
 #[derive(Clone, Debug, Parser)]
@@ -25,27 +22,19 @@ Each flag can also be set by PROXY_ and its name: PROXY_UPSTREAM=https://localho
 Examples:
   proxy
   proxy --upstream https://10.0.0.5:8080 --upstream-id spiffe://example.org/server
+  proxy --upstream https://10.0.0.5:8080 --upstream https://10.0.0.6:8080
   proxy --listen 127.0.0.1:8443 --path / --path /status"
 )]
 pub struct Config {
     /// IP address and port to serve on; the default takes IPv4 too
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:8443", value_parser = cli::listen_address)]
     pub listen: SocketAddr,
-    /// Where to forward to: https, host and port
-    #[arg(long, value_name = "URL", default_value = "https://localhost:8080", value_parser = cli::upstream, help_heading = "Upstream")]
-    pub upstream: Uri,
-    /// SPIFFE ID that the upstream must have; verified on every connection
-    #[arg(long, value_name = "ID", default_value = "spiffe://example.org/server", value_parser = cli::workload_id, help_heading = "Upstream")]
-    pub upstream_id: SpiffeId,
+    /// Where to forward to, and who must be there.
+    #[command(flatten)]
+    pub upstream: UpstreamArgs,
     /// Path to forward, exactly; repeatable. Every other path is 404
     #[arg(long = "path", value_name = "PATH", default_value = "/", value_delimiter = ',', value_parser = path, help_heading = "Upstream")]
     pub paths: Vec<String>,
-    /// How long connecting to the upstream may take, TLS included
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = cli::duration, help_heading = "Upstream")]
-    pub connect_timeout: Duration,
-    /// How long the upstream may take no part of the request and not begin its answer; what the caller takes is not counted
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = cli::duration, help_heading = "Upstream")]
-    pub response_timeout: Duration,
     /// Where identity comes from.
     #[command(flatten)]
     pub identity: WorkloadApiArgs,
@@ -55,19 +44,6 @@ pub struct Config {
     /// How to log.
     #[command(flatten)]
     pub log: LogArgs,
-}
-
-impl Config {
-    /// The upstream that the flags describe.
-    #[must_use]
-    pub fn upstream(&self) -> Target {
-        Target {
-            url: self.upstream.clone(),
-            id: self.upstream_id.clone(),
-            connect_timeout: self.connect_timeout,
-            response_timeout: self.response_timeout,
-        }
-    }
 }
 
 impl AsRef<LogArgs> for Config {

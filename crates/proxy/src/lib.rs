@@ -1,12 +1,13 @@
 //! The proxy of the scenario: terminates TLS with its X.509-SVID, verifies by SPIFFE ID that it
 //! talks to the server, and forwards. It checks no tokens: it passes them on.
 //!
-//! - [`config`]: flags and environment, typed
+//! - [`config`], [`upstream`]: flags and environment, typed
 //! - [`run`]: what one core runs; a test runs it once on port 0
 
 pub mod config;
+pub mod upstream;
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+use std::{iter, net::SocketAddr, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use common::{
@@ -20,7 +21,7 @@ use common::{
     shutdown::{self, Shutdown},
     tls,
 };
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Uri};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tracing::{error, info, warn};
@@ -36,6 +37,8 @@ pub struct Proxy {
     pub upstream_tls: tls::Outgoing,
     /// Where requests go, and who must be there.
     pub upstream: Target,
+    /// Where else it is.
+    pub more_upstreams: Vec<Uri>,
     /// The paths that are forwarded; all others are not found.
     pub paths: Arc<[String]>,
     /// Deadlines and bounds.
@@ -61,18 +64,19 @@ pub async fn start(config: Config) -> anyhow::Result<ExitCode> {
         identity = workload_api.x509() => identity?.x509,
         () = shutdown.clone().requested() => return Ok(ExitCode::SUCCESS),
     };
-    let upstream = config.upstream();
+    let upstream = config.upstream.target();
     let proxy = Proxy {
         tls: tls::server(&x509)?,
         upstream_tls: tls::client(&x509, &upstream.id)?,
         upstream,
+        more_upstreams: config.upstream.more().to_vec(),
         paths: config.paths.clone().into(),
         limits: config.serve.limits(),
     };
     let listeners = listen::bind_each(config.listen, config.serve.cores())?;
     info!(
         spiffe_id = %x509.svid()?.spiffe_id(), cores = listeners.len(),
-        upstream = %proxy.upstream.url, upstream_id = %proxy.upstream.id,
+        upstream = %proxy.urls(), upstream_id = %proxy.upstream.id,
         "listening on {}", listeners[0].local_addr()?
     );
     runtime::run_cores(listeners, move |listener| {
@@ -85,12 +89,20 @@ pub async fn start(config: Config) -> anyhow::Result<ExitCode> {
 
 /// Proxies what comes to `listener` until `shutdown`, then drains.
 pub async fn run(listener: TcpListener, proxy: Proxy, shutdown: Shutdown) {
-    let forwarder = Arc::new(Forwarder::new(proxy.upstream, proxy.upstream_tls));
+    let forwarder = Forwarder::new(proxy.upstream, proxy.more_upstreams, proxy.upstream_tls);
     let core = Core {
-        forwarder,
+        forwarder: Arc::new(forwarder),
         paths: proxy.paths,
     };
     serve::serve(listener, proxy.tls, core, proxy.limits, shutdown).await;
+}
+
+impl Proxy {
+    /// All of the upstream's URLs in one line.
+    fn urls(&self) -> String {
+        let urls = iter::once(&self.upstream.url).chain(&self.more_upstreams);
+        urls.map(Uri::to_string).collect::<Vec<_>>().join(",")
+    }
 }
 
 impl Handler for Core {

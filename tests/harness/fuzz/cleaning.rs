@@ -193,7 +193,7 @@ where
         assert!(is_whole, "a body that broke off looks whole: {sent:?}");
         assert_eq!(sent.body, record.data, "another body: {sent:?}");
         check(sent, &came);
-        response.map(Body::Upstream)
+        response.map(|body| Body::Upstream(body.into()))
     }
 }
 

@@ -65,11 +65,15 @@ impl<B: http_body::Body> Checked<B> {
 }
 
 impl Forwarder {
-    /// Forwards to `upstream`; `tls` verifies who it is ([`crate::tls::client`]).
+    /// Forwards to `upstream`, at its URL and at those of `more` alike; `tls` verifies who it is
+    /// ([`crate::tls::client`]).
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     #[must_use]
-    pub fn new(upstream: Target, tls: Outgoing) -> Self {
+    pub fn new(upstream: Target, more: Vec<Uri>, tls: Outgoing) -> Self {
         Self {
-            client: Client::new(upstream, tls),
+            client: Client::spread(upstream, more, tls),
         }
     }
 

@@ -1,84 +1,110 @@
-//! TCP and TLS to a target under one deadline; its SPIFFE ID is verified in the handshake.
+//! TCP and TLS to an endpoint under one deadline; its SPIFFE ID is verified in the handshake.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use rustls::pki_types::ServerName;
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
 };
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use http::Uri;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
-use rustls::ClientConfig;
-use tokio::time::{sleep, timeout};
-use tower_service::Service;
+use super::endpoint::Place;
+use crate::{cause, tls};
 
-use super::stream::Stream;
-use crate::cause;
-
-/// Connects to `https` URLs and to nothing else.
-#[derive(Clone, Debug)]
+/// Opens connections. What is verified, the TLS configuration says.
 pub(super) struct Connector {
-    https: HttpsConnector<HttpConnector>,
+    tls: TlsConnector,
     timeout: Duration,
 }
 
-/// The deadline for connecting passed.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("not connected within {}", humantime::format_duration(*.0))]
-pub(super) struct ConnectTimeout(Duration);
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    /// The deadline passed.
+    #[error("not connected within {}", humantime::format_duration(*.0))]
+    Timeout(Duration),
+    /// TCP's or TLS's.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
 
 impl Connector {
     /// Connects with `tls`, which decides who may be at the other end; ALPN offers HTTP/2 and 1.1.
-    pub(super) fn new(tls: ClientConfig, timeout: Duration) -> Self {
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        let https = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_only()
-            .enable_all_versions()
-            .wrap_connector(tcp);
-        Self { https, timeout }
+    pub(super) fn new(tls: &tls::Outgoing, timeout: Duration) -> Self {
+        let mut config = tls.config().clone();
+        config.alpn_protocols = tls::ALPN.map(Vec::from).to_vec();
+        Self {
+            tls: Arc::new(config).into(),
+            timeout,
+        }
     }
+
+    /// How long connecting may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Connects to the first of the addresses of `place` that lets it.
+    pub(super) async fn connect(&self, place: &Place) -> Result<TlsStream<TcpStream>, Fault> {
+        timeout(self.timeout, self.connect_to_any(place))
+            .await
+            .unwrap_or(Err(Fault::Timeout(self.timeout)))
+    }
+
+    async fn connect_to_any(&self, place: &Place) -> Result<TlsStream<TcpStream>, Fault> {
+        let name = place.origin.server_name()?;
+        let mut fault = None;
+        for address in &place.addresses {
+            let tcp = match tcp(*address).await {
+                Ok(tcp) => tcp,
+                Err(error) => {
+                    fault.get_or_insert(error);
+                    continue;
+                }
+            };
+            match self.handshake(*address, tcp, &name).await {
+                Ok(tls) => return Ok(tls),
+                // Says more than that nobody is there.
+                Err(error) => fault = Some(error),
+            }
+        }
+        Err(fault
+            .unwrap_or_else(|| io::ErrorKind::NotFound.into())
+            .into())
+    }
+
+    async fn handshake(
+        &self,
+        address: SocketAddr,
+        mut tcp_stream: TcpStream,
+        name: &ServerName<'static>,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        loop {
+            match self.tls.connect(name.clone(), tcp_stream).await {
+                Err(error) if is_between_revisions(&error) => {
+                    sleep(REVISION_PAUSE).await;
+                    tcp_stream = tcp(address).await?;
+                }
+                connected => return connected,
+            }
+        }
+    }
+}
+
+async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
+    let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
 }
 
 /// How long `spiffe-rustls` is given to take in a new SVID or bundle before the next attempt.
 const REVISION_PAUSE: Duration = Duration::from_millis(5);
 
 /// For a moment after each update it refuses to verify anybody; that says nothing about the target.
-fn is_between_revisions(error: &(dyn std::error::Error + 'static)) -> bool {
+fn is_between_revisions(error: &io::Error) -> bool {
     matches!(
         cause::find(error),
         Some(spiffe_rustls::Error::PendingRevision { .. })
     )
-}
-
-impl Service<Uri> for Connector {
-    type Response = Stream;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.https.poll_ready(cx)
-    }
-
-    fn call(&mut self, url: Uri) -> Self::Future {
-        let (mut https, deadline) = (self.https.clone(), self.timeout);
-        let connecting = async move {
-            loop {
-                match https.call(url.clone()).await {
-                    Err(error) if is_between_revisions(&*error) => sleep(REVISION_PAUSE).await,
-                    connected => return connected.map(Stream::new),
-                }
-            }
-        };
-        Box::pin(async move {
-            timeout(deadline, connecting)
-                .await
-                .map_err(|_| ConnectTimeout(deadline))?
-        })
-    }
 }

@@ -1,30 +1,33 @@
 //! Why a request got no answer, by whose fault.
 
-use http::{StatusCode, Uri};
+use std::io;
+
+use http::StatusCode;
 use spiffe::SpiffeId;
 
-use super::{Target, connector::ConnectTimeout};
+use super::connector::Fault;
+pub use super::origin::At;
 use crate::cause;
 
 /// A request without an answer.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The target is verified to be somebody else.
-    #[error("{url} is not who it should be: expected {expected}, presented {presented}")]
+    #[error("{at} is not who it should be: expected {expected}, presented {presented}")]
     Impostor {
         /// Where it was connected to.
-        url: Uri,
+        at: At,
         /// Who should have been there.
         expected: SpiffeId,
         /// Who was.
         presented: SpiffeId,
     },
     /// No verified connection: refused, no such host, a certificate not trusted.
-    #[error("cannot connect to {url} as {expected}: {cause}")]
+    #[error("cannot connect to {at} as {expected}: {cause}")]
     Connect {
         /// Where it was connected to.
-        url: Uri,
+        at: At,
         /// Who should have been there.
         expected: SpiffeId,
         /// What went wrong, the whole chain of causes.
@@ -32,19 +35,19 @@ pub enum Error {
     },
     /// There is nothing to verify it by: the own identity was withdrawn, or has expired.
     #[error("cannot verify {0}: no identity is issued to this process at present")]
-    NoTrust(Uri),
+    NoTrust(At),
     /// Longer to connect to than it may take.
     #[error("cannot connect to {0}: {1}")]
-    ConnectTimeout(Uri, String),
+    ConnectTimeout(At, String),
     /// Longer to answer than it may take.
     #[error("{0} did not answer in time")]
-    ResponseTimeout(Uri),
+    ResponseTimeout(At),
     /// The request's own body failed before the answer.
     #[error("the request body failed: {0}")]
     RequestBody(String),
     /// The target broke off, or answered with what is no HTTP response.
     #[error("{0} failed: {1}")]
-    Failed(Uri, String),
+    Failed(At, String),
 }
 
 impl Error {
@@ -61,38 +64,46 @@ impl Error {
         }
     }
 
-    pub(super) fn new(error: &hyper_util::client::legacy::Error, target: &Target) -> Self {
-        let (url, expected) = (target.url.clone(), target.id.clone());
+    /// Without a connection.
+    pub(super) fn unconnected(fault: &Fault, at: At, expected: SpiffeId) -> Self {
+        let error = match fault {
+            Fault::Timeout(_) => return Self::ConnectTimeout(at, fault.to_string()),
+            Fault::Io(error) => error,
+        };
         if let Some(spiffe_rustls::Error::UnauthorizedSpiffeId(presented)) = cause::find(error) {
             return Self::Impostor {
-                url,
+                at,
                 expected,
                 presented: presented.clone(),
             };
         }
-        if let Some(spiffe_rustls::Error::TrustDomainNotAllowed(_)) = cause::find(error) {
-            let cause = "it presented a SPIFFE ID of another trust domain".to_owned();
-            return Self::Connect {
-                url,
-                expected,
-                cause,
-            };
+        let another = "it presented a SPIFFE ID of another trust domain";
+        let cause = match cause::find(error) {
+            Some(spiffe_rustls::Error::TrustDomainNotAllowed(_)) => another.to_owned(),
+            _ => cause::chain(error),
+        };
+        Self::Connect {
+            at,
+            expected,
+            cause,
         }
-        if let Some(timeout) = cause::find::<ConnectTimeout>(error) {
-            return Self::ConnectTimeout(url, timeout.to_string());
+    }
+
+    /// Without an address.
+    pub(super) fn unresolved(error: &io::Error, at: At, expected: SpiffeId) -> Self {
+        Self::Connect {
+            at,
+            expected,
+            cause: format!("no address for its name: {error}"),
         }
-        // hyper-util's own text says nothing that the variants don't.
-        let cause = cause::chain(std::error::Error::source(error).unwrap_or(error));
-        if error.is_connect() {
-            return Self::Connect {
-                url,
-                expected,
-                cause,
-            };
-        }
-        match cause::find::<hyper::Error>(error) {
-            Some(error) if error.is_user() => Self::RequestBody(cause),
-            _ => Self::Failed(url, cause),
+    }
+
+    /// On a connection.
+    pub(super) fn unanswered(error: &hyper::Error, at: At) -> Self {
+        let cause = cause::chain(error);
+        match error.is_user() {
+            true => Self::RequestBody(cause),
+            false => Self::Failed(at, cause),
         }
     }
 }

@@ -2,24 +2,41 @@
 //! pooled connections, HTTP/2 or 1.1 as the target offers, under deadlines.
 //!
 //! Knows nothing of flags or of which binary it is in. One [`Client`] belongs to one core: its
-//! pooled connections are that core's own.
+//! connections are that core's own.
+//!
+//! - `pool`, `state`: which connection a request takes · `endpoint`, `connection`: what they are
+//! - `choice`, `health`, `retry`: who is chosen, who is left out, what is sent again; pure
+//! - `origin`, `resolve`: names to endpoints · `connector`: TCP and TLS to one
+//! - `upload`: a request's body on its way out · `answer`: a response's on its way in
 
+mod answer;
+mod choice;
+mod connection;
 mod connector;
+mod endpoint;
 mod error;
+mod health;
+mod origin;
 mod pool;
-mod stream;
+mod resolve;
+mod retry;
+mod state;
 mod upload;
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
-use http::{Request, Response, Uri, Version};
+use http::{Request, Response, Uri, Version, header::HOST, request::Parts};
 use http_body::Body;
 use hyper::body::{Bytes, Incoming};
-use hyper_util::client::legacy;
 use spiffe::SpiffeId;
+use tokio::task::JoinSet;
 
-pub use self::error::Error;
+pub use self::{
+    answer::Answer,
+    error::{At, Error},
+};
 use self::{
+    connection::Connection,
     pool::Pool,
     upload::{Outgoing, Upload},
 };
@@ -39,25 +56,58 @@ pub struct Target {
     pub response_timeout: Duration,
 }
 
-/// Sends requests to one target.
-#[derive(Debug)]
-pub struct Client<B> {
-    target: Target,
-    pool: Pool<Outgoing<B>>,
+/// What can be sent as a request's body.
+pub trait RequestBody:
+    Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static
+{
 }
 
-impl<B> Client<B>
-where
+impl<B> RequestBody for B where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
         + Send
         + Unpin
-        + 'static,
+        + 'static
 {
+}
+
+/// Sends requests to one target.
+pub struct Client<B> {
+    target: Target,
+    pool: Arc<Pool<Outgoing<B>>>,
+    /// Ends with this.
+    _upkeep: JoinSet<()>,
+}
+
+/// A request that is not answered, and what is left of it to be sent again.
+struct Unanswered<B> {
+    error: Error,
+    again: Option<(Parts, B)>,
+}
+
+impl<B: RequestBody> Client<B> {
     /// Sends to `target`; `tls` verifies who it is ([`crate::tls::client`]).
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     #[must_use]
     pub fn new(target: Target, tls: tls::Outgoing) -> Self {
-        let pool = Pool::new(tls, target.connect_timeout);
-        Self { target, pool }
+        Self::spread(target, Vec::new(), tls)
+    }
+
+    /// Sends to `target`, at its URL and at those of `more` alike.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn spread(target: Target, more: Vec<Uri>, tls: tls::Outgoing) -> Self {
+        let pool = Pool::new(&target, more, tls.clone());
+        let mut upkeep = JoinSet::new();
+        upkeep.spawn(pool::upkeep(Arc::downgrade(&pool), tls));
+        Self {
+            target,
+            pool,
+            _upkeep: upkeep,
+        }
     }
 
     /// Where its requests go.
@@ -72,47 +122,118 @@ where
     /// # Errors
     /// When there is no answer, by whose fault.
     pub async fn request(&self, request: Request<B>) -> Result<Response<Incoming>, Error> {
-        self.request_checked(request, |_| Ok(())).await
+        let response = self.request_checked(request, |_| Ok(())).await?;
+        Ok(response.map(Answer::into_inner))
     }
 
     /// As [`Self::request`], where `check` may find the answer's head unacceptable: new requests then
     /// use new connections.
+    ///
+    /// A request that can't have had an effect ([`retry`]) and failed on its connection is sent once
+    /// more, on another one.
     ///
     /// # Errors
     /// When there is no answer, or none that is acceptable, by whose fault.
     pub async fn request_checked(
         &self,
         request: Request<B>,
-        check: impl FnOnce(&Response<Incoming>) -> Result<(), &'static str>,
-    ) -> Result<Response<Incoming>, Error> {
-        let (upload, mut request) = watched(request);
-        // The connection decides what is spoken; a request marked HTTP/2 would be refused on HTTP/1.1.
-        *request.version_mut() = Version::HTTP_11;
-        let response = tokio::select! {
-            response = self.pool.current().request(request) => {
-                response.map_err(|error| self.error(&error))?
-            }
-            () = upload.stalled(self.target.response_timeout) => {
-                return Err(Error::ResponseTimeout(self.target.url.clone()));
-            }
-        };
-        if let Err(reason) = check(&response) {
-            self.pool.renew();
-            return Err(Error::Failed(self.target.url.clone(), reason.to_owned()));
+        check: impl Fn(&Response<Incoming>) -> Result<(), &'static str>,
+    ) -> Result<Response<Answer>, Error> {
+        let (mut head, mut body) = request.into_parts();
+        let mut failed = None;
+        loop {
+            let mut connection = self.pool.connection(failed.as_ref()).await?;
+            let exchange = self.exchange(&mut connection, head, body, failed.is_none());
+            let unanswered = match exchange.await {
+                Ok(response) => return self.checked(response, connection, &check),
+                Err(unanswered) => unanswered,
+            };
+            (head, body) = unanswered.again.ok_or(unanswered.error)?;
+            failed = Some(self.pool.failed(&connection));
         }
-        Ok(response)
     }
 
-    fn error(&self, error: &legacy::Error) -> Error {
-        match error.is_connect() && !self.pool.is_usable() {
-            true => Error::NoTrust(self.target.url.clone()),
-            false => Error::new(error, &self.target),
+    async fn exchange(
+        &self,
+        connection: &mut Connection<Outgoing<B>>,
+        mut head: Parts,
+        body: B,
+        is_first: bool,
+    ) -> Result<Response<Incoming>, Unanswered<B>> {
+        let is_repeatable = retry::is_repeatable(&head.method, !body.is_end_stream());
+        // Over HTTP/1.1 what was not written comes back as it is.
+        let may_need = is_first && (is_repeatable || connection.is_http2());
+        let mut copy = may_need.then(|| head.clone());
+        address(&mut head, connection);
+        let answers = connection.in_flight.answers();
+        let (upload, body) = Upload::of(body);
+        let sent = tokio::select! {
+            sent = connection.send(Request::from_parts(head, body)) => sent,
+            () = upload.stalled(self.target.response_timeout) => {
+                let error = Error::ResponseTimeout(self.pool.at(&connection.place));
+                self.pool.silent(connection, answers, &error);
+                return Err(error.into());
+            }
+        };
+        let mut fault = match sent {
+            Ok(response) => {
+                connection.in_flight.answered();
+                return Ok(response);
+            }
+            Err(fault) => fault,
+        };
+        let unwritten = fault.take_message().map(|request| request.into_parts().0);
+        let progress = retry::progress(fault.error(), unwritten.is_some());
+        let mut again = None;
+        if is_first && retry::is_allowed(progress, is_repeatable) {
+            again = copy.take().or(unwritten).zip(upload.returned());
         }
+        let error = Error::unanswered(fault.error(), self.pool.at(&connection.place));
+        Err(Unanswered { error, again })
+    }
+
+    fn checked(
+        &self,
+        response: Response<Incoming>,
+        connection: Connection<Outgoing<B>>,
+        check: impl Fn(&Response<Incoming>) -> Result<(), &'static str>,
+    ) -> Result<Response<Answer>, Error> {
+        if let Err(reason) = check(&response) {
+            self.pool.leave(&connection);
+            let at = self.pool.at(&connection.place);
+            return Err(Error::Failed(at, reason.to_owned()));
+        }
+        let in_flight = self.pool.keep(connection);
+        Ok(response.map(|body| Answer::new(body, in_flight)))
     }
 }
 
-fn watched<B>(request: Request<B>) -> (Upload, Request<Outgoing<B>>) {
-    let (head, body) = request.into_parts();
-    let (upload, body) = Upload::of(body);
-    (upload, Request::from_parts(head, body))
+impl<B> fmt::Debug for Client<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Client").field(&self.target).finish()
+    }
+}
+
+impl<B> From<Error> for Unanswered<B> {
+    fn from(error: Error) -> Self {
+        Self { error, again: None }
+    }
+}
+
+/// Addresses a request to the endpoint of its connection, as that speaks: HTTP/2 in its URI, HTTP/1.1
+/// in `Host`.
+fn address<B: RequestBody>(head: &mut Parts, connection: &Connection<B>) {
+    let origin = &connection.place.origin;
+    // A request marked HTTP/2 would be refused on HTTP/1.1.
+    head.version = Version::HTTP_11;
+    let path = head.uri.path_and_query().cloned();
+    if !connection.is_http2() {
+        let host = || origin.host_field.clone();
+        head.headers.entry(HOST).or_insert_with(host);
+        head.uri = path.map(Uri::from).unwrap_or_default();
+    } else if head.uri.authority() != origin.url.authority() {
+        let mut parts = origin.url.clone().into_parts();
+        parts.path_and_query = path.or(parts.path_and_query);
+        head.uri = Uri::from_parts(parts).expect("an absolute URL and a path");
+    }
 }

@@ -1,139 +1,314 @@
-//! The pooled connections to a target, which were verified when they were opened and never after:
-//! so they are left for new ones after any change of SVIDs or bundles, and after a while.
+//! One core's connections to the endpoints of a target: which of them a request takes, and when new
+//! ones are opened.
+//!
+//! A request goes over a connection that is open, on the endpoint with less to do of two; it waits
+//! for a new connection only where there is none. Endpoints without a connection are tried beside
+//! the requests, so that one that is away costs nobody anything.
+//!
+//! Connections are verified when they are opened and never after. So they are left for new ones
+//! after any change of SVIDs or bundles, by a task of their own ([`upkeep`]): also if no request comes.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
-use http_body::Body;
-use hyper::body::Bytes;
-use hyper_util::{
-    client::legacy::Client,
-    rt::{TokioExecutor, TokioTimer},
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, Shared},
+    stream::FuturesUnordered,
 };
-use tokio::time::Instant;
+use http::Uri;
+use spiffe::SpiffeId;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use super::connector::Connector;
-use crate::tls::Outgoing;
+use super::{
+    Error, RequestBody, Target,
+    connection::{Connection, Idle, InFlight, Opened, handshake},
+    connector::{Connector, Fault},
+    endpoint::{Endpoint, Place},
+    origin::{At, Origin},
+    state::{Failed, State, above},
+};
+use crate::tls;
 
-/// Idle connections are dropped sooner than a server of ours would close them (75 s), so that a
-/// request is not sent into a connection that is just closing.
-const IDLE: Duration = Duration::from_secs(60);
+/// How long an endpoint has to connect before another one is tried as well (RFC 8305 §5).
+const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Idle connections that are kept; more than these are closed as they become idle.
-const MAX_IDLE: usize = 64;
+/// How often connections that are idle or old are looked for, and names in use resolved anew.
+const UPKEEP_EVERY: Duration = Duration::from_secs(10);
 
-/// How long a verified connection takes new requests: shorter than any SVID's life in practice, so
-/// that the target's own may not expire long before it is looked at again.
-const LIFE: Duration = Duration::from_secs(5 * 60);
+/// New connections that may be lost to others, or close at once, before a request gives up.
+const MAX_LOST: usize = 3;
 
-/// HTTP/2 flow-control windows, in bytes. A body that its caller does not read holds back at most
-/// its stream's window; the connection's is as large as can be, so that a few such bodies don't
-/// hold back all other callers on the same connection.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = i32::MAX.cast_unsigned();
-
-/// How often a quiet HTTP/2 connection is asked whether the target is still there, and how long the
-/// answer may take: one that died without a word would take all requests until it is left.
-const PING_EVERY: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// What opening a connection comes to, for all who wait for it.
+pub(super) type Opening = Shared<BoxFuture<'static, Result<(), Error>>>;
 
 /// Connections to one target.
-#[derive(Debug)]
 pub(super) struct Pool<B> {
-    tls: Outgoing,
-    connect_timeout: Duration,
-    generation: Mutex<Generation<B>>,
+    pub(super) expected: SpiffeId,
+    pub(super) origins: Vec<Arc<Origin>>,
+    tls: tls::Outgoing,
+    connector: Connector,
+    state: Mutex<State<B>>,
 }
 
-/// Connections that were verified by the same identities.
-#[derive(Debug)]
-struct Generation<B> {
-    client: Client<Connector, B>,
-    revision: u64,
-    opened: Instant,
-}
-
-impl<B> Pool<B>
-where
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-        + Send
-        + Unpin
-        + 'static,
-{
-    pub(super) fn new(tls: Outgoing, connect_timeout: Duration) -> Self {
-        let generation = Mutex::new(Generation::new(&tls, connect_timeout));
-        Self {
+impl<B: RequestBody> Pool<B> {
+    /// To `target`, which is at its URL and at `more`.
+    pub(super) fn new(target: &Target, more: Vec<Uri>, tls: tls::Outgoing) -> Arc<Self> {
+        let urls = std::iter::once(&target.url).chain(&more);
+        let origins: Vec<_> = urls.map(|url| Arc::new(Origin::new(url))).collect();
+        Arc::new(Self {
+            expected: target.id.clone(),
+            connector: Connector::new(&tls, target.connect_timeout),
+            state: Mutex::new(State::new(&origins)),
+            origins,
             tls,
-            connect_timeout,
-            generation,
+        })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<B>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection for a request; for its second attempt not the one that `failed`, nor one that was
+    /// open beside it: what closed the one may have closed the other.
+    pub(super) async fn connection(
+        self: &Arc<Self>,
+        failed: Option<&Failed>,
+    ) -> Result<Connection<B>, Error> {
+        if let Some(connection) = self.take(failed) {
+            return Ok(connection);
+        }
+        let mut tried = Vec::new();
+        let connecting = self.connect(failed, &mut tried);
+        match timeout(self.connector.timeout(), connecting).await {
+            Ok(connected) => connected,
+            Err(_) => Err(self.too_late(&tried)),
         }
     }
 
-    /// Whether a new connection could be verified.
-    pub(super) fn is_usable(&self) -> bool {
-        self.tls.is_usable()
-    }
-
-    /// The connections that a new request may use. Those before them end with the requests that they
-    /// have.
-    pub(super) fn current(&self) -> Client<Connector, B> {
-        let mut generation = self.lock();
-        if generation.revision != self.tls.revision() || generation.opened.elapsed() >= LIFE {
-            *generation = Generation::new(&self.tls, self.connect_timeout);
+    fn take(self: &Arc<Self>, failed: Option<&Failed>) -> Option<Connection<B>> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        if state.look.is_some_and(|look| look <= now) {
+            self.look_after(&mut state, now);
         }
-        generation.client.clone()
+        while let Some(index) = state.choose(failed) {
+            let endpoint = &mut state.endpoints[index];
+            if let Some(connection) = endpoint.take(above(failed, endpoint), now) {
+                if endpoint.wants_lane(now) {
+                    let _runs_by_itself = self.open(&mut state, index);
+                }
+                return Some(connection);
+            }
+            state.look_at(now);
+        }
+        None
     }
 
-    /// Leaves all connections: one of them can't be trusted to end where its messages do.
-    pub(super) fn renew(&self) {
-        *self.lock() = Generation::new(&self.tls, self.connect_timeout);
+    /// Opens connections to endpoints that have none and may be tried.
+    fn look_after(self: &Arc<Self>, state: &mut State<B>, now: Instant) {
+        for index in 0..state.endpoints.len() {
+            let endpoint = &state.endpoints[index];
+            if endpoint.is_unconnected() && endpoint.health.left_out(now).is_none() {
+                let _runs_by_itself = self.open(state, index);
+            }
+        }
+        let left_out = |endpoint: &Endpoint<B>| endpoint.health.left_out(now);
+        state.look = state.endpoints.iter().filter_map(left_out).min();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Generation<B>> {
-        self.generation
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Opens connections, to one endpoint after the other, until there is one for this request.
+    async fn connect(
+        self: &Arc<Self>,
+        failed: Option<&Failed>,
+        tried: &mut Vec<u64>,
+    ) -> Result<Connection<B>, Error> {
+        self.resolved().await?;
+        let (mut opening, mut failure, mut lost) = (FuturesUnordered::new(), None, 0);
+        loop {
+            if let Some((id, one)) = self.open_next(failed, tried, failure.is_none()) {
+                tried.push(id);
+                opening.push(one.map(move |opened| (id, opened)));
+            } else if opening.is_empty() {
+                return Err(failure.unwrap_or_else(|| self.lost(tried)));
+            }
+            tokio::select! {
+                Some((id, opened)) = opening.next() => match opened {
+                    Ok(()) if lost < MAX_LOST => {
+                        lost += 1;
+                        tried.retain(|tried| *tried != id);
+                    }
+                    Ok(()) => {}
+                    Err(error) => failure = Some(error),
+                },
+                () = sleep(HEAD_START) => {}
+            }
+            if let Some(connection) = self.take(failed) {
+                return Ok(connection);
+            }
+        }
+    }
+
+    /// Opens a connection to the next endpoint to try. If all are left out, it is the one that failed
+    /// longest ago: the request then fails by what is really wrong.
+    fn open_next(
+        self: &Arc<Self>,
+        failed: Option<&Failed>,
+        tried: &[u64],
+        at_last: bool,
+    ) -> Option<(u64, Opening)> {
+        let mut state = self.lock();
+        let index = state.choose_to_open(failed, tried, at_last)?;
+        let id = state.endpoints[index].id;
+        Some((id, self.open(&mut state, index)))
+    }
+
+    /// Opens a connection, or waits for the one that is being opened.
+    fn open(self: &Arc<Self>, state: &mut State<B>, index: usize) -> Opening {
+        self.resolve_again(state);
+        let endpoint = &mut state.endpoints[index];
+        if let Some(opening) = &endpoint.opening {
+            return opening.clone();
+        }
+        let opening = Arc::clone(self).opened(endpoint.id, Arc::clone(&endpoint.place));
+        let opening = opening.boxed().shared();
+        tokio::spawn(opening.clone());
+        // An HTTP/1.1 connection is for one request: each that waits needs its own.
+        if !endpoint.is_http1() {
+            endpoint.opening = Some(opening.clone());
+        }
+        opening
+    }
+
+    async fn opened(self: Arc<Self>, id: u64, place: Arc<Place>) -> Result<(), Error> {
+        loop {
+            let outdated = self.lock().outdated;
+            let opened = self.opened_once(&place).await;
+            let mut state = self.lock();
+            // Else it was verified by what is no longer so.
+            if outdated == state.outdated {
+                return state.settle(id, opened);
+            }
+        }
+    }
+
+    async fn opened_once(&self, place: &Place) -> Result<Opened<B>, Error> {
+        let fault = match self.connector.connect(place).await {
+            Ok(tls) => match handshake(tls).await {
+                Ok(opened) => return Ok(opened),
+                Err(error) => return Err(Error::unanswered(&error, self.at(place))),
+            },
+            Err(fault) => fault,
+        };
+        // After a withdrawal a handshake fails by what looks like the target's fault.
+        Err(match self.tls.is_usable() {
+            true => Error::unconnected(&fault, self.at(place), self.expected.clone()),
+            false => Error::NoTrust(self.at(place)),
+        })
+    }
+
+    /// What to call an endpoint in an error.
+    pub(super) fn at(&self, place: &Place) -> At {
+        place.at(self.lock().endpoints.len() > 1)
+    }
+
+    fn too_late(&self, tried: &[u64]) -> Error {
+        let fault = Fault::Timeout(self.connector.timeout());
+        Error::ConnectTimeout(self.at_any(tried), fault.to_string())
+    }
+
+    fn lost(&self, tried: &[u64]) -> Error {
+        Error::Failed(self.at_any(tried), "it closes new connections".to_owned())
+    }
+
+    /// The endpoint that was tried first; before that, the target.
+    fn at_any(&self, tried: &[u64]) -> At {
+        let state = self.lock();
+        let first = tried.first();
+        match state.endpoints.iter().find(|one| Some(&one.id) == first) {
+            Some(endpoint) => endpoint.place.at(state.endpoints.len() > 1),
+            None => At::new(&self.origins[0].url, Vec::new()),
+        }
+    }
+
+    /// The connection failed its request.
+    pub(super) fn failed(&self, connection: &Connection<B>) -> Failed {
+        Failed {
+            endpoint: connection.endpoint,
+            newest: self.lock().newest,
+        }
+    }
+
+    /// The connection gave no answer in time. If its endpoint gave no other either since then
+    /// (`answers`), it is left out for a while.
+    pub(super) fn silent(&self, connection: &Connection<B>, answers: u64, error: &Error) {
+        if connection.in_flight.answers() != answers {
+            return;
+        }
+        let mut state = self.lock();
+        if let Some(endpoint) = state.endpoint(connection.endpoint) {
+            endpoint.leave_all();
+            state.fails(connection.endpoint, error);
+        }
+    }
+
+    /// The connection can't be trusted to end where its messages do.
+    pub(super) fn leave(&self, connection: &Connection<B>) {
+        if let Some(endpoint) = self.lock().endpoint(connection.endpoint) {
+            endpoint.leave(connection.number());
+        }
+    }
+
+    /// Keeps a connection that has begun its answer for other requests, once it is free of this one.
+    pub(super) fn keep(self: &Arc<Self>, connection: Connection<B>) -> InFlight {
+        let endpoint = connection.endpoint;
+        let (in_flight, idle) = connection.into_parts();
+        if let Some(mut idle) = idle {
+            let pool = Arc::clone(self);
+            let freed = async move {
+                if idle.becomes_free().await {
+                    pool.take_back(endpoint, idle);
+                }
+            };
+            // Often it is free already.
+            let mut freed = Box::pin(freed);
+            if freed.as_mut().now_or_never().is_none() {
+                tokio::spawn(freed);
+            }
+        }
+        in_flight
+    }
+
+    fn take_back(&self, endpoint: u64, idle: Idle<B>) {
+        let mut state = self.lock();
+        if idle.number > state.outdated
+            && let Some(endpoint) = state.endpoint(endpoint)
+        {
+            endpoint.take_back(idle);
+        }
     }
 }
 
-impl<B> Generation<B>
-where
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-        + Send
-        + Unpin
-        + 'static,
-{
-    fn new(tls: &Outgoing, connect_timeout: Duration) -> Self {
-        // Before the first handshake: a change meanwhile is then seen by the next request.
-        let revision = tls.revision();
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(MAX_IDLE)
-            .http2_initial_stream_window_size(STREAM_WINDOW)
-            .http2_initial_connection_window_size(CONNECTION_WINDOW)
-            .http2_keep_alive_interval(PING_EVERY)
-            .http2_keep_alive_timeout(PING_TIMEOUT)
-            .http2_keep_alive_while_idle(true)
-            .build(Connector::new(tls.config().clone(), connect_timeout));
-        Self {
-            client,
-            revision,
-            opened: Instant::now(),
+/// Leaves connections as soon as what they were verified by is no longer so, and those that are idle
+/// or old; resolves names in use anew.
+pub(super) async fn upkeep<B: RequestBody>(pool: Weak<Pool<B>>, mut tls: tls::Outgoing) {
+    let mut ticks = interval(UPKEEP_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let has_changed = tokio::select! {
+            () = tls.changed() => true,
+            _ = ticks.tick() => false,
+        };
+        let Some(pool) = pool.upgrade() else {
+            return;
+        };
+        let mut state = pool.lock();
+        if has_changed {
+            state.renew();
+        } else if state.sweep() {
+            pool.resolve_again(&mut state);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::serve::Limits;
-
-    #[test]
-    fn p165_idle_connections_are_dropped_before_a_server_of_ours_would() {
-        assert!(IDLE < Limits::new(1).idle_timeout);
     }
 }

@@ -2,43 +2,56 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
 
 use http_body::{Body, Frame, SizeHint};
-use pin_project_lite::pin_project;
 use tokio::time::{Instant, sleep_until};
 
-/// Since when it is the target that a request waits for; `None` while it is the body's source.
-#[derive(Clone, Debug)]
-pub(super) struct Upload(Arc<Mutex<Option<Instant>>>);
+/// Since when it is the target that a request waits for, and its body, if nothing was taken of it.
+#[derive(Debug)]
+pub(super) struct Upload<B>(Arc<Mutex<State<B>>>);
 
-pin_project! {
-    /// A body that notes who is waited for.
-    #[derive(Debug)]
-    pub(super) struct Outgoing<B> {
-        #[pin]
-        body: B,
-        upload: Upload,
-    }
+#[derive(Debug)]
+struct State<B> {
+    /// `None` while it is the body's source that is waited for.
+    since: Option<Instant>,
+    returned: Option<B>,
+}
 
-    impl<B> PinnedDrop for Outgoing<B> {
-        fn drop(this: Pin<&mut Self>) {
-            // Sent to its end, or not wanted any more: what is missing is the answer.
-            this.upload.waits_for_target();
+/// A body that notes who is waited for, and gives itself back when nobody asked for a part of it.
+#[derive(Debug)]
+pub(super) struct Outgoing<B> {
+    /// There until the end.
+    body: Option<B>,
+    is_whole: bool,
+    upload: Upload<B>,
+}
+
+impl<B> Drop for Outgoing<B> {
+    fn drop(&mut self) {
+        let mut state = self.upload.lock();
+        // Sent to its end, or not wanted any more: what is missing is the answer.
+        state.since = Some(Instant::now());
+        if self.is_whole {
+            state.returned = self.body.take();
         }
     }
 }
 
-impl Upload {
+impl<B> Upload<B> {
     /// `body`, and who it waits for.
-    pub(super) fn of<B>(body: B) -> (Self, Outgoing<B>) {
-        let upload = Self(Arc::new(Mutex::new(Some(Instant::now()))));
+    pub(super) fn of(body: B) -> (Self, Outgoing<B>) {
+        let upload = Self(Arc::new(Mutex::new(State {
+            since: Some(Instant::now()),
+            returned: None,
+        })));
         let outgoing = Outgoing {
-            body,
-            upload: upload.clone(),
+            body: Some(body),
+            is_whole: true,
+            upload: Self(Arc::clone(&upload.0)),
         };
         (upload, outgoing)
     }
@@ -47,7 +60,7 @@ impl Upload {
     pub(super) async fn stalled(&self, patience: Duration) {
         loop {
             let now = Instant::now();
-            let deadline = self.since().unwrap_or(now) + patience;
+            let deadline = self.lock().since.unwrap_or(now) + patience;
             if now >= deadline {
                 return;
             }
@@ -55,20 +68,17 @@ impl Upload {
         }
     }
 
-    fn since(&self) -> Option<Instant> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The body, if it was given up before a part of it was taken.
+    pub(super) fn returned(&self) -> Option<B> {
+        self.lock().returned.take()
     }
 
-    fn waits_for_target(&self) {
-        self.set(Some(Instant::now()));
-    }
-
-    fn set(&self, since: Option<Instant>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    fn lock(&self) -> MutexGuard<'_, State<B>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<B: Body> Body for Outgoing<B> {
+impl<B: Body + Unpin> Body for Outgoing<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -76,21 +86,22 @@ impl<B: Body> Body for Outgoing<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let this = self.project();
-        let polled = this.body.poll_frame(cx);
-        match polled.is_pending() {
-            true => this.upload.set(None),
-            false => this.upload.waits_for_target(),
-        }
+        let this = self.get_mut();
+        this.is_whole = false;
+        let Some(body) = &mut this.body else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(body).poll_frame(cx);
+        this.upload.lock().since = polled.is_ready().then(Instant::now);
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map(Body::size_hint).unwrap_or_default()
     }
 }
 
@@ -106,7 +117,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    async fn stalled_after(upload: &Upload) -> u64 {
+    async fn stalled_after<B>(upload: &Upload<B>) -> u64 {
         let start = Instant::now();
         upload.stalled(PATIENCE).await;
         start.elapsed().as_secs()
@@ -131,7 +142,7 @@ mod tests {
             {}
         });
         let watched = tokio::spawn({
-            let upload = upload.clone();
+            let upload = Upload(Arc::clone(&upload.0));
             async move { stalled_after(&upload).await }
         });
         for _ in 0..10 {
@@ -144,5 +155,18 @@ mod tests {
         sending.await.unwrap();
         assert_eq!(stalled_after(&upload).await, 30);
         assert!(watched.await.unwrap() > 3600);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_nobody_asked_for_comes_back_whole() {
+        let (upload, body) = Upload::of(Full::new(Bytes::from("whole")));
+        assert!(upload.returned().is_none(), "it may still be sent");
+        drop(body);
+        assert_eq!(upload.returned().unwrap().size_hint().exact(), Some(5));
+
+        let (upload, mut body) = Upload::of(Full::new(Bytes::from("taken")));
+        poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+        drop(body);
+        assert!(upload.returned().is_none());
     }
 }

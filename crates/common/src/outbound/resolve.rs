@@ -1,0 +1,85 @@
+//! Names to endpoints: when a connection is opened, and from time to time while there are any.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::{Error, RequestBody, origin::At, pool::Pool, state::State};
+
+/// How long an answer is good for at least, whatever fails.
+const GOOD_FOR: Duration = Duration::from_secs(2);
+
+/// What is known of the names of a target.
+#[derive(Default)]
+pub(super) struct Resolution {
+    resolving: Option<Shared<BoxFuture<'static, ()>>>,
+    resolved: Option<Instant>,
+    /// Why there may be no endpoint.
+    error: Option<Error>,
+}
+
+impl<B: RequestBody> Pool<B> {
+    /// Resolves the names anew, beside the requests.
+    pub(super) fn resolve_again(self: &Arc<Self>, state: &mut State<B>) {
+        let resolved = state.resolution.resolved;
+        let is_recent = resolved.is_some_and(|resolved| resolved.elapsed() < GOOD_FOR);
+        if !is_recent && self.origins.iter().any(|origin| origin.literal().is_none()) {
+            let _runs_by_itself = self.resolving(state);
+        }
+    }
+
+    /// Waits for the first endpoint to be known.
+    pub(super) async fn resolved(self: &Arc<Self>) -> Result<(), Error> {
+        let resolving = {
+            let mut state = self.lock();
+            if !state.endpoints.is_empty() {
+                return Ok(());
+            }
+            self.resolving(&mut state)
+        };
+        resolving.await;
+        let state = self.lock();
+        match &state.resolution.error {
+            Some(error) if state.endpoints.is_empty() => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    fn resolving(self: &Arc<Self>, state: &mut State<B>) -> Shared<BoxFuture<'static, ()>> {
+        if let Some(resolving) = &state.resolution.resolving {
+            return resolving.clone();
+        }
+        let resolving = Arc::clone(self).resolve_all().boxed().shared();
+        tokio::spawn(resolving.clone());
+        state.resolution.resolving = Some(resolving.clone());
+        resolving
+    }
+
+    /// A name that can't be resolved keeps the endpoints that it had.
+    async fn resolve_all(self: Arc<Self>) {
+        for origin in &self.origins {
+            if origin.literal().is_some() {
+                continue;
+            }
+            let found = origin.resolve().await;
+            let mut state = self.lock();
+            match found {
+                Ok(found) => state.set_endpoints(origin, found),
+                Err(error) => {
+                    debug!(%error, "cannot resolve {}", origin.url);
+                    let at = At::new(&origin.url, Vec::new());
+                    let error = Error::unresolved(&error, at, self.expected.clone());
+                    state.resolution.error = Some(error);
+                }
+            }
+        }
+        let mut state = self.lock();
+        state.resolution.resolving = None;
+        state.resolution.resolved = Some(Instant::now());
+    }
+}

@@ -1,0 +1,86 @@
+//! Which requests are sent again. Pure: nothing that may have an effect is ever sent twice.
+
+use http::Method;
+
+use crate::cause;
+
+/// What is known of a request that failed before its answer began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// The target can't have acted on it: it was not written, or the target said that it had not
+    /// looked at it.
+    Unprocessed,
+    /// The target may have acted on it.
+    Uncertain,
+    /// Its own body failed, or an answer came that is none.
+    Decided,
+}
+
+/// Whether a request may be sent as often as one likes: its method only asks (RFC 9110 §9.2.1), and
+/// it has no body, so that there is nothing in it that may be used up.
+pub(super) fn is_repeatable(method: &Method, has_body: bool) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) && !has_body
+}
+
+/// Whether a request that failed may be sent once more.
+pub(super) fn is_allowed(progress: Progress, repeatable: bool) -> bool {
+    match progress {
+        Progress::Unprocessed => true,
+        Progress::Uncertain => repeatable,
+        Progress::Decided => false,
+    }
+}
+
+/// What an error tells of the request that it ended; `unwritten` if the connection gave it back.
+pub(super) fn progress(error: &hyper::Error, unwritten: bool) -> Progress {
+    if unwritten || cause::find(error).is_some_and(is_unprocessed) {
+        Progress::Unprocessed
+    } else if error.is_user() || error.is_parse() {
+        Progress::Decided
+    } else {
+        Progress::Uncertain
+    }
+}
+
+/// HTTP/2 says so: the stream is above the last one of GOAWAY, or was refused (RFC 9113 §8.7). A
+/// stream that GOAWAY leaves alone never ends by this error.
+fn is_unprocessed(error: &h2::Error) -> bool {
+    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.is_remote() && (error.is_go_away() || refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Progress::*, *};
+
+    #[test]
+    fn only_what_can_have_no_effect_is_sent_again() {
+        for (method, has_body, progress, allowed) in [
+            ("GET", false, Unprocessed, true),
+            ("GET", false, Uncertain, true),
+            ("GET", false, Decided, false),
+            ("HEAD", false, Uncertain, true),
+            ("OPTIONS", false, Uncertain, true),
+            ("GET", true, Unprocessed, true),
+            ("GET", true, Uncertain, false),
+            ("POST", false, Unprocessed, true),
+            ("POST", false, Uncertain, false),
+            ("POST", true, Unprocessed, true),
+            ("POST", true, Uncertain, false),
+            // Idempotent, and yet they change something: whoever sent them may know better.
+            ("PUT", false, Uncertain, false),
+            ("DELETE", false, Uncertain, false),
+            ("TRACE", false, Uncertain, false),
+            ("GETS", false, Uncertain, false),
+            ("get", false, Uncertain, false),
+        ] {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            let repeatable = is_repeatable(&method, has_body);
+            assert_eq!(
+                is_allowed(progress, repeatable),
+                allowed,
+                "{method} {has_body} {progress:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What the requests and tasks of one core share of a target: its endpoints, and which is chosen.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tracing::{debug, error, warn};
+
+use super::{
+    Error, RequestBody,
+    choice::least_of_two,
+    connection::Opened,
+    endpoint::Endpoint,
+    origin::{Addresses, Origin},
+    resolve::Resolution,
+};
+
+/// Behind one lock, which only its core takes.
+pub(super) struct State<B> {
+    pub(super) endpoints: Vec<Endpoint<B>>,
+    pub(super) resolution: Resolution,
+    /// The number of the newest connection.
+    pub(super) newest: u64,
+    /// The number of the newest connection that was verified by what is no longer so.
+    pub(super) outdated: u64,
+    /// When there may be an endpoint to try beside the requests.
+    pub(super) look: Option<Instant>,
+    last_id: u64,
+}
+
+/// A connection that failed a request, and the newest of that moment.
+pub(super) struct Failed {
+    pub(super) endpoint: u64,
+    pub(super) newest: u64,
+}
+
+impl<B: RequestBody> State<B> {
+    pub(super) fn new(origins: &[Arc<Origin>]) -> Self {
+        let mut state = Self {
+            endpoints: Vec::new(),
+            resolution: Resolution::default(),
+            newest: 0,
+            outdated: 0,
+            look: None,
+            last_id: 0,
+        };
+        for origin in origins {
+            if let Some(addresses) = origin.literal() {
+                state.set_endpoints(origin, addresses);
+            }
+        }
+        state
+    }
+
+    /// The endpoints of `origin` are these from now on. The connections of those that are gone end
+    /// with the requests that they have.
+    pub(super) fn set_endpoints(&mut self, origin: &Arc<Origin>, mut wanted: Vec<Addresses>) {
+        self.endpoints.retain(|endpoint| {
+            let own = Arc::ptr_eq(&endpoint.place.origin, origin);
+            let known = wanted
+                .iter()
+                .position(|one| *one == endpoint.place.addresses);
+            if let (true, Some(known)) = (own, known) {
+                wanted.swap_remove(known);
+            }
+            !own || known.is_some()
+        });
+        for addresses in wanted {
+            self.last_id += 1;
+            let endpoint = Endpoint::new(self.last_id, origin, addresses);
+            self.endpoints.push(endpoint);
+        }
+        self.look_at(Instant::now());
+    }
+
+    pub(super) fn endpoint(&mut self, id: u64) -> Option<&mut Endpoint<B>> {
+        self.endpoints.iter_mut().find(|one| one.id == id)
+    }
+
+    /// The endpoint for one more request, among those with a connection: for the second attempt of one
+    /// that `failed` another, if there is one.
+    pub(super) fn choose(&self, failed: Option<&Failed>) -> Option<usize> {
+        let is_ready = |one: &Endpoint<B>| one.has_connection(above(failed, one));
+        match failed {
+            None => self.least_loaded(is_ready),
+            Some(failed) => self
+                .least_loaded(|one| one.id != failed.endpoint && is_ready(one))
+                .or_else(|| self.least_loaded(is_ready)),
+        }
+    }
+
+    /// The endpoint to open a connection to, except those `tried`: another than the one that `failed`,
+    /// if there is one, and one that is left out only if `at_last` and all are.
+    pub(super) fn choose_to_open(
+        &self,
+        failed: Option<&Failed>,
+        tried: &[u64],
+        at_last: bool,
+    ) -> Option<usize> {
+        let now = Instant::now();
+        let may_be =
+            |one: &Endpoint<B>| !tried.contains(&one.id) && one.health.left_out(now).is_none();
+        let is_other = |one: &Endpoint<B>| failed.is_none_or(|failed| failed.endpoint != one.id);
+        let index = self
+            .least_loaded(|one| may_be(one) && is_other(one))
+            .or_else(|| self.least_loaded(may_be));
+        match index {
+            None if at_last && tried.is_empty() => self.failed_longest_ago(),
+            index => index,
+        }
+    }
+
+    fn least_loaded(&self, may_be: impl Fn(&Endpoint<B>) -> bool) -> Option<usize> {
+        let candidates = self.endpoints.iter().enumerate();
+        let candidates = candidates.filter(|(_, endpoint)| may_be(endpoint));
+        let loads = candidates.map(|(index, endpoint)| (index, endpoint.load.requests()));
+        least_of_two(loads, |below| fastrand::usize(..below))
+    }
+
+    fn failed_longest_ago(&self) -> Option<usize> {
+        let endpoints = self.endpoints.iter().enumerate();
+        let index = endpoints.min_by_key(|(_, endpoint)| endpoint.health.failed());
+        index.map(|(index, _)| index)
+    }
+
+    /// What became of opening a connection to an endpoint.
+    pub(super) fn settle(
+        &mut self,
+        id: u64,
+        opened: Result<Opened<B>, Error>,
+    ) -> Result<(), Error> {
+        self.newest += 1;
+        let number = self.newest;
+        // It may be gone by now: then so is the connection.
+        if let Some(endpoint) = self.endpoint(id) {
+            endpoint.opening = None;
+            match opened {
+                Ok(opened) => endpoint.add(number, opened),
+                Err(error) => {
+                    self.fails(id, &error);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves an endpoint out for a while; says so, once, if no request has to fail by it.
+    pub(super) fn fails(&mut self, id: u64, reason: &Error) {
+        let (now, several) = (Instant::now(), self.endpoints.len() > 1);
+        // Without trust material of our own nothing was learned about it.
+        if matches!(reason, Error::NoTrust(_)) {
+            return;
+        }
+        let Some(endpoint) = self.endpoint(id) else {
+            return;
+        };
+        let answers = endpoint.load.answers();
+        let pause = endpoint.health.fails(now, answers, fastrand::f64());
+        let is_news = several && endpoint.health.is_first_failure();
+        match reason {
+            Error::Impostor { .. } if is_news => error!("left out: {reason}"),
+            _ if is_news => warn!("left out for now: {reason}"),
+            _ => debug!("left out for {pause:?}: {reason}"),
+        }
+        self.look_at(now + pause);
+    }
+
+    /// Leaves all connections, and forgets failures: what is to be verified by has changed.
+    pub(super) fn renew(&mut self) {
+        self.newest += 1;
+        self.outdated = self.newest;
+        for endpoint in &mut self.endpoints {
+            endpoint.leave_all();
+            endpoint.health = Default::default();
+        }
+        self.look_at(Instant::now());
+    }
+
+    /// Leaves connections that are idle or old; whether there are others.
+    pub(super) fn sweep(&mut self) -> bool {
+        let now = Instant::now();
+        for endpoint in &mut self.endpoints {
+            endpoint.sweep(now);
+        }
+        self.look_at(now);
+        self.endpoints.iter().any(|one| !one.is_unconnected())
+    }
+
+    /// There may be an endpoint to try, then. A single one is tried by requests themselves.
+    pub(super) fn look_at(&mut self, then: Instant) {
+        if self.endpoints.len() > 1 {
+            self.look = Some(self.look.map_or(then, |look| look.min(then)));
+        }
+    }
+}
+
+/// The number that a connection must be above for the second attempt of a request: what closed the
+/// one that `failed` it may have closed others, and of an HTTP/1.1 endpoint's idle ones any.
+pub(super) fn above<B: RequestBody>(failed: Option<&Failed>, endpoint: &Endpoint<B>) -> u64 {
+    match failed {
+        Some(failed) if failed.endpoint == endpoint.id || endpoint.is_http1() => failed.newest,
+        _ => 0,
+    }
+}
