@@ -22,6 +22,8 @@ mod refused;
 mod repeat;
 /// Identity that changes under running processes.
 mod rotation;
+/// Several upstreams: load, health, restarts; what is sent again; connections that are left.
+mod spread;
 /// An upstream that is absent, slow, or somebody else.
 mod upstream;
 /// Three processes of three Unix users, as root.

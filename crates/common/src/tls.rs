@@ -22,7 +22,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use spiffe::{SpiffeId, X509Source, X509SourceUpdates, X509Svid, x509_source::X509SourceError};
-use spiffe_rustls::{TrustDomainPolicy, authorizer};
+use spiffe_rustls::{TlsStatus, TrustDomainPolicy, authorizer};
 
 /// What we speak inside TLS, preferred first.
 pub(crate) const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -175,6 +175,7 @@ fn certified_key(svid: &X509Svid) -> Result<CertifiedKey, rustls::Error> {
 #[derive(Clone, Debug)]
 pub struct Outgoing {
     config: ClientConfig,
+    status: TlsStatus,
     source: X509Source,
     updates: X509SourceUpdates,
 }
@@ -193,6 +194,14 @@ impl Outgoing {
         self.source.svid().is_ok()
     }
 
+    /// Another number after each change of SVIDs or bundles. `None` for a moment after each: until
+    /// `spiffe-rustls` has taken it in, nobody can be verified, which is not the peer's fault.
+    #[must_use]
+    pub fn revision(&self) -> Option<u64> {
+        let now = self.status.current();
+        (now.source_revision == now.applied_revision).then_some(now.source_revision)
+    }
+
     /// Returns after the next change of SVIDs or bundles: a connection outlives what it was verified
     /// by, since rustls never looks again. Never returns, once there can't be one.
     pub async fn changed(&mut self) {
@@ -209,15 +218,16 @@ impl Outgoing {
 /// When the source has no usable X.509-SVID, or outside a tokio runtime.
 pub fn client(source: &X509Source, expected: &SpiffeId) -> Result<Outgoing, spiffe_rustls::Error> {
     let updates = source.updated();
-    let config = spiffe_rustls::mtls_client(source.clone())
+    let (config, status) = spiffe_rustls::mtls_client(source.clone())
         .authorize(authorizer::exact([expected.clone()])?)
         .trust_domain_policy(TrustDomainPolicy::LocalOnly(
             expected.trust_domain().clone(),
         ))
         .with_config_customizer(|config| config.client_auth_cert_resolver = Arc::new(NoCertificate))
-        .build()?;
+        .build_with_status()?;
     Ok(Outgoing {
         config,
+        status,
         source: source.clone(),
         updates,
     })

@@ -10,11 +10,12 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::endpoint::Place;
-use crate::{cause, tls};
+use crate::tls;
 
 /// Opens connections. What is verified, the TLS configuration says.
 pub(super) struct Connector {
-    tls: TlsConnector,
+    config: TlsConnector,
+    tls: tls::Outgoing,
     timeout: Duration,
 }
 
@@ -31,13 +32,19 @@ pub(super) enum Fault {
 
 impl Connector {
     /// Connects with `tls`, which decides who may be at the other end; ALPN offers HTTP/2 and 1.1.
-    pub(super) fn new(tls: &tls::Outgoing, timeout: Duration) -> Self {
+    pub(super) fn new(tls: tls::Outgoing, timeout: Duration) -> Self {
         let mut config = tls.config().clone();
         config.alpn_protocols = tls::ALPN.map(Vec::from).to_vec();
         Self {
-            tls: Arc::new(config).into(),
+            config: Arc::new(config).into(),
+            tls,
             timeout,
         }
+    }
+
+    /// Whether there is anything to verify by.
+    pub(super) fn is_usable(&self) -> bool {
+        self.tls.is_usable()
     }
 
     /// How long connecting may take.
@@ -74,19 +81,29 @@ impl Connector {
             .into())
     }
 
+    /// A handshake that failed while what it verifies by changed says nothing about the target.
     async fn handshake(
         &self,
         address: SocketAddr,
-        mut tcp_stream: TcpStream,
+        mut stream: TcpStream,
         name: &ServerName<'static>,
     ) -> io::Result<TlsStream<TcpStream>> {
         loop {
-            match self.tls.connect(name.clone(), tcp_stream).await {
-                Err(error) if is_between_revisions(&error) => {
-                    sleep(REVISION_PAUSE).await;
-                    tcp_stream = tcp(address).await?;
-                }
-                connected => return connected,
+            let revision = self.revision().await;
+            let connected = self.config.connect(name.clone(), stream).await;
+            if connected.is_ok() || self.tls.revision() == Some(revision) {
+                return connected;
+            }
+            stream = tcp(address).await?;
+        }
+    }
+
+    /// Of what is verified by, once it has one.
+    async fn revision(&self) -> u64 {
+        loop {
+            match self.tls.revision() {
+                Some(revision) => return revision,
+                None => sleep(REVISION_PAUSE).await,
             }
         }
     }
@@ -98,13 +115,5 @@ async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(tcp)
 }
 
-/// How long `spiffe-rustls` is given to take in a new SVID or bundle before the next attempt.
-const REVISION_PAUSE: Duration = Duration::from_millis(5);
-
-/// For a moment after each update it refuses to verify anybody; that says nothing about the target.
-fn is_between_revisions(error: &io::Error) -> bool {
-    matches!(
-        cause::find(error),
-        Some(spiffe_rustls::Error::PendingRevision { .. })
-    )
-}
+/// How long `spiffe-rustls` is given to take in a new SVID or bundle before the next look.
+const REVISION_PAUSE: Duration = Duration::from_millis(1);

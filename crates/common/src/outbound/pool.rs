@@ -48,7 +48,6 @@ pub(super) type Opening = Shared<BoxFuture<'static, Result<(), Error>>>;
 pub(super) struct Pool<B> {
     pub(super) expected: SpiffeId,
     pub(super) origins: Vec<Arc<Origin>>,
-    tls: tls::Outgoing,
     connector: Connector,
     state: Mutex<State<B>>,
 }
@@ -60,10 +59,9 @@ impl<B: RequestBody> Pool<B> {
         let origins: Vec<_> = urls.map(|url| Arc::new(Origin::new(url))).collect();
         Arc::new(Self {
             expected: target.id.clone(),
-            connector: Connector::new(&tls, target.connect_timeout),
+            connector: Connector::new(tls, target.connect_timeout),
             state: Mutex::new(State::new(&origins)),
             origins,
-            tls,
         })
     }
 
@@ -119,7 +117,9 @@ impl<B: RequestBody> Pool<B> {
         state.look = state.endpoints.iter().filter_map(left_out).min();
     }
 
-    /// Opens connections, to one endpoint after the other, until there is one for this request.
+    /// Opens connections, to one endpoint after the other, until there is one for this request. The
+    /// last one may be left out at the time: better that than to fail, and if the request does fail,
+    /// it is by what is really wrong.
     async fn connect(
         self: &Arc<Self>,
         failed: Option<&Failed>,
@@ -127,8 +127,10 @@ impl<B: RequestBody> Pool<B> {
     ) -> Result<Connection<B>, Error> {
         self.resolved().await?;
         let (mut opening, mut failure, mut lost) = (FuturesUnordered::new(), None, 0);
+        let mut is_last = false;
         loop {
-            if let Some((id, one)) = self.open_next(failed, tried, failure.is_none()) {
+            if !is_last && let Some((id, one, left_out)) = self.open_next(failed, tried) {
+                is_last = left_out;
                 tried.push(id);
                 opening.push(one.map(move |opened| (id, opened)));
             } else if opening.is_empty() {
@@ -143,7 +145,11 @@ impl<B: RequestBody> Pool<B> {
                     Ok(()) => {}
                     Err(error) => failure = Some(error),
                 },
-                () = sleep(HEAD_START) => {}
+                () = sleep(HEAD_START) => match failure {
+                    // Nobody waits long for one that is probably away.
+                    Some(failure) if is_last && opening.len() == 1 => return Err(failure),
+                    _ => {}
+                },
             }
             if let Some(connection) = self.take(failed) {
                 return Ok(connection);
@@ -151,18 +157,19 @@ impl<B: RequestBody> Pool<B> {
         }
     }
 
-    /// Opens a connection to the next endpoint to try. If all are left out, it is the one that failed
-    /// longest ago: the request then fails by what is really wrong.
+    /// Opens a connection to the next endpoint to try; whether it is left out.
     fn open_next(
         self: &Arc<Self>,
         failed: Option<&Failed>,
         tried: &[u64],
-        at_last: bool,
-    ) -> Option<(u64, Opening)> {
+    ) -> Option<(u64, Opening, bool)> {
         let mut state = self.lock();
-        let index = state.choose_to_open(failed, tried, at_last)?;
+        let (index, left_out) = match state.choose_to_open(failed, tried) {
+            Some(index) => (index, false),
+            None => (state.failed_longest_ago(tried)?, true),
+        };
         let id = state.endpoints[index].id;
-        Some((id, self.open(&mut state, index)))
+        Some((id, self.open(&mut state, index), left_out))
     }
 
     /// Opens a connection, or waits for the one that is being opened.
@@ -203,7 +210,7 @@ impl<B: RequestBody> Pool<B> {
             Err(fault) => fault,
         };
         // After a withdrawal a handshake fails by what looks like the target's fault.
-        Err(match self.tls.is_usable() {
+        Err(match self.connector.is_usable() {
             true => Error::unconnected(&fault, self.at(place), self.expected.clone()),
             false => Error::NoTrust(self.at(place)),
         })

@@ -88,25 +88,24 @@ impl<B: RequestBody> State<B> {
         }
     }
 
-    /// The endpoint to open a connection to, except those `tried`: another than the one that `failed`,
-    /// if there is one, and one that is left out only if `at_last` and all are.
-    pub(super) fn choose_to_open(
-        &self,
-        failed: Option<&Failed>,
-        tried: &[u64],
-        at_last: bool,
-    ) -> Option<usize> {
+    /// The endpoint to open a connection to, except those `tried` and those left out: another than the
+    /// one that `failed`, if there is one.
+    pub(super) fn choose_to_open(&self, failed: Option<&Failed>, tried: &[u64]) -> Option<usize> {
         let now = Instant::now();
         let may_be =
             |one: &Endpoint<B>| !tried.contains(&one.id) && one.health.left_out(now).is_none();
         let is_other = |one: &Endpoint<B>| failed.is_none_or(|failed| failed.endpoint != one.id);
-        let index = self
-            .least_loaded(|one| may_be(one) && is_other(one))
-            .or_else(|| self.least_loaded(may_be));
-        match index {
-            None if at_last && tried.is_empty() => self.failed_longest_ago(),
-            index => index,
-        }
+        self.least_loaded(|one| may_be(one) && is_other(one))
+            .or_else(|| self.least_loaded(may_be))
+    }
+
+    /// The endpoint that may be well again, except those `tried`.
+    pub(super) fn failed_longest_ago(&self, tried: &[u64]) -> Option<usize> {
+        let endpoints = self.endpoints.iter().enumerate();
+        endpoints
+            .filter(|(_, endpoint)| !tried.contains(&endpoint.id))
+            .min_by_key(|(_, endpoint)| endpoint.health.failed())
+            .map(|(index, _)| index)
     }
 
     fn least_loaded(&self, may_be: impl Fn(&Endpoint<B>) -> bool) -> Option<usize> {
@@ -114,12 +113,6 @@ impl<B: RequestBody> State<B> {
         let candidates = candidates.filter(|(_, endpoint)| may_be(endpoint));
         let loads = candidates.map(|(index, endpoint)| (index, endpoint.load.requests()));
         least_of_two(loads, |below| fastrand::usize(..below))
-    }
-
-    fn failed_longest_ago(&self) -> Option<usize> {
-        let endpoints = self.endpoints.iter().enumerate();
-        let index = endpoints.min_by_key(|(_, endpoint)| endpoint.health.failed());
-        index.map(|(index, _)| index)
     }
 
     /// What became of opening a connection to an endpoint.
@@ -200,5 +193,122 @@ pub(super) fn above<B: RequestBody>(failed: Option<&Failed>, endpoint: &Endpoint
     match failed {
         Some(failed) if failed.endpoint == endpoint.id || endpoint.is_http1() => failed.newest,
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http_body_util::Full;
+    use hyper::body::Bytes;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::outbound::origin::At;
+
+    type Tested = State<Full<Bytes>>;
+
+    fn origin(url: &str) -> Arc<Origin> {
+        Arc::new(Origin::new(&url.parse().unwrap()))
+    }
+
+    fn addresses(texts: &[&str]) -> Vec<Addresses> {
+        let one = |text: &&str| vec![text.parse().unwrap()];
+        texts.iter().map(one).collect()
+    }
+
+    fn ids(state: &Tested) -> Vec<(u64, String)> {
+        let mut ids: Vec<_> = state
+            .endpoints
+            .iter()
+            .map(|one| (one.id, one.place.addresses[0].to_string()))
+            .collect();
+        ids.sort();
+        ids
+    }
+
+    fn refused() -> Error {
+        let at = At::new(&"https://a".parse().unwrap(), Vec::new());
+        Error::Failed(at, String::new())
+    }
+
+    #[test]
+    fn endpoints_come_and_go_with_their_addresses() {
+        let (name, other) = (origin("https://name:1"), origin("https://10.0.0.9:1"));
+        let mut state = Tested::new(&[Arc::clone(&name), other]);
+        let own = (1, "10.0.0.9:1".to_owned());
+        assert_eq!(ids(&state), [own.clone()], "known without asking");
+        for (found, expected) in [
+            (
+                &["10.0.0.1:1"] as &[&str],
+                &[(2, "10.0.0.1:1")] as &[(u64, &str)],
+            ),
+            (
+                &["10.0.0.2:1", "10.0.0.1:1"],
+                &[(2, "10.0.0.1:1"), (3, "10.0.0.2:1")],
+            ),
+            (&["10.0.0.2:1"], &[(3, "10.0.0.2:1")]),
+            // The same address again is another endpoint: its connections were left.
+            (
+                &["10.0.0.2:1", "10.0.0.1:1"],
+                &[(3, "10.0.0.2:1"), (4, "10.0.0.1:1")],
+            ),
+        ] {
+            state.set_endpoints(&name, addresses(found));
+            let expected = expected.iter().map(|(id, text)| (*id, (*text).to_owned()));
+            let expected: Vec<_> = std::iter::once(own.clone()).chain(expected).collect();
+            assert_eq!(ids(&state), expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_left_out_are_tried_last_and_the_first_of_them_first() {
+        let name = origin("https://name:1");
+        let mut state = Tested::new(&[]);
+        state.set_endpoints(
+            &name,
+            addresses(&["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]),
+        );
+        for id in [2, 1] {
+            state.fails(id, &refused());
+            advance(Duration::from_millis(10)).await;
+        }
+        let id =
+            |state: &Tested, index: Option<usize>| index.map(|index| state.endpoints[index].id);
+        let failed = Failed {
+            endpoint: 3,
+            newest: 0,
+        };
+        assert_eq!(id(&state, state.choose_to_open(None, &[])), Some(3));
+        let again = state.choose_to_open(Some(&failed), &[]);
+        assert_eq!(id(&state, again), Some(3), "better than one left out");
+        assert_eq!(state.choose_to_open(None, &[3]), None);
+        assert_eq!(id(&state, state.failed_longest_ago(&[3])), Some(2));
+        assert_eq!(id(&state, state.failed_longest_ago(&[3, 2])), Some(1));
+
+        advance(Duration::from_secs(2)).await;
+        let other = state.choose_to_open(Some(&failed), &[1]);
+        assert_eq!(
+            id(&state, other),
+            Some(2),
+            "another than the one that failed"
+        );
+        state.fails(2, &refused());
+        state.renew();
+        let other = state.choose_to_open(Some(&failed), &[1]);
+        assert_eq!(
+            id(&state, other),
+            Some(2),
+            "failures by old trust say nothing"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_trust_of_our_own_nothing_is_learned_about_an_endpoint() {
+        let mut state = Tested::new(&[origin("https://10.0.0.1:1")]);
+        let at = At::new(&"https://10.0.0.1:1".parse().unwrap(), Vec::new());
+        state.fails(1, &Error::NoTrust(at));
+        assert_eq!(state.choose_to_open(None, &[]), Some(0));
     }
 }
