@@ -1,0 +1,81 @@
+//! The flags of what listens.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::parse::{duration, positive};
+use crate::{
+    runtime,
+    serve::{Admission, Bounds, Limits},
+};
+
+/// What a listener may take, and how it stops.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Serving")]
+pub struct ServeArgs {
+    /// How long start-up waits for an identity
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub startup_timeout: Duration,
+    /// How long a TLS handshake may take
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    handshake_timeout: Duration,
+    /// How long a request's header may take
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    header_timeout: Duration,
+    /// How long a connection without a request is kept
+    #[arg(long, value_name = "DURATION", default_value = "75s", value_parser = duration)]
+    idle_timeout: Duration,
+    /// How long a body may stand still for its caller: a request's for each KiB, a response's until more of it is read
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    body_timeout: Duration,
+    /// Longest request body, in bytes [default: any]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64))]
+    max_body: Option<u64>,
+    /// How long requests in flight may go on after SIGTERM or SIGINT; a second signal ends at once
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    drain_timeout: Duration,
+    /// Connections at once; more wait for one to end, as long as their handshake may take
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = positive)]
+    max_connections: usize,
+    /// Connections at once from one IPv4 address or IPv6 /64; more are closed [default: half of --max-connections]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    max_connections_per_address: Option<usize>,
+    /// TLS handshakes at once; for one more the oldest of the address with the most is closed
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = positive)]
+    max_handshakes: usize,
+    /// Cores to serve on, each with a listener of its own [default: all that this process may use]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    cores: Option<usize>,
+}
+
+impl ServeArgs {
+    /// The deadlines and bounds that the flags set. Raises the limit of open files to fit them, and
+    /// warns when it can't.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let (connections, handshakes) = (self.max_connections, self.max_handshakes);
+        runtime::allow_open_files(connections.saturating_add(handshakes));
+        Limits {
+            handshake_timeout: self.handshake_timeout,
+            header_timeout: self.header_timeout,
+            idle_timeout: self.idle_timeout,
+            body_timeout: self.body_timeout,
+            max_body: self.max_body,
+            drain_timeout: self.drain_timeout,
+            admission: Admission::new(Bounds {
+                connections,
+                per_source: self
+                    .max_connections_per_address
+                    .unwrap_or_else(|| connections.div_ceil(2)),
+                handshakes,
+            }),
+        }
+    }
+
+    /// How many cores to serve on.
+    #[must_use]
+    pub fn cores(&self) -> usize {
+        self.cores.unwrap_or_else(runtime::available_cores)
+    }
+}
