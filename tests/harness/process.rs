@@ -62,6 +62,22 @@ pub fn command(program: &Path, endpoint: &str, args: &[impl AsRef<OsStr>]) -> Co
     command
 }
 
+/// As [`command`], by way of a shell.
+pub fn in_shell(script: &str, program: &Path, endpoint: &str, args: &[&str]) -> Command {
+    let shell = ["-c", script, program.to_str().unwrap()];
+    command("/bin/sh".as_ref(), endpoint, &[&shell, args].concat())
+}
+
+/// As [`command`], with its standard input passed to it as systemd passes sockets, and its standard
+/// output as the second; how many are to be taken is for `LISTEN_FDS` to say.
+pub fn activated(program: &Path, endpoint: &str, args: &[&str]) -> Command {
+    let script = r#"
+        export LISTEN_PID="${LISTEN_PID-$$}"
+        exec "$0" "$@" 3<&0 4<&1 0</dev/null 1>/dev/null
+    "#;
+    in_shell(script, program, endpoint, args)
+}
+
 /// What a process that listens says of it, before its port.
 pub const LISTENING: &str = "listening on 127.0.0.1:";
 

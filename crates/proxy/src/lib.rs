@@ -13,7 +13,7 @@ use anyhow::Context;
 use common::{
     body::{self, Body},
     forward::{self, Checked, Forwarder, Rejection},
-    listen,
+    listen::{self, Inherited},
     outbound::Target,
     runtime,
     serve::{self, Handler, Limits, Received},
@@ -55,10 +55,10 @@ struct Core {
 /// Connects to the Workload API, listens, and proxies until a signal.
 ///
 /// # Errors
-/// When no identity was issued, or the address can't be listened on.
-pub async fn start(config: Config) -> anyhow::Result<ExitCode> {
+/// When no identity was issued, or there is nothing to listen on.
+pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
     let shutdown = shutdown::on_signal().context("cannot handle signals")?;
-    listen::probe(config.listen)?;
+    let place = config.serve.place(inherited, config.listen)?;
     let workload_api = config.identity.workload_api(config.serve.startup_timeout);
     let x509 = tokio::select! {
         identity = workload_api.x509() => identity?.x509,
@@ -73,11 +73,11 @@ pub async fn start(config: Config) -> anyhow::Result<ExitCode> {
         paths: config.paths.clone().into(),
         limits: config.serve.limits(),
     };
-    let listeners = listen::bind_each(config.listen, config.serve.cores())?;
+    let listeners = place.listen()?;
     info!(
         spiffe_id = %x509.svid()?.spiffe_id(), cores = listeners.len(),
         upstream = %proxy.urls(), upstream_id = %proxy.upstream.id,
-        "listening on {}", listeners[0].local_addr()?
+        "listening on {}", listen::addresses(&listeners)?
     );
     runtime::run_cores(listeners, move |listener| {
         run(listener, proxy.clone(), shutdown.clone())

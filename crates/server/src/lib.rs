@@ -12,7 +12,8 @@ use anyhow::Context;
 use common::{
     bearer::{self, Authenticator, LogQuota, Refusal},
     body::{self, Body},
-    listen, runtime,
+    listen::{self, Inherited},
+    runtime,
     serve::{self, Handler, Limits, Received},
     shown::Shown,
     shutdown::{self, Shutdown},
@@ -41,10 +42,10 @@ pub struct Server {
 /// Connects to the Workload API, listens, and serves until a signal.
 ///
 /// # Errors
-/// When no identity was issued, or the address can't be listened on.
-pub async fn start(config: Config) -> anyhow::Result<ExitCode> {
+/// When no identity was issued, or there is nothing to listen on.
+pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
     let shutdown = shutdown::on_signal().context("cannot handle signals")?;
-    listen::probe(config.listen)?;
+    let place = config.serve.place(inherited, config.listen)?;
     let workload_api = config.identity.workload_api(config.serve.startup_timeout);
     let identity = tokio::select! {
         identity = workload_api.identity() => identity?,
@@ -58,8 +59,8 @@ pub async fn start(config: Config) -> anyhow::Result<ExitCode> {
         refusals: Arc::default(),
         limits: config.serve.limits(),
     };
-    let listeners = listen::bind_each(config.listen, config.serve.cores())?;
-    info!(spiffe_id = %own, cores = listeners.len(), "listening on {}", listeners[0].local_addr()?);
+    let listeners = place.listen()?;
+    info!(spiffe_id = %own, cores = listeners.len(), "listening on {}", listen::addresses(&listeners)?);
     runtime::run_cores(listeners, move |listener| {
         run(listener, server.clone(), shutdown.clone())
     })

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use common::cli;
+use common::{cli, listen::Inherited};
 use tracing::level_filters::LevelFilter;
 
 /// Requests allocate small and large by turns, which glibc's allocator is slow at.
@@ -10,5 +10,9 @@ use tracing::level_filters::LevelFilter;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    cli::main("SERVER", LevelFilter::INFO, server::start)
+    // First: it must be before there are threads.
+    let inherited = Inherited::take();
+    cli::main("SERVER", LevelFilter::INFO, |config| {
+        server::start(config, inherited)
+    })
 }

@@ -1,11 +1,12 @@
 //! The flags of what listens.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use clap::Args;
 
 use super::parse::{duration, positive};
 use crate::{
+    listen::{self, Inherited},
     runtime,
     serve::{Admission, Bounds, Limits},
 };
@@ -47,6 +48,9 @@ pub struct ServeArgs {
     /// Cores to serve on, each with a listener of its own [default: all that this process may use]
     #[arg(long, value_name = "N", value_parser = positive)]
     cores: Option<usize>,
+    /// Listen though another process of this user listens there: to start a new one before the old one is stopped
+    #[arg(long)]
+    reuse_port: bool,
 }
 
 impl ServeArgs {
@@ -73,9 +77,16 @@ impl ServeArgs {
         }
     }
 
-    /// How many cores to serve on.
-    #[must_use]
-    pub fn cores(&self) -> usize {
-        self.cores.unwrap_or_else(runtime::available_cores)
+    /// Where to listen: on sockets that were passed to this process, else on `address`.
+    ///
+    /// # Errors
+    /// When that is impossible.
+    pub fn place(
+        &self,
+        inherited: Inherited,
+        address: SocketAddr,
+    ) -> Result<listen::Place, listen::Error> {
+        let cores = self.cores.unwrap_or_else(runtime::available_cores);
+        listen::Place::find(inherited, address, self.reuse_port, cores)
     }
 }

@@ -1,9 +1,8 @@
-//! Listening sockets, one for each core on the same address (SO_REUSEPORT), so that the kernel
-//! spreads connections and no core wakes another.
+//! Sockets of our own, one for each core on the same address (SO_REUSEPORT).
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -21,8 +20,14 @@ pub struct ListenError {
 
 #[derive(Debug, thiserror::Error)]
 enum Reason {
-    #[error("the port is in use; stop what listens there or choose another with --listen")]
+    #[error(
+        "the port is in use; stop what listens there, choose another with --listen, or share it with --reuse-port if it is this program that listens there, and is to be replaced"
+    )]
     InUse,
+    #[error(
+        "the port is in use by another user's process, or by one that doesn't share it; stop it or choose another with --listen"
+    )]
+    NotShared,
     #[error(
         "not allowed to bind; ports below 1024 need the capability CAP_NET_BIND_SERVICE, or choose another with --listen"
     )]
@@ -33,32 +38,31 @@ enum Reason {
     Other(io::Error),
 }
 
-/// Checks that `address` can be listened on, without listening. SO_REUSEPORT would let a second
-/// process of the same user in; this does not.
-///
-/// # Errors
-/// When it is in use, not allowed, or not of this machine.
-pub fn probe(address: SocketAddr) -> Result<(), ListenError> {
-    bind(address, false).map(drop)
+/// Who else may listen on the address meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Others {
+    /// Nobody.
+    Refused,
+    /// Processes of the same user that share it too, such as the one that this one replaces.
+    Welcome,
+}
+
+/// Checks that `address` can be listened on, without listening. Since cores share it, a second
+/// process of the same user could listen there unnoticed: that must be asked for.
+pub(super) fn probe(address: SocketAddr, others: Others) -> Result<(), ListenError> {
+    bind(address, others == Others::Welcome).map(drop)
 }
 
 /// Listens on `address` once for each of `cores`; on a machine without IPv6 `[::]` is `0.0.0.0`.
 /// With port 0 all have the port that the kernel gave the first.
-///
-/// # Errors
-/// When it is in use, not allowed, or not of this machine.
-pub fn bind_each(
+pub(super) fn bind_each(
     address: SocketAddr,
     cores: usize,
-) -> Result<Vec<std::net::TcpListener>, ListenError> {
-    if address.port() != 0 {
-        // Again: somebody may have come since the check at start, while we waited for an identity.
-        probe(address)?;
-    }
+) -> Result<Vec<TcpListener>, ListenError> {
     let first = bind(address, true)?;
     let error = |error: io::Error| ListenError {
         address,
-        reason: Reason::from(error),
+        reason: Reason::Other(error),
     };
     let address = first
         .local_addr()
@@ -85,7 +89,7 @@ fn bind(address: SocketAddr, reuse_port: bool) -> Result<Socket, ListenError> {
     }
     .map_err(|(address, error)| ListenError {
         address,
-        reason: error.into(),
+        reason: Reason::of(error, reuse_port),
     })
 }
 
@@ -112,9 +116,10 @@ fn has_no_ipv6(error: &io::Error) -> bool {
         .any(|&errno| error.raw_os_error() == Some(errno as i32))
 }
 
-impl From<io::Error> for Reason {
-    fn from(error: io::Error) -> Self {
+impl Reason {
+    fn of(error: io::Error, reuse_port: bool) -> Self {
         match error.kind() {
+            io::ErrorKind::AddrInUse if reuse_port => Self::NotShared,
             io::ErrorKind::AddrInUse => Self::InUse,
             io::ErrorKind::PermissionDenied => Self::Permission,
             io::ErrorKind::AddrNotAvailable => Self::NoAddress,
@@ -143,16 +148,25 @@ mod tests {
     fn a_port_in_use_is_refused_though_cores_share_it() {
         let listeners = bind_each(ANY, 1).unwrap();
         let address = listeners[0].local_addr().unwrap();
-        let error = probe(address).unwrap_err().to_string();
+        let error = probe(address, Others::Refused).unwrap_err().to_string();
         assert!(
             error.starts_with(&format!("cannot listen on {address}: the port is in use")),
             "{error}"
         );
+        assert!(probe(address, Others::Welcome).is_ok());
+    }
+
+    #[test]
+    fn a_port_that_is_not_shared_cannot_be_shared() {
+        let listener = TcpListener::bind(ANY).unwrap();
+        let address = listener.local_addr().unwrap();
+        let error = probe(address, Others::Welcome).unwrap_err().to_string();
+        assert!(error.contains("by one that doesn't share it"), "{error}");
     }
 
     #[test]
     fn an_address_of_another_machine_is_refused() {
-        let error = probe("192.0.2.1:0".parse().unwrap())
+        let error = probe("192.0.2.1:0".parse().unwrap(), Others::Refused)
             .unwrap_err()
             .to_string();
         assert!(
