@@ -20,6 +20,8 @@ mod readiness;
 mod refused;
 /// The client that makes one request after another.
 mod repeat;
+/// A process that is replaced by another: no caller notices.
+mod restart;
 /// Identity that changes under running processes.
 mod rotation;
 /// Several upstreams: load, health, restarts; what is sent again; connections that are left.

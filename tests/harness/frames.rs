@@ -137,6 +137,19 @@ impl Frames {
         next(&mut self.read).await
     }
 
+    /// The next frame of this type on this stream; those before it are forgotten.
+    pub async fn until(&mut self, kind: u8, stream: u32) -> Frame {
+        let reading = async {
+            loop {
+                let frame = self.next().await.expect("is there before the end");
+                if frame.kind == kind && frame.stream == stream {
+                    return frame;
+                }
+            }
+        };
+        timeout(PATIENCE, reading).await.expect("comes in time")
+    }
+
     /// Sends bytes while it reads, then reads until the connection's end.
     pub async fn flood(mut self, bytes: &[u8]) -> Ended {
         let mut write = self.write;

@@ -61,6 +61,11 @@ impl Https {
         }
     }
 
+    /// Where requests go.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The same from another address of this machine: all of 127.0.0.0/8 are.
     pub fn from(&self, source: &str) -> Self {
         let source = source.parse().unwrap();

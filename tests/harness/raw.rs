@@ -71,10 +71,13 @@ impl Message {
 impl Client {
     /// Connects, speaking HTTP/1.1.
     pub async fn new(https: &Https) -> Self {
-        Self {
-            stream: https.connect(b"http/1.1").await,
-            buffer: Vec::new(),
-        }
+        Self::over(https.connect(b"http/1.1").await)
+    }
+
+    /// On a connection that speaks HTTP/1.1.
+    pub fn over(stream: TlsStream<TcpStream>) -> Self {
+        let buffer = Vec::new();
+        Self { stream, buffer }
     }
 
     /// Connects, sends `bytes`.

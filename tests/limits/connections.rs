@@ -177,13 +177,7 @@ async fn p143_handshakes_over_the_bound_take_the_place_of_the_oldest() {
 /// A process that may open so many files, however it raises that.
 fn with_open_files(stack: &Stack, files: usize, args: &[&str]) -> Process {
     let script = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
-    let server = binary("server");
-    let shell = ["-c", &script, server.to_str().unwrap()];
-    let mut command = process::command(
-        "/bin/sh".as_ref(),
-        &stack.agent.endpoint(),
-        &[&shell, args].concat(),
-    );
+    let mut command = process::in_shell(&script, &binary("server"), &stack.agent.endpoint(), args);
     command.stdout(Stdio::null());
     Process::spawn(command)
 }
@@ -211,7 +205,13 @@ async fn p143_without_files_to_open_it_waits_and_goes_on() {
         "it spins: {used:?} of one second"
     );
 
+    let failed = "cannot accept connections; trying again";
+    let lines = server.log();
+    let told = lines.iter().filter(|line| line.contains(failed)).count();
+    assert_eq!(told, 1, "once, not with each attempt");
+
     drop(crowd);
+    server.logged("accepting connections again").await;
     let https = stack.https(port);
     assert_eq!(
         https.send(get(&[])).await.status,

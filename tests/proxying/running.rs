@@ -95,7 +95,7 @@ async fn p172_stopping_lets_what_is_in_flight_finish() {
     assert_eq!(
         idle.end().await,
         (Vec::new(), End::Clean),
-        "an idle connection ends at once"
+        "an idle connection ends, and is not cut off"
     );
     // What never finishes is broken off when the time is over.
     assert!(waiting.answer().await.is_none());

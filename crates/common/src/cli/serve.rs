@@ -8,7 +8,7 @@ use super::parse::{duration, positive};
 use crate::{
     listen::{self, Inherited},
     runtime,
-    serve::{Admission, Bounds, Limits},
+    serve::{Admission, Bounds, Limits, Load},
 };
 
 /// What a listener may take, and how it stops.
@@ -45,6 +45,9 @@ pub struct ServeArgs {
     /// TLS handshakes at once; for one more the oldest of the address with the most is closed
     #[arg(long, value_name = "N", default_value = "1000", value_parser = positive)]
     max_handshakes: usize,
+    /// Requests at once, over all connections; more are answered 503
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = positive)]
+    max_requests: usize,
     /// Cores to serve on, each with a listener of its own [default: all that this process may use]
     #[arg(long, value_name = "N", value_parser = positive)]
     cores: Option<usize>,
@@ -74,6 +77,7 @@ impl ServeArgs {
                     .unwrap_or_else(|| connections.div_ceil(2)),
                 handshakes,
             }),
+            load: Load::new(self.max_requests),
         }
     }
 

@@ -8,8 +8,12 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
+    io,
     net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -17,7 +21,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::Instant,
 };
-use tracing::warn;
+use tracing::{info, warn};
 
 /// How many at once, over the whole process.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +44,8 @@ struct Shared {
     connections: Arc<Semaphore>,
     sources: Mutex<HashMap<IpAddr, usize>>,
     handshakes: Mutex<Handshakes>,
+    /// Cores that can't accept.
+    failing: AtomicUsize,
     last_warning: Mutex<Option<Instant>>,
 }
 
@@ -79,6 +85,7 @@ impl Admission {
             connections: Arc::new(Semaphore::new(bounds.connections)),
             sources: Mutex::default(),
             handshakes: Mutex::default(),
+            failing: AtomicUsize::new(0),
             last_warning: Mutex::default(),
         }))
     }
@@ -89,6 +96,20 @@ impl Admission {
         let source = network(source);
         let place = self.place(source)?;
         Some((place, self.handshake(source)))
+    }
+
+    /// A core can't accept connections; it will try again. Told once, by the first of them.
+    pub(super) fn accept_fails(&self, error: &io::Error) {
+        if self.0.failing.fetch_add(1, Relaxed) == 0 {
+            warn!(%error, "cannot accept connections; trying again");
+        }
+    }
+
+    /// A core that could not accept connections can; the last of them tells.
+    pub(super) fn accept_works(&self) {
+        if self.0.failing.fetch_sub(1, Relaxed) == 1 {
+            info!("accepting connections again");
+        }
     }
 
     /// Waits for a place among the connections that are served.

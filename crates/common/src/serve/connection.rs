@@ -27,9 +27,10 @@ use tracing::{debug, error};
 
 use super::{
     Handler, Limits, MAX_HEADER_BYTES, MAX_STREAMS,
-    activity::{Activity, Observed, Overdue, Reader},
+    activity::{Activity, Overdue, Reader},
     admission,
-    exchange::{Fault, Received, Tracked, over_bounds, without_body},
+    exchange::{Fault, Received, Tracked, last, over_bounds, overloaded, without_body},
+    observed::Observed,
 };
 use crate::{
     body::{self, Body},
@@ -91,7 +92,7 @@ impl Connection {
         handler: impl Handler,
     ) -> Result<(), Error> {
         let (tls, _place) = self.open(tcp, acceptor, handshake).await?;
-        let activity = Activity::new();
+        let activity = Activity::new(&self.limits.load);
         let service = service_fn({
             let (activity, limits, peer) = (Arc::clone(&activity), self.limits.clone(), self.peer);
             move |request| exchange(request, peer, &limits, &activity, handler.clone())
@@ -100,11 +101,11 @@ impl Connection {
         if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
             let io = TokioIo::new(Observed::http2(tls, Arc::clone(&activity)));
             let connection = http2(&self.limits).serve_connection(io, service);
-            return self.drive(connection, &activity).await;
+            return self.drive(connection, &activity, Farewell::GoAway).await;
         }
         let io = TokioIo::new(Observed::http1(tls, Arc::clone(&activity)));
         let connection = http1().serve_connection(io, service);
-        self.drive(connection, &activity).await
+        self.drive(connection, &activity, Farewell::Answer).await
     }
 
     /// The handshake's place is held until there is one for the connection.
@@ -130,11 +131,21 @@ impl Connection {
     /// A stop was asked for, and the time for handshakes in flight is over.
     async fn stopping(&self) {
         self.shutdown.clone().requested().await;
-        sleep(LAST_CALL).await;
+        sleep(self.last_call()).await;
+    }
+
+    /// Within the time that requests in flight have: an idle connection is closed, not cut off.
+    fn last_call(&self) -> Duration {
+        LAST_CALL.min(self.limits.drain_timeout / 2)
     }
 
     /// Until its end, a deadline, or a stop: then what is in flight may finish.
-    async fn drive<C>(self, connection: C, activity: &Activity) -> Result<(), Error>
+    async fn drive<C>(
+        self,
+        connection: C,
+        activity: &Activity,
+        farewell: Farewell,
+    ) -> Result<(), Error>
     where
         C: GracefulConnection<Error = hyper::Error>,
     {
@@ -142,14 +153,22 @@ impl Connection {
         let overdue = tokio::select! {
             served = connection.as_mut() => return Ok(served?),
             overdue = activity.overdue(&self.limits) => Some(overdue),
-            () = self.shutdown.requested() => None,
+            () = self.shutdown.clone().requested() => None,
         };
+        if overdue.is_none() && farewell == Farewell::Answer {
+            activity.stop();
+            tokio::select! {
+                served = connection.as_mut() => return Ok(served?),
+                overdue = activity.overdue(&self.limits) => return Err(overdue.into()),
+                () = activity.without_request_for(self.last_call()) => {}
+            }
+        }
         connection.as_mut().graceful_shutdown();
         match overdue {
             None => tokio::select! {
                 served = connection => Ok(served?),
                 overdue = activity.overdue(&self.limits) => Err(overdue.into()),
-                () = activity.without_request_for(LAST_CALL) => Err(Error::Stopping),
+                () = activity.without_request_for(self.last_call()) => Err(Error::Stopping),
             },
             // There may be a response's last bytes on their way, or a request that just comes.
             Some(Overdue::Idle) => match timeout(self.limits.body_timeout, connection).await {
@@ -159,6 +178,17 @@ impl Connection {
             Some(overdue) => Err(overdue.into()),
         }
     }
+}
+
+/// How a peer learns that a stop was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Farewell {
+    /// HTTP/2: at once. A request that crosses it on the way is served (the first GOAWAY refuses
+    /// none, the second follows the answer to a PING), or known not to be (RFC 9113 §6.8).
+    GoAway,
+    /// HTTP/1.1: with its next answer. Closed before it, the connection would fail a request that
+    /// is on its way, and nobody knows then whether it was served (RFC 9112 §9.6).
+    Answer,
 }
 
 /// A request through its bounds to its handler, and its response.
@@ -172,7 +202,10 @@ fn exchange<H: Handler>(
     let (in_flight, version) = (activity.begin(), request.version());
     let bodiless = request.method() == Method::HEAD && version == Version::HTTP_2;
     let reader = Arc::clone(&activity.reader);
-    let refused = over_bounds(&request, limits);
+    let refused = match in_flight.is_admitted() {
+        true => over_bounds(&request, limits),
+        false => Some(overloaded(&request)),
+    };
     let fault = Fault::default();
     let request = request.map(|body| Received::new(body, limits, fault.clone()));
     async move {
@@ -182,6 +215,9 @@ fn exchange<H: Handler>(
             None => answer(handler, request, peer).await,
         };
         let mut response = fault.answer(version).unwrap_or(response);
+        if in_flight.is_last() {
+            last(&mut response, version);
+        }
         if bodiless {
             response = without_body(response);
         }

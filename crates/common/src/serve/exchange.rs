@@ -13,7 +13,7 @@ use std::{
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version,
-    header::{CONNECTION, CONTENT_LENGTH},
+    header::{CONNECTION, CONTENT_LENGTH, RETRY_AFTER},
 };
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::{Bytes, Incoming};
@@ -108,11 +108,28 @@ fn fields_bytes(fields: &HeaderMap) -> usize {
 /// An answer after which an HTTP/1.1 connection closes: the rest of the body may never come.
 fn refusal(status: StatusCode, version: Version) -> Response<body::Body> {
     let mut response = body::status(status);
+    last(&mut response, version);
+    response
+}
+
+/// The answer to a request that is one more than the process takes at once. Without a body it costs
+/// its connection nothing: a new one would cost more than the request.
+pub(super) fn overloaded(request: &Request<Incoming>) -> Response<body::Body> {
+    let mut response = body::status(StatusCode::SERVICE_UNAVAILABLE);
+    let headers = response.headers_mut();
+    headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    if !request.body().is_end_stream() {
+        last(&mut response, request.version());
+    }
+    response
+}
+
+/// Makes an answer the last one of its HTTP/1.1 connection (HTTP/2 has GOAWAY).
+pub(super) fn last(response: &mut Response<body::Body>, version: Version) {
     if version < Version::HTTP_2 {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
     }
-    response
 }
 
 /// The answer to HEAD: what GET would be answered with, without its body (RFC 9110 §9.3.2). hyper

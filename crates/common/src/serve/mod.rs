@@ -3,19 +3,22 @@
 //! One [`serve`] runs on each core, on a listener of its own. Limits that are for the whole process
 //! are shared between them by [`Limits`].
 
+mod accept;
 mod activity;
 mod admission;
 mod connection;
 mod exchange;
 mod flood;
+mod load;
+mod observed;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 use tracing::{debug, warn};
@@ -24,6 +27,7 @@ pub use self::{
     admission::{Admission, Bounds},
     connection::http1,
     exchange::{ReceiveError, Received},
+    load::Load,
 };
 use crate::{body::Body, shutdown::Shutdown};
 
@@ -55,6 +59,8 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// How many connections at once; shared by the cores of the process.
     pub admission: Admission,
+    /// How many requests at once; shared by the cores of the process.
+    pub load: Load,
 }
 
 /// The longest request head that is read, in bytes (both HTTP versions).
@@ -73,11 +79,9 @@ pub const MIN_PROGRESS_BYTES: u64 = 1024;
 /// Streams that one HTTP/2 connection may have open at once.
 pub const MAX_STREAMS: u32 = 200;
 
-/// The first and the longest pause after an accept that failed (out of file descriptors, mostly).
-const ACCEPT_BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
-
 impl Limits {
-    /// At most `connections` at once, from any sources, with the default deadlines.
+    /// At most `connections` at once, from any sources, each with one request on average; with the
+    /// default deadlines.
     #[must_use]
     pub fn new(connections: usize) -> Self {
         Self {
@@ -92,6 +96,7 @@ impl Limits {
                 per_source: connections,
                 handshakes: connections,
             }),
+            load: Load::new(connections),
         }
     }
 }
@@ -104,76 +109,70 @@ pub async fn serve(
     limits: Limits,
     shutdown: Shutdown,
 ) {
-    let acceptor = TlsAcceptor::from(tls);
-    let mut connections = JoinSet::new();
     let mut stop = std::pin::pin!(shutdown.clone().requested());
+    let admission = limits.admission.clone();
+    let mut core = Core {
+        acceptor: TlsAcceptor::from(tls),
+        handler,
+        limits,
+        shutdown,
+        connections: JoinSet::new(),
+    };
     'accepting: loop {
         // Not begun anew for each connection that ends: that would begin its back-off anew.
-        let mut accepting = std::pin::pin!(accept(&listener));
+        let mut accepting = std::pin::pin!(accept::accept(&listener, &admission));
         let (tcp, peer) = loop {
             tokio::select! {
                 accepted = &mut accepting => break accepted,
-                Some(_) = connections.join_next() => {}
+                Some(_) = core.connections.join_next() => {}
                 () = &mut stop => break 'accepting,
             }
         };
-        let Some((place, handshake)) = limits.admission.enter(peer.ip()) else {
-            continue;
+        core.open(tcp, peer);
+    }
+    for (tcp, peer) in accept::close(listener) {
+        core.open(tcp, peer);
+    }
+    core.drain().await;
+}
+
+/// What one core serves with, and what it serves.
+struct Core<H> {
+    acceptor: TlsAcceptor,
+    handler: H,
+    limits: Limits,
+    shutdown: Shutdown,
+    connections: JoinSet<()>,
+}
+
+impl<H: Handler> Core<H> {
+    /// Begins to serve a connection, if there is a place for it.
+    fn open(&mut self, tcp: TcpStream, peer: SocketAddr) {
+        let Some((place, handshake)) = self.limits.admission.enter(peer.ip()) else {
+            return;
         };
         let connection = connection::Connection {
             peer,
-            limits: limits.clone(),
-            shutdown: shutdown.clone(),
+            limits: self.limits.clone(),
+            shutdown: self.shutdown.clone(),
         };
-        let (acceptor, handler) = (acceptor.clone(), handler.clone());
+        let (acceptor, handler) = (self.acceptor.clone(), self.handler.clone());
         // Boxed: it is large, and would be moved about a dozen times until it runs.
-        connections.spawn(Box::pin(async move {
+        self.connections.spawn(Box::pin(async move {
             let _place = place;
             if let Err(error) = connection.serve(tcp, acceptor, handshake, handler).await {
                 debug!(%peer, %error, "connection ended");
             }
         }));
     }
-    drop(listener);
-    let drained = async { while connections.join_next().await.is_some() {} };
-    if timeout(limits.drain_timeout, drained).await.is_err() {
-        warn!(
-            connections = connections.len(),
-            "drain timeout passed: closing what is still in flight"
-        );
-    }
-}
 
-/// Out of file descriptors, mostly: those who wait then wait in the kernel.
-async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
-    let mut backoff = ACCEPT_BACKOFF.0;
-    loop {
-        match listener
-            .accept()
-            .await
-            .and_then(|(tcp, peer)| tcp.set_nodelay(true).map(|()| (tcp, peer)))
-        {
-            Ok((tcp, peer)) => return (tcp, unmapped(peer)),
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
-                warn!(%error, "cannot accept connections; trying again");
-                sleep(backoff).await;
-                backoff = (backoff * 2).min(ACCEPT_BACKOFF.1);
-            }
+    async fn drain(mut self) {
+        let drained = async { while self.connections.join_next().await.is_some() {} };
+        if timeout(self.limits.drain_timeout, drained).await.is_err() {
+            warn!(
+                connections = self.connections.len(),
+                "drain timeout passed: closing what is still in flight"
+            );
         }
     }
-}
-
-/// Failures that the next connection does not share.
-fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, InvalidInput, NotConnected};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionReset | InvalidInput | NotConnected
-    )
-}
-
-/// An IPv4 caller of a dual-stack socket, as IPv4.
-fn unmapped(peer: SocketAddr) -> SocketAddr {
-    SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }

@@ -1,5 +1,6 @@
 //! Logs: lines on standard error, as text for people or JSON for machines.
 
+mod episode;
 mod lines;
 
 use std::io;
@@ -7,7 +8,7 @@ use std::io;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{EnvFilter, filter::Directive};
 
-pub(crate) use self::lines::flush;
+pub(crate) use self::{episode::Episode, lines::flush};
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -1,0 +1,406 @@
+use std::{
+    net::TcpListener,
+    os::{fd::OwnedFd, unix::net::UnixListener},
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use harness::{
+    PATIENCE, Stack, binary,
+    frames::{self, Frames},
+    https::{Https, get},
+    process::{self, Process},
+    raw::{Client, End},
+};
+use http::Version;
+use nix::sys::signal::Signal;
+use tokio::{task::JoinSet, time::timeout};
+
+/// A server on sockets that are passed to it.
+fn activated(stack: &Stack, sockets: &[&TcpListener], args: &[&str]) -> Process {
+    let mut passed = sockets
+        .iter()
+        .map(|s| OwnedFd::from(s.try_clone().unwrap()));
+    let stdin = passed.next().unwrap();
+    let stdout = passed.next().map_or_else(Stdio::null, Stdio::from);
+    let count = sockets.len().to_string();
+    passing(stack, stdin, stdout, &[("LISTEN_FDS", &count)], args)
+}
+
+fn passing(
+    stack: &Stack,
+    stdin: OwnedFd,
+    stdout: Stdio,
+    environment: &[(&str, &str)],
+    args: &[&str],
+) -> Process {
+    let mut command = process::activated(&binary("server"), &stack.agent.endpoint(), args);
+    command.envs(environment.iter().copied());
+    command.stdin(stdin).stdout(stdout);
+    Process::spawn(command)
+}
+
+/// Callers that connect anew for each request, until they are stopped.
+struct Callers {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    calls: JoinSet<Vec<String>>,
+}
+
+impl Callers {
+    fn start(https: &Https, token: &str, count: usize) -> Self {
+        let (stop, answered) = <(Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
+        let mut calls = JoinSet::new();
+        for _ in 0..count {
+            let (https, token) = (https.clone(), token.to_owned());
+            let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+            calls.spawn(async move {
+                let mut failures = Vec::new();
+                while !stop.load(SeqCst) {
+                    match call(&https, &token).await {
+                        Ok(()) => _ = answered.fetch_add(1, SeqCst),
+                        Err(failure) => failures.push(failure),
+                    }
+                }
+                failures
+            });
+        }
+        Self {
+            stop,
+            answered,
+            calls,
+        }
+    }
+
+    /// Waits until so many more calls were answered.
+    async fn answered(&self, more: usize) {
+        let enough = self.answered.load(SeqCst) + more;
+        let waiting = async {
+            while self.answered.load(SeqCst) < enough {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, waiting).await.expect("are answered");
+    }
+
+    async fn failures(self) -> Vec<String> {
+        self.stop.store(true, SeqCst);
+        self.calls.join_all().await.concat()
+    }
+}
+
+async fn call(https: &Https, token: &str) -> Result<(), String> {
+    let tls = https.try_connect(b"http/1.1").await;
+    let mut client = Client::over(tls.map_err(|error| format!("connect: {error}"))?);
+    client.send(request(token)).await;
+    match timeout(PATIENCE, client.answer()).await {
+        Ok(Some(answer)) if answer.status() == 200 => Ok(()),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+fn request(token: &str) -> String {
+    format!("GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: {token}\r\n\r\n")
+}
+
+#[tokio::test]
+async fn a_passed_socket_outlives_the_process_and_no_connection_is_lost() {
+    let stack = Stack::new().await;
+    let token = format!("Bearer {}", stack.token(|_| ()));
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let callers = Callers::start(&stack.https(port), &token, 4);
+    // Theirs is the port that --listen names: it is not used.
+    let args = ["--listen", &format!("127.0.0.1:{port}")];
+    for _ in 0..3 {
+        let mut server = activated(&stack, &[&socket], &args);
+        server
+            .logged("listening sockets were passed (LISTEN_FDS): --listen")
+            .await;
+        assert_eq!(server.listening().await, port);
+        callers.answered(20).await;
+        server.signal(Signal::SIGTERM);
+        assert_eq!(server.ended().await.code(), Some(0));
+    }
+    let last = activated(&stack, &[&socket], &args);
+    callers.answered(20).await;
+    let failures = callers.failures().await;
+    assert!(failures.is_empty(), "{failures:?}");
+    drop(last);
+}
+
+#[tokio::test]
+async fn several_passed_sockets_are_all_served() {
+    let stack = Stack::new().await;
+    let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let ports = sockets.each_ref().map(|s| s.local_addr().unwrap().port());
+    for cores in ["1", "2", "3"] {
+        let [one, two] = sockets.each_ref();
+        let server = activated(&stack, &[one, two], &["--cores", cores]);
+        let both = format!(
+            "listening on 127.0.0.1:{}, 127.0.0.1:{}",
+            ports[0], ports[1]
+        );
+        server.logged(&both).await;
+        for port in ports {
+            let https = stack.https(port);
+            assert_eq!(https.send(get(&[])).await.status, 401, "{cores} cores");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_passed_to_listen_on_is_refused_or_ignored() {
+    let stack = Stack::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let listener = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
+    let unix = UnixListener::bind(directory.path().join("s")).unwrap();
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let connected = std::net::TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
+    let file = std::fs::File::open("/dev/null").unwrap();
+    for (fd, count, error) in [
+        (
+            unix.into(),
+            "1",
+            "socket 1 of LISTEN_FDS is no listening TCP socket",
+        ),
+        (
+            udp.into(),
+            "1",
+            "socket 1 of LISTEN_FDS is no listening TCP socket",
+        ),
+        (
+            connected.into(),
+            "1",
+            "socket 1 of LISTEN_FDS is no listening TCP socket: it does not listen",
+        ),
+        (file.into(), "1", "is not a socket; pass others"),
+        (
+            listener(),
+            "2",
+            "socket 2 of LISTEN_FDS is no listening TCP socket",
+        ),
+        (
+            listener(),
+            "many",
+            r#"LISTEN_FDS is "many": expected how many sockets are passed"#,
+        ),
+        (listener(), "0", r#"LISTEN_FDS is "0""#),
+    ] {
+        let environment = [("LISTEN_FDS", count)];
+        let mut server = passing(&stack, fd, Stdio::null(), &environment, &[]);
+        server.logged(error).await;
+        assert_eq!(server.ended().await.code(), Some(1), "{error}");
+    }
+    for pid in ["1", "nonsense", ""] {
+        let environment = [("LISTEN_FDS", "1"), ("LISTEN_PID", pid)];
+        let args = ["--listen", "127.0.0.1:0"];
+        let server = passing(&stack, listener(), Stdio::null(), &environment, &args);
+        let https = stack.https(server.listening().await);
+        assert_eq!(
+            https.send(get(&[])).await.status,
+            401,
+            "for another: {pid:?}"
+        );
+        assert!(!server.log().join("\n").contains("LISTEN_FDS"));
+    }
+}
+
+#[tokio::test]
+async fn a_second_process_shares_the_port_while_the_first_drains() {
+    let stack = Stack::new().await;
+    let token = format!("Bearer {}", stack.token(|_| ()));
+    let mut old = stack.server(&[]).await;
+    let address = format!("127.0.0.1:{}", old.listening().await);
+    let https = stack.https(old.listening().await);
+    let mut kept = Client::sending(&https, request(&token)).await;
+    assert_eq!(kept.answer().await.unwrap().status(), 200);
+
+    let callers = Callers::start(&https, &token, 2);
+    let new = stack.spawn("server", &["--listen", &address, "--reuse-port"]);
+    new.listening().await;
+    callers.answered(20).await;
+    old.signal(Signal::SIGTERM);
+    old.logged("stopping").await;
+    kept.send(request(&token)).await;
+    assert_eq!(kept.answer().await.unwrap().fields("connection"), ["close"]);
+    assert_eq!(old.ended().await.code(), Some(0));
+
+    callers.answered(20).await;
+    let failures = callers.failures().await;
+    assert!(failures.is_empty(), "{failures:?}");
+    assert!(new.log().join("\n").contains("Request received"));
+}
+
+#[tokio::test]
+async fn who_waits_to_be_accepted_when_the_stop_comes_is_served() {
+    let stack = Stack::new().await;
+    let token = format!("Bearer {}", stack.token(|_| ()));
+    let mut server = stack.server(&[]).await;
+    let https = stack.https(server.listening().await);
+    server.signal(Signal::SIGSTOP);
+    let waiting = (0..40).map(|_| {
+        let (https, token) = (https.clone(), token.clone());
+        tokio::spawn(async move { call(&https, &token).await })
+    });
+    let waiting: Vec<_> = waiting.collect();
+    until_waiting(https.port(), 40).await;
+
+    server.signal(Signal::SIGTERM);
+    server.signal(Signal::SIGCONT);
+
+    for answered in join_all(waiting).await {
+        answered.unwrap().unwrap();
+    }
+    assert_eq!(server.ended().await.code(), Some(0));
+}
+
+/// Waits until the kernel has so many connections for the listeners on a port.
+async fn until_waiting(port: u16, count: u32) {
+    let waiting = || -> u32 {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let listeners = table.lines().filter_map(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let listens = fields.get(3) == Some(&"0A");
+            let here = fields.get(1)?.ends_with(&format!(":{port:04X}"));
+            // `tx_queue:rx_queue`; of a listener the latter is how many wait.
+            let queue = fields.get(4)?.split_once(':')?.1;
+            (listens && here).then(|| u32::from_str_radix(queue, 16).unwrap())
+        });
+        listeners.sum()
+    };
+    let polling = async {
+        while waiting() < count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, polling).await.expect("all are there");
+}
+
+#[tokio::test]
+async fn a_kept_alive_connection_gets_an_answer_before_it_ends() {
+    let stack = Stack::new().await;
+    let token = format!("Bearer {}", stack.token(|_| ()));
+    for name in ["server", "proxy"] {
+        let upstream = stack.server(&[]).await;
+        let mut process = match name {
+            "server" => stack.server(&[]).await,
+            _ => stack.proxy(upstream.listening().await, &[]).await,
+        };
+        let https = stack.https(process.listening().await);
+        let mut busy = Client::sending(&https, request(&token)).await;
+        let mut idle = Client::sending(&https, request(&token)).await;
+        let mut fresh = Client::new(&https).await;
+        for client in [&mut busy, &mut idle] {
+            let answer = client.answer().await.unwrap();
+            assert_eq!(
+                (answer.status(), answer.fields("connection").len()),
+                (200, 0)
+            );
+        }
+        process.signal(Signal::SIGTERM);
+        for client in [&mut busy, &mut fresh] {
+            let mut answers = 0;
+            loop {
+                client.send(request(&token)).await;
+                let answer = client.answer().await;
+                let answer = answer.unwrap_or_else(|| panic!("{name}: lost after {answers}"));
+                assert_eq!(answer.status(), 200);
+                answers += 1;
+                match answer.fields("connection")[..] {
+                    [] => {}
+                    ["close"] => break,
+                    ref other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(client.end().await, (Vec::new(), End::Clean), "{name}");
+        }
+        assert_eq!(idle.end().await, (Vec::new(), End::Clean), "{name}");
+        assert_eq!(process.ended().await.code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn an_http2_request_that_crosses_goaway_is_served() {
+    const FIRST_GOAWAY: [u8; 8] = [0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+    const ACK: u8 = 1;
+    let stack = Stack::new().await;
+    let token = format!("Bearer {}", stack.token(|_| ()));
+    let ask = |stream| frames::request(stream, frames::GET, &[("authorization", &token)]);
+    let mut server = stack.server(&[]).await;
+    let https = stack.https(server.listening().await);
+    let mut http2 = Frames::connect(&https, &[]).await;
+    http2.send(&ask(1)).await;
+    http2.until(frames::HEADERS, 1).await;
+
+    server.signal(Signal::SIGTERM);
+    let goaway = http2.until(frames::GOAWAY, 0).await;
+    assert_eq!(goaway.payload, FIRST_GOAWAY);
+    let ping = http2.until(frames::PING, 0).await;
+    http2.send(&ask(3)).await;
+    http2.until(frames::HEADERS, 3).await;
+    let pong = frames::frame(frames::PING, ACK, 0, &ping.payload);
+    http2.send(&[pong, ask(5)].concat()).await;
+
+    let mut served = Vec::new();
+    let mut last = None;
+    while let Some(frame) = http2.next().await {
+        match frame.kind {
+            frames::HEADERS => served.push(frame.stream),
+            frames::GOAWAY => last = Some(frame.payload[3]),
+            _ => {}
+        }
+    }
+    // Served, or known not to be: then it may be sent again elsewhere.
+    assert_eq!(
+        served.contains(&5),
+        last >= Some(5),
+        "{served:?}, GOAWAY {last:?}"
+    );
+    assert!(last >= Some(3), "{last:?}");
+    assert_eq!(server.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn an_http2_client_that_never_stops_sees_no_failure() {
+    let stack = Stack::new().await;
+    let token = format!("Bearer {}", stack.token(|_| ()));
+    let mut server = stack.server(&[]).await;
+    let https = stack.https(server.listening().await);
+    let io = hyper_util::rt::TokioIo::new(https.connect(b"h2").await);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io)
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    let mut answers = 0;
+    // Ready no more once the GOAWAY is there.
+    while sender.ready().await.is_ok() {
+        let mut request = get(&[("authorization", &token)]);
+        *request.uri_mut() = "https://localhost/".parse().unwrap();
+        *request.version_mut() = Version::HTTP_2;
+        match sender.try_send_request(request).await {
+            Ok(answer) => assert_eq!(answer.status(), 200),
+            Err(mut failed) => {
+                assert!(
+                    failed.take_message().is_some(),
+                    "it was not sent: {failed:?}"
+                );
+                break;
+            }
+        }
+        answers += 1;
+        if answers == 100 {
+            server.signal(Signal::SIGTERM);
+        }
+    }
+    assert!(answers >= 100);
+    connection.await.unwrap().unwrap();
+    assert_eq!(server.ended().await.code(), Some(0));
+}
