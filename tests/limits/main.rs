@@ -12,6 +12,8 @@ mod floods;
 mod heads;
 /// HTTP/2, frame by frame.
 mod http2;
+/// More requests than a process takes at once, and more new tokens than it can check.
+mod load;
 
 use std::time::Duration;
 

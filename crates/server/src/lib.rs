@@ -10,7 +10,7 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use common::{
-    bearer::{self, Authenticator, LogQuota, Refusal},
+    bearer::{self, Authenticator, LogQuota, Refusal, Turns},
     body::{self, Body},
     listen::{self, Inherited},
     runtime,
@@ -37,6 +37,18 @@ pub struct Server {
     pub refusals: Arc<LogQuota>,
     /// Deadlines and bounds.
     pub limits: Limits,
+}
+
+/// What one core answers with; each request has its own hold on it.
+#[derive(Clone, Debug)]
+struct Answering(Arc<Core>);
+
+#[derive(Debug)]
+struct Core {
+    authenticator: Arc<Authenticator>,
+    /// Which of its unknown tokens is checked next.
+    turns: Turns,
+    refusals: Arc<LogQuota>,
 }
 
 /// Connects to the Workload API, listens, and serves until a signal.
@@ -71,11 +83,15 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
 
 /// Serves `listener` until `shutdown`, then drains.
 pub async fn run(listener: TcpListener, server: Server, shutdown: Shutdown) {
-    let (tls, limits) = (Arc::clone(&server.tls), server.limits.clone());
-    serve::serve(listener, tls, server, limits, shutdown).await;
+    let core = Answering(Arc::new(Core {
+        authenticator: server.authenticator,
+        turns: Turns::new(),
+        refusals: server.refusals,
+    }));
+    serve::serve(listener, server.tls, core, server.limits, shutdown).await;
 }
 
-impl Server {
+impl Core {
     fn log(&self, refusal: &Refusal, peer: SocketAddr) {
         if let Some(left_out) = self.refusals.take() {
             warn!(%peer, status = refusal.status().as_u16(), left_out, "{refusal}");
@@ -83,14 +99,16 @@ impl Server {
     }
 }
 
-impl Handler for Server {
+impl Handler for Answering {
     /// Authenticates first: who may not call learns nothing about what is served.
     async fn handle(&self, request: Request<Received>, peer: SocketAddr) -> Response<Body> {
         let (mut head, _body) = request.into_parts();
-        let caller = match self.authenticator.authenticate(&head) {
+        let Self(core) = self;
+        let authenticated = core.authenticator.authenticate_in_turn(&head, &core.turns);
+        let caller = match authenticated.await {
             Ok(caller) => caller,
             Err(refusal) => {
-                self.log(&refusal, peer);
+                core.log(&refusal, peer);
                 return refusal.into_response();
             }
         };

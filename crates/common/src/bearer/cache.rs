@@ -120,18 +120,26 @@ mod tests {
         let verified = Verified {
             id: Arc::new(id),
             bundle: used.last().unwrap(),
-            since: at(100),
-            until: at(200),
+            since: at(10_000),
+            until: at(10_300),
         };
         let same_again = JwtBundleSet::from_iter([bundle("example.org")]);
         let without = JwtBundleSet::from_iter([bundle("a.example")]);
         for (why, bundles, now, holds) in [
-            ("at once", &bundles, 100, true),
-            ("to the last second", &bundles, 199, true),
-            ("expired", &bundles, 200, false),
-            ("the clock was set back", &bundles, 99, false),
-            ("the bundle was replaced", &same_again, 150, false),
-            ("the bundle is gone", &without, 150, false),
+            ("at once", &bundles, 10_000, true),
+            ("to the last second", &bundles, 10_299, true),
+            ("expired", &bundles, 10_300, false),
+            ("the clock was set back", &bundles, 9_999, false),
+            ("it was set back by an hour", &bundles, 10_150 - 3600, false),
+            (
+                "it was set forward by an hour",
+                &bundles,
+                10_150 + 3600,
+                false,
+            ),
+            ("and is right again", &bundles, 10_150, true),
+            ("the bundle was replaced", &same_again, 10_150, false),
+            ("the bundle is gone", &without, 10_150, false),
         ] {
             assert_eq!(verified.holds(bundles, at(now)), holds, "{why}");
         }

@@ -2,7 +2,7 @@
 //!
 //! The steps, each in a file of its own: the header (`header`), the token (`token`, by the `spiffe`
 //! crate's JWT-SVID validation, and `time`, what that leaves to us) unless it was verified before
-//! (`cache`), the caller's SPIFFE ID against the policy (`allow`); what is answered and logged when
+//! (`cache`), in its turn (`turns`); the caller's SPIFFE ID against the policy (`allow`); what is answered and logged when
 //! one of them refuses (`refusal`), and how much of it is logged (`quota`). `keys` warns of keys
 //! that no token can be checked with.
 //!
@@ -16,8 +16,10 @@ mod quota;
 mod refusal;
 mod time;
 mod token;
+mod turns;
 
 use std::{
+    cell::OnceCell,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -33,6 +35,7 @@ pub use self::{
     keys::warn_of_unusable_keys,
     quota::LogQuota,
     refusal::{Malformed, Refusal, TokenFault},
+    turns::{MAX_WAITING, Turns},
 };
 
 /// Checks the bearer token of each request against bundles: the live ones of a [`JwtSource`], or a
@@ -82,6 +85,26 @@ impl Policy {
     }
 }
 
+/// A request's token, and what it is known by.
+struct Presented<'a> {
+    text: &'a str,
+    digest: OnceCell<TokenDigest>,
+}
+
+impl<'a> Presented<'a> {
+    fn in_head(head: &'a Parts) -> Result<Self, Refusal> {
+        Ok(Self {
+            text: header::bearer_token(&head.headers)?,
+            digest: OnceCell::new(),
+        })
+    }
+
+    /// Made when it is first asked for: without a cache nobody does.
+    fn digest(&self) -> &TokenDigest {
+        self.digest.get_or_init(|| TokenDigest::of(self.text))
+    }
+}
+
 impl<B: BundleSource<Item = JwtBundle>> Authenticator<B>
 where
     B::Error: std::error::Error + Send + Sync + 'static,
@@ -111,26 +134,57 @@ where
     /// # Errors
     /// The [`Refusal`] says which step refused, what to answer and what to log.
     pub fn authenticate(&self, head: &Parts) -> Result<Caller, Refusal> {
-        let token = header::bearer_token(&head.headers)?;
-        let id = match &self.cache {
-            Some(cache) => self.look_up_or_verify(cache, token)?,
-            None => self.verify(token)?.id,
+        let token = Presented::in_head(head)?;
+        let id = match self.known(&token) {
+            Some(id) => id,
+            None => self.verify_and_remember(&token)?,
         };
+        self.authorize(id)
+    }
+
+    /// As [`Self::authenticate`], on a core that has more to do: a token that is not known yet waits
+    /// for its turn to be checked.
+    ///
+    /// # Errors
+    /// As [`Self::authenticate`], and when too many wait already.
+    pub async fn authenticate_in_turn(
+        &self,
+        head: &Parts,
+        turns: &Turns,
+    ) -> Result<Caller, Refusal> {
+        let token = Presented::in_head(head)?;
+        let id = match self.known(&token) {
+            Some(id) => id,
+            None => {
+                let _turn = turns.next().await?;
+                // It may have come more than once.
+                match self.known(&token) {
+                    Some(id) => id,
+                    None => self.verify_and_remember(&token)?,
+                }
+            }
+        };
+        self.authorize(id)
+    }
+
+    fn authorize(&self, id: Arc<SpiffeId>) -> Result<Caller, Refusal> {
         if !self.policy.allow.allows(&id) {
             return Err(Refusal::NotAllowed(SpiffeId::clone(&id)));
         }
         Ok(Caller { id })
     }
 
-    fn look_up_or_verify(&self, cache: &Cache, token: &str) -> Result<Arc<SpiffeId>, Refusal> {
-        let digest = TokenDigest::of(token);
-        if let Some(verified) = cache.get(&digest)
-            && verified.holds(&self.bundles, SystemTime::now())
-        {
-            return Ok(Arc::clone(&verified.id));
+    fn known(&self, token: &Presented<'_>) -> Option<Arc<SpiffeId>> {
+        let verified = self.cache.as_ref()?.get(token.digest())?;
+        let holds = verified.holds(&self.bundles, SystemTime::now());
+        holds.then(|| Arc::clone(&verified.id))
+    }
+
+    fn verify_and_remember(&self, token: &Presented<'_>) -> Result<Arc<SpiffeId>, Refusal> {
+        let verified = Arc::new(self.verify(token.text)?);
+        if let Some(cache) = &self.cache {
+            cache.insert(*token.digest(), Arc::clone(&verified));
         }
-        let verified = Arc::new(self.verify(token)?);
-        cache.insert(digest, Arc::clone(&verified));
         Ok(Arc::clone(&verified.id))
     }
 

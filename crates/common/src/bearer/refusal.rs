@@ -37,6 +37,9 @@ pub enum Refusal {
     /// The server has nothing to check with: its own fault, not the caller's.
     #[error("Cannot check tokens: {0}")]
     NoTrust(Box<dyn std::error::Error + Send + Sync>),
+    /// So many tokens wait to be checked that one more would wait for too long.
+    #[error("Cannot check tokens: {0} wait to be checked on this core")]
+    Busy(usize),
 }
 
 /// What is wrong with the header.
@@ -128,7 +131,7 @@ impl Refusal {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
             Self::TooLong => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NotAllowed(_) => StatusCode::FORBIDDEN,
-            Self::NoTrust(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoTrust(_) | Self::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -142,8 +145,8 @@ impl Refusal {
         if let Some(challenge) = self.challenge() {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
         }
         response
     }
@@ -155,7 +158,16 @@ impl Refusal {
             Self::Malformed(_) => Some(r#"Bearer realm="spiffe", error="invalid_request""#),
             Self::InvalidToken(_) => Some(r#"Bearer realm="spiffe", error="invalid_token""#),
             Self::NotAllowed(_) => Some(r#"Bearer realm="spiffe", error="insufficient_scope""#),
-            Self::TooLong | Self::NoTrust(_) => None,
+            Self::TooLong | Self::NoTrust(_) | Self::Busy(_) => None,
+        }
+    }
+
+    /// An agent that restarts is back within seconds, a queue is empty sooner.
+    fn retry_after(&self) -> Option<&'static str> {
+        match self {
+            Self::NoTrust(_) => Some("5"),
+            Self::Busy(_) => Some("1"),
+            _ => None,
         }
     }
 }
@@ -306,11 +318,16 @@ mod tests {
     }
 
     #[test]
-    fn a_server_without_bundles_asks_to_come_back() {
-        let response = Refusal::NoTrust("source is closed".into()).into_response();
-        assert_eq!(response.status(), 503);
-        assert!(response.headers().contains_key(RETRY_AFTER));
-        assert!(!response.headers().contains_key(WWW_AUTHENTICATE));
+    fn a_server_that_can_not_check_asks_to_come_back() {
+        for refusal in [
+            Refusal::NoTrust("source is closed".into()),
+            Refusal::Busy(9),
+        ] {
+            let response = refusal.into_response();
+            assert_eq!(response.status(), 503);
+            assert!(response.headers().contains_key(RETRY_AFTER));
+            assert!(!response.headers().contains_key(WWW_AUTHENTICATE));
+        }
     }
 
     #[test]

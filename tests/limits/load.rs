@@ -1,0 +1,216 @@
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use common::{bearer::MAX_WAITING, body};
+use futures_util::stream;
+use harness::{
+    PATIENCE, Stack,
+    frames::{self, Frames},
+    https::{Answer, Https, get},
+    upstream,
+};
+use http::{Request, StatusCode, Version};
+use http_body_util::StreamBody;
+use hyper::{
+    body::{Bytes, Frame},
+    client::conn::http2,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use crate::{ask, server};
+
+#[tokio::test]
+async fn requests_over_the_bound_are_refused_until_others_are_over() {
+    let stack = Stack::new().await;
+    let (arrived, release) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let slow = upstream::answering(&stack, &["h2"], {
+        let (arrived, release) = (Arc::clone(&arrived), Arc::clone(&release));
+        move |_| {
+            let (arrived, release) = (Arc::clone(&arrived), Arc::clone(&release));
+            async move {
+                arrived.add_permits(1);
+                release.acquire().await.unwrap().forget();
+                body::text(StatusCode::OK, "finished")
+            }
+        }
+    })
+    .await;
+    let proxy = stack.proxy(slow, &["--max-requests", "3"]).await;
+    let https = stack.https(proxy.listening().await);
+    let mut served = JoinSet::new();
+    for version in [Version::HTTP_11, Version::HTTP_2, Version::HTTP_2] {
+        let https = https.clone();
+        served.spawn(async move { https.send_over(version, get(&[])).await });
+    }
+    arrived.acquire_many(3).await.unwrap().forget();
+
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        is_overloaded(&https.send_over(version, get(&[])).await);
+        // The body that is announced never comes: nobody waits for it.
+        let request = Request::post("/").header("content-length", "5");
+        let nothing = stream::pending::<Result<Frame<Bytes>, Infallible>>();
+        let request = request.body(StreamBody::new(nothing)).unwrap();
+        let refused = https.start(version, request).await;
+        assert_eq!(refused.status(), 503);
+        let closes = refused.headers().contains_key("connection");
+        assert_eq!(closes, version == Version::HTTP_11);
+    }
+    let twice =
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let answers = ask(&https, twice.as_bytes()).await;
+    assert_eq!(
+        answers.matches("HTTP/1.1 503 ").count(),
+        2,
+        "it is kept: {answers}"
+    );
+    let said = "more requests at once than --max-requests allows (3): answering 503";
+    proxy.logged(said).await;
+    let lines = proxy.log();
+    assert_eq!(lines.iter().filter(|line| line.contains(said)).count(), 1);
+
+    release.add_permits(3);
+    for answer in served.join_all().await {
+        assert_eq!(answer.body, "finished");
+    }
+    release.add_permits(9);
+    assert_eq!(https.send(get(&[])).await.status, 200);
+}
+
+fn is_overloaded(answer: &Answer) {
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.headers["retry-after"], "1");
+}
+
+/// A token whose signature must be checked to see that it is not good: that takes the longest.
+fn forged(stack: &Stack) -> String {
+    let mut token = format!("Bearer {}", stack.token(|_| ())).into_bytes();
+    let signature = token.len() - 40;
+    token[signature] = if token[signature] == b'A' { b'B' } else { b'A' };
+    String::from_utf8(token).unwrap()
+}
+
+/// How long each of `count` answers took, one after the other on one connection.
+async fn times(https: &Https, token: &str, count: usize) -> Vec<Duration> {
+    let mut client = harness::raw::Client::new(https).await;
+    let request = format!("GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: {token}\r\n\r\n");
+    let mut times = Vec::new();
+    for _ in 0..count {
+        let asked = Instant::now();
+        client.send(&request).await;
+        assert_eq!(client.answer().await.expect("is kept").status(), 200);
+        times.push(asked.elapsed());
+    }
+    times.sort();
+    times
+}
+
+/// Asks with new or bad tokens: a known one is answered in a small part of the time that they take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_new_tokens_does_not_hold_up_known_ones() {
+    let (stack, _server, https) = server(&["--cores", "1"]).await;
+    let good = format!("Bearer {}", stack.token(|_| ()));
+    times(&https, &good, 1).await;
+    let stop = Arc::<AtomicBool>::default();
+    let mut flood = JoinSet::new();
+    for _ in 0..4 {
+        let io = TokioIo::new(https.connect(b"h2").await);
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        for _ in 0..100 {
+            let (mut sender, stop, bad) = (sender.clone(), Arc::clone(&stop), forged(&stack));
+            flood.spawn(async move {
+                let mut times = Vec::new();
+                while !stop.load(SeqCst) {
+                    let mut request = get(&[("authorization", &bad)]);
+                    *request.uri_mut() = "https://localhost/".parse().unwrap();
+                    sender.ready().await.unwrap();
+                    let asked = Instant::now();
+                    let answer = sender.send_request(request).await.unwrap();
+                    assert_eq!(answer.status(), 401);
+                    times.push(asked.elapsed());
+                }
+                times
+            });
+        }
+    }
+    sleep(Duration::from_millis(200)).await;
+    let known = times(&https.from("127.0.0.2"), &good, 200).await;
+    stop.store(true, SeqCst);
+    let mut flooded: Vec<_> = flood.join_all().await.concat();
+    flooded.sort();
+    let [known, flooded] = [&known, &flooded].map(|times| times[times.len() / 2]);
+    println!("median of a known token {known:?}, of the flood {flooded:?}");
+    assert!(known * 5 < flooded, "known {known:?}, flood {flooded:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_tokens_than_may_wait_are_refused_and_then_it_goes_on() {
+    const STREAMS: u32 = 200;
+    let (stack, server, https) = server(&["--cores", "1"]).await;
+    let good = format!("Bearer {}", stack.token(|_| ()));
+    times(&https, &good, 1).await;
+    let bad = forged(&stack);
+    let requests: Vec<u8> = (0..STREAMS)
+        .flat_map(|n| frames::request(2 * n + 1, frames::GET, &[("authorization", &bad)]))
+        .collect();
+    let connections = 2 * MAX_WAITING as u32 / STREAMS;
+    let flooding = async {
+        let refused = loop {
+            let mut flood = JoinSet::new();
+            let mut ready = Vec::new();
+            for _ in 0..connections {
+                ready.push(Frames::connect(&https, &[]).await);
+            }
+            for mut frames in ready {
+                let requests = requests.clone();
+                flood.spawn(async move {
+                    frames.send(&requests).await;
+                    for _ in 0..STREAMS {
+                        while frames.next().await.expect("is kept").kind != frames::HEADERS {}
+                    }
+                });
+            }
+            let refused = probe(&https, &bad, &good, &mut flood).await;
+            flood.join_all().await;
+            if let Some(refused) = refused {
+                break refused;
+            }
+        };
+        is_overloaded(&refused);
+    };
+    timeout(PATIENCE, flooding)
+        .await
+        .expect("is refused in time");
+    server
+        .logged(&format!("Cannot check tokens: {MAX_WAITING} wait"))
+        .await;
+    let new = stack.token(|claims| claims.payload["jti"] = "new".into());
+    times(&https, &format!("Bearer {new}"), 1).await;
+}
+
+/// Asks with a bad token and with a known one while the flood goes on; the first refusal for want of
+/// a place.
+async fn probe(https: &Https, bad: &str, good: &str, flood: &mut JoinSet<()>) -> Option<Answer> {
+    while flood.try_join_next().is_none() {
+        let asking = https.send(get(&[("authorization", bad)]));
+        let answer = timeout(Duration::from_millis(50), asking).await;
+        if let Ok(answer) = answer
+            && answer.status == 503
+        {
+            times(https, good, 1).await;
+            return Some(answer);
+        }
+    }
+    None
+}
