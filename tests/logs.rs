@@ -1,17 +1,29 @@
-use std::process::Stdio;
+use std::{
+    fs::OpenOptions,
+    net::TcpListener,
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    process::Stdio,
+    time::Duration,
+};
 
 use http::Version;
 use nix::{
+    fcntl::OFlag,
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
-    process::{Child, ChildStderr},
+    net::unix::pipe,
+    process::{Child, ChildStderr, Command},
     time::timeout,
 };
 
-use harness::{PATIENCE, Stack, binary, https::get, process};
+use harness::{
+    PATIENCE, Stack, binary,
+    https::get,
+    process::{self, Process},
+};
 
 #[tokio::test]
 async fn logs_can_be_json() {
@@ -80,6 +92,79 @@ async fn nobody_waits_for_a_log_that_is_not_read() {
     server.line_with("some were left out").await;
     server.stop();
     server.line_with("INFO stopped").await;
+}
+
+#[tokio::test]
+async fn outputs_that_are_closed_or_full_stop_nothing() {
+    let stack = Stack::new().await;
+    for closed in [">&-", "2>&-", ">&- 2>&-", "2>/dev/full"] {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let https = stack.https(socket.local_addr().unwrap().port());
+        let script =
+            format!("LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\" 3<&0 0</dev/null {closed}");
+        let mut command =
+            process::in_shell(&script, &binary("server"), &stack.agent.endpoint(), &[]);
+        command.stdin(OwnedFd::from(socket)).stderr(Stdio::null());
+        let mut server = Process::spawn_unread(command);
+        assert_eq!(https.send(get(&[])).await.status, 401, "{closed}");
+        server.signal(Signal::SIGTERM);
+        assert_eq!(server.ended().await.code(), Some(0), "{closed}");
+    }
+}
+
+#[tokio::test]
+async fn lost_lines_are_counted_and_told_when_the_log_takes_lines_again() {
+    let stack = Stack::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("log");
+    let made = Command::new("mkfifo").arg(&pipe).status().await.unwrap();
+    assert!(made.success());
+    let reader = || {
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
+        let file = options.open(&pipe).unwrap();
+        BufReader::new(pipe::Receiver::from_file(file).unwrap()).lines()
+    };
+    let mut log = reader();
+    let args = ["--listen", "127.0.0.1:0"];
+    let mut command = process::command(&binary("server"), &stack.agent.endpoint(), &args);
+    command.stderr(OpenOptions::new().write(true).open(&pipe).unwrap());
+    let mut server = Process::spawn_unread(command);
+    let port = loop {
+        let line = log.next_line().await.unwrap().unwrap();
+        if line.contains(process::LISTENING) {
+            break process::port(&line);
+        }
+    };
+    let https = stack.https(port);
+    let told = async {
+        loop {
+            drop(log);
+            assert_eq!(https.send(get(&[])).await.status, 401, "without a log");
+            // Lines are written every 10 ms: with luck, this one is lost by now.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            log = reader();
+            assert_eq!(https.send(get(&[])).await.status, 401);
+            let reading = async {
+                loop {
+                    let line = log.next_line().await.unwrap().unwrap();
+                    if line.contains("could not be written to standard error") {
+                        return line;
+                    }
+                }
+            };
+            if let Ok(line) = timeout(Duration::from_secs(1), reading).await {
+                return line;
+            }
+        }
+    };
+    let line = timeout(PATIENCE, told).await.expect("is told in time");
+    assert!(
+        line.contains("lines=") && line.contains("Broken pipe"),
+        "{line}"
+    );
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.ended().await.code(), Some(0));
 }
 
 #[tokio::test]

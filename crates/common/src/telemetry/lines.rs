@@ -17,6 +17,8 @@ use std::{
 use tracing::warn;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::output::{Lost, Output};
+
 /// How long lines are collected before they are written.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -102,6 +104,29 @@ impl Shared {
         }
     }
 
+    /// Writes what all threads have collected, by way of `bytes`; whether lines are missing, and the
+    /// log says so now.
+    fn write(&self, output: &mut Output<impl Write>, bytes: &mut Vec<u8>) -> bool {
+        let (mut left_out, mut lost) = (0, None);
+        for buffer in lock(&self.buffers).clone() {
+            left_out += buffer.swap(bytes);
+            lost = output.write(bytes).or(lost);
+            bytes.clear();
+            bytes.shrink_to(KEPT);
+        }
+        lock(&self.buffers).retain(Buffer::is_needed);
+        if left_out > 0 {
+            warn!(
+                left_out,
+                "standard error is not read as fast as lines come: some were left out"
+            );
+        }
+        if let Some(Lost { lines, error }) = &lost {
+            warn!(lines, %error, "lines could not be written to standard error: they are lost");
+        }
+        left_out > 0 || lost.is_some()
+    }
+
     fn register(&self) -> Arc<Buffer> {
         let buffer = Arc::<Buffer>::default();
         lock(&self.buffers).push(Arc::clone(&buffer));
@@ -132,6 +157,7 @@ impl Buffer {
 }
 
 fn write_all(requests: &Receiver<Request>) {
+    let mut output = Output::new(io::stderr());
     let mut bytes = Vec::new();
     while let (Ok(mut request), Some(shared)) = (requests.recv(), SHARED.get()) {
         if let Request::Lines = request {
@@ -139,30 +165,14 @@ fn write_all(requests: &Receiver<Request>) {
         }
         // Before the buffers are locked: a line that comes too late for this is a request of its own.
         shared.awake.store(false, Relaxed);
-        let buffers = lock(&shared.buffers).clone();
-        let left_out: u64 = buffers.iter().map(|buffer| write(buffer, &mut bytes)).sum();
-        if left_out > 0 {
-            warn!(
-                left_out,
-                "standard error is not read as fast as lines come: some were left out"
-            );
+        if shared.write(&mut output, &mut bytes) {
+            // What was said of it is written too, in case it is the end.
+            shared.write(&mut output, &mut bytes);
         }
-        drop(buffers);
-        lock(&shared.buffers).retain(Buffer::is_needed);
         if let Request::Flush(done) = request {
             let _ = done.send(());
         }
     }
-}
-
-/// Writes what a thread has collected; how many of its lines were left out.
-fn write(buffer: &Buffer, bytes: &mut Vec<u8>) -> u64 {
-    let left_out = buffer.swap(bytes);
-    // Nobody is left to tell when standard error is closed.
-    let _ = io::stderr().write_all(bytes);
-    bytes.clear();
-    bytes.shrink_to(KEPT);
-    left_out
 }
 
 impl MakeWriter<'_> for Lines {

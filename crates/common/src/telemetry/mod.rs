@@ -2,6 +2,7 @@
 
 mod episode;
 mod lines;
+mod output;
 
 use std::io;
 
