@@ -10,6 +10,8 @@ mod bodies;
 mod client;
 /// Every combination of our binaries and go-spiffe's.
 mod interop;
+/// `kill -9`, and the start after it.
+mod killed;
 /// Stopping, ports, and start-up that fails.
 mod lifecycle;
 /// Logs: their form, and what becomes of them when nobody reads.
