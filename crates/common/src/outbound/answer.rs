@@ -27,7 +27,6 @@ impl Answer {
     }
 
     /// The body alone.
-    #[must_use]
     pub fn into_inner(self) -> Incoming {
         self.body
     }

@@ -4,18 +4,18 @@
 
 /// Which of `candidates`, each with its load; `None` if there are none. `random(n)` is below `n`.
 pub(super) fn least_of_two<T>(
-    candidates: impl Iterator<Item = (T, usize)> + Clone,
+    mut candidates: impl Iterator<Item = (T, usize)> + Clone,
     mut random: impl FnMut(usize) -> usize,
 ) -> Option<T> {
     let count = candidates.clone().count();
     if count < 2 {
-        return candidates.into_iter().next().map(|(only, _)| only);
+        return candidates.next().map(|(only, _)| only);
     }
     let one = random(count);
     // Any other than the one.
     let other = (one + 1 + random(count - 1)) % count;
     let (one, load) = candidates.clone().nth(one)?;
-    let (other, other_load) = candidates.clone().nth(other)?;
+    let (other, other_load) = candidates.nth(other)?;
     Some(if other_load < load { other } else { one })
 }
 

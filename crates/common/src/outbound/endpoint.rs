@@ -49,11 +49,10 @@ pub(super) struct Endpoint<B> {
 impl Place {
     /// What to call it; with its address, if there are `several` endpoints.
     pub(super) fn at(&self, several: bool) -> At {
-        let addresses = match several && self.origin.literal().is_none() {
-            true => self.addresses.clone(),
-            false => Vec::new(),
-        };
-        At::new(&self.origin.url, addresses)
+        match several && self.origin.literal().is_none() {
+            true => At::new(&self.origin.url, &self.addresses),
+            false => At::new(&self.origin.url, &[]),
+        }
     }
 }
 
@@ -87,7 +86,8 @@ impl<B: RequestBody> Endpoint<B> {
 
     /// Whether it has no connection at all, idle or busy.
     pub(super) fn is_unconnected(&self) -> bool {
-        !self.has_connection(0) && !(self.is_http1 && self.load.requests() > 0)
+        let is_busy = self.is_http1 && self.load.requests() > 0;
+        !is_busy && !self.has_connection(0)
     }
 
     /// A connection with a number above `above` for one more request. Those found closed or too old

@@ -129,7 +129,7 @@ impl<B: RequestBody> Client<B> {
     /// As [`Self::request`], where `check` may find the answer's head unacceptable: new requests then
     /// use new connections.
     ///
-    /// A request that can't have had an effect ([`retry`]) and failed on its connection is sent once
+    /// A request that can't have had an effect and failed on its connection is sent once
     /// more, on another one.
     ///
     /// # Errors

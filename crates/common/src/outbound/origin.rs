@@ -1,6 +1,6 @@
 //! An upstream as it was named, and the endpoints behind that name.
 
-use std::{fmt, io, net::SocketAddr};
+use std::{fmt, io, net::SocketAddr, sync::Arc};
 
 use http::{HeaderValue, Uri, uri::Authority};
 use rustls::pki_types::ServerName;
@@ -83,33 +83,23 @@ fn endpoints(found: Vec<SocketAddr>) -> Vec<Addresses> {
     endpoints
 }
 
-/// Where something happened: the URL, and the address where there are several.
+/// Where something happened: the URL, and the addresses if they are not to be known from it.
 #[derive(Clone, Debug)]
-pub struct At {
-    url: Uri,
-    addresses: Addresses,
-}
+pub struct At(Arc<str>);
 
 impl At {
-    pub(super) fn new(url: &Uri, addresses: Addresses) -> Self {
-        Self {
-            url: url.clone(),
-            addresses,
-        }
+    pub(super) fn new(url: &Uri, addresses: &[SocketAddr]) -> Self {
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        Self(match addresses.is_empty() {
+            true => url.to_string().into(),
+            false => format!("{url} ({})", addresses.join(", ")).into(),
+        })
     }
 }
 
 impl fmt::Display for At {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.url)?;
-        for (index, address) in self.addresses.iter().enumerate() {
-            let before = if index == 0 { " (" } else { ", " };
-            write!(f, "{before}{address}")?;
-        }
-        match self.addresses.is_empty() {
-            true => Ok(()),
-            false => f.write_str(")"),
-        }
+        f.write_str(&self.0)
     }
 }
 
@@ -183,9 +173,10 @@ mod tests {
 
     #[test]
     fn says_the_address_where_it_is_given() {
-        let mut at = At::new(&"https://a:1".parse().unwrap(), Vec::new());
-        assert_eq!(at.to_string(), "https://a:1/");
-        at.addresses = vec!["10.0.0.1:1".parse().unwrap(), "[::1]:1".parse().unwrap()];
+        let url = "https://a:1".parse().unwrap();
+        assert_eq!(At::new(&url, &[]).to_string(), "https://a:1/");
+        let addresses = ["10.0.0.1:1", "[::1]:1"].map(|text| text.parse().unwrap());
+        let at = At::new(&url, &addresses);
         assert_eq!(at.to_string(), "https://a:1/ (10.0.0.1:1, [::1]:1)");
     }
 }

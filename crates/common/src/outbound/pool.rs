@@ -236,7 +236,7 @@ impl<B: RequestBody> Pool<B> {
         let first = tried.first();
         match state.endpoints.iter().find(|one| Some(&one.id) == first) {
             Some(endpoint) => endpoint.place.at(state.endpoints.len() > 1),
-            None => At::new(&self.origins[0].url, Vec::new()),
+            None => At::new(&self.origins[0].url, &[]),
         }
     }
 

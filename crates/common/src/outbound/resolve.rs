@@ -72,7 +72,7 @@ impl<B: RequestBody> Pool<B> {
                 Ok(found) => state.set_endpoints(origin, found),
                 Err(error) => {
                     debug!(%error, "cannot resolve {}", origin.url);
-                    let at = At::new(&origin.url, Vec::new());
+                    let at = At::new(&origin.url, &[]);
                     let error = Error::unresolved(&error, at, self.expected.clone());
                     state.resolution.error = Some(error);
                 }
