@@ -137,7 +137,8 @@ impl<B: RequestBody> State<B> {
         Ok(())
     }
 
-    /// Leaves an endpoint out for a while; says so, once, if no request has to fail by it.
+    /// Leaves an endpoint out for a while, once it has no connection; says so, once, if no request has
+    /// to fail by it.
     pub(super) fn fails(&mut self, id: u64, reason: &Error) {
         let (now, several) = (Instant::now(), self.endpoints.len() > 1);
         // Without trust material of our own nothing was learned about it.
@@ -149,7 +150,8 @@ impl<B: RequestBody> State<B> {
         };
         let answers = endpoint.load.answers();
         let pause = endpoint.health.fails(now, answers, fastrand::f64());
-        let is_news = several && endpoint.health.is_first_failure();
+        let is_beside = several || endpoint.has_connection(0);
+        let is_news = is_beside && endpoint.health.is_first_failure();
         match reason {
             Error::Impostor { .. } if is_news => error!("left out: {reason}"),
             _ if is_news => warn!("left out for now: {reason}"),
