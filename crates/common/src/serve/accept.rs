@@ -47,11 +47,8 @@ async fn retry(listener: &TcpListener, admission: &Admission) -> Option<(TcpStre
         backoff = (backoff * 2).min(BACKOFF.1);
         // With an empty queue it would fail as well, and does not: then it is pending.
         match listener.accept().now_or_never() {
-            Some(Err(error)) if !is_of_one_connection(&error) => {}
-            accepted => {
-                admission.accept_works();
-                return ready(accepted?.ok()?);
-            }
+            Some(Err(error)) if !is_of_one_connection(&error) => admission.accept_fails(&error),
+            accepted => return ready(accepted?.ok()?),
         }
     }
 }

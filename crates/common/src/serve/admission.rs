@@ -10,10 +10,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     net::{IpAddr, Ipv6Addr},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -21,7 +18,9 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::Instant,
 };
-use tracing::{info, warn};
+use tracing::warn;
+
+use crate::telemetry::Episode;
 
 /// How many at once, over the whole process.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +43,8 @@ struct Shared {
     connections: Arc<Semaphore>,
     sources: Mutex<HashMap<IpAddr, usize>>,
     handshakes: Mutex<Handshakes>,
-    /// Cores that can't accept.
-    failing: AtomicUsize,
+    /// Connections that can't be accepted.
+    failing: Arc<Episode>,
     last_warning: Mutex<Option<Instant>>,
 }
 
@@ -85,7 +84,10 @@ impl Admission {
             connections: Arc::new(Semaphore::new(bounds.connections)),
             sources: Mutex::default(),
             handshakes: Mutex::default(),
-            failing: AtomicUsize::new(0),
+            failing: Episode::new(
+                "cannot accept connections; trying again".into(),
+                "accepting connections again",
+            ),
             last_warning: Mutex::default(),
         }))
     }
@@ -98,18 +100,9 @@ impl Admission {
         Some((place, self.handshake(source)))
     }
 
-    /// A core can't accept connections; it will try again. Told once, by the first of them.
+    /// A core can't accept connections; it will try again.
     pub(super) fn accept_fails(&self, error: &io::Error) {
-        if self.0.failing.fetch_add(1, Relaxed) == 0 {
-            warn!(%error, "cannot accept connections; trying again");
-        }
-    }
-
-    /// A core that could not accept connections can; the last of them tells.
-    pub(super) fn accept_works(&self) {
-        if self.0.failing.fetch_sub(1, Relaxed) == 1 {
-            info!("accepting connections again");
-        }
+        self.0.failing.note_error(error);
     }
 
     /// Waits for a place among the connections that are served.

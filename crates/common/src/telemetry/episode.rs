@@ -2,6 +2,7 @@
 //! it begins, how often it happened now and then, and when it is over.
 
 use std::{
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -9,11 +10,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-/// How often it is told while it goes on; so long nothing must happen until it is over.
-const EVERY: Duration = Duration::from_secs(10);
+/// How often it is told while it goes on.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// So long nothing must happen until it is over.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// Counts what happens, and tells it.
 #[derive(Debug)]
@@ -41,18 +45,35 @@ impl Episode {
     /// # Panics
     /// Outside a tokio runtime.
     pub(crate) fn note(self: &Arc<Self>) {
-        self.since_told.fetch_add(1, Relaxed);
-        // Read first: a flood must not make the cores fight for the line.
-        if !self.goes_on.load(Relaxed) && !self.goes_on.swap(true, Relaxed) {
+        if self.begins() {
             warn!("{}", self.what);
-            tokio::spawn(Arc::clone(self).tell());
         }
     }
 
+    /// It happened once more, by this `error`.
+    ///
+    /// # Panics
+    /// As [`Self::note`].
+    pub(crate) fn note_error(self: &Arc<Self>, error: &impl fmt::Display) {
+        if self.begins() {
+            warn!(%error, "{}", self.what);
+        }
+    }
+
+    fn begins(self: &Arc<Self>) -> bool {
+        self.since_told.fetch_add(1, Relaxed);
+        // Read first: a flood must not make the cores fight for the line.
+        let begins = !self.goes_on.load(Relaxed) && !self.goes_on.swap(true, Relaxed);
+        if begins {
+            tokio::spawn(Arc::clone(self).tell());
+        }
+        begins
+    }
+
     async fn tell(self: Arc<Self>) {
-        let mut total = 0;
+        let (mut total, mut untold, mut told) = (0, 0, Instant::now());
         loop {
-            sleep(EVERY).await;
+            sleep(QUIET).await;
             let times = self.since_told.swap(0, Relaxed);
             if times == 0 {
                 self.goes_on.store(false, Relaxed);
@@ -60,7 +81,11 @@ impl Episode {
                 return;
             }
             total += times;
-            warn!(times, "{}", self.what);
+            untold += times;
+            if told.elapsed() >= EVERY {
+                warn!(times = untold, "{}", self.what);
+                (untold, told) = (0, Instant::now());
+            }
         }
     }
 }
@@ -78,12 +103,7 @@ mod tests {
                 assert!(episode.goes_on.load(Relaxed));
                 sleep(Duration::from_secs(1)).await;
             }
-            sleep(EVERY).await;
-            assert!(
-                episode.goes_on.load(Relaxed),
-                "something happened since it was told"
-            );
-            sleep(EVERY).await;
+            sleep(QUIET * 2).await;
             assert!(!episode.goes_on.load(Relaxed));
             assert_eq!(episode.since_told.load(Relaxed), 0);
         }
