@@ -1,0 +1,139 @@
+//! An agent that is gone, silent, or another one.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    event::Findings,
+    identity::{A_WHILE, SOON},
+    options::Scale,
+    stack::{Node, Stack, until},
+    tally::Wanted,
+};
+
+/// What a stack may answer while its identities are replaced without an overlap, or have expired.
+const WITHOUT_IDENTITY: Wanted = Wanted {
+    statuses: &[401, 502, 503],
+    broken: true,
+};
+
+/// For a minute: one warning, and back by itself.
+pub(crate) async fn stopped(stack: &Stack, scale: Scale, found: &mut Findings) -> Result<()> {
+    let written = stack.workloads().map(Node::written);
+    let down_for = format!("{}s", scale.seconds(60).as_secs());
+    stack.ctl(&["restart", "--down-for", &down_for]).await?;
+    let begun = Instant::now();
+    for (node, written) in stack.workloads().into_iter().zip(written) {
+        node.logged("the Workload API is back", written).await?;
+    }
+    found.within("all back", begun.elapsed(), SOON);
+    for (node, written) in stack.workloads().into_iter().zip(written) {
+        warned(node, written, 1, found)?;
+    }
+    Ok(())
+}
+
+/// For a minute: nobody notices, as long as the SVIDs live.
+pub(crate) async fn stalled(stack: &Stack, scale: Scale, found: &mut Findings) -> Result<()> {
+    let written = stack.workloads().map(Node::written);
+    stack.ctl(&["stall"]).await?;
+    sleep(scale.seconds(60)).await;
+    stack.ctl(&["unstall"]).await?;
+    sleep(A_WHILE / 2).await;
+    for (node, written) in stack.workloads().into_iter().zip(written) {
+        warned(node, written, 0, found)?;
+    }
+    Ok(())
+}
+
+/// What it issued before is worth nothing: refused is what the workloads that don't know of it yet
+/// and those that do have to refuse of each other.
+pub(crate) async fn new_keys(stack: &Stack, found: &mut Findings) -> Result<()> {
+    found.strict(stack.load.take());
+    let written = stack.workloads().map(Node::written);
+    stack.ctl(&["restart", "--new-keys"]).await?;
+    let begun = Instant::now();
+    for (node, written) in stack.workloads().into_iter().zip(written) {
+        node.logged("the Workload API is back", written).await?;
+    }
+    let caller = stack.load.caller();
+    until(async || {
+        let token = caller.tokens.token().await.ok()?;
+        match caller.status(token.token()).await.ok()?.as_u16() {
+            200 => Some(()),
+            401 => {
+                caller.tokens.invalidate(&token);
+                None
+            }
+            _ => None,
+        }
+    })
+    .await?;
+    found.within("all on the new keys", begun.elapsed(), SOON);
+    // Callers who were refused just now try their next request in a moment.
+    sleep(A_WHILE / 2).await;
+    found.allowing(stack.load.take(), WITHOUT_IDENTITY);
+    sleep(A_WHILE / 2).await;
+    Ok(())
+}
+
+/// On a stack of its own, whose SVIDs live for seconds.
+pub(crate) async fn svid_expires(found: &mut Findings) -> Result<()> {
+    const A_FEW_REQUESTS: f64 = 200.0;
+    let stack = Stack::with_agent(&["--x509-ttl", "9s"]).await?;
+    stack.load.go(Some(A_FEW_REQUESTS));
+    let written = stack.workloads().map(Node::written);
+    let (_, stopped) = tokio::join!(
+        async {
+            let mut told = Vec::new();
+            for text in ["lost the Workload API", "no new X.509-SVID has come"] {
+                told.push(stack.proxy.logged(text, written[2]).await);
+            }
+            // All that was before it expired.
+            found.strict(stack.load.take());
+            for (node, written) in stack.workloads().into_iter().zip(written) {
+                told.push(node.logged("the X.509-SVID has expired", written).await);
+            }
+            let port = stack.proxy.port();
+            let connected = match port {
+                Ok(port) => stack.load.caller().connect(port).await.is_ok(),
+                Err(_) => true,
+            };
+            found.check(!connected, "an expired SVID is presented");
+            for told in told {
+                found.check(told.is_ok(), "it was not told step by step");
+            }
+        },
+        stack.ctl(&["restart", "--down-for", "14s"])
+    );
+    stopped?;
+    let begun = Instant::now();
+    for (node, written) in stack.workloads().into_iter().zip(written) {
+        node.logged("the Workload API is back", written).await?;
+    }
+    found.within("all back", begun.elapsed(), SOON);
+    sleep(Duration::from_millis(500)).await;
+    found.allowing(stack.load.take(), WITHOUT_IDENTITY);
+    sleep(A_WHILE / 2).await;
+    stack.load.rest();
+    found.strict(stack.load.take());
+    stack.end().await
+}
+
+/// How often it warned, since it had logged so much.
+fn warned(node: &Node, written: usize, times: usize, found: &mut Findings) -> Result<()> {
+    let log = node.log_since(written)?;
+    let warnings: Vec<_> = log
+        .iter()
+        .filter(|line| line.contains("WARN") || line.contains("ERROR"))
+        .collect();
+    let count = warnings.len();
+    let name = node.name();
+    found.check(
+        count == times,
+        format!("{name}: {count} warnings, not {times}: {warnings:?}"),
+    );
+    Ok(())
+}

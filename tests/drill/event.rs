@@ -1,0 +1,203 @@
+//! The events of a drill, in the order in which they happen on each of the two stacks.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::{
+    agent, identity,
+    options::Scale,
+    processes,
+    report::Row,
+    stack::Stack,
+    tally::{Tally, Wanted},
+};
+
+/// What happens to a stack.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Event {
+    NewSvids,
+    CaRotation,
+    JwtRotation,
+    JwtKeyRemoved,
+    CallerWithdrawn,
+    FederationRemoved,
+    ServerWithdrawn,
+    ServerRestarted,
+    OnlyServerRestarted,
+    ProxyHandedOver,
+    Killed,
+    AgentStopped,
+    AgentStalled,
+    AgentWithNewKeys,
+    SvidExpires,
+    ProxySharesPort,
+    Overload,
+    NoFilesLeft,
+}
+
+/// What an event adds to its row, as it goes.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    requests: u64,
+    failed: u64,
+    refused: u64,
+    worst: Duration,
+    /// What was measured.
+    notes: Vec<String>,
+    /// What should not have been.
+    faults: Vec<String>,
+}
+
+impl Event {
+    /// All, in the order of the table.
+    pub(crate) const ALL: [Self; 18] = [
+        Self::NewSvids,
+        Self::CaRotation,
+        Self::JwtRotation,
+        Self::JwtKeyRemoved,
+        Self::CallerWithdrawn,
+        Self::FederationRemoved,
+        Self::ServerWithdrawn,
+        Self::ServerRestarted,
+        Self::OnlyServerRestarted,
+        Self::ProxyHandedOver,
+        Self::Killed,
+        Self::AgentStopped,
+        Self::AgentStalled,
+        Self::AgentWithNewKeys,
+        Self::SvidExpires,
+        Self::ProxySharesPort,
+        Self::Overload,
+        Self::NoFilesLeft,
+    ];
+
+    /// Its name for people.
+    fn title(self) -> &'static str {
+        match self {
+            Self::NewSvids => "new X.509-SVIDs every 2 s",
+            Self::CaRotation => "CA rotated, the old one removed",
+            Self::JwtRotation => "JWT key rotated",
+            Self::JwtKeyRemoved => "JWT key removed",
+            Self::CallerWithdrawn => "a caller's entry withdrawn",
+            Self::FederationRemoved => "federated bundle removed",
+            Self::ServerWithdrawn => "the servers' identity withdrawn, restored",
+            Self::ServerRestarted => "each of two servers restarted",
+            Self::OnlyServerRestarted => "the only server restarted",
+            Self::ProxyHandedOver => "proxy restarted, socket handed over",
+            Self::Killed => "kill -9 of any process",
+            Self::AgentStopped => "agent stopped, back on a new socket",
+            Self::AgentStalled => "agent stalled",
+            Self::AgentWithNewKeys => "agent restarted with new keys",
+            Self::SvidExpires => "agent gone until the SVIDs expire",
+            Self::ProxySharesPort => "proxy restarted, port shared",
+            Self::Overload => "ten times the requests it takes",
+            Self::NoFilesLeft => "proxy out of file descriptors",
+        }
+    }
+
+    /// Whether it happens on the stack whose proxy is handed its socket; else on the other one.
+    pub(crate) fn is_of_first_stack(self) -> bool {
+        !matches!(
+            self,
+            Self::AgentStopped
+                | Self::AgentStalled
+                | Self::AgentWithNewKeys
+                | Self::SvidExpires
+                | Self::ProxySharesPort
+                | Self::Overload
+                | Self::NoFilesLeft
+        )
+    }
+
+    /// Lets it happen under the stack's load.
+    pub(crate) async fn run(self, stack: &mut Stack, scale: Scale) -> Result<Row> {
+        let mut found = Findings::default();
+        found.strict(stack.load.take());
+        let happened = self.happen(stack, scale, &mut found).await;
+        if let Err(error) = happened {
+            found.faults.push(format!("{error:#}"));
+        }
+        found.strict(stack.load.take());
+        Ok(Row {
+            event: self.title(),
+            requests: found.requests,
+            failed: found.failed,
+            refused: found.refused,
+            worst: found.worst,
+            notes: found.notes,
+            faults: found.faults,
+        })
+    }
+
+    async fn happen(self, stack: &mut Stack, scale: Scale, found: &mut Findings) -> Result<()> {
+        match self {
+            Self::NewSvids => identity::new_svids(stack, scale, found).await,
+            Self::CaRotation => identity::ca_rotation(stack, scale).await,
+            Self::JwtRotation => identity::jwt_rotation(stack, scale, found).await,
+            Self::JwtKeyRemoved => identity::jwt_key_removed(stack, found).await,
+            Self::CallerWithdrawn => identity::caller_withdrawn(stack, found).await,
+            Self::FederationRemoved => identity::federation_removed(stack, found).await,
+            Self::ServerWithdrawn => identity::server_withdrawn(stack, found).await,
+            Self::ServerRestarted => processes::server_restarted(stack).await,
+            Self::OnlyServerRestarted => processes::only_server_restarted(stack, found).await,
+            Self::ProxyHandedOver | Self::ProxySharesPort => {
+                processes::proxy_restarted(stack, self == Self::ProxyHandedOver).await
+            }
+            Self::Killed => processes::killed(stack, scale, found).await,
+            Self::AgentStopped => agent::stopped(stack, scale, found).await,
+            Self::AgentStalled => agent::stalled(stack, scale, found).await,
+            Self::AgentWithNewKeys => agent::new_keys(stack, found).await,
+            Self::SvidExpires => agent::svid_expires(found).await,
+            Self::Overload => processes::overload(stack, scale, found).await,
+            Self::NoFilesLeft => processes::no_files_left(stack, scale, found).await,
+        }
+    }
+}
+
+impl Findings {
+    /// Nothing in it may have failed.
+    pub(crate) fn strict(&mut self, tally: Tally) {
+        self.allowing(tally, Wanted::default());
+    }
+
+    /// Nothing in it may have failed but what is wanted.
+    pub(crate) fn allowing(&mut self, tally: Tally, wanted: Wanted) {
+        let (failed, refused) = tally.failed_and_refused(wanted);
+        self.requests += tally.requests();
+        self.failed += failed;
+        self.refused += refused;
+        self.worst = self.worst.max(tally.worst);
+        if failed > 0 {
+            self.faults.extend(tally.samples);
+        }
+    }
+
+    /// One request more, that was refused as it should be.
+    pub(crate) fn refused(&mut self) {
+        self.requests += 1;
+        self.refused += 1;
+    }
+
+    /// Something that was measured.
+    pub(crate) fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
+    }
+
+    /// What took `time` had to take `most`.
+    pub(crate) fn within(&mut self, what: &str, time: Duration, most: Duration) {
+        self.note(format!("{what} after {} ms", time.as_millis()));
+        self.check(
+            time <= most,
+            format!("{what} after {time:?}, more than {most:?}"),
+        );
+    }
+
+    /// A fault unless it `holds`.
+    pub(crate) fn check(&mut self, holds: bool, fault: impl Into<String>) {
+        if !holds {
+            self.faults.push(fault.into());
+        }
+    }
+}

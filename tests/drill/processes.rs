@@ -1,0 +1,178 @@
+//! Processes that end, by plan or not, and processes that have too much to do.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use tokio::{process::Command, task::JoinSet, time::sleep};
+
+use crate::{
+    event::Findings,
+    identity::A_WHILE,
+    load::Load,
+    options::Scale,
+    stack::{Stack, stop, until},
+    tally::Wanted,
+};
+
+/// Nobody behind the proxy.
+const NO_SERVER: Wanted = Wanted {
+    statuses: &[502, 503, 504],
+    broken: false,
+};
+/// Anything may be missing.
+const ANY_LOSS: Wanted = Wanted {
+    statuses: &[401, 502, 503, 504],
+    broken: true,
+};
+const SHED: Wanted = Wanted {
+    statuses: &[503],
+    broken: false,
+};
+
+/// One after the other: the proxy always has one.
+pub(crate) async fn server_restarted(stack: &mut Stack) -> Result<()> {
+    for index in 0..stack.servers.len() {
+        stack.servers[index].stop().await?;
+        sleep(A_WHILE / 2).await;
+        stack.servers[index].start_again().await?;
+        sleep(A_WHILE / 2).await;
+    }
+    Ok(())
+}
+
+/// Only what comes while there is none is refused.
+pub(crate) async fn only_server_restarted(stack: &mut Stack, found: &mut Findings) -> Result<()> {
+    let [only, other] = &mut stack.servers;
+    other.stop().await?;
+    sleep(A_WHILE / 2).await;
+    found.strict(stack.load.take());
+    let begun = Instant::now();
+    only.stop().await?;
+    only.start_again().await?;
+    let gap = begun.elapsed();
+    served(&stack.load).await?;
+    found.allowing(stack.load.take(), NO_SERVER);
+    found.note(format!("the gap was {} ms", gap.as_millis()));
+    sleep(A_WHILE / 2).await;
+    found.strict(stack.load.take());
+    other.start_again().await?;
+    Ok(())
+}
+
+/// With the socket handed over the old one may end first: who comes meanwhile waits in the kernel.
+/// With a shared port the new one is there before.
+pub(crate) async fn proxy_restarted(stack: &mut Stack, old_first: bool) -> Result<()> {
+    for _ in 0..3 {
+        if old_first {
+            stack.proxy.stop().await?;
+            stack.proxy.start_again().await?;
+        } else {
+            let mut old = stack.proxy.start_again().await?;
+            stop("proxy", &mut old).await?;
+        }
+        sleep(A_WHILE / 2).await;
+    }
+    Ok(())
+}
+
+/// At random points; the next start works, and nothing is left behind.
+pub(crate) async fn killed(stack: &mut Stack, scale: Scale, found: &mut Findings) -> Result<()> {
+    let times = scale.times(100);
+    found.strict(stack.load.take());
+    for number in 0..times {
+        let random = aws_lc_rs::rand::generate::<[u8; 2]>(&aws_lc_rs::rand::SystemRandom::new());
+        let [which, when] = random.context("no random numbers")?.expose();
+        sleep(Duration::from_millis(u64::from(when) / 4)).await;
+        let [first, second] = &mut stack.servers;
+        // The agent less often: with its keys everything else has to begin anew.
+        let node = match which % 10 {
+            0 => &mut stack.agent,
+            1..=3 => &mut stack.proxy,
+            4..=6 => first,
+            _ => second,
+        };
+        node.kill().await;
+        let name = node.name().to_owned();
+        let started = node.start_again().await;
+        started
+            .with_context(|| format!("{name}, killed as number {number}, did not start again"))?;
+    }
+    found.note(format!("{times} times"));
+    served(&stack.load).await?;
+    sleep(A_WHILE).await;
+    found.allowing(stack.load.take(), ANY_LOSS);
+    sleep(A_WHILE / 2).await;
+    Ok(())
+}
+
+/// A thousand callers more, who ask as fast as they are answered.
+pub(crate) async fn overload(stack: &Stack, scale: Scale, found: &mut Findings) -> Result<()> {
+    const CALLERS: usize = 1000;
+    found.strict(stack.load.take());
+    let caller = stack.load.shared_caller();
+    let token = caller.tokens.token().await?;
+    let end = Instant::now() + scale.seconds(10);
+    let mut crowd = JoinSet::new();
+    for _ in 0..CALLERS {
+        let (caller, token) = (caller.clone(), token.clone());
+        crowd.spawn(async move { caller.insist(token.token(), end).await });
+    }
+    let (mut good, mut shed) = (0, 0);
+    while let Some(counts) = crowd.join_next().await {
+        let (served, refused) = counts??;
+        good += served;
+        shed += refused;
+    }
+    served(&stack.load).await?;
+    found.allowing(stack.load.take(), SHED);
+    found.note(format!(
+        "of the crowd's requests {good} served, {shed} shed"
+    ));
+    found.check(good > 0 && shed > 0, "there was no overload, or only that");
+    sleep(A_WHILE / 2).await;
+    Ok(())
+}
+
+/// Who has a connection is served, who wants one waits until there are descriptors again.
+pub(crate) async fn no_files_left(stack: &Stack, scale: Scale, found: &mut Findings) -> Result<()> {
+    let pid = stack.proxy.pid().to_string();
+    let before = stack.proxy.max_open_files()?;
+    let written = stack.proxy.written();
+    let limit = |text: String| {
+        let mut command = Command::new("prlimit");
+        command.args(["--pid", &pid, &format!("--nofile={text}")]);
+        async move {
+            let status = command
+                .status()
+                .await
+                .context("prlimit (util-linux) can't be run")?;
+            ensure!(status.success(), "prlimit failed");
+            Ok(())
+        }
+    };
+    limit(format!("{}:", stack.proxy.open_files()?)).await?;
+    sleep(scale.seconds(24)).await;
+    let held_up = stack.load.take();
+    limit(format!("{before}:")).await?;
+    found.strict(held_up);
+    let log = stack.proxy.log_since(written)?;
+    let told = log.iter().filter(|line| line.contains("WARN")).count();
+    found.check(told == 1, format!("told {told} times: {log:?}"));
+    sleep(A_WHILE).await;
+    Ok(())
+}
+
+/// Waits until a request gets through.
+async fn served(load: &Load) -> Result<()> {
+    let caller = load.caller();
+    until(async || {
+        let token = caller.tokens.token().await.ok()?;
+        let status = caller.status(token.token()).await.ok()?;
+        if status == 401 {
+            caller.tokens.invalidate(&token);
+        }
+        (status == 200).then_some(())
+    })
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! What a drill found: as a table for people and the README, as JSON for machines.
+
+use std::{fmt::Write as _, fs, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+const BEGIN: &str = "<!-- scripts/drill.sh --readme writes from here -->\n";
+const END: &str = "<!-- to here, the drill -->\n";
+/// The root of the workspace.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// What came of one event.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) event: &'static str,
+    pub(crate) requests: u64,
+    pub(crate) failed: u64,
+    pub(crate) refused: u64,
+    pub(crate) worst: Duration,
+    pub(crate) notes: Vec<String>,
+    pub(crate) faults: Vec<String>,
+}
+
+/// A whole drill.
+#[derive(Debug)]
+pub(crate) struct Report {
+    full_speed: f64,
+    short: bool,
+    rows: Vec<Row>,
+}
+
+impl Row {
+    fn is_good(&self) -> bool {
+        self.failed == 0 && self.faults.is_empty()
+    }
+
+    fn worst_millis(&self) -> u128 {
+        self.worst.as_millis()
+    }
+
+    /// For a terminal.
+    pub(crate) fn line(&self) -> String {
+        let verdict = if self.is_good() { "ok" } else { "FAULT" };
+        let mut line = format!(
+            "{verdict:<6}{:<44}{:>9} requests{:>6} failed{:>7} refused{:>7} ms worst",
+            self.event,
+            self.requests,
+            self.failed,
+            self.refused,
+            self.worst_millis()
+        );
+        for note in &self.notes {
+            let _ = write!(line, "\n      {note}");
+        }
+        for fault in &self.faults {
+            let _ = write!(line, "\n      FAULT: {fault}");
+        }
+        line
+    }
+
+    fn markdown(&self) -> String {
+        format!(
+            "| {} | {} | {} | {} | {} | {} |\n",
+            self.event,
+            self.requests,
+            self.failed,
+            self.refused,
+            self.worst_millis(),
+            self.notes.join("; ")
+        )
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "event": self.event,
+            "requests": self.requests,
+            "failed": self.failed,
+            "refused_as_wanted": self.refused,
+            "worst_pause_ms": self.worst_millis() as u64,
+            "notes": self.notes,
+            "faults": self.faults,
+        })
+    }
+}
+
+impl Report {
+    pub(crate) fn new(full_speed: f64, short: bool, rows: Vec<Row>) -> Self {
+        Self {
+            full_speed,
+            short,
+            rows,
+        }
+    }
+
+    /// How many events did not go as they should.
+    pub(crate) fn faults(&self) -> usize {
+        self.rows.iter().filter(|row| !row.is_good()).count()
+    }
+
+    /// The last lines for a terminal; each event has had its own.
+    pub(crate) fn text(&self) -> String {
+        let requests: u64 = self.rows.iter().map(|row| row.requests).sum();
+        let failed: u64 = self.rows.iter().map(|row| row.failed).sum();
+        let refused: u64 = self.rows.iter().map(|row| row.refused).sum();
+        format!(
+            "{} events, {} not as they should be; {requests} requests, {failed} failed, {refused} refused as wanted; full speed {:.0} requests/s\n",
+            self.rows.len(),
+            self.faults(),
+            self.full_speed
+        )
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "full_speed_requests_per_second": self.full_speed.round(),
+            "short": self.short,
+            "events": self.rows.iter().map(Row::json).collect::<Vec<_>>(),
+        })
+    }
+
+    /// Rewrites the table in README.md, so that no number there is typed by hand.
+    pub(crate) fn write_readme(&self) -> Result<()> {
+        let path = Path::new(ROOT).join("README.md");
+        let text = fs::read_to_string(&path)?;
+        let mut part = String::from(
+            "| event | requests | failed | refused as wanted | worst pause, ms | seen |\n|---|---:|---:|---:|---:|---|\n",
+        );
+        part.extend(self.rows.iter().map(Row::markdown));
+        let text = replaced(&text, &part).context("README.md has lost the marks of the drill")?;
+        Ok(fs::write(path, text)?)
+    }
+}
+
+/// `text` with `part` between the marks.
+fn replaced(text: &str, part: &str) -> Option<String> {
+    let (before, rest) = text.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n{part}\n{END}{after}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_good_without_failures_and_faults() {
+        let row = |failed, faults: &[&str]| Row {
+            event: "an event",
+            requests: 10,
+            failed,
+            refused: 2,
+            worst: Duration::from_millis(5),
+            notes: Vec::new(),
+            faults: faults.iter().map(ToString::to_string).collect(),
+        };
+        let rows = vec![row(0, &[]), row(1, &[]), row(0, &["too late"])];
+        let report = Report::new(100.0, true, rows);
+        assert_eq!(report.faults(), 2);
+        assert_eq!(report.json()["events"][1]["failed"], 1);
+        assert!(report.rows[2].line().starts_with("FAULT"));
+    }
+
+    #[test]
+    fn the_readme_has_the_marks() {
+        let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+        assert!(replaced(&readme, "new\n").is_some());
+    }
+}

@@ -1,0 +1,97 @@
+//! Many requests while all keys and SVIDs rotate without end: nothing fails, nothing grows.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use tokio::time::sleep;
+
+use crate::stack::{Node, Stack};
+
+/// Everything changes every few seconds; what is retired leaves the bundles as soon as nothing by it
+/// is valid any more.
+const ROTATING: [&str; 10] = [
+    "--x509-ttl",
+    "8s",
+    "--rotate-x509-every",
+    "2s",
+    "--rotate-ca-every",
+    "6s",
+    "--jwt-ttl",
+    "8s",
+    "--rotate-jwt-key-every",
+    "6s",
+];
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// What a process may have grown by since a tenth of the requests: noise of its allocator, and
+/// connections that are just being replaced.
+const GROWTH_KIB: u64 = 8 * 1024;
+const GROWTH_FILES: usize = 16;
+
+/// Resident memory in KiB and open files, of each process.
+type Usage = Vec<(String, u64, usize)>;
+
+/// Makes `requests` as fast as they are answered.
+pub(crate) async fn run(requests: u64, json: bool) -> Result<()> {
+    let stack = Stack::with_agent(&ROTATING).await?;
+    let begun = Instant::now();
+    stack.load.go(None);
+    while stack.load.requests() < requests / 10 {
+        sleep(LOOK).await;
+    }
+    let early = usage(&stack)?;
+    while stack.load.requests() < requests {
+        sleep(LOOK).await;
+    }
+    let late = usage(&stack)?;
+    stack.load.rest();
+    let seconds = begun.elapsed().as_secs_f64();
+    let tally = stack.load.take();
+    let (failed, _) = tally.failed_and_refused(crate::tally::Wanted::default());
+    let worst = tally.worst.as_millis() as u64;
+    if json {
+        let of = |usage: &Usage| -> Vec<_> {
+            let one = |(name, kib, files): &(String, u64, usize)| json!({"process": name, "resident_kib": kib, "open_files": files});
+            usage.iter().map(one).collect()
+        };
+        let found = json!({"requests": tally.requests(), "failed": failed, "seconds": seconds,
+            "worst_pause_ms": worst, "after_a_tenth": of(&early), "at_the_end": of(&late)});
+        println!("{found:#}");
+    } else {
+        println!(
+            "{} requests in {seconds:.0} s, {failed} failed, worst pause {worst} ms",
+            tally.requests()
+        );
+        for ((name, kib, files), (_, last_kib, last_files)) in early.iter().zip(&late) {
+            println!(
+                "{name}: {kib} KiB and {files} open files after a tenth, {last_kib} KiB and {last_files} at the end"
+            );
+        }
+    }
+    ensure!(failed == 0, "{failed} requests failed: {:?}", tally.samples);
+    for ((name, kib, files), (_, last_kib, last_files)) in early.iter().zip(&late) {
+        ensure!(
+            *last_kib <= kib + GROWTH_KIB,
+            "{name} has grown by {} KiB",
+            last_kib - kib
+        );
+        ensure!(
+            *last_files <= files + GROWTH_FILES,
+            "{name} has {last_files} open files"
+        );
+    }
+    stack.end().await
+}
+
+fn usage(stack: &Stack) -> Result<Usage> {
+    let of = |node: &Node| {
+        let (kib, files) = node.usage()?;
+        Ok((node.name().to_owned(), kib, files))
+    };
+    let [first, second] = &stack.servers;
+    [first, second, &stack.proxy, &stack.agent]
+        .map(of)
+        .into_iter()
+        .collect()
+}
