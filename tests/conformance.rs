@@ -1,8 +1,9 @@
 //! `CONFORMANCE.md` lists what must be accepted and refused; this test keeps it honest: every number
-//! is there once, in order, and names a test that exists and says the number, or gives a reason.
+//! is there once, in order, and names tests that exist, in a file that says the number, or gives a
+//! reason.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -35,42 +36,71 @@ fn rows() -> Vec<(String, String)> {
         .collect()
 }
 
-/// Every word of the test code and its vectors, and every part of a word between underscores: what
-/// `fn j029_…`, `fn p025_p026_…` and a row that begins with "J29" have in common.
-fn words_of_tests() -> HashSet<String> {
-    let mut words = HashSet::new();
-    let mut todo = vec![root().join("tests"), root().join("crates")];
-    while let Some(path) = todo.pop() {
-        if path.is_dir() {
-            let entries = fs::read_dir(&path).expect("is readable");
-            todo.extend(entries.map(|entry| entry.expect("is readable").path()));
-        } else if is_test_code(&path) {
-            let text = fs::read_to_string(&path).expect("is text");
-            for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
-                words.extend(word.split('_').map(str::to_owned));
+/// A file that a row names, and the tests in it: `` `tests/x.rs` j001_a, j002_b ``. A module is named by
+/// its path, `` `common::bearer::quota` ``; a name that ends in a star stands for all that begin so.
+struct Named<'a> {
+    file: String,
+    tests: Vec<&'a str>,
+}
+
+/// What the last column of a row names. What else it has in backticks is code, and between them prose,
+/// which has no underscores.
+fn named(cell: &str) -> Vec<Named<'_>> {
+    let mut all: Vec<Named<'_>> = Vec::new();
+    for (index, text) in cell.split('`').enumerate() {
+        if index % 2 == 0 {
+            let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            if let Some(last) = all.last_mut() {
+                last.tests.extend(words.filter(|word| word.contains('_')));
             }
+        } else if text.ends_with(".rs") || text.contains("::") {
+            let file = match text.strip_prefix("common::") {
+                Some(module) => format!("crates/common/src/{}.rs", module.replace("::", "/")),
+                None => text.to_owned(),
+            };
+            let tests = Vec::new();
+            all.push(Named { file, tests });
         }
     }
-    words
+    all
 }
 
-fn is_test_code(path: &Path) -> bool {
-    let text = path
-        .extension()
-        .is_some_and(|extension| extension == "rs" || extension == "json");
-    text && !path.ends_with("tests/conformance.rs")
-}
-
-fn is_said(number: &str, words: &HashSet<String>) -> bool {
+/// Whether a word of the text says the number, or a part of one between underscores: what
+/// `fn j029_…`, `fn p025_p026_…` and a table's row "J29" have in common.
+fn is_said(number: &str, text: &str) -> bool {
     let (part, digits) = number.split_at(1);
     let part = part.to_lowercase();
-    [
+    let spellings = [
         number.to_owned(),
         format!("{part}{digits}"),
         format!("{part}{digits:0>3}"),
-    ]
-    .iter()
-    .any(|word| words.contains(word))
+    ];
+    text.split(|c: char| !c.is_ascii_alphanumeric())
+        .any(|word| spellings.iter().any(|spelling| spelling == word))
+}
+
+/// What is wrong with the last column of a row, if anything is.
+fn fault(number: &str, last: &str) -> Option<String> {
+    let named = named(last);
+    if named.is_empty() {
+        let is_reason = last.split_whitespace().count() >= 4;
+        return (!is_reason).then(|| "has neither a test nor a reason".to_owned());
+    }
+    let mut said = false;
+    for Named { file, tests } in named {
+        let Ok(text) = fs::read_to_string(root().join(&file)) else {
+            return Some(format!("names {file}, which is not there"));
+        };
+        let is_there = |test: &&str| {
+            let end = if test.ends_with('_') { "" } else { "(" };
+            text.contains(&format!("fn {test}{end}"))
+        };
+        if let Some(missing) = tests.iter().find(|test| !is_there(test)) {
+            return Some(format!("names {missing}, which is not in {file}"));
+        }
+        said |= is_said(number, &text);
+    }
+    (!said).then(|| "is said in none of the files that it names".to_owned())
 }
 
 #[test]
@@ -90,20 +120,30 @@ fn every_number_is_there_once_in_order() {
 
 #[test]
 fn every_number_has_a_test_that_says_it_or_a_reason() {
-    let words = words_of_tests();
-    let mut wrong = BTreeMap::new();
-    for (number, last) in rows() {
-        let names_a_test = last.contains(".rs`") || last.contains(".rs ");
-        match last.as_str() {
-            _ if names_a_test && is_said(&number, &words) => {}
-            _ if names_a_test => {
-                wrong.insert(number, "names a test, but no test says its number");
-            }
-            reason if reason.split_whitespace().count() >= 4 => {}
-            _ => {
-                wrong.insert(number, "has neither a test nor a reason");
-            }
-        }
-    }
+    let wrong: BTreeMap<_, _> = rows()
+        .into_iter()
+        .filter_map(|(number, last)| Some((fault(&number, &last)?, number)))
+        .map(|(fault, number)| (number, fault))
+        .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn a_row_that_names_nothing_or_what_is_not_there_is_found() {
+    for (number, last, right) in [
+        ("J1", "`tests/tokens/algorithms.rs` j001_good_tokens", true),
+        ("P143", "`tests/limits/connections.rs` p143_*", true),
+        (
+            "J37",
+            "`common::bearer::quota`; `tests/refused.rs`; `tests/tokens/header.rs`",
+            true,
+        ),
+        ("W111", "not applicable: nothing is cached", true),
+        ("J1", "the library", false),
+        ("J1", "`tests/tokens/algorithms.rs` j001_bad_tokens", false),
+        ("J1", "`tests/tokens/algorithm.rs` j001_good_tokens", false),
+        ("W1", "`tests/tokens/algorithms.rs` j001_good_tokens", false),
+    ] {
+        assert_eq!(fault(number, last).is_none(), right, "{number} {last}");
+    }
 }
