@@ -199,6 +199,14 @@ async fn p021_nobody_says_who_he_is_but_his_connection() {
         "X-SPIFFE-ID",
         "X-Envoy-External-Address",
         "True-Client-IP",
+        "X-Client-IP",
+        "X-Remote-User",
+        "Remote-User",
+        "SSL-Client-Verify",
+        "X-SSL-Client-S-DN",
+        "X-Original-Forwarded-For",
+        "X-Original-URL",
+        "X-Rewrite-URL",
     ];
     let forged: Vec<String> = claims
         .iter()

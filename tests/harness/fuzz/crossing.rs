@@ -9,7 +9,7 @@ pub(super) const PEER_IP: &str = "192.0.2.7";
 pub(super) const HOST: &str = "upstream.example:8080";
 
 /// What no request to the upstream has.
-const GONE: [&str; 17] = [
+const GONE: [&str; 21] = [
     "client-cert",
     "connection",
     "expect",
@@ -20,23 +20,29 @@ const GONE: [&str; 17] = [
     "proxy-authenticate",
     "proxy-authorization",
     "proxy-connection",
+    "remote-user",
     "te",
     "trailer",
     "true-client-ip",
     "upgrade",
+    "x-client-ip",
     "x-cluster-client-ip",
     "x-real-ip",
+    "x-remote-user",
+    "x-rewrite-url",
     "x-spiffe-id",
 ];
 
 /// What begins the names of others that it has not, but for [`SET`].
-const GONE_BEGINNINGS: [&str; 6] = [
+const GONE_BEGINNINGS: [&str; 8] = [
     "client-cert",
     "ssl-client-",
     "x-client-cert",
     "x-envoy-",
     "x-forwarded",
+    "x-original-",
     "x-spiffe-",
+    "x-ssl-client-",
 ];
 
 /// What it has as the proxy says it.

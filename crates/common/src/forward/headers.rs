@@ -46,21 +46,28 @@ const NOT_NOMINABLE: [HeaderName; 6] = [
     COOKIE,
 ];
 
-/// What callers send to claim an origin or an identity.
-const CLAIMS: [&str; 5] = [
+/// What callers send to claim an origin or an identity; or another target than they ask for, which
+/// some frameworks take in place of a path that is not forwarded.
+const CLAIMS: [&str; 9] = [
     "forwarded",
     "proxy",
+    "remote-user",
     "true-client-ip",
+    "x-client-ip",
     "x-cluster-client-ip",
     "x-real-ip",
+    "x-remote-user",
+    "x-rewrite-url",
 ];
-const CLAIM_PREFIXES: [&str; 6] = [
+const CLAIM_PREFIXES: [&str; 8] = [
     "client-cert",
     "ssl-client-",
     "x-client-cert",
     "x-envoy-",
     "x-forwarded",
+    "x-original-",
     "x-spiffe-",
+    "x-ssl-client-",
 ];
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
