@@ -95,11 +95,16 @@ impl Client {
 
     /// Sends as much as is taken within a while, at most `limit` bytes; how many that was.
     pub async fn flood(&mut self, limit: usize) -> usize {
-        let chunk = [b'x'; 16 * 1024];
+        self.send_ahead(&[b'x'; 16 * 1024], limit).await
+    }
+
+    /// Sends `message` over and over, as [`Self::flood`] does.
+    pub async fn send_ahead(&mut self, message: &[u8], limit: usize) -> usize {
+        let messages = message.repeat((16 * 1024_usize).div_ceil(message.len()));
         let mut sent = 0;
         let stalled = std::time::Duration::from_secs(2);
         while sent < limit {
-            match timeout(stalled, self.stream.write(&chunk)).await {
+            match timeout(stalled, self.stream.write(&messages)).await {
                 Ok(Ok(n)) => sent += n,
                 _ => break,
             }

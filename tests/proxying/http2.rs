@@ -4,6 +4,9 @@ use harness::{
     https::Https,
     raw::Answer,
 };
+use http::{Request, Version};
+use http_body_util::Full;
+use hyper::body::Bytes;
 
 use crate::Proxied;
 
@@ -99,6 +102,23 @@ async fn p093_heads_that_http2_does_not_allow() {
         ("P93", with((":odd", "1"))),
         ("P93", with((":status", "200"))),
         ("P93", vec![METHOD, SCHEME, AUTHORITY, ("x-a", "1"), PATH]),
+        ("P93", with(AUTHORITY)),
+        ("P93", with(METHOD)),
+        ("P93", vec![(":method", "G T"), SCHEME, AUTHORITY, PATH]),
+        (
+            "P93",
+            vec![(":method", "GET / HTTP/1.1\r\nx:"), SCHEME, AUTHORITY, PATH],
+        ),
+        ("P93", vec![SCHEME, AUTHORITY, PATH]),
+        ("P93", vec![METHOD, SCHEME, AUTHORITY]),
+        ("P93", vec![METHOD, SCHEME, AUTHORITY, (":path", "")]),
+        (
+            "P93",
+            vec![METHOD, SCHEME, AUTHORITY, (":path", "/ HTTP/1.1\r\nx: y")],
+        ),
+        ("P84", vec![METHOD, SCHEME, AUTHORITY, (":path", "/?a b")]),
+        ("P75", vec![METHOD, SCHEME, AUTHORITY, (":path", "x")]),
+        ("P71", vec![METHOD, SCHEME, (":authority", "a:1:2"), PATH]),
     ] {
         assert_eq!(
             sent(&proxied, &fields).await,
@@ -164,6 +184,33 @@ async fn p089_authority_and_scheme() {
             "P82",
             vec![METHOD, SCHEME, AUTHORITY, (":path", "//evil.com/x")],
             404,
+        ),
+        (
+            "P71",
+            vec![METHOD, SCHEME, (":authority", "a,b"), PATH],
+            400,
+        ),
+        (
+            "P74",
+            vec![METHOD, SCHEME, (":authority", "u@a"), PATH],
+            400,
+        ),
+        (
+            "P70",
+            vec![
+                METHOD,
+                SCHEME,
+                AUTHORITY,
+                PATH,
+                ("host", "a"),
+                ("host", "a"),
+            ],
+            400,
+        ),
+        (
+            "P11",
+            [&GET[..], &[("authorization", "Bearer a.b.c"); 2]].concat(),
+            400,
         ),
     ] {
         let before = proxied.upstream.requests().len();
@@ -310,4 +357,30 @@ async fn p168_a_stream_that_is_reset_while_it_waits() {
     const CANCEL: [u8; 4] = 8u32.to_be_bytes();
     client.0.send(&frame(RST_STREAM, 0, 1, &CANCEL)).await;
     proxied.upstream.wait(|all| all[0].ended).await;
+}
+
+/// Octets that HTTP/1.1 would not let through, and no terminal and no log should see.
+#[tokio::test]
+async fn p175_log_lines_can_not_be_forged_over_http2() {
+    let mut proxied = Proxied::new().await;
+    for path in ["/\u{2028}INFO", "/\u{85}", "/\u{202e}dorg", "/\u{9b}31m"] {
+        let fields = [METHOD, SCHEME, AUTHORITY, (":path", path)];
+        assert_eq!(sent(&proxied, &fields).await, Outcome::Status(400));
+    }
+    let log = proxied.proxy.whole_log().await;
+    assert!(log.contains(r"GET /\u{202e}dorg"), "{log}");
+    for line in log.lines() {
+        assert!(!line.contains(|c: char| c.is_control()), "{line:?}");
+        assert!(!line.contains(['\u{2028}', '\u{202e}']), "{line:?}");
+    }
+}
+
+#[tokio::test]
+async fn p109_answers_to_head_have_a_length_and_no_body() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n";
+    let proxied = Proxied::answered(|_| Answer::Bytes(answer.into()), &[]).await;
+    let head = Request::head("/").body(Full::<Bytes>::default()).unwrap();
+    let answer = proxied.https.send_over(Version::HTTP_2, head).await;
+    assert_eq!((answer.status.as_u16(), &answer.body[..]), (200, &b""[..]));
+    assert_eq!(answer.headers["content-length"], "17");
 }

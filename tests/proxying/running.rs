@@ -10,10 +10,13 @@ use http_body_util::{BodyExt, Empty};
 use hyper::{body::Bytes, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nix::sys::signal::Signal;
-use tokio::net::TcpListener;
+use tokio::{io::AsyncWriteExt, net::TcpListener};
+use tokio_rustls::TlsAcceptor;
 
 use harness::{
     Stack,
+    frames::{self, frame},
+    https,
     raw::{self, Answer, Client, End},
 };
 
@@ -71,6 +74,25 @@ async fn p171_callers_that_do_not_read_hold_back_nobody_else() {
         answer.into_body().collect().await.unwrap().to_bytes(),
         "small"
     );
+}
+
+#[tokio::test]
+async fn p066_what_is_sent_ahead_waits_unread() {
+    const MORE_THAN_BUFFERS: usize = 64 * 1024 * 1024;
+    let proxied = Proxied::answered(|_| Answer::Silence, &[]).await;
+    let before = proxied.proxy.peak_memory();
+    let mut client = Client::sending(&proxied.https, get(&[])).await;
+    proxied
+        .upstream
+        .wait(|all| all.iter().any(|one| one.requests.len() == 1))
+        .await;
+    let sent = client
+        .send_ahead(get(&[]).as_bytes(), MORE_THAN_BUFFERS)
+        .await;
+    assert!(sent < MORE_THAN_BUFFERS / 2, "{sent} bytes were taken");
+    assert_eq!(proxied.upstream.requests().len(), 1, "one at a time");
+    let grown = proxied.proxy.peak_memory() - before;
+    assert!(grown < 4 * 1024, "the proxy grew by {grown} KiB");
 }
 
 #[tokio::test]
@@ -145,6 +167,47 @@ async fn p175_log_lines_can_not_be_forged() {
     for line in log.lines() {
         assert!(line.len() < 600, "{line}");
         assert!(!line.contains(['\u{1b}', '\u{2028}', '\0']), "{line:?}");
+        assert!(!line.starts_with("INFO"), "{line}");
+    }
+}
+
+/// An upstream that greets its first request with GOAWAY and `last_words`; its port.
+async fn leaving(stack: &Stack, last_words: Vec<u8>) -> u16 {
+    const ENHANCE_YOUR_CALM: [u8; 8] = [0, 0, 0, 0, 0, 0, 0, 11];
+    let goaway = [&ENHANCE_YOUR_CALM[..], &last_words].concat();
+    let bytes = [
+        frame(frames::SETTINGS, 0, 0, &[]),
+        frame(frames::GOAWAY, 0, 0, &goaway),
+    ];
+    let identity = stack.identity().await;
+    let acceptor = TlsAcceptor::from(tls::server(&identity.x509).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let _identity = identity;
+        let (tcp, _) = listener.accept().await.unwrap();
+        let mut tls = acceptor.accept(tcp).await.unwrap();
+        tls.write_all(&bytes.concat()).await.unwrap();
+        tls.flush().await.unwrap();
+        // What the other side makes of it is its own affair.
+        let _ = tokio::io::copy(&mut tls, &mut tokio::io::sink()).await;
+    });
+    port
+}
+
+#[tokio::test]
+async fn p175_what_an_upstream_says_last_is_cut_and_escaped() {
+    let stack = Stack::new().await;
+    let upstream = leaving(&stack, "\n\u{1b}INFO".repeat(2000).into()).await;
+    let mut proxy = stack.proxy(upstream, &["--cores", "1"]).await;
+    let https = stack.https(proxy.listening().await);
+    let answer = https.send(https::get(&[])).await;
+    assert_eq!(answer.status, 502);
+    assert_eq!(answer.body, "502 Bad Gateway\n");
+    let line = proxy.logged(" failed: ").await;
+    assert!(line.len() < 600, "{} bytes: {line:.600}", line.len());
+    for line in proxy.whole_log().await.lines() {
+        assert!(!line.contains(|c: char| c.is_control()), "{line:?}");
         assert!(!line.starts_with("INFO"), "{line}");
     }
 }

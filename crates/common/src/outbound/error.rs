@@ -7,7 +7,7 @@ use spiffe::SpiffeId;
 
 use super::connector::Fault;
 pub use super::origin::At;
-use crate::cause;
+use crate::{cause, shown::Shown};
 
 /// A request without an answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -80,7 +80,7 @@ impl Error {
         let another = "it presented a SPIFFE ID of another trust domain";
         let cause = match cause::find(error) {
             Some(spiffe_rustls::Error::TrustDomainNotAllowed(_)) => another.to_owned(),
-            _ => cause::chain(error),
+            _ => quoted(error),
         };
         Self::Connect {
             at,
@@ -100,10 +100,16 @@ impl Error {
 
     /// On a connection.
     pub(super) fn unanswered(error: &hyper::Error, at: At) -> Self {
-        let cause = cause::chain(error);
+        let cause = quoted(error);
         match error.is_user() {
             true => Self::RequestBody(cause),
             false => Self::Failed(at, cause),
         }
     }
+}
+
+/// The whole chain of causes, some of which quote the peer: what it wrote into a GOAWAY, or into its
+/// certificate.
+fn quoted(error: &(dyn std::error::Error + 'static)) -> String {
+    Shown(cause::chain(error)).to_string()
 }
