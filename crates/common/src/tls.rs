@@ -160,15 +160,18 @@ impl ProducesTickets for Presented {
     }
 }
 
-/// The SVID's chain and key for rustls, which checks that they belong together.
+/// The SVID's chain and key for rustls, if they belong together.
 fn certified_key(svid: &X509Svid) -> Result<CertifiedKey, rustls::Error> {
     let chain = svid
         .cert_chain()
         .iter()
         .map(|certificate| CertificateDer::from(certificate.as_bytes().to_vec()))
         .collect();
-    let key = PrivatePkcs8KeyDer::from(svid.private_key().as_bytes().to_vec());
-    CertifiedKey::from_der(chain, key.into(), &aws_lc_rs::default_provider())
+    // Borrowed: the SVID wipes its key in the end, and nobody would wipe a copy.
+    let key = PrivatePkcs8KeyDer::from(svid.private_key().as_bytes());
+    let key = CertifiedKey::new(chain, aws_lc_rs::sign::any_supported_type(&key.into())?);
+    key.keys_match()?;
+    Ok(key)
 }
 
 /// A configuration to connect with, and when what it verifies by changed.
