@@ -5,11 +5,12 @@
 use std::os::unix::fs::MetadataExt;
 
 use harness::{
-    Stack, binary,
+    PATIENCE, Stack, binary,
     https::get,
     process::{Process, command},
     users::Users,
 };
+use tokio::{net::TcpListener, time::timeout};
 
 /// How a PKCS#8 P-256 private key or a JWT begins, in the ways that code prints bytes.
 const SECRETS: [&str; 7] = [
@@ -107,22 +108,32 @@ async fn j201_p176_w180_no_log_at_trace_has_a_secret() {
 
 #[tokio::test]
 async fn a_process_can_be_dumped_and_traced_by_root_alone() {
-    let Some(users) = Users::new(&[("server", "daemon")]).await else {
+    let Some(users) = Users::new(&[("server", "daemon"), ("client", "games")]).await else {
         return;
     };
-    let server = Process::spawn(users.command("server", "daemon", &["--listen", "127.0.0.1:0"]));
+    let listen = ["--listen", "127.0.0.1:0"];
+    let server = Process::spawn(users.command("server", "daemon", &listen));
     server.listening().await;
-    let of_process = |file: &str| format!("/proc/{}/{file}", server.pid());
+    let proxy = Process::spawn(users.command("proxy", "daemon", &listen));
+    proxy.listening().await;
+    // By the time that it connects it has its identity.
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/", mute.local_addr().unwrap());
+    let client = Process::spawn(users.command("client", "games", &["--url", &url]));
+    let accepted = timeout(PATIENCE, mute.accept()).await;
+    let _waits_for_an_answer = accepted.expect("connects").unwrap();
 
-    let limits = std::fs::read_to_string(of_process("limits")).unwrap();
-    let core = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max core file size"))
-        .unwrap();
-    assert_eq!(
-        core.split_whitespace().take(2).collect::<Vec<_>>(),
-        ["0", "0"]
-    );
-    // The kernel gives what a tracer could read to root when a process is not dumpable (proc(5)).
-    assert_eq!(std::fs::metadata(of_process("environ")).unwrap().uid(), 0);
+    for (name, process) in [("server", server), ("proxy", proxy), ("client", client)] {
+        let of_process = |file: &str| format!("/proc/{}/{file}", process.pid());
+        let limits = std::fs::read_to_string(of_process("limits")).unwrap();
+        let core = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max core file size"))
+            .unwrap();
+        let core: Vec<_> = core.split_whitespace().take(2).collect();
+        assert_eq!(core, ["1", "1"], "{name}: less than any core has");
+        // The kernel gives what a tracer could read to root when a process is not dumpable (proc(5)).
+        let environ = std::fs::metadata(of_process("environ")).unwrap();
+        assert_eq!(environ.uid(), 0, "{name}");
+    }
 }

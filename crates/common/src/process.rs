@@ -9,9 +9,13 @@ use nix::{
 };
 use tracing::warn;
 
+/// No file takes a core of one byte, and for this value the kernel starts no program to take one
+/// (fs/coredump.c). To such a program, systemd-coredump for one, a limit of 0 says nothing (core(5)).
+const NO_CORE: u64 = 1;
+
 /// Turns core dumps off for good.
 pub(crate) fn forbid_core_dumps() {
-    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
+    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, NO_CORE, NO_CORE) {
         warn!(%error, "cannot turn core dumps off");
     }
 }
