@@ -152,6 +152,37 @@ async fn p147_small_frames_of_a_body_within_reason_are_served() {
 }
 
 #[tokio::test]
+async fn p147_small_frames_that_nobody_reads_end_their_connection() {
+    let stack = Stack::new().await;
+    // The proxy reads no body before it is connected.
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = stack.proxy(mute.local_addr().unwrap().port(), &[]).await;
+    let https = stack.https(proxy.listening().await);
+    let before = proxy.peak_memory();
+    let mut bytes = frame(HEADERS, END_HEADERS, 1, POST);
+    bytes.extend(repeated(&frame(DATA, 0, 1, b"a"), 20_000));
+    let ended = Frames::connect(&https, &[]).await.flood(&bytes).await;
+    assert_eq!(ended.goaway, Some(ENHANCE_YOUR_CALM), "{ended:?}");
+    let grown = proxy.peak_memory() - before;
+    assert!(grown < 8 * 1024, "the proxy grew by {grown} KiB");
+}
+
+/// The bound is on what nobody has taken yet, not on all that ever came over a connection.
+#[tokio::test]
+async fn p147_any_number_of_small_bodies_is_served() {
+    let (_stack, _server, https) = server(&[]).await;
+    let mut http2 = Frames::connect(&https, &[]).await;
+    for stream in streams(3000) {
+        let mut bytes = frame(HEADERS, END_HEADERS, stream, POST);
+        bytes.extend(frame(DATA, 0, stream, b"a"));
+        bytes.extend(frame(DATA, END_STREAM, stream, &[]));
+        http2.send(&bytes).await;
+        let answered = async { while http2.next().await.expect("goes on").kind != HEADERS {} };
+        timeout(PATIENCE, answered).await.expect("is answered");
+    }
+}
+
+#[tokio::test]
 async fn p150_streams_over_the_bound_are_refused_and_the_others_served() {
     let stack = Stack::new().await;
     let release = Arc::new(Semaphore::new(0));

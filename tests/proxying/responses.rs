@@ -1,4 +1,9 @@
-use harness::raw::{self, Answer, Client, End};
+use harness::{
+    https,
+    raw::{self, Answer, Client, End},
+};
+use http::Version;
+use http_body_util::BodyExt;
 
 use crate::{CANARY, Proxied, get, request};
 
@@ -106,6 +111,11 @@ async fn p119_a_truncated_answer_does_not_look_complete() {
         let old = request(&["GET / HTTP/1.0", "Host: a"], "");
         let mut client = Client::sending(&proxied.https, old).await;
         assert_eq!(client.end().await.1, End::Abrupt, "P120");
+
+        // Over HTTP/2 only a reset says so.
+        let begun = proxied.https.start(Version::HTTP_2, https::get(&[])).await;
+        assert_eq!(begun.status(), 200, "{number}");
+        begun.into_body().collect().await.expect_err(number);
     }
 }
 

@@ -63,7 +63,7 @@ async fn p182_certificates_that_are_believed_and_not() {
     let good = root.intermediate(unchanged);
     let cannot_sign = root.intermediate(|params| params.key_usages = vec![Ku::DigitalSignature]);
     let constrained =
-        root.intermediate(|params| params.custom_extensions = vec![permits_only("other.test")]);
+        |host| root.intermediate(|params| params.custom_extensions = vec![permits_only(host)]);
     let id = |id| root.issue(id, unchanged);
     let long = format!("{ODD_ID}{}", "a".repeat(2048));
     let cases = [
@@ -165,7 +165,16 @@ async fn p182_certificates_that_are_believed_and_not() {
             false,
             below(&cannot_sign),
         ),
-        ("P192 outside name constraints", false, below(&constrained)),
+        (
+            "P192 outside name constraints",
+            false,
+            below(&constrained("other.test")),
+        ),
+        (
+            "P192 within name constraints",
+            false,
+            below(&constrained(ODD)),
+        ),
         ("P194 D50 longer than 2048 bytes", false, id(&long)),
     ];
     let upstream = Presenting::closing().await;

@@ -275,6 +275,30 @@ fn j106_clock_skew_forgives_times_and_nothing_else() {
                 Refused("purpose"),
             ),
             (
+                "J157",
+                "leading zero",
+                late(Draft::new("RS256", "leading-zero")).sign(&w.rsa1),
+                Refused("noncanonical"),
+            ),
+            (
+                "J160",
+                "key_ops",
+                w.token(|t| late(t).head("kid", r#""ops-sign""#)),
+                Refused("key_ops"),
+            ),
+            (
+                "J125",
+                "nbf null",
+                w.token(|t| late(t).claim("nbf", "null")),
+                Refused("unable to parse"),
+            ),
+            (
+                "J135",
+                "no signature",
+                w.token(late).rsplit_once('.').unwrap().0.to_owned() + ".",
+                Refused("signature"),
+            ),
+            (
                 "J31",
                 "alg of the key",
                 late(Draft::new("PS256", "rs256only")).sign(&w.rsa1),

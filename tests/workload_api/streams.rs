@@ -204,13 +204,15 @@ async fn w172_an_outage_is_waited_out_on_what_there_is() {
     let identity = fake.identity().await;
     let before = leaf(&identity);
     let calls = fake.calls(Call::X509, 2).await.len();
-    // "W167 W168 D26": whatever the reason, a process that runs goes on asking.
-    for status in [
-        Status::unavailable("restarting"),
-        Status::invalid_argument("no"),
-        Status::unimplemented("no"),
+    // "W167 W168 D26": whatever the reason, a process that runs goes on asking. The first ends the
+    // stream, and is the answer to one more call.
+    for (status, asked) in [
+        (Status::unavailable("restarting"), 1),
+        (Status::invalid_argument("no"), 2),
+        (Status::unimplemented("no"), 3),
     ] {
         fake.say_x509(Err(status));
+        fake.calls(Call::X509, calls + asked).await;
     }
     let failed = fake.calls(Call::X509, calls + 3).await;
     assert_eq!(leaf(&identity), before);

@@ -71,6 +71,9 @@ fn w088_a_leaf_has_the_profile_of_an_x509_svid() {
         ["URI(\"spiffe://example.org/a\")", "DNSName(\"localhost\")"],
         "W90: the DNS names of the entry and no others"
     );
+    let san = leaf.subject_alternative_name().unwrap().unwrap();
+    let has_subject = leaf.subject().iter().next().is_some();
+    assert!(san.critical || has_subject, "RFC 5280 §4.2.1.6");
     assert!(!leaf.basic_constraints().unwrap().unwrap().value.ca);
     let usage = leaf.key_usage().unwrap().unwrap();
     assert!(usage.critical && usage.value.digital_signature());
