@@ -77,7 +77,9 @@ async fn p144_floods_end_their_connection() {
         b"\xff\xff\xff\xff\x07",
     );
 
-    let (_stack, server, https) = server(&[]).await;
+    // No other deadline than a flood's own ends a connection here.
+    let never = ["--header-timeout", "10m", "--idle-timeout", "10m"];
+    let (_stack, server, https) = server(&never).await;
     let before = server.peak_memory();
     for (number, bytes, code) in [
         ("P144", rapid_reset, Some(ENHANCE_YOUR_CALM)),

@@ -383,4 +383,11 @@ async fn p109_answers_to_head_have_a_length_and_no_body() {
     let answer = proxied.https.send_over(Version::HTTP_2, head).await;
     assert_eq!((answer.status.as_u16(), &answer.body[..]), (200, &b""[..]));
     assert_eq!(answer.headers["content-length"], "17");
+
+    // The proxy's own answers have a body, which GET gets.
+    let head = Request::head("/nowhere").body(Full::<Bytes>::default());
+    let answer = proxied.https.send_over(Version::HTTP_2, head.unwrap());
+    let answer = answer.await;
+    assert_eq!((answer.status.as_u16(), &answer.body[..]), (404, &b""[..]));
+    assert_eq!(answer.headers["content-length"], "14");
 }

@@ -1,9 +1,12 @@
+use std::convert::Infallible;
+
 use harness::{
     https,
     raw::{self, Answer, Client, End},
 };
 use http::Version;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Bytes, Frame};
 
 use crate::{CANARY, Proxied, get, request};
 
@@ -41,6 +44,7 @@ async fn p113_answers_of_two_lengths_or_none() {
             format!("{ok}Content-Length: 30\r\n{chunked}\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
         ),
         ("P115", format!("{ok}Content-Length: 5, 5\r\n\r\nhello")),
+        ("P115", format!("{ok}Content-Length: +5\r\n\r\nhello")),
         (
             "P116",
             format!("{ok}Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!"),
@@ -84,6 +88,16 @@ async fn p113_answers_of_two_lengths_or_none() {
         assert_eq!(proxied.upstream.connections().len(), 2, "{number}");
         proxied.upstream.wait(|all| all[0].ended).await;
     }
+}
+
+#[tokio::test]
+async fn p115_a_length_crosses_in_one_form() {
+    let twice = b"HTTP/1.1 200 OK\r\nContent-Length: 005\r\nContent-Length: 5\r\n\r\nhello";
+    let proxied = answering(twice, false).await;
+    let mut client = Client::sending(&proxied.https, get(&[])).await;
+    let answer = client.answer().await.unwrap();
+    assert_eq!(answer.fields("content-length"), ["5"]);
+    assert_eq!(answer.body, b"hello");
 }
 
 #[tokio::test]
@@ -163,4 +177,33 @@ async fn p126_trailers_of_an_answer_end_here() {
     let answer = client.answer().await.unwrap();
     assert_eq!(answer.body, b"5\r\nhello\r\n0\r\n\r\n");
     assert!(!answer.head.contains("Trailer") && answer.fields("set-cookie").is_empty());
+
+    // HTTP/2 needs no announcement for them.
+    let answer = proxied.https.start(Version::HTTP_2, https::get(&[])).await;
+    let body = answer.into_body().collect().await.unwrap();
+    assert_eq!(body.trailers(), None);
+    assert_eq!(body.to_bytes(), "hello");
+}
+
+/// Over HTTP/2 on both sides, where no coding of the body loses them on the way.
+#[tokio::test]
+async fn p062_trailers_of_a_request_end_here_over_http2() {
+    let stack = harness::Stack::new().await;
+    let upstream = harness::upstream::answering(&stack, &["h2"], async |request| {
+        let body = request.into_body().collect().await.unwrap();
+        let came = format!("{:?}", body.trailers());
+        common::body::text(http::StatusCode::OK, came)
+    })
+    .await;
+    let proxy = stack.proxy(upstream, &[]).await;
+    let https = stack.https(proxy.listening().await);
+    let trailers = http::HeaderMap::from_iter([(
+        http::header::AUTHORIZATION,
+        http::HeaderValue::from_static("Bearer a.b.c"),
+    )]);
+    let frames = [Frame::data(Bytes::from("abc")), Frame::trailers(trailers)];
+    let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok::<_, Infallible>)));
+    let request = http::Request::post("/").body(body).unwrap();
+    let answer = https.send_over(Version::HTTP_2, request).await;
+    assert_eq!(answer.body, "None");
 }

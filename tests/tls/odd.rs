@@ -176,9 +176,24 @@ async fn p182_certificates_that_are_believed_and_not() {
             below(&constrained(ODD)),
         ),
         ("P194 D50 longer than 2048 bytes", false, id(&long)),
+        (
+            "P185 words for the log",
+            false,
+            uris(&root, &["spiffe://odd.test/\n\u{1b}INFO"]),
+        ),
+        ("P183 a name as long as can be", false, id(&long[..2048])),
+        (
+            "P183 a thousand names",
+            false,
+            root.issue("spiffe://odd.test/other", |params| {
+                let names = (0..1000).map(|n| format!("name-{n}.test"));
+                let names = names.map(|name| rcgen::SanType::DnsName(name.try_into().unwrap()));
+                params.subject_alt_names.extend(names);
+            }),
+        ),
     ];
     let upstream = Presenting::closing().await;
-    let (stack, proxy) = proxy(&root, &upstream, ODD_ID).await;
+    let (stack, mut proxy) = proxy(&root, &upstream, ODD_ID).await;
     let https = stack.https(proxy.listening().await);
     for (case, believed, svid) in cases {
         upstream.present(&svid);
@@ -187,6 +202,11 @@ async fn p182_certificates_that_are_believed_and_not() {
         let requests = upstream.seen().requests() - before;
         let expected = if believed { (200, 1) } else { (502, 0) };
         assert_eq!((answer.status.as_u16(), requests), expected, "{case}");
+    }
+    // P175: a SPIFFE ID is told whole, since it is of a known form; all else is cut.
+    for line in proxy.whole_log().await.lines() {
+        assert!(line.len() < 2600, "{} bytes: {line:.600}", line.len());
+        assert!(!line.contains(|c: char| c.is_control()), "{line:?}");
     }
 }
 
