@@ -82,7 +82,7 @@ start() {
     (as "$name" "$bin/$name" "$@") 2>>"$directory/$name.log" &
     pids[$name]=$!
     # tail ends with the process: then grep has seen its last line.
-    timeout "$READY_WITHIN" grep -q -m1 'listening on ' \
+    timeout --foreground "$READY_WITHIN" grep -q -m1 'listening on ' \
         <(exec tail -n +1 -f --pid="${pids[$name]}" "$directory/$name.log" 2>/dev/null) || {
         show "$name"
         fail "$name is not ready"
@@ -96,25 +96,38 @@ port() {
 
 # show NAME...: the log lines since the last time, in the order of time, under their processes' names.
 show() {
-    local name lines=
+    local name new lines=
     for name in "$@"; do
-        lines+=$(tail -n "+$((${shown[$name]:-0} + 1))" "$directory/$name.log" |
+        mapfile -t -s "${shown[$name]:-0}" new <"$directory/$name.log"
+        shown[$name]=$((${shown[$name]:-0} + ${#new[@]}))
+        lines+=$(printf '%s\n' "${new[@]}" |
             sed -E "s/^[^T]*T([0-9:]*\.[0-9]{3})[^ ]* +/\1 $(printf '%-9s' "$name") /")$'\n'
-        shown[$name]=$(wc -l <"$directory/$name.log")
     done
     sort -s -k1,1 <<<"$lines" | sed '/^ *$/d'
 }
 
-# request EXPECTED_STATUS EXPECTED_TEXT ARG...: runs the client and shows how the request travelled.
+# await_line NAME TEXT: waits for a log line since the last time; they are written a moment late.
+await_line() {
+    timeout --foreground "$READY_WITHIN" grep -qF -m1 "$2" \
+        <(exec tail -n "+$((${shown[$1]:-0} + 1))" -f --pid="${pids[$1]}" "$directory/$1.log" 2>/dev/null)
+}
+
+# request EXPECTED_STATUS EXPECTED_TEXT SERVER_LOG ARG...: runs the client and shows how the request
+# travelled.
 request() {
-    local expected_status=$1 expected_text=$2 output status=0
-    shift 2
+    local expected_status=$1 expected_text=$2 server_log=$3 output status=0 missing=
+    shift 3
     printf '\n$ client%s\n' "${*:+ $*}"
     output=$(as client "$bin/client" --url "https://localhost:$(port proxy)/" "$@" 2>&1) || status=$?
+    if [[ $status == "$expected_status" && $output == "$expected_text" ]]; then
+        await_line proxy 'GET /' || missing="the proxy did not log 'GET /'"
+        await_line server "$server_log" || missing="the server did not log '$server_log'"
+    else
+        missing="expected '$expected_text' and exit status $expected_status"
+    fi
     show dev-agent proxy server
     printf '%-12s %-9s %s (exit status %s)\n' '' client "$output" "$status"
-    [[ $status == "$expected_status" && $output == "$expected_text" ]] ||
-        fail "expected '$expected_text' and exit status $expected_status"
+    [[ -z $missing ]] || fail "$missing"
 }
 
 # selector NAME: how the agent knows the process: by its user, or by its binary.
@@ -169,6 +182,7 @@ stop_all() {
 
 clean_up() {
     local pid
+    trap '' HUP INT TERM # a second Ctrl-C would leave the rest
     for pid in "${pids[@]}"; do
         kill -KILL "$pid" 2>/dev/null || true
         wait "$pid" 2>/dev/null || true
@@ -188,16 +202,16 @@ main() {
     done
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
     check_prerequisites
+    trap clean_up EXIT
+    trap 'exit 130' HUP INT TERM
     directory=$(mktemp -d)
     bin=$directory/bin
     mkdir -m 755 "$bin"
     chmod 755 "$directory"
-    trap clean_up EXIT
-    trap 'exit 130' INT TERM
     build
     start_all
-    request 0 'Success!!!'
-    request 1 '401 Unauthorized' "$OTHER_AUDIENCE"
+    request 0 'Success!!!' 'Request received'
+    request 1 '401 Unauthorized' 'Invalid token' "$OTHER_AUDIENCE"
     ! $keep || try_by_hand
     stop_all
     printf '\nAs it should be: one request got through, one was refused.\n'
