@@ -235,6 +235,11 @@ async fn bad_flags_are_refused_with_status_2_before_anything_else() {
             "expected a whole number of at least 1",
         ),
         (
+            "server",
+            &["--token-cache", "1k"],
+            "expected a whole number, for example 10000",
+        ),
+        (
             "proxy",
             &["--upstream", "http://localhost:8080"],
             "http would send the token in clear",

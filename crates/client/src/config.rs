@@ -3,7 +3,7 @@
 use std::{io::Read, time::Duration};
 
 use anyhow::Context;
-use clap::{Parser, builder::BoolishValueParser};
+use clap::Parser;
 use common::{
     cli::{self, LogArgs, WorkloadApiArgs},
     outbound::Target,
@@ -49,7 +49,7 @@ pub struct Config {
     #[arg(long, value_name = "ID", default_value = "spiffe://example.org/server", value_parser = cli::workload_id)]
     pub server_id: SpiffeId,
     /// Request method [default: GET, or POST with -d]
-    #[arg(short = 'X', long = "request", value_name = "METHOD")]
+    #[arg(short = 'X', long = "request", value_name = "METHOD", value_parser = method)]
     method: Option<Method>,
     /// Request header; repeatable
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
@@ -58,7 +58,7 @@ pub struct Config {
     #[arg(short = 'd', long = "data", value_name = "DATA")]
     data: Option<String>,
     /// Print the response's status and header before its body
-    #[arg(short = 'i', long, value_parser = BoolishValueParser::new())]
+    #[arg(short = 'i', long, value_parser = boolean)]
     pub include: bool,
     /// How long the whole run may take; with --repeat or --every the start, and then each request
     #[arg(short = 'm', long, value_name = "DURATION", default_value = "30s", value_parser = cli::duration)]
@@ -70,10 +70,10 @@ pub struct Config {
     #[arg(long, value_name = "DURATION", value_parser = cli::duration, conflicts_with_all = ["include", "print"])]
     every: Option<Duration>,
     /// Print the token instead of making the request
-    #[arg(long, value_parser = BoolishValueParser::new(), group = "print", conflicts_with_all = ["method", "headers", "data", "include"])]
+    #[arg(long, value_parser = boolean, group = "print", conflicts_with_all = ["method", "headers", "data", "include"])]
     print_token: bool,
     /// Print the server's X.509 trust bundle (PEM) instead of making the request
-    #[arg(long, value_parser = BoolishValueParser::new(), group = "print", conflicts_with_all = ["method", "headers", "data", "include", "audience"])]
+    #[arg(long, value_parser = boolean, group = "print", conflicts_with_all = ["method", "headers", "data", "include", "audience"])]
     print_bundle: bool,
     /// Where identity comes from.
     #[command(flatten)]
@@ -173,6 +173,20 @@ impl AsRef<LogArgs> for Config {
     }
 }
 
+fn method(text: &str) -> Result<Method, String> {
+    text.parse()
+        .map_err(|_| "not a request method; expected for example PUT".into())
+}
+
+/// What the environment may set a flag without a value to.
+fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "false" | "no" | "off" | "0" => Ok(false),
+        _ => Err("expected true or false".into()),
+    }
+}
+
 fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     const EXAMPLE: &str = "expected for example 'Accept: application/json'";
     let (name, value) = text
@@ -182,7 +196,7 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
         .parse()
         .map_err(|_| format!("not a header name; {EXAMPLE}"))?;
     if let Some((_, reason)) = NOT_SETTABLE.iter().find(|(reserved, _)| *reserved == name) {
-        return Err(format!("{name} can't be set: {reason}"));
+        return Err(format!("{name} can't be set: {reason}; {EXAMPLE}"));
     }
     let value = value
         .trim()
@@ -289,6 +303,7 @@ mod tests {
                 &["-H", "Authorization: Basic dTpw"],
                 "authorization can't be set: it carries the JWT-SVID",
             ),
+            (&["-X", "GE T"], "expected for example PUT"),
             (&["-H", "Host: a"], "host can't be set: it comes from --url"),
             (&["-H", "no colon"], "the colon is missing"),
             (&[""], "an audience must not be empty"),

@@ -52,6 +52,7 @@ pub struct Config {
         long,
         value_name = "N",
         default_value = "10000",
+        value_parser = cli::whole_number::<usize>,
         help_heading = "Authentication"
     )]
     pub token_cache: usize,

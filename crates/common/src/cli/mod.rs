@@ -12,7 +12,10 @@ use clap::{
 use tracing::level_filters::LevelFilter;
 
 pub use self::{
-    parse::{audience, duration, https_url, listen_address, positive, upstream, workload_id},
+    parse::{
+        audience, duration, https_url, listen_address, positive, upstream, whole_number,
+        workload_id,
+    },
     serve::ServeArgs,
 };
 use crate::{
@@ -63,12 +66,19 @@ fn with_environment(command: clap::Command, prefix: &str) -> clap::Command {
 
 /// A bad value that came from the environment is hard to find by the name of a flag: says so.
 fn with_origin(mut error: clap::Error, command: &clap::Command) -> clap::Error {
-    let variable = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(invalid)) => command
+    let context = [ContextKind::InvalidArg, ContextKind::InvalidValue].map(|kind| error.get(kind));
+    let variable = match context {
+        [
+            Some(ContextValue::String(arg)),
+            Some(ContextValue::String(value)),
+        ] => command
             .get_arguments()
-            .find(|arg| arg.to_string() == *invalid)
-            .and_then(|arg| arg.get_env())
-            .filter(|variable| std::env::var_os(variable).is_some()),
+            .find(|known| known.to_string() == *arg)
+            .and_then(|known| known.get_env())
+            .filter(|variable| {
+                std::env::var_os(variable)
+                    .is_some_and(|text| text.to_string_lossy().contains(value))
+            }),
         _ => None,
     };
     if let Some(variable) = variable {

@@ -1,6 +1,6 @@
 //! Values of flags, each with a rule and an example for whoever breaks it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, str::FromStr, time::Duration};
 
 use http::{Uri, uri::Authority};
 use spiffe::SpiffeId;
@@ -31,7 +31,16 @@ pub fn positive(text: &str) -> Result<usize, String> {
     text.parse()
         .ok()
         .filter(|&n| n > 0)
-        .ok_or_else(|| "expected a whole number of at least 1".into())
+        .ok_or_else(|| "expected a whole number of at least 1, for example 1000".into())
+}
+
+/// Parses a whole number.
+///
+/// # Errors
+/// When it is none, with a right example.
+pub fn whole_number<N: FromStr>(text: &str) -> Result<N, String> {
+    text.parse()
+        .map_err(|_| "expected a whole number, for example 10000".into())
 }
 
 /// Parses an IP address and port to listen on.

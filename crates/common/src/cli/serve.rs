@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use clap::Args;
 
-use super::parse::{duration, positive};
+use super::parse::{duration, positive, whole_number};
 use crate::{
     listen::{self, Inherited},
     runtime,
@@ -31,7 +31,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     body_timeout: Duration,
     /// Longest request body, in bytes [default: any]
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64))]
+    #[arg(long, value_name = "BYTES", value_parser = whole_number::<u64>)]
     max_body: Option<u64>,
     /// How long requests in flight may go on after SIGTERM or SIGINT; a second signal ends at once
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
