@@ -50,7 +50,7 @@ pub enum Reason {
     /// The caller has no registration entry.
     #[error(
         "connected, but no identity issued: no registration entry matches this process ({0}); register it, for example: \
-         spire-server entry create -parentID spiffe://example.org/agent -spiffeID spiffe://example.org/workload {selector}",
+         spire-server entry create -parentID spiffe://example.org/host -spiffeID spiffe://example.org/workload {selector}",
         selector = .0.selector()
     )]
     NoIdentityIssued(Process),
