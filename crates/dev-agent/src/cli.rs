@@ -1,6 +1,7 @@
 //! The command line and its environment variables, as what is to be done, and the log.
 
 mod ctl;
+mod origin;
 mod values;
 
 use std::ffi::OsString;
@@ -9,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use dev_agent::{Config, Entry};
 use tracing_subscriber::EnvFilter;
 
@@ -87,32 +88,32 @@ struct Cli {
 
     /// Life of X.509-SVIDs; the next one is issued at half of it.
     #[arg(long, env = "DEV_AGENT_X509_TTL", value_name = "TIME", default_value = "1h",
-        value_parser = humantime::parse_duration, help_heading = "Lifetimes and rotation")]
+        value_parser = values::duration, help_heading = "Lifetimes and rotation")]
     x509_ttl: Duration,
 
     /// Life of JWT-SVIDs.
     #[arg(long, env = "DEV_AGENT_JWT_TTL", value_name = "TIME", default_value = "5m",
-        value_parser = humantime::parse_duration, help_heading = "Lifetimes and rotation")]
+        value_parser = values::duration, help_heading = "Lifetimes and rotation")]
     jwt_ttl: Duration,
 
     /// Life of the CA; the next one is made at half of it.
     #[arg(long, env = "DEV_AGENT_CA_TTL", value_name = "TIME", default_value = "24h",
-        value_parser = humantime::parse_duration, help_heading = "Lifetimes and rotation")]
+        value_parser = values::duration, help_heading = "Lifetimes and rotation")]
     ca_ttl: Duration,
 
     /// Issue all X.509-SVIDs anew that often, besides at half of their life.
     #[arg(long, env = "DEV_AGENT_ROTATE_X509_EVERY", value_name = "TIME",
-        value_parser = humantime::parse_duration, help_heading = "Lifetimes and rotation")]
+        value_parser = values::duration, help_heading = "Lifetimes and rotation")]
     rotate_x509_every: Option<Duration>,
 
     /// Replace the key that signs JWT-SVIDs that often.
     #[arg(long, env = "DEV_AGENT_ROTATE_JWT_KEY_EVERY", value_name = "TIME",
-        value_parser = humantime::parse_duration, help_heading = "Lifetimes and rotation")]
+        value_parser = values::duration, help_heading = "Lifetimes and rotation")]
     rotate_jwt_key_every: Option<Duration>,
 
     /// Replace the CA that often, if that is sooner than half of its life.
     #[arg(long, env = "DEV_AGENT_ROTATE_CA_EVERY", value_name = "TIME",
-        value_parser = humantime::parse_duration, help_heading = "Lifetimes and rotation")]
+        value_parser = values::duration, help_heading = "Lifetimes and rotation")]
     rotate_ca_every: Option<Duration>,
 }
 
@@ -131,16 +132,24 @@ pub(crate) enum Task {
 
 /// The task of this process; exits with code 2 if there is none.
 pub(crate) fn task() -> Task {
-    Cli::parse()
+    let mut command = Cli::command();
+    command
+        .try_get_matches_from_mut(std::env::args_os())
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .unwrap_or_else(|error| origin::tell(error, &mut command).exit())
         .into_task(std::env::var_os(ENDPOINT_VARIABLE))
         .unwrap_or_else(|error| error.exit())
 }
 
-/// Logs lines of text; RUST_LOG says how many.
+/// Logs lines of text; RUST_LOG says how many, and exits with code 2 if it says nothing known.
 pub(crate) fn log_to_stderr() {
     let filter = EnvFilter::builder()
         .with_default_directive(tracing::Level::INFO.into())
-        .from_env_lossy();
+        .from_env()
+        .unwrap_or_else(|error| {
+            let reason = format!("invalid value for RUST_LOG: {error}; expected for example info, debug, or warn,dev_agent=debug");
+            Cli::command().error(ErrorKind::ValueValidation, reason).exit()
+        });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -183,7 +192,7 @@ impl Cli {
         };
         match config.check() {
             Ok(_) => Ok(config),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(origin::of_setting(error)),
         }
     }
 }
@@ -253,12 +262,12 @@ mod tests {
             (
                 &["--jwt-ttl", "5"],
                 None,
-                ["'5' for '--jwt-ttl", "time unit"],
+                ["'5' for '--jwt-ttl", "for example 90s"],
             ),
             (
                 &["--jwt-ttl", "1ms"],
                 None,
-                ["jwt-ttl: 1ms", "between 1s and"],
+                ["--jwt-ttl (or DEV_AGENT_JWT_TTL): 1ms", "between 1s and"],
             ),
             (
                 &["--entry", "x"],

@@ -105,7 +105,7 @@ impl Config {
         }
         if self.entries.len() > MAX_ENTRIES {
             return Err(Error::setting(
-                "entries",
+                "entry",
                 format!("{} are more than {MAX_ENTRIES}", self.entries.len()),
             ));
         }
@@ -193,7 +193,7 @@ mod tests {
             (
                 config(&["spiffe://a.test/x=unix:uid:1"; 101]),
                 // "W94"
-                "entries: 101 are more than 100",
+                "entry: 101 are more than 100",
             ),
             (
                 config(&["spiffe://a.test/x=unix:uid:1;x509-ttl=1s"]),

@@ -166,7 +166,7 @@ impl Command {
 }
 
 fn wait(text: &str) -> Result<Duration, String> {
-    let wait = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let wait = values::duration(text)?;
     if wait > MAX_WAIT {
         let max = humantime::format_duration(MAX_WAIT);
         return Err(format!("it is longer than {max}"));

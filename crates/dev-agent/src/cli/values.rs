@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use dev_agent::FederatedBundle;
 use spiffe::TrustDomain;
@@ -64,6 +65,11 @@ pub(super) fn control(text: &str) -> Result<Control, String> {
     }
 }
 
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "expected a number and a unit, for example 90s, 5m or 1h".to_owned())
+}
+
 fn endpoint_path(text: &str) -> Result<PathBuf, String> {
     let path = text
         .strip_prefix("unix://")
@@ -71,14 +77,16 @@ fn endpoint_path(text: &str) -> Result<PathBuf, String> {
         .filter(|path| path.starts_with('/') && *path != "/" && !path.contains(['?', '#', '%']));
     match path {
         Some(path) if !path.starts_with("//") => Ok(path.into()),
-        _ => Err(format!("'{text}' is not of the form unix:///PATH")),
+        _ => Err(format!(
+            "'{text}' is not of the form unix:///PATH, for example unix:///tmp/agent.sock"
+        )),
     }
 }
 
 pub(super) fn federate(text: &str) -> Result<FederateFile, String> {
     let (domain, path) = text
         .split_once('=')
-        .ok_or("there is no '=' between the trust domain and the file")?;
+        .ok_or("there is no '=' between the trust domain and the file; expected for example spiffe://example.com=bundle.json")?;
     Ok(FederateFile {
         trust_domain: trust_domain(domain)?,
         path: path.to_owned(),

@@ -231,6 +231,17 @@ fn bad_settings_exit_with_2_and_failed_starts_with_1() {
     assert_eq!(code, Some(2));
     assert!(message.contains("without leading zeros"), "{message}");
 
+    let output = command()
+        .args(["--entry", &entry])
+        .env("DEV_AGENT_JWT_TTL", "5")
+        .output()
+        .unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    for part in ["'5' for '--jwt-ttl", "variable DEV_AGENT_JWT_TTL is set"] {
+        assert!(message.contains(part), "{message}");
+    }
+
     let (code, message) = refused(&["--entry", &entry, "--socket", "/nowhere/a.sock"]);
     assert_eq!(code, Some(1));
     assert!(message.contains("create the directory"), "{message}");

@@ -237,7 +237,7 @@ fn failures_and_bad_commands_have_codes_of_their_own() {
         (&["fly"][..], "unrecognized subcommand 'fly'"),
         (&["withdraw"], "<SPIFFE-ID>"),
         (&["withdraw", "a"], "such as spiffe://example.org/server"),
-        (&["rotate-ca", "--lead", "2"], "time unit"),
+        (&["rotate-ca", "--lead", "2"], "for example 90s"),
         (&["rotate-ca", "--lead", "2h"], "it is longer than 1h"),
         (&["restart", "--down-for=-1s"], "--down-for"),
         (&["federate", "spiffe://b.test"], "there is no '='"),
