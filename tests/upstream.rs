@@ -46,6 +46,27 @@ async fn an_upstream_whose_certificate_nobody_vouches_for_is_refused() {
 }
 
 #[tokio::test]
+async fn an_upstream_of_another_trust_domain_is_refused_by_its_name() {
+    let stack = Stack::new().await;
+    let stranger = Stack::with("spiffe://other.test/server", |config| {
+        config
+            .entries
+            .retain(|entry| entry.id().trust_domain().as_str() == "other.test");
+    })
+    .await;
+    let impostor = Recording::new(&stranger).await;
+    let proxy = stack.proxy(impostor.port, &[]).await;
+
+    let answer = stack.https(proxy.listening().await).send(get(&[])).await;
+
+    assert_eq!(answer.status, 502);
+    let line = proxy.logged("cannot connect to https://localhost").await;
+    assert!(line.contains(SERVER_ID), "{line}");
+    assert!(line.contains("trust domain other.test"), "{line}");
+    assert_eq!(impostor.bytes.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
 async fn no_upstream_is_a_bad_gateway() {
     let stack = Stack::new().await;
     let free = std::net::TcpListener::bind("127.0.0.1:0")

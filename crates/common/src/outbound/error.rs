@@ -77,9 +77,10 @@ impl Error {
                 presented: presented.clone(),
             };
         }
-        let another = "it presented a SPIFFE ID of another trust domain";
         let cause = match cause::find(error) {
-            Some(spiffe_rustls::Error::TrustDomainNotAllowed(_)) => another.to_owned(),
+            Some(spiffe_rustls::Error::TrustDomainNotAllowed(domain)) => {
+                format!("it presented a SPIFFE ID of trust domain {domain}")
+            }
             _ => quoted(error),
         };
         Self::Connect {
