@@ -132,6 +132,23 @@ async fn nobody_there_is_one_line() {
 }
 
 #[tokio::test]
+async fn an_end_that_says_nothing_is_named() {
+    let stack = Stack::new().await;
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+
+    let output = stack.client(port, &["-m", "2s"]).await;
+
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        format!(
+            "client: not done within 2s (--max-time): no complete answer from https://localhost:{port}/\n"
+        )
+    );
+}
+
+#[tokio::test]
 async fn the_token_and_the_bundle_are_printed_only_on_request() {
     let stack = Stack::new().await;
 

@@ -12,7 +12,7 @@ mod tally;
 
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use common::{outbound::Client, tls};
 use http::{HeaderValue, Request, header::AUTHORIZATION};
 use http_body_util::Full;
@@ -35,12 +35,14 @@ pub async fn start(config: Config) -> anyhow::Result<ExitCode> {
 
 async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let deadline = Instant::now() + config.max_time;
-    let late = || format!("not done within {:?} (--max-time)", config.max_time);
+    let late = |what: &str| anyhow!("not done within {:?} (--max-time): {what}", config.max_time);
     let reading = tokio::task::spawn_blocking({
         let config = config.clone();
         move || config.request()
     });
-    let request = timeout_at(deadline, reading).await.with_context(late)???;
+    let request = timeout_at(deadline, reading)
+        .await
+        .map_err(|_| late("the request's body did not end"))???;
     if let Some(pace) = config.pace() {
         return repeat::run(&config, pace, request).await;
     }
@@ -55,7 +57,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         workload_api.fetch_jwt_svid(&[config.audience()], None),
     )
     .await
-    .with_context(late)??;
+    .map_err(|_| late("the Workload API issued no token"))??;
     if config.print() == Some(Print::Token) {
         return output::token(&token);
     }
@@ -64,7 +66,9 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         let response = client.request(authorized(request, &token)?).await?;
         output::response(response, config.include).await
     };
-    timeout_at(deadline, exchange).await.with_context(late)?
+    timeout_at(deadline, exchange)
+        .await
+        .map_err(|_| late(&format!("no complete answer from {}", config.url)))?
 }
 
 fn authorized(

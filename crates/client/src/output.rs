@@ -1,7 +1,7 @@
 //! Bodies and what was asked for go to standard output; everything else to standard error.
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     process::ExitCode,
 };
 
@@ -73,11 +73,17 @@ pub(crate) async fn line(mut text: String) -> io::Result<()> {
     tokio::task::spawn_blocking(move || write(text.as_bytes())).await?
 }
 
+/// As it comes; on a terminal the next prompt gets a line of its own.
 async fn print_body(mut body: Incoming) -> anyhow::Result<()> {
+    let mut line_ended = true;
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.context("the response broke off")?.into_data() {
             print(&data)?;
+            line_ended = data.last().map_or(line_ended, |&byte| byte == b'\n');
         }
+    }
+    if !line_ended && io::stdout().is_terminal() {
+        print(b"\n")?;
     }
     Ok(())
 }
