@@ -43,9 +43,12 @@ check_prerequisites() {
     [[ $(uname -s) == Linux ]] || fail 'needs Linux: callers are attested by the credentials of a Linux kernel'
     if $users; then
         ((EUID == 0)) || fail '--users needs root: sudo scripts/demo.sh --users'
+        need setpriv 'install util-linux'
         local user
         for user in server-workload client-workload; do
-            id -u "$user" >/dev/null 2>&1 || useradd --system --no-create-home --shell /usr/sbin/nologin "$user"
+            id -u "$user" >/dev/null 2>&1 && continue
+            need useradd "install it, or create the user $user"
+            useradd --system --no-create-home --shell /usr/sbin/nologin "$user"
         done
     fi
 }
