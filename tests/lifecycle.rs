@@ -145,7 +145,7 @@ async fn start_up_says_what_is_wrong_with_the_workload_api() {
     ];
     for (socket, reason) in cases {
         for name in ["server", "proxy"] {
-            let args = ["--listen", "127.0.0.1:0", "--startup-timeout", "200ms"];
+            let args = ["--listen", "127.0.0.1:0", "--startup-timeout", "1s"];
             let mut process = Process::spawn(process::command(
                 &binary(name),
                 &format!("unix://{socket}"),
@@ -159,7 +159,7 @@ async fn start_up_says_what_is_wrong_with_the_workload_api() {
             assert!(line.contains(reason), "{line}");
             assert_eq!(process.ended().await.code(), Some(1));
         }
-        let output = process::output("client", &format!("unix://{socket}"), &["-m", "200ms"]).await;
+        let output = process::output("client", &format!("unix://{socket}"), &["-m", "1s"]).await;
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(text.contains(reason) && text.lines().count() == 1, "{text}");
         assert_eq!(output.status.code(), Some(1));
@@ -173,7 +173,7 @@ async fn a_socket_without_permission_is_named_with_the_user() {
     };
     let directory = users.stack.agent.socket().parent().unwrap();
     std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700)).unwrap();
-    let args = ["--listen", "127.0.0.1:0", "--startup-timeout", "200ms"];
+    let args = ["--listen", "127.0.0.1:0", "--startup-timeout", "1s"];
     let mut process = Process::spawn(users.command("server", "daemon", &args));
     let line = process
         .logged("permission denied on the socket for uid 1, user daemon")
