@@ -171,7 +171,7 @@ async fn p175_log_lines_can_not_be_forged() {
     }
 }
 
-/// An upstream that greets its first request with GOAWAY and `last_words`; its port.
+/// An upstream that greets each connection with GOAWAY and `last_words`; its port.
 async fn leaving(stack: &Stack, last_words: Vec<u8>) -> u16 {
     const ENHANCE_YOUR_CALM: [u8; 8] = [0, 0, 0, 0, 0, 0, 0, 11];
     let goaway = [&ENHANCE_YOUR_CALM[..], &last_words].concat();
@@ -185,12 +185,14 @@ async fn leaving(stack: &Stack, last_words: Vec<u8>) -> u16 {
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         let _identity = identity;
-        let (tcp, _) = listener.accept().await.unwrap();
-        let mut tls = acceptor.accept(tcp).await.unwrap();
-        tls.write_all(&bytes.concat()).await.unwrap();
-        tls.flush().await.unwrap();
-        // What the other side makes of it is its own affair.
-        let _ = tokio::io::copy(&mut tls, &mut tokio::io::sink()).await;
+        // More than once: what nobody has looked at is sent again.
+        while let Ok((tcp, _)) = listener.accept().await {
+            let mut tls = acceptor.accept(tcp).await.unwrap();
+            tls.write_all(&bytes.concat()).await.unwrap();
+            tls.flush().await.unwrap();
+            // What the other side makes of it is its own affair.
+            let _ = tokio::io::copy(&mut tls, &mut tokio::io::sink()).await;
+        }
     });
     port
 }

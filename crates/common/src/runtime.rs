@@ -42,10 +42,13 @@ where
             .name(format!("core-{index}"))
             .spawn(move || {
                 let runtime = current_thread()?;
-                runtime.block_on(async {
+                let finished = runtime.block_on(async {
                     core(TcpListener::from_std(listener)?).await;
                     anyhow::Ok(())
-                })
+                });
+                // As above: upstreams are looked up here.
+                runtime.shutdown_background();
+                finished
             });
         let thread = thread.context("cannot start a thread")?;
         cores.spawn_blocking(|| thread.join());

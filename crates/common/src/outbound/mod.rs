@@ -161,9 +161,8 @@ impl<B: RequestBody> Client<B> {
         is_first: bool,
     ) -> Result<Response<Incoming>, Unanswered<B>> {
         let is_repeatable = retry::is_repeatable(&head.method, !body.is_end_stream());
-        // Over HTTP/1.1 what was not written comes back as it is.
-        let may_need = is_first && (is_repeatable || connection.is_http2());
-        let mut copy = may_need.then(|| head.clone());
+        // As it was before it was addressed to this endpoint.
+        let copy = is_first.then(|| head.clone());
         address(&mut head, connection);
         let answers = connection.in_flight.answers();
         let (upload, body) = Upload::of(body);
@@ -182,12 +181,12 @@ impl<B: RequestBody> Client<B> {
             }
             Err(fault) => fault,
         };
-        let unwritten = fault.take_message().map(|request| request.into_parts().0);
-        let progress = retry::progress(fault.error(), unwritten.is_some());
-        let mut again = None;
-        if is_first && retry::is_allowed(progress, is_repeatable) {
-            again = copy.take().or(unwritten).zip(upload.returned());
-        }
+        let unwritten = fault.take_message().is_some();
+        let progress = retry::progress(fault.error(), unwritten);
+        let again = match retry::is_allowed(progress, is_repeatable) {
+            true => copy.zip(upload.returned()),
+            false => None,
+        };
         let error = Error::unanswered(fault.error(), self.pool.at(&connection.place));
         Err(Unanswered { error, again })
     }

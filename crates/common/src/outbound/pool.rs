@@ -20,7 +20,10 @@ use futures_util::{
 };
 use http::Uri;
 use spiffe::SpiffeId;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+};
 
 use super::{
     Error, RequestBody, Target,
@@ -35,11 +38,15 @@ use crate::tls;
 /// How long an endpoint has to connect before another one is tried as well (RFC 8305 §5).
 const HEAD_START: Duration = Duration::from_millis(250);
 
+/// How long the last endpoint that is left has to connect when all others have failed: it is probably
+/// away, and may just be back and busy with everybody's handshakes.
+const LAST_CHANCE: Duration = Duration::from_secs(2);
+
 /// How often connections that are idle or old are looked for, and names in use resolved anew.
 const UPKEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// New connections that may be lost to others, or close at once, before a request gives up.
-const MAX_LOST: usize = 3;
+const MAX_LOST: usize = 20;
 
 /// What opening a connection comes to, for all who wait for it.
 pub(super) type Opening = Shared<BoxFuture<'static, Result<(), Error>>>;
@@ -50,6 +57,8 @@ pub(super) struct Pool<B> {
     pub(super) origins: Vec<Arc<Origin>>,
     connector: Connector,
     state: Mutex<State<B>>,
+    /// A name was looked up.
+    pub(super) found: Notify,
 }
 
 impl<B: RequestBody> Pool<B> {
@@ -62,6 +71,7 @@ impl<B: RequestBody> Pool<B> {
             connector: Connector::new(tls, target.connect_timeout),
             state: Mutex::new(State::new(&origins)),
             origins,
+            found: Notify::new(),
         })
     }
 
@@ -145,8 +155,7 @@ impl<B: RequestBody> Pool<B> {
                     Ok(()) => {}
                     Err(error) => failure = Some(error),
                 },
-                () = sleep(HEAD_START) => match failure {
-                    // Nobody waits long for one that is probably away.
+                () = sleep(if is_last { LAST_CHANCE } else { HEAD_START }) => match failure {
                     Some(failure) if is_last && opening.len() == 1 => return Err(failure),
                     _ => {}
                 },

@@ -1,18 +1,26 @@
 //! Names to endpoints: when a connection is opened, and from time to time while there are any.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::{
     FutureExt,
-    future::{BoxFuture, Shared},
+    future::{BoxFuture, Shared, join_all},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
-use super::{Error, RequestBody, origin::At, pool::Pool, state::State};
+use super::{
+    Error, RequestBody,
+    origin::{At, Origin},
+    pool::Pool,
+    state::State,
+};
 
 /// How long an answer is good for at least, whatever fails.
 const GOOD_FOR: Duration = Duration::from_secs(2);
+
+/// How long a look-up may take; another follows.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is known of the names of a target.
 #[derive(Default)]
@@ -42,7 +50,17 @@ impl<B: RequestBody> Pool<B> {
             }
             self.resolving(&mut state)
         };
-        resolving.await;
+        let mut resolving = pin!(resolving);
+        loop {
+            let found = self.found.notified();
+            if !self.lock().endpoints.is_empty() {
+                return Ok(());
+            }
+            tokio::select! {
+                () = resolving.as_mut() => break,
+                () = found => {}
+            }
+        }
         let state = self.lock();
         match &state.resolution.error {
             Some(error) if state.endpoints.is_empty() => Err(error.clone()),
@@ -60,26 +78,30 @@ impl<B: RequestBody> Pool<B> {
         resolving
     }
 
-    /// A name that can't be resolved keeps the endpoints that it had.
+    /// All names at once: one whose server does not answer holds up no other.
     async fn resolve_all(self: Arc<Self>) {
-        for origin in &self.origins {
-            if origin.literal().is_some() {
-                continue;
-            }
-            let found = origin.resolve().await;
-            let mut state = self.lock();
-            match found {
-                Ok(found) => state.set_endpoints(origin, found),
-                Err(error) => {
-                    debug!(%error, "cannot resolve {}", origin.url);
-                    let at = At::new(&origin.url, &[]);
-                    let error = Error::unresolved(&error, at, self.expected.clone());
-                    state.resolution.error = Some(error);
-                }
-            }
-        }
+        let names = self.origins.iter().filter(|one| one.literal().is_none());
+        join_all(names.map(|origin| self.resolve_one(origin))).await;
         let mut state = self.lock();
         state.resolution.resolving = None;
         state.resolution.resolved = Some(Instant::now());
+    }
+
+    /// A name that can't be resolved keeps the endpoints that it had.
+    async fn resolve_one(&self, origin: &Arc<Origin>) {
+        let found = timeout(PATIENCE, origin.resolve()).await;
+        let found = found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let mut state = self.lock();
+        match found {
+            Ok(found) => state.set_endpoints(origin, found),
+            Err(error) => {
+                debug!(%error, "cannot resolve {}", origin.url);
+                let at = At::new(&origin.url, &[]);
+                let error = Error::unresolved(&error, at, self.expected.clone());
+                state.resolution.error = Some(error);
+            }
+        }
+        drop(state);
+        self.found.notify_waiters();
     }
 }

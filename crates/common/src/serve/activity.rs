@@ -27,6 +27,8 @@ pub(super) struct Activity {
     header_since: AtomicU64,
     /// A stop was asked for.
     stopping: AtomicBool,
+    /// Something was written that has not left yet.
+    unsent: AtomicBool,
     /// All requests of the process; this connection's count.
     load: Load,
     /// HTTP/1.1 has one response at a time, and so one reader to wait for.
@@ -70,6 +72,7 @@ impl Activity {
             idle_since: AtomicU64::new(0),
             header_since: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
+            unsent: AtomicBool::new(false),
             load: load.clone(),
             reader: Reader::new(),
         })
@@ -104,7 +107,18 @@ impl Activity {
         }
     }
 
-    /// Returns once no request was in flight for `time`, from now on.
+    /// Something is to be sent.
+    pub(super) fn writes(&self) {
+        self.unsent.store(true, Relaxed);
+    }
+
+    /// All of it was.
+    pub(super) fn has_written(&self) {
+        self.unsent.store(false, Relaxed);
+    }
+
+    /// Returns once no request was in flight for `time`, from now on, and all answers have left: a
+    /// slow reader's last bytes still wait here when the answer's body is long gone.
     pub(super) async fn without_request_for(&self, time: Duration) {
         let from = ms_since(self.opened);
         loop {

@@ -1,4 +1,4 @@
-//! A connection's bytes, watched as they come in.
+//! A connection's bytes, watched as they come and go.
 
 use std::{
     io,
@@ -13,7 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{activity::Activity, flood::FrameCounter};
 
 pin_project! {
-    /// A connection's I/O that notes when an HTTP/1.1 request begins, or counts HTTP/2 frames.
+    /// A connection's I/O that notes when an HTTP/1.1 request begins, or counts HTTP/2 frames, and
+    /// whether all that was written has left.
     pub(super) struct Observed<I> {
         #[pin]
         io: I,
@@ -69,11 +70,16 @@ impl<I: AsyncWrite> AsyncWrite for Observed<I> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.project().io.poll_write(cx, buf)
+        let this = self.project();
+        this.activity.writes();
+        this.io.poll_write(cx, buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.project().io.poll_flush(cx)
+        let this = self.project();
+        ready!(this.io.poll_flush(cx))?;
+        this.activity.has_written();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -89,6 +95,8 @@ impl<I: AsyncWrite> AsyncWrite for Observed<I> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.project().io.poll_write_vectored(cx, bufs)
+        let this = self.project();
+        this.activity.writes();
+        this.io.poll_write_vectored(cx, bufs)
     }
 }

@@ -108,12 +108,15 @@ impl Shared {
     /// log says so now.
     fn write(&self, output: &mut Output<impl Write>, bytes: &mut Vec<u8>) -> bool {
         let (mut left_out, mut lost) = (0, None);
-        for buffer in lock(&self.buffers).clone() {
+        // Not locked while somebody may be slow to read: a core's first line would wait for it.
+        let buffers = lock(&self.buffers).clone();
+        for buffer in &buffers {
             left_out += buffer.swap(bytes);
             lost = output.write(bytes).or(lost);
             bytes.clear();
             bytes.shrink_to(KEPT);
         }
+        drop(buffers);
         lock(&self.buffers).retain(Buffer::is_needed);
         if left_out > 0 {
             warn!(
