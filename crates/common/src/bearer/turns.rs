@@ -27,7 +27,9 @@ pub(super) struct Turn<'a> {
 }
 
 /// How many tokens may wait for their check on one core: with a check of 100 µs the last of them is
-/// answered within a fifth of a second, later than most callers would want to wait.
+/// answered after a fifth of a second at the least, later than most callers would want to wait. Whose
+/// they are is not looked at: when one caller floods a core, others' new tokens are refused too (503),
+/// and only known ones are not.
 pub const MAX_WAITING: usize = 2000;
 
 impl Turns {
