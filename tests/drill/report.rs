@@ -1,14 +1,18 @@
 //! What a drill found: as a table for people and the README, as JSON for machines.
 
-use std::{fmt::Write as _, fs, path::Path, time::Duration};
+use std::{
+    fmt::Write as _,
+    time::{Duration, SystemTime},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use harness::readme::Marks;
 use serde_json::{Value, json};
 
-const BEGIN: &str = "<!-- scripts/drill.sh --readme writes from here -->\n";
-const END: &str = "<!-- to here, the drill -->\n";
-/// The root of the workspace.
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const MARKS: Marks = Marks {
+    begin: "<!-- scripts/drill.sh --readme writes from here -->\n",
+    end: "<!-- to here, the drill -->\n",
+};
 
 /// What came of one event.
 #[derive(Clone, Debug)]
@@ -119,24 +123,17 @@ impl Report {
         })
     }
 
-    /// Rewrites the table in README.md, so that no number there is typed by hand.
+    /// Rewrites the table in README.md.
     pub(crate) fn write_readme(&self) -> Result<()> {
-        let path = Path::new(ROOT).join("README.md");
-        let text = fs::read_to_string(&path)?;
         let mut part = String::from(
             "| event | requests | failed | refused as wanted | worst pause, ms | seen |\n|---|---:|---:|---:|---:|---|\n",
         );
         part.extend(self.rows.iter().map(Row::markdown));
-        let text = replaced(&text, &part).context("README.md has lost the marks of the drill")?;
-        Ok(fs::write(path, text)?)
+        let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        let (day, speed) = (&now[..10], self.full_speed);
+        let _ = write!(part, "\n{day}; full speed is {speed:.0} requests/s here.\n");
+        Ok(MARKS.rewrite(&part)?)
     }
-}
-
-/// `text` with `part` between the marks.
-fn replaced(text: &str, part: &str) -> Option<String> {
-    let (before, rest) = text.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{part}\n{END}{after}"))
 }
 
 #[cfg(test)]
@@ -163,7 +160,6 @@ mod tests {
 
     #[test]
     fn the_readme_has_the_marks() {
-        let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
-        assert!(replaced(&readme, "new\n").is_some());
+        assert!(MARKS.are_there());
     }
 }

@@ -8,6 +8,7 @@ pub mod https;
 pub mod jwt;
 pub mod process;
 pub mod raw;
+pub mod readme;
 pub mod upstream;
 pub mod users;
 pub mod x509;
