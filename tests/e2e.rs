@@ -8,6 +8,8 @@ mod accepted;
 mod bodies;
 /// What the client prints and refuses.
 mod client;
+/// Upstream connections that outlive what they were verified by.
+mod drained;
 /// Every combination of our binaries and go-spiffe's.
 mod interop;
 /// `kill -9`, and the start after it.
@@ -26,7 +28,9 @@ mod repeat;
 mod restart;
 /// Identity that changes under running processes.
 mod rotation;
-/// Several upstreams: load, health, restarts; what is sent again; connections that are left.
+/// What the proxy sends once more, and what never.
+mod sent_again;
+/// Several upstreams: who gets what, who is left out, restarts.
 mod spread;
 /// An upstream that is absent, slow, or somebody else.
 mod upstream;

@@ -9,33 +9,22 @@ use std::{
     time::Duration,
 };
 
-use common::{
-    body::{self, Body},
-    tls,
-};
-use http::{Request, Response, StatusCode, Version};
-use http_body_util::{BodyExt, Channel, Full};
-use hyper::body::Bytes;
+use common::body;
+use http::StatusCode;
 use nix::sys::signal::Signal;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-    task::JoinSet,
-};
-use tokio_rustls::TlsAcceptor;
+use tokio::{net::TcpListener, task::JoinSet};
 
 use harness::{
     PATIENCE, Stack,
-    frames::{self, frame},
     https::{Https, get},
     process::Process,
-    raw::{self, Answer, Client, Upstream},
+    raw::Client,
     upstream::{self, Recording},
     x509::{Authority, Presenting},
 };
 
 /// A proxy before the upstreams on these ports.
-async fn proxy(stack: &Stack, ports: &[u16], args: &[&str]) -> Process {
+pub(crate) async fn proxy(stack: &Stack, ports: &[u16], args: &[&str]) -> Process {
     let urls: Vec<_> = ports
         .iter()
         .map(|port| format!("https://127.0.0.1:{port}"))
@@ -64,14 +53,14 @@ async fn counting(stack: &Stack, alpn: &'static str) -> (u16, Arc<AtomicUsize>) 
 }
 
 /// Kept-alive callers that ask one GET after the other.
-struct Load {
+pub(crate) struct Load {
     callers: JoinSet<usize>,
     stop: Arc<AtomicBool>,
     answers: Arc<AtomicUsize>,
 }
 
 impl Load {
-    fn on(https: &Https, token: &str) -> Self {
+    pub(crate) fn on(https: &Https, token: &str) -> Self {
         let (stop, answers) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let mut callers = JoinSet::new();
         for _ in 0..8 {
@@ -97,19 +86,19 @@ impl Load {
     }
 
     /// Waits for some more answers.
-    async fn goes_on(&self) {
+    pub(crate) async fn goes_on(&self) {
         let enough = self.answers.load(SeqCst) + 200;
         until(async || self.answers.load(SeqCst) >= enough).await;
     }
 
     /// How many were not answered 200.
-    async fn failed(self) -> usize {
+    pub(crate) async fn failed(self) -> usize {
         self.stop.store(true, Relaxed);
         self.callers.join_all().await.iter().sum()
     }
 }
 
-async fn until(mut is_so: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(mut is_so: impl AsyncFnMut() -> bool) {
     let asking = async {
         while !is_so().await {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -121,14 +110,14 @@ async fn until(mut is_so: impl AsyncFnMut() -> bool) {
 }
 
 /// A server on a port of its own, which it has again when it is started again.
-async fn server(stack: &Stack, port: u16) -> Process {
+pub(crate) async fn server(stack: &Stack, port: u16) -> Process {
     let listen = format!("127.0.0.1:{port}");
     let server = stack.spawn("server", &["--listen", &listen]);
     server.listening().await;
     server
 }
 
-async fn stopped(mut server: Process) {
+pub(crate) async fn stopped(mut server: Process) {
     server.signal(Signal::SIGTERM);
     server.ended().await;
 }
@@ -154,7 +143,7 @@ async fn the_load_is_spread_over_all_upstreams() {
 
 #[tokio::test]
 async fn one_core_has_several_connections_to_a_busy_upstream() {
-    let stack = Stack::with(harness::SERVER_ID, |_| ()).await;
+    let stack = Stack::new().await;
     let root = Authority::root();
     stack
         .agent
@@ -199,24 +188,6 @@ async fn restarting_one_of_two_servers_fails_no_get() {
 }
 
 #[tokio::test]
-async fn a_server_that_restarted_costs_no_get_after_it() {
-    let stack = Stack::new().await;
-    let first = server(&stack, 0).await;
-    let port = first.listening().await;
-    let proxy = stack.proxy(port, &["--cores", "1"]).await;
-    let https = stack.https(proxy.listening().await);
-    let token = stack.token(|_| ());
-    let mut running = first;
-    for _ in 0..3 {
-        let load = Load::on(&https, &token);
-        load.goes_on().await;
-        assert_eq!(load.failed().await, 0);
-        stopped(running).await;
-        running = server(&stack, port).await;
-    }
-}
-
-#[tokio::test]
 async fn an_impostor_among_two_gets_no_byte_and_the_other_serves_all() {
     let stack = Stack::with("spiffe://example.org/other", |_| ()).await;
     let impostor = Recording::new(&stack).await;
@@ -236,120 +207,6 @@ async fn an_impostor_among_two_gets_no_byte_and_the_other_serves_all() {
         lines <= common::runtime::available_cores(),
         "said once a core: {log}"
     );
-}
-
-#[tokio::test]
-async fn what_may_have_an_effect_is_sent_to_one_upstream_only() {
-    let stack = Stack::new().await;
-    for (method, sent) in [("GET", 2), ("POST", 1), ("DELETE", 1)] {
-        let closing = |_: &raw::Message| Answer::Last(Vec::new());
-        let upstreams = [
-            Upstream::new(&stack, closing).await,
-            Upstream::new(&stack, closing).await,
-        ];
-        let ports = upstreams.each_ref().map(|one| one.port);
-        let proxy = proxy(&stack, &ports, &["--cores", "1"]).await;
-        let https = stack.https(proxy.listening().await);
-        let request = format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
-        let mut client = Client::sending(&https, request).await;
-        assert_eq!(client.answer().await.unwrap().status(), 502, "{method}");
-        let requests = upstreams.each_ref().map(|one| one.requests().len());
-        assert_eq!(requests.iter().sum::<usize>(), sent, "{method}");
-        assert!(
-            requests.iter().all(|one| *one <= 1),
-            "{method}: on another one"
-        );
-    }
-}
-
-/// What the first connection says to a request that it has not looked at; the next ones answer 200.
-async fn refusing(stack: &Stack, refusal: fn(u32) -> Vec<u8>) -> (u16, Arc<AtomicUsize>) {
-    let identity = stack.identity().await;
-    let mut config = Arc::unwrap_or_clone(tls::server(&identity.x509).unwrap());
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let connections = Arc::<AtomicUsize>::default();
-    let seen = Arc::clone(&connections);
-    tokio::spawn(async move {
-        while let Ok((tcp, _)) = listener.accept().await {
-            let mut tls = acceptor.accept(tcp).await.unwrap();
-            let is_first = seen.fetch_add(1, SeqCst) == 0;
-            tokio::spawn(async move {
-                tls.write_all(&frame(frames::SETTINGS, 0, 0, &[]))
-                    .await
-                    .unwrap();
-                let mut preface = [0; 24];
-                tls.read_exact(&mut preface).await.unwrap();
-                // Until the connection ends.
-                while let Ok(stream) = next_request(&mut tls).await {
-                    let answer = match is_first {
-                        true => refusal(stream),
-                        // 200, which HPACK has as one octet.
-                        false => frame(
-                            frames::HEADERS,
-                            frames::END_STREAM | frames::END_HEADERS,
-                            stream,
-                            &[0x88],
-                        ),
-                    };
-                    tls.write_all(&answer).await.unwrap();
-                }
-            });
-        }
-        drop(identity);
-    });
-    (port, connections)
-}
-
-/// Reads frames up to the next HEADERS; its stream.
-async fn next_request(tls: &mut (impl AsyncReadExt + Unpin)) -> std::io::Result<u32> {
-    loop {
-        let mut head = [0; 9];
-        tls.read_exact(&mut head).await?;
-        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-        tls.read_exact(&mut vec![0; length]).await?;
-        if head[3] == frames::HEADERS {
-            return Ok(u32::from_be_bytes([head[5], head[6], head[7], head[8]]));
-        }
-    }
-}
-
-#[tokio::test]
-async fn what_http2_gives_back_unread_is_sent_again() {
-    let refused = |stream| {
-        frame(
-            frames::RST_STREAM,
-            0,
-            stream,
-            &frames::REFUSED_STREAM.to_be_bytes(),
-        )
-    };
-    // No stream was looked at, and there is no error.
-    let goaway = |_| frame(frames::GOAWAY, 0, 0, &[0; 8]);
-    // This one was looked at.
-    let cancelled = |stream| frame(frames::RST_STREAM, 0, stream, &8_u32.to_be_bytes());
-    let stack = Stack::new().await;
-    for (name, refusal, method, status) in [
-        ("REFUSED_STREAM", refused as fn(u32) -> Vec<u8>, "POST", 200),
-        ("GOAWAY", goaway, "POST", 200),
-        ("GOAWAY", goaway, "GET", 200),
-        ("CANCEL", cancelled, "POST", 502),
-        ("CANCEL", cancelled, "GET", 200),
-    ] {
-        let (port, connections) = refusing(&stack, refusal).await;
-        let proxy = stack.proxy(port, &["--cores", "1"]).await;
-        let https = stack.https(proxy.listening().await);
-        let request = Request::builder()
-            .method(method)
-            .uri("/")
-            .body(Full::default());
-        let answer = https.send(request.unwrap()).await;
-        assert_eq!(answer.status, status, "{name} {method}");
-        let expected = if status == 200 { 2 } else { 1 };
-        assert_eq!(connections.load(SeqCst), expected, "{name} {method}");
-    }
 }
 
 #[tokio::test]
@@ -388,107 +245,6 @@ async fn if_all_are_left_out_the_caller_gets_the_true_reason() {
     let proxy = self::proxy(&stack, &[mute.1, 1], &args).await;
     let https = stack.https(proxy.listening().await);
     until(async || https.send(get(&[])).await.status == 504).await;
-}
-
-#[tokio::test]
-async fn idle_connections_end_with_the_trust_that_opened_them() {
-    let root = Authority::root();
-    for alpn in ["h2", "http/1.1"] {
-        let stack = Stack::new().await;
-        stack
-            .agent
-            .set_federated(vec![root.bundle("odd.test")])
-            .unwrap();
-        let upstream = Presenting::new(alpn).await;
-        upstream.present(&root.issue("spiffe://odd.test/server", |_| ()));
-        let args = ["--upstream-id", "spiffe://odd.test/server"];
-        let proxy = proxy(&stack, &[upstream.port], &args).await;
-        let https = stack.https(proxy.listening().await);
-        until(async || https.send(get(&[])).await.status == 200).await;
-        let (connections, requests) = (upstream.seen().connections(), upstream.seen().requests());
-        assert_eq!(upstream.seen().closed.load(SeqCst), 0);
-
-        stack.agent.set_federated(vec![]).unwrap();
-
-        until(async || upstream.seen().closed.load(SeqCst) == connections).await;
-        assert_eq!(
-            upstream.seen().requests(),
-            requests,
-            "{alpn}: without another request"
-        );
-    }
-}
-
-#[tokio::test]
-async fn a_body_on_an_old_connection_is_not_cut() {
-    let stack = Stack::new().await;
-    for alpn in ["h2", "http/1.1"] {
-        let echo = upstream::answering(&stack, &[alpn], async |request| {
-            Response::new(Body::Upstream(request.into_body().into()))
-        })
-        .await;
-        let proxy = stack.proxy(echo, &["--cores", "1"]).await;
-        let https = stack.https(proxy.listening().await);
-        let (mut source, streamed) = Channel::<Bytes>::new(1);
-        let request = Request::post("/").body(streamed).unwrap();
-        let mut answer = https.start(Version::HTTP_2, request).await.into_body();
-        let mut echoed = async |part: &'static str| {
-            source.send_data(part.into()).await.unwrap();
-            let frame = answer.frame().await.unwrap().unwrap();
-            assert_eq!(frame.into_data().unwrap(), part, "{alpn}");
-        };
-        echoed("before").await;
-        for _ in 0..3 {
-            stack.agent.rotate_ca();
-            let https = stack.https(proxy.listening().await);
-            until(async || https.try_connect(b"h2").await.is_ok()).await;
-            stack.agent.drop_old_ca();
-            let https = stack.https(proxy.listening().await);
-            until(async || https.try_connect(b"h2").await.is_ok()).await;
-            until(async || https.send(get(&[])).await.status == 200).await;
-            echoed("after").await;
-        }
-    }
-}
-
-#[tokio::test]
-async fn identities_that_rotate_under_load_fail_no_request() {
-    let stack = Stack::new().await;
-    let server = server(&stack, 0).await;
-    let proxy = stack.proxy(server.listening().await, &[]).await;
-    let load = Load::on(&stack.https(proxy.listening().await), &stack.token(|_| ()));
-    for _ in 0..5 {
-        load.goes_on().await;
-        stack.agent.rotate_x509();
-        load.goes_on().await;
-        stack.agent.rotate_ca();
-        load.goes_on().await;
-        stack.agent.drop_old_ca();
-    }
-    load.goes_on().await;
-    assert_eq!(load.failed().await, 0, "{}", proxy.log().join("\n"));
-}
-
-#[tokio::test]
-async fn a_connection_that_closes_as_it_is_used_fails_no_get() {
-    let stack = Stack::new().await;
-    let idle = Duration::from_millis(60);
-    let server = stack.spawn(
-        "server",
-        &["--listen", "127.0.0.1:0", "--idle-timeout", "60ms"],
-    );
-    let proxy = stack
-        .proxy(server.listening().await, &["--cores", "1"])
-        .await;
-    let token = format!("Bearer {}", stack.token(|_| ()));
-    let https = stack.https(proxy.listening().await);
-    for step in 0..40 {
-        let answer = https.send(get(&[("authorization", &token)])).await;
-        assert_eq!(answer.status, 200, "{}", proxy.log().join("\n"));
-        // Just about when the server closes its connection.
-        tokio::time::sleep(idle - Duration::from_millis(10) + Duration::from_millis(step / 2))
-            .await;
-    }
 }
 
 #[tokio::test]
