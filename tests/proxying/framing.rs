@@ -312,7 +312,8 @@ async fn p053_chunks_that_are_not() {
     // P64: what had begun was broken off, not pooled.
     let connections = proxied
         .upstream
-        .wait(|all| all.iter().all(|one| one.ended))
+        // One that was opened for a request given up before is kept for the next.
+        .wait(|all| all.iter().all(|one| one.ended || one.bytes.is_empty()))
         .await;
     assert!(connections.iter().all(|one| one.requests.is_empty()));
 }

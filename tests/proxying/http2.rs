@@ -297,6 +297,7 @@ async fn p095_bodies_of_another_length_than_declared() {
     }
     proxied
         .upstream
+        // One that was opened for a request given up before is kept for the next.
         .wait(|all| all.iter().all(|one| one.ended || one.bytes.is_empty()))
         .await;
     assert!(proxied.upstream.requests().is_empty(), "P95: never whole");
