@@ -123,6 +123,7 @@ async fn start_up_says_what_is_wrong_with_the_workload_api() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
     drop(std::os::unix::net::UnixListener::bind(path("stale")).unwrap());
+    std::fs::write(path("file"), "").unwrap();
     let _mute = std::os::unix::net::UnixListener::bind(path("mute")).unwrap();
     let stack = Stack::with("spiffe://example.org/other", |config| {
         config.entries.retain(|entry| entry.id().path() == "/other");
@@ -137,6 +138,7 @@ async fn start_up_says_what_is_wrong_with_the_workload_api() {
             path("stale"),
             "nobody listens on the socket; start the agent",
         ),
+        (path("file"), "that is no socket; give the agent's"),
         (path("mute"), "connected, but it did not answer in time"),
         (
             stack.agent.socket().display().to_string(),

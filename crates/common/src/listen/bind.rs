@@ -81,7 +81,7 @@ pub(super) fn bind_each(
 
 fn bind(address: SocketAddr, reuse_port: bool) -> Result<Socket, ListenError> {
     match try_bind(address, reuse_port) {
-        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && has_no_ipv6(&error) => {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && has_no_such_address(&error) => {
             let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
             try_bind(address, reuse_port).map_err(|error| (address, error))
         }
@@ -109,7 +109,7 @@ fn try_bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn has_no_ipv6(error: &io::Error) -> bool {
+fn has_no_such_address(error: &io::Error) -> bool {
     use nix::errno::Errno::{EADDRNOTAVAIL, EAFNOSUPPORT};
     [EAFNOSUPPORT, EADDRNOTAVAIL]
         .iter()
@@ -122,7 +122,7 @@ impl Reason {
             io::ErrorKind::AddrInUse if reuse_port => Self::NotShared,
             io::ErrorKind::AddrInUse => Self::InUse,
             io::ErrorKind::PermissionDenied => Self::Permission,
-            io::ErrorKind::AddrNotAvailable => Self::NoAddress,
+            _ if has_no_such_address(&error) => Self::NoAddress,
             _ => Self::Other(error),
         }
     }

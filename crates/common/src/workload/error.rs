@@ -6,6 +6,7 @@ use std::{
         self,
         ErrorKind::{ConnectionRefused, NotFound, PermissionDenied},
     },
+    os::unix::fs::FileTypeExt,
     path::Path,
 };
 
@@ -36,6 +37,9 @@ pub enum Reason {
         "no such socket; start the agent, or give its socket with --workload-api or SPIFFE_ENDPOINT_SOCKET"
     )]
     NoSocket,
+    /// Another kind of file is there.
+    #[error("that is no socket; give the agent's with --workload-api or SPIFFE_ENDPOINT_SOCKET")]
+    NotASocket,
     /// The kernel refused to open the socket.
     #[error(
         "permission denied on the socket for {0}; let this user reach the socket and its directory"
@@ -93,7 +97,16 @@ impl Error {
 }
 
 impl Reason {
-    /// What failing to open the Unix socket means.
+    /// What failing to open the Unix socket at `path` means.
+    pub(super) fn from_open(path: &Path, error: io::Error) -> Self {
+        // The kernel says of any other file that nobody listens on it.
+        match std::fs::metadata(path) {
+            Ok(file) if !file.file_type().is_socket() => Self::NotASocket,
+            _ => Self::from_connect(error),
+        }
+    }
+
+    /// What failing to connect means.
     pub(super) fn from_connect(error: io::Error) -> Self {
         match error.kind() {
             NotFound => Self::NoSocket,

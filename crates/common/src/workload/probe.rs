@@ -48,7 +48,7 @@ async fn attempt(address: &Address, deadline: Instant) -> Result<(), Reason> {
             // Opened once by hand: gRPC hides which of the errors it was.
             let agent = UnixStream::connect(path)
                 .await
-                .map_err(Reason::from_connect)?;
+                .map_err(|error| Reason::from_open(path, error))?;
             // Before a key is in memory; and now it is known whose agent must still read who we are.
             if let Ok(credentials) = agent.peer_cred() {
                 process::forbid_tracing(credentials.uid());
