@@ -13,7 +13,7 @@ use harness::{
 use tokio::{net::TcpListener, time::timeout};
 
 /// How a PKCS#8 P-256 private key or a JWT begins, in the ways that code prints bytes.
-const SECRETS: [&str; 7] = [
+const SECRETS: [&str; 9] = [
     "eyJ",                    // any JWT: base64url of {"
     "MIGHAgEA",               // base64
     "308187020100",           // hex
@@ -21,6 +21,8 @@ const SECRETS: [&str; 7] = [
     r"\x30\x81\x87\x02\x01",  // escaped, all of it
     "48, 129, 135, 2, 1, 0",  // a list of numbers
     "30, 81, 87, 2, 1, 0, 3", // a list in hex
+    "30, 81, 87, 02, 01, 00",
+    "30:81:87:02:01:00",
 ];
 
 fn assert_no_secret(what: &str, text: &str, tokens: &[String]) {
