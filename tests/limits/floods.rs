@@ -8,11 +8,15 @@ use std::{
 
 use harness::{
     PATIENCE, Stack,
-    frames::{ENHANCE_YOUR_CALM, Frames, GET, RST_STREAM, frame, request},
-    https::get,
+    frames::{
+        END_HEADERS, ENHANCE_YOUR_CALM, Frames, GET, HEADERS, PING, POST, RST_STREAM, frame,
+        request,
+    },
+    https::{Https, get},
     process::Process,
 };
-use hyper::client::conn::http2;
+use http_body_util::Full;
+use hyper::{body::Bytes, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::AsyncWriteExt,
@@ -231,4 +235,81 @@ async fn p138_10000_half_open_handshakes() {
     .await;
     assert_eq!(half_open.len(), COUNT);
     beside(&stack, &server, async {}).await;
+}
+
+/// Sends requests, and takes them back as soon as the proxy has read them, over and over: how many.
+async fn take_back(https: &Https, begin: fn(u32) -> Vec<u8>) -> usize {
+    const AT_ONCE: u32 = 60;
+    const CANCEL: [u8; 4] = [0, 0, 0, 8];
+    let mut http2 = Frames::connect(https, &[]).await;
+    let mut taken_back = 0;
+    for first in (0..1_000_000).step_by(AT_ONCE as usize) {
+        let streams = || (first..first + AT_ONCE).map(|n| 2 * n + 1);
+        let mut requests: Vec<u8> = streams().flat_map(begin).collect();
+        requests.extend(frame(PING, 0, 0, &[1; 8]));
+        let resets: Vec<u8> = streams()
+            .flat_map(|stream| frame(RST_STREAM, 0, stream, &CANCEL))
+            .collect();
+        // The proxy may have had enough of this connection: then the flood goes on with another.
+        if !http2.send(&requests).await || !is_pinged_back(&mut http2).await {
+            break;
+        }
+        if !http2.send(&resets).await {
+            break;
+        }
+        taken_back += AT_ONCE as usize;
+    }
+    taken_back
+}
+
+async fn is_pinged_back(http2: &mut Frames) -> bool {
+    loop {
+        match http2.next().await {
+            Some(frame) if frame.kind == PING => return true,
+            Some(_) => {}
+            None => return false,
+        }
+    }
+}
+
+/// A request of which nothing is missing but its answer, and one whose body is to come.
+const BEGINNINGS: [fn(u32) -> Vec<u8>; 2] = [
+    |stream| request(stream, GET, &[]),
+    |stream| frame(HEADERS, END_HEADERS, stream, POST),
+];
+
+/// All callers share a connection to the server, which would end it for resets that come too fast.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p144_resets_at_the_proxy_fail_nobody_else() {
+    let stack = Stack::new().await;
+    let server = stack.server(&["--cores", "1"]).await;
+    let proxy = stack.proxy(server.listening().await, &["--cores", "1"]);
+    let proxy = proxy.await;
+    let https = stack.https(proxy.listening().await);
+    let taken_back = Arc::<AtomicUsize>::default();
+    let mut flood = JoinSet::new();
+    for begin in BEGINNINGS {
+        let (https, taken_back) = (https.clone(), Arc::clone(&taken_back));
+        flood.spawn(async move {
+            loop {
+                taken_back.fetch_add(take_back(&https, begin).await, SeqCst);
+            }
+        });
+    }
+    let (good, token) = (https.from("127.0.0.2"), stack.token(|_| ()));
+    let (start, mut answers) = (Instant::now(), 0);
+    // A POST is not sent again when its connection breaks.
+    while start.elapsed() < Duration::from_secs(4) || answers < 10 {
+        let post = http::Request::post("/").header("authorization", format!("Bearer {token}"));
+        let post = post.body(Full::<Bytes>::from("body")).unwrap();
+        assert_eq!(
+            good.send(post).await.status,
+            200,
+            "{:?}",
+            proxy.log().last()
+        );
+        answers += 1;
+    }
+    drop(flood);
+    println!("{answers} answers beside {taken_back:?} requests that were taken back");
 }

@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::client::TlsStream;
 
-use super::{RequestBody, endpoint::Place};
+use super::{RequestBody, endpoint::Place, sent::Sent};
 
 /// Idle connections are dropped sooner than a server of ours would close them (75 s), so that a
 /// request is not sent into a connection that is just closing.
@@ -113,6 +113,8 @@ pub(super) async fn handshake<B: RequestBody>(
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true)
+        // An answer to a request that is given up may be on its way: that is nobody's fault.
+        .max_local_error_reset_streams(None)
         .handshake(io)
         .await?;
     tokio::spawn(connection);
@@ -162,8 +164,8 @@ impl<B: RequestBody> Connection<B> {
         match &mut self.speaks {
             Speaks::Http1(idle) => idle.sender.try_send_request(request).await,
             Speaks::Http2(lane) => {
-                let sending = lane.lock().sender.try_send_request(request);
-                sending.await
+                let answer = lane.lock().sender.try_send_request(request);
+                Sent::new(answer).await
             }
         }
     }

@@ -7,7 +7,7 @@
 //! - `pool`, `state`: which connection a request takes · `endpoint`, `connection`: what they are
 //! - `choice`, `health`, `retry`: who is chosen, who is left out, what is sent again; pure
 //! - `origin`, `resolve`: names to endpoints · `connector`: TCP and TLS to one
-//! - `upload`: a request's body on its way out · `answer`: a response's on its way in
+//! - `upload`: a request's body on its way out · `answer`: a response's on its way in · `sent`: between
 
 mod answer;
 mod choice;
@@ -20,6 +20,7 @@ mod origin;
 mod pool;
 mod resolve;
 mod retry;
+mod sent;
 mod state;
 mod upload;
 
@@ -165,7 +166,11 @@ impl<B: RequestBody> Client<B> {
         let copy = is_first.then(|| head.clone());
         address(&mut head, connection);
         let answers = connection.in_flight.answers();
-        let (upload, body) = Upload::of(body);
+        let min_age = match connection.is_http2() {
+            true => sent::MIN_AGE,
+            false => Duration::ZERO,
+        };
+        let (upload, body) = Upload::of(body, min_age);
         let sent = tokio::select! {
             sent = connection.send(Request::from_parts(head, body)) => sent,
             () = upload.stalled(self.target.response_timeout) => {
