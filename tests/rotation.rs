@@ -177,7 +177,7 @@ async fn an_outage_is_warned_of_once_and_survived() {
 async fn a_withdrawn_client_gets_no_token() {
     let stack = Stack::new().await;
     stack.agent.withdraw(&SpiffeId::new(CLIENT_ID).unwrap());
-    let output = stack.client(1, &["-m", "300ms"]).await;
+    let output = stack.client(1, &["-m", "2s"]).await;
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(
         text.contains("no registration entry matches this process"),
