@@ -204,7 +204,7 @@ async fn more_tokens_than_may_wait_are_refused_and_then_it_goes_on() {
 async fn probe(https: &Https, bad: &str, good: &str, flood: &mut JoinSet<()>) -> Option<Answer> {
     while flood.try_join_next().is_none() {
         let asking = https.send(get(&[("authorization", bad)]));
-        let answer = timeout(Duration::from_millis(50), asking).await;
+        let answer = timeout(Duration::from_millis(500), asking).await;
         if let Ok(answer) = answer
             && answer.status == 503
         {
