@@ -3,6 +3,7 @@
 mod episode;
 mod lines;
 mod output;
+mod text;
 
 use std::io;
 
@@ -32,13 +33,15 @@ pub fn init(format: LogFormat, default: LevelFilter) -> Result<(), String> {
     let lines = lines::start().map_err(|error| format!("cannot start a thread: {error}"))?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_timer(text::Utc)
         .with_writer(lines);
     match format {
-        LogFormat::Text => {
-            let ansi = io::IsTerminal::is_terminal(&io::stderr())
-                && std::env::var_os("NO_COLOR").is_none();
-            logs.with_ansi(ansi).with_target(false).init();
-        }
+        LogFormat::Text if is_coloured() => logs.with_target(false).init(),
+        LogFormat::Text => logs
+            .with_ansi(false)
+            .with_target(false)
+            .fmt_fields(text::fields())
+            .init(),
         LogFormat::Json => logs
             .json()
             .flatten_event(true)
@@ -47,4 +50,8 @@ pub fn init(format: LogFormat, default: LevelFilter) -> Result<(), String> {
             .init(),
     }
     Ok(())
+}
+
+fn is_coloured() -> bool {
+    io::IsTerminal::is_terminal(&io::stderr()) && std::env::var_os("NO_COLOR").is_none()
 }
