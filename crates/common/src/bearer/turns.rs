@@ -1,12 +1,18 @@
 //! Checking a token that is not known yet takes as long as a hundred other steps of a request, and
 //! never waits: on a runtime of one thread a flood of new tokens would have all of the core.
 //!
-//! So such checks take turns, and between any two of them everything else of the core that is ready
-//! has its turn too. Those who wait do so in order, and only so many.
+//! So such checks take turns, and after a short [`ROUND`] of them everything else of the core that is
+//! ready has its turn too. Those who wait do so in order, and only so many.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     task::yield_now,
+    time::Instant,
 };
 
 use super::Refusal;
@@ -17,11 +23,16 @@ pub struct Turns {
     places: Semaphore,
     max: usize,
     turn: Semaphore,
+    round: Duration,
+    /// What the checks of this round have taken so far, in ns.
+    spent: AtomicU64,
 }
 
 /// The right to check one token.
 #[derive(Debug)]
 pub(super) struct Turn<'a> {
+    turns: &'a Turns,
+    begun: Instant,
     _place: SemaphorePermit<'a>,
     _turn: SemaphorePermit<'a>,
 }
@@ -32,18 +43,25 @@ pub(super) struct Turn<'a> {
 /// and only known ones are not.
 pub const MAX_WAITING: usize = 2000;
 
+/// How long checks go on, one after the other, before all else that is ready has its turn: a request
+/// with a known token waits for no more than this and the check that began last. To look for what is
+/// ready after each check would cost as much as the check.
+const ROUND: Duration = Duration::from_millis(1);
+
 impl Turns {
     /// Nobody waits; [`MAX_WAITING`] may.
     #[must_use]
     pub fn new() -> Self {
-        Self::with_places(MAX_WAITING)
+        Self::with(MAX_WAITING, ROUND)
     }
 
-    fn with_places(max: usize) -> Self {
+    fn with(max: usize, round: Duration) -> Self {
         Self {
             places: Semaphore::new(max),
             max,
             turn: Semaphore::new(1),
+            round,
+            spent: AtomicU64::new(0),
         }
     }
 
@@ -52,12 +70,25 @@ impl Turns {
         let place = self.places.try_acquire();
         let place = place.map_err(|_| Refusal::Busy(self.max))?;
         let turn = self.turn.acquire().await.expect("never closed");
-        // It goes on when all that was ready has run, and the runtime has looked for more.
-        yield_now().await;
+        if Duration::from_nanos(self.spent.load(Relaxed)) >= self.round {
+            // It goes on when all that was ready has run, and the runtime has looked for more.
+            yield_now().await;
+            self.spent.store(0, Relaxed);
+        }
         Ok(Turn {
+            turns: self,
+            begun: Instant::now(),
             _place: place,
             _turn: turn,
         })
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let nanos = self.begun.elapsed().as_nanos();
+        let nanos = nanos.try_into().unwrap_or(u64::MAX / 2);
+        self.turns.spent.fetch_add(nanos, Relaxed);
     }
 }
 
@@ -80,36 +111,44 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn others_run_between_any_two_checks() {
-        let (turns, checks, others) = (Rc::new(Turns::new()), Rc::new(Cell::new(0)), Cell::new(0));
-        let local = LocalSet::new();
-        for _ in 0..100 {
-            let (turns, checks) = (Rc::clone(&turns), Rc::clone(&checks));
-            local.spawn_local(async move {
-                let _turn = turns.next().await.unwrap();
-                checks.set(checks.get() + 1);
-            });
-        }
-        let other = async {
-            while checks.get() < 100 {
-                let before = checks.get();
-                yield_now().await;
-                assert!(
-                    checks.get() - before <= 1,
-                    "{} at once",
-                    checks.get() - before
-                );
-                others.set(others.get() + 1);
+    const CHECK: Duration = Duration::from_micros(100);
+
+    #[tokio::test(start_paused = true)]
+    async fn others_run_after_each_round_of_checks() {
+        for (round, checks_of_a_round) in [
+            (Duration::ZERO, 1),
+            (CHECK / 2, 1),
+            (CHECK, 1),
+            (5 * CHECK, 5),
+        ] {
+            let turns = Rc::new(Turns::with(MAX_WAITING, round));
+            let checks = Rc::new(Cell::new(0));
+            let local = LocalSet::new();
+            for _ in 0..100 {
+                let (turns, checks) = (Rc::clone(&turns), Rc::clone(&checks));
+                local.spawn_local(async move {
+                    let mut turn = turns.next().await.unwrap();
+                    // Began that much earlier: the clock stands still.
+                    turn.begun -= CHECK;
+                    checks.set(checks.get() + 1);
+                });
             }
-        };
-        local.run_until(other).await;
-        assert!(others.get() >= 100);
+            let mut most = 0;
+            let other = async {
+                while checks.get() < 100 {
+                    let before = checks.get();
+                    yield_now().await;
+                    most = most.max(checks.get() - before);
+                }
+            };
+            local.run_until(other).await;
+            assert_eq!(most, checks_of_a_round, "{round:?}");
+        }
     }
 
     #[test]
     fn only_so_many_wait_and_a_place_is_free_again_afterwards() {
-        let turns = Turns::with_places(2);
+        let turns = Turns::with(2, Duration::ZERO);
         let mut cx = Context::from_waker(Waker::noop());
         let (mut first, mut second) = (pin!(turns.next()), Box::pin(turns.next()));
         assert!(
