@@ -10,7 +10,7 @@ use std::{
 };
 
 use common::body;
-use http::StatusCode;
+use http::{StatusCode, Version};
 use nix::sys::signal::Signal;
 use tokio::{net::TcpListener, task::JoinSet};
 
@@ -20,7 +20,7 @@ use harness::{
     process::Process,
     raw::Client,
     upstream::{self, Recording},
-    x509::{Authority, Presenting},
+    x509::{Authority, NEVER, Presenting},
 };
 
 /// A proxy before the upstreams on these ports.
@@ -151,13 +151,24 @@ async fn one_core_has_several_connections_to_a_busy_upstream() {
         .unwrap();
     let upstream = Presenting::new("h2").await;
     upstream.present(&root.issue("spiffe://odd.test/server", |_| ()));
-    let args = ["--upstream-id", "spiffe://odd.test/server", "--cores", "1"];
+    let target = ["--upstream-id", "spiffe://odd.test/server", "--path", NEVER];
+    let args = [&target[..], &["--cores", "1"]].concat();
     let proxy = proxy(&stack, &[upstream.port], &args).await;
     let https = stack.https(proxy.listening().await);
-    let (one, two) = (Load::on(&https, "a.b.c"), Load::on(&https, "a.b.c"));
-    until(async || upstream.seen().connections() > 1).await;
-    assert_eq!(one.failed().await + two.failed().await, 0);
-    assert!(upstream.seen().connections() <= 3);
+    let mut waiting = JoinSet::new();
+    for (requests, connections) in [(32, 1), (40, 2), (100, 3), (120, 3)] {
+        while waiting.len() < requests {
+            let https = https.clone();
+            waiting.spawn(async move {
+                let mut request = get(&[]);
+                *request.uri_mut() = NEVER.parse().unwrap();
+                https.send_over(Version::HTTP_2, request).await
+            });
+        }
+        let seen = upstream.seen();
+        until(async || seen.requests() == requests && seen.connections() >= connections).await;
+        assert_eq!(seen.connections(), connections, "for {requests}");
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,11 @@
 //! X.509 certificates as no SPIFFE issuer would make them, and an upstream that presents them.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    future::pending,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use dev_agent::FederatedBundle;
@@ -61,6 +64,9 @@ pub struct Seen {
 
 #[derive(Debug, Default)]
 struct Presented(Mutex<Option<Arc<CertifiedKey>>>);
+
+/// The path that a [`Presenting`] upstream does not answer.
+pub const NEVER: &str = "/never";
 
 impl Authority {
     /// A self-signed root as it should be.
@@ -197,14 +203,19 @@ async fn serve(acceptor: TlsAcceptor, tcp: TcpStream, seen: Arc<Seen>, keeps: bo
     if tls.get_ref().1.handshake_kind() != Some(HandshakeKind::Resumed) {
         seen.full_handshakes.fetch_add(1, Ordering::SeqCst);
     }
-    let service = service_fn(|_: Request<Incoming>| {
+    let service = service_fn(|request: Request<Incoming>| {
         seen.requests.fetch_add(1, Ordering::SeqCst);
         let mut response = Response::new(Full::<Bytes>::from("served"));
         if !keeps {
             let close = http::HeaderValue::from_static("close");
             response.headers_mut().insert("connection", close);
         }
-        async { Ok::<_, std::convert::Infallible>(response) }
+        async move {
+            if request.uri().path() == NEVER {
+                pending::<()>().await;
+            }
+            Ok::<_, std::convert::Infallible>(response)
+        }
     });
     // A caller that breaks off is a test's own doing.
     let _ = auto::Builder::new(TokioExecutor::new())

@@ -12,8 +12,9 @@ use hyper::{
     Request, Response,
     body::Incoming,
     client::conn::{TrySendError, http1, http2},
+    rt::Executor,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::client::TlsStream;
 
@@ -91,6 +92,20 @@ pub(super) struct Load {
 #[derive(Debug)]
 pub(super) struct InFlight(Arc<Load>);
 
+/// Runs what HTTP/2 has to do for a request, in a box: it is large, and would be moved about a dozen
+/// times until it runs.
+#[derive(Clone, Debug)]
+struct Boxing;
+
+impl<F> Executor<F> for Boxing
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, work: F) {
+        tokio::spawn(Box::pin(work));
+    }
+}
+
 /// HTTP on a connection that was just verified, as ALPN chose.
 pub(super) async fn handshake<B: RequestBody>(
     tls: TlsStream<TcpStream>,
@@ -106,7 +121,7 @@ pub(super) async fn handshake<B: RequestBody>(
         sender.ready().await?;
         return Ok(Opened::Http1(sender));
     }
-    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+    let (sender, connection) = http2::Builder::new(Boxing)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

@@ -13,13 +13,14 @@ use super::{
     pool::Opening,
 };
 
-/// HTTP/2 connections of one core to one endpoint. A server of ours has a listener on each core, and
-/// the kernel deals connections out by chance: with few, one of its cores may get them all. More of
-/// them write smaller batches, which costs CPU time.
+/// HTTP/2 connections of one core to one endpoint. A server of ours serves each of them on one core, so
+/// one alone would keep a busy proxy's requests from the others. More of them write smaller batches,
+/// which costs CPU time.
 const LANES: usize = 3;
 
-/// Requests on each of the lanes there are before another is opened.
-const BUSY: usize = 4;
+/// Requests on each of the lanes there are before another is opened: as many as make a good batch, and
+/// fewer than any server of HTTP/2 takes at once (RFC 9113 §6.5.2 recommends 100).
+const BUSY: usize = 32;
 
 /// Idle HTTP/1.1 connections that are kept; more are closed as they become idle.
 const MAX_IDLE: usize = 64;
