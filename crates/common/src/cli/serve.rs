@@ -8,7 +8,7 @@ use super::parse::{duration, positive, whole_number};
 use crate::{
     listen::{self, Inherited},
     runtime,
-    serve::{Admission, Bounds, Limits, Load},
+    serve::{Admission, Balance, Bounds, Limits, Load},
 };
 
 /// What a listener may take, and how it stops.
@@ -78,6 +78,7 @@ impl ServeArgs {
                 handshakes,
             }),
             load: Load::new(self.max_requests),
+            balance: Balance::default(),
         }
     }
 

@@ -1,11 +1,12 @@
 //! Accept → TLS → HTTP → drain: what is the same for everything that listens.
 //!
-//! One [`serve`] runs on each core, on a listener of its own. Limits that are for the whole process
-//! are shared between them by [`Limits`].
+//! One [`serve`] runs on each core, on a listener of its own. What is for the whole process is shared
+//! between them by [`Limits`].
 
 mod accept;
 mod activity;
 mod admission;
+mod balance;
 mod connection;
 mod exchange;
 mod flood;
@@ -15,16 +16,14 @@ mod observed;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Request, Response};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 use tracing::{debug, warn};
 
+use self::balance::Accepted;
 pub use self::{
     admission::{Admission, Bounds},
+    balance::Balance,
     connection::http1,
     exchange::{ReceiveError, Received},
     load::Load,
@@ -61,6 +60,8 @@ pub struct Limits {
     pub admission: Admission,
     /// How many requests at once; shared by the cores of the process.
     pub load: Load,
+    /// The cores that connections are spread over; shared by them.
+    pub balance: Balance,
 }
 
 /// The longest request head that is read, in bytes (both HTTP versions).
@@ -97,6 +98,7 @@ impl Limits {
                 handshakes: connections,
             }),
             load: Load::new(connections),
+            balance: Balance::default(),
         }
     }
 }
@@ -111,6 +113,7 @@ pub async fn serve(
 ) {
     let mut stop = std::pin::pin!(shutdown.clone().requested());
     let admission = limits.admission.clone();
+    let mut seat = limits.balance.join();
     let mut core = Core {
         acceptor: TlsAcceptor::from(tls),
         handler,
@@ -121,17 +124,23 @@ pub async fn serve(
     'accepting: loop {
         // Not begun anew for each connection that ends: that would begin its back-off anew.
         let mut accepting = std::pin::pin!(accept::accept(&listener, &admission));
-        let (tcp, peer) = loop {
+        let accepted = loop {
             tokio::select! {
                 accepted = &mut accepting => break accepted,
+                given = seat.given() => core.open(given),
                 Some(_) = core.connections.join_next() => {}
                 () = &mut stop => break 'accepting,
             }
         };
-        core.open(tcp, peer);
+        if let Some(accepted) = seat.place(accepted) {
+            core.open(accepted);
+        }
     }
-    for (tcp, peer) in accept::close(listener) {
-        core.open(tcp, peer);
+    for accepted in accept::close(listener) {
+        core.open(seat.keep(accepted));
+    }
+    for given in seat.leave() {
+        core.open(given);
     }
     core.drain().await;
 }
@@ -147,7 +156,7 @@ struct Core<H> {
 
 impl<H: Handler> Core<H> {
     /// Begins to serve a connection, if there is a place for it.
-    fn open(&mut self, tcp: TcpStream, peer: SocketAddr) {
+    fn open(&mut self, Accepted { tcp, peer, counted }: Accepted) {
         let Some((place, handshake)) = self.limits.admission.enter(peer.ip()) else {
             return;
         };
@@ -159,7 +168,7 @@ impl<H: Handler> Core<H> {
         let (acceptor, handler) = (self.acceptor.clone(), self.handler.clone());
         // Boxed: it is large, and would be moved about a dozen times until it runs.
         self.connections.spawn(Box::pin(async move {
-            let _place = place;
+            let _places = (place, counted);
             if let Err(error) = connection.serve(tcp, acceptor, handshake, handler).await {
                 debug!(%peer, %error, "connection ended");
             }
