@@ -1,7 +1,8 @@
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use common::{
     body::{self, Body},
+    peer::Peer,
     serve::{self, Handler, Limits, Received},
     shutdown, tls,
 };
@@ -219,7 +220,7 @@ async fn p175_what_an_upstream_says_last_is_cut_and_escaped() {
 struct Panicking;
 
 impl Handler for Panicking {
-    async fn handle(&self, request: Request<Received>, _: SocketAddr) -> Response<Body> {
+    async fn handle(&self, request: Request<Received>, _: &Peer) -> Response<Body> {
         assert_ne!(request.uri().query(), Some("panic"), "as asked for");
         body::text(http::StatusCode::OK, "fine")
     }

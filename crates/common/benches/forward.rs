@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use common::forward::Checked;
+use common::{forward::Checked, peer::Peer};
 use criterion::{BatchSize, Criterion};
 use http::{Request, Uri, Version, header::AUTHORIZATION};
 use http_body_util::Empty;
@@ -62,7 +62,8 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let upstream = Uri::from_static("https://upstream.example.org:8443");
     let peer: SocketAddr = "192.0.2.7:50123".parse().unwrap();
-    let clean = |request| Checked::new(request).unwrap().cleaned(&upstream, peer);
+    let peer = Peer::from(peer);
+    let clean = |request| Checked::new(request).unwrap().cleaned(&upstream, &peer);
 
     let mut group = criterion.benchmark_group("check and clean");
     for (name, removed) in [

@@ -18,6 +18,7 @@ pub mod cli;
 pub mod forward;
 pub mod listen;
 pub mod outbound;
+pub mod peer;
 mod process;
 pub mod runtime;
 pub mod serve;

@@ -7,7 +7,7 @@
 pub mod config;
 pub mod upstream;
 
-use std::{iter, net::SocketAddr, process::ExitCode, sync::Arc};
+use std::{iter, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use common::{
@@ -15,6 +15,7 @@ use common::{
     forward::{self, Checked, Forwarder, Rejection},
     listen::{self, Inherited},
     outbound::Target,
+    peer::Peer,
     runtime,
     serve::{self, Handler, Limits, Received},
     shown::Shown,
@@ -106,7 +107,7 @@ impl Proxy {
 }
 
 impl Handler for Core {
-    async fn handle(&self, request: Request<Received>, peer: SocketAddr) -> Response<Body> {
+    async fn handle(&self, request: Request<Received>, peer: &Peer) -> Response<Body> {
         // The query stays out of the log: callers put secrets there.
         let (method, path) = (
             Shown(request.method().as_str()),
@@ -132,7 +133,7 @@ impl Core {
     async fn answer(
         &self,
         request: Request<Received>,
-        peer: SocketAddr,
+        peer: &Peer,
     ) -> Result<Response<Body>, forward::Error> {
         let request = Checked::new(request)?;
         if !self.paths.iter().any(|path| path == request.path()) {
@@ -143,7 +144,7 @@ impl Core {
 }
 
 /// A caller's fault is a warning, the upstream's is an error.
-fn log(error: &forward::Error, peer: SocketAddr) {
+fn log(error: &forward::Error, peer: &Peer) {
     let status = error.status().as_u16();
     match error {
         forward::Error::Rejected(Rejection::OwnHop) => {}

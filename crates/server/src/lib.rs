@@ -6,13 +6,14 @@
 
 pub mod config;
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use common::{
     bearer::{self, Authenticator, LogQuota, Refusal, Turns},
     body::{self, Body},
     listen::{self, Inherited},
+    peer::Peer,
     runtime,
     serve::{self, Handler, Limits, Received},
     shown::Shown,
@@ -92,7 +93,7 @@ pub async fn run(listener: TcpListener, server: Server, shutdown: Shutdown) {
 }
 
 impl Core {
-    fn log(&self, refusal: &Refusal, peer: SocketAddr) {
+    fn log(&self, refusal: &Refusal, peer: &Peer) {
         if let Some(left_out) = self.refusals.take() {
             warn!(%peer, status = refusal.status().as_u16(), left_out, "{refusal}");
         }
@@ -101,7 +102,7 @@ impl Core {
 
 impl Handler for Answering {
     /// Authenticates first: who may not call learns nothing about what is served.
-    async fn handle(&self, request: Request<Received>, peer: SocketAddr) -> Response<Body> {
+    async fn handle(&self, request: Request<Received>, peer: &Peer) -> Response<Body> {
         let (mut head, _body) = request.into_parts();
         let Self(core) = self;
         let authenticated = core.authenticator.authenticate_in_turn(&head, &core.turns);

@@ -10,6 +10,7 @@ use std::{
 use common::{
     body::{self, Body, WithoutTrailers},
     forward::{self, Checked},
+    peer::Peer,
     serve,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -172,7 +173,7 @@ where
         };
         let url = format!("https://{HOST}").parse().expect("a URL");
         let peer = SocketAddr::new(PEER_IP.parse().expect("an address"), 4711);
-        let mut request = request.cleaned(&url, peer);
+        let mut request = request.cleaned(&url, &Peer::from(peer));
         *request.version_mut() = Version::HTTP_11;
         let answer = self.client.request(request).await;
 

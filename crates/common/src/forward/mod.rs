@@ -13,14 +13,13 @@ mod properties;
 mod rejection;
 mod target;
 
-use std::net::SocketAddr;
-
 use http::{Request, Response, Uri};
 
 pub use self::{error::Error, rejection::Rejection};
 use crate::{
     body::{Body, WithoutTrailers},
     outbound::{Client, Target},
+    peer::Peer,
     serve::Received,
     tls::Outgoing,
 };
@@ -56,7 +55,7 @@ impl<B: http_body::Body> Checked<B> {
     /// What is sent to `upstream` (scheme and authority) for it: what the caller may say, and what
     /// is known of `peer`, who sent it.
     #[must_use]
-    pub fn cleaned(self, upstream: &Uri, peer: SocketAddr) -> Request<WithoutTrailers<B>> {
+    pub fn cleaned(self, upstream: &Uri, peer: &Peer) -> Request<WithoutTrailers<B>> {
         let Self(mut request) = self;
         headers::clean_request(&mut request, peer);
         *request.uri_mut() = target::upstream_url(upstream, request.uri());
@@ -82,11 +81,7 @@ impl Forwarder {
     ///
     /// # Errors
     /// When there is no answer to return, by whose fault.
-    pub async fn forward(
-        &self,
-        request: Checked,
-        peer: SocketAddr,
-    ) -> Result<Response<Body>, Error> {
+    pub async fn forward(&self, request: Checked, peer: &Peer) -> Result<Response<Body>, Error> {
         let request = request.cleaned(&self.client.target().url, peer);
         let answer = self.client.request_checked(request, check_response);
         let mut response = answer.await?;

@@ -1,11 +1,14 @@
 //! Whatever a caller sends, what is sent upstream is one request, to the upstream, by nobody else.
 
+use std::net::SocketAddr;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use proptest::{prelude::*, sample::select};
 
 use super::{Rejection, framing, headers, target};
+use crate::peer::Peer;
 
 const PEER: &str = "192.0.2.7:4711";
 
@@ -117,7 +120,7 @@ proptest! {
         let credentials = request.headers().get_all("authorization").iter().count();
         if check(&request).is_ok() {
             prop_assert!(credentials <= 1);
-            headers::clean_request(&mut request, PEER.parse().unwrap());
+            headers::clean_request(&mut request, &Peer::from(PEER.parse::<SocketAddr>().unwrap()));
             let url = target::upstream_url(&"https://up:1".parse().unwrap(), request.uri());
             prop_assert_eq!(url.scheme_str(), Some("https"));
             prop_assert_eq!(url.authority().unwrap().as_str(), "up:1");

@@ -1,7 +1,10 @@
 //! One accepted connection: TLS handshake under a deadline, then the HTTP version that ALPN chose.
 
 use std::{
-    convert::Infallible, net::SocketAddr, panic::AssertUnwindSafe, pin::pin, sync::Arc,
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    pin::{Pin, pin},
+    sync::Arc,
     time::Duration,
 };
 
@@ -34,11 +37,12 @@ use super::{
 };
 use crate::{
     body::{self, Body},
+    peer::Peer,
     shutdown::Shutdown,
 };
 
 pub(super) struct Connection {
-    pub(super) peer: SocketAddr,
+    pub(super) peer: Peer,
     pub(super) limits: Limits,
     pub(super) shutdown: Shutdown,
 }
@@ -94,8 +98,9 @@ impl Connection {
         let (tls, _place) = self.open(tcp, acceptor, handshake).await?;
         let activity = Activity::new(&self.limits.load);
         let service = service_fn({
-            let (activity, limits, peer) = (Arc::clone(&activity), self.limits.clone(), self.peer);
-            move |request| exchange(request, peer, &limits, &activity, handler.clone())
+            let activity = Arc::clone(&activity);
+            let (limits, peer) = (self.limits.clone(), self.peer.clone());
+            move |request| exchange(request, peer.clone(), &limits, &activity, handler.clone())
         });
         // Chosen by ALPN and never sniffed: sniffing waits without a deadline.
         if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
@@ -194,11 +199,11 @@ enum Farewell {
 /// A request through its bounds to its handler, and its response.
 fn exchange<H: Handler>(
     request: Request<Incoming>,
-    peer: SocketAddr,
+    peer: Peer,
     limits: &Limits,
     activity: &Arc<Activity>,
     handler: H,
-) -> impl Future<Output = Result<Response<Tracked<Body>>, Infallible>> + Send + use<H> {
+) -> Pin<Box<impl Future<Output = Result<Response<Tracked<Body>>, Infallible>> + Send + use<H>>> {
     let (in_flight, version) = (activity.begin(), request.version());
     let bodiless = request.method() == Method::HEAD && version == Version::HTTP_2;
     let reader = Arc::clone(&activity.reader);
@@ -208,11 +213,13 @@ fn exchange<H: Handler>(
     };
     let fault = Fault::default();
     let request = request.map(|body| Received::new(body, limits, fault.clone()));
-    async move {
+    // Boxed: it is large, would be moved about a dozen times until it runs, and an HTTP/1.1 connection
+    // has a place for it also while it is idle.
+    Box::pin(async move {
         let reader = STREAM.try_with(Arc::clone).unwrap_or(reader);
         let response = match refused {
             Some(refused) => refused,
-            None => answer(handler, request, peer).await,
+            None => answer(handler, request, &peer).await,
         };
         let mut response = fault.answer(version).unwrap_or(response);
         if in_flight.is_last() {
@@ -222,15 +229,11 @@ fn exchange<H: Handler>(
             response = without_body(response);
         }
         Ok(response.map(|body| Tracked::new(body, reader, in_flight)))
-    }
+    })
 }
 
 /// A panic is its request's end and nobody else's.
-async fn answer<H: Handler>(
-    handler: H,
-    request: Request<Received>,
-    peer: SocketAddr,
-) -> Response<Body> {
+async fn answer<H: Handler>(handler: H, request: Request<Received>, peer: &Peer) -> Response<Body> {
     let answering = AssertUnwindSafe(pin!(handler.handle(request, peer)));
     answering.catch_unwind().await.unwrap_or_else(|_| {
         error!(%peer, "a panic: answering 500 and going on");
@@ -285,8 +288,6 @@ where
 {
     fn execute(&self, stream: F) {
         let (reader, patience) = (Reader::new(), self.patience);
-        // Boxed: it is large, and would be moved about a dozen times until it runs.
-        let stream = Box::pin(stream);
         tokio::spawn(async move {
             tokio::select! {
                 () = STREAM.scope(Arc::clone(&reader), stream) => {}

@@ -13,7 +13,7 @@ mod flood;
 mod load;
 mod observed;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
@@ -28,7 +28,7 @@ pub use self::{
     exchange::{ReceiveError, Received},
     load::Load,
 };
-use crate::{body::Body, shutdown::Shutdown};
+use crate::{body::Body, peer::Peer, shutdown::Shutdown};
 
 /// What answers requests. One value serves one core.
 pub trait Handler: Clone + Send + 'static {
@@ -36,7 +36,7 @@ pub trait Handler: Clone + Send + 'static {
     fn handle(
         &self,
         request: Request<Received>,
-        peer: SocketAddr,
+        peer: &Peer,
     ) -> impl Future<Output = Response<Body>> + Send;
 }
 
@@ -161,7 +161,7 @@ impl<H: Handler> Core<H> {
             return;
         };
         let connection = connection::Connection {
-            peer,
+            peer: Peer::from(peer),
             limits: self.limits.clone(),
             shutdown: self.shutdown.clone(),
         };

@@ -1,0 +1,153 @@
+use std::net::SocketAddr;
+
+use http_body_util::{Empty, Full};
+use hyper::body::Bytes;
+
+use super::*;
+
+fn peer() -> Peer {
+    let address: SocketAddr = "192.0.2.7:4711".parse().unwrap();
+    Peer::from(address)
+}
+
+fn cleaned(fields: &[(&str, &str)]) -> HeaderMap {
+    let mut request = Request::new(Empty::<Bytes>::new());
+    for (name, value) in fields {
+        request.headers_mut().append(
+            HeaderName::from_bytes(name.as_bytes()).unwrap(),
+            value.parse().unwrap(),
+        );
+    }
+    clean_request(&mut request, &peer());
+    request.into_parts().0.headers
+}
+
+#[test]
+fn hop_by_hop_fields_end_here() {
+    for (fields, gone) in [
+        (&[("connection", "close")] as &[(&str, &str)], "connection"),
+        (&[("connection", "x-foo"), ("x-foo", "1")], "x-foo"),
+        (
+            &[
+                ("connection", ""),
+                ("connection", "a, X-Foo ,,b"),
+                ("x-foo", "1"),
+            ],
+            "x-foo",
+        ),
+        (&[("keep-alive", "timeout=5")], "keep-alive"),
+        (&[("te", "trailers")], "te"),
+        (&[("upgrade", "h2c")], "upgrade"),
+        (&[("http2-settings", "x")], "http2-settings"),
+        (&[("proxy-authorization", "x")], "proxy-authorization"),
+        (&[("transfer-encoding", "chunked")], "transfer-encoding"),
+    ] {
+        assert!(!cleaned(fields).contains_key(gone), "{gone}");
+    }
+}
+
+/// All names that the library takes are tokens, but for those that are refused.
+#[test]
+fn p051_names_are_tokens() {
+    for byte in 0..=u8::MAX {
+        let is_tchar = byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        for name in [
+            HeaderName::from_lowercase(&[b'a', byte]),
+            HeaderName::from_bytes(&[b'a', byte]),
+        ] {
+            let Ok(name) = name else { continue };
+            let headers = HeaderMap::from_iter([(name, HeaderValue::from_static("1"))]);
+            assert_eq!(check_names(&headers).is_ok(), is_tchar, "{byte:#x}");
+        }
+    }
+    let mut request = Request::new(());
+    let quoted = HeaderName::from_lowercase(b"a\"b").unwrap();
+    request
+        .headers_mut()
+        .insert(quoted, HeaderValue::from_static("1"));
+    assert_eq!(check_request(&request).unwrap_err().status(), 400);
+}
+
+#[test]
+fn p017_cookies_are_joined_but_for_empty_ones() {
+    for (cookies, joined) in [
+        (&["a=1", "b=2"][..], "a=1; b=2"),
+        (&["a=1", "", " "], "a=1"),
+        (&["", "b=2"], "b=2"),
+        (&["", ""], ""),
+    ] {
+        let fields: Vec<_> = cookies.iter().map(|cookie| ("cookie", *cookie)).collect();
+        assert_eq!(cleaned(&fields)["cookie"], joined, "{cookies:?}");
+    }
+}
+
+#[test]
+fn the_credential_can_not_be_nominated_away() {
+    let headers = cleaned(&[
+        ("connection", "authorization, via, close"),
+        ("authorization", "Bearer a.b.c"),
+    ]);
+    assert_eq!(headers["authorization"], "Bearer a.b.c");
+    assert_eq!(headers["via"], "1.1 spiffe-jwt-proxy");
+}
+
+#[test]
+fn what_says_who_the_caller_is_comes_from_the_connection() {
+    let headers = cleaned(&[
+        ("host", "proxy.example"),
+        ("x-forwarded-for", "10.0.0.1"),
+        ("x-forwarded-proto", "http"),
+        ("x-forwarded-client-cert", "forged"),
+        ("x_forwarded_for", "10.0.0.1"),
+        ("x-spiffe-id", "spiffe://example.org/admin"),
+        ("forwarded", "for=10.0.0.1"),
+        ("proxy", "http://evil"),
+    ]);
+    let mut left: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+        .collect();
+    left.sort_unstable();
+    assert_eq!(
+        left,
+        [
+            ("via", "1.1 spiffe-jwt-proxy"),
+            ("x-forwarded-for", "192.0.2.7"),
+            ("x-forwarded-host", "proxy.example"),
+            ("x-forwarded-proto", "https"),
+        ]
+    );
+}
+
+#[test]
+fn the_authority_of_an_absolute_target_replaces_host() {
+    let mut request = Request::builder()
+        .uri("https://in.uri/")
+        .header("host", "in.header")
+        .body(Empty::<Bytes>::new())
+        .unwrap();
+    clean_request(&mut request, &peer());
+    assert_eq!(request.headers()["x-forwarded-host"], "in.uri");
+}
+
+#[test]
+fn a_get_keeps_its_chunked_body() {
+    let mut request = Request::new(Full::<Bytes>::from("abc"));
+    clean_request(&mut request, &peer());
+    assert_eq!(request.headers()["transfer-encoding"], "chunked");
+}
+
+#[test]
+fn responses_lose_hop_by_hop_fields_and_keep_the_rest_in_order() {
+    let mut response = Response::builder()
+        .header("connection", "x-hop")
+        .header("x-hop", "1")
+        .header("set-cookie", "a=1")
+        .header("set-cookie", "b=2")
+        .body(())
+        .unwrap();
+    clean_response(&mut response);
+    assert!(!response.headers().contains_key("x-hop"));
+    let cookies: Vec<_> = response.headers().get_all("set-cookie").iter().collect();
+    assert_eq!(cookies, ["a=1", "b=2"]);
+}
