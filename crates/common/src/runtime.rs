@@ -1,5 +1,6 @@
 //! One current-thread runtime per core. Identity, its watchers and signals live on the main thread;
-//! a core owns a listener, its upstream connections and its timers, and wakes no other.
+//! a core owns a listener, its upstream connections and its timers, and wakes another only to give it
+//! a connection.
 
 use std::{net::TcpListener as StdListener, process::ExitCode, thread};
 

@@ -1,5 +1,5 @@
 //! Where a process listens: on sockets of its own, one for each core on the same address, so that
-//! the kernel spreads connections and no core wakes another; or on sockets that were passed to it.
+//! the kernel spreads connections over them; or on sockets that were passed to it.
 
 mod bind;
 mod inherited;
