@@ -22,8 +22,10 @@ use super::Refusal;
 pub struct Turns {
     places: Semaphore,
     max: usize,
-    turn: Semaphore,
+    near: Semaphore,
     round: Duration,
+    /// Rounds so far.
+    rounds: AtomicU64,
     /// What the checks of this round have taken so far, in ns.
     spent: AtomicU64,
 }
@@ -34,7 +36,7 @@ pub(super) struct Turn<'a> {
     turns: &'a Turns,
     begun: Instant,
     _place: SemaphorePermit<'a>,
-    _turn: SemaphorePermit<'a>,
+    _near: SemaphorePermit<'a>,
 }
 
 /// How many tokens may wait for their check on one core: with a check of 100 µs the last of them is
@@ -48,6 +50,10 @@ pub const MAX_WAITING: usize = 2000;
 /// ready after each check would cost as much as the check.
 const ROUND: Duration = Duration::from_millis(1);
 
+/// How many of those who wait go on together when a round begins, as far as it lasts. Called one by
+/// one, each would have its answer written before the next is checked.
+const NEAR: usize = 32;
+
 impl Turns {
     /// Nobody waits; [`MAX_WAITING`] may.
     #[must_use]
@@ -59,8 +65,9 @@ impl Turns {
         Self {
             places: Semaphore::new(max),
             max,
-            turn: Semaphore::new(1),
+            near: Semaphore::new(NEAR),
             round,
+            rounds: AtomicU64::new(0),
             spent: AtomicU64::new(0),
         }
     }
@@ -69,17 +76,22 @@ impl Turns {
     pub(super) async fn next(&self) -> Result<Turn<'_>, Refusal> {
         let place = self.places.try_acquire();
         let place = place.map_err(|_| Refusal::Busy(self.max))?;
-        let turn = self.turn.acquire().await.expect("never closed");
-        if Duration::from_nanos(self.spent.load(Relaxed)) >= self.round {
+        let near = self.near.acquire().await.expect("never closed");
+        while Duration::from_nanos(self.spent.load(Relaxed)) > self.round {
+            let round = self.rounds.load(Relaxed);
             // It goes on when all that was ready has run, and the runtime has looked for more.
             yield_now().await;
-            self.spent.store(0, Relaxed);
+            // The first of those who waited begins the next round.
+            if self.rounds.load(Relaxed) == round {
+                self.rounds.store(round + 1, Relaxed);
+                self.spent.store(0, Relaxed);
+            }
         }
         Ok(Turn {
             turns: self,
             begun: Instant::now(),
             _place: place,
-            _turn: turn,
+            _near: near,
         })
     }
 }
@@ -118,8 +130,8 @@ mod tests {
         for (round, checks_of_a_round) in [
             (Duration::ZERO, 1),
             (CHECK / 2, 1),
-            (CHECK, 1),
-            (5 * CHECK, 5),
+            (CHECK, 2),
+            (CHECK * 9 / 2, 5),
         ] {
             let turns = Rc::new(Turns::with(MAX_WAITING, round));
             let checks = Rc::new(Cell::new(0));
@@ -149,6 +161,7 @@ mod tests {
     #[test]
     fn only_so_many_wait_and_a_place_is_free_again_afterwards() {
         let turns = Turns::with(2, Duration::ZERO);
+        turns.spent.store(1, Relaxed);
         let mut cx = Context::from_waker(Waker::noop());
         let (mut first, mut second) = (pin!(turns.next()), Box::pin(turns.next()));
         assert!(
@@ -165,16 +178,16 @@ mod tests {
         let Poll::Ready(Ok(turn)) = first.as_mut().poll(&mut cx) else {
             panic!("it is its turn")
         };
-        assert!(second.as_mut().poll(&mut cx).is_pending(), "one at a time");
         // Its caller left.
         drop(second);
         let mut third = pin!(turns.next());
-        assert!(third.as_mut().poll(&mut cx).is_pending());
-        drop(turn);
         assert!(
-            third.as_mut().poll(&mut cx).is_pending(),
-            "it lets others run"
+            third.as_mut().poll(&mut cx).is_ready(),
+            "nothing of the round is spent"
         );
-        assert!(third.as_mut().poll(&mut cx).is_ready());
+        drop(turn);
+        let mut fourth = pin!(turns.next());
+        assert!(fourth.as_mut().poll(&mut cx).is_pending());
+        assert!(fourth.as_mut().poll(&mut cx).is_ready());
     }
 }
