@@ -22,6 +22,7 @@ use super::Refusal;
 pub struct Turns {
     places: Semaphore,
     max: usize,
+    /// Those who are called for the next round; the others wait in order.
     near: Semaphore,
     round: Duration,
     /// Rounds so far.
@@ -175,7 +176,7 @@ mod tests {
             "{third:?}"
         );
 
-        let Poll::Ready(Ok(turn)) = first.as_mut().poll(&mut cx) else {
+        let Poll::Ready(Ok(mut turn)) = first.as_mut().poll(&mut cx) else {
             panic!("it is its turn")
         };
         // Its caller left.
@@ -185,6 +186,7 @@ mod tests {
             third.as_mut().poll(&mut cx).is_ready(),
             "nothing of the round is spent"
         );
+        turn.begun -= CHECK;
         drop(turn);
         let mut fourth = pin!(turns.next());
         assert!(fourth.as_mut().poll(&mut cx).is_pending());
