@@ -10,6 +10,8 @@ mod bodies;
 mod client;
 /// Upstream connections that outlive what they were verified by.
 mod drained;
+/// What a process that stops says on connections that are open.
+mod farewell;
 /// Every combination of our binaries and go-spiffe's.
 mod interop;
 /// `kill -9`, and the start after it.
