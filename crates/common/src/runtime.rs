@@ -2,6 +2,8 @@
 //! a core owns a listener, its upstream connections and its timers, and wakes another only to give it
 //! a connection.
 
+mod turn;
+
 use std::{net::TcpListener as StdListener, process::ExitCode, thread};
 
 use anyhow::Context;
@@ -15,7 +17,7 @@ use tracing::{error, warn};
 
 /// Runs `main` on the main thread's runtime; a failure is logged here, once, as one line.
 pub fn run<F: Future<Output = anyhow::Result<ExitCode>>>(main: F) -> ExitCode {
-    let finished = current_thread().and_then(|runtime| {
+    let finished = build(&mut Builder::new_current_thread()).and_then(|runtime| {
         let finished = runtime.block_on(main);
         // Not to wait for a name look-up that hangs in a thread of its own.
         runtime.shutdown_background();
@@ -42,7 +44,8 @@ where
         let thread = thread::Builder::new()
             .name(format!("core-{index}"))
             .spawn(move || {
-                let runtime = current_thread()?;
+                let mut builder = Builder::new_current_thread();
+                let runtime = build(builder.on_thread_park(turn::give))?;
                 let finished = runtime.block_on(async {
                     core(TcpListener::from_std(listener)?).await;
                     anyhow::Ok(())
@@ -83,9 +86,7 @@ pub fn available_cores() -> usize {
     thread::available_parallelism().map_or(1, Into::into)
 }
 
-fn current_thread() -> anyhow::Result<Runtime> {
-    Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the async runtime")
+fn build(builder: &mut Builder) -> anyhow::Result<Runtime> {
+    let runtime = builder.enable_all().build();
+    runtime.context("cannot start the async runtime")
 }
