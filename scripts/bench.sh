@@ -8,21 +8,23 @@ usage() {
 usage: scripts/bench.sh [--rows ROW,...] [--stacks STACK,...] [--rounds N] [--seconds N] [--json] [--readme]
        scripts/bench.sh --check [--update]
 
-Builds in release mode, then starts each stack (client load -> proxy -> server, TLS
-on both hops) with its defaults, loads it, and prints medians and their ratios to
-the floor. About four minutes after the build.
+Builds (the project by scripts/release.sh), then starts each stack (client load ->
+proxy -> server, TLS on both hops) with its defaults, loads it, and prints medians
+and their ratios to the floor. About five minutes after the build.
 
   --rows    wrk32, wrk512, h2, handshake, resumed, new-tokens, bodies, idle, start
             [default: these]; growth: this project as connections, keys, callers,
             patterns and cores grow
-  --stacks  project, floor, envoy, envoy-uncached, go-spiffe [default: all that are there]
+  --stacks  project, plain (the same by cargo build --release), floor, envoy,
+            envoy-uncached, go-spiffe [default: all that are there]
   --rounds  how often each is measured, in turn [default: 3]
   --seconds how long each time [default: 2]
   --json    print every sample, for machines
   --readme  also write the table into README.md, and the plot that it shows
 
-  --check   instead: count instructions per request with valgrind, compare them with
-            tests/bench/instructions.json, fail beyond 5 %; a minute after the build
+  --check   instead: count instructions per request of the plain build with valgrind,
+            compare them with tests/bench/instructions.json, fail beyond 5 %; a minute
+            after the build
   --update  replace what is committed there
 
 Needs wrk and h2load. The peers are optional:
@@ -41,8 +43,7 @@ need() {
 }
 
 build() {
-    # The binaries as everybody gets them, by themselves: then the features of the bench's own
-    # dependencies don't reach them.
+    # The binaries by themselves: then the features of the bench's own dependencies don't reach them.
     cargo build --release --locked --bins
     cargo build --release --locked -p tests "$@"
     target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
@@ -80,6 +81,8 @@ main() {
         need wrk 'apt-get install wrk nghttp2-client'
         need h2load 'apt-get install wrk nghttp2-client'
         build --example bench --example floor
+        scripts/release.sh
+        export RELEASED=$target/dist
         find_peers
     fi
     "$target/release/examples/bench" "$@"

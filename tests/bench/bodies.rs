@@ -62,6 +62,17 @@ pub(crate) async fn sample(world: &World, contender: Contender) -> Result<Sample
     ])
 }
 
+/// Uploads and downloads alone, for scripts/release.sh to learn from.
+pub(crate) async fn both_ways(world: &World) -> Result<()> {
+    let upstream = upstream(&world.stack).await;
+    let running = world.start_proxy(Contender::Project, upstream).await?;
+    let caller = Caller::new(running.port);
+    for up in [false, true] {
+        transfers(&caller, up).await?;
+    }
+    running.end().await
+}
+
 /// Answers POST once its body is read, PUT with a large body, and all else as a server does.
 async fn upstream(stack: &Stack) -> u16 {
     let large = Bytes::from(vec![0; SIZE]);

@@ -24,8 +24,10 @@ const TOKEN_TTL: Duration = Duration::from_secs(3600);
 /// A server and a proxy before it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Contender {
-    /// This project, as it is released.
+    /// This project, as scripts/release.sh builds it.
     Project,
+    /// The same, as `cargo build --release` builds it.
+    Plain,
     /// hyper and rustls as usual, without identity: floor.rs.
     Floor,
     /// Envoy with jwt_authn and its token cache.
@@ -38,8 +40,9 @@ pub(crate) enum Contender {
 
 impl Contender {
     /// All, in the order of the tables.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Project,
+        Self::Plain,
         Self::Floor,
         Self::Envoy,
         Self::EnvoyUncached,
@@ -50,6 +53,7 @@ impl Contender {
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Project => "this project",
+            Self::Plain => "without PGO",
             Self::Floor => "floor",
             Self::Envoy => "Envoy",
             Self::EnvoyUncached => "Envoy, no cache",
@@ -61,6 +65,7 @@ impl Contender {
     pub(crate) fn key(self) -> &'static str {
         match self {
             Self::Project => "project",
+            Self::Plain => "plain",
             Self::Floor => "floor",
             Self::Envoy => "envoy",
             Self::EnvoyUncached => "envoy-uncached",
@@ -74,6 +79,8 @@ pub(crate) struct World {
     /// The agent, and what it issues.
     pub(crate) stack: Stack,
     directory: TempDir,
+    /// What scripts/release.sh built.
+    released: Option<PathBuf>,
     envoy: Option<PathBuf>,
     go: Option<PathBuf>,
 }
@@ -85,7 +92,8 @@ struct Program {
 }
 
 impl World {
-    /// Starts the agent. `ENVOY` may name the Envoy binary, `GO_SPIFFE` the built tests/interop.
+    /// Starts the agent. `RELEASED` may name the directory of what scripts/release.sh built, `ENVOY` the
+    /// Envoy binary, `GO_SPIFFE` the built tests/interop.
     pub(crate) async fn new() -> Result<Self> {
         let any = format!("{SERVER_ID}=unix:uid:{};dns=localhost", Uid::current());
         let entry = any.parse()?;
@@ -103,6 +111,7 @@ impl World {
         Ok(Self {
             stack,
             directory,
+            released: from("RELEASED").map(PathBuf::from),
             envoy,
             go: from("GO_SPIFFE").map(PathBuf::from),
         })
@@ -112,6 +121,7 @@ impl World {
     pub(crate) fn has(&self, contender: Contender) -> bool {
         match contender {
             Contender::Project | Contender::Floor => true,
+            Contender::Plain => self.released.is_some(),
             Contender::Envoy | Contender::EnvoyUncached => self.envoy.is_some(),
             Contender::GoSpiffe => self.go.is_some(),
         }
@@ -120,6 +130,16 @@ impl World {
     /// What the agent would issue to the client.
     pub(crate) fn token(&self) -> String {
         self.stack.token(|_| ())
+    }
+
+    /// As many tokens, no two of them the same.
+    pub(crate) fn new_tokens(&self, count: usize) -> Vec<String> {
+        let token = |number: usize| {
+            let number = number.to_string();
+            self.stack
+                .token(|claims| claims.payload["jti"] = number.into())
+        };
+        (0..count).map(token).collect()
     }
 
     /// Starts both processes of a contender; they accept connections when this returns.
@@ -163,7 +183,7 @@ impl World {
         Ok(running)
     }
 
-    /// Starts the project on one core under callgrind; also where that writes what it counted of
+    /// Starts the plain build on one core under callgrind (profiles differ from one to the next); also where that writes what it counted of
     /// the server and of the proxy once [`Running::end`] is done.
     pub(crate) async fn start_counted(&self, valgrind: &Path) -> Result<(Running, [PathBuf; 2])> {
         let [server, proxy] = [free_port()?, free_port()?];
@@ -171,7 +191,7 @@ impl World {
         let mut running = Running::new(proxy);
         let roles = [("server", server, None), ("proxy", proxy, Some(server))];
         for ((role, port, upstream), counted) in roles.into_iter().zip(&counts) {
-            let counting = self.program(Contender::Project, role, port, upstream)?;
+            let counting = self.program(Contender::Plain, role, port, upstream)?;
             let mut file = OsString::from("--callgrind-out-file=");
             file.push(counted);
             let mut args = vec!["--tool=callgrind".into(), file, counting.path.into()];
@@ -205,10 +225,12 @@ impl World {
         let listen = format!("127.0.0.1:{port}");
         let url = upstream.map(|port| format!("https://localhost:{port}"));
         let (path, args) = match contender {
-            Contender::Project => {
+            Contender::Project | Contender::Plain => {
                 let upstream = url.map(|url| ["--upstream".to_owned(), url]);
+                let released = self.released.as_ref();
+                let released = released.filter(|_| contender == Contender::Project);
                 (
-                    binary(role),
+                    released.map_or_else(|| binary(role), |released| released.join(role)),
                     [vec!["--listen".into(), listen], flat(upstream)].concat(),
                 )
             }

@@ -47,6 +47,12 @@ impl Caller {
         }
     }
 
+    /// The same over HTTP/2, for [`Self::connect`] alone.
+    pub(crate) fn http2(mut self) -> Self {
+        self.tls.alpn_protocols = vec![b"h2".to_vec()];
+        self
+    }
+
     /// The same with sessions of its own to resume, where that is offered.
     fn resuming(&self) -> Self {
         let mut caller = self.clone();

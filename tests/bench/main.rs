@@ -18,6 +18,7 @@ mod row;
 mod running;
 mod signature;
 mod tools;
+mod train;
 mod unverified;
 
 use std::process::ExitCode;

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use clap::Parser;
 
-use crate::{check, contender::Contender, measure, readme, row::Row};
+use crate::{check, contender::Contender, measure, readme, row::Row, train};
 
 /// See scripts/bench.sh --help.
 #[derive(Debug, Parser)]
@@ -32,6 +32,9 @@ pub(crate) struct Options {
     /// Replace the committed figures
     #[arg(long, requires = "check")]
     update: bool,
+    /// Only load the project, for scripts/release.sh
+    #[arg(long, conflicts_with = "check")]
+    train: bool,
 }
 
 impl Options {
@@ -39,6 +42,9 @@ impl Options {
     pub(crate) async fn run(&self) -> Result<()> {
         if self.check {
             return check::run(self.update).await;
+        }
+        if self.train {
+            return train::run().await;
         }
         let results = measure::all(self).await?;
         if self.json {

@@ -19,7 +19,7 @@ use crate::{
 /// Seconds of the same load before anything is measured.
 const WARM_UP: u64 = 1;
 /// Tokens for each second that a row may take.
-const NEW_TOKENS: u64 = 10_000;
+const NEW_TOKENS: usize = 10_000;
 /// How many callers send them, and how many make new connections.
 const CALLERS: usize = 32;
 /// How many connections stay idle: all that the project takes by default.
@@ -97,12 +97,15 @@ impl Row {
     }
 
     /// Whether a stack is measured under this load. Without its cache Envoy is another stack only
-    /// where the cache would help; the last rows are about what the project promises.
+    /// where the cache would help, and without a profile the project where it is the code that counts;
+    /// the last rows are about what the project promises.
     pub(crate) fn includes(self, contender: Contender) -> bool {
         match self {
             Self::Wrk32 => true,
             Self::Bodies => matches!(contender, Contender::Project | Contender::Floor),
             Self::Growth => contender == Contender::Project,
+            Self::Wrk512 | Self::Http2 => contender != Contender::EnvoyUncached,
+            _ if contender == Contender::Plain => false,
             // Envoy is one process for both hops.
             Self::Start => !matches!(contender, Contender::Envoy | Contender::EnvoyUncached),
             _ => contender != Contender::EnvoyUncached,
@@ -120,16 +123,11 @@ impl Bench {
     pub(crate) async fn new(rows: &[Row], seconds: u64) -> Result<Self> {
         let world = World::new().await?;
         let count = if rows.contains(&Row::NewTokens) {
-            seconds * NEW_TOKENS
+            seconds as usize * NEW_TOKENS
         } else {
             0
         };
-        let tokens = (0..count).map(|number| {
-            world
-                .stack
-                .token(|claims| claims.payload["jti"] = number.to_string().into())
-        });
-        let tokens = Arc::new(tokens.collect());
+        let tokens = Arc::new(world.new_tokens(count));
         Ok(Self {
             world,
             seconds,

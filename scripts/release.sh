@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# The binaries to install, optimised by a profile of what they do under load.
+set -euo pipefail
+
+usage() {
+    cat <<'USAGE'
+usage: scripts/release.sh [DIRECTORY]
+
+Builds server, proxy, client and dev-agent for production into DIRECTORY
+[default: target/dist]. Against `cargo build --release` it saves a quarter of the
+time that they compute per request: server and proxy are built once with counters,
+run under load for some seconds (on free ports, with an agent of their own), and
+built again with what was counted (profile-guided optimisation, PGO). Some ten
+minutes the first time; the profile is kept until the code or the compiler changes.
+
+Needs llvm-profdata of the same compiler: rustup component add llvm-tools
+USAGE
+}
+
+fail() {
+    echo "release.sh: $*" >&2
+    exit 1
+}
+
+# build DIRECTORY FLAGS ARG...: cargo build in a target directory of its own. With --target the flags
+# are for what is built, not for what builds it.
+build() {
+    local directory=$1 flags=$2
+    shift 2
+    RUSTFLAGS="${RUSTFLAGS-} $flags" cargo build --release --locked --target "$host" --target-dir "$directory" "$@"
+}
+
+# Counts what server and proxy do, into the file $profile.
+learn() {
+    local counters=$pgo/counters
+    rm -rf "$counters" "$pgo"/*.profdata
+    # What the load itself does is not to be learnt.
+    LLVM_PROFILE_FILE=/dev/null "$counting/examples/bench" --train
+    "$profdata" merge -o "$profile" "$counters"
+}
+
+main() {
+    case ${1-} in
+    -h | --help) usage && exit ;;
+    -*) usage >&2 && exit 2 ;;
+    esac
+    (($# <= 1)) || { usage >&2 && exit 2; }
+    local out=${1:+$(realpath -m "$1")}
+    cd "$(dirname "${BASH_SOURCE[0]}")/.."
+    command -v cargo >/dev/null || fail 'cargo is missing: install Rust 1.88 or later from https://rustup.rs'
+    command -v cc >/dev/null || fail 'cc is missing: install a C compiler, for example: apt-get install gcc'
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    profdata=$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata
+    [[ -x $profdata ]] || fail "$profdata is missing: rustup component add llvm-tools"
+    local target
+    target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+    pgo=$target/pgo
+    counting=$pgo/counting/$host/release
+    # By themselves: then the features of the bench's own dependencies don't reach them.
+    build "$pgo/counting" "-Cprofile-generate=$pgo/counters" --bins
+    build "$pgo/counting" "-Cprofile-generate=$pgo/counters" -p tests --example bench
+    # Of just these binaries: cargo builds again when the name changes.
+    profile=$pgo/$(cat "$counting/server" "$counting/proxy" | sha256sum | cut -c1-16).profdata
+    [[ -f $profile ]] || learn
+    build "$pgo/optimised" "-Cprofile-use=$profile" --bins
+    out=${out:-$target/dist}
+    install -D -m 755 -t "$out" "$pgo/optimised/$host/release"/{server,proxy,client,dev-agent}
+    echo "release.sh: server, proxy, client and dev-agent are in $out"
+}
+
+main "$@"

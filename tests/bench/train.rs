@@ -1,0 +1,96 @@
+//! The load that scripts/release.sh learns from: each kind of request that server and proxy are for,
+//! over both versions of HTTP, and what they refuse.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use futures_util::future::try_join_all;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{
+    body::Bytes,
+    client::conn::http2::{self, SendRequest},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+
+use crate::{
+    bodies,
+    contender::{Contender, World},
+    load::Caller,
+};
+
+/// Connections of HTTP/1.1 at once.
+const CALLERS: usize = 32;
+/// Requests of all of them with the same token, and with another one each.
+const KNOWN: usize = 60_000;
+const NEW: usize = 5_000;
+/// How long they connect anew for each request; and again, resuming sessions.
+const CONNECTING: Duration = Duration::from_secs(1);
+/// Connections of HTTP/2, streams of each, and requests of each stream.
+const CONNECTIONS: usize = 4;
+const STREAMS: usize = 64;
+const OF_A_STREAM: usize = 200;
+/// One request of so many is refused.
+const REFUSED: usize = 20;
+
+type Sender = SendRequest<Empty<Bytes>>;
+
+/// Loads the project's binaries and lets them end by themselves: that is when they write what was
+/// counted.
+pub(crate) async fn run() -> Result<()> {
+    let world = World::new().await?;
+    let running = world.start(Contender::Project).await?;
+    let caller = Caller::new(running.port);
+    let token = world.token();
+    let known = vec![token.clone(); KNOWN];
+    caller.each_token(known.into(), CALLERS).await?;
+    let new = world.new_tokens(NEW);
+    caller.each_token(new.into(), CALLERS).await?;
+    for resume in [false, true] {
+        caller
+            .new_connections(&token, CALLERS, CONNECTING, resume)
+            .await?;
+    }
+    let caller = caller.http2();
+    try_join_all((0..CONNECTIONS).map(|_| over_http2(&caller, &world))).await?;
+    running.end().await?;
+    bodies::both_ways(&world).await
+}
+
+/// One connection of HTTP/2.
+async fn over_http2(caller: &Caller, world: &World) -> Result<()> {
+    let io = TokioIo::new(caller.connect("127.0.0.1").await?);
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
+    let connection = tokio::spawn(connection);
+    let good = world.token();
+    let other = world.stack.token(|claims| {
+        claims.payload["aud"] = "spiffe://example.org/other".into();
+    });
+    let stream = || async {
+        for number in 0..OF_A_STREAM {
+            let (token, expected) = match number % REFUSED {
+                0 => (&other, StatusCode::UNAUTHORIZED),
+                _ => (&good, StatusCode::OK),
+            };
+            let status = request(sender.clone(), token).await?;
+            ensure!(status == expected, "{status} instead of {expected}");
+        }
+        Ok(())
+    };
+    try_join_all((0..STREAMS).map(|_| stream())).await?;
+    connection.abort();
+    Ok(())
+}
+
+async fn request(mut sender: Sender, token: &str) -> Result<StatusCode> {
+    let request = Request::get("https://localhost/").header("authorization", bearer(token));
+    sender.ready().await?;
+    let response = sender.send_request(request.body(Empty::new())?).await?;
+    let status = response.status();
+    response.into_body().collect().await?;
+    Ok(status)
+}
+
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
