@@ -34,6 +34,10 @@ const LIFE: Duration = Duration::from_secs(5 * 60);
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = i32::MAX.cast_unsigned();
 
+/// Bytes of a request's body that one HTTP/2 stream holds for a target that is slower than its caller.
+/// They are written in one go, and everybody else of the core waits meanwhile.
+const STREAM_SEND_BUFFER: usize = 64 * 1024;
+
 /// How often a quiet HTTP/2 connection is asked whether the target is still there, and how long the
 /// answer may take: one that died without a word would take all requests until it is left.
 const PING_EVERY: Duration = Duration::from_secs(10);
@@ -125,6 +129,7 @@ pub(super) async fn handshake<B: RequestBody>(
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(STREAM_SEND_BUFFER)
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true)
