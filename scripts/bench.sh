@@ -80,8 +80,8 @@ main() {
     else
         need wrk 'apt-get install wrk nghttp2-client'
         need h2load 'apt-get install wrk nghttp2-client'
-        build --example bench --example floor
         scripts/release.sh
+        build --example bench --example floor
         export RELEASED=$target/dist
         find_peers
     fi
