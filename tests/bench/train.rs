@@ -83,14 +83,11 @@ async fn over_http2(caller: &Caller, world: &World) -> Result<()> {
 }
 
 async fn request(mut sender: Sender, token: &str) -> Result<StatusCode> {
-    let request = Request::get("https://localhost/").header("authorization", bearer(token));
+    let request = Request::get("https://localhost/");
+    let request = request.header("authorization", format!("Bearer {token}"));
     sender.ready().await?;
     let response = sender.send_request(request.body(Empty::new())?).await?;
     let status = response.status();
     response.into_body().collect().await?;
     Ok(status)
-}
-
-fn bearer(token: &str) -> String {
-    format!("Bearer {token}")
 }
