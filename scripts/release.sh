@@ -10,8 +10,8 @@ Builds server, proxy, client and dev-agent for production into DIRECTORY
 [default: target/dist]. Against `cargo build --release` it saves a fifth of the
 time that they compute per request: server and proxy are built once with counters,
 run under load for some seconds (on free ports, with an agent of their own), and
-built again with what was counted (profile-guided optimisation, PGO). Some ten
-minutes the first time; the profile is kept until the code or the compiler changes.
+built again with what was counted (profile-guided optimisation, PGO). Twelve minutes
+on two cores; the profile is kept until the code or the compiler changes.
 
 Needs llvm-profdata of the same compiler; without it, runs
 `rustup component add llvm-tools` first.

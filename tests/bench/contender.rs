@@ -183,8 +183,8 @@ impl World {
         Ok(running)
     }
 
-    /// Starts the plain build on one core under callgrind (profiles differ from one to the next); also where that writes what it counted of
-    /// the server and of the proxy once [`Running::end`] is done.
+    /// Starts the plain build (profiles differ from one to the next) on one core under callgrind; also
+    /// where that writes what it counted of the server and of the proxy once [`Running::end`] is done.
     pub(crate) async fn start_counted(&self, valgrind: &Path) -> Result<(Running, [PathBuf; 2])> {
         let [server, proxy] = [free_port()?, free_port()?];
         let counts = ["server", "proxy"].map(|role| self.directory.path().join(role));

@@ -104,11 +104,11 @@ impl Row {
             Self::Wrk32 => true,
             Self::Bodies => matches!(contender, Contender::Project | Contender::Floor),
             Self::Growth => contender == Contender::Project,
-            Self::Wrk512 | Self::Http2 => contender != Contender::EnvoyUncached,
-            _ if contender == Contender::Plain => false,
+            _ if contender == Contender::EnvoyUncached => false,
+            Self::Wrk512 | Self::Http2 => true,
             // Envoy is one process for both hops.
-            Self::Start => !matches!(contender, Contender::Envoy | Contender::EnvoyUncached),
-            _ => contender != Contender::EnvoyUncached,
+            Self::Start => !matches!(contender, Contender::Envoy | Contender::Plain),
+            _ => contender != Contender::Plain,
         }
     }
 
