@@ -1,6 +1,10 @@
 //! Who a connection comes from.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use http::HeaderValue;
 
@@ -10,11 +14,19 @@ pub struct Peer(Arc<Written>);
 
 #[derive(Debug)]
 struct Written {
+    source: IpAddr,
     address: String,
     ip: HeaderValue,
 }
 
 impl Peer {
+    /// The source that it is counted for where callers compete: its IPv4 address, or the /64 of its
+    /// IPv6 address.
+    #[must_use]
+    pub fn source(&self) -> IpAddr {
+        self.0.source
+    }
+
     /// Its IP address, as the value of a header field.
     #[must_use]
     pub fn ip(&self) -> &HeaderValue {
@@ -26,9 +38,19 @@ impl From<SocketAddr> for Peer {
     fn from(address: SocketAddr) -> Self {
         let ip = HeaderValue::try_from(address.ip().to_string());
         Self(Arc::new(Written {
+            source: network(address.ip()),
             address: address.to_string(),
             ip: ip.expect("visible ASCII"),
         }))
+    }
+}
+
+/// What one caller may have of addresses: an IPv4 address, an IPv6 network of 64 bits.
+#[must_use]
+pub fn network(source: IpAddr) -> IpAddr {
+    match source {
+        IpAddr::V4(_) => source,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
     }
 }
 

@@ -20,6 +20,7 @@ mod turns;
 
 use std::{
     cell::OnceCell,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -143,20 +144,21 @@ where
     }
 
     /// As [`Self::authenticate`], on a core that has more to do: a token that is not known yet waits
-    /// for its turn to be checked.
+    /// for its turn to be checked. Callers take turns by their `source`.
     ///
     /// # Errors
     /// As [`Self::authenticate`], and when too many wait already.
     pub async fn authenticate_in_turn(
         &self,
         head: &Parts,
+        source: IpAddr,
         turns: &Turns,
     ) -> Result<Caller, Refusal> {
         let token = Presented::in_head(head)?;
         let id = match self.known(&token) {
             Some(id) => id,
             None => {
-                let _turn = turns.next().await?;
+                let _turn = turns.next(source).await?;
                 // It may have come more than once.
                 match self.known(&token) {
                     Some(id) => id,

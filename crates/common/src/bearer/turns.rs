@@ -2,28 +2,28 @@
 //! never waits: on a runtime of one thread a flood of new tokens would have all of the core.
 //!
 //! So such checks take turns, and after a short [`ROUND`] of them everything else of the core that is
-//! ready has its turn too. Those who wait do so in order, and only so many.
+//! ready has its turn too. Waiting checks are served source by source, and at most [`MAX_WAITING`] may
+//! wait: over that, the source with the most loses its last one.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    net::IpAddr,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
 
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    task::yield_now,
-    time::Instant,
-};
+use tokio::{task::yield_now, time::Instant};
 
 use super::Refusal;
+use crate::fair::{FairQueue, TooMany};
 
 /// Who may check a token now, on one core.
 #[derive(Debug)]
 pub struct Turns {
-    places: Semaphore,
-    max: usize,
-    /// Those who are called for the next round; the others wait in order.
-    near: Semaphore,
+    /// Checks that wait for a later round.
+    waiting: FairQueue,
+    /// Checks that are called for this round or the next.
+    near: AtomicUsize,
+    max_near: usize,
     round: Duration,
     /// Rounds so far.
     rounds: AtomicU64,
@@ -36,14 +36,15 @@ pub struct Turns {
 pub(super) struct Turn<'a> {
     turns: &'a Turns,
     begun: Instant,
-    _place: SemaphorePermit<'a>,
-    _near: SemaphorePermit<'a>,
+    _near: Near<'a>,
 }
 
+/// A check that is called for this round or the next. When it is over, the next one is called.
+#[derive(Debug)]
+struct Near<'a>(&'a Turns);
+
 /// How many tokens may wait for their check on one core: with a check of 100 µs the last of them is
-/// answered after a fifth of a second at the least, later than most callers would want to wait. Whose
-/// they are is not looked at: when one caller floods a core, others' new tokens are refused too (503),
-/// and only known ones are not.
+/// answered after a fifth of a second at the least, later than most callers would want to wait.
 pub const MAX_WAITING: usize = 2000;
 
 /// How long checks go on, one after the other, before all else that is ready has its turn: a request
@@ -59,25 +60,23 @@ impl Turns {
     /// Nobody waits; [`MAX_WAITING`] may.
     #[must_use]
     pub fn new() -> Self {
-        Self::with(MAX_WAITING, ROUND)
+        Self::with(MAX_WAITING, NEAR, ROUND)
     }
 
-    fn with(max: usize, round: Duration) -> Self {
+    fn with(max: usize, max_near: usize, round: Duration) -> Self {
         Self {
-            places: Semaphore::new(max),
-            max,
-            near: Semaphore::new(NEAR),
+            waiting: FairQueue::new(max),
+            near: AtomicUsize::new(0),
+            max_near,
             round,
             rounds: AtomicU64::new(0),
             spent: AtomicU64::new(0),
         }
     }
 
-    /// Waits for a turn.
-    pub(super) async fn next(&self) -> Result<Turn<'_>, Refusal> {
-        let place = self.places.try_acquire();
-        let place = place.map_err(|_| Refusal::Busy(self.max))?;
-        let near = self.near.acquire().await.expect("never closed");
+    /// Waits for a turn, for a caller at `source`.
+    pub(super) async fn next(&self, source: IpAddr) -> Result<Turn<'_>, Refusal> {
+        let near = self.called(source).await?;
         while Duration::from_nanos(self.spent.load(Relaxed)) > self.round {
             let round = self.rounds.load(Relaxed);
             // It goes on when all that was ready has run, and the runtime has looked for more.
@@ -91,9 +90,27 @@ impl Turns {
         Ok(Turn {
             turns: self,
             begun: Instant::now(),
-            _place: place,
             _near: near,
         })
+    }
+
+    async fn called(&self, source: IpAddr) -> Result<Near<'_>, Refusal> {
+        if self.near.load(Relaxed) < self.max_near {
+            self.near.fetch_add(1, Relaxed);
+            return Ok(Near(self));
+        }
+        let waited = self.waiting.wait(source).await;
+        waited.map_err(|TooMany(max)| Refusal::Busy(max))?;
+        // Its place was passed on to it.
+        Ok(Near(self))
+    }
+}
+
+impl Drop for Near<'_> {
+    fn drop(&mut self) {
+        if !self.0.waiting.call_next() {
+            self.0.near.fetch_sub(1, Relaxed);
+        }
     }
 }
 
@@ -124,6 +141,8 @@ mod tests {
 
     use super::*;
 
+    const SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     const CHECK: Duration = Duration::from_micros(100);
 
     #[tokio::test(start_paused = true)]
@@ -134,13 +153,13 @@ mod tests {
             (CHECK, 2),
             (CHECK * 9 / 2, 5),
         ] {
-            let turns = Rc::new(Turns::with(MAX_WAITING, round));
+            let turns = Rc::new(Turns::with(MAX_WAITING, NEAR, round));
             let checks = Rc::new(Cell::new(0));
             let local = LocalSet::new();
             for _ in 0..100 {
                 let (turns, checks) = (Rc::clone(&turns), Rc::clone(&checks));
                 local.spawn_local(async move {
-                    let mut turn = turns.next().await.unwrap();
+                    let mut turn = turns.next(SOURCE).await.unwrap();
                     // Began that much earlier: the clock stands still.
                     turn.begun -= CHECK;
                     checks.set(checks.get() + 1);
@@ -160,36 +179,28 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_wait_and_a_place_is_free_again_afterwards() {
-        let turns = Turns::with(2, Duration::ZERO);
-        turns.spent.store(1, Relaxed);
+    fn at_most_so_many_wait_and_a_place_is_free_again_afterwards() {
+        let turns = Turns::with(2, 1, Duration::ZERO);
         let mut cx = Context::from_waker(Waker::noop());
-        let (mut first, mut second) = (pin!(turns.next()), Box::pin(turns.next()));
-        assert!(
-            first.as_mut().poll(&mut cx).is_pending(),
-            "it lets others run"
-        );
-        assert!(second.as_mut().poll(&mut cx).is_pending());
-        let third = pin!(turns.next()).poll(&mut cx);
-        assert!(
-            matches!(third, Poll::Ready(Err(Refusal::Busy(2)))),
-            "{third:?}"
-        );
-
-        let Poll::Ready(Ok(mut turn)) = first.as_mut().poll(&mut cx) else {
-            panic!("it is its turn")
+        let Poll::Ready(Ok(mut turn)) = pin!(turns.next(SOURCE)).poll(&mut cx) else {
+            panic!("nobody else is there")
         };
+        let (mut second, mut third) = (Box::pin(turns.next(SOURCE)), Box::pin(turns.next(SOURCE)));
+        assert!(second.as_mut().poll(&mut cx).is_pending());
+        assert!(third.as_mut().poll(&mut cx).is_pending());
+        let fourth = pin!(turns.next(SOURCE)).poll(&mut cx);
+        assert!(
+            matches!(fourth, Poll::Ready(Err(Refusal::Busy(2)))),
+            "{fourth:?}"
+        );
         // Its caller left.
         drop(second);
-        let mut third = pin!(turns.next());
-        assert!(
-            third.as_mut().poll(&mut cx).is_ready(),
-            "nothing of the round is spent"
-        );
         turn.begun -= CHECK;
         drop(turn);
-        let mut fourth = pin!(turns.next());
-        assert!(fourth.as_mut().poll(&mut cx).is_pending());
-        assert!(fourth.as_mut().poll(&mut cx).is_ready());
+        assert!(
+            third.as_mut().poll(&mut cx).is_pending(),
+            "it lets others run"
+        );
+        assert!(third.as_mut().poll(&mut cx).is_ready());
     }
 }
