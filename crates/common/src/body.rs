@@ -20,6 +20,21 @@ pub enum Body {
     Upstream(Answer),
 }
 
+/// Why an answer's body broke off.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BodyError {
+    /// The upstream's connection or framing failed, over HTTP/1.1.
+    #[error(transparent)]
+    Http1(#[from] hyper::Error),
+    /// The upstream reset the stream, or its connection failed.
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+    /// It was given up for a request of another source.
+    #[error("given up for a request of another source")]
+    Evicted,
+}
+
 /// What a peer sends, frame by frame as it comes, without trailers: they are fields too, and reach
 /// the other side past every check of fields (RFC 9110 §6.5.1).
 #[derive(Debug)]
@@ -43,14 +58,24 @@ pub fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
     response
 }
 
+impl Body {
+    /// An empty body in place of this one, of an answer that has none.
+    pub(crate) fn discard(self) -> Self {
+        if let Self::Upstream(answer) = self {
+            answer.discard();
+        }
+        Self::Full(None)
+    }
+}
+
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Upstream(body) => poll_data(body, cx),

@@ -8,7 +8,7 @@ use super::parse::{duration, positive, whole_number};
 use crate::{
     listen::{self, Inherited},
     runtime,
-    serve::{Admission, Balance, Bounds, Limits, Load},
+    serve::{Admission, Balance, Bounds, InFlightLimit, Limits},
 };
 
 /// What a listener may take, and how it stops.
@@ -77,7 +77,7 @@ impl ServeArgs {
                     .unwrap_or_else(|| connections.div_ceil(2)),
                 handshakes,
             }),
-            load: Load::new(self.max_requests),
+            in_flight: InFlightLimit::new(self.max_requests),
             balance: Balance::default(),
         }
     }

@@ -1,19 +1,20 @@
-//! What a connection is doing, and how long it may go on doing so.
+//! What a connection is doing, and how long it may continue to do so.
 //!
 //! hyper's own header deadline also runs while a kept-alive connection is idle, so it can't be
 //! shorter than the idle timeout; here the two are apart.
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use tokio::time::{Instant, sleep_until};
 
-use super::{Limits, Load};
+use super::{Limits, flight::Flight, limit::SourceLimit};
 
 /// Shared by a connection's I/O, its requests and the deadline that watches both.
 #[derive(Debug)]
@@ -25,29 +26,17 @@ pub(super) struct Activity {
     /// When a request's first byte came, in ms since `opened`; [`NEVER`] while none has. Only
     /// HTTP/1.1 tells requests apart by their bytes: on HTTP/2 it is for the first request alone.
     header_since: AtomicU64,
+    /// Since when output waits for the peer to read, in ms since `opened`; [`NEVER`] while none
+    /// does.
+    unread_since: AtomicU64,
+    /// Request bodies of which not all has come.
+    bodies: AtomicUsize,
+    /// The request whose answer is being streamed; only HTTP/1.1 has one at a time.
+    answering: Mutex<Weak<Flight>>,
     /// A stop was asked for.
     stopping: AtomicBool,
-    /// Something was written that has not left yet.
-    unsent: AtomicBool,
-    /// All requests of the process; this connection's count.
-    load: Load,
-    /// HTTP/1.1 has one response at a time, and so one reader to wait for.
-    pub(super) reader: Arc<Reader>,
-}
-
-/// Whether a response waits for its reader, and since when.
-#[derive(Debug)]
-pub(super) struct Reader {
-    created: Instant,
-    /// In ms since `created`; [`NEVER`] while the response waits for nobody, or for its source.
-    waiting_since: AtomicU64,
-}
-
-/// Counts one request as in flight until it is dropped.
-#[derive(Debug)]
-pub(super) struct InFlight {
-    activity: Arc<Activity>,
-    admitted: bool,
+    /// The source's part in the in-flight limit.
+    pub(super) limit: SourceLimit,
 }
 
 /// Why a connection has to go.
@@ -64,33 +53,113 @@ pub(super) enum Overdue {
 const NEVER: u64 = u64::MAX;
 
 impl Activity {
-    /// A fresh connection: the first request's header is due.
-    pub(super) fn new(load: &Load) -> Arc<Self> {
+    /// Begins with a fresh connection: the first request's header is due.
+    pub(super) fn new(limit: SourceLimit) -> Arc<Self> {
         Arc::new(Self {
             opened: Instant::now(),
             in_flight: AtomicUsize::new(0),
             idle_since: AtomicU64::new(0),
             header_since: AtomicU64::new(0),
+            unread_since: AtomicU64::new(NEVER),
+            bodies: AtomicUsize::new(0),
+            answering: Mutex::default(),
             stopping: AtomicBool::new(false),
-            unsent: AtomicBool::new(false),
-            load: load.clone(),
-            reader: Reader::new(),
+            limit,
         })
     }
 
-    /// A request's header is complete.
-    pub(super) fn begin(self: &Arc<Self>) -> InFlight {
+    /// Notes that a request's header is complete.
+    pub(super) fn begins(&self) {
         self.in_flight.fetch_add(1, Relaxed);
         self.header_since.store(NEVER, Relaxed);
-        InFlight {
-            admitted: self.load.enter(),
-            activity: Arc::clone(self),
+    }
+
+    /// Notes that a request is over.
+    pub(super) fn ends(&self) {
+        self.idle_since.store(self.now(), Relaxed);
+        self.in_flight.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether a request is in flight.
+    pub(super) fn has_request(&self) -> bool {
+        self.in_flight.load(Relaxed) > 0
+    }
+
+    /// Ends the connection with its next answer.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Relaxed);
+    }
+
+    /// Whether the connection ends with its next answer.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Relaxed)
+    }
+
+    /// Notes that bytes of HTTP/1.1 came.
+    pub(super) fn received(&self) {
+        if self.header_since.load(Relaxed) == NEVER && !self.has_request() {
+            self.header_since.store(self.now(), Relaxed);
         }
     }
 
-    /// The connection is to end with its next answer.
-    pub(super) fn stop(&self) {
-        self.stopping.store(true, Relaxed);
+    /// Notes that output waits for the peer to read.
+    pub(super) fn waits_for_reader(&self) {
+        if !self.is_unread() {
+            self.unread_since.store(self.now(), Relaxed);
+            self.tell_answering(true);
+        }
+    }
+
+    /// Notes that the peer has read; output may be left that waits for it again.
+    pub(super) fn was_read(&self) {
+        if self.is_unread() {
+            self.unread_since.store(NEVER, Relaxed);
+            self.tell_answering(false);
+        }
+    }
+
+    /// Notes that the answer of `flight` is streamed from now on.
+    pub(super) fn answers(&self, flight: &Arc<Flight>) {
+        *self.answering() = Arc::downgrade(flight);
+    }
+
+    /// Polls whether the request whose answer is being streamed has to make room for another.
+    pub(super) fn poll_evicted(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let flight = self.answering().upgrade();
+        flight.map_or(Poll::Pending, |flight| flight.poll_evicted(cx))
+    }
+
+    /// Notes that a request's body begins to come.
+    pub(super) fn body_begins(&self) {
+        self.bodies.fetch_add(1, Relaxed);
+    }
+
+    /// Notes that no more of a request's body is read.
+    pub(super) fn body_ends(&self) {
+        self.bodies.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether an HTTP/1.1 connection may read on. No further request is read while an answer is
+    /// unread, or a caller that never reads would fill the memory with answers.
+    pub(super) fn may_read(&self) -> bool {
+        !self.is_unread() || self.has_request() || self.bodies.load(Relaxed) > 0
+    }
+
+    fn tell_answering(&self, waits: bool) {
+        if let Some(flight) = self.answering().upgrade() {
+            flight.waits_for_reader(waits);
+        }
+    }
+
+    fn answering(&self) -> MutexGuard<'_, Weak<Flight>> {
+        self.answering
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether output waits for the peer to read.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread_since.load(Relaxed) != NEVER
     }
 
     /// Returns, with what was overdue, once the connection has outstayed a deadline.
@@ -101,30 +170,19 @@ impl Activity {
             if now >= deadline {
                 return what;
             }
-            // Looked at again as often as the shorter ones, so that none begun since is missed.
+            // Looks again as often as the shorter ones, so that none begun since is missed.
             let shorter = limits.header_timeout.min(limits.body_timeout);
             sleep_until(deadline.min(now + shorter)).await;
         }
     }
 
-    /// Something is to be sent.
-    pub(super) fn writes(&self) {
-        self.unsent.store(true, Relaxed);
-    }
-
-    /// All of it was.
-    pub(super) fn has_written(&self) {
-        self.unsent.store(false, Relaxed);
-    }
-
-    /// Returns once no request was in flight for `time`, from now on, and all answers have left: a
-    /// slow reader's last bytes still wait here when the answer's body is long gone.
+    /// Returns once no request was in flight for `time`, from now on, and all answers have left.
     pub(super) async fn without_request_for(&self, time: Duration) {
-        let from = ms_since(self.opened);
+        let from = self.now();
         loop {
-            let deadline = match self.in_flight.load(Relaxed) {
-                0 => self.at(self.idle_since.load(Relaxed).max(from)) + time,
-                _ => Instant::now() + time,
+            let deadline = match self.has_request() || self.is_unread() {
+                true => Instant::now() + time,
+                false => self.at(self.idle_since.load(Relaxed).max(from)) + time,
             };
             if Instant::now() >= deadline {
                 return;
@@ -134,9 +192,12 @@ impl Activity {
     }
 
     fn deadline(&self, limits: &Limits) -> (Instant, Overdue) {
-        if self.in_flight.load(Relaxed) > 0 {
-            let since = self.reader.waiting_since().unwrap_or_else(Instant::now);
-            return (since + limits.body_timeout, Overdue::Reader);
+        match self.unread_since.load(Relaxed) {
+            NEVER => {}
+            since => return (self.at(since) + limits.body_timeout, Overdue::Reader),
+        }
+        if self.has_request() {
+            return (Instant::now() + limits.body_timeout, Overdue::Reader);
         }
         match self.header_since.load(Relaxed) {
             NEVER => {
@@ -151,79 +212,10 @@ impl Activity {
         self.opened + Duration::from_millis(ms)
     }
 
-    /// Bytes of HTTP/1.1 came.
-    pub(super) fn received(&self) {
-        if self.header_since.load(Relaxed) == NEVER && self.in_flight.load(Relaxed) == 0 {
-            self.header_since.store(ms_since(self.opened), Relaxed);
-        }
+    fn now(&self) -> u64 {
+        let ms = self.opened.elapsed().as_millis();
+        ms.try_into().unwrap_or(NEVER - 1)
     }
-}
-
-impl Reader {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self {
-            created: Instant::now(),
-            waiting_since: AtomicU64::new(NEVER),
-        })
-    }
-
-    /// A part of the response was handed over and has to be taken.
-    pub(super) fn handed(&self) {
-        self.waiting_since.store(ms_since(self.created), Relaxed);
-    }
-
-    /// The next part is asked for, or the response is gone.
-    pub(super) fn took(&self) {
-        self.waiting_since.store(NEVER, Relaxed);
-    }
-
-    /// Returns once the response has waited for `patience`.
-    pub(super) async fn stalled(&self, patience: Duration) {
-        loop {
-            let since = self.waiting_since().unwrap_or_else(Instant::now);
-            if since.elapsed() >= patience {
-                return;
-            }
-            sleep_until(since + patience).await;
-        }
-    }
-
-    fn waiting_since(&self) -> Option<Instant> {
-        match self.waiting_since.load(Relaxed) {
-            NEVER => None,
-            ms => Some(self.created + Duration::from_millis(ms)),
-        }
-    }
-}
-
-impl InFlight {
-    /// Whether it may be served, or is one more than the process takes at once.
-    pub(super) fn is_admitted(&self) -> bool {
-        self.admitted
-    }
-
-    /// Whether its answer has to be the last of the connection, where the version has no better way
-    /// to say so.
-    pub(super) fn is_last(&self) -> bool {
-        self.activity.stopping.load(Relaxed)
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        let activity = &self.activity;
-        let now = ms_since(activity.opened);
-        activity.idle_since.store(now, Relaxed);
-        activity.in_flight.fetch_sub(1, Relaxed);
-        if self.admitted {
-            activity.load.leave();
-        }
-    }
-}
-
-fn ms_since(start: Instant) -> u64 {
-    let ms = start.elapsed().as_millis();
-    ms.try_into().unwrap_or(NEVER - 1)
 }
 
 #[cfg(test)]
@@ -231,6 +223,11 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
+    use crate::serve::InFlightLimit;
+
+    fn activity() -> Arc<Activity> {
+        Activity::new(InFlightLimit::new(9).of("192.0.2.1".parse().unwrap()))
+    }
 
     fn limits() -> Limits {
         Limits {
@@ -247,23 +244,27 @@ mod tests {
         (what, start.elapsed().as_secs())
     }
 
+    fn one_request(activity: &Activity) {
+        activity.begins();
+        activity.ends();
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_first_header_is_due_from_the_start() {
-        let activity = Activity::new(&Load::new(9));
-        assert_eq!(overdue_after(&activity).await, (Overdue::Header, 10));
+        assert_eq!(overdue_after(&activity()).await, (Overdue::Header, 10));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_is_kept_longer_than_a_header_may_take() {
-        let activity = Activity::new(&Load::new(9));
-        drop(activity.begin());
+        let activity = activity();
+        one_request(&activity);
         assert_eq!(overdue_after(&activity).await, (Overdue::Idle, 75));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_header_begun_late_has_its_own_deadline() {
-        let activity = Activity::new(&Load::new(9));
-        drop(activity.begin());
+        let activity = activity();
+        one_request(&activity);
         let watched = tokio::spawn({
             let activity = Arc::clone(&activity);
             async move { overdue_after(&activity).await }
@@ -275,8 +276,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_in_flight_is_never_overdue() {
-        let activity = Activity::new(&Load::new(9));
-        let request = activity.begin();
+        let activity = activity();
+        activity.begins();
         let limits = limits();
         let overdue = activity.overdue(&limits);
         assert!(
@@ -284,15 +285,15 @@ mod tests {
                 .await
                 .is_err()
         );
-        drop(request);
+        activity.ends();
         assert_eq!(overdue_after(&activity).await.0, Overdue::Idle);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stop_waits_for_a_request_and_then_a_moment() {
-        let activity = Activity::new(&Load::new(9));
+    async fn a_stop_waits_for_a_request_and_for_its_reader_and_then_a_moment() {
+        let activity = activity();
         let start = Instant::now();
-        let request = activity.begin();
+        activity.begins();
         let stopping = tokio::spawn({
             let activity = Arc::clone(&activity);
             async move {
@@ -301,46 +302,42 @@ mod tests {
             }
         });
         sleep(Duration::from_millis(5500)).await;
-        drop(request);
-        assert!((6500..7000).contains(&stopping.await.unwrap()));
+        activity.waits_for_reader();
+        activity.ends();
+        sleep(Duration::from_secs(7)).await;
+        assert!(!stopping.is_finished(), "the answer has not left");
+        activity.was_read();
+        assert!((12_500..14_000).contains(&stopping.await.unwrap()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_header_begun_after_a_long_request_has_its_own_deadline() {
-        let activity = Activity::new(&Load::new(9));
-        let request = activity.begin();
+        let activity = activity();
+        activity.begins();
         let watched = tokio::spawn({
             let activity = Arc::clone(&activity);
             async move { overdue_after(&activity).await }
         });
         sleep(Duration::from_secs(42)).await;
-        drop(request);
+        activity.ends();
         activity.received();
         assert_eq!(watched.await.unwrap(), (Overdue::Header, 52));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn p140_a_response_waits_for_its_reader_only_so_long() {
-        let activity = Activity::new(&Load::new(9));
-        let _request = activity.begin();
-        activity.reader.handed();
-        assert_eq!(overdue_after(&activity).await, (Overdue::Reader, 30));
-
-        let reader = Reader::new();
-        let stalled = tokio::spawn({
-            let reader = Arc::clone(&reader);
-            async move { reader.stalled(Duration::from_secs(30)).await }
-        });
-        for _ in 0..10 {
-            reader.handed();
-            sleep(Duration::from_secs(29)).await;
-            reader.took();
-            assert!(!stalled.is_finished(), "it was taken in time");
+    async fn output_waits_for_its_reader_until_the_deadline_p140() {
+        for has_request in [true, false] {
+            let activity = activity();
+            one_request(&activity);
+            if has_request {
+                activity.begins();
+            }
+            activity.waits_for_reader();
+            assert_eq!(overdue_after(&activity).await, (Overdue::Reader, 30));
+            sleep(Duration::from_secs(1)).await;
+            activity.was_read();
+            activity.waits_for_reader();
+            assert_eq!(overdue_after(&activity).await, (Overdue::Reader, 30));
         }
-        sleep(Duration::from_secs(3600)).await;
-        assert!(!stalled.is_finished(), "it waits for its source");
-        reader.handed();
-        sleep(Duration::from_secs(61)).await;
-        assert!(stalled.is_finished());
     }
 }

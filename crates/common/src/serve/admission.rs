@@ -6,21 +6,22 @@
 //! milliseconds.
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, HashMap},
     io,
-    net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
 use tracing::warn;
 
-use crate::telemetry::Episode;
+use crate::{
+    shares::{Eviction, Held, Own, Shares},
+    telemetry::Episode,
+};
 
 /// How many at once, over the whole process.
 #[derive(Clone, Copy, Debug)]
@@ -39,37 +40,26 @@ pub struct Admission(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    bounds: Bounds,
     connections: Arc<Semaphore>,
-    sources: Mutex<HashMap<IpAddr, usize>>,
-    handshakes: Mutex<Handshakes>,
+    sources: Shares,
+    handshakes: Shares,
+    max_handshakes: usize,
     /// Connections that can't be accepted.
     failing: Arc<Episode>,
     last_warning: Mutex<Option<Instant>>,
 }
 
-/// Handshakes in flight, by source and age.
-#[derive(Debug, Default)]
-struct Handshakes {
-    next: u64,
-    count: usize,
-    sources: HashMap<IpAddr, BTreeMap<u64, oneshot::Sender<()>>>,
-}
-
 /// A source address's hold on one of its places.
 #[derive(Debug)]
 pub(super) struct Place {
-    shared: Arc<Shared>,
-    source: IpAddr,
+    _held: Held,
 }
 
 /// A handshake's hold on its place.
 #[derive(Debug)]
 pub(super) struct Handshake {
-    shared: Arc<Shared>,
-    source: IpAddr,
-    number: u64,
-    shed: oneshot::Receiver<()>,
+    shed: Arc<Eviction>,
+    _held: Option<Held>,
 }
 
 /// A flood is told of this often, not once for each connection.
@@ -79,11 +69,17 @@ impl Admission {
     /// All places free.
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
+        let Bounds {
+            connections,
+            per_source,
+            handshakes,
+        } = bounds;
         Self(Arc::new(Shared {
-            bounds,
-            connections: Arc::new(Semaphore::new(bounds.connections)),
-            sources: Mutex::default(),
-            handshakes: Mutex::default(),
+            connections: Arc::new(Semaphore::new(connections)),
+            // Connections are closed for no other: the total waits in `connections`.
+            sources: Shares::new(usize::MAX, per_source, Own::Refused),
+            handshakes: Shares::new(handshakes, usize::MAX, Own::Evicted),
+            max_handshakes: handshakes,
             failing: Episode::new(
                 "cannot accept connections; trying again".into(),
                 "accepting connections again",
@@ -95,9 +91,16 @@ impl Admission {
     /// Takes a place for a connection from `source` and starts its handshake; none when the source
     /// has all it may have.
     pub(super) fn enter(&self, source: IpAddr) -> Option<(Place, Handshake)> {
-        let source = network(source);
-        let place = self.place(source)?;
-        Some((place, self.handshake(source)))
+        let held = self.0.sources.of(source).enter(&Arc::default());
+        match held {
+            Ok(held) => Some((Place { _held: held }, self.handshake(source))),
+            Err(_) => {
+                self.0.warn(|| {
+                    format!("{source} has as many connections as --max-connections-per-address allows: closing more")
+                });
+                None
+            }
+        }
     }
 
     /// A core can't accept connections; it will try again.
@@ -113,88 +116,32 @@ impl Admission {
             .expect("never closed")
     }
 
-    fn place(&self, source: IpAddr) -> Option<Place> {
-        let mut sources = lock(&self.0.sources);
-        let count = sources.entry(source).or_default();
-        if *count >= self.0.bounds.per_source {
-            drop(sources);
-            self.0.warn(|| {
-                format!("{source} has as many connections as --max-connections-per-address allows: closing more")
-            });
-            return None;
-        }
-        *count += 1;
-        let shared = Arc::clone(&self.0);
-        Some(Place { shared, source })
-    }
-
     fn handshake(&self, source: IpAddr) -> Handshake {
-        let mut handshakes = lock(&self.0.handshakes);
-        let (number, shed) = handshakes.begin(source);
-        if handshakes.count > self.0.bounds.handshakes {
-            handshakes.shed();
-            drop(handshakes);
+        let shed = Arc::default();
+        if self.0.handshakes.count() >= self.0.max_handshakes {
             self.0.warn(|| {
                 "more TLS handshakes in flight than --max-handshakes allows: closing the oldest"
                     .to_owned()
             });
         }
-        let shared = Arc::clone(&self.0);
-        Handshake {
-            shared,
-            source,
-            number,
-            shed,
-        }
-    }
-}
-
-impl Handshakes {
-    fn begin(&mut self, source: IpAddr) -> (u64, oneshot::Receiver<()>) {
-        let (shedding, shed) = oneshot::channel();
-        let number = self.next;
-        self.next += 1;
-        self.count += 1;
-        let of_source = self.sources.entry(source).or_default();
-        of_source.insert(number, shedding);
-        (number, shed)
-    }
-
-    fn shed(&mut self) {
-        let busiest = self.sources.values_mut().max_by_key(|of_source| {
-            let oldest = of_source.first_key_value().map(|(number, _)| *number);
-            (of_source.len(), Reverse(oldest))
-        });
-        // Dropped, it tells its receiver.
-        if busiest.and_then(BTreeMap::pop_first).is_some() {
-            self.count -= 1;
-        }
-    }
-
-    fn end(&mut self, source: IpAddr, number: u64) {
-        let Some(of_source) = self.sources.get_mut(&source) else {
-            return;
-        };
-        if of_source.remove(&number).is_some() {
-            self.count -= 1;
-        }
-        if of_source.is_empty() {
-            self.sources.remove(&source);
-        }
+        let held = self.0.handshakes.of(source).enter(&shed).ok();
+        Handshake { shed, _held: held }
     }
 }
 
 impl Handshake {
     /// Returns once a younger handshake took the place.
     pub(super) async fn shed(&mut self) {
-        // An error is how it is told.
-        let _ = (&mut self.shed).await;
+        self.shed.evicted().await;
     }
 }
 
 impl Shared {
     fn warn(&self, message: impl Fn() -> String) {
-        let mut last = lock(&self.last_warning);
+        let mut last = self
+            .last_warning
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if last.is_none_or(|last| last.elapsed() >= WARN_EVERY) {
             *last = Some(Instant::now());
             warn!("{}", message());
@@ -202,42 +149,12 @@ impl Shared {
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut sources = lock(&self.shared.sources);
-        if let Some(count) = sources.get_mut(&self.source) {
-            *count -= 1;
-            if *count == 0 {
-                sources.remove(&self.source);
-            }
-        }
-    }
-}
-
-impl Drop for Handshake {
-    fn drop(&mut self) {
-        lock(&self.shared.handshakes).end(self.source, self.number);
-    }
-}
-
-/// What one caller may have of addresses: an IPv4 address, an IPv6 network of 64 bits.
-fn network(source: IpAddr) -> IpAddr {
-    match source {
-        IpAddr::V4(_) => source,
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
-    }
-}
-
-/// Nothing panics while it holds one of these.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::peer::network;
 
     fn admission(per_source: usize, handshakes: usize) -> Admission {
         Admission::new(Bounds {
@@ -262,17 +179,14 @@ mod tests {
         ];
         let mut inside = Vec::new();
         for (source, enters) in entries {
-            let entered = admission.enter(source.parse().unwrap());
+            let entered = admission.enter(network(source.parse().unwrap()));
             assert_eq!(entered.is_some(), enters, "{source}");
             inside.extend(entered);
         }
         inside.remove(0);
         assert!(admission.enter("192.0.2.1".parse().unwrap()).is_some());
         inside.clear();
-        assert!(
-            lock(&admission.0.sources).is_empty(),
-            "nobody is kept in mind"
-        );
+        assert_eq!(admission.0.sources.count(), 0);
     }
 
     #[tokio::test]
@@ -292,7 +206,6 @@ mod tests {
         assert!(!is_shed(&mut flood[2]).await, "a finished one makes room");
         assert!(!is_shed(&mut other).await);
         drop((flood, other));
-        let handshakes = lock(&admission.0.handshakes);
-        assert!(handshakes.count == 0 && handshakes.sources.is_empty());
+        assert_eq!(admission.0.handshakes.count(), 0);
     }
 }

@@ -1,48 +1,38 @@
 //! One accepted connection: TLS handshake under a deadline, then the HTTP version that ALPN chose.
 
 use std::{
-    convert::Infallible,
-    panic::AssertUnwindSafe,
-    pin::{Pin, pin},
+    future::poll_fn,
+    net::IpAddr,
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::FutureExt;
-use http::{Method, Request, Response, StatusCode, Version};
-use hyper::{
-    body::Incoming,
-    rt::Executor,
-    server::conn::{http1, http2},
-    service::service_fn,
-};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulConnection,
-};
+use hyper::{body::Bytes, service::service_fn};
+use hyper_util::{rt::TokioIo, server::graceful::GracefulConnection};
 use tokio::{
     net::TcpStream,
     sync::OwnedSemaphorePermit,
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tracing::{debug, error};
 
 use super::{
-    Handler, Limits, MAX_HEADER_BYTES, MAX_STREAMS,
-    activity::{Activity, Overdue, Reader},
+    Handler, Limits,
+    activity::{Activity, Overdue},
     admission,
-    exchange::{Fault, Received, Tracked, last, over_bounds, overloaded, without_body},
+    exchange::Serving,
+    http1::{self, http1},
+    http2,
     observed::Observed,
 };
-use crate::{
-    body::{self, Body},
-    peer::Peer,
-    shutdown::Shutdown,
-};
+use crate::{http2::dead, peer::Peer, shutdown::Shutdown};
 
 pub(super) struct Connection {
     pub(super) peer: Peer,
+    /// The source that its requests are counted for.
+    pub(super) source: IpAddr,
     pub(super) limits: Limits,
     pub(super) shutdown: Shutdown,
 }
@@ -60,32 +50,20 @@ pub(super) enum Error {
     Handshake(std::io::Error),
     #[error("{0}")]
     Overdue(#[from] Overdue),
+    #[error("its peer does not answer")]
+    Dead,
+    #[error("closed for another source's request")]
+    Evicted,
     #[error("{0}")]
-    Http(#[from] hyper::Error),
+    Http1(#[from] hyper::Error),
+    #[error("{0}")]
+    Http2(#[from] h2::Error),
 }
-
-/// HTTP/2 resets before GOAWAY (RFC 9113 §10.5): of streams that no handler has seen yet (rapid
-/// reset, CVE-2023-44487), and resets that a peer's errors made us send (CVE-2025-8671).
-const MAX_PENDING_RESETS: usize = 20;
-const MAX_ERROR_RESETS: usize = 200;
-
-/// Bytes of a response that one HTTP/2 stream holds for a reader that is slower than its source.
-const STREAM_SEND_BUFFER: usize = 64 * 1024;
-
-/// HTTP/2 flow-control windows, in bytes: what a caller may send before a handler reads. A stream's
-/// is the smaller, so that a few bodies that nobody reads hold back no others on their connection.
-const STREAM_WINDOW: u32 = 128 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// What a connection without a request in flight has left once a stop was asked for: to end its TLS
 /// handshake, to send the request that it has begun, to answer GOAWAY. One that says nothing must
 /// not delay the stop.
 const LAST_CALL: Duration = Duration::from_secs(1);
-
-/// How often a quiet HTTP/2 connection is asked whether its peer is still there, and how long the
-/// answer may take.
-const PING_EVERY: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Connection {
     pub(super) async fn serve(
@@ -96,21 +74,18 @@ impl Connection {
         handler: impl Handler,
     ) -> Result<(), Error> {
         let (tls, _place) = self.open(tcp, acceptor, handshake).await?;
-        let activity = Activity::new(&self.limits.load);
-        let service = service_fn({
-            let activity = Arc::clone(&activity);
-            let (limits, peer) = (self.limits.clone(), self.peer.clone());
-            move |request| exchange(request, peer.clone(), &limits, &activity, handler.clone())
+        let activity = Activity::new(self.limits.in_flight.of(self.source));
+        let serving = Arc::new(Serving {
+            handler,
+            peer: self.peer.clone(),
+            limits: self.limits.clone(),
+            activity: Arc::clone(&activity),
         });
         // Chosen by ALPN and never sniffed: sniffing waits without a deadline.
-        if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
-            let io = TokioIo::new(Observed::http2(tls, Arc::clone(&activity)));
-            let connection = http2(&self.limits).serve_connection(io, service);
-            return self.drive(connection, &activity, Farewell::GoAway).await;
+        match tls.get_ref().1.alpn_protocol() == Some(b"h2") {
+            true => self.http2(tls, &activity, serving).await,
+            false => self.http1(tls, &activity, serving).await,
         }
-        let io = TokioIo::new(Observed::http1(tls, Arc::clone(&activity)));
-        let connection = http1().serve_connection(io, service);
-        self.drive(connection, &activity, Farewell::Answer).await
     }
 
     /// The handshake's place is held until there is one for the connection.
@@ -133,6 +108,95 @@ impl Connection {
         }
     }
 
+    /// A request that is on its way when a stop comes is answered, and its answer says that it is the
+    /// last. Closed before it, the connection would fail it, and nobody knows then whether it was
+    /// served (RFC 9112 §9.6).
+    async fn http1<H: Handler>(
+        self,
+        tls: TlsStream<TcpStream>,
+        activity: &Arc<Activity>,
+        serving: Arc<Serving<H>>,
+    ) -> Result<(), Error> {
+        let service = service_fn(move |request| http1::exchange(&serving, request));
+        let io = TokioIo::new(Observed::http1(tls, Arc::clone(activity)));
+        let mut conversation = Http1(Box::pin(http1().serve_connection(io, service)));
+        let overdue = tokio::select! {
+            served = &mut conversation => return served,
+            overdue = activity.overdue(&self.limits) => Some(overdue),
+            () = evicted(activity) => return Err(Error::Evicted),
+            () = self.shutdown.clone().requested() => None,
+        };
+        if overdue.is_none() {
+            activity.stop();
+            tokio::select! {
+                served = &mut conversation => return served,
+                overdue = activity.overdue(&self.limits) => return Err(overdue.into()),
+                () = evicted(activity) => return Err(Error::Evicted),
+                () = activity.without_request_for(self.last_call()) => {}
+            }
+        }
+        self.end(conversation, activity, overdue).await
+    }
+
+    /// A stop is told at once, by GOAWAY. A request that crosses it on the way is served (the first
+    /// GOAWAY refuses none, the second follows the answer to a PING), or known not to be (RFC 9113
+    /// §6.8).
+    async fn http2<H: Handler>(
+        self,
+        tls: TlsStream<TcpStream>,
+        activity: &Arc<Activity>,
+        serving: Arc<Serving<H>>,
+    ) -> Result<(), Error> {
+        let io = Observed::http2(tls, Arc::clone(activity));
+        let heard = io.heard();
+        let mut connection = tokio::select! {
+            connection = http2::handshake(io) => connection?,
+            overdue = activity.overdue(&self.limits) => return Err(overdue.into()),
+            () = self.stopping() => return Err(Error::Stopping),
+        };
+        let ping = connection.ping_pong();
+        let dead = dead(ping, heard, http2::PING_EVERY, http2::PING_TIMEOUT);
+        let mut conversation = Http2 {
+            connection,
+            serving,
+        };
+        let serving = async {
+            let overdue = tokio::select! {
+                served = &mut conversation => return served,
+                overdue = activity.overdue(&self.limits) => Some(overdue),
+                () = self.shutdown.clone().requested() => None,
+            };
+            self.end(conversation, activity, overdue).await
+        };
+        tokio::select! {
+            served = serving => served,
+            () = dead => Err(Error::Dead),
+        }
+    }
+
+    /// Lets a connection end: what is in flight may finish.
+    async fn end(
+        &self,
+        mut conversation: impl Conversation,
+        activity: &Activity,
+        overdue: Option<Overdue>,
+    ) -> Result<(), Error> {
+        conversation.say_goodbye();
+        match overdue {
+            None => tokio::select! {
+                served = &mut conversation => served,
+                overdue = activity.overdue(&self.limits) => Err(overdue.into()),
+                () = evicted(activity) => Err(Error::Evicted),
+                () = activity.without_request_for(self.last_call()) => Err(Error::Stopping),
+            },
+            // There may be a response's last bytes on their way, or a request that just comes.
+            Some(Overdue::Idle) => timeout(self.limits.body_timeout, conversation)
+                .await
+                .unwrap_or(Err(Overdue::Idle.into())),
+            Some(overdue) => Err(overdue.into()),
+        }
+    }
+
     /// A stop was asked for, and the time for handshakes in flight is over.
     async fn stopping(&self) {
         self.shutdown.clone().requested().await;
@@ -143,156 +207,60 @@ impl Connection {
     fn last_call(&self) -> Duration {
         LAST_CALL.min(self.limits.drain_timeout / 2)
     }
+}
 
-    /// Until its end, a deadline, or a stop: then what is in flight may finish.
-    async fn drive<C>(
-        self,
-        connection: C,
-        activity: &Activity,
-        farewell: Farewell,
-    ) -> Result<(), Error>
-    where
-        C: GracefulConnection<Error = hyper::Error>,
-    {
-        let mut connection = pin!(connection);
-        let overdue = tokio::select! {
-            served = connection.as_mut() => return Ok(served?),
-            overdue = activity.overdue(&self.limits) => Some(overdue),
-            () = self.shutdown.clone().requested() => None,
-        };
-        if overdue.is_none() && farewell == Farewell::Answer {
-            activity.stop();
-            tokio::select! {
-                served = connection.as_mut() => return Ok(served?),
-                overdue = activity.overdue(&self.limits) => return Err(overdue.into()),
-                () = activity.without_request_for(self.last_call()) => {}
-            }
-        }
-        connection.as_mut().graceful_shutdown();
-        match overdue {
-            None => tokio::select! {
-                served = connection => Ok(served?),
-                overdue = activity.overdue(&self.limits) => Err(overdue.into()),
-                () = activity.without_request_for(self.last_call()) => Err(Error::Stopping),
-            },
-            // There may be a response's last bytes on their way, or a request that just comes.
-            Some(Overdue::Idle) => match timeout(self.limits.body_timeout, connection).await {
-                Ok(served) => Ok(served?),
-                Err(_) => Err(Overdue::Idle.into()),
-            },
-            Some(overdue) => Err(overdue.into()),
-        }
+/// Returns once the answer that is being streamed has to make room for another request.
+async fn evicted(activity: &Activity) {
+    poll_fn(|cx| activity.poll_evicted(cx)).await;
+}
+
+/// A connection that serves requests until its end.
+trait Conversation: Future<Output = Result<(), Error>> + Unpin {
+    /// Ends it after the requests that it has.
+    fn say_goodbye(&mut self);
+}
+
+struct Http1<C>(Pin<Box<C>>);
+
+impl<C> Future for Http1<C>
+where
+    C: GracefulConnection<Error = hyper::Error>,
+{
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx).map_err(Into::into)
     }
 }
 
-/// How a peer learns that a stop was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Farewell {
-    /// HTTP/2: at once. A request that crosses it on the way is served (the first GOAWAY refuses
-    /// none, the second follows the answer to a PING), or known not to be (RFC 9113 §6.8).
-    GoAway,
-    /// HTTP/1.1: with its next answer. Closed before it, the connection would fail a request that
-    /// is on its way, and nobody knows then whether it was served (RFC 9112 §9.6).
-    Answer,
-}
-
-/// A request through its bounds to its handler, and its response.
-fn exchange<H: Handler>(
-    request: Request<Incoming>,
-    peer: Peer,
-    limits: &Limits,
-    activity: &Arc<Activity>,
-    handler: H,
-) -> Pin<Box<impl Future<Output = Result<Response<Tracked<Body>>, Infallible>> + Send + use<H>>> {
-    let (in_flight, version) = (activity.begin(), request.version());
-    let bodiless = request.method() == Method::HEAD && version == Version::HTTP_2;
-    let reader = Arc::clone(&activity.reader);
-    let refused = match in_flight.is_admitted() {
-        true => over_bounds(&request, limits),
-        false => Some(overloaded(&request)),
-    };
-    let fault = Fault::default();
-    let request = request.map(|body| Received::new(body, limits, fault.clone()));
-    // Boxed: it is large, would be moved about a dozen times until it runs, and an HTTP/1.1 connection
-    // has a place for it also while it is idle.
-    Box::pin(async move {
-        let reader = STREAM.try_with(Arc::clone).unwrap_or(reader);
-        let response = match refused {
-            Some(refused) => refused,
-            None => answer(handler, request, &peer).await,
-        };
-        let mut response = fault.answer(version).unwrap_or(response);
-        if in_flight.is_last() {
-            last(&mut response, version);
-        }
-        if bodiless {
-            response = without_body(response);
-        }
-        Ok(response.map(|body| Tracked::new(body, reader, in_flight)))
-    })
-}
-
-/// A panic is its request's end and nobody else's.
-async fn answer<H: Handler>(handler: H, request: Request<Received>, peer: &Peer) -> Response<Body> {
-    let answering = AssertUnwindSafe(pin!(handler.handle(request, peer)));
-    answering.catch_unwind().await.unwrap_or_else(|_| {
-        error!(%peer, "a panic: answering 500 and going on");
-        body::status(StatusCode::INTERNAL_SERVER_ERROR)
-    })
-}
-
-/// HTTP/1.1 as every connection speaks it, for those that are no sockets.
-#[must_use]
-pub fn http1() -> http1::Builder {
-    let mut http1 = http1::Builder::new();
-    http1
-        .timer(TokioTimer::new())
-        .header_read_timeout(None)
-        .max_buf_size(MAX_HEADER_BYTES as usize);
-    http1
-}
-
-fn http2(limits: &Limits) -> http2::Builder<Streams> {
-    let mut http2 = http2::Builder::new(Streams {
-        patience: limits.body_timeout,
-    });
-    http2
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEADER_BYTES)
-        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-        .max_local_error_reset_streams(MAX_ERROR_RESETS)
-        .max_send_buf_size(STREAM_SEND_BUFFER)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_TIMEOUT);
-    http2
-}
-
-tokio::task_local! {
-    /// The reader of the HTTP/2 stream that this task serves.
-    static STREAM: Arc<Reader>;
-}
-
-/// Runs HTTP/2 streams, and resets one whose response nobody reads: dropped, it is reset. The
-/// others on its connection go on.
-#[derive(Clone, Debug)]
-struct Streams {
-    patience: Duration,
-}
-
-impl<F> Executor<F> for Streams
+impl<C> Conversation for Http1<C>
 where
-    F: Future<Output = ()> + Send + 'static,
+    C: GracefulConnection<Error = hyper::Error>,
 {
-    fn execute(&self, stream: F) {
-        let (reader, patience) = (Reader::new(), self.patience);
-        tokio::spawn(async move {
-            tokio::select! {
-                () = STREAM.scope(Arc::clone(&reader), stream) => {}
-                () = reader.stalled(patience) => debug!("stream reset: response not read in time"),
-            }
-        });
+    fn say_goodbye(&mut self) {
+        self.0.as_mut().graceful_shutdown();
+    }
+}
+
+struct Http2<H> {
+    connection: h2::server::Connection<Observed<TlsStream<TcpStream>>, Bytes>,
+    serving: Arc<Serving<H>>,
+}
+
+impl<H: Handler> Future for Http2<H> {
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self {
+            connection,
+            serving,
+        } = &mut *self;
+        http2::poll_serve(connection, serving, cx).map_err(Into::into)
+    }
+}
+
+impl<H: Handler> Conversation for Http2<H> {
+    fn say_goodbye(&mut self) {
+        self.connection.graceful_shutdown();
     }
 }

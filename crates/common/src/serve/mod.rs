@@ -2,16 +2,27 @@
 //!
 //! One [`serve`] runs on each core, on a listener of its own. What is for the whole process is shared
 //! between them by [`Limits`].
+//!
+//! - `accept`, `balance`, `admission`: connections out of the kernel's queue, to a core, in bounds
+//! - `connection`: TLS, then `http1` or `http2` until its end · `observed`: its bytes · `flood`: its
+//!   frames · `activity`: its deadlines
+//! - `exchange`: a request and its answer · `received`: its body · `flight`, `limit`: where it is
+//!   counted
 
 mod accept;
 mod activity;
 mod admission;
 mod balance;
 mod connection;
+mod date;
 mod exchange;
+mod flight;
 mod flood;
-mod load;
+mod http1;
+mod http2;
+mod limit;
 mod observed;
+mod received;
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,14 +35,18 @@ use self::balance::Accepted;
 pub use self::{
     admission::{Admission, Bounds},
     balance::Balance,
-    connection::http1,
-    exchange::{ReceiveError, Received},
-    load::Load,
+    http1::http1,
+    limit::InFlightLimit,
+    received::{ReceiveError, Received},
 };
-use crate::{body::Body, peer::Peer, shutdown::Shutdown};
+use crate::{
+    body::Body,
+    peer::{Peer, network},
+    shutdown::Shutdown,
+};
 
 /// What answers requests. One value serves one core.
-pub trait Handler: Clone + Send + 'static {
+pub trait Handler: Clone + Send + Sync + Unpin + 'static {
     /// Answers one request that came from `peer`.
     fn handle(
         &self,
@@ -59,7 +74,7 @@ pub struct Limits {
     /// How many connections at once; shared by the cores of the process.
     pub admission: Admission,
     /// How many requests at once; shared by the cores of the process.
-    pub load: Load,
+    pub in_flight: InFlightLimit,
     /// The cores that connections are spread over; shared by them.
     pub balance: Balance,
 }
@@ -97,7 +112,7 @@ impl Limits {
                 per_source: connections,
                 handshakes: connections,
             }),
-            load: Load::new(connections),
+            in_flight: InFlightLimit::new(connections),
             balance: Balance::default(),
         }
     }
@@ -157,11 +172,13 @@ struct Core<H> {
 impl<H: Handler> Core<H> {
     /// Begins to serve a connection, if there is a place for it.
     fn open(&mut self, Accepted { tcp, peer, counted }: Accepted) {
-        let Some((place, handshake)) = self.limits.admission.enter(peer.ip()) else {
+        let source = network(peer.ip());
+        let Some((place, handshake)) = self.limits.admission.enter(source) else {
             return;
         };
         let connection = connection::Connection {
             peer: Peer::from(peer),
+            source,
             limits: self.limits.clone(),
             shutdown: self.shutdown.clone(),
         };

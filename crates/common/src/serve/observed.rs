@@ -1,46 +1,96 @@
 //! A connection's bytes, watched as they come and go.
+//!
+//! An HTTP/1.1 connection reads no further request while an answer waits for its reader: hyper would
+//! read on and keep every answer in memory. A connection that ends tells its peer first, and reads
+//! what the peer is still sending: closed on unread input, the kernel would reset it, and the last
+//! answer could be lost (RFC 9112 §9.6).
 
 use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use pin_project_lite::pin_project;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep},
+};
 
 use super::{activity::Activity, flood::FrameCounter};
+use crate::http2::Heard;
+
+/// How long a connection that has said its last waits for more of what its peer is sending, how long
+/// in all, and how much it reads meanwhile.
+const LINGER_QUIET: Duration = Duration::from_secs(2);
+const LINGER: Duration = Duration::from_secs(30);
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 pin_project! {
     /// A connection's I/O that notes when an HTTP/1.1 request begins, or counts HTTP/2 frames, and
-    /// whether all that was written has left.
+    /// whether output waits for the peer.
     pub(super) struct Observed<I> {
         #[pin]
         io: I,
         activity: Arc<Activity>,
         frames: Option<FrameCounter>,
+        heard: Heard,
+        // Of the task that would have read a further request.
+        reader: Option<Waker>,
+        lingering: Option<Lingering>,
     }
+}
+
+/// The time after a connection's last word.
+struct Lingering {
+    quiet: Pin<Box<Sleep>>,
+    until: Instant,
+    left: usize,
 }
 
 impl<I> Observed<I> {
     pub(super) fn http1(io: I, activity: Arc<Activity>) -> Self {
-        let frames = None;
-        Self {
-            io,
-            activity,
-            frames,
-        }
+        Self::new(io, activity, None)
     }
 
     pub(super) fn http2(io: I, activity: Arc<Activity>) -> Self {
-        let frames = Some(FrameCounter::new());
+        Self::new(io, activity, Some(FrameCounter::new()))
+    }
+
+    /// Returns the count of what comes.
+    pub(super) fn heard(&self) -> Heard {
+        self.heard.clone()
+    }
+
+    fn new(io: I, activity: Arc<Activity>, frames: Option<FrameCounter>) -> Self {
         Self {
             io,
             activity,
             frames,
+            heard: Heard::default(),
+            reader: None,
+            lingering: None,
         }
     }
+}
+
+/// Notes whether a write waits for the peer, and lets a reader that waited for that go on.
+fn note_written<T>(
+    polled: Poll<io::Result<T>>,
+    activity: &Activity,
+    reader: &mut Option<Waker>,
+) -> Poll<io::Result<T>> {
+    if polled.is_pending() {
+        activity.waits_for_reader();
+    } else {
+        activity.was_read();
+        if let Some(reader) = reader.take() {
+            reader.wake();
+        }
+    }
+    polled
 }
 
 impl<I: AsyncRead> AsyncRead for Observed<I> {
@@ -50,8 +100,13 @@ impl<I: AsyncRead> AsyncRead for Observed<I> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.project();
+        if this.frames.is_none() && !this.activity.may_read() {
+            *this.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         ready!(this.io.poll_read(cx, buf))?;
+        this.heard.note();
         Poll::Ready(match this.frames {
             Some(frames) => frames
                 .received(&buf.filled()[before..])
@@ -64,26 +119,29 @@ impl<I: AsyncRead> AsyncRead for Observed<I> {
     }
 }
 
-impl<I: AsyncWrite> AsyncWrite for Observed<I> {
+impl<I: AsyncRead + AsyncWrite> AsyncWrite for Observed<I> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
-        this.activity.writes();
-        this.io.poll_write(cx, buf)
+        note_written(this.io.poll_write(cx, buf), this.activity, this.reader)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
-        ready!(this.io.poll_flush(cx))?;
-        this.activity.has_written();
-        Poll::Ready(Ok(()))
+        note_written(this.io.poll_flush(cx), this.activity, this.reader)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.project().io.poll_shutdown(cx)
+        let mut this = self.project();
+        let Some(lingering) = this.lingering else {
+            ready!(this.io.as_mut().poll_shutdown(cx))?;
+            let lingering = this.lingering.insert(Lingering::new());
+            return lingering.poll(this.io, cx);
+        };
+        lingering.poll(this.io, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -96,7 +154,38 @@ impl<I: AsyncWrite> AsyncWrite for Observed<I> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
-        this.activity.writes();
-        this.io.poll_write_vectored(cx, bufs)
+        let polled = this.io.poll_write_vectored(cx, bufs);
+        note_written(polled, this.activity, this.reader)
+    }
+}
+
+impl Lingering {
+    fn new() -> Self {
+        Self {
+            quiet: Box::pin(sleep(LINGER_QUIET)),
+            until: Instant::now() + LINGER,
+            left: LINGER_BYTES,
+        }
+    }
+
+    /// Reads to the peer's end, or to a bound. What fails from here on fails nobody.
+    fn poll(
+        &mut self,
+        mut io: Pin<&mut impl AsyncRead>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut scratch = [0; 4096];
+        loop {
+            let mut buf = ReadBuf::new(&mut scratch);
+            match io.as_mut().poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() && self.left > 0 => {
+                    self.left = self.left.saturating_sub(buf.filled().len());
+                    let quiet = (Instant::now() + LINGER_QUIET).min(self.until);
+                    self.quiet.as_mut().reset(quiet);
+                }
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return self.quiet.as_mut().poll(cx).map(Ok),
+            }
+        }
     }
 }

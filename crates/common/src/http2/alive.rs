@@ -1,0 +1,176 @@
+//! Whether a quiet peer is still there, asked by PING (RFC 9113 §6.7).
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use h2::{Ping, PingPong};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{sleep, timeout},
+};
+
+/// Counts how often bytes came over a connection.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Heard(Arc<AtomicU64>);
+
+impl Heard {
+    /// Notes that bytes came.
+    pub(crate) fn note(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    fn count(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Returns once the peer of a connection that was quiet for `every` has sent nothing for `patience`
+/// after a PING. A peer that is slow to read what is before the PING, and says so, is there.
+pub(crate) async fn dead(
+    ping: Option<PingPong>,
+    heard: Heard,
+    every: Duration,
+    patience: Duration,
+) {
+    let Some(mut ping) = ping else {
+        return std::future::pending().await;
+    };
+    loop {
+        let before = heard.count();
+        sleep(every).await;
+        if heard.count() != before {
+            continue;
+        }
+        match timeout(patience, ping.ping(Ping::opaque())).await {
+            // The connection ends by itself.
+            Ok(Err(_)) => return std::future::pending().await,
+            Err(_) if heard.count() == before => return,
+            _ => {}
+        }
+    }
+}
+
+/// A connection's I/O that counts how often bytes come.
+#[derive(Debug)]
+pub(crate) struct Listening<I> {
+    io: I,
+    heard: Heard,
+}
+
+impl<I> Listening<I> {
+    pub(crate) fn new(io: I) -> Self {
+        Self {
+            io,
+            heard: Heard::default(),
+        }
+    }
+
+    pub(crate) fn heard(&self) -> Heard {
+        self.heard.clone()
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Listening<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        if polled.is_ready() {
+            self.heard.note();
+        }
+        polled
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Listening<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// Serves a connection whose peer is `peer`, and returns how long it took to find it dead.
+    async fn found_dead(peer: impl AsyncFnOnce(tokio::io::DuplexStream)) -> Option<u64> {
+        let (own, other) = tokio::io::duplex(1024);
+        let serving = async {
+            let io = Listening::new(own);
+            let heard = io.heard();
+            let mut h2 = h2::server::handshake(io).await.unwrap();
+            let ping = h2.ping_pong();
+            let start = Instant::now();
+            tokio::select! {
+                () = dead(ping, heard, Duration::from_secs(20), Duration::from_secs(10)) => {
+                    Some(start.elapsed().as_secs())
+                }
+                _ = h2.accept() => None,
+            }
+        };
+        tokio::select! {
+            found = serving => found,
+            () = async { peer(other).await; std::future::pending().await } => unreachable!(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_answers_no_ping_is_dead_and_one_that_does_is_not() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let silent = found_dead(async |mut io| {
+            io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+                .await
+                .unwrap();
+            let mut sink = Vec::new();
+            io.read_to_end(&mut sink).await.unwrap();
+        });
+        // Its greeting may be heard in the first 20 s.
+        assert!(matches!(silent.await, Some(30 | 50)));
+        let alive = found_dead(async |io| {
+            let (sender, connection) = h2::client::handshake(io).await.unwrap();
+            tokio::select! {
+                _ = connection => {}
+                () = sleep(Duration::from_secs(3600)) => {}
+            }
+            drop(sender);
+        });
+        let waited = timeout(Duration::from_secs(600), alive).await;
+        assert!(waited.is_err(), "{waited:?}");
+    }
+}

@@ -1,0 +1,240 @@
+//! A request's body, which must keep moving while it is the caller that it waits for.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use http::StatusCode;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::{Bytes, Incoming};
+use tokio::{
+    runtime::Handle,
+    time::{Sleep, sleep, timeout},
+};
+
+use super::{Limits, MIN_PROGRESS_BYTES, activity::Activity, flight::Flight};
+use crate::http2::Inflow;
+
+/// A request's body as the caller sends it, within the listener's bounds.
+///
+/// Dropped before its end, the rest is read in the background, as far as that is worth while, so that
+/// the connection can go on and the caller sees its answer.
+#[derive(Debug)]
+pub struct Received {
+    body: Option<Wire>,
+    flight: Arc<Flight>,
+    open: Option<Open>,
+    timeout: Duration,
+    /// Runs while the caller is waited for; gone once [`MIN_PROGRESS_BYTES`] have come.
+    patience: Option<Pin<Box<Sleep>>>,
+    is_waiting: bool,
+    progress: u64,
+    max: u64,
+    total: u64,
+}
+
+/// A request's body as its connection has it.
+#[derive(Debug)]
+pub(super) enum Wire {
+    Http1(Incoming),
+    Http2(Inflow),
+}
+
+/// Why a request's body broke off.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReceiveError {
+    /// More than the listener takes ([`Limits::max_body`]).
+    #[error("the request body is longer than {0} bytes")]
+    TooLong(u64),
+    /// Too little in [`Limits::body_timeout`].
+    #[error("the request body stood still for {}", humantime::format_duration(*.0))]
+    Stalled(Duration),
+    /// The connection's or the framing's fault.
+    #[error(transparent)]
+    Http1(#[from] hyper::Error),
+    /// The caller reset the stream, or its connection broke.
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+}
+
+/// Counts a body as one of its connection's that is still being read.
+#[derive(Debug)]
+struct Open(Arc<Activity>);
+
+/// The most of a body's rest that is read after its answer, and for how long: what Go's server reads
+/// too (`maxPostHandlerReadBytes`).
+const DRAIN_BYTES: u64 = 256 * 1024;
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+impl Received {
+    pub(super) fn new(body: Wire, limits: &Limits, flight: &Arc<Flight>) -> Self {
+        let open = (!body.is_end_stream()).then(|| Open::on(flight.activity()));
+        Self {
+            body: Some(body),
+            flight: Arc::clone(flight),
+            open,
+            timeout: limits.body_timeout,
+            patience: None,
+            is_waiting: false,
+            progress: 0,
+            max: limits.max_body.unwrap_or(u64::MAX),
+            total: 0,
+        }
+    }
+
+    fn count(&mut self, bytes: usize) -> Result<(), ReceiveError> {
+        let bytes = bytes as u64;
+        self.total += bytes;
+        if self.total > self.max {
+            self.flight.set_fault(StatusCode::PAYLOAD_TOO_LARGE);
+            return Err(ReceiveError::TooLong(self.max));
+        }
+        self.progress += bytes;
+        if self.progress >= MIN_PROGRESS_BYTES {
+            (self.progress, self.patience) = (0, None);
+        }
+        Ok(())
+    }
+
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<ReceiveError> {
+        let timeout = self.timeout;
+        let patience = self
+            .patience
+            .get_or_insert_with(|| Box::pin(sleep(timeout)));
+        ready!(patience.as_mut().poll(cx));
+        self.flight.set_fault(StatusCode::REQUEST_TIMEOUT);
+        // No more of it is to be expected.
+        self.body = None;
+        Poll::Ready(ReceiveError::Stalled(timeout))
+    }
+
+    fn note_waiting(&mut self, waits: bool) {
+        if self.is_waiting != waits {
+            self.is_waiting = waits;
+            self.flight.waits_for_body(waits);
+        }
+    }
+}
+
+impl Body for Received {
+    type Data = Bytes;
+    type Error = ReceiveError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ReceiveError>>> {
+        self.flight.asks_for_body();
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(body).poll_frame(cx);
+        self.note_waiting(polled.is_pending());
+        let Poll::Ready(polled) = polled else {
+            return self.poll_stalled(cx).map(|stalled| Some(Err(stalled)));
+        };
+        Poll::Ready(match polled {
+            Some(Ok(frame)) => {
+                let counted = self.count(frame.data_ref().map_or(0, Bytes::len));
+                Some(counted.map(|()| frame))
+            }
+            Some(Err(error)) => {
+                self.body = None;
+                Some(Err(error))
+            }
+            None => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map(Body::size_hint).unwrap_or_default()
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        self.note_waiting(false);
+        let Some(rest) = self.body.take().filter(|body| !body.is_end_stream()) else {
+            return;
+        };
+        if rest.size_hint().lower() > DRAIN_BYTES {
+            self.flight.set_leaves_body();
+            return;
+        }
+        let open = self.open.take();
+        let mut draining = Box::pin(timeout(DRAIN_TIME, async move {
+            drain(rest).await;
+            drop(open);
+        }));
+        // Often all of it is there already.
+        if draining.as_mut().now_or_never().is_none()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(draining);
+        }
+    }
+}
+
+/// Reads a body's rest, as far as it is worth while.
+async fn drain(mut rest: Wire) {
+    let mut left = DRAIN_BYTES;
+    while let Some(Ok(frame)) = rest.frame().await {
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        match left.checked_sub(bytes as u64) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
+impl Body for Wire {
+    type Data = Bytes;
+    type Error = ReceiveError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ReceiveError>>> {
+        match self.get_mut() {
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Open {
+    fn on(activity: &Arc<Activity>) -> Self {
+        activity.body_begins();
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.body_ends();
+    }
+}
