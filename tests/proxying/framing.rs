@@ -46,12 +46,12 @@ async fn p025_two_lengths() {
     let (cl, te) = ("Content-Length: 6", "Transfer-Encoding: chunked");
     // hyper has removed Content-Length before anybody can see it, and closes (RFC 9112 §6.3).
     check(&[
-        ("P25", post(&[cl, te], "0\r\n\r\n"), Last("0\r\n\r\n")),
-        ("P26", post(&[te, cl], "0\r\n\r\n"), Last("0\r\n\r\n")),
+        ("P25", post(&[cl, te], "0\r\n\r\n"), Last("")),
+        ("P26", post(&[te, cl], "0\r\n\r\n"), Last("")),
         (
             "P27",
             post(&[te, "Content-Length: abc"], "0\r\n\r\n"),
-            Last("0\r\n\r\n"),
+            Last(""),
         ),
         (
             "P27",
@@ -137,7 +137,7 @@ async fn p035_transfer_codings() {
             Refused(400),
         ),
         ("P38", coded(",chunked"), Refused(400)),
-        ("P39", coded("CHUNKED"), Forwarded(end)),
+        ("P39", coded("CHUNKED"), Forwarded("")),
         ("P40", coded("\u{b}chunked"), Refused(400)),
         ("P40", coded("chunked\u{c}"), Refused(400)),
         (
@@ -162,13 +162,9 @@ async fn p042_bodies_of_methods_that_have_none() {
         )
     };
     check(&[
-        (
-            "P42",
-            chunked("OPTIONS"),
-            Forwarded("3\r\nabc\r\n0\r\n\r\n"),
-        ),
-        ("P43", chunked("GET"), Forwarded("3\r\nabc\r\n0\r\n\r\n")),
-        ("P43", chunked("DELETE"), Forwarded("3\r\nabc\r\n0\r\n\r\n")),
+        ("P42", chunked("OPTIONS"), Forwarded("abc")),
+        ("P43", chunked("GET"), Forwarded("abc")),
+        ("P43", chunked("DELETE"), Forwarded("abc")),
         (
             "P44",
             format!("{}abc", get(&["Content-Length: 3"])),
@@ -179,10 +175,7 @@ async fn p042_bodies_of_methods_that_have_none() {
     let proxied = Proxied::new().await;
     let mut client = Client::sending(&proxied.https, chunked("HEAD")).await;
     assert_eq!(client.answer_to("HEAD").await.unwrap().status(), 200, "P43");
-    assert_eq!(
-        proxied.upstream.requests()[0].body,
-        b"3\r\nabc\r\n0\r\n\r\n"
-    );
+    assert_eq!(proxied.upstream.requests()[0].body, b"abc", "P43");
 }
 
 #[tokio::test]
@@ -251,18 +244,18 @@ async fn p052_chunks_that_are_well_formed() {
     let chunked = |body: &str| post(&["Transfer-Encoding: chunked"], body);
     let zeros = format!("{}1\r\nx\r\n0\r\n\r\n", "0".repeat(5000));
     check(&[
-        ("P52", chunked("1;a=b\r\nx\r\n0\r\n\r\n"), Forwarded("1\r\nx\r\n0\r\n\r\n")),
-        ("P56", chunked("1 \r\nx\r\n0\r\n\r\n"), Forwarded("1\r\nx\r\n0\r\n\r\n")),
-        ("P59", chunked(&zeros), Forwarded("1\r\nx\r\n0\r\n\r\n")),
+        ("P52", chunked("1;a=b\r\nx\r\n0\r\n\r\n"), Forwarded("x")),
+        ("P56", chunked("1 \r\nx\r\n0\r\n\r\n"), Forwarded("x")),
+        ("P59", chunked(&zeros), Forwarded("x")),
         (
             "P62",
             chunked("1\r\nx\r\n0\r\nX-T: 1\r\nAuthorization: Bearer x\r\nContent-Length: 9\r\nHost: b\r\nCookie: c\r\n\r\n"),
-            Forwarded("1\r\nx\r\n0\r\n\r\n"),
+            Forwarded("x"),
         ),
         (
             "P62",
             post(&["Transfer-Encoding: chunked", "Trailer: X-T", "TE: trailers"], "1\r\nx\r\n0\r\nX-T: 1\r\n\r\n"),
-            Forwarded("1\r\nx\r\n0\r\n\r\n"),
+            Forwarded("x"),
         ),
     ])
     .await;
@@ -340,7 +333,7 @@ async fn p064_a_body_that_breaks_after_part_of_it_was_forwarded() {
 #[tokio::test]
 async fn p065_a_client_that_leaves_in_the_middle_of_a_body() {
     let proxied = Proxied::new().await;
-    let client = Client::sending(&proxied.https, post(&["Content-Length: 10"], "abc")).await;
+    let client = Client::sending(&proxied.https, post(&["Content-Length: 10000"], "abc")).await;
     proxied
         .upstream
         .wait(|all| all.iter().any(|one| one.bytes.ends_with(b"abc")))

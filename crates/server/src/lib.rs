@@ -105,7 +105,9 @@ impl Handler for Answering {
     async fn handle(&self, request: Request<Received>, peer: &Peer) -> Response<Body> {
         let (mut head, _body) = request.into_parts();
         let Self(core) = self;
-        let authenticated = core.authenticator.authenticate_in_turn(&head, &core.turns);
+        let authenticated =
+            core.authenticator
+                .authenticate_in_turn(&head, peer.source(), &core.turns);
         let caller = match authenticated.await {
             Ok(caller) => caller,
             Err(refusal) => {

@@ -16,7 +16,7 @@ use http::{
 use http_body::Body;
 
 use super::{framing, rejection::Rejection, target};
-use crate::peer::Peer;
+use crate::{fields, peer::Peer};
 
 /// The name of this hop in `Via` (RFC 9110 §7.6.3).
 const PSEUDONYM: &str = "spiffe-jwt-proxy";
@@ -108,6 +108,19 @@ pub(super) fn check_request<B>(request: &Request<B>) -> Result<(), Rejection> {
 pub(super) fn check_names(headers: &HeaderMap) -> Result<(), &'static str> {
     match headers.keys().any(|name| name.as_str().contains('"')) {
         true => Err("a field name that is no token"),
+        false => Ok(()),
+    }
+}
+
+/// The longest head of an answer that crosses, in bytes as HTTP/1.1 writes them, and the most fields;
+/// of both HTTP versions.
+const MAX_ANSWER_HEAD_BYTES: usize = 64 * 1024;
+const MAX_ANSWER_FIELDS: usize = 256;
+
+/// Checks that an answer's head is within its bounds.
+pub(super) fn check_response_size(headers: &HeaderMap) -> Result<(), &'static str> {
+    match headers.len() > MAX_ANSWER_FIELDS || fields::bytes(headers) > MAX_ANSWER_HEAD_BYTES {
+        true => Err("its answer has a head of more than 64 KiB or 256 fields"),
         false => Ok(()),
     }
 }

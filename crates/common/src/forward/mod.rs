@@ -83,7 +83,9 @@ impl Forwarder {
     /// When there is no answer to return, by whose fault.
     pub async fn forward(&self, request: Checked, peer: &Peer) -> Result<Response<Body>, Error> {
         let request = request.cleaned(&self.client.target().url, peer);
-        let answer = self.client.request_checked(request, check_response);
+        let answer = self
+            .client
+            .request_checked(request, peer.source(), check_response);
         let mut response = answer.await?;
         headers::clean_response(&mut response);
         Ok(response.map(Body::Upstream))
@@ -93,6 +95,7 @@ impl Forwarder {
 /// Checks that an upstream's response means the same to every reader; the reason if not.
 fn check_response<B>(response: &Response<B>) -> Result<(), &'static str> {
     framing::check_response(response)?;
+    headers::check_response_size(response.headers())?;
     headers::check_names(response.headers())
 }
 

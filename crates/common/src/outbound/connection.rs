@@ -1,4 +1,5 @@
-//! A connection to an endpoint: HTTP/2, a lane for many requests at once, or HTTP/1.1, for one.
+//! A connection to an endpoint: a lane, which is an HTTP/2 connection that many requests share, or a
+//! connection that one request has for itself, HTTP/1.1 mostly.
 
 use std::{
     sync::{
@@ -8,17 +9,22 @@ use std::{
     time::Duration,
 };
 
-use hyper::{
-    Request, Response,
-    body::Incoming,
-    client::conn::{TrySendError, http1, http2},
-    rt::Executor,
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http::{Request, Response};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::client::TlsStream;
 
-use super::{RequestBody, endpoint::Place, sent::Sent};
+use super::{
+    RequestBody,
+    answer::Wire,
+    endpoint::Place,
+    http2::{self, Sender},
+    retry::Failure,
+    sent::Sent,
+    upload::{Need, Outgoing},
+};
+use crate::fair::FairQueue;
 
 /// Idle connections are dropped sooner than a server of ours would close them (75 s), so that a
 /// request is not sent into a connection that is just closing.
@@ -28,20 +34,13 @@ const IDLE: Duration = Duration::from_secs(60);
 /// that the target's own may not expire long before it is looked at again.
 const LIFE: Duration = Duration::from_secs(5 * 60);
 
-/// HTTP/2 flow-control windows, in bytes. A body that its caller does not read holds back at most
-/// its stream's window; the connection's is as large as can be, so that a few such bodies don't
-/// hold back all other callers on the same connection.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = i32::MAX.cast_unsigned();
+/// Bytes of bodies that the unanswered requests of a lane have at most, all together. Every peer's
+/// window for a connection is 65,535 bytes or more (RFC 9113 §6.9.2), so that bodies which the
+/// upstream does not read hold back nobody else's.
+const LANE_BODY_BYTES: usize = 32 * 1024;
 
-/// Bytes of a request's body that one HTTP/2 stream holds for a target that is slower than its caller.
-/// They are written in one go, and everybody else of the core waits meanwhile.
-const STREAM_SEND_BUFFER: usize = 64 * 1024;
-
-/// How often a quiet HTTP/2 connection is asked whether the target is still there, and how long the
-/// answer may take: one that died without a word would take all requests until it is left.
-const PING_EVERY: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most header fields of an answer; HTTP/1.1 needs to know before it reads them.
+pub(super) const MAX_FIELDS: usize = 256;
 
 /// A connection that is there for one request.
 pub(super) struct Connection<B> {
@@ -52,102 +51,100 @@ pub(super) struct Connection<B> {
 }
 
 enum Speaks<B> {
-    Http1(Idle<B>),
-    Http2(Arc<Lane<B>>),
+    Shared(Arc<Lane>),
+    Own(Box<Idle<B>>),
 }
 
 /// A connection that was just opened.
 pub(super) enum Opened<B> {
-    Http1(http1::SendRequest<B>),
-    Http2(http2::SendRequest<B>),
+    /// To be shared.
+    Lane(Sender),
+    /// For one request at a time.
+    Own(Own<B>),
 }
 
-/// An HTTP/2 connection.
-pub(super) struct Lane<B> {
+/// A connection for one request at a time.
+pub(super) enum Own<B> {
+    Http1(http1::SendRequest<Outgoing<B>>),
+    Http2(http2::Single),
+}
+
+/// An HTTP/2 connection that requests share.
+pub(super) struct Lane {
     pub(super) number: u64,
     pub(super) load: Arc<Load>,
     opened: Instant,
-    state: Mutex<LaneState<B>>,
+    state: Mutex<LaneState>,
 }
 
-struct LaneState<B> {
-    sender: http2::SendRequest<B>,
+struct LaneState {
+    sender: Sender,
     used: Instant,
 }
 
-/// An HTTP/1.1 connection without a request.
+/// A connection without a request, for one at a time.
 pub(super) struct Idle<B> {
     pub(super) number: u64,
     opened: Instant,
     since: Instant,
-    sender: http1::SendRequest<B>,
+    sender: Own<B>,
 }
 
 /// What there is to do on a connection, or on all of an endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Load {
     requests: AtomicUsize,
+    body_bytes: AtomicUsize,
     answers: AtomicU64,
     /// The endpoint's, if this is a lane's.
     whole: Option<Arc<Self>>,
+    /// Requests that wait for room on a connection.
+    room: Option<Arc<FairQueue>>,
 }
 
 /// A request, until all of its answer has come.
 #[derive(Debug)]
-pub(super) struct InFlight(Arc<Load>);
-
-/// Runs what HTTP/2 has to do for a request, in a box: it is large, and would be moved about a dozen
-/// times until it runs.
-#[derive(Clone, Debug)]
-struct Boxing;
-
-impl<F> Executor<F> for Boxing
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, work: F) {
-        tokio::spawn(Box::pin(work));
-    }
+pub(super) struct InFlight {
+    load: Arc<Load>,
+    body_bytes: usize,
 }
 
-/// HTTP on a connection that was just verified, as ALPN chose.
+/// Begins HTTP on a connection that was just verified, as ALPN chose; `is_own` if it is for one
+/// request at a time.
 pub(super) async fn handshake<B: RequestBody>(
     tls: TlsStream<TcpStream>,
-) -> hyper::Result<Opened<B>> {
+    is_own: bool,
+) -> Result<Opened<B>, Failure> {
     let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-    // Behind a pointer: the HTTP/2 client moves a value with room for a whole connection for each
-    // request, and a TLS connection is some kilobytes.
-    let io = TokioIo::new(Box::new(tls));
-    if !is_http2 {
-        let (mut sender, connection) = http1::handshake(io).await?;
-        tokio::spawn(connection);
-        // Until its task has run it looks as if it had a request.
-        sender.ready().await?;
-        return Ok(Opened::Http1(sender));
+    if is_http2 {
+        let sender = http2::handshake(tls).await.map_err(Failure::Unsent)?;
+        return Ok(match is_own {
+            true => Opened::Own(Own::Http2(sender.into())),
+            false => Opened::Lane(sender),
+        });
     }
-    let (sender, connection) = http2::Builder::new(Boxing)
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(STREAM_SEND_BUFFER)
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .keep_alive_while_idle(true)
-        // An answer to a request that is given up may be on its way: that is nobody's fault.
-        .max_local_error_reset_streams(None)
-        .handshake(io)
+    let (mut sender, connection) = http1::Builder::new()
+        .max_headers(MAX_FIELDS)
+        .handshake(TokioIo::new(Box::new(tls)))
         .await?;
     tokio::spawn(connection);
-    Ok(Opened::Http2(sender))
+    // Until its task has run it looks as if it had a request.
+    sender.ready().await?;
+    Ok(Opened::Own(Own::Http1(sender)))
 }
 
 impl<B: RequestBody> Connection<B> {
-    pub(super) fn over_lane(endpoint: u64, place: &Arc<Place>, lane: &Arc<Lane<B>>) -> Self {
+    pub(super) fn over_lane(
+        endpoint: u64,
+        place: &Arc<Place>,
+        lane: &Arc<Lane>,
+        need: Need,
+    ) -> Self {
         Self {
             endpoint,
             place: Arc::clone(place),
-            in_flight: InFlight::on(&lane.load),
-            speaks: Speaks::Http2(Arc::clone(lane)),
+            in_flight: InFlight::on(&lane.load, need.shared_bytes()),
+            speaks: Speaks::Shared(Arc::clone(lane)),
         }
     }
 
@@ -160,49 +157,59 @@ impl<B: RequestBody> Connection<B> {
         Self {
             endpoint,
             place: Arc::clone(place),
-            in_flight: InFlight::on(load),
-            speaks: Speaks::Http1(idle),
+            in_flight: InFlight::on(load, 0),
+            speaks: Speaks::Own(Box::new(idle)),
         }
     }
 
     pub(super) fn is_http2(&self) -> bool {
-        matches!(self.speaks, Speaks::Http2(_))
+        match &self.speaks {
+            Speaks::Shared(_) => true,
+            Speaks::Own(idle) => matches!(idle.sender, Own::Http2(_)),
+        }
     }
 
     pub(super) fn number(&self) -> u64 {
         match &self.speaks {
-            Speaks::Http1(idle) => idle.number,
-            Speaks::Http2(lane) => lane.number,
+            Speaks::Own(idle) => idle.number,
+            Speaks::Shared(lane) => lane.number,
         }
     }
 
     /// Sends a request in the form that the connection speaks.
     pub(super) async fn send(
         &mut self,
-        request: Request<B>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<B>>> {
+        request: Request<Outgoing<B>>,
+    ) -> Result<Response<Wire>, Failure> {
         match &mut self.speaks {
-            Speaks::Http1(idle) => idle.sender.try_send_request(request).await,
-            Speaks::Http2(lane) => {
-                let answer = lane.lock().sender.try_send_request(request);
-                Sent::new(answer).await
+            Speaks::Own(idle) => match &mut idle.sender {
+                Own::Http1(sender) => {
+                    let sent = sender.try_send_request(request).await;
+                    Ok(sent?.map(Wire::Http1))
+                }
+                Own::Http2(single) => single.send(request).await,
+            },
+            Speaks::Shared(lane) => {
+                let sender = lane.lock().sender.clone();
+                let answer = http2::send_whole(sender, request)?;
+                Sent::new(answer, &self.in_flight).await
             }
         }
     }
 
-    /// What its request still has to do with it, and what can go back to the endpoint: of HTTP/2
+    /// What its request still has to do with it, and what can go back to the endpoint: of a lane
     /// nothing, it is there all the time.
     pub(super) fn into_parts(self) -> (InFlight, Option<Idle<B>>) {
         let idle = match self.speaks {
-            Speaks::Http1(idle) => Some(idle),
-            Speaks::Http2(_) => None,
+            Speaks::Own(idle) => Some(*idle),
+            Speaks::Shared(_) => None,
         };
         (self.in_flight, idle)
     }
 }
 
-impl<B: RequestBody> Lane<B> {
-    pub(super) fn new(number: u64, sender: http2::SendRequest<B>, whole: &Arc<Load>) -> Arc<Self> {
+impl Lane {
+    pub(super) fn new(number: u64, sender: Sender, whole: &Arc<Load>) -> Arc<Self> {
         let now = Instant::now();
         Arc::new(Self {
             number,
@@ -215,27 +222,50 @@ impl<B: RequestBody> Lane<B> {
         })
     }
 
-    /// Whether it can take a request; it is taken to be used if so.
+    /// Whether the connection can take requests; it is taken to be used if so.
     pub(super) fn is_to_be_used(&self, now: Instant) -> bool {
         let mut state = self.lock();
         state.used = now;
-        now - self.opened < LIFE && !state.sender.is_closed()
+        now - self.opened < LIFE && state.is_open()
     }
 
     /// Whether it is worth keeping.
     pub(super) fn is_kept(&self, now: Instant) -> bool {
-        let state = self.lock();
+        let mut state = self.lock();
         let is_quiet = self.load.requests() == 0 && now - state.used >= IDLE;
-        now - self.opened < LIFE && !state.sender.is_closed() && !is_quiet
+        now - self.opened < LIFE && state.is_open() && !is_quiet
     }
 
-    fn lock(&self) -> MutexGuard<'_, LaneState<B>> {
+    /// How many requests its peer takes at once at present.
+    pub(super) fn max_requests(&self) -> usize {
+        self.lock().sender.current_max_send_streams()
+    }
+
+    /// Whether there is room for a body of so many bytes.
+    pub(super) fn has_room_for(&self, body_bytes: usize) -> bool {
+        body_bytes == 0
+            || self
+                .load
+                .body_bytes
+                .load(Relaxed)
+                .saturating_add(body_bytes)
+                <= LANE_BODY_BYTES
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LaneState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl LaneState {
+    /// Whether neither an end nor a GOAWAY has come.
+    fn is_open(&mut self) -> bool {
+        http2::is_open(&mut self.sender)
+    }
+}
+
 impl<B: RequestBody> Idle<B> {
-    pub(super) fn new(number: u64, sender: http1::SendRequest<B>) -> Self {
+    pub(super) fn new(number: u64, sender: Own<B>) -> Self {
         let now = Instant::now();
         Self {
             number,
@@ -246,19 +276,34 @@ impl<B: RequestBody> Idle<B> {
     }
 
     /// Whether it can take a request.
-    pub(super) fn is_usable(&self, now: Instant) -> bool {
-        now - self.opened < LIFE && now - self.since < IDLE && self.sender.is_ready()
+    pub(super) fn is_usable(&mut self, now: Instant) -> bool {
+        let is_ready = match &mut self.sender {
+            Own::Http1(sender) => sender.is_ready(),
+            Own::Http2(single) => single.is_open(),
+        };
+        now - self.opened < LIFE && now - self.since < IDLE && is_ready
     }
 
     /// Returns once it has no request any more; whether it can take another.
     pub(super) async fn becomes_free(&mut self) -> bool {
-        let is_free = self.sender.is_ready() || self.sender.ready().await.is_ok();
+        let is_free = match &mut self.sender {
+            Own::Http1(sender) => sender.is_ready() || sender.ready().await.is_ok(),
+            Own::Http2(single) => single.becomes_free().await,
+        };
         self.since = Instant::now();
         is_free
     }
 }
 
 impl Load {
+    /// An endpoint's, whose requests make room for those in `room`.
+    pub(super) fn of_endpoint(room: &Arc<FairQueue>) -> Arc<Self> {
+        Arc::new(Self {
+            room: Some(Arc::clone(room)),
+            ..Self::default()
+        })
+    }
+
     /// Requests whose answers have not come in full.
     pub(super) fn requests(&self) -> usize {
         self.requests.load(Relaxed)
@@ -275,28 +320,44 @@ impl Load {
 }
 
 impl InFlight {
-    fn on(load: &Arc<Load>) -> Self {
+    fn on(load: &Arc<Load>, body_bytes: usize) -> Self {
         for load in [Some(load), load.whole.as_ref()].into_iter().flatten() {
             load.requests.fetch_add(1, Relaxed);
         }
-        Self(Arc::clone(load))
+        load.body_bytes.fetch_add(body_bytes, Relaxed);
+        Self {
+            load: Arc::clone(load),
+            body_bytes,
+        }
     }
 
     /// The answer has begun.
     pub(super) fn answered(&self) {
-        self.0.endpoint().answers.fetch_add(1, Relaxed);
+        self.load.endpoint().answers.fetch_add(1, Relaxed);
     }
 
     /// As [`Load::answers`].
     pub(super) fn answers(&self) -> u64 {
-        self.0.answers()
+        self.load.answers()
+    }
+}
+
+/// Counts once more: the request is over when all are dropped.
+impl Clone for InFlight {
+    fn clone(&self) -> Self {
+        Self::on(&self.load, self.body_bytes)
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        for load in [Some(&self.0), self.0.whole.as_ref()].into_iter().flatten() {
+        let load = &self.load;
+        for load in [Some(load), load.whole.as_ref()].into_iter().flatten() {
             load.requests.fetch_sub(1, Relaxed);
+        }
+        load.body_bytes.fetch_sub(self.body_bytes, Relaxed);
+        if let Some(room) = &load.endpoint().room {
+            room.call_next();
         }
     }
 }
@@ -307,7 +368,7 @@ mod tests {
     use crate::serve::Limits;
 
     #[test]
-    fn p165_idle_connections_are_dropped_before_a_server_of_ours_would() {
+    fn idle_connections_are_dropped_before_a_server_of_ours_would_p165() {
         assert!(IDLE < Limits::new(1).idle_timeout);
     }
 }

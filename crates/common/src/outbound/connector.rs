@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use rustls::pki_types::ServerName;
+use rustls::{AlertDescription, pki_types::ServerName};
 use tokio::{
     net::TcpStream,
     time::{sleep, timeout},
@@ -10,13 +10,23 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::endpoint::Place;
-use crate::tls;
+use crate::{cause, tls};
 
 /// Opens connections. What is verified, the TLS configuration says.
 pub(super) struct Connector {
-    config: TlsConnector,
+    both: TlsConnector,
+    http1: TlsConnector,
+    http2: TlsConnector,
     tls: tls::Outgoing,
     timeout: Duration,
+}
+
+/// The versions of HTTP that a connection offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offer {
+    Both,
+    Http1,
+    Http2,
 }
 
 /// Why there is no connection.
@@ -30,13 +40,34 @@ pub(super) enum Fault {
     Io(#[from] io::Error),
 }
 
+impl Fault {
+    /// Whether the target speaks no version of HTTP that was offered (RFC 7301 §3.2).
+    pub(super) fn is_of_offer(&self) -> bool {
+        let Self::Io(error) = self else {
+            return false;
+        };
+        matches!(
+            cause::find(error),
+            Some(rustls::Error::AlertReceived(
+                AlertDescription::NoApplicationProtocol
+            ))
+        )
+    }
+}
+
 impl Connector {
-    /// Connects with `tls`, which decides who may be at the other end; ALPN offers HTTP/2 and 1.1.
+    /// Connects with `tls`, which decides who may be at the other end.
     pub(super) fn new(tls: tls::Outgoing, timeout: Duration) -> Self {
-        let mut config = tls.config().clone();
-        config.alpn_protocols = tls::ALPN.map(Vec::from).to_vec();
+        let [http2, http1] = tls::ALPN;
+        let offering = |protocols: &[&[u8]]| {
+            let mut config = tls.config().clone();
+            config.alpn_protocols = protocols.iter().map(|one| one.to_vec()).collect();
+            Arc::new(config).into()
+        };
         Self {
-            config: Arc::new(config).into(),
+            both: offering(&[http2, http1]),
+            http1: offering(&[http1]),
+            http2: offering(&[http2]),
             tls,
             timeout,
         }
@@ -53,13 +84,26 @@ impl Connector {
     }
 
     /// Connects to the first of the addresses of `place` that lets it.
-    pub(super) async fn connect(&self, place: &Place) -> Result<TlsStream<TcpStream>, Fault> {
-        timeout(self.timeout, self.connect_to_any(place))
+    pub(super) async fn connect(
+        &self,
+        place: &Place,
+        offer: Offer,
+    ) -> Result<TlsStream<TcpStream>, Fault> {
+        timeout(self.timeout, self.connect_to_any(place, offer))
             .await
             .unwrap_or(Err(Fault::Timeout(self.timeout)))
     }
 
-    async fn connect_to_any(&self, place: &Place) -> Result<TlsStream<TcpStream>, Fault> {
+    async fn connect_to_any(
+        &self,
+        place: &Place,
+        offer: Offer,
+    ) -> Result<TlsStream<TcpStream>, Fault> {
+        let config = match offer {
+            Offer::Both => &self.both,
+            Offer::Http1 => &self.http1,
+            Offer::Http2 => &self.http2,
+        };
         let name = place.origin.server_name()?;
         let mut fault = None;
         for address in &place.addresses {
@@ -70,7 +114,7 @@ impl Connector {
                     continue;
                 }
             };
-            match self.handshake(*address, tcp, &name).await {
+            match self.handshake(config, *address, tcp, &name).await {
                 Ok(tls) => return Ok(tls),
                 // Says more than that nobody is there.
                 Err(error) => fault = Some(error),
@@ -84,13 +128,14 @@ impl Connector {
     /// A handshake that failed while what it verifies by changed says nothing about the target.
     async fn handshake(
         &self,
+        config: &TlsConnector,
         address: SocketAddr,
         mut stream: TcpStream,
         name: &ServerName<'static>,
     ) -> io::Result<TlsStream<TcpStream>> {
         loop {
             let revision = self.revision().await;
-            let connected = self.config.connect(name.clone(), stream).await;
+            let connected = config.connect(name.clone(), stream).await;
             if connected.is_ok() || self.tls.revision() == Some(revision) {
                 return connected;
             }

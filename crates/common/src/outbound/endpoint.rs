@@ -8,22 +8,40 @@ use super::{
     RequestBody,
     choice::least_of_two,
     connection::{Connection, Idle, Lane, Load, Opened},
+    connector::Offer,
     health::Health,
     origin::{Addresses, At, Origin},
     pool::Opening,
+    upload::Need,
 };
+use crate::fair::FairQueue;
 
-/// HTTP/2 connections of one core to one endpoint. A server of ours serves each of them on one core, so
-/// one alone would keep a busy proxy's requests from the others. More of them write smaller batches,
-/// which costs CPU time.
-const LANES: usize = 3;
+/// Lanes of one core to one endpoint that a busy core opens to spread its work. A server of ours
+/// serves each of them on one core, so one alone would keep a busy proxy's requests from the others.
+/// More of them write smaller batches, which costs CPU time.
+const SPREAD_LANES: usize = 3;
 
-/// Requests on each of the lanes there are before another is opened: as many as make a good batch, and
-/// fewer than any server of HTTP/2 takes at once (RFC 9113 §6.5.2 recommends 100).
+/// Requests on each of the lanes there are before another is opened to spread them: as many as make a
+/// good batch.
 const BUSY: usize = 32;
 
-/// Idle HTTP/1.1 connections that are kept; more are closed as they become idle.
+/// The most lanes of one core to one endpoint; beyond [`SPREAD_LANES`] they are opened where the
+/// endpoint takes few requests on one.
+pub(super) const MAX_LANES: usize = 64;
+
+/// Idle connections for one request that are kept; more are closed as they become idle.
 const MAX_IDLE: usize = 64;
+
+/// What an endpoint speaks, as far as is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Protocol {
+    #[default]
+    Unknown,
+    Http1,
+    /// HTTP/2, and HTTP/1.1 too as far as is known.
+    Http2,
+    OnlyHttp2,
+}
 
 /// Where an endpoint is.
 #[derive(Debug)]
@@ -38,11 +56,10 @@ pub(super) struct Endpoint<B> {
     pub(super) place: Arc<Place>,
     pub(super) health: Health,
     pub(super) load: Arc<Load>,
-    /// The connection that is being opened, for all who wait for one.
+    /// The lane that is being opened, for all who wait for one.
     pub(super) opening: Option<Opening>,
-    /// What its last connection spoke.
-    is_http1: bool,
-    lanes: Vec<Arc<Lane<B>>>,
+    protocol: Protocol,
+    lanes: Vec<Arc<Lane>>,
     /// The one used last comes last.
     idle: Vec<Idle<B>>,
 }
@@ -58,7 +75,12 @@ impl Place {
 }
 
 impl<B: RequestBody> Endpoint<B> {
-    pub(super) fn new(id: u64, origin: &Arc<Origin>, addresses: Addresses) -> Self {
+    pub(super) fn new(
+        id: u64,
+        origin: &Arc<Origin>,
+        addresses: Addresses,
+        room: &Arc<FairQueue>,
+    ) -> Self {
         Self {
             id,
             place: Arc::new(Place {
@@ -66,79 +88,139 @@ impl<B: RequestBody> Endpoint<B> {
                 addresses,
             }),
             health: Health::default(),
-            load: Arc::default(),
+            load: Load::of_endpoint(room),
             opening: None,
-            is_http1: false,
+            protocol: Protocol::Unknown,
             lanes: Vec::new(),
             idle: Vec::new(),
         }
     }
 
-    /// Whether it speaks HTTP/1.1, as far as is known.
+    /// Whether it speaks HTTP/1.1 alone, as far as is known.
     pub(super) fn is_http1(&self) -> bool {
-        self.is_http1
+        self.protocol == Protocol::Http1
     }
 
     /// Whether a request could go there now, over a connection with a number above `above`.
-    pub(super) fn has_connection(&self, above: u64) -> bool {
-        self.lanes.iter().any(|lane| lane.number > above)
-            || self.idle.iter().any(|idle| idle.number > above)
+    pub(super) fn has_room(&self, need: Need, above: u64) -> bool {
+        self.lane(need, above).is_some()
+            || self.takes_idle(need) && self.idle.iter().any(|idle| idle.number > above)
+    }
+
+    /// Whether it has a connection without a request, or a lane.
+    pub(super) fn has_connection(&self) -> bool {
+        !self.lanes.is_empty() || !self.idle.is_empty()
     }
 
     /// Whether it has no connection at all, idle or busy.
     pub(super) fn is_unconnected(&self) -> bool {
-        let is_busy = self.is_http1 && self.load.requests() > 0;
-        !is_busy && !self.has_connection(0)
+        let is_busy = self.is_http1() && self.load.requests() > 0;
+        !is_busy && !self.has_connection()
     }
 
     /// A connection with a number above `above` for one more request. Those found closed or too old
     /// are left.
-    pub(super) fn take(&mut self, above: u64, now: Instant) -> Option<Connection<B>> {
-        while let Some(index) = self.lane(above) {
+    pub(super) fn take(&mut self, need: Need, above: u64, now: Instant) -> Option<Connection<B>> {
+        while let Some(index) = self.lane(need, above) {
             let lane = &self.lanes[index];
             if lane.is_to_be_used(now) {
-                return Some(Connection::over_lane(self.id, &self.place, lane));
+                return Some(Connection::over_lane(self.id, &self.place, lane, need));
             }
             self.lanes.swap_remove(index);
         }
+        if !self.takes_idle(need) {
+            return None;
+        }
         while let Some(index) = self.idle.iter().rposition(|idle| idle.number > above) {
-            let idle = self.idle.remove(index);
+            let mut idle = self.idle.remove(index);
             if idle.is_usable(now) {
-                return Some(Connection::over_idle(
-                    self.id,
-                    &self.place,
-                    idle,
-                    &self.load,
-                ));
+                let connection = Connection::over_idle(self.id, &self.place, idle, &self.load);
+                return Some(connection);
             }
         }
         None
     }
 
-    fn lane(&self, above: u64) -> Option<usize> {
-        let newer = self.lanes.iter().enumerate();
-        let newer = newer.filter(|(_, lane)| lane.number > above);
-        let loads = newer.map(|(index, lane)| (index, lane.load.requests()));
+    /// Whether a request takes a connection of its own. A body does where no lane has room for it.
+    fn takes_idle(&self, need: Need) -> bool {
+        match need {
+            Need::Own => true,
+            Need::Shared(bytes) => bytes > 0 || self.is_http1(),
+        }
+    }
+
+    fn lane(&self, need: Need, above: u64) -> Option<usize> {
+        let Need::Shared(bytes) = need else {
+            return None;
+        };
+        let lanes = self.lanes.iter().enumerate();
+        let with_room = lanes.filter(|(_, lane)| {
+            lane.number > above
+                && lane.load.requests() < lane.max_requests()
+                && lane.has_room_for(bytes)
+        });
+        let loads = with_room.map(|(index, lane)| (index, lane.load.requests()));
         least_of_two(loads, |below| fastrand::usize(..below))
     }
 
-    /// Whether one more lane would spread what there is to do.
+    /// What a new connection for this need is to offer: the first one offers all, to learn what the
+    /// endpoint speaks.
+    pub(super) fn offer(&self, need: Need) -> Offer {
+        let is_own = match need {
+            Need::Own => true,
+            // There are lanes, and no room for a body on them.
+            Need::Shared(bytes) => {
+                bytes > 0 && self.lanes.iter().any(|lane| !lane.has_room_for(bytes))
+            }
+        };
+        match self.protocol {
+            Protocol::Http2 if is_own => Offer::Http1,
+            Protocol::OnlyHttp2 if is_own => Offer::Http2,
+            _ => Offer::Both,
+        }
+    }
+
+    /// Whether it may have one more lane.
+    pub(super) fn may_open(&self, offer: Offer) -> bool {
+        offer != Offer::Both || self.lanes.len() < MAX_LANES
+    }
+
+    /// The endpoint does not speak HTTP/1.1.
+    pub(super) fn refuses_http1(&mut self) {
+        self.protocol = Protocol::OnlyHttp2;
+    }
+
+    /// Whether one more lane would spread what there is to do, or will be needed soon.
     pub(super) fn wants_lane(&self, now: Instant) -> bool {
-        let is_busy = |lane: &Arc<Lane<B>>| lane.load.requests() > BUSY;
-        self.lanes.len() < LANES
-            && self.opening.is_none()
-            && !self.lanes.is_empty()
-            && self.lanes.iter().all(is_busy)
-            && self.health.left_out(now).is_none()
+        let count = self.lanes.len();
+        if count == 0 || count >= MAX_LANES || self.opening.is_some() {
+            return false;
+        }
+        let is_full = |lane: &Arc<Lane>| {
+            let (requests, max) = (lane.load.requests(), lane.max_requests());
+            requests.saturating_add(max / 4) >= max
+        };
+        let is_busy =
+            |lane: &Arc<Lane>| count < SPREAD_LANES && lane.load.requests() > BUSY || is_full(lane);
+        self.lanes.iter().all(is_busy) && self.health.left_out(now).is_none()
     }
 
     /// Takes in a connection that was just opened.
-    pub(super) fn add(&mut self, number: u64, opened: Opened<B>) {
+    pub(super) fn add(&mut self, number: u64, opened: Opened<B>, offer: Offer) {
         self.health.connects();
-        self.is_http1 = matches!(opened, Opened::Http1(_));
         match opened {
-            Opened::Http2(sender) => self.lanes.push(Lane::new(number, sender, &self.load)),
-            Opened::Http1(sender) => self.idle.push(Idle::new(number, sender)),
+            Opened::Lane(sender) => {
+                if self.protocol != Protocol::OnlyHttp2 {
+                    self.protocol = Protocol::Http2;
+                }
+                self.lanes.push(Lane::new(number, sender, &self.load));
+            }
+            Opened::Own(sender) => {
+                if offer == Offer::Both {
+                    self.protocol = Protocol::Http1;
+                }
+                self.idle.push(Idle::new(number, sender));
+            }
         }
     }
 
@@ -163,6 +245,6 @@ impl<B: RequestBody> Endpoint<B> {
     /// Leaves the connections that are closed, too old, or were idle for too long.
     pub(super) fn sweep(&mut self, now: Instant) {
         self.lanes.retain(|lane| lane.is_kept(now));
-        self.idle.retain(|idle| idle.is_usable(now));
+        self.idle.retain_mut(|idle| idle.is_usable(now));
     }
 }

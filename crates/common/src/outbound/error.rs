@@ -5,8 +5,8 @@ use std::io;
 use http::StatusCode;
 use spiffe::SpiffeId;
 
-use super::connector::Fault;
 pub use super::origin::At;
+use super::{connector::Fault, retry::Failure};
 use crate::{cause, shown::Shown};
 
 /// A request without an answer.
@@ -45,6 +45,9 @@ pub enum Error {
     /// The request's own body failed before the answer.
     #[error("the request body failed: {0}")]
     RequestBody(String),
+    /// All connections that there may be are full, for longer than a request may wait.
+    #[error("no room on the connections to {0} {1}")]
+    Full(At, String),
     /// The target broke off, or answered with what is no HTTP response.
     #[error("{0} failed: {1}")]
     Failed(At, String),
@@ -60,7 +63,7 @@ impl Error {
             }
             Self::ConnectTimeout(..) | Self::ResponseTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::RequestBody(_) => StatusCode::BAD_REQUEST,
-            Self::NoTrust(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoTrust(_) | Self::Full(..) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -100,12 +103,13 @@ impl Error {
     }
 
     /// On a connection.
-    pub(super) fn unanswered(error: &hyper::Error, at: At) -> Self {
-        let cause = quoted(error);
-        match error.is_user() {
-            true => Self::RequestBody(cause),
-            false => Self::Failed(at, cause),
-        }
+    pub(super) fn unanswered(failure: &Failure, at: At) -> Self {
+        Self::Failed(at, quoted(failure))
+    }
+
+    /// By the request's own body.
+    pub(super) fn request_body(cause: String) -> Self {
+        Self::RequestBody(Shown(cause).to_string())
     }
 }
 

@@ -8,6 +8,7 @@
 //! - `choice`, `health`, `retry`: who is chosen, who is left out, what is sent again; pure
 //! - `origin`, `resolve`: names to endpoints · `connector`: TCP and TLS to one
 //! - `upload`: a request's body on its way out · `answer`: a response's on its way in · `sent`: between
+//! - `http2`: HTTP/2 on a connection
 
 mod answer;
 mod choice;
@@ -16,6 +17,7 @@ mod connector;
 mod endpoint;
 mod error;
 mod health;
+mod http2;
 mod origin;
 mod pool;
 mod resolve;
@@ -24,11 +26,11 @@ mod sent;
 mod state;
 mod upload;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use http::{Request, Response, Uri, Version, header::HOST, request::Parts};
 use http_body::Body;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 use spiffe::SpiffeId;
 use tokio::task::JoinSet;
 
@@ -37,11 +39,12 @@ pub use self::{
     error::{At, Error},
 };
 use self::{
+    answer::Wire,
     connection::Connection,
     pool::Pool,
-    upload::{Outgoing, Upload},
+    upload::{Prepared, Upload},
 };
-use crate::tls;
+use crate::{cause, tls};
 
 /// Where requests go, who must be there, and how long it may take.
 #[derive(Clone, Debug)]
@@ -55,6 +58,8 @@ pub struct Target {
     /// How long the target may take no part of the request's body and not begin to answer. The time
     /// that the body's source takes is not counted, nor the response's body.
     pub response_timeout: Duration,
+    /// How long a request may wait for room on the connections to the target.
+    pub queue_timeout: Duration,
 }
 
 /// What can be sent as a request's body.
@@ -74,7 +79,7 @@ impl<B> RequestBody for B where
 /// Sends requests to one target.
 pub struct Client<B> {
     target: Target,
-    pool: Arc<Pool<Outgoing<B>>>,
+    pool: Arc<Pool<B>>,
     /// Ends with this.
     _upkeep: JoinSet<()>,
 }
@@ -82,7 +87,7 @@ pub struct Client<B> {
 /// A request that is not answered, and what is left of it to be sent again.
 struct Unanswered<B> {
     error: Error,
-    again: Option<(Parts, B)>,
+    again: Option<(Parts, Prepared<B>)>,
 }
 
 impl<B: RequestBody> Client<B> {
@@ -122,13 +127,13 @@ impl<B: RequestBody> Client<B> {
     ///
     /// # Errors
     /// When there is no answer, by whose fault.
-    pub async fn request(&self, request: Request<B>) -> Result<Response<Incoming>, Error> {
-        let response = self.request_checked(request, |_| Ok(())).await?;
-        Ok(response.map(Answer::into_inner))
+    pub async fn request(&self, request: Request<B>) -> Result<Response<Answer>, Error> {
+        self.request_checked(request, ONE_SOURCE, |_| Ok(())).await
     }
 
-    /// As [`Self::request`], where `check` may find the answer's head unacceptable: new requests then
-    /// use new connections.
+    /// As [`Self::request`], for a caller at `source`: where requests have to wait, sources are served
+    /// in turn. `check` may find the answer's head unacceptable: new requests then use new
+    /// connections.
     ///
     /// A request that can't have had an effect and failed on its connection is sent once
     /// more, on another one.
@@ -138,12 +143,18 @@ impl<B: RequestBody> Client<B> {
     pub async fn request_checked(
         &self,
         request: Request<B>,
-        check: impl Fn(&Response<Incoming>) -> Result<(), &'static str>,
+        source: IpAddr,
+        check: impl Fn(&Response<Answer>) -> Result<(), &'static str>,
     ) -> Result<Response<Answer>, Error> {
-        let (mut head, mut body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        let mut body = Prepared::read(body)
+            .await
+            .map_err(|error| Error::request_body(cause::chain(&*error)))?;
+        body.frame(&mut head.headers);
         let mut failed = None;
         loop {
-            let mut connection = self.pool.connection(failed.as_ref()).await?;
+            let need = body.need();
+            let mut connection = self.pool.connection(need, source, failed.as_ref()).await?;
             let exchange = self.exchange(&mut connection, head, body, failed.is_none());
             let unanswered = match exchange.await {
                 Ok(response) => return self.checked(response, connection, &check),
@@ -156,21 +167,17 @@ impl<B: RequestBody> Client<B> {
 
     async fn exchange(
         &self,
-        connection: &mut Connection<Outgoing<B>>,
+        connection: &mut Connection<B>,
         mut head: Parts,
-        body: B,
+        body: Prepared<B>,
         is_first: bool,
-    ) -> Result<Response<Incoming>, Unanswered<B>> {
-        let is_repeatable = retry::is_repeatable(&head.method, !body.is_end_stream());
+    ) -> Result<Response<Wire>, Unanswered<B>> {
+        let is_repeatable = retry::is_repeatable(&head.method, body.is_some());
         // As it was before it was addressed to this endpoint.
         let copy = is_first.then(|| head.clone());
         address(&mut head, connection);
         let answers = connection.in_flight.answers();
-        let min_age = match connection.is_http2() {
-            true => sent::MIN_AGE,
-            false => Duration::ZERO,
-        };
-        let (upload, body) = Upload::of(body, min_age);
+        let (upload, body) = Upload::of(body);
         let sent = tokio::select! {
             sent = connection.send(Request::from_parts(head, body)) => sent,
             () = upload.stalled(self.target.response_timeout) => {
@@ -179,38 +186,47 @@ impl<B: RequestBody> Client<B> {
                 return Err(error.into());
             }
         };
-        let mut fault = match sent {
+        let failure = match sent {
             Ok(response) => {
                 connection.in_flight.answered();
                 return Ok(response);
             }
-            Err(fault) => fault,
+            Err(failure) => failure,
         };
-        let unwritten = fault.take_message().is_some();
-        let progress = retry::progress(fault.error(), unwritten);
-        let again = match retry::is_allowed(progress, is_repeatable) {
-            true => copy.zip(upload.returned()),
+        if let Some(cause) = upload.failure() {
+            return Err(Error::request_body(cause).into());
+        }
+        let again = match retry::is_allowed(failure.progress(), is_repeatable) {
+            true => copy.zip(upload.taken_back()),
             false => None,
         };
-        let error = Error::unanswered(fault.error(), self.pool.at(&connection.place));
+        let error = Error::unanswered(&failure, self.pool.at(&connection.place));
         Err(Unanswered { error, again })
     }
 
     fn checked(
         &self,
-        response: Response<Incoming>,
-        connection: Connection<Outgoing<B>>,
-        check: impl Fn(&Response<Incoming>) -> Result<(), &'static str>,
+        response: Response<Wire>,
+        connection: Connection<B>,
+        check: impl Fn(&Response<Answer>) -> Result<(), &'static str>,
     ) -> Result<Response<Answer>, Error> {
+        let (number, endpoint) = (connection.number(), connection.endpoint);
+        let place = Arc::clone(&connection.place);
+        let (in_flight, idle) = connection.into_parts();
+        let response = response.map(|body| Answer::new(body, in_flight));
         if let Err(reason) = check(&response) {
-            self.pool.leave(&connection);
-            let at = self.pool.at(&connection.place);
-            return Err(Error::Failed(at, reason.to_owned()));
+            self.pool.leave(endpoint, number);
+            return Err(Error::Failed(self.pool.at(&place), reason.to_owned()));
         }
-        let in_flight = self.pool.keep(connection);
-        Ok(response.map(|body| Answer::new(body, in_flight)))
+        if let Some(idle) = idle {
+            self.pool.keep(endpoint, idle);
+        }
+        Ok(response)
     }
 }
+
+/// The source of a client's own requests.
+const ONE_SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 
 impl<B> fmt::Debug for Client<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

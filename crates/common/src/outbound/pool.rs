@@ -9,6 +9,7 @@
 //! after any change of SVIDs or bundles, by a task of their own ([`upkeep`]): also if no request comes.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -22,18 +23,22 @@ use http::Uri;
 use spiffe::SpiffeId;
 use tokio::{
     sync::Notify,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at},
 };
 
 use super::{
     Error, RequestBody, Target,
-    connection::{Connection, Idle, InFlight, Opened, handshake},
-    connector::{Connector, Fault},
+    connection::{Connection, Idle, Opened, handshake},
+    connector::{Connector, Fault, Offer},
     endpoint::{Endpoint, Place},
     origin::{At, Origin},
     state::{Failed, State, above},
+    upload::Need,
 };
-use crate::tls;
+use crate::{
+    fair::{FairQueue, TooMany},
+    tls,
+};
 
 /// How long an endpoint has to connect before another one is tried as well (RFC 8305 §5).
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -48,6 +53,9 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(10);
 /// New connections that may be lost to others, or close at once, before a request gives up.
 const MAX_LOST: usize = 20;
 
+/// Requests of one core that may wait for room on a connection.
+const MAX_QUEUED: usize = 2000;
+
 /// What opening a connection comes to, for all who wait for it.
 pub(super) type Opening = Shared<BoxFuture<'static, Result<(), Error>>>;
 
@@ -59,6 +67,9 @@ pub(super) struct Pool<B> {
     state: Mutex<State<B>>,
     /// A name was looked up.
     pub(super) found: Notify,
+    /// Requests that wait for room on a connection, source by source.
+    room: Arc<FairQueue>,
+    queue_timeout: Duration,
 }
 
 impl<B: RequestBody> Pool<B> {
@@ -66,12 +77,15 @@ impl<B: RequestBody> Pool<B> {
     pub(super) fn new(target: &Target, more: Vec<Uri>, tls: tls::Outgoing) -> Arc<Self> {
         let urls = std::iter::once(&target.url).chain(&more);
         let origins: Vec<_> = urls.map(|url| Arc::new(Origin::new(url))).collect();
+        let room = Arc::new(FairQueue::new(MAX_QUEUED));
         Arc::new(Self {
             expected: target.id.clone(),
             connector: Connector::new(tls, target.connect_timeout),
-            state: Mutex::new(State::new(&origins)),
+            state: Mutex::new(State::new(&origins, &room)),
             origins,
             found: Notify::new(),
+            room,
+            queue_timeout: target.queue_timeout,
         })
     }
 
@@ -80,33 +94,82 @@ impl<B: RequestBody> Pool<B> {
     }
 
     /// A connection for a request; for its second attempt not the one that `failed`, nor one that was
-    /// open beside it: what closed the one may have closed the other.
+    /// open beside it: what closed the one may have closed the other. Where all that there may be are
+    /// full, sources are served in turn.
     pub(super) async fn connection(
         self: &Arc<Self>,
+        need: Need,
+        source: IpAddr,
         failed: Option<&Failed>,
     ) -> Result<Connection<B>, Error> {
-        if let Some(connection) = self.take(failed) {
-            return Ok(connection);
-        }
-        let mut tried = Vec::new();
-        let connecting = self.connect(failed, &mut tried);
-        match timeout(self.connector.timeout(), connecting).await {
-            Ok(connected) => connected,
-            Err(_) => Err(self.too_late(&tried)),
+        let deadline = Instant::now() + self.queue_timeout;
+        let may_wait = matches!(need, Need::Shared(_));
+        // A request that comes while others wait is not served before them.
+        let mut is_its_turn = !may_wait || self.room.is_empty();
+        loop {
+            if !is_its_turn {
+                self.wait_for_room(source, deadline).await?;
+            }
+            match self.take_or_connect(need, failed).await {
+                Ok(Some(connection)) => {
+                    self.call_next_if_there_is_room();
+                    return Ok(connection);
+                }
+                Ok(None) => is_its_turn = false,
+                Err(error) => {
+                    self.room.call_next();
+                    return Err(error);
+                }
+            }
         }
     }
 
-    fn take(self: &Arc<Self>, failed: Option<&Failed>) -> Option<Connection<B>> {
+    async fn take_or_connect(
+        self: &Arc<Self>,
+        need: Need,
+        failed: Option<&Failed>,
+    ) -> Result<Option<Connection<B>>, Error> {
+        if let Some(connection) = self.take(need, failed) {
+            return Ok(Some(connection));
+        }
+        let mut tried = Vec::new();
+        let connecting = self.connect(need, failed, &mut tried);
+        let connected = timeout(self.connector.timeout(), connecting).await;
+        connected.unwrap_or_else(|_| Err(self.too_late(&tried)))
+    }
+
+    /// A new lane has room for many: each that was called calls the next.
+    fn call_next_if_there_is_room(&self) {
+        if !self.room.is_empty() && self.lock().choose(Need::Shared(0), None).is_some() {
+            self.room.call_next();
+        }
+    }
+
+    async fn wait_for_room(&self, source: IpAddr, deadline: Instant) -> Result<(), Error> {
+        match timeout_at(deadline, self.room.wait(source)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(TooMany(max))) => Err(Error::Full(
+                self.at_any(&[]),
+                format!("and {max} requests wait for it on this core"),
+            )),
+            Err(_) => Err(Error::Full(
+                self.at_any(&[]),
+                format!("within {}", humantime::format_duration(self.queue_timeout)),
+            )),
+        }
+    }
+
+    fn take(self: &Arc<Self>, need: Need, failed: Option<&Failed>) -> Option<Connection<B>> {
         let now = Instant::now();
         let mut state = self.lock();
         if state.look.is_some_and(|look| look <= now) {
             self.look_after(&mut state, now);
         }
-        while let Some(index) = state.choose(failed) {
+        while let Some(index) = state.choose(need, failed) {
             let endpoint = &mut state.endpoints[index];
-            if let Some(connection) = endpoint.take(above(failed, endpoint), now) {
+            if let Some(connection) = endpoint.take(need, above(failed, endpoint), now) {
                 if endpoint.wants_lane(now) {
-                    let _runs_by_itself = self.open(&mut state, index);
+                    let _runs_by_itself = self.open(&mut state, index, Offer::Both);
                 }
                 return Some(connection);
             }
@@ -120,31 +183,36 @@ impl<B: RequestBody> Pool<B> {
         for index in 0..state.endpoints.len() {
             let endpoint = &state.endpoints[index];
             if endpoint.is_unconnected() && endpoint.health.left_out(now).is_none() {
-                let _runs_by_itself = self.open(state, index);
+                let _runs_by_itself = self.open(state, index, Offer::Both);
             }
         }
         let left_out = |endpoint: &Endpoint<B>| endpoint.health.left_out(now);
         state.look = state.endpoints.iter().filter_map(left_out).min();
     }
 
-    /// Opens connections, to one endpoint after the other, until there is one for this request. The
-    /// last one may be left out at the time: better that than to fail, and if the request does fail,
-    /// it is by what is really wrong.
+    /// Opens connections, to one endpoint after the other, until there is one for this request; none
+    /// where there can't be more, and all are full. The last one may be left out at the time: better
+    /// that than to fail, and if the request does fail, it is by what is really wrong.
     async fn connect(
         self: &Arc<Self>,
+        need: Need,
         failed: Option<&Failed>,
         tried: &mut Vec<u64>,
-    ) -> Result<Connection<B>, Error> {
+    ) -> Result<Option<Connection<B>>, Error> {
         self.resolved().await?;
         let (mut opening, mut failure, mut lost) = (FuturesUnordered::new(), None, 0);
         let mut is_last = false;
         loop {
-            if !is_last && let Some((id, one, left_out)) = self.open_next(failed, tried) {
+            if !is_last && let Some((id, one, left_out)) = self.open_next(need, failed, tried) {
                 is_last = left_out;
                 tried.push(id);
                 opening.push(one.map(move |opened| (id, opened)));
             } else if opening.is_empty() {
-                return Err(failure.unwrap_or_else(|| self.lost(tried)));
+                let lost = || match tried.is_empty() {
+                    true => None,
+                    false => Some(self.lost(tried)),
+                };
+                return failure.or_else(lost).map_or(Ok(None), Err);
             }
             tokio::select! {
                 Some((id, opened)) = opening.next() => match opened {
@@ -160,8 +228,8 @@ impl<B: RequestBody> Pool<B> {
                     _ => {}
                 },
             }
-            if let Some(connection) = self.take(failed) {
-                return Ok(connection);
+            if let Some(connection) = self.take(need, failed) {
+                return Ok(Some(connection));
             }
         }
     }
@@ -169,60 +237,89 @@ impl<B: RequestBody> Pool<B> {
     /// Opens a connection to the next endpoint to try; whether it is left out.
     fn open_next(
         self: &Arc<Self>,
+        need: Need,
         failed: Option<&Failed>,
         tried: &[u64],
     ) -> Option<(u64, Opening, bool)> {
         let mut state = self.lock();
-        let (index, left_out) = match state.choose_to_open(failed, tried) {
+        let (index, left_out) = match state.choose_to_open(need, failed, tried) {
             Some(index) => (index, false),
-            None => (state.failed_longest_ago(tried)?, true),
+            None => (state.failed_longest_ago(need, tried)?, true),
         };
-        let id = state.endpoints[index].id;
-        Some((id, self.open(&mut state, index), left_out))
+        let (id, offer) = (
+            state.endpoints[index].id,
+            state.endpoints[index].offer(need),
+        );
+        Some((id, self.open(&mut state, index, offer), left_out))
     }
 
-    /// Opens a connection, or waits for the one that is being opened.
-    fn open(self: &Arc<Self>, state: &mut State<B>, index: usize) -> Opening {
+    /// Opens a connection, or waits for the lane that is being opened.
+    fn open(self: &Arc<Self>, state: &mut State<B>, index: usize, offer: Offer) -> Opening {
         self.resolve_again(state);
         let endpoint = &mut state.endpoints[index];
-        if let Some(opening) = &endpoint.opening {
+        if let (Some(opening), Offer::Both) = (&endpoint.opening, offer) {
             return opening.clone();
         }
-        let opening = Arc::clone(self).opened(endpoint.id, Arc::clone(&endpoint.place));
+        let opening = Arc::clone(self).opened(endpoint.id, Arc::clone(&endpoint.place), offer);
         let opening = opening.boxed().shared();
         tokio::spawn(opening.clone());
-        // An HTTP/1.1 connection is for one request: each that waits needs its own.
-        if !endpoint.is_http1() {
+        // A connection for one request: each that waits needs its own.
+        if offer == Offer::Both && !endpoint.is_http1() {
             endpoint.opening = Some(opening.clone());
         }
         opening
     }
 
-    async fn opened(self: Arc<Self>, id: u64, place: Arc<Place>) -> Result<(), Error> {
+    async fn opened(
+        self: Arc<Self>,
+        id: u64,
+        place: Arc<Place>,
+        mut offer: Offer,
+    ) -> Result<(), Error> {
         loop {
             let outdated = self.lock().outdated;
-            let opened = self.opened_once(&place).await;
+            let opened = match self.opened_once(&place, offer).await {
+                Ok(opened) => Ok(opened),
+                // It speaks HTTP/2 alone.
+                Err(None) => {
+                    offer = Offer::Http2;
+                    if let Some(endpoint) = self.lock().endpoint(id) {
+                        endpoint.refuses_http1();
+                    }
+                    continue;
+                }
+                Err(Some(error)) => Err(error),
+            };
             let mut state = self.lock();
-            // Else it was verified by what is no longer so.
+            // Otherwise the connection was verified with what has since changed.
             if outdated == state.outdated {
-                return state.settle(id, opened);
+                let settled = state.settle(id, offer, opened);
+                drop(state);
+                self.call_next_if_there_is_room();
+                return settled;
             }
         }
     }
 
-    async fn opened_once(&self, place: &Place) -> Result<Opened<B>, Error> {
-        let fault = match self.connector.connect(place).await {
-            Ok(tls) => match handshake(tls).await {
-                Ok(opened) => return Ok(opened),
-                Err(error) => return Err(Error::unanswered(&error, self.at(place))),
-            },
+    /// Opens a connection; no error if the target speaks HTTP/2, and not the HTTP/1.1 that was offered.
+    async fn opened_once(&self, place: &Place, offer: Offer) -> Result<Opened<B>, Option<Error>> {
+        let fault = match self.connector.connect(place, offer).await {
+            // An endpoint that chooses HTTP/2 where it may, and nothing here.
+            Ok(tls) if offer == Offer::Http1 && tls.get_ref().1.alpn_protocol().is_none() => {
+                return Err(None);
+            }
+            Ok(tls) => {
+                let opened = handshake(tls, offer != Offer::Both).await;
+                return opened.map_err(|error| Some(Error::unanswered(&error, self.at(place))));
+            }
+            Err(fault) if offer == Offer::Http1 && fault.is_of_offer() => return Err(None),
             Err(fault) => fault,
         };
         // After a withdrawal a handshake fails by what looks like the target's fault.
-        Err(match self.connector.is_usable() {
+        Err(Some(match self.connector.is_usable() {
             true => Error::unconnected(&fault, self.at(place), self.expected.clone()),
             false => Error::NoTrust(self.at(place)),
-        })
+        }))
     }
 
     /// What to call an endpoint in an error.
@@ -271,30 +368,25 @@ impl<B: RequestBody> Pool<B> {
     }
 
     /// The connection can't be trusted to end where its messages do.
-    pub(super) fn leave(&self, connection: &Connection<B>) {
-        if let Some(endpoint) = self.lock().endpoint(connection.endpoint) {
-            endpoint.leave(connection.number());
+    pub(super) fn leave(&self, endpoint: u64, number: u64) {
+        if let Some(endpoint) = self.lock().endpoint(endpoint) {
+            endpoint.leave(number);
         }
     }
 
     /// Keeps a connection that has begun its answer for other requests, once it is free of this one.
-    pub(super) fn keep(self: &Arc<Self>, connection: Connection<B>) -> InFlight {
-        let endpoint = connection.endpoint;
-        let (in_flight, idle) = connection.into_parts();
-        if let Some(mut idle) = idle {
-            let pool = Arc::clone(self);
-            let freed = async move {
-                if idle.becomes_free().await {
-                    pool.take_back(endpoint, idle);
-                }
-            };
-            // Often it is free already.
-            let mut freed = Box::pin(freed);
-            if freed.as_mut().now_or_never().is_none() {
-                tokio::spawn(freed);
+    pub(super) fn keep(self: &Arc<Self>, endpoint: u64, mut idle: Idle<B>) {
+        let pool = Arc::clone(self);
+        let freed = async move {
+            if idle.becomes_free().await {
+                pool.take_back(endpoint, idle);
             }
+        };
+        // Often it is free already.
+        let mut freed = Box::pin(freed);
+        if freed.as_mut().now_or_never().is_none() {
+            tokio::spawn(freed);
         }
-        in_flight
     }
 
     fn take_back(&self, endpoint: u64, idle: Idle<B>) {

@@ -1,8 +1,7 @@
 //! Which requests are sent again. Pure: nothing that may have an effect is ever sent twice.
 
 use http::Method;
-
-use crate::cause;
+use hyper::client::conn::TrySendError;
 
 /// What is known of a request that failed before its answer began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +11,7 @@ pub(super) enum Progress {
     Unprocessed,
     /// The target may have acted on it.
     Uncertain,
-    /// Its own body failed, or an answer came that is none.
+    /// An answer came that is none.
     Decided,
 }
 
@@ -31,14 +30,41 @@ pub(super) fn is_allowed(progress: Progress, repeatable: bool) -> bool {
     }
 }
 
-/// What an error tells of the request that it ended; `unwritten` if the connection gave it back.
-pub(super) fn progress(error: &hyper::Error, unwritten: bool) -> Progress {
-    if unwritten || cause::find(error).is_some_and(is_unprocessed) {
-        Progress::Unprocessed
-    } else if error.is_user() || error.is_parse() {
-        Progress::Decided
-    } else {
-        Progress::Uncertain
+/// A request that failed on its connection before its answer began.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// The connection took no more requests.
+    #[error(transparent)]
+    Unsent(h2::Error),
+    /// Over HTTP/2.
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+    /// Over HTTP/1.1.
+    #[error(transparent)]
+    Http1(#[from] hyper::Error),
+    /// Over HTTP/1.1, before a byte of it was written.
+    #[error(transparent)]
+    Unwritten(hyper::Error),
+}
+
+impl<M> From<TrySendError<M>> for Failure {
+    fn from(mut error: TrySendError<M>) -> Self {
+        match error.take_message() {
+            Some(_) => Self::Unwritten(error.into_error()),
+            None => Self::Http1(error.into_error()),
+        }
+    }
+}
+
+impl Failure {
+    /// What it tells of the request.
+    pub(super) fn progress(&self) -> Progress {
+        match self {
+            Self::Unsent(_) | Self::Unwritten(_) => Progress::Unprocessed,
+            Self::Http2(error) if is_unprocessed(error) => Progress::Unprocessed,
+            Self::Http1(error) if error.is_parse() => Progress::Decided,
+            _ => Progress::Uncertain,
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! A request that was sent over an HTTP/2 connection, which it shares with those of other callers.
+//! A request that was sent over a lane, which it shares with those of other callers.
 //!
 //! Servers end a connection on which many requests are taken back as soon as they came (rapid reset,
 //! CVE-2023-44487), ours among them. A caller who does that must not have the others' requests ended,
@@ -10,63 +10,53 @@ use std::{
     time::Duration,
 };
 
+use h2::client::ResponseFuture;
 use http::Response;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::{
     runtime::Handle,
     time::{Instant, timeout},
 };
 
+use super::{answer::Wire, connection::InFlight, http2::body_of, retry::Failure};
+
 /// How old a request is at least when its target hears that it is given up.
-pub(super) const MIN_AGE: Duration = Duration::from_millis(200);
+const MIN_AGE: Duration = Duration::from_millis(200);
 
-/// An answer to come.
-pub(super) trait Answering:
-    Future<Output = Result<Response<Incoming>, Self::Error>> + Send + 'static
-{
-    /// Why there is none.
-    type Error: Send;
-}
-
-impl<F, E: Send> Answering for F
-where
-    F: Future<Output = Result<Response<Incoming>, E>> + Send + 'static,
-{
-    type Error = E;
-}
-
-/// The answer to come. Dropped before, it is waited for until the request is [`MIN_AGE`] old.
-pub(super) struct Sent<F: Answering> {
-    answer: Option<Pin<Box<F>>>,
+/// The answer to come. Dropped before, it is waited for until the request is [`MIN_AGE`] old; so long
+/// the request is in flight.
+pub(super) struct Sent<'a> {
+    answer: Option<ResponseFuture>,
+    in_flight: &'a InFlight,
     since: Instant,
 }
 
-impl<F: Answering> Sent<F> {
-    pub(super) fn new(answer: F) -> Self {
+impl<'a> Sent<'a> {
+    pub(super) fn new(answer: ResponseFuture, in_flight: &'a InFlight) -> Self {
         Self {
-            answer: Some(Box::pin(answer)),
+            answer: Some(answer),
+            in_flight,
             since: Instant::now(),
         }
     }
 }
 
-impl<F: Answering> Future for Sent<F> {
-    type Output = F::Output;
+impl Future for Sent<'_> {
+    type Output = Result<Response<Wire>, Failure>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(answer) = &mut self.answer else {
             return Poll::Pending;
         };
-        let polled = answer.as_mut().poll(cx);
+        let polled = Pin::new(answer).poll(cx);
         if polled.is_ready() {
             self.answer = None;
         }
-        polled
+        polled.map(|answer| Ok(body_of(answer?, None)))
     }
 }
 
-impl<F: Answering> Drop for Sent<F> {
+impl Drop for Sent<'_> {
     fn drop(&mut self) {
         let left = MIN_AGE.saturating_sub(self.since.elapsed());
         let (Some(answer), Ok(runtime)) = (self.answer.take(), Handle::try_current()) else {
@@ -75,11 +65,17 @@ impl<F: Answering> Drop for Sent<F> {
         if left.is_zero() {
             return;
         }
-        runtime.spawn(timeout(left, async {
-            if let Ok(response) = answer.await {
-                let mut body = response.into_body();
-                while let Some(Ok(_)) = body.frame().await {}
-            }
-        }));
+        let in_flight = self.in_flight.clone();
+        runtime.spawn(async move {
+            let rest = async {
+                if let Ok(response) = answer.await {
+                    let mut body = body_of(response, None).into_body();
+                    while let Some(Ok(_)) = body.frame().await {}
+                }
+            };
+            // Either way it is given up then.
+            let _ = timeout(left, rest).await;
+            drop(in_flight);
+        });
     }
 }

@@ -9,10 +9,13 @@ use super::{
     Error, RequestBody,
     choice::least_of_two,
     connection::Opened,
+    connector::Offer,
     endpoint::Endpoint,
     origin::{Addresses, Origin},
     resolve::Resolution,
+    upload::Need,
 };
+use crate::fair::FairQueue;
 
 /// Behind one lock, which only its core takes.
 pub(super) struct State<B> {
@@ -24,6 +27,8 @@ pub(super) struct State<B> {
     pub(super) outdated: u64,
     /// When there may be an endpoint to try beside the requests.
     pub(super) look: Option<Instant>,
+    /// Requests that wait for room on a connection.
+    room: Arc<FairQueue>,
     last_id: u64,
 }
 
@@ -34,13 +39,14 @@ pub(super) struct Failed {
 }
 
 impl<B: RequestBody> State<B> {
-    pub(super) fn new(origins: &[Arc<Origin>]) -> Self {
+    pub(super) fn new(origins: &[Arc<Origin>], room: &Arc<FairQueue>) -> Self {
         let mut state = Self {
             endpoints: Vec::new(),
             resolution: Resolution::default(),
             newest: 0,
             outdated: 0,
             look: None,
+            room: Arc::clone(room),
             last_id: 0,
         };
         for origin in origins {
@@ -66,7 +72,7 @@ impl<B: RequestBody> State<B> {
         });
         for addresses in wanted {
             self.last_id += 1;
-            let endpoint = Endpoint::new(self.last_id, origin, addresses);
+            let endpoint = Endpoint::new(self.last_id, origin, addresses, &self.room);
             self.endpoints.push(endpoint);
         }
         self.look_at(Instant::now());
@@ -78,8 +84,8 @@ impl<B: RequestBody> State<B> {
 
     /// The endpoint for one more request, among those with a connection: for the second attempt of one
     /// that `failed` another, if there is one.
-    pub(super) fn choose(&self, failed: Option<&Failed>) -> Option<usize> {
-        let is_ready = |one: &Endpoint<B>| one.has_connection(above(failed, one));
+    pub(super) fn choose(&self, need: Need, failed: Option<&Failed>) -> Option<usize> {
+        let is_ready = |one: &Endpoint<B>| one.has_room(need, above(failed, one));
         match failed {
             None => self.least_loaded(is_ready),
             Some(failed) => self
@@ -90,20 +96,28 @@ impl<B: RequestBody> State<B> {
 
     /// The endpoint to open a connection to, except those `tried` and those left out: another than the
     /// one that `failed`, if there is one.
-    pub(super) fn choose_to_open(&self, failed: Option<&Failed>, tried: &[u64]) -> Option<usize> {
+    pub(super) fn choose_to_open(
+        &self,
+        need: Need,
+        failed: Option<&Failed>,
+        tried: &[u64],
+    ) -> Option<usize> {
         let now = Instant::now();
-        let may_be =
-            |one: &Endpoint<B>| !tried.contains(&one.id) && one.health.left_out(now).is_none();
+        let may_be = |one: &Endpoint<B>| {
+            !tried.contains(&one.id)
+                && one.health.left_out(now).is_none()
+                && one.may_open(one.offer(need))
+        };
         let is_other = |one: &Endpoint<B>| failed.is_none_or(|failed| failed.endpoint != one.id);
         self.least_loaded(|one| may_be(one) && is_other(one))
             .or_else(|| self.least_loaded(may_be))
     }
 
     /// The endpoint that may be well again, except those `tried`.
-    pub(super) fn failed_longest_ago(&self, tried: &[u64]) -> Option<usize> {
+    pub(super) fn failed_longest_ago(&self, need: Need, tried: &[u64]) -> Option<usize> {
         let endpoints = self.endpoints.iter().enumerate();
         endpoints
-            .filter(|(_, endpoint)| !tried.contains(&endpoint.id))
+            .filter(|(_, one)| !tried.contains(&one.id) && one.may_open(one.offer(need)))
             .min_by_key(|(_, endpoint)| endpoint.health.failed())
             .map(|(index, _)| index)
     }
@@ -119,15 +133,18 @@ impl<B: RequestBody> State<B> {
     pub(super) fn settle(
         &mut self,
         id: u64,
+        offer: Offer,
         opened: Result<Opened<B>, Error>,
     ) -> Result<(), Error> {
         self.newest += 1;
         let number = self.newest;
         // It may be gone by now: then so is the connection.
         if let Some(endpoint) = self.endpoint(id) {
-            endpoint.opening = None;
+            if offer == Offer::Both {
+                endpoint.opening = None;
+            }
             match opened {
-                Ok(opened) => endpoint.add(number, opened),
+                Ok(opened) => endpoint.add(number, opened, offer),
                 Err(error) => {
                     self.fails(id, &error);
                     return Err(error);
@@ -150,7 +167,7 @@ impl<B: RequestBody> State<B> {
         };
         let answers = endpoint.load.answers();
         let pause = endpoint.health.fails(now, answers, fastrand::f64());
-        let is_beside = several || endpoint.has_connection(0);
+        let is_beside = several || endpoint.has_connection();
         let is_news = is_beside && endpoint.health.is_first_failure();
         match reason {
             Error::Impostor { .. } if is_news => error!("left out: {reason}"),
@@ -211,6 +228,12 @@ mod tests {
 
     type Tested = State<Full<Bytes>>;
 
+    const NEED: Need = Need::Shared(0);
+
+    fn room() -> Arc<FairQueue> {
+        Arc::new(FairQueue::new(9))
+    }
+
     fn origin(url: &str) -> Arc<Origin> {
         Arc::new(Origin::new(&url.parse().unwrap()))
     }
@@ -238,7 +261,7 @@ mod tests {
     #[test]
     fn endpoints_come_and_go_with_their_addresses() {
         let (name, other) = (origin("https://name:1"), origin("https://10.0.0.9:1"));
-        let mut state = Tested::new(&[Arc::clone(&name), other]);
+        let mut state = Tested::new(&[Arc::clone(&name), other], &room());
         let own = (1, "10.0.0.9:1".to_owned());
         assert_eq!(
             ids(&state),
@@ -271,7 +294,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn those_left_out_are_tried_last_and_the_first_of_them_first() {
         let name = origin("https://name:1");
-        let mut state = Tested::new(&[]);
+        let mut state = Tested::new(&[], &room());
         state.set_endpoints(
             &name,
             addresses(&["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]),
@@ -286,15 +309,15 @@ mod tests {
             endpoint: 3,
             newest: 0,
         };
-        assert_eq!(id(&state, state.choose_to_open(None, &[])), Some(3));
-        let again = state.choose_to_open(Some(&failed), &[]);
+        assert_eq!(id(&state, state.choose_to_open(NEED, None, &[])), Some(3));
+        let again = state.choose_to_open(NEED, Some(&failed), &[]);
         assert_eq!(id(&state, again), Some(3), "better than one left out");
-        assert_eq!(state.choose_to_open(None, &[3]), None);
-        assert_eq!(id(&state, state.failed_longest_ago(&[3])), Some(2));
-        assert_eq!(id(&state, state.failed_longest_ago(&[3, 2])), Some(1));
+        assert_eq!(state.choose_to_open(NEED, None, &[3]), None);
+        assert_eq!(id(&state, state.failed_longest_ago(NEED, &[3])), Some(2));
+        assert_eq!(id(&state, state.failed_longest_ago(NEED, &[3, 2])), Some(1));
 
         advance(Duration::from_secs(2)).await;
-        let other = state.choose_to_open(Some(&failed), &[1]);
+        let other = state.choose_to_open(NEED, Some(&failed), &[1]);
         assert_eq!(
             id(&state, other),
             Some(2),
@@ -302,7 +325,7 @@ mod tests {
         );
         state.fails(2, &refused());
         state.renew();
-        let other = state.choose_to_open(Some(&failed), &[1]);
+        let other = state.choose_to_open(NEED, Some(&failed), &[1]);
         assert_eq!(
             id(&state, other),
             Some(2),
@@ -312,9 +335,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_trust_of_our_own_nothing_is_learned_about_an_endpoint() {
-        let mut state = Tested::new(&[origin("https://10.0.0.1:1")]);
+        let mut state = Tested::new(&[origin("https://10.0.0.1:1")], &room());
         let at = At::new(&"https://10.0.0.1:1".parse().unwrap(), &[]);
         state.fails(1, &Error::NoTrust(at));
-        assert_eq!(state.choose_to_open(None, &[]), Some(0));
+        assert_eq!(state.choose_to_open(NEED, None, &[]), Some(0));
     }
 }

@@ -1,16 +1,160 @@
-//! A request's body on its way out, and how long the target may take nothing and say nothing.
+//! A request's body on its way out: in hand as a whole, or sent as it comes; and how long the target
+//! may take nothing and say nothing.
+//!
+//! A small body is read before a connection is chosen. So a caller that sends it slowly holds no
+//! connection, it can be sent again, and it can share a connection with others' requests. Any other
+//! body has a connection to itself: an upstream that does not read it would hold back all that share
+//! its flow-control window, and HTTP/1.1 carries large bodies at less cost (`scripts/bench.sh`, the
+//! rows of bodies).
 
 use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
+use http::{
+    HeaderMap,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+};
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, Sleep, sleep_until};
+use http_body_util::BodyExt;
+use hyper::body::Bytes;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::RequestBody;
+use crate::cause;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The longest body that is read before it is sent on, in bytes.
+const SMALL: usize = 8 * 1024;
+
+/// How long a body of unknown length may take to turn out small.
+const BRIEF: Duration = Duration::from_millis(2);
+
+/// The kind of connection that a request needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// One that it may share, for a body of so many bytes, or none.
+    Shared(usize),
+    /// One of its own.
+    Own,
+}
+
+impl Need {
+    /// Bytes of its body on a shared connection.
+    pub(super) fn shared_bytes(self) -> usize {
+        match self {
+            Self::Shared(bytes) => bytes,
+            Self::Own => 0,
+        }
+    }
+}
+
+/// A body, as far as it is known before it is sent.
+#[derive(Debug)]
+pub(super) enum Prepared<B> {
+    /// All of it.
+    Whole(Bytes),
+    /// The part that has come already, and the rest.
+    Streamed(Bytes, B),
+}
+
+impl<B: RequestBody> Prepared<B> {
+    /// Reads a body that is small.
+    pub(super) async fn read(mut body: B) -> Result<Self, BoxError> {
+        if body.is_end_stream() {
+            return Ok(Self::Whole(Bytes::new()));
+        }
+        let length = body.size_hint().exact();
+        if length.is_some_and(|length| length > SMALL as u64) {
+            return Ok(Self::Streamed(Bytes::new(), body));
+        }
+        let deadline = length.is_none().then(|| Instant::now() + BRIEF);
+        let mut begun = Bytes::new();
+        while begun.len() <= SMALL {
+            let frame = match deadline {
+                None => body.frame().await,
+                Some(deadline) => match timeout_at(deadline, body.frame()).await {
+                    Ok(frame) => frame,
+                    Err(_) => return Ok(Self::Streamed(begun, body)),
+                },
+            };
+            let Some(frame) = frame else {
+                return Ok(Self::Whole(begun));
+            };
+            if let Ok(data) = frame.map_err(Into::into)?.into_data() {
+                begun = joined(begun, data);
+            }
+            if body.is_end_stream() {
+                return Ok(Self::Whole(begun));
+            }
+        }
+        Ok(Self::Streamed(begun, body))
+    }
+
+    /// The connection that it needs.
+    pub(super) fn need(&self) -> Need {
+        match self {
+            Self::Whole(bytes) => Need::Shared(bytes.len()),
+            Self::Streamed(..) => Need::Own,
+        }
+    }
+
+    /// Frames the body in a request's header fields: one that is in hand has a length, whatever it
+    /// came with.
+    pub(super) fn frame(&self, headers: &mut HeaderMap) {
+        if let Self::Whole(bytes) = self {
+            headers.remove(TRANSFER_ENCODING);
+            if !bytes.is_empty() {
+                headers.insert(CONTENT_LENGTH, bytes.len().into());
+            }
+        }
+    }
+
+    /// Whether there is a body at all.
+    pub(super) fn is_some(&self) -> bool {
+        !matches!(self, Self::Whole(bytes) if bytes.is_empty())
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Streamed(begun, rest) => begun.is_empty() && rest.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Streamed(begun, rest) => {
+                let exact = rest.size_hint().exact();
+                exact.map_or_else(SizeHint::default, |rest| {
+                    SizeHint::with_exact(rest + begun.len() as u64)
+                })
+            }
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self {
+            Self::Whole(bytes) | Self::Streamed(bytes, _) if !bytes.is_empty() => {
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
+            }
+            Self::Whole(_) => Poll::Ready(None),
+            Self::Streamed(_, rest) => Pin::new(rest).poll_frame(cx).map_err(Into::into),
+        }
+    }
+}
+
+fn joined(begun: Bytes, more: Bytes) -> Bytes {
+    match begun.is_empty() {
+        true => more,
+        false => [begun, more].concat().into(),
+    }
+}
 
 /// Since when it is the target that a request waits for, and its body, if nothing was taken of it.
 #[derive(Debug)]
@@ -20,47 +164,35 @@ pub(super) struct Upload<B>(Arc<Mutex<State<B>>>);
 struct State<B> {
     /// `None` while it is the body's source that is waited for.
     since: Option<Instant>,
-    returned: Option<B>,
+    /// Gone once it was taken back.
+    body: Option<Prepared<B>>,
+    /// A copy, of a body that is in hand as a whole.
+    whole: Option<Bytes>,
+    /// Nothing was taken of it.
+    is_untouched: bool,
+    /// Why its source failed.
+    failure: Option<String>,
 }
 
-/// A body that notes who is waited for, and gives itself back when nobody asked for a part of it.
+/// A body that notes who is waited for, and can be taken back while nothing was taken of it.
 #[derive(Debug)]
-pub(super) struct Outgoing<B> {
-    /// There until the end.
-    body: Option<B>,
-    is_whole: bool,
-    upload: Upload<B>,
-    /// Before then the target does not hear that it broke off (`sent`).
-    not_before: Instant,
-    broken: Option<(Pin<Box<Sleep>>, BoxError)>,
-}
+pub(super) struct Outgoing<B>(Upload<B>);
 
-impl<B> Drop for Outgoing<B> {
-    fn drop(&mut self) {
-        let mut state = self.upload.lock();
-        // Sent to its end, or not wanted any more: what is missing is the answer.
-        state.since = Some(Instant::now());
-        if self.is_whole {
-            state.returned = self.body.take();
-        }
-    }
-}
-
-impl<B> Upload<B> {
-    /// `body`, and who it waits for. It does not break off before it is `min_age` old.
-    pub(super) fn of(body: B, min_age: Duration) -> (Self, Outgoing<B>) {
-        let upload = Self(Arc::new(Mutex::new(State {
-            since: Some(Instant::now()),
-            returned: None,
-        })));
-        let outgoing = Outgoing {
-            body: Some(body),
-            is_whole: true,
-            upload: Self(Arc::clone(&upload.0)),
-            not_before: Instant::now() + min_age,
-            broken: None,
+impl<B: RequestBody> Upload<B> {
+    /// `body`, and who it waits for.
+    pub(super) fn of(body: Prepared<B>) -> (Self, Outgoing<B>) {
+        let whole = match &body {
+            Prepared::Whole(bytes) => Some(bytes.clone()),
+            Prepared::Streamed(..) => None,
         };
-        (upload, outgoing)
+        let state = Arc::new(Mutex::new(State {
+            since: Some(Instant::now()),
+            body: Some(body),
+            whole,
+            is_untouched: true,
+            failure: None,
+        }));
+        (Self(Arc::clone(&state)), Outgoing(Self(state)))
     }
 
     /// Returns once the target has neither taken a part of the body nor answered for `patience`.
@@ -75,9 +207,19 @@ impl<B> Upload<B> {
         }
     }
 
-    /// The body, if it was given up before a part of it was taken.
-    pub(super) fn returned(&self) -> Option<B> {
-        self.lock().returned.take()
+    /// Takes the body back, if it can be sent again from its beginning.
+    pub(super) fn taken_back(&self) -> Option<Prepared<B>> {
+        let mut state = self.lock();
+        match state.whole.clone() {
+            Some(whole) => Some(Prepared::Whole(whole)),
+            None if state.is_untouched => state.body.take(),
+            None => None,
+        }
+    }
+
+    /// Why the body's own source failed, if it did.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.lock().failure.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, State<B>> {
@@ -85,49 +227,56 @@ impl<B> Upload<B> {
     }
 }
 
-impl<B> Outgoing<B> {
-    /// Holds back an error until its time has come.
-    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Option<BoxError>> {
-        if let Some((time, _)) = &mut self.broken {
-            ready!(time.as_mut().poll(cx));
-        }
-        Poll::Ready(self.broken.take().map(|(_, error)| error))
+impl<B: RequestBody> Outgoing<B> {
+    /// All of a body that is in hand.
+    pub(super) fn into_whole(self) -> Bytes {
+        self.0.lock().whole.clone().unwrap_or_default()
     }
 }
 
-impl<B: Body<Error: Into<BoxError>> + Unpin> Body for Outgoing<B> {
-    type Data = B::Data;
+impl<B> Drop for Outgoing<B> {
+    fn drop(&mut self) {
+        // Sent to its end, or not wanted any more: what is missing is the answer.
+        let mut state = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.since = Some(Instant::now());
+    }
+}
+
+impl<B: RequestBody> Body for Outgoing<B> {
+    type Data = Bytes;
     type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
-        let this = self.get_mut();
-        this.is_whole = false;
-        if let Some(error) = ready!(this.poll_broken(cx)) {
-            return Poll::Ready(Some(Err(error)));
-        }
-        let Some(body) = &mut this.body else {
-            return Poll::Ready(None);
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut state = self.0.lock();
+        let Some(body) = &mut state.body else {
+            return Poll::Ready(Some(Err("the body was taken back".into())));
         };
-        let polled = match Pin::new(body).poll_frame(cx) {
-            Poll::Ready(Some(Err(error))) if Instant::now() < this.not_before => {
-                this.broken = Some((Box::pin(sleep_until(this.not_before)), error.into()));
-                return Pin::new(this).poll_frame(cx);
+        let polled = body.poll_frame(cx);
+        state.since = polled.is_ready().then(Instant::now);
+        if let Poll::Ready(polled) = &polled {
+            state.is_untouched = false;
+            if let Some(Err(error)) = polled {
+                state.failure = Some(cause::chain(&**error));
             }
-            polled => polled.map_err(Into::into),
-        };
-        this.upload.lock().since = polled.is_ready().then(Instant::now);
+        }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        let state = self.0.lock();
+        state.body.as_ref().is_some_and(Prepared::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map(Body::size_hint).unwrap_or_default()
+        let state = self.0.lock();
+        state
+            .body
+            .as_ref()
+            .map(Prepared::size_hint)
+            .unwrap_or_default()
     }
 }
 
@@ -136,31 +285,71 @@ mod tests {
     use std::future::poll_fn;
 
     use http_body_util::{Channel, Full};
-    use hyper::body::Bytes;
     use tokio::time::{sleep, timeout};
 
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    async fn stalled_after<B>(upload: &Upload<B>) -> u64 {
+    async fn stalled_after<B: RequestBody>(upload: &Upload<B>) -> u64 {
         let start = Instant::now();
         upload.stalled(PATIENCE).await;
         start.elapsed().as_secs()
     }
 
+    fn full(length: usize) -> Full<Bytes> {
+        Full::new(Bytes::from(vec![b'a'; length]))
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn p157_a_target_that_takes_nothing_has_its_time() {
-        let (upload, body) = Upload::of(Full::new(Bytes::from("never polled")), Duration::ZERO);
+    async fn small_bodies_are_read_before_they_are_sent() {
+        for (length, need) in [
+            (0, Need::Shared(0)),
+            (1, Need::Shared(1)),
+            (SMALL, Need::Shared(SMALL)),
+            (SMALL + 1, Need::Own),
+        ] {
+            let prepared = Prepared::read(full(length)).await.unwrap();
+            assert_eq!(prepared.need(), need);
+            assert_eq!(prepared.is_some(), length > 0);
+            assert_eq!(prepared.size_hint().exact(), Some(length as u64));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_of_unknown_length_turns_out_small_or_is_sent_as_it_comes() {
+        for (parts, pause, need) in [
+            ([3_usize, 4], Duration::ZERO, Need::Shared(7)),
+            ([SMALL, 1], Duration::ZERO, Need::Own),
+            ([3, 4], BRIEF * 2, Need::Own),
+        ] {
+            let (mut source, body) = Channel::<Bytes>::new(9);
+            tokio::spawn(async move {
+                for length in parts {
+                    source.send_data(vec![b'a'; length].into()).await.unwrap();
+                    sleep(pause).await;
+                }
+            });
+            let prepared = Prepared::read(body).await.unwrap();
+            assert_eq!(prepared.need(), need, "{parts:?}");
+            let (_upload, body) = Upload::of(prepared);
+            let whole = body.collect().await.unwrap().to_bytes();
+            assert_eq!(whole.len(), parts.iter().sum::<usize>());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_target_that_takes_nothing_has_its_time_p157() {
+        let (upload, body) = Upload::of(Prepared::Streamed(Bytes::new(), full(9)));
         assert_eq!(stalled_after(&upload).await, 30);
         drop(body);
         assert_eq!(stalled_after(&upload).await, 30, "from the body's end");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn p157_the_time_that_the_source_takes_is_not_the_target_s() {
+    async fn the_time_that_the_source_takes_is_not_the_target_s_p157() {
         let (mut source, body) = Channel::<Bytes>::new(1);
-        let (upload, mut body) = Upload::of(body, Duration::ZERO);
+        let (upload, mut body) = Upload::of(Prepared::Streamed(Bytes::new(), body));
         let sending = tokio::spawn(async move {
             while poll_fn(|cx| Pin::new(&mut body).poll_frame(cx))
                 .await
@@ -183,37 +372,36 @@ mod tests {
         assert!(watched.await.unwrap() > 3600);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn p144_a_body_breaks_off_when_it_is_old_enough() {
-        let second = Duration::from_secs(1);
-        for (min_age, breaks_after, told_after) in [
-            (second, Duration::ZERO, second),
-            (second, 2 * second, 2 * second),
-            (Duration::ZERO, Duration::ZERO, Duration::ZERO),
-        ] {
-            let (source, body) = Channel::<Bytes, std::io::Error>::new(1);
-            let (_upload, mut body) = Upload::of(body, min_age);
-            let start = Instant::now();
-            tokio::spawn(async move {
-                sleep(breaks_after).await;
-                source.abort(std::io::Error::other("gone"));
-            });
-            let told = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
-            assert_eq!(told.unwrap().unwrap_err().to_string(), "gone");
-            assert_eq!(start.elapsed().as_millis(), told_after.as_millis());
-        }
+    #[tokio::test]
+    async fn a_body_comes_back_whole_or_not_at_all() {
+        let (upload, body) = Upload::of(Prepared::<Full<Bytes>>::Whole("whole".into()));
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "whole");
+        assert!(matches!(upload.taken_back(), Some(Prepared::Whole(whole)) if whole == "whole"));
+
+        // Asked for, and nothing came yet.
+        let (_source, pending) = Channel::<Bytes>::new(1);
+        let (upload, mut body) = Upload::of(Prepared::Streamed(Bytes::new(), pending));
+        let asked = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx).is_pending()));
+        assert!(asked.await);
+        assert!(matches!(upload.taken_back(), Some(Prepared::Streamed(..))));
+        let more = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+        assert!(
+            more.unwrap().is_err(),
+            "it does not end as if it were complete"
+        );
+
+        let (upload, mut body) = Upload::of(Prepared::Streamed(Bytes::new(), full(9)));
+        poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+        assert!(upload.taken_back().is_none());
     }
 
     #[tokio::test]
-    async fn a_body_that_nobody_asked_for_comes_back_whole() {
-        let (upload, body) = Upload::of(Full::new(Bytes::from("whole")), Duration::ZERO);
-        assert!(upload.returned().is_none(), "it may still be sent");
-        drop(body);
-        assert_eq!(upload.returned().unwrap().size_hint().exact(), Some(5));
-
-        let (upload, mut body) = Upload::of(Full::new(Bytes::from("taken")), Duration::ZERO);
-        poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
-        drop(body);
-        assert!(upload.returned().is_none());
+    async fn a_source_that_fails_is_told_from_a_target_that_does() {
+        let (source, body) = Channel::<Bytes, std::io::Error>::new(1);
+        let (upload, body) = Upload::of(Prepared::Streamed(Bytes::new(), body));
+        assert_eq!(upload.failure(), None);
+        source.abort(std::io::Error::other("gone"));
+        assert_eq!(body.collect().await.unwrap_err().to_string(), "gone");
+        assert_eq!(upload.failure().as_deref(), Some("gone"));
     }
 }
