@@ -10,11 +10,11 @@ usage: scripts/bench.sh [--rows ROW,...] [--stacks STACK,...] [--rounds N] [--se
 
 Builds (the project by scripts/release.sh), then starts each stack (client load ->
 proxy -> server, TLS on both hops) with its defaults, loads it, and prints medians
-and their ratios to the floor. About five minutes after the build.
+and their ratios to the floor. About ten minutes after the build.
 
-  --rows    wrk32, wrk512, h2, handshake, resumed, new-tokens, bodies, idle, start
-            [default: these]; growth: this project as connections, keys, callers,
-            patterns and cores grow
+  --rows    wrk32, wrk512, h2, handshake, resumed, new-tokens, post-5b, post-1k,
+            post-64k, bodies, idle, start [default: these]; growth: this project
+            as connections, keys, callers, patterns and cores grow
   --stacks  project, plain (the same by cargo build --release), floor, envoy,
             envoy-uncached, go-spiffe [default: all that are there]
   --rounds  how often each is measured, in turn [default: 3]

@@ -14,7 +14,7 @@ use nix::unistd::Uid;
 use tempfile::TempDir;
 
 use crate::{
-    envoy,
+    envoy::{self, Features},
     running::{Running, free_port},
 };
 
@@ -144,10 +144,24 @@ impl World {
 
     /// Starts both processes of a contender; they accept connections when this returns.
     pub(crate) async fn start(&self, contender: Contender) -> Result<Running> {
+        self.start_stack(contender, false).await
+    }
+
+    /// The same for requests with bodies: Envoy answers itself, and does not wait for a body unless
+    /// it is told to.
+    pub(crate) async fn start_for_bodies(&self, contender: Contender) -> Result<Running> {
+        self.start_stack(contender, true).await
+    }
+
+    async fn start_stack(&self, contender: Contender, bodies: bool) -> Result<Running> {
         let [server, proxy] = [free_port()?, free_port()?];
         let mut running = Running::new(proxy);
         if let Contender::Envoy | Contender::EnvoyUncached = contender {
-            let program = self.envoy(server, proxy, contender == Contender::Envoy)?;
+            let features = Features {
+                cached: contender == Contender::Envoy,
+                bodies,
+            };
+            let program = self.envoy(server, proxy, features)?;
             self.add(&mut running, program, proxy).await?;
             return Ok(running);
         }
@@ -255,8 +269,8 @@ impl World {
     }
 
     /// Both hops in one process.
-    fn envoy(&self, server: u16, proxy: u16, cached: bool) -> Result<Program> {
-        let config = envoy::write_config(self.directory.path(), server, proxy, cached)?;
+    fn envoy(&self, server: u16, proxy: u16, features: Features) -> Result<Program> {
+        let config = envoy::write_config(self.directory.path(), server, proxy, features)?;
         Ok(Program {
             path: self.envoy.clone().context("there is no Envoy")?,
             args: vec!["-c".into(), config.into(), "-l".into(), "error".into()],

@@ -13,6 +13,18 @@ use serde_json::{Value, json};
 
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
 
+/// The bodies that the server waits for may be this large.
+const MAX_BODY: usize = 1 << 20;
+
+/// What a configuration has besides the two listeners.
+#[derive(Clone, Copy)]
+pub(crate) struct Features {
+    /// Caches verified tokens.
+    pub(crate) cached: bool,
+    /// Reads the body of a request before it is answered.
+    pub(crate) bodies: bool,
+}
+
 /// Writes the agent's X.509-SVID, trust bundle and JWK Set where the configuration expects them.
 pub(crate) async fn write_identity(stack: &Stack, directory: &Path) -> Result<()> {
     let identity = stack.identity().await;
@@ -35,10 +47,13 @@ pub(crate) fn write_config(
     directory: &Path,
     server: u16,
     proxy: u16,
-    cached: bool,
+    features: Features,
 ) -> Result<PathBuf> {
     let path = directory.join("envoy.json");
-    fs::write(&path, config(directory, server, proxy, cached).to_string())?;
+    fs::write(
+        &path,
+        config(directory, server, proxy, features).to_string(),
+    )?;
     Ok(path)
 }
 
@@ -64,15 +79,20 @@ fn pem(label: &str, der: &[u8]) -> String {
     )
 }
 
-fn config(directory: &Path, server: u16, proxy: u16, cached: bool) -> Value {
+fn config(directory: &Path, server: u16, proxy: u16, features: Features) -> Value {
     let greet = json!({
         "match": { "path": "/" },
         "direct_response": { "status": 200, "body": { "inline_string": "Success!!!" } },
     });
     let forward = json!({ "match": { "path": "/" }, "route": { "cluster": "server" } });
+    let mut filters = vec![jwt_authn(directory, features.cached)];
+    if features.bodies {
+        let settings = json!({ "max_request_bytes": MAX_BODY });
+        filters.push(extension("filters.http.buffer.v3.Buffer", settings));
+    }
     json!({ "static_resources": {
         "listeners": [
-            listener(directory, "server", server, greet, vec![jwt_authn(directory, cached)]),
+            listener(directory, "server", server, greet, filters),
             listener(directory, "proxy", proxy, forward, vec![]),
         ],
         "clusters": [cluster(directory, server)],

@@ -11,6 +11,8 @@ pub(crate) enum Figure {
     CpuMicros,
     /// The 99th percentile of the time to an answer, in ms.
     P99Millis,
+    /// Requests of all rounds that were not answered, or not well.
+    Failed,
     /// The most memory that the processes of a stack ever had, in MiB, added up.
     PeakMib,
     /// TLS connections that resumed a session, in %.
@@ -54,6 +56,7 @@ impl Figure {
             Self::RequestsPerSecond => "requests/s",
             Self::CpuMicros => "CPU per request, µs",
             Self::P99Millis => "p99, ms",
+            Self::Failed => "failed, all rounds",
             Self::PeakMib => "peak memory, MiB",
             Self::ResumedPercent => "resumed, %",
             Self::UploadMibPerSecond => "up, MiB/s",
@@ -73,6 +76,7 @@ impl Figure {
             Self::RequestsPerSecond => "requests_per_second",
             Self::CpuMicros => "cpu_us_per_request",
             Self::P99Millis => "p99_ms",
+            Self::Failed => "failed",
             Self::PeakMib => "peak_mib",
             Self::ResumedPercent => "resumed_percent",
             Self::UploadMibPerSecond => "upload_mib_per_second",
@@ -84,6 +88,19 @@ impl Figure {
             Self::ProxyStartMillis => "proxy_start_ms",
             Self::Growing(case) => case.key(),
         }
+    }
+
+    /// Returns whether the rounds are added up, because one failure in any of them matters.
+    pub(crate) fn is_total(self) -> bool {
+        self == Self::Failed
+    }
+
+    /// Writes a value of this figure for people.
+    pub(crate) fn written(self, value: f64) -> String {
+        if self.is_total() && value < 999.5 {
+            return format!("{value:.0}");
+        }
+        number(value)
     }
 }
 
@@ -121,8 +138,20 @@ impl RowResult {
         median(&self.values(contender, figure))
     }
 
+    /// The one value that stands for all rounds: their median, or their sum.
+    pub(crate) fn summary(&self, contender: Contender, figure: Figure) -> Option<f64> {
+        if !figure.is_total() {
+            return self.median(contender, figure);
+        }
+        let values = self.values(contender, figure);
+        (!values.is_empty()).then(|| values.iter().sum())
+    }
+
     /// The median as a multiple of the floor's.
     pub(crate) fn ratio(&self, contender: Contender, figure: Figure) -> Option<f64> {
+        if figure.is_total() {
+            return None;
+        }
         let floor = self.median(Contender::Floor, figure)?;
         let own = self.median(contender, figure)?;
         (floor > 0.0).then(|| own / floor)
@@ -205,6 +234,23 @@ mod tests {
         assert_eq!(row.ratio(Contender::Project, Figure::CpuMicros), Some(0.75));
         assert_eq!(row.ratio(Contender::Envoy, Figure::CpuMicros), None);
         assert_eq!(row.ratio(Contender::Project, Figure::P99Millis), None);
+    }
+
+    #[test]
+    fn failures_of_all_rounds_are_added_up_without_a_ratio() {
+        let samples = [0.0, 0.0, 7.0].map(|failed| vec![(Figure::Failed, failed)]);
+        let stacks = [Contender::Project, Contender::Floor];
+        let row = RowResult {
+            row: Row::Post5B,
+            stacks: stacks.map(|stack| (stack, samples.to_vec())).to_vec(),
+            left_out: Vec::new(),
+        };
+        let (project, failed) = (Contender::Project, Figure::Failed);
+        assert_eq!(row.summary(project, failed), Some(7.0));
+        assert_eq!(row.summary(Contender::Envoy, failed), None);
+        assert_eq!(row.ratio(project, failed), None);
+        let texts = [0.0, 7.0, 1_234.0].map(|value| failed.written(value));
+        assert_eq!(texts, ["0", "7", "1,234"]);
     }
 
     #[test]

@@ -2,14 +2,15 @@
 //! put together, on one multi-threaded runtime, with a pool of HTTP/1.1 connections to the upstream.
 //! No identity, nothing verified, no limits, no logs; its key is made at start.
 //!
-//! `floor server PORT` answers `Success!!!`; `floor proxy PORT UPSTREAM_PORT` forwards.
+//! `floor server PORT` reads the body of a request and answers `Success!!!`;
+//! `floor proxy PORT UPSTREAM_PORT` forwards.
 
 mod unverified;
 
-use std::{convert::Infallible, env, net::Ipv4Addr, sync::Arc};
+use std::{env, net::Ipv4Addr, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::{
     Request, Response, Uri,
     body::{Bytes, Incoming},
@@ -105,6 +106,11 @@ async fn serve(tls: TlsStream<TcpStream>, role: Role) {
     };
 }
 
-async fn greet(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+/// Answers once the body of the request has come to its end.
+async fn greet(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let mut body = request.into_body();
+    while let Some(frame) = body.frame().await {
+        frame?;
+    }
     Ok(Response::new(Full::new(Bytes::from_static(b"Success!!!"))))
 }

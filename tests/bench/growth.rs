@@ -126,13 +126,14 @@ async fn cpu(case: Case, seconds: u64) -> Result<f64> {
             good(caller.each_token(once, 32).await?)?;
             let requests = seconds as usize * REQUESTS;
             let again: Vec<_> = tokens.into_iter().cycle().take(requests).collect();
-            cpu_per_request(&running, caller.each_token(again.into(), 32)).await?
+            let load = caller.each_token(again.into(), 32);
+            cpu_per_request(&running, async { good(load.await?) }).await?
         }
         _ => {
             let (token, connections) = (world.token(), case.connections());
             good(tools::wrk(running.port, &token, connections, 1).await?)?;
             let load = tools::wrk(running.port, &token, connections, seconds);
-            cpu_per_request(&running, load).await?
+            cpu_per_request(&running, async { good(load.await?) }).await?
         }
     };
     running.stop().await;

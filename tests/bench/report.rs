@@ -43,13 +43,13 @@ impl Results {
 
     /// A row's figures, with the ratio to the floor beside each but the floor's own.
     fn lines(&self, row: &RowResult) -> Vec<Line> {
-        let cell = |contender, figure| match row.median(contender, figure) {
+        let cell = |contender, figure: Figure| match row.summary(contender, figure) {
             None => "–".to_owned(),
-            Some(median) => match row.ratio(contender, figure) {
+            Some(value) => match row.ratio(contender, figure) {
                 Some(ratio) if contender != Contender::Floor => {
-                    format!("{} ({ratio:.2} ×)", number(median))
+                    format!("{} ({ratio:.2} ×)", figure.written(value))
                 }
-                _ => number(median),
+                _ => figure.written(value),
             },
         };
         let line = |figure: Figure| Line {
@@ -138,7 +138,7 @@ impl Results {
 fn row_json(row: &RowResult) -> Value {
     let figure = |contender, figure: Figure| {
         let value = json!({
-            "median": row.median(contender, figure),
+            if figure.is_total() { "total" } else { "median" }: row.summary(contender, figure),
             "ratio_to_floor": row.ratio(contender, figure),
             "samples": row.values(contender, figure),
         });
@@ -147,7 +147,7 @@ fn row_json(row: &RowResult) -> Value {
     let stack = |contender: Contender| {
         let figures = row.figures().into_iter().map(|f| figure(contender, f));
         let figures: serde_json::Map<_, _> = figures
-            .filter(|(_, value)| !value["median"].is_null())
+            .filter(|(_, value)| value["samples"] != json!([]))
             .collect();
         (contender.key().to_owned(), Value::Object(figures))
     };

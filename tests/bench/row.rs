@@ -25,6 +25,9 @@ const CALLERS: usize = 32;
 /// How many connections stay idle: all that the project takes by default.
 const IDLE: usize = 10_000;
 
+/// Connections of wrk in the rows that don't say another number.
+const CONNECTIONS: u32 = 32;
+
 /// A load.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Row {
@@ -43,6 +46,15 @@ pub(crate) enum Row {
     Resumed,
     /// Another token for each request.
     NewTokens,
+    /// wrk, 32 kept-alive HTTP/1.1 connections, POST with a body of 5 bytes.
+    #[value(name = "post-5b")]
+    Post5B,
+    /// The same with 1 KiB.
+    #[value(name = "post-1k")]
+    Post1K,
+    /// The same with 64 KiB.
+    #[value(name = "post-64k")]
+    Post64K,
     /// Bodies of 64 MiB through the proxy.
     Bodies,
     /// 10,000 idle connections.
@@ -73,6 +85,9 @@ impl Row {
             Self::Handshake => "a new TLS connection per request",
             Self::Resumed => "a new TLS connection per request, resumed where offered",
             Self::NewTokens => "a new token per request, 32 connections",
+            Self::Post5B => "POST with 5 bytes, 32 kept-alive HTTP/1.1 connections",
+            Self::Post1K => "POST with 1 KiB, 32 kept-alive HTTP/1.1 connections",
+            Self::Post64K => "POST with 64 KiB, 32 kept-alive HTTP/1.1 connections",
             Self::Bodies => "64 MiB bodies through the proxy",
             Self::Idle => "10,000 idle connections",
             Self::Start => "from exec to accepting",
@@ -89,6 +104,9 @@ impl Row {
             Self::Handshake => "handshake",
             Self::Resumed => "resumed",
             Self::NewTokens => "new-tokens",
+            Self::Post5B => "post-5b",
+            Self::Post1K => "post-1k",
+            Self::Post64K => "post-64k",
             Self::Bodies => "bodies",
             Self::Idle => "idle",
             Self::Start => "start",
@@ -96,16 +114,26 @@ impl Row {
         }
     }
 
-    /// Whether a stack is measured under this load. Without its cache Envoy is another stack only
-    /// where the cache would help, and without a profile the project where it is the code that counts;
-    /// the last rows are about what the project promises.
+    /// Returns the size of each request's body in the POST rows.
+    pub(crate) fn post_size(self) -> Option<usize> {
+        match self {
+            Self::Post5B => Some(5),
+            Self::Post1K => Some(1 << 10),
+            Self::Post64K => Some(64 << 10),
+            _ => None,
+        }
+    }
+
+    /// Returns whether a stack is measured under this load. Envoy without its cache is a stack of its
+    /// own only where the cache would help, and so is the project without a profile only where its
+    /// code decides. The last rows are about what the project promises.
     pub(crate) fn includes(self, contender: Contender) -> bool {
         match self {
             Self::Wrk32 => true,
             Self::Bodies => matches!(contender, Contender::Project | Contender::Floor),
             Self::Growth => contender == Contender::Project,
             _ if contender == Contender::EnvoyUncached => false,
-            Self::Wrk512 | Self::Http2 => true,
+            Self::Wrk512 | Self::Http2 | Self::Post5B | Self::Post1K | Self::Post64K => true,
             // Envoy is one process for both hops.
             Self::Start => !matches!(contender, Contender::Envoy | Contender::Plain),
             _ => contender != Contender::Plain,
@@ -142,7 +170,10 @@ impl Bench {
             Row::Growth => return growth::sample(self.seconds).await,
             _ => {}
         }
-        let running = self.world.start(contender).await?;
+        let running = match row.post_size() {
+            None => self.world.start(contender).await?,
+            Some(_) => self.world.start_for_bodies(contender).await?,
+        };
         let sample = match row {
             Row::Idle => self.idle(&running).await?,
             Row::Start => start_times(&running),
@@ -156,13 +187,23 @@ impl Bench {
         let token = self.world.token();
         // What is bad about it will be bad after it.
         self.once(row, running.port, &token, WARM_UP, true).await?;
-        let load = self.once(row, running.port, &token, self.seconds, false);
+        let load = async {
+            let load = self.once(row, running.port, &token, self.seconds, false);
+            // The POST rows show their failures; in the others a stack that fails has no figures.
+            match row.post_size() {
+                None => good(load.await?),
+                Some(_) => answered(load.await?),
+            }
+        };
         let (load, cpu) = cpu_per_request(running, load).await?;
         let mut sample = vec![
             (Figure::RequestsPerSecond, load.per_second),
             (Figure::CpuMicros, cpu),
         ];
         sample.extend(load.p99_millis.map(|p99| (Figure::P99Millis, p99)));
+        if row.post_size().is_some() {
+            sample.push((Figure::Failed, load.bad as f64));
+        }
         sample.push((Figure::PeakMib, running.peak_mib()));
         if row == Row::Resumed {
             let percent = load.resumed as f64 / load.requests as f64 * 100.0;
@@ -181,6 +222,9 @@ impl Bench {
     ) -> Result<Load> {
         let caller = Caller::new(port);
         let duration = Duration::from_secs(seconds);
+        if let Some(size) = row.post_size() {
+            return tools::wrk_post(port, token, CONNECTIONS, seconds, size).await;
+        }
         match row {
             Row::Wrk512 => tools::wrk(port, token, 512, seconds).await,
             Row::Http2 => tools::h2load(port, token, seconds).await,
@@ -194,7 +238,7 @@ impl Bench {
                 let tokens = Arc::clone(&self.tokens);
                 caller.each_token(tokens, CALLERS).await
             }
-            _ => tools::wrk(port, token, 32, seconds).await,
+            _ => tools::wrk(port, token, CONNECTIONS, seconds).await,
         }
     }
 
@@ -214,21 +258,27 @@ fn start_times(running: &Running) -> Sample {
     figures.into_iter().zip(millis).collect()
 }
 
-/// What a load saw, and how much CPU time each of its requests took of the stack, in µs.
+/// Returns what a load saw, and the CPU time of the stack for each answer, in µs.
 pub(crate) async fn cpu_per_request(
     running: &Running,
     load: impl Future<Output = Result<Load>>,
 ) -> Result<(Load, f64)> {
     let before = running.cpu_time();
-    let load = good(load.await?)?;
+    let load = load.await?;
     let cpu = running.cpu_time() - before;
     let micros = cpu.as_secs_f64() * 1e6 / load.requests as f64;
     Ok((load, micros))
 }
 
-/// A figure of a stack that did not answer well is none.
-pub(crate) fn good(load: Load) -> Result<Load> {
+/// Fails unless there were answers.
+fn answered(load: Load) -> Result<Load> {
     ensure!(load.requests > 0, "no answer came in time");
+    Ok(load)
+}
+
+/// Fails unless all requests were answered well.
+pub(crate) fn good(load: Load) -> Result<Load> {
+    let load = answered(load)?;
     if load.bad > 0 {
         bail!(
             "{} of {} answers were not 200, or did not come",

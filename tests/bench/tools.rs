@@ -20,16 +20,41 @@ pub(crate) struct Load {
 
 /// `connections` kept-alive HTTP/1.1 connections for `seconds`.
 pub(crate) async fn wrk(port: u16, token: &str, connections: u32, seconds: u64) -> Result<Load> {
-    let args = [
-        "-t1",
-        "--latency",
-        &format!("-c{connections}"),
-        &format!("-d{seconds}s"),
-        "-H",
-        &format!("Authorization: Bearer {token}"),
-        &format!("https://127.0.0.1:{port}/"),
-    ];
+    let args = wrk_args(port, token, connections, seconds);
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
     parse_wrk(&output("wrk", &args).await?)
+}
+
+/// The same with POST and a body of `size` bytes.
+///
+/// wrk never resumes a body whose answer came before its last byte, and reports nothing then. This
+/// does not happen here: the send buffer of a loopback connection takes a body at once.
+pub(crate) async fn wrk_post(
+    port: u16,
+    token: &str,
+    connections: u32,
+    seconds: u64,
+    size: usize,
+) -> Result<Load> {
+    const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/bench/post.lua");
+    let args = wrk_args(port, token, connections, seconds);
+    let size = size.to_string();
+    let script = ["-s", SCRIPT].into_iter();
+    let args = script.chain(args.iter().map(String::as_str));
+    let args: Vec<_> = args.chain(["--", &size]).collect();
+    parse_wrk(&output("wrk", &args).await?)
+}
+
+fn wrk_args(port: u16, token: &str, connections: u32, seconds: u64) -> [String; 7] {
+    [
+        "-t1".to_owned(),
+        "--latency".to_owned(),
+        format!("-c{connections}"),
+        format!("-d{seconds}s"),
+        "-H".to_owned(),
+        format!("Authorization: Bearer {token}"),
+        format!("https://127.0.0.1:{port}/"),
+    ]
 }
 
 /// Four HTTP/2 connections of 64 streams for `seconds`.
