@@ -13,7 +13,7 @@ proxy -> server, TLS on both hops) with its defaults, loads it, and prints media
 and their ratios to the floor. About ten minutes after the build.
 
   --rows    wrk32, wrk512, h2, handshake, resumed, new-tokens, post-5b, post-1k,
-            post-64k, bodies, idle, start [default: these]; growth: this project
+            post-64k, bodies, far, idle, start [default: these]; growth: this project
             as connections, keys, callers, patterns and cores grow
   --stacks  project, plain (the same by cargo build --release), floor, envoy,
             envoy-uncached, go-spiffe [default: all that are there]

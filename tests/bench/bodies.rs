@@ -30,7 +30,7 @@ const SMALL_ALONE: usize = 2_000;
 
 /// Uploads and downloads, with small requests before and beside.
 pub(crate) async fn sample(world: &World, contender: Contender) -> Result<Sample> {
-    let upstream = upstream(&world.stack).await;
+    let upstream = upstream(&world.stack, SIZE).await;
     let running = world.start_proxy(contender, upstream).await?;
     let token = world.token();
     let caller = Caller::new(running.port);
@@ -64,7 +64,7 @@ pub(crate) async fn sample(world: &World, contender: Contender) -> Result<Sample
 
 /// Uploads and downloads alone, for scripts/release.sh to learn from.
 pub(crate) async fn both_ways(world: &World) -> Result<()> {
-    let upstream = upstream(&world.stack).await;
+    let upstream = upstream(&world.stack, SIZE).await;
     let running = world.start_proxy(Contender::Project, upstream).await?;
     let caller = Caller::new(running.port);
     for up in [false, true] {
@@ -73,9 +73,10 @@ pub(crate) async fn both_ways(world: &World) -> Result<()> {
     running.end().await
 }
 
-/// Answers POST once its body is read, PUT with a large body, and all else as a server does.
-async fn upstream(stack: &Stack) -> u16 {
-    let large = Bytes::from(vec![0; SIZE]);
+/// Starts an upstream that answers POST once a body of `size` bytes is read, PUT with such a body,
+/// and all else as a server does; returns its port.
+pub(crate) async fn upstream(stack: &Stack, size: usize) -> u16 {
+    let large = Bytes::from(vec![0; size]);
     upstream::answering(stack, &["h2", "http/1.1"], move |request| {
         let large = large.clone();
         async move { Response::new(Body::Full(Some(answer(request, large).await))) }
@@ -88,7 +89,7 @@ async fn answer(request: Request<Incoming>, large: Bytes) -> Bytes {
     match *request.method() {
         Method::PUT => large,
         Method::POST => match received(request.into_body()).await {
-            Ok(SIZE) => small,
+            Ok(length) if length == large.len() => small,
             _ => Bytes::from_static(b"That was not all."),
         },
         _ => small,
@@ -122,8 +123,8 @@ async fn transfers(caller: &Caller, up: bool) -> Result<f64> {
     Ok((SIZE >> 20) as f64 * BODIES as f64 / seconds)
 }
 
-/// The length of a body, read to its end.
-async fn received(mut body: Incoming) -> Result<usize, hyper::Error> {
+/// Reads a body to its end and returns its length.
+pub(crate) async fn received(mut body: Incoming) -> Result<usize, hyper::Error> {
     let mut length = 0;
     while let Some(frame) = body.frame().await {
         length += frame?.data_ref().map_or(0, Bytes::len);

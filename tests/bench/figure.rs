@@ -21,6 +21,14 @@ pub(crate) enum Figure {
     UploadMibPerSecond,
     /// Response bodies in MiB/s.
     DownloadMibPerSecond,
+    /// Response bodies in MiB/s, where the proxy and its upstream are far from each other.
+    FarDownloadMibPerSecond,
+    /// The same without the proxy, where the caller is as far from the upstream.
+    FarDownloadDirectMibPerSecond,
+    /// Request bodies in MiB/s, where the caller and the proxy are far from each other.
+    FarUploadMibPerSecond,
+    /// The same without the proxy, where the caller is as far from the upstream.
+    FarUploadDirectMibPerSecond,
     /// What bodies added to the proxy's peak memory, in MiB.
     GrowthMib,
     /// [`Self::P99Millis`] of small requests while nothing else goes on.
@@ -61,6 +69,10 @@ impl Figure {
             Self::ResumedPercent => "resumed, %",
             Self::UploadMibPerSecond => "up, MiB/s",
             Self::DownloadMibPerSecond => "down, MiB/s",
+            Self::FarDownloadMibPerSecond => "HTTP/1.1, far upstream: down, MiB/s",
+            Self::FarDownloadDirectMibPerSecond => "the same without a proxy, MiB/s",
+            Self::FarUploadMibPerSecond => "HTTP/2, far caller: up, MiB/s",
+            Self::FarUploadDirectMibPerSecond => "the same without a proxy, MiB/s",
             Self::GrowthMib => "memory growth, MiB",
             Self::SmallAloneP99Millis => "small requests alone: p99, ms",
             Self::SmallBesideP99Millis => "small requests beside: p99, ms",
@@ -81,6 +93,10 @@ impl Figure {
             Self::ResumedPercent => "resumed_percent",
             Self::UploadMibPerSecond => "upload_mib_per_second",
             Self::DownloadMibPerSecond => "download_mib_per_second",
+            Self::FarDownloadMibPerSecond => "far_download_mib_per_second",
+            Self::FarDownloadDirectMibPerSecond => "far_download_direct_mib_per_second",
+            Self::FarUploadMibPerSecond => "far_upload_mib_per_second",
+            Self::FarUploadDirectMibPerSecond => "far_upload_direct_mib_per_second",
             Self::GrowthMib => "memory_growth_mib",
             Self::SmallAloneP99Millis => "small_alone_p99_ms",
             Self::SmallBesideP99Millis => "small_beside_p99_ms",

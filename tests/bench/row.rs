@@ -9,6 +9,7 @@ use harness::process;
 use crate::{
     bodies,
     contender::{Contender, World},
+    far,
     figure::{Figure, Sample},
     growth,
     load::Caller,
@@ -57,6 +58,8 @@ pub(crate) enum Row {
     Post64K,
     /// Bodies of 64 MiB through the proxy.
     Bodies,
+    /// Bodies of 32 MiB with 50 ms of round trip before or after the proxy.
+    Far,
     /// 10,000 idle connections.
     Idle,
     /// From exec to accepting.
@@ -89,6 +92,7 @@ impl Row {
             Self::Post1K => "POST with 1 KiB, 32 kept-alive HTTP/1.1 connections",
             Self::Post64K => "POST with 64 KiB, 32 kept-alive HTTP/1.1 connections",
             Self::Bodies => "64 MiB bodies through the proxy",
+            Self::Far => "32 MiB bodies at 50 ms of round trip",
             Self::Idle => "10,000 idle connections",
             Self::Start => "from exec to accepting",
             Self::Growth => "CPU per request as work grows",
@@ -108,6 +112,7 @@ impl Row {
             Self::Post1K => "post-1k",
             Self::Post64K => "post-64k",
             Self::Bodies => "bodies",
+            Self::Far => "far",
             Self::Idle => "idle",
             Self::Start => "start",
             Self::Growth => "growth",
@@ -130,7 +135,9 @@ impl Row {
     pub(crate) fn includes(self, contender: Contender) -> bool {
         match self {
             Self::Wrk32 => true,
-            Self::Bodies => matches!(contender, Contender::Project | Contender::Floor),
+            Self::Bodies | Self::Far => {
+                matches!(contender, Contender::Project | Contender::Floor)
+            }
             Self::Growth => contender == Contender::Project,
             _ if contender == Contender::EnvoyUncached => false,
             Self::Wrk512 | Self::Http2 | Self::Post5B | Self::Post1K | Self::Post64K => true,
@@ -167,6 +174,7 @@ impl Bench {
     pub(crate) async fn sample(&self, row: Row, contender: Contender) -> Result<Sample> {
         match row {
             Row::Bodies => return bodies::sample(&self.world, contender).await,
+            Row::Far => return far::sample(&self.world, contender).await,
             Row::Growth => return growth::sample(self.seconds).await,
             _ => {}
         }
