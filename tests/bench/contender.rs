@@ -147,8 +147,8 @@ impl World {
         self.start_stack(contender, false).await
     }
 
-    /// The same for requests with bodies: Envoy answers itself, and does not wait for a body unless
-    /// it is told to.
+    /// Starts both processes for requests with bodies. Envoy needs a filter for these, because its
+    /// own answers don't wait for the body.
     pub(crate) async fn start_for_bodies(&self, contender: Contender) -> Result<Running> {
         self.start_stack(contender, true).await
     }

@@ -13,15 +13,15 @@ use serde_json::{Value, json};
 
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
 
-/// The bodies that the server waits for may be this large.
+/// The largest body that the server waits for.
 const MAX_BODY: usize = 1 << 20;
 
-/// What a configuration has besides the two listeners.
+/// Optional parts of a configuration.
 #[derive(Clone, Copy)]
 pub(crate) struct Features {
-    /// Caches verified tokens.
+    /// The server caches verified tokens.
     pub(crate) cached: bool,
-    /// Reads the body of a request before it is answered.
+    /// The server reads the body of a request before it answers.
     pub(crate) bodies: bool,
 }
 

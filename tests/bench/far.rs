@@ -1,6 +1,6 @@
-//! Large bodies over a long way: between the proxy and its upstream, and between a caller and the
-//! proxy. Each is compared with the same body without the proxy, over as long a way to the same
-//! upstream. Only the body is timed: one small request before it opens all connections.
+//! Measures large bodies over a long way: between the proxy and its upstream, and between a caller
+//! and the proxy. Each is compared with the same body without the proxy, over as long a way to the
+//! same upstream. Only the body is timed, because a small request before it opens all connections.
 
 use std::time::{Duration, Instant};
 
@@ -25,10 +25,10 @@ use crate::{
 const SIZE: usize = 32 << 20;
 /// The time that a byte takes in one direction: half of the round trip.
 const ONE_WAY: Duration = Duration::from_millis(25);
-/// The answer to a request without a large body, and to an upload that arrived complete.
+/// The size of the answer to a small request, and to an upload that arrived complete.
 const SMALL: usize = b"Success!!!".len();
 
-/// One body each way through the proxy, and one each way without it.
+/// Sends one body each way through the proxy, and one each way without it.
 pub(crate) async fn sample(world: &World, contender: Contender) -> Result<Sample> {
     let near = upstream(&world.stack, SIZE).await;
     let far = Relay::start(near, ONE_WAY).await?;
@@ -52,7 +52,8 @@ pub(crate) async fn sample(world: &World, contender: Contender) -> Result<Sample
     ])
 }
 
-/// Reads one body over HTTP/1.1, where nothing but TCP limits the direct connection; MiB/s.
+/// Reads one body and returns MiB/s. HTTP/1.1 has no windows, so that only TCP limits the direct
+/// connection.
 async fn download(port: u16) -> Result<f64> {
     let io = TokioIo::new(Caller::new(port).connect("127.0.0.1").await?);
     let (mut sender, connection) = http1::handshake(io).await?;
@@ -72,7 +73,7 @@ async fn download(port: u16) -> Result<f64> {
     Ok(speed)
 }
 
-/// Sends one body over HTTP/2; MiB/s until its answer.
+/// Sends one body over HTTP/2 and returns MiB/s until its answer.
 async fn upload(port: u16) -> Result<f64> {
     let io = TokioIo::new(Caller::new(port).http2().connect("127.0.0.1").await?);
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;

@@ -11,7 +11,7 @@ pub(crate) enum Figure {
     CpuMicros,
     /// The 99th percentile of the time to an answer, in ms.
     P99Millis,
-    /// Requests of all rounds that were not answered, or not well.
+    /// The number of requests that had no answer or another status than 2xx, in all rounds.
     Failed,
     /// The most memory that the processes of a stack ever had, in MiB, added up.
     PeakMib,
@@ -23,11 +23,11 @@ pub(crate) enum Figure {
     DownloadMibPerSecond,
     /// Response bodies in MiB/s, where the proxy and its upstream are far from each other.
     FarDownloadMibPerSecond,
-    /// The same without the proxy, where the caller is as far from the upstream.
+    /// Response bodies in MiB/s without a proxy, where the caller is as far from the upstream.
     FarDownloadDirectMibPerSecond,
     /// Request bodies in MiB/s, where the caller and the proxy are far from each other.
     FarUploadMibPerSecond,
-    /// The same without the proxy, where the caller is as far from the upstream.
+    /// Request bodies in MiB/s without a proxy, where the caller is as far from the upstream.
     FarUploadDirectMibPerSecond,
     /// What bodies added to the proxy's peak memory, in MiB.
     GrowthMib,
@@ -154,7 +154,7 @@ impl RowResult {
         median(&self.values(contender, figure))
     }
 
-    /// The one value that stands for all rounds: their median, or their sum.
+    /// Returns the value that stands for all rounds: their median or their sum.
     pub(crate) fn summary(&self, contender: Contender, figure: Figure) -> Option<f64> {
         if !figure.is_total() {
             return self.median(contender, figure);

@@ -1,5 +1,5 @@
-//! A TCP relay that delays each byte by the same time in either direction and does not limit the
-//! bandwidth: a long way between two processes of one machine.
+//! The relay makes a long way between two processes of one machine. It delays each byte by the same
+//! time in either direction and does not limit the bandwidth.
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -19,8 +19,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// Bytes that may be on their way in one direction of one connection. At a delay of 25 ms they leave
-/// room for 2.5 GiB/s, more than one connection through the relay can carry here.
+/// The most bytes that are on their way in one direction of one connection. At a delay of 25 ms this
+/// allows 2.5 GiB/s, more than the 345 MiB/s that a direct connection reaches in the row `far`.
 const QUEUE: usize = 64 << 20;
 /// The relay reads at most this many bytes at once.
 const CHUNK: usize = 256 << 10;

@@ -26,7 +26,7 @@ const CALLERS: usize = 32;
 /// How many connections stay idle: all that the project takes by default.
 const IDLE: usize = 10_000;
 
-/// Connections of wrk in the rows that don't say another number.
+/// The number of wrk's connections, unless the row has its own.
 const CONNECTIONS: u32 = 32;
 
 /// A load.
@@ -197,7 +197,7 @@ impl Bench {
         self.once(row, running.port, &token, WARM_UP, true).await?;
         let load = async {
             let load = self.once(row, running.port, &token, self.seconds, false);
-            // The POST rows show their failures; in the others a stack that fails has no figures.
+            // The POST rows show failures as a figure. In other rows a stack that fails is left out.
             match row.post_size() {
                 None => good(load.await?),
                 Some(_) => answered(load.await?),
