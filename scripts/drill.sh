@@ -9,17 +9,19 @@ usage: scripts/drill.sh [--short] [--events EVENT,...] [--json] [--readme]
 
 Builds in release mode, starts two stacks (dev-agent, two servers, a proxy before
 both) on free ports, and keeps 32 kept-alive connections and 4 that reconnect for
-each request on each, together at half of full speed. Meanwhile identities rotate
-and are withdrawn, agents go away, processes are restarted and killed. Prints for
-each event: requests, failed, refused as wanted, the longest that a request took.
+each request on each, together at half of full speed. Half of the requests are
+POSTs with bodies of 0 to 100 KiB. Meanwhile identities rotate and are withdrawn,
+agents go away, processes are restarted and killed. Prints for each event: requests,
+POSTs, failed, refused as wanted, POSTs lost with a killed server (which may have
+acted on them), the longest that a request took.
 Exit status 1 if anything failed. About three minutes after the build.
 
   --short   everything, each for a shorter time: under a minute
   --events  only these: new-svids, ca-rotation, jwt-rotation, jwt-key-removed,
             caller-withdrawn, federation-removed, server-withdrawn, server-restarted,
-            only-server-restarted, proxy-handed-over, killed, agent-stopped,
-            agent-stalled, agent-with-new-keys, svid-expires, proxy-shares-port,
-            overload, no-files-left
+            only-server-restarted, proxy-handed-over, server-killed, killed,
+            agent-stopped, agent-stalled, agent-with-new-keys, svid-expires,
+            proxy-shares-port, overload, no-files-left
   --json    print JSON, for machines
   --readme  also write the table into README.md
 

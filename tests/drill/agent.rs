@@ -17,6 +17,7 @@ use crate::{
 const WITHOUT_IDENTITY: Wanted = Wanted {
     statuses: &[401, 502, 503],
     broken: true,
+    lost_posts: &[],
 };
 
 /// For a minute: one warning, and back by itself.

@@ -11,7 +11,7 @@ use crate::{
     processes,
     report::Row,
     stack::Stack,
-    tally::{Tally, Wanted},
+    tally::{Judgement, Tally, Wanted},
 };
 
 /// What happens to a stack.
@@ -27,6 +27,7 @@ pub(crate) enum Event {
     ServerRestarted,
     OnlyServerRestarted,
     ProxyHandedOver,
+    ServerKilled,
     Killed,
     AgentStopped,
     AgentStalled,
@@ -41,8 +42,8 @@ pub(crate) enum Event {
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     requests: u64,
-    failed: u64,
-    refused: u64,
+    posts: u64,
+    judged: Judgement,
     worst: Duration,
     /// What was measured.
     notes: Vec<String>,
@@ -52,7 +53,7 @@ pub(crate) struct Findings {
 
 impl Event {
     /// All, in the order of the table.
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::NewSvids,
         Self::CaRotation,
         Self::JwtRotation,
@@ -63,6 +64,7 @@ impl Event {
         Self::ServerRestarted,
         Self::OnlyServerRestarted,
         Self::ProxyHandedOver,
+        Self::ServerKilled,
         Self::Killed,
         Self::AgentStopped,
         Self::AgentStalled,
@@ -86,6 +88,7 @@ impl Event {
             Self::ServerRestarted => "each of two servers restarted",
             Self::OnlyServerRestarted => "the only server restarted",
             Self::ProxyHandedOver => "proxy restarted, socket handed over",
+            Self::ServerKilled => "kill -9 of one of two servers",
             Self::Killed => "kill -9 of any process",
             Self::AgentStopped => "agent stopped, back on a new socket",
             Self::AgentStalled => "agent stalled",
@@ -123,8 +126,8 @@ impl Event {
         Ok(Row {
             event: self.title(),
             requests: found.requests,
-            failed: found.failed,
-            refused: found.refused,
+            posts: found.posts,
+            judged: found.judged,
             worst: found.worst,
             notes: found.notes,
             faults: found.faults,
@@ -145,6 +148,7 @@ impl Event {
             Self::ProxyHandedOver | Self::ProxySharesPort => {
                 processes::proxy_restarted(stack, self == Self::ProxyHandedOver).await
             }
+            Self::ServerKilled => processes::server_killed(stack, scale, found).await,
             Self::Killed => processes::killed(stack, scale, found).await,
             Self::AgentStopped => agent::stopped(stack, scale, found).await,
             Self::AgentStalled => agent::stalled(stack, scale, found).await,
@@ -162,22 +166,24 @@ impl Findings {
         self.allowing(tally, Wanted::default());
     }
 
-    /// Nothing in it may have failed but what is wanted.
-    pub(crate) fn allowing(&mut self, tally: Tally, wanted: Wanted) {
-        let (failed, refused) = tally.failed_and_refused(wanted);
+    /// Adds requests, of which those that are not `wanted` to fail become a fault; returns the
+    /// judgement of GETs and of POSTs.
+    pub(crate) fn allowing(&mut self, tally: Tally, wanted: Wanted) -> [Judgement; 2] {
+        let [gets, posts] = tally.judge(wanted);
         self.requests += tally.requests();
-        self.failed += failed;
-        self.refused += refused;
+        self.posts += tally.posts();
+        self.judged = self.judged + gets + posts;
         self.worst = self.worst.max(tally.worst);
-        if failed > 0 {
-            self.faults.extend(tally.samples);
+        if gets.failed + posts.failed > 0 {
+            self.faults.extend(tally.failures(wanted));
         }
+        [gets, posts]
     }
 
     /// One request more, that was refused as it should be.
     pub(crate) fn refused(&mut self) {
         self.requests += 1;
-        self.refused += 1;
+        self.judged.refused += 1;
     }
 
     /// Something that was measured.

@@ -150,6 +150,7 @@ pub(crate) async fn server_withdrawn(stack: &Stack, found: &mut Findings) -> Res
     const REFUSALS: Wanted = Wanted {
         statuses: &[502, 503],
         broken: false,
+        lost_posts: &[],
     };
     found.strict(stack.load.take());
     let caller = stack.load.caller();

@@ -9,6 +9,8 @@ use anyhow::Result;
 use harness::readme::Marks;
 use serde_json::{Value, json};
 
+use crate::tally::Judgement;
+
 const MARKS: Marks = Marks {
     begin: "<!-- scripts/drill.sh --readme writes from here -->\n",
     end: "<!-- to here, the drill -->\n",
@@ -19,8 +21,8 @@ const MARKS: Marks = Marks {
 pub(crate) struct Row {
     pub(crate) event: &'static str,
     pub(crate) requests: u64,
-    pub(crate) failed: u64,
-    pub(crate) refused: u64,
+    pub(crate) posts: u64,
+    pub(crate) judged: Judgement,
     pub(crate) worst: Duration,
     pub(crate) notes: Vec<String>,
     pub(crate) faults: Vec<String>,
@@ -36,7 +38,7 @@ pub(crate) struct Report {
 
 impl Row {
     fn is_good(&self) -> bool {
-        self.failed == 0 && self.faults.is_empty()
+        self.judged.failed == 0 && self.faults.is_empty()
     }
 
     fn worst_millis(&self) -> u128 {
@@ -47,11 +49,13 @@ impl Row {
     pub(crate) fn line(&self) -> String {
         let verdict = if self.is_good() { "ok" } else { "FAULT" };
         let mut line = format!(
-            "{verdict:<6}{:<44}{:>9} requests{:>6} failed{:>7} refused{:>7} ms worst",
+            "{verdict:<6}{:<44}{:>9} requests{:>9} POSTs{:>6} failed{:>7} refused{:>5} lost{:>7} ms worst",
             self.event,
             self.requests,
-            self.failed,
-            self.refused,
+            self.posts,
+            self.judged.failed,
+            self.judged.refused,
+            self.judged.lost,
             self.worst_millis()
         );
         for note in &self.notes {
@@ -65,11 +69,13 @@ impl Row {
 
     fn markdown(&self) -> String {
         format!(
-            "| {} | {} | {} | {} | {} | {} |\n",
+            "| {} | {} | {} | {} | {} | {} | {} | {} |\n",
             self.event,
             self.requests,
-            self.failed,
-            self.refused,
+            self.posts,
+            self.judged.failed,
+            self.judged.refused,
+            self.judged.lost,
             self.worst_millis(),
             self.notes.join("; ")
         )
@@ -79,8 +85,10 @@ impl Row {
         json!({
             "event": self.event,
             "requests": self.requests,
-            "failed": self.failed,
-            "refused_as_wanted": self.refused,
+            "posts": self.posts,
+            "failed": self.judged.failed,
+            "refused_as_wanted": self.judged.refused,
+            "posts_lost_with_a_server": self.judged.lost,
             "worst_pause_ms": self.worst_millis() as u64,
             "notes": self.notes,
             "faults": self.faults,
@@ -105,12 +113,17 @@ impl Report {
     /// The last lines for a terminal; each event has had its own.
     pub(crate) fn text(&self) -> String {
         let requests: u64 = self.rows.iter().map(|row| row.requests).sum();
-        let failed: u64 = self.rows.iter().map(|row| row.failed).sum();
-        let refused: u64 = self.rows.iter().map(|row| row.refused).sum();
+        let posts: u64 = self.rows.iter().map(|row| row.posts).sum();
+        let judged = self.rows.iter().map(|row| row.judged);
+        let judged = judged.fold(Judgement::default(), |sum, row| sum + row);
         format!(
-            "{} events, {} not as they should be; {requests} requests, {failed} failed, {refused} refused as wanted; full speed {:.0} requests/s\n",
+            "{} events, {} not as they should be; {requests} requests, {posts} of them POSTs; \
+             {} failed, {} refused as wanted, {} POSTs lost with a server; full speed {:.0} requests/s\n",
             self.rows.len(),
             self.faults(),
+            judged.failed,
+            judged.refused,
+            judged.lost,
             self.full_speed
         )
     }
@@ -126,7 +139,8 @@ impl Report {
     /// Rewrites the table in README.md.
     pub(crate) fn write_readme(&self) -> Result<()> {
         let mut part = String::from(
-            "| event | requests | failed | refused as wanted | worst pause, ms | seen |\n|---|---:|---:|---:|---:|---|\n",
+            "| event | requests | POSTs | failed | refused as wanted | POSTs lost with a server | worst pause, ms | seen |\n\
+             |---|---:|---:|---:|---:|---:|---:|---|\n",
         );
         part.extend(self.rows.iter().map(Row::markdown));
         let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
@@ -145,8 +159,12 @@ mod tests {
         let row = |failed, faults: &[&str]| Row {
             event: "an event",
             requests: 10,
-            failed,
-            refused: 2,
+            posts: 5,
+            judged: Judgement {
+                failed,
+                refused: 2,
+                lost: 1,
+            },
             worst: Duration::from_millis(5),
             notes: Vec::new(),
             faults: faults.iter().map(ToString::to_string).collect(),
@@ -155,6 +173,11 @@ mod tests {
         let report = Report::new(100.0, true, rows);
         assert_eq!(report.faults(), 2);
         assert_eq!(report.json()["events"][1]["failed"], 1);
+        assert!(
+            report
+                .text()
+                .contains("1 failed, 6 refused as wanted, 3 POSTs lost")
+        );
         assert!(report.rows[2].line().starts_with("FAULT"));
     }
 

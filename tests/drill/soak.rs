@@ -6,7 +6,10 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::stack::{Node, Stack};
+use crate::{
+    stack::{Node, Stack},
+    tally::Wanted,
+};
 
 /// Everything changes every few seconds; what is retired leaves the bundles as soon as nothing by it
 /// is valid any more.
@@ -48,20 +51,22 @@ pub(crate) async fn run(requests: u64, json: bool) -> Result<()> {
     stack.load.rest();
     let seconds = begun.elapsed().as_secs_f64();
     let tally = stack.load.take();
-    let (failed, _) = tally.failed_and_refused(crate::tally::Wanted::default());
+    let [gets, posts] = tally.judge(Wanted::default());
+    let failed = gets.failed + posts.failed;
     let worst = tally.worst.as_millis() as u64;
     if json {
         let of = |usage: &Usage| -> Vec<_> {
             let one = |(name, kib, files): &(String, u64, usize)| json!({"process": name, "resident_kib": kib, "open_files": files});
             usage.iter().map(one).collect()
         };
-        let found = json!({"requests": tally.requests(), "failed": failed, "seconds": seconds,
+        let found = json!({"requests": tally.requests(), "posts": tally.posts(), "failed": failed, "seconds": seconds,
             "worst_pause_ms": worst, "after_a_tenth": of(&early), "at_the_end": of(&late)});
         println!("{found:#}");
     } else {
         println!(
-            "{} requests in {seconds:.0} s, {failed} failed, worst pause {worst} ms",
-            tally.requests()
+            "{} requests, {} of them POSTs, in {seconds:.0} s, {failed} failed, worst pause {worst} ms",
+            tally.requests(),
+            tally.posts()
         );
         for ((name, kib, files), (_, last_kib, last_files)) in early.iter().zip(&late) {
             println!(
@@ -69,7 +74,11 @@ pub(crate) async fn run(requests: u64, json: bool) -> Result<()> {
             );
         }
     }
-    ensure!(failed == 0, "{failed} requests failed: {:?}", tally.samples);
+    ensure!(
+        failed == 0,
+        "{failed} requests failed: {:?}",
+        tally.failures(Wanted::default())
+    );
     for ((name, kib, files), (_, last_kib, last_files)) in early.iter().zip(&late) {
         ensure!(
             *last_kib <= kib + GROWTH_KIB,

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io::{Read as _, Seek as _, SeekFrom},
     net::TcpListener,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -17,7 +18,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::{process::Command, time::sleep};
 
-use crate::load::{Caller, Load};
+use crate::{caller::Caller, load::Load};
 
 /// Not the server's, so that one of the two can lose its identity.
 pub(crate) const PROXY_ID: &str = "spiffe://example.org/proxy";
@@ -29,6 +30,8 @@ pub(crate) const STRANGER_ID: &str = "spiffe://partner.example/guest";
 const MAX_REQUESTS: &str = "200";
 /// Nothing here takes this long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// A server logs this for each request that it answers 200.
+const SERVED: &str = "Request received";
 /// How often a thing that is waited for is looked at.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -255,13 +258,21 @@ impl Node {
     pub(crate) fn log_since(&self, written: usize) -> Result<Vec<String>> {
         let log = fs::read(&self.log)?;
         let log = String::from_utf8_lossy(log.get(written..).unwrap_or_default()).into_owned();
-        let is_request =
-            |line: &&str| line.contains("Request received") || line.contains(" GET / ");
+        let is_request = |line: &&str| line.contains(SERVED) || line.contains(" GET / ");
         Ok(log
             .lines()
             .filter(|line| !is_request(line))
             .map(str::to_owned)
             .collect())
+    }
+
+    /// Returns whether it has answered a request since it had logged so many bytes.
+    pub(crate) fn has_served_since(&self, written: usize) -> Result<bool> {
+        let mut log = File::open(&self.log)?;
+        log.seek(SeekFrom::Start(written as u64))?;
+        let mut text = Vec::new();
+        log.read_to_end(&mut text)?;
+        Ok(String::from_utf8_lossy(&text).contains(SERVED))
     }
 
     /// Waits until it has logged `text`, after so many bytes.

@@ -1,6 +1,15 @@
-//! What became of the requests of a while.
+//! What became of the requests of a while, and which of it is a failure.
 
 use std::{collections::BTreeMap, time::Duration};
+
+/// The kind of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The proxy and the caller may send a GET again.
+    Get,
+    /// Nobody may send a POST again, because it may have had an effect.
+    Post,
+}
 
 /// What became of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,67 +22,158 @@ pub(crate) enum Outcome {
     Broken(String),
 }
 
-/// What is no failure while an event lasts.
+/// What is no failure while an event lasts. The rule is in the documentation of the drill.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Wanted {
     /// Answers with these.
     pub(crate) statuses: &'static [u16],
     /// No connection, or none that lasts.
     pub(crate) broken: bool,
+    /// Answers with these to POSTs that a killed server may have had.
+    pub(crate) lost_posts: &'static [u16],
+}
+
+/// The number of requests without a good answer, by what was wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Judgement {
+    /// Requests that should have been answered well.
+    pub(crate) failed: u64,
+    /// Requests that nobody could have answered otherwise.
+    pub(crate) refused: u64,
+    /// POSTs that a killed server may have had.
+    pub(crate) lost: u64,
+}
+
+/// Requests of one kind.
+#[derive(Clone, Debug, Default)]
+struct Counts {
+    good: u64,
+    statuses: BTreeMap<u16, u64>,
+    /// Requests without an answer, by the reason.
+    broken: BTreeMap<String, u64>,
 }
 
 /// Requests, counted by what became of them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
-    good: u64,
-    statuses: BTreeMap<u16, u64>,
-    broken: u64,
+    gets: Counts,
+    posts: Counts,
     /// Connections that are meant to be kept and had to be opened anew.
     pub(crate) reopened: u64,
     /// The longest that a good one took, repetitions included.
     pub(crate) worst: Duration,
-    /// How the first few failed.
-    pub(crate) samples: Vec<String>,
 }
 
-/// So many failures are told in words.
-const SAMPLES: usize = 5;
+impl Counts {
+    fn all(&self) -> u64 {
+        self.good + self.of(|_| true) + self.broken()
+    }
+
+    fn broken(&self) -> u64 {
+        self.broken.values().sum()
+    }
+
+    /// Returns how many were answered with a status other than 200 that `counts`.
+    fn of(&self, counts: impl Fn(u16) -> bool) -> u64 {
+        let counted = self.statuses.iter().filter(|(status, _)| counts(**status));
+        counted.map(|(_, count)| count).sum()
+    }
+
+    fn add(&mut self, other: Self) {
+        self.good += other.good;
+        for (status, count) in other.statuses {
+            *self.statuses.entry(status).or_default() += count;
+        }
+        for (why, count) in other.broken {
+            *self.broken.entry(why).or_default() += count;
+        }
+    }
+
+    /// Returns what failed in words.
+    fn failures(&self, wanted: Wanted, lost: &[u16]) -> Vec<String> {
+        let excused = |status| wanted.statuses.contains(status) || lost.contains(status);
+        let statuses = self.statuses.iter();
+        let statuses = statuses.filter(|(status, _)| !excused(status));
+        let statuses = statuses.map(|(status, count)| format!("{count} answered {status}"));
+        let broken = self.broken.iter().filter(|_| !wanted.broken);
+        let broken = broken.map(|(why, count)| format!("{count} broken: {why}"));
+        statuses.chain(broken).collect()
+    }
+
+    fn judge(&self, wanted: Wanted, lost: &[u16]) -> Judgement {
+        let broken = if wanted.broken { self.broken() } else { 0 };
+        let refused = self.of(|status| wanted.statuses.contains(&status)) + broken;
+        let lost = self.of(|status| lost.contains(&status) && !wanted.statuses.contains(&status));
+        Judgement {
+            failed: self.all() - self.good - refused - lost,
+            refused,
+            lost,
+        }
+    }
+}
 
 impl Tally {
-    pub(crate) fn count(&mut self, outcome: Outcome, took: Duration) {
+    /// Counts one request.
+    pub(crate) fn count(&mut self, kind: Kind, outcome: Outcome, took: Duration) {
+        let counts = match kind {
+            Kind::Get => &mut self.gets,
+            Kind::Post => &mut self.posts,
+        };
         match outcome {
             Outcome::Good => {
-                self.good += 1;
+                counts.good += 1;
                 self.worst = self.worst.max(took);
             }
             Outcome::Status(status) => {
-                *self.statuses.entry(status).or_default() += 1;
-                self.sample(format!("status {status}"));
+                *counts.statuses.entry(status).or_default() += 1;
             }
-            Outcome::Broken(why) => {
-                self.broken += 1;
-                self.sample(why);
-            }
+            Outcome::Broken(why) => *counts.broken.entry(why).or_default() += 1,
         }
     }
 
-    fn sample(&mut self, text: String) {
-        if self.samples.len() < SAMPLES && !self.samples.contains(&text) {
-            self.samples.push(text);
-        }
+    /// Adds the requests of another tally.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.gets.add(other.gets);
+        self.posts.add(other.posts);
+        self.reopened += other.reopened;
+        self.worst = self.worst.max(other.worst);
     }
 
     pub(crate) fn requests(&self) -> u64 {
-        self.good + self.statuses.values().sum::<u64>() + self.broken
+        self.gets.all() + self.posts.all()
     }
 
-    /// How many had no good answer though they should have, and how many as they should.
-    pub(crate) fn failed_and_refused(&self, wanted: Wanted) -> (u64, u64) {
-        let refused =
-            |(status, count): (&u16, &u64)| wanted.statuses.contains(status).then_some(*count);
-        let by_status: u64 = self.statuses.iter().filter_map(refused).sum();
-        let refused = by_status + if wanted.broken { self.broken } else { 0 };
-        (self.requests() - self.good - refused, refused)
+    pub(crate) fn posts(&self) -> u64 {
+        self.posts.all()
+    }
+
+    /// Judges GETs and POSTs.
+    pub(crate) fn judge(&self, wanted: Wanted) -> [Judgement; 2] {
+        [
+            self.gets.judge(wanted, &[]),
+            self.posts.judge(wanted, wanted.lost_posts),
+        ]
+    }
+
+    /// Returns what failed in words.
+    pub(crate) fn failures(&self, wanted: Wanted) -> Vec<String> {
+        let gets = self.gets.failures(wanted, &[]);
+        let posts = self.posts.failures(wanted, wanted.lost_posts);
+        let gets = gets.into_iter().map(|text| format!("GETs: {text}"));
+        let posts = posts.into_iter().map(|text| format!("POSTs: {text}"));
+        gets.chain(posts).collect()
+    }
+}
+
+impl std::ops::Add for Judgement {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            failed: self.failed + other.failed,
+            refused: self.refused + other.refused,
+            lost: self.lost + other.lost,
+        }
     }
 }
 
@@ -81,24 +181,87 @@ impl Tally {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_wanted_is_no_failure() {
-        let mut tally = Tally::default();
+    /// Counts four requests: one answered well, one with 503, one with 401, and one not at all.
+    fn count(tally: &mut Tally, kind: Kind) {
         let second = Duration::from_secs(1);
-        tally.count(Outcome::Good, second);
-        tally.count(Outcome::Status(503), second * 2);
-        tally.count(Outcome::Status(401), second * 2);
-        tally.count(Outcome::Broken("refused".into()), second * 2);
-        assert_eq!((tally.requests(), tally.worst), (4, second));
-        let wanted = |statuses, broken| Wanted { statuses, broken };
+        tally.count(kind, Outcome::Good, second);
+        tally.count(kind, Outcome::Status(503), second * 2);
+        tally.count(kind, Outcome::Status(401), second * 2);
+        tally.count(kind, Outcome::Broken("refused".into()), second * 2);
+    }
+
+    fn judgement(failed: u64, refused: u64, lost: u64) -> Judgement {
+        Judgement {
+            failed,
+            refused,
+            lost,
+        }
+    }
+
+    #[test]
+    fn wanted_refusals_are_not_failures() {
+        let mut tally = Tally::default();
+        count(&mut tally, Kind::Get);
+        assert_eq!((tally.requests(), tally.posts()), (4, 0));
+        assert_eq!(tally.worst, Duration::from_secs(1));
+        let wanted = |statuses, broken| Wanted {
+            statuses,
+            broken,
+            lost_posts: &[503],
+        };
         for (wanted, failed, refused) in [
             (Wanted::default(), 3, 0),
+            (wanted(&[], false), 3, 0),
             (wanted(&[503], false), 2, 1),
             (wanted(&[401, 503], false), 1, 2),
             (wanted(&[401, 503], true), 0, 3),
         ] {
-            assert_eq!(tally.failed_and_refused(wanted), (failed, refused));
+            assert_eq!(tally.judge(wanted)[0], judgement(failed, refused, 0));
         }
-        assert_eq!(tally.samples, ["status 503", "status 401", "refused"]);
+        let told = [
+            "GETs: 1 answered 401",
+            "GETs: 1 answered 503",
+            "GETs: 1 broken: refused",
+        ];
+        assert_eq!(tally.failures(Wanted::default()), told);
+        assert_eq!(tally.failures(wanted(&[401], true)), [told[1]]);
+    }
+
+    #[test]
+    fn lost_posts_are_counted_once_and_apart() {
+        let mut tally = Tally::default();
+        count(&mut tally, Kind::Get);
+        count(&mut tally, Kind::Post);
+        assert_eq!((tally.requests(), tally.posts()), (8, 4));
+        let mut twice = tally.clone();
+        twice.add(tally.clone());
+        assert_eq!((twice.requests(), twice.posts()), (16, 8));
+        let lost_posts = &[503];
+        let wanted = Wanted {
+            lost_posts,
+            ..Wanted::default()
+        };
+        assert_eq!(
+            tally.judge(wanted),
+            [judgement(3, 0, 0), judgement(2, 0, 1)]
+        );
+        let wanted = Wanted {
+            statuses: &[503],
+            broken: true,
+            lost_posts,
+        };
+        assert_eq!(tally.judge(wanted), [judgement(1, 2, 0); 2]);
+        let told = twice.failures(Wanted {
+            statuses: &[],
+            ..wanted
+        });
+        assert_eq!(
+            told,
+            [
+                "GETs: 2 answered 401",
+                "GETs: 2 answered 503",
+                "POSTs: 2 answered 401"
+            ]
+        );
     }
 }
