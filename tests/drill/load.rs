@@ -170,9 +170,12 @@ mod tests {
         let caller = Caller::new(port, &api, SERVER_ID, SERVER_ID).await;
         let load = Load::new(Arc::new(caller.unwrap()));
         load.go(None);
-        while load.requests() < ENOUGH {
-            tokio::task::yield_now().await;
-        }
+        let enough = async {
+            while load.requests() < ENOUGH {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, enough).await.unwrap();
         let tally = load.take();
         let failures = tally.failures(Wanted::default());
         assert!(failures.is_empty(), "{failures:?}");
