@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::{
     stack::{Node, Stack},
-    tally::Wanted,
+    tally::{Tally, Wanted},
 };
 
 /// Everything changes every few seconds; what is retired leaves the bundles as soon as nothing by it
@@ -35,6 +35,14 @@ const GROWTH_FILES: usize = 16;
 /// Resident memory in KiB and open files, of each process.
 type Usage = Vec<(String, u64, usize)>;
 
+/// The result of a soak.
+struct Found {
+    seconds: f64,
+    tally: Tally,
+    early: Usage,
+    late: Usage,
+}
+
 /// Makes `requests` as fast as they are answered.
 pub(crate) async fn run(requests: u64, json: bool) -> Result<()> {
     let stack = Stack::with_agent(&ROTATING).await?;
@@ -49,48 +57,84 @@ pub(crate) async fn run(requests: u64, json: bool) -> Result<()> {
     }
     let late = usage(&stack)?;
     stack.load.rest();
-    let seconds = begun.elapsed().as_secs_f64();
-    let tally = stack.load.take();
-    let [gets, posts] = tally.judge(Wanted::default());
-    let failed = gets.failed + posts.failed;
-    let worst = tally.worst.as_millis() as u64;
+    let found = Found {
+        seconds: begun.elapsed().as_secs_f64(),
+        tally: stack.load.take(),
+        early,
+        late,
+    };
     if json {
+        println!("{:#}", found.json());
+    } else {
+        found.print();
+    }
+    found.check()?;
+    stack.end().await
+}
+
+impl Found {
+    fn failed(&self) -> u64 {
+        let [gets, posts] = self.tally.judge(Wanted::default());
+        gets.failed + posts.failed
+    }
+
+    fn worst_millis(&self) -> u64 {
+        self.tally.worst.as_millis() as u64
+    }
+
+    fn json(&self) -> Value {
         let of = |usage: &Usage| -> Vec<_> {
             let one = |(name, kib, files): &(String, u64, usize)| json!({"process": name, "resident_kib": kib, "open_files": files});
             usage.iter().map(one).collect()
         };
-        let found = json!({"requests": tally.requests(), "posts": tally.posts(), "failed": failed, "seconds": seconds,
-            "worst_pause_ms": worst, "after_a_tenth": of(&early), "at_the_end": of(&late)});
-        println!("{found:#}");
-    } else {
+        json!({
+            "requests": self.tally.requests(),
+            "posts": self.tally.posts(),
+            "failed": self.failed(),
+            "seconds": self.seconds,
+            "worst_pause_ms": self.worst_millis(),
+            "after_a_tenth": of(&self.early),
+            "at_the_end": of(&self.late),
+        })
+    }
+
+    fn print(&self) {
         println!(
-            "{} requests, {} of them POSTs, in {seconds:.0} s, {failed} failed, worst pause {worst} ms",
-            tally.requests(),
-            tally.posts()
+            "{} requests, {} of them POSTs, in {:.0} s, {} failed, worst pause {} ms",
+            self.tally.requests(),
+            self.tally.posts(),
+            self.seconds,
+            self.failed(),
+            self.worst_millis()
         );
-        for ((name, kib, files), (_, last_kib, last_files)) in early.iter().zip(&late) {
+        for ((name, kib, files), (_, last_kib, last_files)) in self.early.iter().zip(&self.late) {
             println!(
                 "{name}: {kib} KiB and {files} open files after a tenth, {last_kib} KiB and {last_files} at the end"
             );
         }
     }
-    ensure!(
-        failed == 0,
-        "{failed} requests failed: {:?}",
-        tally.failures(Wanted::default())
-    );
-    for ((name, kib, files), (_, last_kib, last_files)) in early.iter().zip(&late) {
+
+    /// Fails if a request did, or if a process has grown.
+    fn check(&self) -> Result<()> {
+        let failed = self.failed();
         ensure!(
-            *last_kib <= kib + GROWTH_KIB,
-            "{name} has grown by {} KiB",
-            last_kib - kib
+            failed == 0,
+            "{failed} requests failed: {:?}",
+            self.tally.failures(Wanted::default())
         );
-        ensure!(
-            *last_files <= files + GROWTH_FILES,
-            "{name} has {last_files} open files"
-        );
+        for ((name, kib, files), (_, last_kib, last_files)) in self.early.iter().zip(&self.late) {
+            ensure!(
+                *last_kib <= kib + GROWTH_KIB,
+                "{name} has grown by {} KiB",
+                last_kib - kib
+            );
+            ensure!(
+                *last_files <= files + GROWTH_FILES,
+                "{name} has {last_files} open files"
+            );
+        }
+        Ok(())
     }
-    stack.end().await
 }
 
 fn usage(stack: &Stack) -> Result<Usage> {
