@@ -171,6 +171,13 @@ async fn p089_authority_and_scheme() {
         ),
         ("P76", vec![METHOD, SCHEME, AUTHORITY, (":path", "*")], 400),
         (
+            "P75",
+            vec![METHOD, SCHEME, AUTHORITY, (":path", "?x=1")],
+            400,
+        ),
+        ("P75", vec![METHOD, SCHEME, AUTHORITY, (":path", "?")], 400),
+        ("P75", vec![METHOD, SCHEME, AUTHORITY, (":path", "?/")], 400),
+        (
             "P76",
             vec![(":method", "OPTIONS"), SCHEME, AUTHORITY, (":path", "*")],
             204,
