@@ -7,6 +7,8 @@
 mod fields;
 /// Where requests end: two lengths, odd codings, broken chunks.
 mod framing;
+/// `Via`: chains of proxies, and requests that go in a circle.
+mod hops;
 /// HTTP/2 frames that no client library would send.
 mod http2;
 /// Where responses end, and responses that should not be.

@@ -3,6 +3,7 @@
 //! Knows nothing of flags or of which binary it is in.
 //!
 //! - `target`: method, target and `Host` · `framing`: where messages end · `headers`: what crosses
+//! - `via`: the hops of a message, and requests that go in a circle
 //! - [`Rejection`]: what is not forwarded, [`Error`]: that, or no answer from the upstream
 
 mod error;
@@ -12,6 +13,7 @@ mod headers;
 mod properties;
 mod rejection;
 mod target;
+mod via;
 
 use http::{Request, Response, Uri};
 

@@ -23,8 +23,8 @@ pub enum Rejection {
     /// CONNECT would be a tunnel, TRACE would echo the credential (RFC 9110 §9.3.6, §9.3.8).
     #[error("a method that is never forwarded")]
     Method,
-    /// It has been here before (RFC 9110 §7.6.3).
-    #[error("the request went in a circle: does the upstream lead back to this proxy?")]
+    /// It has been here before, or at many proxies of this product (RFC 9110 §7.6.3).
+    #[error("the request goes in a circle: does the upstream lead back to this proxy?")]
     Loop,
     /// It asks this hop and none after it: `OPTIONS *`, `Max-Forwards: 0`.
     #[error("a question to this hop, answered by it")]
