@@ -11,6 +11,8 @@ mod framing;
 mod hops;
 /// HTTP/2 frames that no client library would send.
 mod http2;
+/// What is logged of requests that are not forwarded, and how much.
+mod rejections;
 /// Where responses end, and responses that should not be.
 mod responses;
 /// The process as a whole: slow callers, logs, panics, its end.

@@ -1,6 +1,10 @@
 //! Who a connection comes from.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use http::HeaderValue;
 
@@ -12,6 +16,7 @@ pub struct Peer(Arc<Written>);
 struct Written {
     address: String,
     ip: HeaderValue,
+    ip_addr: IpAddr,
 }
 
 impl Peer {
@@ -19,6 +24,12 @@ impl Peer {
     #[must_use]
     pub fn ip(&self) -> &HeaderValue {
         &self.0.ip
+    }
+
+    /// Returns its IP address.
+    #[must_use]
+    pub fn ip_addr(&self) -> IpAddr {
+        self.0.ip_addr
     }
 }
 
@@ -28,6 +39,7 @@ impl From<SocketAddr> for Peer {
         Self(Arc::new(Written {
             address: address.to_string(),
             ip: ip.expect("visible ASCII"),
+            ip_addr: address.ip(),
         }))
     }
 }
@@ -35,6 +47,15 @@ impl From<SocketAddr> for Peer {
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.address)
+    }
+}
+
+/// Returns the network that limits per source address count: an IPv4 address, or the 64 bits of an
+/// IPv6 address that one caller usually has all addresses of.
+pub(crate) fn network(source: IpAddr) -> IpAddr {
+    match source {
+        IpAddr::V4(_) => source,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
     }
 }
 
@@ -52,6 +73,7 @@ mod tests {
             let peer = Peer::from(address.parse::<SocketAddr>().unwrap());
             assert_eq!(peer.to_string(), address);
             assert_eq!(peer.ip(), ip);
+            assert_eq!(peer.ip_addr(), ip.parse::<IpAddr>().unwrap());
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use common::{
-    bearer::{self, Authenticator, LogQuota, Refusal, Turns},
+    bearer::{self, Authenticator, Refusal, Turns},
     body::{self, Body},
     listen::{self, Inherited},
     peer::Peer,
@@ -18,6 +18,7 @@ use common::{
     serve::{self, Handler, Limits, Received},
     shown::Shown,
     shutdown::{self, Shutdown},
+    telemetry::LogQuota,
     tls,
 };
 use http::{Request, Response, StatusCode};
@@ -34,7 +35,7 @@ pub struct Server {
     pub tls: Arc<ServerConfig>,
     /// Decides who gets in.
     pub authenticator: Arc<Authenticator>,
-    /// How many refusals are logged.
+    /// Limits the log lines about refused requests.
     pub refusals: Arc<LogQuota>,
     /// Deadlines and bounds.
     pub limits: Limits,
@@ -94,7 +95,7 @@ pub async fn run(listener: TcpListener, server: Server, shutdown: Shutdown) {
 
 impl Core {
     fn log(&self, refusal: &Refusal, peer: &Peer) {
-        if let Some(left_out) = self.refusals.take() {
+        if let Some(left_out) = self.refusals.take(peer.ip_addr()) {
             warn!(%peer, status = refusal.status().as_u16(), left_out, "{refusal}");
         }
     }

@@ -9,7 +9,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
     io,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -20,7 +20,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::telemetry::Episode;
+use crate::{peer::network, telemetry::Episode};
 
 /// How many at once, over the whole process.
 #[derive(Clone, Copy, Debug)]
@@ -217,14 +217,6 @@ impl Drop for Place {
 impl Drop for Handshake {
     fn drop(&mut self) {
         lock(&self.shared.handshakes).end(self.source, self.number);
-    }
-}
-
-/// What one caller may have of addresses: an IPv4 address, an IPv6 network of 64 bits.
-fn network(source: IpAddr) -> IpAddr {
-    match source {
-        IpAddr::V4(_) => source,
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
     }
 }
 
