@@ -15,7 +15,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, futures::Notified, oneshot},
     time::Instant,
 };
 use tracing::warn;
@@ -43,6 +43,8 @@ struct Shared {
     connections: Arc<Semaphore>,
     sources: Mutex<HashMap<IpAddr, usize>>,
     handshakes: Mutex<Handshakes>,
+    /// Tells that a connection has ended.
+    ended: Notify,
     /// Connections that can't be accepted.
     failing: Arc<Episode>,
     last_warning: Mutex<Option<Instant>>,
@@ -84,6 +86,7 @@ impl Admission {
             connections: Arc::new(Semaphore::new(bounds.connections)),
             sources: Mutex::default(),
             handshakes: Mutex::default(),
+            ended: Notify::new(),
             failing: Episode::new(
                 "cannot accept connections; trying again".into(),
                 "accepting connections again",
@@ -103,6 +106,11 @@ impl Admission {
     /// A core can't accept connections; it will try again.
     pub(super) fn accept_fails(&self, error: &io::Error) {
         self.0.failing.note_error(error);
+    }
+
+    /// Waits until a connection of this process ends, also one that ends before the first poll.
+    pub(super) fn connection_ended(&self) -> Notified<'_> {
+        self.0.ended.notified()
     }
 
     /// Waits for a place among the connections that are served.
@@ -204,6 +212,7 @@ impl Shared {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.shared.ended.notify_waiters();
         let mut sources = lock(&self.shared.sources);
         if let Some(count) = sources.get_mut(&self.source) {
             *count -= 1;
