@@ -13,7 +13,7 @@ use anyhow::Context;
 use common::{
     body::Body,
     forward::{self, Checked, Forwarder, Rejected, Rejection},
-    listen::{self, Inherited},
+    listen::{self, Inherited, Listener},
     outbound::Target,
     peer::Peer,
     runtime,
@@ -25,7 +25,6 @@ use common::{
 };
 use http::{Request, Response, Uri};
 use rustls::ServerConfig;
-use tokio::net::TcpListener;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
@@ -86,14 +85,15 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         quotas: Arc::default(),
         limits: config.serve.limits(),
     };
+    let queue = place.queue();
     let listeners = place.listen()?;
     info!(
         spiffe_id = %x509.svid()?.spiffe_id(), cores = listeners.len(),
         upstream = %proxy.urls(), upstream_id = %proxy.upstream.id,
         "listening on {}", listen::addresses(&listeners)?
     );
-    runtime::run_cores(listeners, move |listener| {
-        run(listener, proxy.clone(), shutdown.clone())
+    runtime::run_cores(listeners, move |socket| {
+        run(Listener { socket, queue }, proxy.clone(), shutdown.clone())
     })
     .await?;
     info!("stopped");
@@ -101,7 +101,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
 }
 
 /// Proxies what comes to `listener` until `shutdown`, then drains.
-pub async fn run(listener: TcpListener, proxy: Proxy, shutdown: Shutdown) {
+pub async fn run(listener: impl Into<Listener>, proxy: Proxy, shutdown: Shutdown) {
     let forwarder = Forwarder::new(proxy.upstream, proxy.more_upstreams, proxy.upstream_tls);
     let core = Core {
         forwarder: Arc::new(forwarder),

@@ -12,7 +12,7 @@ use anyhow::Context;
 use common::{
     bearer::{self, Authenticator, Refusal, Turns},
     body::{self, Body},
-    listen::{self, Inherited},
+    listen::{self, Inherited, Listener},
     peer::Peer,
     runtime,
     serve::{self, Handler, Limits, Received},
@@ -23,7 +23,6 @@ use common::{
 };
 use http::{Request, Response, StatusCode};
 use rustls::ServerConfig;
-use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 use crate::config::Config;
@@ -73,10 +72,11 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         refusals: Arc::default(),
         limits: config.serve.limits(),
     };
+    let queue = place.queue();
     let listeners = place.listen()?;
     info!(spiffe_id = %own, cores = listeners.len(), "listening on {}", listen::addresses(&listeners)?);
-    runtime::run_cores(listeners, move |listener| {
-        run(listener, server.clone(), shutdown.clone())
+    runtime::run_cores(listeners, move |socket| {
+        run(Listener { socket, queue }, server.clone(), shutdown.clone())
     })
     .await?;
     info!("stopped");
@@ -84,7 +84,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
 }
 
 /// Serves `listener` until `shutdown`, then drains.
-pub async fn run(listener: TcpListener, server: Server, shutdown: Shutdown) {
+pub async fn run(listener: impl Into<Listener>, server: Server, shutdown: Shutdown) {
     let core = Answering(Arc::new(Core {
         authenticator: server.authenticator,
         turns: Turns::new(),

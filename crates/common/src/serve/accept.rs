@@ -11,6 +11,7 @@ use tokio::{
 use tracing::debug;
 
 use super::Admission;
+use crate::listen::{Listener, Queue};
 
 /// The first and the longest pause after an accept that failed (out of file descriptors, mostly). The
 /// longest is what callers wait for a descriptor that something else than a connection of ours freed.
@@ -65,15 +66,18 @@ async fn retry<T>(
     }
 }
 
-/// Closes a listener: first takes who waits in its queue, since the kernel resets those.
+/// Closes a listener. Returns the connections that wait in its queue, if the kernel would reset them.
 ///
-/// No other task runs in between, so that the queue is not filled again. Who comes in these
-/// microseconds is reset all the same, and so is who has sent the first packet of three and not yet
-/// the last; with `net.ipv4.tcp_migrate_req=1` the kernel gives them to another listener on the
+/// No other task runs in between, so that the queue is not filled again. Callers that come in these
+/// microseconds are reset all the same, and so are those that have sent the first packet of three and
+/// not yet the last. With `net.ipv4.tcp_migrate_req=1` the kernel gives them to another listener on the
 /// port, if there is one.
-pub(super) fn close(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
+pub(super) fn close(Listener { socket, queue }: Listener) -> Vec<(TcpStream, SocketAddr)> {
+    if queue == Queue::Outlives {
+        return Vec::new();
+    }
     // Asks the kernel: tokio would ask what it has last heard of it.
-    let last = listener.into_std().map(|listener| {
+    let last = socket.into_std().map(|listener| {
         let accepted = std::iter::from_fn(|| match listener.accept() {
             Err(error) if is_of_one_connection(&error) => Some(None),
             accepted => Some(Some(accepted.ok()?)),
@@ -183,7 +187,7 @@ mod tests {
             // Not tokio's: nothing here has heard of them.
             callers.push(std::net::TcpStream::connect(address).unwrap());
         }
-        let taken = close(listener);
+        let taken = close(listener.into());
         let mut peers: Vec<_> = taken.iter().map(|(_, peer)| *peer).collect();
         let mut expected: Vec<_> = callers
             .iter()
@@ -196,5 +200,24 @@ mod tests {
             std::net::TcpStream::connect(address).is_err(),
             "it is closed"
         );
+    }
+
+    #[tokio::test]
+    async fn who_waits_at_a_passed_socket_is_left_to_the_next_process() {
+        // As the service manager holds it.
+        let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        held.set_nonblocking(true).unwrap();
+        let address = held.local_addr().unwrap();
+        let passed = || Listener {
+            socket: TcpListener::from_std(held.try_clone().unwrap()).unwrap(),
+            queue: Queue::Outlives,
+        };
+        let (one, two) = (passed(), passed());
+        let callers = [(); 50].map(|()| std::net::TcpStream::connect(address).unwrap());
+        assert!(close(one).is_empty());
+        assert!(close(two).is_empty());
+        let next = std::iter::from_fn(|| held.accept().ok());
+        assert_eq!(next.count(), callers.len());
+        assert!(std::net::TcpStream::connect(address).is_ok());
     }
 }
