@@ -135,6 +135,8 @@ pub(crate) async fn overload(stack: &Stack, scale: Scale, found: &mut Findings) 
 
 /// Who has a connection is served, who wants one waits until there are descriptors again.
 pub(crate) async fn no_files_left(stack: &Stack, scale: Scale, found: &mut Findings) -> Result<()> {
+    // A core that is new has no connection to the servers, and could open none.
+    sleep(A_WHILE).await;
     let pid = stack.proxy.pid().to_string();
     let before = stack.proxy.max_open_files()?;
     let written = stack.proxy.written();
