@@ -250,7 +250,7 @@ async fn who_waits_to_be_accepted_when_the_stop_comes_is_served() {
     let token = format!("Bearer {}", stack.token(|_| ()));
     let mut server = stack.server(&[]).await;
     let https = stack.https(server.listening().await);
-    server.signal(Signal::SIGSTOP);
+    paused(&server).await;
     let waiting = (0..40).map(|_| {
         let (https, token) = (https.clone(), token.clone());
         tokio::spawn(async move { call(&https, &token).await })
@@ -275,7 +275,7 @@ async fn who_waits_at_a_passed_socket_when_the_stop_comes_is_served_by_the_next_
     for cores in ["1", "2"] {
         let mut old = activated(&stack, &[&socket], &["--cores", cores]);
         let https = stack.https(old.listening().await);
-        old.signal(Signal::SIGSTOP);
+        paused(&old).await;
         let waiting = (0..40).map(|_| {
             let (https, token) = (https.clone(), token.clone());
             tokio::spawn(async move { call(&https, &token).await })
@@ -286,12 +286,14 @@ async fn who_waits_at_a_passed_socket_when_the_stop_comes_is_served_by_the_next_
         old.signal(Signal::SIGTERM);
         old.signal(Signal::SIGCONT);
         assert_eq!(old.ended().await.code(), Some(0));
-        let next = activated(&stack, &[&socket], &["--cores", cores]);
+        let mut next = activated(&stack, &[&socket], &["--cores", cores]);
 
         for answered in join_all(waiting).await {
             answered.unwrap().unwrap();
         }
-        drop(next);
+        next.listening().await;
+        next.signal(Signal::SIGTERM);
+        assert_eq!(next.ended().await.code(), Some(0));
     }
 }
 
@@ -330,6 +332,24 @@ async fn a_stop_takes_nobody_out_of_the_queue_of_a_passed_socket() {
         // It may accept some before it looks whether it is to stop.
         assert_eq!(left == 0, all_are_taken, "{queue:?}: {left} are left");
     }
+}
+
+/// Stops a process until SIGCONT, and waits until each of its threads has stopped.
+async fn paused(process: &Process) {
+    process.signal(Signal::SIGSTOP);
+    let are_stopped = || {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", process.pid())).unwrap();
+        threads.flatten().all(|thread| {
+            let status = std::fs::read_to_string(thread.path().join("status"));
+            status.unwrap().contains("State:\tT")
+        })
+    };
+    let polling = async {
+        while !are_stopped() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, polling).await.expect("stops");
 }
 
 /// Waits until the kernel has so many connections for the listeners on a port.
