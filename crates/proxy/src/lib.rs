@@ -20,7 +20,7 @@ use common::{
     serve::{self, Handler, Limits, Received},
     shown::Shown,
     shutdown::{self, Shutdown},
-    telemetry::LogQuota,
+    telemetry::LogQuotas,
     tls,
 };
 use http::{Request, Response, Uri};
@@ -43,16 +43,9 @@ pub struct Proxy {
     /// The paths that are forwarded; all others are not found.
     pub paths: Arc<[String]>,
     /// Limits the log lines about requests that did not get the upstream's answer.
-    pub quotas: Arc<Quotas>,
+    pub quotas: Arc<LogQuotas>,
     /// Deadlines and bounds.
     pub limits: Limits,
-}
-
-/// Limits log lines by kind, so that lines about rejected requests do not use up those about failures.
-#[derive(Debug, Default)]
-pub struct Quotas {
-    rejected: LogQuota,
-    failed: LogQuota,
 }
 
 /// What one core answers with: its own pool of upstream connections.
@@ -60,7 +53,7 @@ pub struct Quotas {
 struct Core {
     forwarder: Arc<Forwarder>,
     paths: Arc<[String]>,
-    quotas: Arc<Quotas>,
+    quotas: Arc<LogQuotas>,
 }
 
 /// Connects to the Workload API, listens, and proxies until a signal.
@@ -161,7 +154,7 @@ impl Core {
         let status = error.status();
         let is_callers = status.is_client_error();
         let quota = match is_callers {
-            true => &self.quotas.rejected,
+            true => &self.quotas.refused,
             false => &self.quotas.failed,
         };
         let Some(left_out) = quota.take(peer.ip_addr()) else {
@@ -177,7 +170,7 @@ impl Core {
     /// Logs a request that is answered here, within the quota.
     fn reject(&self, rejected: &Rejected<Received>, peer: &Peer) -> Response<Body> {
         let Rejected { request, rejection } = rejected;
-        if let Some(left_out) = self.quotas.rejected.take(peer.ip_addr()) {
+        if let Some(left_out) = self.quotas.refused.take(peer.ip_addr()) {
             let status = rejection.status().as_u16();
             let method = Shown(request.method().as_str());
             let path = Shown(request.uri().path());

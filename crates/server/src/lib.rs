@@ -18,7 +18,7 @@ use common::{
     serve::{self, Handler, Limits, Received},
     shown::Shown,
     shutdown::{self, Shutdown},
-    telemetry::LogQuota,
+    telemetry::LogQuotas,
     tls,
 };
 use http::{Request, Response, StatusCode};
@@ -34,8 +34,8 @@ pub struct Server {
     pub tls: Arc<ServerConfig>,
     /// Decides who gets in.
     pub authenticator: Arc<Authenticator>,
-    /// Limits the log lines about refused requests.
-    pub refusals: Arc<LogQuota>,
+    /// Limits the log lines about requests that were not let through.
+    pub quotas: Arc<LogQuotas>,
     /// Deadlines and bounds.
     pub limits: Limits,
 }
@@ -49,7 +49,7 @@ struct Core {
     authenticator: Arc<Authenticator>,
     /// Which of its unknown tokens is checked next.
     turns: Turns,
-    refusals: Arc<LogQuota>,
+    quotas: Arc<LogQuotas>,
 }
 
 /// Connects to the Workload API, listens, and serves until a signal.
@@ -69,7 +69,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     let server = Server {
         tls: tls::server(&identity.x509)?,
         authenticator: Arc::new(config.authenticator(identity.jwt, &own)),
-        refusals: Arc::default(),
+        quotas: Arc::default(),
         limits: config.serve.limits(),
     };
     let queue = place.queue();
@@ -88,15 +88,20 @@ pub async fn run(listener: impl Into<Listener>, server: Server, shutdown: Shutdo
     let core = Answering(Arc::new(Core {
         authenticator: server.authenticator,
         turns: Turns::new(),
-        refusals: server.refusals,
+        quotas: server.quotas,
     }));
     serve::serve(listener, server.tls, core, server.limits, shutdown).await;
 }
 
 impl Core {
     fn log(&self, refusal: &Refusal, peer: &Peer) {
-        if let Some(left_out) = self.refusals.take(peer.ip_addr()) {
-            warn!(%peer, status = refusal.status().as_u16(), left_out, "{refusal}");
+        let status = refusal.status();
+        let quota = match status.is_server_error() {
+            true => &self.quotas.failed,
+            false => &self.quotas.refused,
+        };
+        if let Some(left_out) = quota.take(peer.ip_addr()) {
+            warn!(%peer, status = status.as_u16(), left_out, "{refusal}");
         }
     }
 }

@@ -22,6 +22,16 @@ const PERIOD: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct LogQuota(Mutex<Counts>);
 
+/// Limits log lines by kind, so that lines about requests that callers got wrong do not use up those
+/// about failures.
+#[derive(Debug, Default)]
+pub struct LogQuotas {
+    /// For requests that were refused or rejected.
+    pub refused: LogQuota,
+    /// For requests that could not be served, by no fault of their callers.
+    pub failed: LogQuota,
+}
+
 #[derive(Debug)]
 struct Counts {
     since: Instant,
