@@ -9,6 +9,13 @@ use std::{
     time::Duration,
 };
 
+use common::{
+    body::Body,
+    listen::{Listener, Queue},
+    peer::Peer,
+    serve::{self, Handler, Limits, Received},
+    shutdown, tls,
+};
 use futures_util::future::join_all;
 use harness::{
     PATIENCE, Stack, binary,
@@ -16,6 +23,7 @@ use harness::{
     process::{self, Process},
     raw::Client,
 };
+use http::{Request, Response};
 use nix::sys::signal::Signal;
 use tokio::{task::JoinSet, time::timeout};
 
@@ -242,7 +250,7 @@ async fn who_waits_to_be_accepted_when_the_stop_comes_is_served() {
     let token = format!("Bearer {}", stack.token(|_| ()));
     let mut server = stack.server(&[]).await;
     let https = stack.https(server.listening().await);
-    server.signal(Signal::SIGSTOP);
+    paused(&server).await;
     let waiting = (0..40).map(|_| {
         let (https, token) = (https.clone(), token.clone());
         tokio::spawn(async move { call(&https, &token).await })
@@ -257,6 +265,91 @@ async fn who_waits_to_be_accepted_when_the_stop_comes_is_served() {
         answered.unwrap().unwrap();
     }
     assert_eq!(server.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn who_waits_at_a_passed_socket_when_the_stop_comes_is_served_by_the_next_process() {
+    let stack = Stack::new().await;
+    let token = format!("Bearer {}", stack.token(|_| ()));
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    for cores in ["1", "2"] {
+        let mut old = activated(&stack, &[&socket], &["--cores", cores]);
+        let https = stack.https(old.listening().await);
+        paused(&old).await;
+        let waiting = (0..40).map(|_| {
+            let (https, token) = (https.clone(), token.clone());
+            tokio::spawn(async move { call(&https, &token).await })
+        });
+        let waiting: Vec<_> = waiting.collect();
+        until_waiting(https.port(), 40).await;
+
+        old.signal(Signal::SIGTERM);
+        old.signal(Signal::SIGCONT);
+        assert_eq!(old.ended().await.code(), Some(0));
+        let mut next = activated(&stack, &[&socket], &["--cores", cores]);
+
+        for answered in join_all(waiting).await {
+            answered.unwrap().unwrap();
+        }
+        next.listening().await;
+        next.signal(Signal::SIGTERM);
+        assert_eq!(next.ended().await.code(), Some(0));
+    }
+}
+
+/// Answers nothing.
+#[derive(Clone)]
+struct Silent;
+
+impl Handler for Silent {
+    async fn handle(&self, _: Request<Received>, _: &Peer) -> Response<Body> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_stop_takes_nobody_out_of_the_queue_of_a_passed_socket() {
+    let stack = Stack::new().await;
+    let tls = tls::server(&stack.identity().await.x509).unwrap();
+    for (queue, all_are_taken) in [(Queue::Ends, true), (Queue::Outlives, false)] {
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        held.set_nonblocking(true).unwrap();
+        let socket = held.try_clone().unwrap().try_into().unwrap();
+        let address = held.local_addr().unwrap();
+        let _callers = [(); 60].map(|()| std::net::TcpStream::connect(address).unwrap());
+        until_waiting(address.port(), 60).await;
+
+        let (stop, shutdown) = shutdown::channel();
+        drop(stop);
+        let limits = Limits {
+            drain_timeout: Duration::from_millis(100),
+            ..Limits::new(100)
+        };
+        let listener = Listener { socket, queue };
+        serve::serve(listener, Arc::clone(&tls), Silent, limits, shutdown).await;
+
+        let left = std::iter::from_fn(|| held.accept().ok()).count();
+        // It may accept some before it looks whether it is to stop.
+        assert_eq!(left == 0, all_are_taken, "{queue:?}: {left} are left");
+    }
+}
+
+/// Stops a process until SIGCONT, and waits until each of its threads has stopped.
+async fn paused(process: &Process) {
+    process.signal(Signal::SIGSTOP);
+    let are_stopped = || {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", process.pid())).unwrap();
+        threads.flatten().all(|thread| {
+            let status = std::fs::read_to_string(thread.path().join("status"));
+            status.unwrap().contains("State:\tT")
+        })
+    };
+    let polling = async {
+        while !are_stopped() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, polling).await.expect("stops");
 }
 
 /// Waits until the kernel has so many connections for the listeners on a port.

@@ -194,6 +194,8 @@ pub(crate) async fn overload(stack: &Stack, scale: Scale, found: &mut Findings) 
 
 /// Who has a connection is served, who wants one waits until there are descriptors again.
 pub(crate) async fn no_files_left(stack: &Stack, scale: Scale, found: &mut Findings) -> Result<()> {
+    // A core that is new has no connection to the servers, and could open none.
+    sleep(A_WHILE).await;
     let pid = stack.proxy.pid().to_string();
     let before = stack.proxy.max_open_files()?;
     let written = stack.proxy.written();
@@ -211,9 +213,18 @@ pub(crate) async fn no_files_left(stack: &Stack, scale: Scale, found: &mut Findi
     };
     // Not the number that is open: the limit is for the next one, and there may be gaps.
     limit("1:".into()).await?;
-    sleep(scale.seconds(5)).await;
+    let shortage = scale.seconds(5);
+    sleep(shortage).await;
     let held_up = stack.load.take();
     limit(format!("{before}:")).await?;
+    let raised = Instant::now();
+    served(&stack.load).await?;
+    found.note(format!("no descriptor for {} ms", shortage.as_millis()));
+    found.within(
+        "accepted again",
+        raised.elapsed(),
+        Duration::from_millis(500),
+    );
     found.strict(held_up);
     let log = stack.proxy.log_since(written)?;
     let told = log.iter().filter(|line| line.contains("WARN")).count();

@@ -102,12 +102,20 @@ impl Authority {
 
     /// Its certificate as the trust bundle of `trust_domain`.
     pub fn bundle(&self, trust_domain: &str) -> FederatedBundle {
-        use base64::{Engine, engine::general_purpose::STANDARD};
-        let x5c = STANDARD.encode(self.0.der());
-        let keys =
-            serde_json::json!({ "keys": [{ "use": "x509-svid", "kty": "EC", "x5c": [x5c] }] });
-        FederatedBundle::parse(trust_domain.parse().unwrap(), &keys.to_string()).unwrap()
+        bundle_of(&[self], trust_domain)
     }
+}
+
+/// Returns the certificates of `authorities` as the trust bundle of `trust_domain`.
+pub fn bundle_of(authorities: &[&Authority], trust_domain: &str) -> FederatedBundle {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let key = |authority: &&Authority| {
+        let x5c = STANDARD.encode(authority.0.der());
+        serde_json::json!({ "use": "x509-svid", "kty": "EC", "x5c": [x5c] })
+    };
+    let keys: Vec<_> = authorities.iter().map(key).collect();
+    let document = serde_json::json!({ "keys": keys }).to_string();
+    FederatedBundle::parse(trust_domain.parse().unwrap(), &document).unwrap()
 }
 
 impl Svid {

@@ -1,4 +1,7 @@
-use std::{process::Stdio, time::Duration};
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use harness::{
     PATIENCE, SERVER_ID, Stack, binary,
@@ -218,4 +221,30 @@ async fn p143_without_files_to_open_it_waits_and_goes_on() {
         401,
         "{SERVER_ID} goes on"
     );
+}
+
+#[tokio::test]
+async fn p143_a_caller_is_accepted_as_soon_as_there_are_descriptors() {
+    let stack = Stack::new().await;
+    let server = with_open_files(&stack, 40, &["--listen", "127.0.0.1:0", "--cores", "1"]);
+    let port = server.listening().await;
+    let https = stack.https(port);
+    for shortage in [Duration::from_millis(100), Duration::from_millis(2400)] {
+        let mut crowd = Vec::new();
+        for _ in 0..60 {
+            crowd.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+        }
+        let https = https.clone();
+        let waiting = tokio::spawn(async move { https.send(get(&[])).await.status });
+        tokio::time::sleep(shortage).await;
+        assert!(!waiting.is_finished());
+        let free = Instant::now();
+        drop(crowd);
+        assert_eq!(waiting.await.unwrap(), 401);
+        let waited = free.elapsed();
+        assert!(
+            waited < Duration::from_millis(500),
+            "{waited:?} after {shortage:?}"
+        );
+    }
 }

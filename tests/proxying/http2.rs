@@ -171,6 +171,13 @@ async fn p089_authority_and_scheme() {
         ),
         ("P76", vec![METHOD, SCHEME, AUTHORITY, (":path", "*")], 400),
         (
+            "P75",
+            vec![METHOD, SCHEME, AUTHORITY, (":path", "?x=1")],
+            400,
+        ),
+        ("P75", vec![METHOD, SCHEME, AUTHORITY, (":path", "?")], 400),
+        ("P75", vec![METHOD, SCHEME, AUTHORITY, (":path", "?/")], 400),
+        (
             "P76",
             vec![(":method", "OPTIONS"), SCHEME, AUTHORITY, (":path", "*")],
             204,
@@ -273,7 +280,8 @@ async fn p017_fields_that_http2_writes_differently() {
     assert!(message.head.contains("x-a: 1\r\n"), "P15 {}", message.head);
     assert!(message.fields("http2-settings").is_empty(), "P94");
     assert!(message.fields("te").is_empty(), "P8");
-    assert_eq!(message.fields("via"), ["2.0 spiffe-jwt-proxy"], "P18");
+    let via = message.fields("via");
+    assert!(via[0].starts_with("2.0 spiffe-jwt-proxy-"), "P18: {via:?}");
 }
 
 #[tokio::test]
@@ -369,7 +377,7 @@ async fn p175_log_lines_can_not_be_forged_over_http2() {
         assert_eq!(sent(&proxied, &fields).await, Outcome::Status(400));
     }
     let log = proxied.proxy.whole_log().await;
-    assert!(log.contains(r"GET /\u{202e}dorg"), "{log}");
+    assert!(log.contains(r"path=/\u{202e}dorg"), "{log}");
     for line in log.lines() {
         assert!(!line.contains(|c: char| c.is_control()), "{line:?}");
         assert!(!line.contains(['\u{2028}', '\u{202e}']), "{line:?}");

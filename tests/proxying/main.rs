@@ -7,8 +7,12 @@
 mod fields;
 /// Where requests end: two lengths, odd codings, broken chunks.
 mod framing;
+/// `Via`: chains of proxies, and requests that go in a circle.
+mod hops;
 /// HTTP/2 frames that no client library would send.
 mod http2;
+/// What is logged of requests that are not forwarded, and how much.
+mod rejections;
 /// Where responses end, and responses that should not be.
 mod responses;
 /// The process as a whole: slow callers, logs, panics, its end.

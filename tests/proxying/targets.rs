@@ -1,3 +1,5 @@
+use harness::raw::Client;
+
 use crate::{Proxied, post, request};
 
 const HOST: &str = "Host: a";
@@ -55,6 +57,33 @@ async fn p073_an_absolute_target_replaces_host() {
         (400, 0),
         "not what TLS carries"
     );
+}
+
+#[tokio::test]
+async fn p073_an_absolute_target_without_a_path_asks_for_slash() {
+    let proxied = Proxied::new().await;
+    for (line, sent) in [
+        ("GET https://localhost?x=1 HTTP/1.1", "GET /?x=1 HTTP/1.1"),
+        ("HEAD https://localhost? HTTP/1.1", "HEAD /? HTTP/1.1"),
+        ("GET https://a:1?/b?c HTTP/1.1", "GET /?/b?c HTTP/1.1"),
+        ("GET https://localhost HTTP/1.1", "GET / HTTP/1.1"),
+    ] {
+        let before = proxied.upstream.requests().len();
+        let request = request(&[line, HOST, "Connection: close"], "");
+        let mut client = Client::sending(&proxied.https, request).await;
+        let method = line.split(' ').next().unwrap();
+        assert_eq!(
+            client.answer_to(method).await.unwrap().status(),
+            200,
+            "{line}"
+        );
+        let forwarded = proxied.upstream.requests().split_off(before);
+        assert_eq!(forwarded[0].start_line(), sent);
+    }
+    let outcome = proxied
+        .probe(request(&["GET ?x=1 HTTP/1.1", HOST], ""))
+        .await;
+    assert_eq!((outcome.status, outcome.forwarded.len()), (400, 0));
 }
 
 #[tokio::test]

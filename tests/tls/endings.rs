@@ -4,7 +4,8 @@ use harness::{
     SERVER_ID, Stack,
     https::get,
     process::Process,
-    x509::{Authority, Presenting},
+    raw::Client,
+    x509::{Authority, Presenting, bundle_of},
 };
 use http::Version;
 use hyper_util::rt::TokioIo;
@@ -68,21 +69,21 @@ async fn p180_a_withdrawn_svid_is_not_presented() {
     }
 }
 
-/// A proxy before an upstream of a trust domain whose CA is the test's own.
-async fn before(upstream: &Presenting) -> (Stack, Process) {
+/// A proxy before an upstream of a trust domain whose CA is the test's own, and that CA.
+async fn before(upstream: &Presenting) -> (Stack, Process, Authority) {
     let root = Authority::root();
     upstream.present(&root.issue("spiffe://odd.test/server", |_| ()));
     let bundle = root.bundle("odd.test");
     let stack = Stack::with(SERVER_ID, |config| config.federated = vec![bundle]).await;
     let args = ["--upstream-id", "spiffe://odd.test/server", "--cores", "1"];
     let proxy = stack.proxy(upstream.port, &args).await;
-    (stack, proxy)
+    (stack, proxy, root)
 }
 
 #[tokio::test]
 async fn p195_no_session_is_resumed() {
     let upstream = Presenting::closing().await;
-    let (stack, proxy) = before(&upstream).await;
+    let (stack, proxy, _) = before(&upstream).await;
     let https = stack.https(proxy.listening().await);
     for _ in 0..3 {
         assert_eq!(https.send(get(&[])).await.status, 200);
@@ -92,36 +93,88 @@ async fn p195_no_session_is_resumed() {
     assert_eq!(seen.full_handshakes.load(SeqCst), 3);
 }
 
+/// Waits until the process has taken in one more update after `change`.
+async fn updated(process: &Process, change: impl FnOnce()) {
+    let updates = || {
+        let log = process.log();
+        let lines = log.iter().filter(|line| line.contains("identity updated"));
+        lines.count()
+    };
+    let before = updates();
+    change();
+    until(async || updates() > before).await;
+}
+
 #[tokio::test]
-async fn p196_connections_are_verified_anew_after_any_change_of_identities() {
+async fn p196_connections_outlive_updates_that_did_not_verify_them() {
     for alpn in ["h2", "http/1.1"] {
         let upstream = Presenting::new(alpn).await;
-        let (stack, proxy) = before(&upstream).await;
+        let (stack, proxy, root) = before(&upstream).await;
+        let https = stack.https(proxy.listening().await);
+        assert_eq!(https.send(get(&[])).await.status, 200);
+        let other = Authority::root().bundle("other.test");
+        let federated = vec![other.clone(), root.bundle("odd.test")];
+        updated(&proxy, || stack.agent.rotate_x509()).await;
+        updated(&proxy, || stack.agent.set_federated(federated).unwrap()).await;
+        updated(&proxy, || stack.agent.rotate_ca()).await;
+        updated(&proxy, || _ = stack.agent.unfederate(other.trust_domain())).await;
+        updated(&proxy, || stack.agent.drop_old_ca()).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let https = stack.https(proxy.listening().await);
+        assert_eq!(https.send(get(&[])).await.status, 200);
+        assert_eq!(upstream.seen().connections(), 1, "{alpn}");
+        assert_eq!(upstream.seen().closed.load(SeqCst), 0, "{alpn}");
+    }
+}
+
+#[tokio::test]
+async fn p196_connections_are_verified_again_after_a_change_of_the_trust_bundle() {
+    for alpn in ["h2", "http/1.1"] {
+        let upstream = Presenting::new(alpn).await;
+        let (stack, proxy, root) = before(&upstream).await;
         let https = stack.https(proxy.listening().await);
         let ask = async || {
-            https
-                .send_over(Version::HTTP_2, get(&[]))
-                .await
-                .status
-                .as_u16()
+            let answer = https.send_over(Version::HTTP_2, get(&[])).await;
+            answer.status.as_u16()
         };
         for _ in 0..3 {
             assert_eq!(ask().await, 200);
         }
         assert_eq!(upstream.seen().connections(), 1, "{alpn}: is kept");
 
-        stack.agent.rotate_x509();
+        let other = Authority::root();
+        let federate = |authorities: &[&Authority]| {
+            let bundle = bundle_of(authorities, "odd.test");
+            stack.agent.set_federated(vec![bundle]).unwrap();
+        };
+        federate(&[&other, &root]);
         until(async || ask().await == 200 && upstream.seen().connections() == 2).await;
         until(async || upstream.seen().closed.load(SeqCst) == 1).await;
 
-        let other = Authority::root();
-        stack
-            .agent
-            .set_federated(vec![other.bundle("odd.test")])
-            .unwrap();
+        federate(&[&other]);
         until(async || ask().await == 502).await;
         until(async || upstream.seen().closed.load(SeqCst) == 2).await;
         upstream.present(&other.issue("spiffe://odd.test/server", |_| ()));
-        assert_eq!(ask().await, 200, "{alpn}");
+        until(async || ask().await == 200).await;
     }
+}
+
+#[tokio::test]
+async fn p196_connections_end_when_the_identity_is_withdrawn() {
+    let upstream = Presenting::new("h2").await;
+    let (stack, proxy, _) = before(&upstream).await;
+    let https = stack.https(proxy.listening().await);
+    // Kept open: once the proxy has no identity there are no new ones.
+    let mut client = Client::new(&https).await;
+    let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    client.send(request).await;
+    assert_eq!(client.answer().await.unwrap().status(), 200);
+    let id = SpiffeId::new(SERVER_ID).unwrap();
+    stack.agent.withdraw(&id);
+    until(async || upstream.seen().closed.load(SeqCst) == 1).await;
+    client.send(request).await;
+    assert_eq!(client.answer().await.unwrap().status(), 503);
+    stack.agent.restore(&id);
+    until(async || https.try_connect(b"http/1.1").await.is_ok()).await;
+    assert_eq!(https.send(get(&[])).await.status, 200);
 }

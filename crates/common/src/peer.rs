@@ -20,8 +20,8 @@ struct Written {
 }
 
 impl Peer {
-    /// The source that it is counted for where callers compete: its IPv4 address, or the /64 of its
-    /// IPv6 address.
+    /// Returns the source that it is counted for where callers compete: its IPv4 address, or the /64
+    /// of its IPv6 address.
     #[must_use]
     pub fn source(&self) -> IpAddr {
         self.0.source
@@ -45,18 +45,18 @@ impl From<SocketAddr> for Peer {
     }
 }
 
-/// What one caller may have of addresses: an IPv4 address, an IPv6 network of 64 bits.
-#[must_use]
-pub fn network(source: IpAddr) -> IpAddr {
-    match source {
-        IpAddr::V4(_) => source,
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
-    }
-}
-
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.address)
+    }
+}
+
+/// Returns the network that limits per source address count: an IPv4 address, or the 64 bits of an
+/// IPv6 address that one caller usually has all addresses of.
+pub(crate) fn network(source: IpAddr) -> IpAddr {
+    match source {
+        IpAddr::V4(_) => source,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
     }
 }
 
@@ -74,6 +74,7 @@ mod tests {
             let peer = Peer::from(address.parse::<SocketAddr>().unwrap());
             assert_eq!(peer.to_string(), address);
             assert_eq!(peer.ip(), ip);
+            assert_eq!(peer.source(), network(ip.parse().unwrap()));
         }
     }
 }

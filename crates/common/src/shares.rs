@@ -15,7 +15,7 @@ use std::{
             Ordering::{Relaxed, SeqCst},
         },
     },
-    task::Poll,
+    task::{Context, Poll},
 };
 
 use futures_util::task::AtomicWaker;
@@ -223,7 +223,7 @@ impl Eviction {
     }
 
     /// Polls whether the holder has to go.
-    pub(crate) fn poll_evicted(&self, cx: &mut std::task::Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_evicted(&self, cx: &Context<'_>) -> Poll<()> {
         if !self.evicted.load(SeqCst) {
             self.waker.register(cx.waker());
         }

@@ -9,6 +9,7 @@
 //! verified that SVID. Towards a target no session is resumed: that would skip its verification.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -21,7 +22,9 @@ use rustls::{
     server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use spiffe::{SpiffeId, X509Source, X509SourceUpdates, X509Svid, x509_source::X509SourceError};
+use spiffe::{
+    SpiffeId, TrustDomain, X509Source, X509SourceUpdates, X509Svid, x509_source::X509SourceError,
+};
 use spiffe_rustls::{TlsStatus, TrustDomainPolicy, authorizer};
 
 /// What we speak inside TLS, preferred first.
@@ -174,14 +177,22 @@ fn certified_key(svid: &X509Svid) -> Result<CertifiedKey, rustls::Error> {
     Ok(key)
 }
 
-/// A configuration to connect with, and when what it verifies by changed.
+/// A configuration to connect with, and the changes of the trust bundle that it verifies by.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
     config: ClientConfig,
     status: TlsStatus,
     source: X509Source,
     updates: X509SourceUpdates,
+    /// The trust domain of the peer.
+    trust_domain: TrustDomain,
+    /// The authorities of its trust bundle after the last change.
+    authorities: Authorities,
 }
+
+/// The certificates of a trust bundle in DER. `None` while there is no bundle, or the identity is
+/// withdrawn, so that nothing may be verified.
+type Authorities = Option<BTreeSet<Vec<u8>>>;
 
 impl Outgoing {
     /// The configuration. Each handshake goes by the SVIDs and bundles of its time.
@@ -197,21 +208,37 @@ impl Outgoing {
         self.source.svid().is_ok()
     }
 
-    /// Another number after each change of SVIDs or bundles. `None` for a moment after each: until
-    /// `spiffe-rustls` has taken it in, nobody can be verified, which is not the peer's fault.
+    /// Returns another number after each update of SVIDs or bundles. `None` for a moment after each:
+    /// until `spiffe-rustls` has taken it in, nobody can be verified, which is not the peer's fault.
     #[must_use]
     pub fn revision(&self) -> Option<u64> {
         let now = self.status.current();
         (now.source_revision == now.applied_revision).then_some(now.source_revision)
     }
 
-    /// Returns after the next change of SVIDs or bundles: a connection outlives what it was verified
-    /// by, since rustls never looks again. Never returns, once there can't be one.
+    /// Returns after the next change of the authorities that the peer is verified by, or when the
+    /// identity is withdrawn or returns: connections outlive their verification, because rustls never
+    /// verifies again. Updates of SVIDs and of other bundles do not matter. Never returns once there
+    /// can't be a change.
     pub async fn changed(&mut self) {
-        if self.updates.changed().await.is_err() {
-            std::future::pending().await
+        while self.updates.changed().await.is_ok() {
+            let now = authorities(&self.source, &self.trust_domain);
+            if now != self.authorities {
+                self.authorities = now;
+                return;
+            }
         }
+        std::future::pending().await
     }
+}
+
+/// Returns the authorities of a trust domain at this moment. An SVID of our own that has expired does
+/// not matter here: the connections that are open were verified by authorities that still hold.
+fn authorities(source: &X509Source, trust_domain: &TrustDomain) -> Authorities {
+    let context = source.state().context().ok()?;
+    let bundle = context.bundle_set().get(trust_domain)?;
+    let certificates = bundle.authorities().iter();
+    Some(certificates.map(|one| one.as_bytes().to_vec()).collect())
 }
 
 /// Connects only to the workload `expected`, whatever the host name; presents no certificate.
@@ -228,11 +255,15 @@ pub fn client(source: &X509Source, expected: &SpiffeId) -> Result<Outgoing, spif
         ))
         .with_config_customizer(|config| config.client_auth_cert_resolver = Arc::new(NoCertificate))
         .build_with_status()?;
+    let trust_domain = expected.trust_domain().clone();
     Ok(Outgoing {
         config,
         status,
         source: source.clone(),
         updates,
+        // Read after `updates` began, so that no change is missed.
+        authorities: authorities(source, &trust_domain),
+        trust_domain,
     })
 }
 

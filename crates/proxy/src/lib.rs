@@ -11,20 +11,20 @@ use std::{iter, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use common::{
-    body::{self, Body},
-    forward::{self, Checked, Forwarder, Rejection},
-    listen::{self, Inherited},
+    body::Body,
+    forward::{self, Checked, Forwarder, Rejected, Rejection},
+    listen::{self, Inherited, Listener},
     outbound::Target,
     peer::Peer,
     runtime,
     serve::{self, Handler, Limits, Received},
     shown::Shown,
     shutdown::{self, Shutdown},
+    telemetry::LogQuotas,
     tls,
 };
-use http::{Request, Response, StatusCode, Uri};
+use http::{Request, Response, Uri};
 use rustls::ServerConfig;
-use tokio::net::TcpListener;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
@@ -42,6 +42,8 @@ pub struct Proxy {
     pub more_upstreams: Vec<Uri>,
     /// The paths that are forwarded; all others are not found.
     pub paths: Arc<[String]>,
+    /// Limits the log lines about requests that did not get the upstream's answer.
+    pub quotas: Arc<LogQuotas>,
     /// Deadlines and bounds.
     pub limits: Limits,
 }
@@ -51,6 +53,7 @@ pub struct Proxy {
 struct Core {
     forwarder: Arc<Forwarder>,
     paths: Arc<[String]>,
+    quotas: Arc<LogQuotas>,
 }
 
 /// Connects to the Workload API, listens, and proxies until a signal.
@@ -72,16 +75,18 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         upstream,
         more_upstreams: config.upstream.more().to_vec(),
         paths: config.paths.clone().into(),
+        quotas: Arc::default(),
         limits: config.serve.limits(),
     };
+    let queue = place.queue();
     let listeners = place.listen()?;
     info!(
         spiffe_id = %x509.svid()?.spiffe_id(), cores = listeners.len(),
         upstream = %proxy.urls(), upstream_id = %proxy.upstream.id,
         "listening on {}", listen::addresses(&listeners)?
     );
-    runtime::run_cores(listeners, move |listener| {
-        run(listener, proxy.clone(), shutdown.clone())
+    runtime::run_cores(listeners, move |socket| {
+        run(Listener { socket, queue }, proxy.clone(), shutdown.clone())
     })
     .await?;
     info!("stopped");
@@ -89,11 +94,12 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
 }
 
 /// Proxies what comes to `listener` until `shutdown`, then drains.
-pub async fn run(listener: TcpListener, proxy: Proxy, shutdown: Shutdown) {
+pub async fn run(listener: impl Into<Listener>, proxy: Proxy, shutdown: Shutdown) {
     let forwarder = Forwarder::new(proxy.upstream, proxy.more_upstreams, proxy.upstream_tls);
     let core = Core {
         forwarder: Arc::new(forwarder),
         paths: proxy.paths,
+        quotas: proxy.quotas,
     };
     serve::serve(listener, proxy.tls, core, proxy.limits, shutdown).await;
 }
@@ -108,19 +114,10 @@ impl Proxy {
 
 impl Handler for Core {
     async fn handle(&self, request: Request<Received>, peer: &Peer) -> Response<Body> {
-        // The query stays out of the log: callers put secrets there.
-        let (method, path) = (
-            Shown(request.method().as_str()),
-            Shown(request.uri().path()),
-        );
-        info!(%peer, "{method} {path}");
         let is_last = forward::is_last(&request);
-        let mut response = match self.answer(request, peer).await {
-            Ok(response) => response,
-            Err(error) => {
-                log(&error, peer);
-                error.into_response()
-            }
+        let mut response = match self.check(request) {
+            Ok(request) => self.forward(request, peer).await,
+            Err(rejected) => self.reject(&rejected, peer),
         };
         if is_last {
             forward::close(&mut response);
@@ -130,25 +127,60 @@ impl Handler for Core {
 }
 
 impl Core {
-    async fn answer(
-        &self,
-        request: Request<Received>,
-        peer: &Peer,
-    ) -> Result<Response<Body>, forward::Error> {
+    fn check(&self, request: Request<Received>) -> Result<Checked, Box<Rejected<Received>>> {
         let request = Checked::new(request)?;
-        if !self.paths.iter().any(|path| path == request.path()) {
-            return Ok(body::status(StatusCode::NOT_FOUND));
+        match self.paths.iter().any(|path| path == request.path()) {
+            true => Ok(request),
+            false => Err(request.rejected(Rejection::NotFound)),
         }
-        self.forwarder.forward(request, peer).await
     }
-}
 
-/// A caller's fault is a warning, the upstream's is an error.
-fn log(error: &forward::Error, peer: &Peer) {
-    let status = error.status().as_u16();
-    match error {
-        forward::Error::Rejected(Rejection::OwnHop) => {}
-        error if error.status().is_client_error() => warn!(%peer, status, "{error}"),
-        error => error!(%peer, status, "{error}"),
+    /// Logs each request that is forwarded, and its failure within the quota.
+    async fn forward(&self, request: Checked, peer: &Peer) -> Response<Body> {
+        // The query stays out of the log: callers put secrets there.
+        let (method, path) = (Shown(request.method().as_str()), Shown(request.path()));
+        info!(%peer, "{method} {path}");
+        match self.forwarder.forward(request, peer).await {
+            Ok(response) => response,
+            Err(error) => {
+                self.log_failure(&error, peer);
+                error.into_response()
+            }
+        }
+    }
+
+    /// Logs a caller's fault as a warning, the upstream's as an error.
+    fn log_failure(&self, error: &forward::Error, peer: &Peer) {
+        let status = error.status();
+        let is_callers = status.is_client_error();
+        let quota = match is_callers {
+            true => &self.quotas.refused,
+            false => &self.quotas.failed,
+        };
+        let Some(left_out) = quota.take(peer.source()) else {
+            return;
+        };
+        let status = status.as_u16();
+        match is_callers {
+            true => warn!(%peer, status, left_out, "{error}"),
+            false => error!(%peer, status, left_out, "{error}"),
+        }
+    }
+
+    /// Logs a request that is answered here, within the quota.
+    fn reject(&self, rejected: &Rejected<Received>, peer: &Peer) -> Response<Body> {
+        let Rejected { request, rejection } = rejected;
+        if let Some(left_out) = self.quotas.refused.take(peer.source()) {
+            let status = rejection.status().as_u16();
+            let method = Shown(request.method().as_str());
+            let path = Shown(request.uri().path());
+            match rejection {
+                Rejection::OwnHop => {
+                    info!(%method, %path, %peer, status, left_out, "{rejection}");
+                }
+                _ => warn!(%method, %path, %peer, status, left_out, "{rejection}"),
+            }
+        }
+        rejection.into_response()
     }
 }

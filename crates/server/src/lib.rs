@@ -10,19 +10,19 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use common::{
-    bearer::{self, Authenticator, LogQuota, Refusal, Turns},
+    bearer::{self, Authenticator, Refusal, Turns},
     body::{self, Body},
-    listen::{self, Inherited},
+    listen::{self, Inherited, Listener},
     peer::Peer,
     runtime,
     serve::{self, Handler, Limits, Received},
     shown::Shown,
     shutdown::{self, Shutdown},
+    telemetry::LogQuotas,
     tls,
 };
 use http::{Request, Response, StatusCode};
 use rustls::ServerConfig;
-use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 use crate::config::Config;
@@ -34,8 +34,8 @@ pub struct Server {
     pub tls: Arc<ServerConfig>,
     /// Decides who gets in.
     pub authenticator: Arc<Authenticator>,
-    /// How many refusals are logged.
-    pub refusals: Arc<LogQuota>,
+    /// Limits the log lines about requests that were not let through.
+    pub quotas: Arc<LogQuotas>,
     /// Deadlines and bounds.
     pub limits: Limits,
 }
@@ -49,7 +49,7 @@ struct Core {
     authenticator: Arc<Authenticator>,
     /// Which of its unknown tokens is checked next.
     turns: Turns,
-    refusals: Arc<LogQuota>,
+    quotas: Arc<LogQuotas>,
 }
 
 /// Connects to the Workload API, listens, and serves until a signal.
@@ -69,13 +69,14 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     let server = Server {
         tls: tls::server(&identity.x509)?,
         authenticator: Arc::new(config.authenticator(identity.jwt, &own)),
-        refusals: Arc::default(),
+        quotas: Arc::default(),
         limits: config.serve.limits(),
     };
+    let queue = place.queue();
     let listeners = place.listen()?;
     info!(spiffe_id = %own, cores = listeners.len(), "listening on {}", listen::addresses(&listeners)?);
-    runtime::run_cores(listeners, move |listener| {
-        run(listener, server.clone(), shutdown.clone())
+    runtime::run_cores(listeners, move |socket| {
+        run(Listener { socket, queue }, server.clone(), shutdown.clone())
     })
     .await?;
     info!("stopped");
@@ -83,19 +84,24 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
 }
 
 /// Serves `listener` until `shutdown`, then drains.
-pub async fn run(listener: TcpListener, server: Server, shutdown: Shutdown) {
+pub async fn run(listener: impl Into<Listener>, server: Server, shutdown: Shutdown) {
     let core = Answering(Arc::new(Core {
         authenticator: server.authenticator,
         turns: Turns::new(),
-        refusals: server.refusals,
+        quotas: server.quotas,
     }));
     serve::serve(listener, server.tls, core, server.limits, shutdown).await;
 }
 
 impl Core {
     fn log(&self, refusal: &Refusal, peer: &Peer) {
-        if let Some(left_out) = self.refusals.take() {
-            warn!(%peer, status = refusal.status().as_u16(), left_out, "{refusal}");
+        let status = refusal.status();
+        let quota = match status.is_server_error() {
+            true => &self.quotas.failed,
+            false => &self.quotas.refused,
+        };
+        if let Some(left_out) = quota.take(peer.source()) {
+            warn!(%peer, status = status.as_u16(), left_out, "{refusal}");
         }
     }
 }

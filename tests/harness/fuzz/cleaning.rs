@@ -169,7 +169,7 @@ where
         let before = self.upstream.read().messages.len();
         let request = match Checked::new(request) {
             Ok(request) => request,
-            Err(rejection) => return rejection.into_response(),
+            Err(rejected) => return rejected.rejection.into_response(),
         };
         let url = format!("https://{HOST}").parse().expect("a URL");
         let peer = SocketAddr::new(PEER_IP.parse().expect("an address"), 4711);

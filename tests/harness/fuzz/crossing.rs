@@ -122,9 +122,8 @@ fn check_set(sent: &Message, came: &HeaderMap) {
     assert_eq!(sent.values("authorization"), values(came, "authorization"));
     let via = sent.values("via");
     assert_eq!(via.len(), values(came, "via").len() + 1, "{sent:?}");
-    let own = via
-        .last()
-        .is_some_and(|hop| hop.ends_with(b" spiffe-jwt-proxy"));
+    let by = via.last().and_then(|hop| hop.get("1.1 ".len()..));
+    let own = by.is_some_and(|by| by.starts_with(b"spiffe-jwt-proxy-"));
     assert!(own, "{sent:?}");
 }
 

@@ -3,8 +3,7 @@
 //! The steps, each in a file of its own: the header (`header`), the token (`token`, by the `spiffe`
 //! crate's JWT-SVID validation, and `time`, what that leaves to us) unless it was verified before
 //! (`cache`), in its turn (`turns`); the caller's SPIFFE ID against the policy (`allow`); what is answered and logged when
-//! one of them refuses (`refusal`), and how much of it is logged (`quota`). `keys` warns of keys
-//! that no token can be checked with.
+//! one of them refuses (`refusal`). `keys` warns of keys that no token can be checked with.
 //!
 //! The entry takes the whole head, not a token: other credentials travel in headers of their own.
 
@@ -12,7 +11,6 @@ mod allow;
 mod cache;
 mod header;
 mod keys;
-mod quota;
 mod refusal;
 mod time;
 mod token;
@@ -34,7 +32,6 @@ use self::cache::{Cache, TokenDigest, Used, Verified};
 pub use self::{
     allow::{Allow, Pattern, PatternError},
     keys::warn_of_unusable_keys,
-    quota::LogQuota,
     refusal::{Malformed, Refusal, TokenFault},
     turns::{MAX_WAITING, Turns},
 };

@@ -1,53 +1,37 @@
-//! Why a caller gets an answer that is not the upstream's.
+//! The error of a forwarded request without the upstream's answer, and what its caller gets instead.
 
 use http::{HeaderValue, Response, StatusCode, header::RETRY_AFTER};
 
-use super::rejection::Rejection;
 use crate::{
     body::{self, Body},
     outbound,
 };
 
-/// A request without an upstream's answer, by whose fault.
+/// A request that was fit to be forwarded, and got no answer that is fit to be returned.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The request is not fit to be forwarded.
-    #[error(transparent)]
-    Rejected(#[from] Rejection),
-    /// It was, and got no answer that is fit to be returned.
-    #[error(transparent)]
-    Upstream(#[from] outbound::Error),
-}
+#[error(transparent)]
+pub struct Error(#[from] outbound::Error);
 
-/// When to come back, in seconds, after a 503: identity that was withdrawn does not return sooner.
+/// Tells callers, in seconds, when to come back after a 503: a withdrawn identity returns no sooner.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
 impl Error {
-    /// The status that the caller gets.
+    /// Returns the status that the caller gets.
     #[must_use]
     pub fn status(&self) -> StatusCode {
-        match self {
-            Self::Rejected(rejection) => rejection.status(),
-            Self::Upstream(error) => error.status(),
-        }
+        self.0.status()
     }
 
-    /// The answer that the caller gets: a status without details.
+    /// Returns the answer that the caller gets: a status without details.
     #[must_use]
     pub fn into_response(self) -> Response<Body> {
         let status = self.status();
-        match self {
-            Self::Rejected(rejection) => rejection.into_response(),
-            Self::Upstream(_) => {
-                let mut response = body::status(status);
-                if status == StatusCode::SERVICE_UNAVAILABLE {
-                    response
-                        .headers_mut()
-                        .insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
-                }
-                response
-            }
+        let mut response = body::status(status);
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
+        response
     }
 }

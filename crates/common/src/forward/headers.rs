@@ -15,11 +15,8 @@ use http::{
 };
 use http_body::Body;
 
-use super::{framing, rejection::Rejection, target};
+use super::{framing, rejection::Rejection, target, via};
 use crate::{fields, peer::Peer};
-
-/// The name of this hop in `Via` (RFC 9110 §7.6.3).
-const PSEUDONYM: &str = "spiffe-jwt-proxy";
 
 /// For one connection only, nominated by `Connection` or not. `Expect` is met by this hop: it asks
 /// for the body when the upstream takes it.
@@ -73,9 +70,6 @@ const CLAIM_PREFIXES: [&str; 8] = [
 ];
 
 /// Checked once, not for each message.
-static HOP_1_0: HeaderValue = HeaderValue::from_static("1.0 spiffe-jwt-proxy");
-static HOP_1_1: HeaderValue = HeaderValue::from_static("1.1 spiffe-jwt-proxy");
-static HOP_2: HeaderValue = HeaderValue::from_static("2.0 spiffe-jwt-proxy");
 static HTTPS: HeaderValue = HeaderValue::from_static("https");
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -94,7 +88,7 @@ pub(super) fn check_request<B>(request: &Request<B>) -> Result<(), Rejection> {
     if request.version() != Version::HTTP_10 && headers.get_all(EXPECT).iter().any(unmet) {
         return Err(Rejection::Expectation);
     }
-    if names_this_hop(headers) {
+    if via::is_loop(headers) {
         return Err(Rejection::Loop);
     }
     if *request.method() == Method::OPTIONS && hops_left(headers) == Some(0) {
@@ -149,7 +143,7 @@ pub(super) fn clean_request<B: Body>(request: &mut Request<B>, peer: &Peer) {
     if let Some(host) = host {
         headers.insert(X_FORWARDED_HOST, host);
     }
-    append_via(headers, version);
+    via::append(headers, version);
     if chunked {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
@@ -162,7 +156,7 @@ pub(super) fn clean_response<B>(response: &mut Response<B>) {
     remove_nominated(headers);
     remove(headers, |name| HOP_BY_HOP.contains(name));
     one_line_each(headers);
-    append_via(headers, version);
+    via::append(headers, version);
     // A reason phrase is the upstream's free text; the caller gets the standard one.
     response.extensions_mut().clear();
 }
@@ -194,7 +188,10 @@ fn remove_nominated(headers: &mut HeaderMap) {
 }
 
 /// The members of a list field, over all its lines (RFC 9110 §5.6.1).
-fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+pub(super) fn members<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'a [u8]> {
     headers
         .get_all(name)
         .iter()
@@ -253,25 +250,4 @@ fn hops_left(headers: &HeaderMap) -> Option<u32> {
         .trim()
         .parse()
         .ok()
-}
-
-/// Whether this hop is in `Via` already.
-fn names_this_hop(headers: &HeaderMap) -> bool {
-    members(headers, &VIA).any(|member| {
-        let mut words = member
-            .split(u8::is_ascii_whitespace)
-            .filter(|word| !word.is_empty());
-        let (_protocol, by) = (words.next(), words.next());
-        by.is_some_and(|by| by.eq_ignore_ascii_case(PSEUDONYM.as_bytes()))
-    })
-}
-
-/// `Via` says which version a message came in (RFC 9110 §7.6.3).
-fn append_via(headers: &mut HeaderMap, received: Version) {
-    let hop = match received {
-        Version::HTTP_10 => &HOP_1_0,
-        Version::HTTP_2 => &HOP_2,
-        _ => &HOP_1_1,
-    };
-    headers.append(VIA, hop.clone());
 }

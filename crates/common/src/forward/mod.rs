@@ -3,7 +3,8 @@
 //! Knows nothing of flags or of which binary it is in.
 //!
 //! - `target`: method, target and `Host` · `framing`: where messages end · `headers`: what crosses
-//! - [`Rejection`]: what is not forwarded, [`Error`]: that, or no answer from the upstream
+//! - `via`: the hops of a message, and requests that go in a circle
+//! - [`Rejection`]: why a request is not forwarded · [`Error`]: why it has no answer of the upstream's
 
 mod error;
 mod framing;
@@ -12,10 +13,14 @@ mod headers;
 mod properties;
 mod rejection;
 mod target;
+mod via;
 
-use http::{Request, Response, Uri};
+use http::{Method, Request, Response, Uri};
 
-pub use self::{error::Error, rejection::Rejection};
+pub use self::{
+    error::Error,
+    rejection::{Rejected, Rejection},
+};
 use crate::{
     body::{Body, WithoutTrailers},
     outbound::{Client, Target},
@@ -39,11 +44,24 @@ impl<B: http_body::Body> Checked<B> {
     ///
     /// # Errors
     /// When the request is answered here instead.
-    pub fn new(request: Request<B>) -> Result<Self, Rejection> {
-        target::check(&request)?;
-        framing::check_request(request.headers())?;
-        headers::check_request(&request)?;
-        Ok(Self(request))
+    pub fn new(request: Request<B>) -> Result<Self, Box<Rejected<B>>> {
+        match check_request(&request) {
+            Ok(()) => Ok(Self(request)),
+            Err(rejection) => Err(Self(request).rejected(rejection)),
+        }
+    }
+
+    /// Rejects the request for a reason of the caller of this function.
+    #[must_use]
+    pub fn rejected(self, rejection: Rejection) -> Box<Rejected<B>> {
+        let Self(request) = self;
+        Box::new(Rejected { request, rejection })
+    }
+
+    /// Returns the method.
+    #[must_use]
+    pub fn method(&self) -> &Method {
+        self.0.method()
     }
 
     /// The path that is asked for; no other reader of it is needed to decide by.
@@ -80,7 +98,7 @@ impl Forwarder {
     /// both ways, without trailers.
     ///
     /// # Errors
-    /// When there is no answer to return, by whose fault.
+    /// When there is no answer of the upstream's to return.
     pub async fn forward(&self, request: Checked, peer: &Peer) -> Result<Response<Body>, Error> {
         let request = request.cleaned(&self.client.target().url, peer);
         let answer = self
@@ -90,6 +108,12 @@ impl Forwarder {
         headers::clean_response(&mut response);
         Ok(response.map(Body::Upstream))
     }
+}
+
+fn check_request<B>(request: &Request<B>) -> Result<(), Rejection> {
+    target::check(request)?;
+    framing::check_request(request.headers())?;
+    headers::check_request(request)
 }
 
 /// Checks that an upstream's response means the same to every reader; the reason if not.

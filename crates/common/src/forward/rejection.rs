@@ -1,7 +1,7 @@
 //! Why a request is not forwarded, and what is answered instead.
 
 use http::{
-    HeaderValue, Response, StatusCode,
+    HeaderValue, Request, Response, StatusCode,
     header::{ALLOW, CONNECTION},
 };
 
@@ -23,12 +23,24 @@ pub enum Rejection {
     /// CONNECT would be a tunnel, TRACE would echo the credential (RFC 9110 §9.3.6, §9.3.8).
     #[error("a method that is never forwarded")]
     Method,
-    /// It has been here before (RFC 9110 §7.6.3).
-    #[error("the request went in a circle: does the upstream lead back to this proxy?")]
+    /// It has been here before, or at many proxies of this product (RFC 9110 §7.6.3).
+    #[error("the request goes in a circle: does the upstream lead back to this proxy?")]
     Loop,
+    /// Its path is not among those that are forwarded.
+    #[error("not found: a path that is not forwarded")]
+    NotFound,
     /// It asks this hop and none after it: `OPTIONS *`, `Max-Forwards: 0`.
     #[error("a question to this hop, answered by it")]
     OwnHop,
+}
+
+/// A request that is answered here and not forwarded. It is kept for the log line about it.
+#[derive(Debug)]
+pub struct Rejected<B> {
+    /// The request as it came.
+    pub request: Request<B>,
+    /// Why it is not forwarded.
+    pub rejection: Rejection,
 }
 
 /// What may be forwarded; in answers that must or may say so (RFC 9110 §15.5.6, §9.3.7).
@@ -45,12 +57,13 @@ impl Rejection {
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::NotFound => StatusCode::NOT_FOUND,
             Self::OwnHop => StatusCode::NO_CONTENT,
         }
     }
 
-    /// The answer. It is the last one of its connection: what comes after a request that was not
-    /// understood may not be one (HTTP/2 has no such doubt, and drops the field).
+    /// Returns the answer. After a request that was not understood it is the last one of its
+    /// connection, because what follows may not be a request (HTTP/2 drops the field).
     #[must_use]
     pub fn into_response(self) -> Response<Body> {
         let mut response = match self {
@@ -61,7 +74,7 @@ impl Rejection {
         if matches!(self, Self::Method | Self::OwnHop) {
             response.headers_mut().insert(ALLOW, ALLOWED);
         }
-        if self != Self::OwnHop {
+        if !matches!(self, Self::OwnHop | Self::NotFound) {
             close(&mut response);
         }
         response
@@ -80,13 +93,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_has_its_status_and_all_but_one_end_the_connection() {
+    fn each_has_its_status_and_ends_the_connection_unless_it_was_understood() {
         for (rejection, status, closes, allow) in [
             (Rejection::Malformed("x"), 400, true, false),
             (Rejection::TransferCoding, 501, true, false),
             (Rejection::Expectation, 417, true, false),
             (Rejection::Method, 405, true, true),
             (Rejection::Loop, 508, true, false),
+            (Rejection::NotFound, 404, false, false),
             (Rejection::OwnHop, 204, false, true),
         ] {
             let response = rejection.into_response();

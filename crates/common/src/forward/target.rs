@@ -16,7 +16,7 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), Rejection> {
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return Err(Rejection::Method);
     }
-    check_form(request.uri())?;
+    check_form(request.version(), request.uri())?;
     check_host(request.version(), request.uri(), request.headers())?;
     match (request.uri().path(), request.method()) {
         ("*", &Method::OPTIONS) => Err(Rejection::OwnHop),
@@ -33,15 +33,26 @@ pub(super) fn requested_host<B>(request: &Request<B>) -> Option<HeaderValue> {
     }
 }
 
-/// Scheme and authority only from `upstream`; path and query byte for byte as requested.
+/// Takes scheme and authority from `upstream` only; path and query byte for byte as requested.
 pub(super) fn upstream_url(upstream: &Uri, requested: &Uri) -> Uri {
     let mut parts = upstream.clone().into_parts();
-    let own = requested.path_and_query().cloned();
-    parts.path_and_query = Some(own.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    let own = requested.path_and_query();
+    parts.path_and_query = Some(own.map_or(PathAndQuery::from_static("/"), with_slash));
     Uri::from_parts(parts).expect("an absolute URL and a path")
 }
 
-fn check_form(target: &Uri) -> Result<(), Rejection> {
+/// Returns the path and query with `/` for an empty path (RFC 9110 §4.2.3).
+fn with_slash(requested: &PathAndQuery) -> PathAndQuery {
+    match requested.as_str().starts_with('?') {
+        true => {
+            let target = format!("/{}", requested.as_str());
+            target.try_into().unwrap_or_else(|_| requested.clone())
+        }
+        false => requested.clone(),
+    }
+}
+
+fn check_form(version: Version, target: &Uri) -> Result<(), Rejection> {
     match (target.scheme(), target.authority()) {
         (None, Some(_)) => return Err(Rejection::Malformed("the target is an authority")),
         (Some(scheme), _) if *scheme != Scheme::HTTPS => {
@@ -49,9 +60,13 @@ fn check_form(target: &Uri) -> Result<(), Rejection> {
         }
         _ => {}
     }
+    let path = target.path_and_query().map(PathAndQuery::as_str);
+    if version == Version::HTTP_2 && path.is_some_and(|path| path.starts_with('?')) {
+        return Err(Rejection::Malformed(":path does not begin with /"));
+    }
     let odd = |byte: u8| !byte.is_ascii_graphic() || b"\"<>^|".contains(&byte);
-    match target.path_and_query() {
-        Some(path) if path.as_str().bytes().any(odd) => Err(Rejection::Malformed(
+    match path {
+        Some(path) if path.bytes().any(odd) => Err(Rejection::Malformed(
             "the target has octets that no URI has",
         )),
         _ => Ok(()),
@@ -142,6 +157,7 @@ mod tests {
             ("P72", V::HTTP_10, "GET", "/", &["a", "b"], 400),
             ("P73", V::HTTP_11, "GET", "https://evil/x", &["a"], 200),
             ("P73", V::HTTP_11, "GET", "http://evil/x", &["a"], 400),
+            ("P73", V::HTTP_11, "GET", "https://evil?x=1", &["a"], 200),
             ("P74", V::HTTP_11, "GET", "https://u:p@a/x", &["a"], 400),
             ("P75", V::HTTP_11, "GET", "a:80", &["a"], 400),
             ("P75", V::HTTP_11, "GET", "a", &["a"], 400),
@@ -160,6 +176,9 @@ mod tests {
             ("P90", V::HTTP_2, "GET", "/", &["a"], 200),
             ("P90", V::HTTP_2, "GET", "/", &[], 400),
             ("P92", V::HTTP_2, "GET", "http://a/", &[], 400),
+            ("P75", V::HTTP_2, "GET", "https://a?x=1", &[], 400),
+            ("P75", V::HTTP_2, "POST", "https://a?", &[], 400),
+            ("P75", V::HTTP_2, "OPTIONS", "https://a?*", &[], 400),
             ("P92", V::HTTP_2, "GET", "ftp://a/", &[], 400),
         ] {
             assert_eq!(
@@ -177,6 +196,12 @@ mod tests {
             ("/", "https://upstream:8080/"),
             ("https://evil/x?a=b", "https://upstream:8080/x?a=b"),
             ("https://evil", "https://upstream:8080/"),
+            ("https://evil?x=1", "https://upstream:8080/?x=1"),
+            ("https://evil?", "https://upstream:8080/?"),
+            (
+                "https://evil?//a/../b?c",
+                "https://upstream:8080/?//a/../b?c",
+            ),
             (
                 "/a/../%2e%2e/%2f?%zz%0d%0a",
                 "https://upstream:8080/a/../%2e%2e/%2f?%zz%0d%0a",

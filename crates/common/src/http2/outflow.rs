@@ -74,11 +74,14 @@ where
     sent
 }
 
+/// The next frame of a body, or none at its end.
+type NextFrame<E> = Result<Option<Frame<Bytes>>, SendError<E>>;
+
 fn poll_frame<B>(
     stream: &mut SendStream<Bytes>,
     body: &mut B,
     cx: &mut Context<'_>,
-) -> Poll<Result<Option<Frame<Bytes>>, SendError<B::Error>>>
+) -> Poll<NextFrame<B::Error>>
 where
     B: Body<Data = Bytes> + Unpin,
 {

@@ -1,5 +1,6 @@
 //! Socket activation: listening sockets that whoever started this process made for it, as
-//! sd_listen_fds(3) has it. They outlive the process, and with them the connections that wait there.
+//! sd_listen_fds(3) has it. They outlive the process, and with them the connections that wait there: a
+//! process that stops leaves those to the next one ([`Queue::Outlives`](super::Queue::Outlives)).
 
 use std::{io, net::TcpListener, process};
 

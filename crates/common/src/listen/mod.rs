@@ -9,6 +9,7 @@ use std::{
     net::{SocketAddr, TcpListener},
 };
 
+use tokio::net::TcpListener as TokioListener;
 use tracing::info;
 
 use self::bind::Others;
@@ -28,6 +29,32 @@ pub struct Place {
 enum Sockets {
     Own(SocketAddr, Others),
     Inherited(Vec<TcpListener>),
+}
+
+/// A listening socket of one core.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket.
+    pub socket: TokioListener,
+    /// Its queue at the end.
+    pub queue: Queue,
+}
+
+/// The fate of connections that wait to be accepted when this process closes their socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queue {
+    /// The socket ends, and the kernel resets them. So they are accepted first.
+    Ends,
+    /// The socket was passed to this process and outlives it. They wait for the next process.
+    Outlives,
+}
+
+impl From<TokioListener> for Listener {
+    /// Takes a socket that is closed for good when this process closes it.
+    fn from(socket: TokioListener) -> Self {
+        let queue = Queue::Ends;
+        Self { socket, queue }
+    }
 }
 
 /// Why there is nothing to listen on.
@@ -75,6 +102,15 @@ impl Place {
             }
         };
         Ok(Self { cores, sockets })
+    }
+
+    /// Returns the fate of the sockets' queues.
+    #[must_use]
+    pub fn queue(&self) -> Queue {
+        match self.sockets {
+            Sockets::Own(..) => Queue::Ends,
+            Sockets::Inherited(_) => Queue::Outlives,
+        }
     }
 
     /// Listens: one socket for each core. Sockets that were passed are spread over the cores, each

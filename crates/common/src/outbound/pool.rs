@@ -6,7 +6,7 @@
 //! the requests, so that one that is away costs nobody anything.
 //!
 //! Connections are verified when they are opened and never after. So they are left for new ones
-//! after any change of SVIDs or bundles, by a task of their own ([`upkeep`]): also if no request comes.
+//! after a change of the trust bundle, by a task of their own ([`upkeep`]): also if no request comes.
 
 use std::{
     net::IpAddr,

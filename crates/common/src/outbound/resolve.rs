@@ -1,6 +1,6 @@
 //! Names to endpoints: when a connection is opened, and from time to time while there are any.
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::{
     FutureExt,
@@ -22,13 +22,56 @@ const GOOD_FOR: Duration = Duration::from_secs(2);
 /// How long a look-up may take; another follows.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// An endpoint that answers lack is kept for this long, and until this many answers in a row lacked
+/// it: many resolvers answer with a part of the addresses, each time another.
+pub(super) const GRACE: Duration = Duration::from_secs(30);
+const MIN_ANSWERS: u32 = 2;
+
 /// What is known of the names of a target.
 #[derive(Default)]
 pub(super) struct Resolution {
+    pub(super) missing: Missing,
     resolving: Option<Shared<BoxFuture<'static, ()>>>,
     resolved: Option<Instant>,
     /// Why there may be no endpoint.
     error: Option<Error>,
+}
+
+/// Endpoints that the last answers lacked, by their id. An endpoint is here until an answer has it
+/// again, or it is dropped.
+#[derive(Default)]
+pub(super) struct Missing(HashMap<u64, Lacking>);
+
+/// The answers in a row that lacked an endpoint.
+struct Lacking {
+    since: Instant,
+    answers: u32,
+}
+
+impl Missing {
+    /// Takes note of an answer that has an endpoint.
+    pub(super) fn found(&mut self, endpoint: u64) {
+        self.0.remove(&endpoint);
+    }
+
+    /// Takes note of an answer that lacks an endpoint. Returns whether the endpoint is still kept.
+    pub(super) fn keeps(&mut self, endpoint: u64, now: Instant) -> bool {
+        let lacking = self.0.entry(endpoint).or_insert(Lacking {
+            since: now,
+            answers: 0,
+        });
+        lacking.answers += 1;
+        let is_kept = lacking.answers < MIN_ANSWERS || now < lacking.since + GRACE;
+        if !is_kept {
+            self.0.remove(&endpoint);
+        }
+        is_kept
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl<B: RequestBody> Pool<B> {

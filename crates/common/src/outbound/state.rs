@@ -57,25 +57,29 @@ impl<B: RequestBody> State<B> {
         state
     }
 
-    /// The endpoints of `origin` are these from now on. The connections of those that are gone end
-    /// with the requests that they have.
+    /// Takes an answer with the endpoints of `origin`. Endpoints that answers have lacked for a while
+    /// are dropped: their connections end with the requests that they have.
     pub(super) fn set_endpoints(&mut self, origin: &Arc<Origin>, mut wanted: Vec<Addresses>) {
+        let now = Instant::now();
+        let missing = &mut self.resolution.missing;
         self.endpoints.retain(|endpoint| {
-            let own = Arc::ptr_eq(&endpoint.place.origin, origin);
-            let known = wanted
-                .iter()
-                .position(|one| *one == endpoint.place.addresses);
-            if let (true, Some(known)) = (own, known) {
-                wanted.swap_remove(known);
+            if !Arc::ptr_eq(&endpoint.place.origin, origin) {
+                return true;
             }
-            !own || known.is_some()
+            let is_it = |one: &Addresses| *one == endpoint.place.addresses;
+            let Some(known) = wanted.iter().position(is_it) else {
+                return missing.keeps(endpoint.id, now);
+            };
+            wanted.swap_remove(known);
+            missing.found(endpoint.id);
+            true
         });
         for addresses in wanted {
             self.last_id += 1;
             let endpoint = Endpoint::new(self.last_id, origin, addresses, &self.room);
             self.endpoints.push(endpoint);
         }
-        self.look_at(Instant::now());
+        self.look_at(now);
     }
 
     pub(super) fn endpoint(&mut self, id: u64) -> Option<&mut Endpoint<B>> {
@@ -224,7 +228,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::outbound::origin::At;
+    use crate::outbound::{origin::At, resolve::GRACE};
 
     type Tested = State<Full<Bytes>>;
 
@@ -258,37 +262,78 @@ mod tests {
         Error::Failed(at, String::new())
     }
 
-    #[test]
-    fn endpoints_come_and_go_with_their_addresses() {
+    /// Whether `state` has exactly these endpoints.
+    fn has(state: &Tested, expected: &[(u64, &str)]) -> bool {
+        let expected = expected.iter().map(|(id, text)| (*id, (*text).to_owned()));
+        ids(state) == expected.collect::<Vec<_>>()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn endpoints_that_answers_lack_are_dropped_after_a_grace_time() {
         let (name, other) = (origin("https://name:1"), origin("https://10.0.0.9:1"));
         let mut state = Tested::new(&[Arc::clone(&name), other], &room());
-        let own = (1, "10.0.0.9:1".to_owned());
-        assert_eq!(
-            ids(&state),
-            std::slice::from_ref(&own),
-            "known without asking"
-        );
-        for (found, expected) in [
-            (
-                &["10.0.0.1:1"] as &[&str],
-                &[(2_u64, "10.0.0.1:1")] as &[(u64, &str)],
-            ),
-            (
-                &["10.0.0.2:1", "10.0.0.1:1"],
-                &[(2, "10.0.0.1:1"), (3, "10.0.0.2:1")],
-            ),
-            (&["10.0.0.2:1"], &[(3, "10.0.0.2:1")]),
+        let own = (1, "10.0.0.9:1");
+        let (a, b) = ("10.0.0.1:1", "10.0.0.2:1");
+        assert!(has(&state, &[own]), "known without asking");
+        let second = Duration::from_secs(1);
+        for (after, found, expected) in [
+            (second, &[a] as &[&str], &[own, (2, a)] as &[(u64, &str)]),
+            (second, &[b, a], &[own, (2, a), (3, b)]),
+            (second, &[b], &[own, (2, a), (3, b)]),
+            (GRACE - second, &[b], &[own, (2, a), (3, b)]),
+            (second, &[b], &[own, (3, b)]),
             // The same address again is another endpoint: its connections were left.
-            (
-                &["10.0.0.2:1", "10.0.0.1:1"],
-                &[(3, "10.0.0.2:1"), (4, "10.0.0.1:1")],
-            ),
+            (second, &[b, a], &[own, (3, b), (4, a)]),
         ] {
+            advance(after).await;
             state.set_endpoints(&name, addresses(found));
-            let expected = expected.iter().map(|(id, text)| (*id, (*text).to_owned()));
-            let expected: Vec<_> = std::iter::once(own.clone()).chain(expected).collect();
-            assert_eq!(ids(&state), expected);
+            assert!(has(&state, expected), "{found:?}: {:?}", ids(&state));
         }
+        assert!(state.resolution.missing.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_answer_alone_drops_no_endpoint() {
+        let name = origin("https://name:1");
+        let mut state = Tested::new(&[], &room());
+        let (a, b) = ("10.0.0.1:1", "10.0.0.2:1");
+        state.set_endpoints(&name, addresses(&[a, b]));
+        advance(10 * GRACE).await;
+        state.set_endpoints(&name, addresses(&[b]));
+        assert!(has(&state, &[(1, a), (2, b)]));
+        advance(10 * GRACE).await;
+        state.set_endpoints(&name, addresses(&[b]));
+        assert!(has(&state, &[(2, b)]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_with_a_part_of_the_addresses_keep_all_endpoints() {
+        let name = origin("https://name:1");
+        let mut state = Tested::new(&[], &room());
+        let (a, b, c) = ("10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1");
+        state.set_endpoints(&name, addresses(&[a, b, c]));
+        for found in [&[a, b] as &[&str], &[c], &[b], &[a, c]]
+            .iter()
+            .cycle()
+            .take(40)
+        {
+            advance(Duration::from_secs(10)).await;
+            state.set_endpoints(&name, addresses(found));
+            assert!(has(&state, &[(1, a), (2, b), (3, c)]));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_of_one_name_says_nothing_of_another() {
+        let (one, two) = (origin("https://one:1"), origin("https://two:1"));
+        let mut state = Tested::new(&[], &room());
+        let (a, b) = ("10.0.0.1:1", "10.0.0.2:1");
+        state.set_endpoints(&one, addresses(&[a]));
+        for _ in 0..10 {
+            advance(GRACE).await;
+            state.set_endpoints(&two, addresses(&[b]));
+        }
+        assert!(has(&state, &[(1, a), (2, b)]));
     }
 
     #[tokio::test(start_paused = true)]

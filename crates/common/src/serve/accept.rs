@@ -11,9 +11,11 @@ use tokio::{
 use tracing::debug;
 
 use super::Admission;
+use crate::listen::{Listener, Queue};
 
-/// The first and the longest pause after an accept that failed (out of file descriptors, mostly).
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+/// The first and the longest pause after an accept that failed (out of file descriptors, mostly). The
+/// longest is what callers wait for a descriptor that something else than a connection of ours freed.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 
 /// How many connections are still taken from a queue that never gets empty, before it is closed: as
 /// many as the kernel lets wait there, mostly (`net.core.somaxconn`).
@@ -33,35 +35,49 @@ pub(super) async fn accept(
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => admission.accept_fails(&error),
         }
-        if let Some(ready) = retry(listener, admission).await {
+        let attempt = || listener.accept().now_or_never();
+        if let Some(ready) = retry(attempt, admission).await.and_then(ready) {
             return ready;
         }
     }
 }
 
-/// Tries again until it does not fail; what it got, if somebody was there.
-async fn retry(listener: &TcpListener, admission: &Admission) -> Option<(TcpStream, SocketAddr)> {
+/// Attempts to accept again, after a pause or when a connection of this process ends, until that does
+/// not fail. Returns what it accepted, if a caller was there.
+async fn retry<T>(
+    mut attempt: impl FnMut() -> Option<io::Result<T>>,
+    admission: &Admission,
+) -> Option<T> {
     let mut backoff = BACKOFF.0;
+    let mut ended = admission.connection_ended();
     loop {
-        sleep(backoff).await;
+        tokio::select! {
+            () = sleep(backoff) => {}
+            () = ended => {}
+        }
         backoff = (backoff * 2).min(BACKOFF.1);
+        // Before the attempt, so that no end after it is missed.
+        ended = admission.connection_ended();
         // With an empty queue it would fail as well, and does not: then it is pending.
-        match listener.accept().now_or_never() {
+        match attempt() {
             Some(Err(error)) if !is_of_one_connection(&error) => admission.accept_fails(&error),
-            accepted => return ready(accepted?.ok()?),
+            accepted => return accepted?.ok(),
         }
     }
 }
 
-/// Closes a listener: first takes who waits in its queue, since the kernel resets those.
+/// Closes a listener. Returns the connections that wait in its queue, if the kernel would reset them.
 ///
-/// No other task runs in between, so that the queue is not filled again. Who comes in these
-/// microseconds is reset all the same, and so is who has sent the first packet of three and not yet
-/// the last; with `net.ipv4.tcp_migrate_req=1` the kernel gives them to another listener on the
+/// No other task runs in between, so that the queue is not filled again. Callers that come in these
+/// microseconds are reset all the same, and so are those that have sent the first packet of three and
+/// not yet the last. With `net.ipv4.tcp_migrate_req=1` the kernel gives them to another listener on the
 /// port, if there is one.
-pub(super) fn close(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
+pub(super) fn close(Listener { socket, queue }: Listener) -> Vec<(TcpStream, SocketAddr)> {
+    if queue == Queue::Outlives {
+        return Vec::new();
+    }
     // Asks the kernel: tokio would ask what it has last heard of it.
-    let last = listener.into_std().map(|listener| {
+    let last = socket.into_std().map(|listener| {
         let accepted = std::iter::from_fn(|| match listener.accept() {
             Err(error) if is_of_one_connection(&error) => Some(None),
             accepted => Some(Some(accepted.ok()?)),
@@ -100,7 +116,67 @@ fn unmapped(peer: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use tokio::time::Instant;
+
+    use super::{super::Bounds, *};
+
+    const BOUNDS: Bounds = Bounds {
+        connections: 9,
+        per_source: 9,
+        handshakes: 9,
+    };
+
+    fn out_of_descriptors() -> io::Error {
+        io::Error::from_raw_os_error(nix::errno::Errno::EMFILE as i32)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p143_a_descriptor_that_is_free_again_is_used_within_100_ms() {
+        let admission = Admission::new(BOUNDS);
+        for shortage in [1, 50, 1_000, 5_000, 60_000].map(Duration::from_millis) {
+            let free = Instant::now() + shortage;
+            let attempt = || match Instant::now() < free {
+                true => Some(Err(out_of_descriptors())),
+                false => Some(Ok("accepted")),
+            };
+            assert_eq!(retry(attempt, &admission).await, Some("accepted"));
+            assert!(free.elapsed() <= BACKOFF.1, "after {shortage:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p143_a_connection_that_ends_makes_room_at_once() {
+        let admission = Admission::new(BOUNDS);
+        let source = "192.0.2.1".parse().unwrap();
+        let mut entered = admission.enter(source);
+        let mut attempts = 0;
+        let attempt = || {
+            attempts += 1;
+            match attempts {
+                10 => Some(Ok("accepted")),
+                9 => {
+                    // It ends on another core in the very moment of the attempt.
+                    entered = None;
+                    Some(Err(out_of_descriptors()))
+                }
+                _ => Some(Err(out_of_descriptors())),
+            }
+        };
+        let start = Instant::now();
+        assert_eq!(retry(attempt, &admission).await, Some("accepted"));
+        // 5, 10, 20, 40, 80 ms, four times 100 ms, and no pause.
+        assert_eq!(start.elapsed(), Duration::from_millis(555));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_queue_and_a_caller_that_left_end_the_attempts() {
+        let admission = Admission::new(BOUNDS);
+        let start = Instant::now();
+        assert_eq!(retry(|| None::<io::Result<()>>, &admission).await, None);
+        let left = || Some(Err::<(), _>(io::ErrorKind::ConnectionAborted.into()));
+        assert_eq!(retry(left, &admission).await, None);
+        assert_eq!(start.elapsed(), 2 * BACKOFF.0);
+    }
 
     #[tokio::test]
     async fn who_waits_is_taken_when_a_listener_is_closed() {
@@ -111,7 +187,7 @@ mod tests {
             // Not tokio's: nothing here has heard of them.
             callers.push(std::net::TcpStream::connect(address).unwrap());
         }
-        let taken = close(listener);
+        let taken = close(listener.into());
         let mut peers: Vec<_> = taken.iter().map(|(_, peer)| *peer).collect();
         let mut expected: Vec<_> = callers
             .iter()
@@ -124,5 +200,24 @@ mod tests {
             std::net::TcpStream::connect(address).is_err(),
             "it is closed"
         );
+    }
+
+    #[tokio::test]
+    async fn who_waits_at_a_passed_socket_is_left_to_the_next_process() {
+        // As the service manager holds it.
+        let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        held.set_nonblocking(true).unwrap();
+        let address = held.local_addr().unwrap();
+        let passed = || Listener {
+            socket: TcpListener::from_std(held.try_clone().unwrap()).unwrap(),
+            queue: Queue::Outlives,
+        };
+        let (one, two) = (passed(), passed());
+        let callers = [(); 50].map(|()| std::net::TcpStream::connect(address).unwrap());
+        assert!(close(one).is_empty());
+        assert!(close(two).is_empty());
+        let next = std::iter::from_fn(|| held.accept().ok());
+        assert_eq!(next.count(), callers.len());
+        assert!(std::net::TcpStream::connect(address).is_ok());
     }
 }

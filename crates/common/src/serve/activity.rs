@@ -124,7 +124,7 @@ impl Activity {
     }
 
     /// Polls whether the request whose answer is being streamed has to make room for another.
-    pub(super) fn poll_evicted(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_evicted(&self, cx: &Context<'_>) -> Poll<()> {
         let flight = self.answering().upgrade();
         flight.map_or(Poll::Pending, |flight| flight.poll_evicted(cx))
     }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, futures::Notified},
     time::Instant,
 };
 use tracing::warn;
@@ -44,6 +44,8 @@ struct Shared {
     sources: Shares,
     handshakes: Shares,
     max_handshakes: usize,
+    /// Tells that a connection has ended.
+    ended: Notify,
     /// Connections that can't be accepted.
     failing: Arc<Episode>,
     last_warning: Mutex<Option<Instant>>,
@@ -52,6 +54,7 @@ struct Shared {
 /// A source address's hold on one of its places.
 #[derive(Debug)]
 pub(super) struct Place {
+    shared: Arc<Shared>,
     _held: Held,
 }
 
@@ -80,6 +83,7 @@ impl Admission {
             sources: Shares::new(usize::MAX, per_source, Own::Refused),
             handshakes: Shares::new(handshakes, usize::MAX, Own::Evicted),
             max_handshakes: handshakes,
+            ended: Notify::new(),
             failing: Episode::new(
                 "cannot accept connections; trying again".into(),
                 "accepting connections again",
@@ -93,7 +97,13 @@ impl Admission {
     pub(super) fn enter(&self, source: IpAddr) -> Option<(Place, Handshake)> {
         let held = self.0.sources.of(source).enter(&Arc::default());
         match held {
-            Ok(held) => Some((Place { _held: held }, self.handshake(source))),
+            Ok(held) => {
+                let place = Place {
+                    shared: Arc::clone(&self.0),
+                    _held: held,
+                };
+                Some((place, self.handshake(source)))
+            }
             Err(_) => {
                 self.0.warn(|| {
                     format!("{source} has as many connections as --max-connections-per-address allows: closing more")
@@ -106,6 +116,11 @@ impl Admission {
     /// A core can't accept connections; it will try again.
     pub(super) fn accept_fails(&self, error: &io::Error) {
         self.0.failing.note_error(error);
+    }
+
+    /// Waits until a connection of this process ends, also one that ends before the first poll.
+    pub(super) fn connection_ended(&self) -> Notified<'_> {
+        self.0.ended.notified()
     }
 
     /// Waits for a place among the connections that are served.
@@ -131,7 +146,7 @@ impl Admission {
 
 impl Handshake {
     /// Returns once a younger handshake took the place.
-    pub(super) async fn shed(&mut self) {
+    pub(super) async fn shed(&self) {
         self.shed.evicted().await;
     }
 }
@@ -146,6 +161,12 @@ impl Shared {
             *last = Some(Instant::now());
             warn!("{}", message());
         }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.ended.notify_waiters();
     }
 }
 
@@ -193,18 +214,18 @@ mod tests {
     async fn p138_the_oldest_handshake_of_the_busiest_source_makes_room() {
         let admission = admission(9, 3);
         let [one, two] = ["192.0.2.1", "192.0.2.2"].map(|source| source.parse().unwrap());
-        let is_shed = async |handshake: &mut (Place, Handshake)| {
+        let is_shed = async |handshake: &(Place, Handshake)| {
             timeout(Duration::ZERO, handshake.1.shed()).await.is_ok()
         };
-        let mut other = admission.enter(one).unwrap();
+        let other = admission.enter(one).unwrap();
         let mut flood: Vec<_> = (0..4).map(|_| admission.enter(two).unwrap()).collect();
         for (index, shed) in [true, true, false, false].into_iter().enumerate() {
-            assert_eq!(is_shed(&mut flood[index]).await, shed, "{index}");
+            assert_eq!(is_shed(&flood[index]).await, shed, "{index}");
         }
         drop(flood.pop());
         flood.push(admission.enter(two).unwrap());
-        assert!(!is_shed(&mut flood[2]).await, "a finished one makes room");
-        assert!(!is_shed(&mut other).await);
+        assert!(!is_shed(&flood[2]).await, "a finished one makes room");
+        assert!(!is_shed(&other).await);
         drop((flood, other));
         assert_eq!(admission.0.handshakes.count(), 0);
     }

@@ -93,7 +93,7 @@ impl Connection {
         &self,
         tcp: TcpStream,
         acceptor: TlsAcceptor,
-        mut handshake: admission::Handshake,
+        handshake: admission::Handshake,
     ) -> Result<(TlsStream<TcpStream>, OwnedSemaphorePermit), Error> {
         let opening = async {
             let tls = acceptor.accept(tcp).await.map_err(Error::Handshake)?;

@@ -109,7 +109,7 @@ impl Flight {
     }
 
     /// As [`Self::evicted`].
-    pub(super) fn poll_evicted(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_evicted(&self, cx: &Context<'_>) -> Poll<()> {
         let evicted = self.eviction.poll_evicted(cx);
         if evicted.is_ready() {
             self.activity.limit.evicted();
@@ -141,7 +141,7 @@ impl Flight {
     }
 
     /// Polls whether the handler asks for the body.
-    pub(super) fn poll_wants_body(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_wants_body(&self, cx: &Context<'_>) -> Poll<()> {
         self.continues.register(cx.waker());
         match self.wants_body() {
             true => Poll::Ready(()),

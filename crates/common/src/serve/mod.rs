@@ -27,7 +27,7 @@ mod received;
 use std::{sync::Arc, time::Duration};
 
 use http::{Request, Response};
-use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio::{task::JoinSet, time::timeout};
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 use tracing::{debug, warn};
 
@@ -41,6 +41,7 @@ pub use self::{
 };
 use crate::{
     body::Body,
+    listen::Listener,
     peer::{Peer, network},
     shutdown::Shutdown,
 };
@@ -120,12 +121,13 @@ impl Limits {
 
 /// Serves `listener` until `shutdown`, then lets what is in flight finish within the drain timeout.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     tls: Arc<ServerConfig>,
     handler: impl Handler,
     limits: Limits,
     shutdown: Shutdown,
 ) {
+    let listener = listener.into();
     let mut stop = std::pin::pin!(shutdown.clone().requested());
     let admission = limits.admission.clone();
     let mut seat = limits.balance.join();
@@ -138,7 +140,7 @@ pub async fn serve(
     };
     'accepting: loop {
         // Not begun anew for each connection that ends: that would begin its back-off anew.
-        let mut accepting = std::pin::pin!(accept::accept(&listener, &admission));
+        let mut accepting = std::pin::pin!(accept::accept(&listener.socket, &admission));
         let accepted = loop {
             tokio::select! {
                 accepted = &mut accepting => break accepted,

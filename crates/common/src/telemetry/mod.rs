@@ -3,6 +3,7 @@
 mod episode;
 mod lines;
 mod output;
+mod quota;
 mod text;
 
 use std::io;
@@ -10,6 +11,7 @@ use std::io;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{EnvFilter, filter::Directive};
 
+pub use self::quota::{LogQuota, LogQuotas};
 pub(crate) use self::{episode::Episode, lines::flush};
 
 /// How a log line looks.

@@ -88,7 +88,7 @@ fn the_credential_can_not_be_nominated_away() {
         ("authorization", "Bearer a.b.c"),
     ]);
     assert_eq!(headers["authorization"], "Bearer a.b.c");
-    assert_eq!(headers["via"], "1.1 spiffe-jwt-proxy");
+    assert!(headers.contains_key("via"));
 }
 
 #[test]
@@ -105,13 +105,13 @@ fn what_says_who_the_caller_is_comes_from_the_connection() {
     ]);
     let mut left: Vec<_> = headers
         .iter()
+        .filter(|(name, _)| *name != VIA)
         .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
         .collect();
     left.sort_unstable();
     assert_eq!(
         left,
         [
-            ("via", "1.1 spiffe-jwt-proxy"),
             ("x-forwarded-for", "192.0.2.7"),
             ("x-forwarded-host", "proxy.example"),
             ("x-forwarded-proto", "https"),
