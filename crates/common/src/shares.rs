@@ -222,12 +222,17 @@ impl Eviction {
         self.waker.wake();
     }
 
+    /// Whether the holder has to go.
+    pub(crate) fn is_evicted(&self) -> bool {
+        self.evicted.load(SeqCst)
+    }
+
     /// Polls whether the holder has to go.
     pub(crate) fn poll_evicted(&self, cx: &Context<'_>) -> Poll<()> {
-        if !self.evicted.load(SeqCst) {
+        if !self.is_evicted() {
             self.waker.register(cx.waker());
         }
-        match self.evicted.load(SeqCst) {
+        match self.is_evicted() {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }

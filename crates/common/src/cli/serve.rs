@@ -8,7 +8,7 @@ use super::parse::{duration, positive, whole_number};
 use crate::{
     listen::{self, Inherited},
     runtime,
-    serve::{Admission, Balance, Bounds, InFlightLimit, Limits},
+    serve::{Admission, Balance, Bounds, InFlightLimit, Limits, WideWindows},
 };
 
 /// What a listener may take, and how it stops.
@@ -78,6 +78,7 @@ impl ServeArgs {
                 handshakes,
             }),
             in_flight: InFlightLimit::new(self.max_requests),
+            wide_windows: WideWindows::default(),
             balance: Balance::default(),
         }
     }

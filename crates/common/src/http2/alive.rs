@@ -14,7 +14,7 @@ use std::{
 use h2::{Ping, PingPong};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 /// Counts how often bytes came over a connection.
@@ -29,6 +29,45 @@ impl Heard {
 
     fn count(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+}
+
+/// The shortest round trip to a peer so far, by PING.
+#[derive(Debug)]
+pub(crate) struct RoundTrip(AtomicU64);
+
+impl RoundTrip {
+    /// Returns it, once it was measured.
+    pub(crate) fn get(&self) -> Option<Duration> {
+        match self.0.load(Relaxed) {
+            u64::MAX => None,
+            micros => Some(Duration::from_micros(micros)),
+        }
+    }
+
+    fn note(&self, time: Duration) {
+        let micros = time.as_micros().try_into().unwrap_or(u64::MAX - 1);
+        self.0.fetch_min(micros, Relaxed);
+    }
+}
+
+impl Default for RoundTrip {
+    fn default() -> Self {
+        Self(AtomicU64::new(u64::MAX))
+    }
+}
+
+/// Measures the round trip to a peer.
+pub(crate) async fn measure(ping: Option<&mut PingPong>, round_trip: &RoundTrip) {
+    /// One may be late because a machine was busy.
+    const PINGS: usize = 2;
+    let Some(ping) = ping else { return };
+    for _ in 0..PINGS {
+        let sent = Instant::now();
+        if ping.ping(Ping::opaque()).await.is_err() {
+            return;
+        }
+        round_trip.note(sent.elapsed());
     }
 }
 
@@ -124,8 +163,6 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Listening<I> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
 
     /// Serves a connection whose peer is `peer`, and returns how long it took to find it dead.

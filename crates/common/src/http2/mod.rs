@@ -13,7 +13,7 @@ mod inflow;
 mod outflow;
 
 pub(crate) use self::{
-    alive::{Heard, Listening, dead},
+    alive::{Heard, Listening, RoundTrip, dead, measure},
     inflow::Inflow,
     outflow::{SendError, send_body},
 };

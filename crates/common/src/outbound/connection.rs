@@ -24,7 +24,7 @@ use super::{
     sent::Sent,
     upload::{Need, Outgoing},
 };
-use crate::fair::FairQueue;
+use crate::{fair::FairQueue, http2::RoundTrip};
 
 /// Idle connections are dropped sooner than a server of ours would close them (75 s), so that a
 /// request is not sent into a connection that is just closing.
@@ -58,7 +58,7 @@ enum Speaks<B> {
 /// A connection that was just opened.
 pub(super) enum Opened<B> {
     /// To be shared.
-    Lane(Sender),
+    Lane(Sender, Arc<RoundTrip>),
     /// For one request at a time.
     Own(Own<B>),
 }
@@ -74,6 +74,7 @@ pub(super) struct Lane {
     pub(super) number: u64,
     pub(super) load: Arc<Load>,
     opened: Instant,
+    round_trip: Arc<RoundTrip>,
     state: Mutex<LaneState>,
 }
 
@@ -117,10 +118,10 @@ pub(super) async fn handshake<B: RequestBody>(
 ) -> Result<Opened<B>, Failure> {
     let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
     if is_http2 {
-        let sender = http2::handshake(tls).await.map_err(Failure::Unsent)?;
+        let (sender, round_trip) = http2::handshake(tls).await.map_err(Failure::Unsent)?;
         return Ok(match is_own {
             true => Opened::Own(Own::Http2(sender.into())),
-            false => Opened::Lane(sender),
+            false => Opened::Lane(sender, round_trip),
         });
     }
     let (mut sender, connection) = http1::Builder::new()
@@ -209,7 +210,12 @@ impl<B: RequestBody> Connection<B> {
 }
 
 impl Lane {
-    pub(super) fn new(number: u64, sender: Sender, whole: &Arc<Load>) -> Arc<Self> {
+    pub(super) fn new(
+        number: u64,
+        sender: Sender,
+        round_trip: Arc<RoundTrip>,
+        whole: &Arc<Load>,
+    ) -> Arc<Self> {
         let now = Instant::now();
         Arc::new(Self {
             number,
@@ -218,6 +224,7 @@ impl Lane {
                 ..Load::default()
             }),
             opened: now,
+            round_trip,
             state: Mutex::new(LaneState { sender, used: now }),
         })
     }
@@ -227,6 +234,11 @@ impl Lane {
         let mut state = self.lock();
         state.used = now;
         now - self.opened < LIFE && state.is_open()
+    }
+
+    /// The round trip to its peer, once it was measured.
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        self.round_trip.get()
     }
 
     /// Whether it is worth keeping.

@@ -1,6 +1,6 @@
 //! An endpoint: its connections, and how it fares.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -30,7 +30,15 @@ const BUSY: usize = 32;
 pub(super) const MAX_LANES: usize = 64;
 
 /// Idle connections for one request that are kept; more are closed as they become idle.
-const MAX_IDLE: usize = 64;
+const MAX_IDLE: usize = 256;
+
+/// The round trip from which on an endpoint is far, by PING. One HTTP/2 stream carries no more than its
+/// window in a round trip, and windows as wide as a long path needs would be held unread by the
+/// hundred. TCP's own windows follow the path, so a far endpoint that speaks HTTP/1.1 too gets a
+/// connection for each request: 32 MiB down over 50 ms at 190 MiB/s, against 4.6 on a lane
+/// (`scripts/bench.sh --rows far`). Small requests cost more so: 28.0 against 24.8 µs for server and
+/// proxy (`--rows wrk32`, with this at zero).
+const FAR: Duration = Duration::from_millis(10);
 
 /// What an endpoint speaks, as far as is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +67,8 @@ pub(super) struct Endpoint<B> {
     /// The lane that is being opened, for all who wait for one.
     pub(super) opening: Option<Opening>,
     protocol: Protocol,
+    /// As measured over lanes that are gone.
+    last_round_trip: Option<Duration>,
     lanes: Vec<Arc<Lane>>,
     /// The one used last comes last.
     idle: Vec<Idle<B>>,
@@ -91,6 +101,7 @@ impl<B: RequestBody> Endpoint<B> {
             load: Load::of_endpoint(room),
             opening: None,
             protocol: Protocol::Unknown,
+            last_round_trip: None,
             lanes: Vec::new(),
             idle: Vec::new(),
         }
@@ -145,14 +156,28 @@ impl<B: RequestBody> Endpoint<B> {
     fn takes_idle(&self, need: Need) -> bool {
         match need {
             Need::Own => true,
-            Need::Shared(bytes) => bytes > 0 || self.is_http1(),
+            Need::Shared(bytes) => bytes > 0 || self.is_http1() || self.is_far(),
         }
+    }
+
+    /// Whether requests to it share no connection because the path is long.
+    fn is_far(&self) -> bool {
+        let is_far = |round_trip| round_trip >= FAR;
+        self.protocol == Protocol::Http2 && self.round_trip().is_some_and(is_far)
+    }
+
+    fn round_trip(&self) -> Option<Duration> {
+        let measured = self.lanes.iter().filter_map(|lane| lane.round_trip());
+        measured.min().or(self.last_round_trip)
     }
 
     fn lane(&self, need: Need, above: u64) -> Option<usize> {
         let Need::Shared(bytes) = need else {
             return None;
         };
+        if self.is_far() {
+            return None;
+        }
         let lanes = self.lanes.iter().enumerate();
         let with_room = lanes.filter(|(_, lane)| {
             lane.number > above
@@ -168,6 +193,7 @@ impl<B: RequestBody> Endpoint<B> {
     pub(super) fn offer(&self, need: Need) -> Offer {
         let is_own = match need {
             Need::Own => true,
+            Need::Shared(_) if self.is_far() => true,
             // There are lanes, and no room for a body on them.
             Need::Shared(bytes) => {
                 bytes > 0 && self.lanes.iter().any(|lane| !lane.has_room_for(bytes))
@@ -193,7 +219,7 @@ impl<B: RequestBody> Endpoint<B> {
     /// Whether one more lane would spread what there is to do, or will be needed soon.
     pub(super) fn wants_lane(&self, now: Instant) -> bool {
         let count = self.lanes.len();
-        if count == 0 || count >= MAX_LANES || self.opening.is_some() {
+        if count == 0 || count >= MAX_LANES || self.opening.is_some() || self.is_far() {
             return false;
         }
         let is_full = |lane: &Arc<Lane>| {
@@ -209,11 +235,12 @@ impl<B: RequestBody> Endpoint<B> {
     pub(super) fn add(&mut self, number: u64, opened: Opened<B>, offer: Offer) {
         self.health.connects();
         match opened {
-            Opened::Lane(sender) => {
+            Opened::Lane(sender, round_trip) => {
                 if self.protocol != Protocol::OnlyHttp2 {
                     self.protocol = Protocol::Http2;
                 }
-                self.lanes.push(Lane::new(number, sender, &self.load));
+                self.lanes
+                    .push(Lane::new(number, sender, round_trip, &self.load));
             }
             Opened::Own(sender) => {
                 if offer == Offer::Both {
@@ -244,6 +271,7 @@ impl<B: RequestBody> Endpoint<B> {
 
     /// Leaves the connections that are closed, too old, or were idle for too long.
     pub(super) fn sweep(&mut self, now: Instant) {
+        self.last_round_trip = self.round_trip();
         self.lanes.retain(|lane| lane.is_kept(now));
         self.idle.retain_mut(|idle| idle.is_usable(now));
     }

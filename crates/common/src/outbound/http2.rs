@@ -1,6 +1,7 @@
 //! HTTP/2 towards an upstream: the connection, and requests on it.
 
 use std::{
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -17,7 +18,9 @@ use tokio::{
 use tracing::debug;
 
 use super::{RequestBody, answer::Wire, retry::Failure, upload::Outgoing};
-use crate::http2::{Inflow, Listening, dead, remove_connection_fields, send_body};
+use crate::http2::{
+    Inflow, Listening, RoundTrip, dead, measure, remove_connection_fields, send_body,
+};
 
 /// Sends requests over one connection.
 pub(super) type Sender = h2::client::SendRequest<Bytes>;
@@ -45,8 +48,9 @@ const RESETS_KEPT_FOR: Duration = Duration::from_secs(30);
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Begins HTTP/2 on a connection, and serves it on a task of its own until its end.
-pub(super) async fn handshake<I>(io: I) -> Result<Sender, h2::Error>
+/// Begins HTTP/2 on a connection, and serves it on a task of its own until its end. Measures the round
+/// trip meanwhile.
+pub(super) async fn handshake<I>(io: I) -> Result<(Sender, Arc<RoundTrip>), h2::Error>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -64,11 +68,17 @@ where
         .max_local_error_reset_streams(None)
         .handshake(io)
         .await?;
-    let ping = connection.ping_pong();
+    let mut ping = connection.ping_pong();
+    let round_trip = Arc::<RoundTrip>::default();
+    let measured = Arc::clone(&round_trip);
     tokio::spawn(async move {
+        let watching = async {
+            measure(ping.as_mut(), &measured).await;
+            dead(ping, heard, PING_EVERY, PING_TIMEOUT).await;
+        };
         let ended = tokio::select! {
             ended = connection => ended,
-            () = dead(ping, heard, PING_EVERY, PING_TIMEOUT) => {
+            () = watching => {
                 debug!("upstream connection ended: no answer to a PING");
                 return;
             }
@@ -77,7 +87,7 @@ where
             debug!(%error, "upstream connection ended");
         }
     });
-    Ok(sender)
+    Ok((sender, round_trip))
 }
 
 /// Whether neither an end nor a GOAWAY has come.

@@ -31,6 +31,8 @@ pub(super) struct Activity {
     unread_since: AtomicU64,
     /// Request bodies of which not all has come.
     bodies: AtomicUsize,
+    /// Those of them that turned out large.
+    large_bodies: AtomicUsize,
     /// The request whose answer is being streamed; only HTTP/1.1 has one at a time.
     answering: Mutex<Weak<Flight>>,
     /// A stop was asked for.
@@ -62,6 +64,7 @@ impl Activity {
             header_since: AtomicU64::new(0),
             unread_since: AtomicU64::new(NEVER),
             bodies: AtomicUsize::new(0),
+            large_bodies: AtomicUsize::new(0),
             answering: Mutex::default(),
             stopping: AtomicBool::new(false),
             limit,
@@ -134,9 +137,20 @@ impl Activity {
         self.bodies.fetch_add(1, Relaxed);
     }
 
+    /// Notes that a request's body turns out large.
+    pub(super) fn body_is_large(&self) {
+        self.large_bodies.fetch_add(1, Relaxed);
+    }
+
     /// Notes that no more of a request's body is read.
-    pub(super) fn body_ends(&self) {
+    pub(super) fn body_ends(&self, is_large: bool) {
         self.bodies.fetch_sub(1, Relaxed);
+        self.large_bodies.fetch_sub(is_large.into(), Relaxed);
+    }
+
+    /// Whether a large request body is being read.
+    pub(super) fn has_large_body(&self) -> bool {
+        self.large_bodies.load(Relaxed) > 0
     }
 
     /// Whether an HTTP/1.1 connection may read on. No further request is read while an answer is

@@ -26,6 +26,7 @@ use super::{
     http1::{self, http1},
     http2,
     observed::Observed,
+    windows::Windows,
 };
 use crate::{http2::dead, peer::Peer, shutdown::Shutdown};
 
@@ -158,6 +159,7 @@ impl Connection {
         let dead = dead(ping, heard, http2::PING_EVERY, http2::PING_TIMEOUT);
         let mut conversation = Http2 {
             connection,
+            windows: self.limits.wide_windows.of(self.source),
             serving,
         };
         let serving = async {
@@ -244,6 +246,7 @@ where
 
 struct Http2<H> {
     connection: h2::server::Connection<Observed<TlsStream<TcpStream>>, Bytes>,
+    windows: Windows,
     serving: Arc<Serving<H>>,
 }
 
@@ -253,8 +256,10 @@ impl<H: Handler> Future for Http2<H> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self {
             connection,
+            windows,
             serving,
         } = &mut *self;
+        windows.adapt(connection, &serving.activity);
         http2::poll_serve(connection, serving, cx).map_err(Into::into)
     }
 }

@@ -23,6 +23,7 @@ use tracing::debug;
 
 use super::{
     Handler, MAX_HEADER_BYTES, MAX_STREAMS, exchange::Serving, flight::Flight, received::Wire,
+    windows::NARROW,
 };
 use crate::{
     body::Body,
@@ -42,11 +43,6 @@ const RESETS_KEPT_FOR: Duration = Duration::from_secs(10);
 /// Bytes of a response that one stream holds for a connection that is slower than its source.
 const STREAM_SEND_BUFFER: usize = 64 * 1024;
 
-/// Flow-control windows, in bytes: what a caller may send before a handler reads. A stream's is the
-/// smaller, so that a few bodies that nobody reads hold back no others on their connection.
-const STREAM_WINDOW: u32 = 128 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-
 /// How often a quiet connection is asked whether its peer is still there, and how long the answer may
 /// take.
 pub(super) const PING_EVERY: Duration = Duration::from_secs(20);
@@ -65,8 +61,8 @@ where
         .max_concurrent_reset_streams(RESETS_KEPT)
         .reset_stream_duration(RESETS_KEPT_FOR)
         .max_send_buffer_size(STREAM_SEND_BUFFER)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_window_size(NARROW.stream)
+        .initial_connection_window_size(NARROW.connection)
         .handshake(io)
         .await
 }

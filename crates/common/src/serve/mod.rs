@@ -5,7 +5,7 @@
 //!
 //! - `accept`, `balance`, `admission`: connections out of the kernel's queue, to a core, in bounds
 //! - `connection`: TLS, then `http1` or `http2` until its end · `observed`: its bytes · `flood`: its
-//!   frames · `activity`: its deadlines
+//!   frames · `activity`: its deadlines · `windows`: how much may come before it is read
 //! - `exchange`: a request and its answer · `received`: its body · `flight`, `limit`: where it is
 //!   counted
 
@@ -23,6 +23,7 @@ mod http2;
 mod limit;
 mod observed;
 mod received;
+mod windows;
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,6 +39,7 @@ pub use self::{
     http1::http1,
     limit::InFlightLimit,
     received::{ReceiveError, Received},
+    windows::WideWindows,
 };
 use crate::{
     body::Body,
@@ -76,6 +78,8 @@ pub struct Limits {
     pub admission: Admission,
     /// How many requests at once; shared by the cores of the process.
     pub in_flight: InFlightLimit,
+    /// The HTTP/2 connections that have wide windows; shared by the cores of the process.
+    pub wide_windows: WideWindows,
     /// The cores that connections are spread over; shared by them.
     pub balance: Balance,
 }
@@ -114,6 +118,7 @@ impl Limits {
                 handshakes: connections,
             }),
             in_flight: InFlightLimit::new(connections),
+            wide_windows: WideWindows::default(),
             balance: Balance::default(),
         }
     }

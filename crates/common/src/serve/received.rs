@@ -17,7 +17,7 @@ use tokio::{
     time::{Sleep, sleep, timeout},
 };
 
-use super::{Limits, MIN_PROGRESS_BYTES, activity::Activity, flight::Flight};
+use super::{Limits, MIN_PROGRESS_BYTES, activity::Activity, flight::Flight, windows::LARGE};
 use crate::http2::Inflow;
 
 /// A request's body as the caller sends it, within the listener's bounds.
@@ -65,7 +65,10 @@ pub enum ReceiveError {
 
 /// Counts a body as one of its connection's that is still being read.
 #[derive(Debug)]
-struct Open(Arc<Activity>);
+struct Open {
+    activity: Arc<Activity>,
+    is_large: bool,
+}
 
 /// The most of a body's rest that is read after its answer, and for how long: what Go's server reads
 /// too (`maxPostHandlerReadBytes`).
@@ -94,6 +97,9 @@ impl Received {
         if self.total > self.max {
             self.flight.set_fault(StatusCode::PAYLOAD_TOO_LARGE);
             return Err(ReceiveError::TooLong(self.max));
+        }
+        if let Some(open) = &mut self.open {
+            open.note(self.total);
         }
         self.progress += bytes;
         if self.progress >= MIN_PROGRESS_BYTES {
@@ -229,12 +235,22 @@ impl Body for Wire {
 impl Open {
     fn on(activity: &Arc<Activity>) -> Self {
         activity.body_begins();
-        Self(Arc::clone(activity))
+        Self {
+            activity: Arc::clone(activity),
+            is_large: false,
+        }
+    }
+
+    fn note(&mut self, total: u64) {
+        if !self.is_large && total > LARGE {
+            self.is_large = true;
+            self.activity.body_is_large();
+        }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.body_ends();
+        self.activity.body_ends(self.is_large);
     }
 }
