@@ -20,9 +20,10 @@ use super::{
     answer::Wire,
     endpoint::Place,
     http2::{self, Sender},
+    prepared::Need,
     retry::Failure,
     sent::Sent,
-    upload::{Need, Outgoing},
+    upload::Outgoing,
 };
 use crate::{fair::FairQueue, http2::RoundTrip};
 

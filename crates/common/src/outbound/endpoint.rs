@@ -10,9 +10,9 @@ use super::{
     connection::{Connection, Idle, Lane, Load, Opened},
     connector::Offer,
     health::Health,
+    opening::Opening,
     origin::{Addresses, At, Origin},
-    pool::Opening,
-    upload::Need,
+    prepared::Need,
 };
 use crate::fair::FairQueue;
 
@@ -123,6 +123,11 @@ impl<B: RequestBody> Endpoint<B> {
         !self.lanes.is_empty() || !self.idle.is_empty()
     }
 
+    /// Whether it has lanes, with or without room.
+    pub(super) fn has_lanes(&self) -> bool {
+        !self.lanes.is_empty()
+    }
+
     /// Whether it has no connection at all, idle or busy.
     pub(super) fn is_unconnected(&self) -> bool {
         let is_busy = self.is_http1() && self.load.requests() > 0;
@@ -206,9 +211,11 @@ impl<B: RequestBody> Endpoint<B> {
         }
     }
 
-    /// Whether it may have one more lane.
+    /// Whether it may have one more lane. A peer that takes no requests at present takes them on no
+    /// other connection either.
     pub(super) fn may_open(&self, offer: Offer) -> bool {
-        offer != Offer::Both || self.lanes.len() < MAX_LANES
+        let takes_none = |lane: &Arc<Lane>| lane.max_requests() == 0;
+        offer != Offer::Both || self.lanes.len() < MAX_LANES && !self.lanes.iter().any(takes_none)
     }
 
     /// The endpoint does not speak HTTP/1.1.

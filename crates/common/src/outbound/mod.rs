@@ -4,10 +4,12 @@
 //! Knows nothing of flags or of which binary it is in. One [`Client`] belongs to one core: its
 //! connections are that core's own.
 //!
-//! - `pool`, `state`: which connection a request takes · `endpoint`, `connection`: what they are
+//! - `pool`, `state`: which connection a request takes · `endpoint`, `connection`: what they are ·
+//!   `opening`: new ones
 //! - `choice`, `health`, `retry`: who is chosen, who is left out, what is sent again; pure
 //! - `origin`, `resolve`: names to endpoints · `connector`: TCP and TLS to one
-//! - `upload`: a request's body on its way out · `answer`: a response's on its way in · `sent`: between
+//! - `prepared`, `upload`: a request's body before and while it is sent · `answer`: a response's on its
+//!   way in · `sent`: between
 //! - `http2`: HTTP/2 on a connection
 
 mod answer;
@@ -18,8 +20,10 @@ mod endpoint;
 mod error;
 mod health;
 mod http2;
+mod opening;
 mod origin;
 mod pool;
+mod prepared;
 mod resolve;
 mod retry;
 mod sent;
@@ -38,12 +42,7 @@ pub use self::{
     answer::Answer,
     error::{At, Error},
 };
-use self::{
-    answer::Wire,
-    connection::Connection,
-    pool::Pool,
-    upload::{Prepared, Upload},
-};
+use self::{answer::Wire, connection::Connection, pool::Pool, prepared::Prepared, upload::Upload};
 use crate::{cause, tls};
 
 /// Where requests go, who must be there, and how long it may take.

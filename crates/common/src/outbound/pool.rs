@@ -14,11 +14,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{
-    FutureExt, StreamExt,
-    future::{BoxFuture, Shared},
-    stream::FuturesUnordered,
-};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use http::Uri;
 use spiffe::SpiffeId;
 use tokio::{
@@ -28,12 +24,13 @@ use tokio::{
 
 use super::{
     Error, RequestBody, Target,
-    connection::{Connection, Idle, Opened, handshake},
+    connection::{Connection, Idle},
     connector::{Connector, Fault, Offer},
     endpoint::{Endpoint, Place},
+    opening::Opening,
     origin::{At, Origin},
+    prepared::Need,
     state::{Failed, State, above},
-    upload::Need,
 };
 use crate::{
     fair::{FairQueue, TooMany},
@@ -56,14 +53,11 @@ const MAX_LOST: usize = 20;
 /// Requests of one core that may wait for room on a connection.
 const MAX_QUEUED: usize = 2000;
 
-/// What opening a connection comes to, for all who wait for it.
-pub(super) type Opening = Shared<BoxFuture<'static, Result<(), Error>>>;
-
 /// Connections to one target.
 pub(super) struct Pool<B> {
     pub(super) expected: SpiffeId,
     pub(super) origins: Vec<Arc<Origin>>,
-    connector: Connector,
+    pub(super) connector: Connector,
     state: Mutex<State<B>>,
     /// A name was looked up.
     pub(super) found: Notify,
@@ -139,7 +133,7 @@ impl<B: RequestBody> Pool<B> {
     }
 
     /// A new lane has room for many: each that was called calls the next.
-    fn call_next_if_there_is_room(&self) {
+    pub(super) fn call_next_if_there_is_room(&self) {
         if !self.room.is_empty() && self.lock().choose(Need::Shared(0), None).is_some() {
             self.room.call_next();
         }
@@ -208,11 +202,11 @@ impl<B: RequestBody> Pool<B> {
                 tried.push(id);
                 opening.push(one.map(move |opened| (id, opened)));
             } else if opening.is_empty() {
-                let lost = || match tried.is_empty() {
-                    true => None,
-                    false => Some(self.lost(tried)),
+                return match failure {
+                    Some(failure) => Err(failure),
+                    None if self.is_full(need) => Ok(None),
+                    None => Err(self.lost(tried)),
                 };
-                return failure.or_else(lost).map_or(Ok(None), Err);
             }
             tokio::select! {
                 Some((id, opened)) = opening.next() => match opened {
@@ -253,73 +247,10 @@ impl<B: RequestBody> Pool<B> {
         Some((id, self.open(&mut state, index, offer), left_out))
     }
 
-    /// Opens a connection, or waits for the lane that is being opened.
-    fn open(self: &Arc<Self>, state: &mut State<B>, index: usize, offer: Offer) -> Opening {
-        self.resolve_again(state);
-        let endpoint = &mut state.endpoints[index];
-        if let (Some(opening), Offer::Both) = (&endpoint.opening, offer) {
-            return opening.clone();
-        }
-        let opening = Arc::clone(self).opened(endpoint.id, Arc::clone(&endpoint.place), offer);
-        let opening = opening.boxed().shared();
-        tokio::spawn(opening.clone());
-        // A connection for one request: each that waits needs its own.
-        if offer == Offer::Both && !endpoint.is_http1() {
-            endpoint.opening = Some(opening.clone());
-        }
-        opening
-    }
-
-    async fn opened(
-        self: Arc<Self>,
-        id: u64,
-        place: Arc<Place>,
-        mut offer: Offer,
-    ) -> Result<(), Error> {
-        loop {
-            let outdated = self.lock().outdated;
-            let opened = match self.opened_once(&place, offer).await {
-                Ok(opened) => Ok(opened),
-                // It speaks HTTP/2 alone.
-                Err(None) => {
-                    offer = Offer::Http2;
-                    if let Some(endpoint) = self.lock().endpoint(id) {
-                        endpoint.refuses_http1();
-                    }
-                    continue;
-                }
-                Err(Some(error)) => Err(error),
-            };
-            let mut state = self.lock();
-            // Otherwise the connection was verified with what has since changed.
-            if outdated == state.outdated {
-                let settled = state.settle(id, offer, opened);
-                drop(state);
-                self.call_next_if_there_is_room();
-                return settled;
-            }
-        }
-    }
-
-    /// Opens a connection; no error if the target speaks HTTP/2, and not the HTTP/1.1 that was offered.
-    async fn opened_once(&self, place: &Place, offer: Offer) -> Result<Opened<B>, Option<Error>> {
-        let fault = match self.connector.connect(place, offer).await {
-            // An endpoint that chooses HTTP/2 where it may, and nothing here.
-            Ok(tls) if offer == Offer::Http1 && tls.get_ref().1.alpn_protocol().is_none() => {
-                return Err(None);
-            }
-            Ok(tls) => {
-                let opened = handshake(tls, offer != Offer::Both).await;
-                return opened.map_err(|error| Some(Error::unanswered(&error, self.at(place))));
-            }
-            Err(fault) if offer == Offer::Http1 && fault.is_of_offer() => return Err(None),
-            Err(fault) => fault,
-        };
-        // After a withdrawal a handshake fails by what looks like the target's fault.
-        Err(Some(match self.connector.is_usable() {
-            true => Error::unconnected(&fault, self.at(place), self.expected.clone()),
-            false => Error::NoTrust(self.at(place)),
-        }))
+    /// Whether there are connections for this need, and no room on them.
+    fn is_full(&self, need: Need) -> bool {
+        let has_lanes = || self.lock().endpoints.iter().any(Endpoint::has_lanes);
+        matches!(need, Need::Shared(_)) && has_lanes()
     }
 
     /// What to call an endpoint in an error.

@@ -12,8 +12,8 @@ use super::{
     connector::Offer,
     endpoint::Endpoint,
     origin::{Addresses, Origin},
+    prepared::Need,
     resolve::Resolution,
-    upload::Need,
 };
 use crate::fair::FairQueue;
 

@@ -1,11 +1,4 @@
-//! A request's body on its way out: in hand as a whole, or sent as it comes; and how long the target
-//! may take nothing and say nothing.
-//!
-//! A small body is read before a connection is chosen. So a caller that sends it slowly holds no
-//! connection, it can be sent again, and it can share a connection with others' requests. Any other
-//! body has a connection to itself: an upstream that does not read it would hold back all that share
-//! its flow-control window, and HTTP/1.1 carries large bodies at less cost (`scripts/bench.sh`, the
-//! rows of bodies).
+//! A request's body on its way out, and how long the target may take nothing and say nothing.
 
 use std::{
     pin::Pin,
@@ -14,147 +7,15 @@ use std::{
     time::Duration,
 };
 
-use http::{
-    HeaderMap,
-    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
-};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use hyper::body::Bytes;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
-use super::RequestBody;
+use super::{
+    RequestBody,
+    prepared::{BoxError, Prepared},
+};
 use crate::cause;
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// The longest body that is read before it is sent on, in bytes.
-const SMALL: usize = 8 * 1024;
-
-/// How long a body of unknown length may take to turn out small.
-const BRIEF: Duration = Duration::from_millis(2);
-
-/// The kind of connection that a request needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Need {
-    /// One that it may share, for a body of so many bytes, or none.
-    Shared(usize),
-    /// One of its own.
-    Own,
-}
-
-impl Need {
-    /// Bytes of its body on a shared connection.
-    pub(super) fn shared_bytes(self) -> usize {
-        match self {
-            Self::Shared(bytes) => bytes,
-            Self::Own => 0,
-        }
-    }
-}
-
-/// A body, as far as it is known before it is sent.
-#[derive(Debug)]
-pub(super) enum Prepared<B> {
-    /// All of it.
-    Whole(Bytes),
-    /// The part that has come already, and the rest.
-    Streamed(Bytes, B),
-}
-
-impl<B: RequestBody> Prepared<B> {
-    /// Reads a body that is small.
-    pub(super) async fn read(mut body: B) -> Result<Self, BoxError> {
-        if body.is_end_stream() {
-            return Ok(Self::Whole(Bytes::new()));
-        }
-        let length = body.size_hint().exact();
-        if length.is_some_and(|length| length > SMALL as u64) {
-            return Ok(Self::Streamed(Bytes::new(), body));
-        }
-        let deadline = length.is_none().then(|| Instant::now() + BRIEF);
-        let mut begun = Bytes::new();
-        while begun.len() <= SMALL {
-            let frame = match deadline {
-                None => body.frame().await,
-                Some(deadline) => match timeout_at(deadline, body.frame()).await {
-                    Ok(frame) => frame,
-                    Err(_) => return Ok(Self::Streamed(begun, body)),
-                },
-            };
-            let Some(frame) = frame else {
-                return Ok(Self::Whole(begun));
-            };
-            if let Ok(data) = frame.map_err(Into::into)?.into_data() {
-                begun = joined(begun, data);
-            }
-            if body.is_end_stream() {
-                return Ok(Self::Whole(begun));
-            }
-        }
-        Ok(Self::Streamed(begun, body))
-    }
-
-    /// The connection that it needs.
-    pub(super) fn need(&self) -> Need {
-        match self {
-            Self::Whole(bytes) => Need::Shared(bytes.len()),
-            Self::Streamed(..) => Need::Own,
-        }
-    }
-
-    /// Frames the body in a request's header fields: one that is in hand has a length, whatever it
-    /// came with.
-    pub(super) fn frame(&self, headers: &mut HeaderMap) {
-        if let Self::Whole(bytes) = self {
-            headers.remove(TRANSFER_ENCODING);
-            if !bytes.is_empty() {
-                headers.insert(CONTENT_LENGTH, bytes.len().into());
-            }
-        }
-    }
-
-    /// Whether there is a body at all.
-    pub(super) fn is_some(&self) -> bool {
-        !matches!(self, Self::Whole(bytes) if bytes.is_empty())
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(bytes) => bytes.is_empty(),
-            Self::Streamed(begun, rest) => begun.is_empty() && rest.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Streamed(begun, rest) => {
-                let exact = rest.size_hint().exact();
-                exact.map_or_else(SizeHint::default, |rest| {
-                    SizeHint::with_exact(rest + begun.len() as u64)
-                })
-            }
-        }
-    }
-
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match self {
-            Self::Whole(bytes) | Self::Streamed(bytes, _) if !bytes.is_empty() => {
-                Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
-            }
-            Self::Whole(_) => Poll::Ready(None),
-            Self::Streamed(_, rest) => Pin::new(rest).poll_frame(cx).map_err(Into::into),
-        }
-    }
-}
-
-fn joined(begun: Bytes, more: Bytes) -> Bytes {
-    match begun.is_empty() {
-        true => more,
-        false => [begun, more].concat().into(),
-    }
-}
 
 /// Since when it is the target that a request waits for, and its body, if nothing was taken of it.
 #[derive(Debug)]
@@ -284,7 +145,7 @@ impl<B: RequestBody> Body for Outgoing<B> {
 mod tests {
     use std::future::poll_fn;
 
-    use http_body_util::{Channel, Full};
+    use http_body_util::{BodyExt, Channel, Full};
     use tokio::time::{sleep, timeout};
 
     use super::*;
@@ -299,43 +160,6 @@ mod tests {
 
     fn full(length: usize) -> Full<Bytes> {
         Full::new(Bytes::from(vec![b'a'; length]))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn small_bodies_are_read_before_they_are_sent() {
-        for (length, need) in [
-            (0, Need::Shared(0)),
-            (1, Need::Shared(1)),
-            (SMALL, Need::Shared(SMALL)),
-            (SMALL + 1, Need::Own),
-        ] {
-            let prepared = Prepared::read(full(length)).await.unwrap();
-            assert_eq!(prepared.need(), need);
-            assert_eq!(prepared.is_some(), length > 0);
-            assert_eq!(prepared.size_hint().exact(), Some(length as u64));
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_body_of_unknown_length_turns_out_small_or_is_sent_as_it_comes() {
-        for (parts, pause, need) in [
-            ([3_usize, 4], Duration::ZERO, Need::Shared(7)),
-            ([SMALL, 1], Duration::ZERO, Need::Own),
-            ([3, 4], BRIEF * 2, Need::Own),
-        ] {
-            let (mut source, body) = Channel::<Bytes>::new(9);
-            tokio::spawn(async move {
-                for length in parts {
-                    source.send_data(vec![b'a'; length].into()).await.unwrap();
-                    sleep(pause).await;
-                }
-            });
-            let prepared = Prepared::read(body).await.unwrap();
-            assert_eq!(prepared.need(), need, "{parts:?}");
-            let (_upload, body) = Upload::of(prepared);
-            let whole = body.collect().await.unwrap().to_bytes();
-            assert_eq!(whole.len(), parts.iter().sum::<usize>());
-        }
     }
 
     #[tokio::test(start_paused = true)]
