@@ -1,4 +1,4 @@
-//! What became of the requests of a while, and which of it is a failure.
+//! Counts the outcomes of requests, and tells failures from refusals that are wanted.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 pub(crate) enum Kind {
     /// The proxy and the caller may send a GET again.
     Get,
-    /// Nobody may send a POST again, because it may have had an effect.
+    /// POSTs that were lost. They may not be sent again, because they may have had an effect.
     Post,
 }
 
@@ -22,7 +22,7 @@ pub(crate) enum Outcome {
     Broken(String),
 }
 
-/// What is no failure while an event lasts. The rule is in the documentation of the drill.
+/// The outcomes that are not failures while an event lasts. The drill's documentation has the rule.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Wanted {
     /// Answers with these.

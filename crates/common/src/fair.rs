@@ -41,7 +41,7 @@ struct Waiting<'a> {
     called: Option<oneshot::Receiver<()>>,
 }
 
-/// As many wait as may.
+/// The error of a waiter that is one too many; it has the bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooMany(pub(crate) usize);
 
@@ -79,7 +79,7 @@ impl FairQueue {
         false
     }
 
-    /// Whether nobody waits.
+    /// Returns whether nobody waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.lock().count == 0
     }
@@ -208,7 +208,7 @@ mod tests {
         assert!(!queue.call_next() && queue.is_empty());
     }
 
-    /// Whether the waiter was called now; one that was called before is replaced by one that waits.
+    /// Returns whether the waiter is called now. A called waiter is replaced by one that waits.
     fn is_ready(all: &mut [Entry<'_>], index: usize) -> bool {
         let ready = poll(&mut all[index]).is_ready();
         if ready {

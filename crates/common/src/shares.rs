@@ -222,7 +222,7 @@ impl Eviction {
         self.waker.wake();
     }
 
-    /// Whether the holder has to go.
+    /// Returns whether the holder has to go.
     pub(crate) fn is_evicted(&self) -> bool {
         self.evicted.load(SeqCst)
     }

@@ -26,7 +26,7 @@ struct Flags {
     /// How long the upstream may take no part of the request and not begin its answer; what the caller takes is not counted
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = cli::duration)]
     response_timeout: Duration,
-    /// How long a request may wait where all connections to the upstream are full; then it is answered 503
+    /// The time that a request may wait where all connections to the upstream are full; then it is answered 503
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = cli::duration)]
     queue_timeout: Duration,
 }

@@ -1,4 +1,4 @@
-//! Whether a quiet peer is still there, asked by PING (RFC 9113 §6.7).
+//! Asks a quiet peer by PING if it is still there, and how far it is (RFC 9113 §6.7).
 
 use std::{
     io::{self, IoSlice},

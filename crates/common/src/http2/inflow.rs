@@ -15,7 +15,7 @@ use hyper::body::Bytes;
 #[derive(Debug)]
 pub(crate) struct Inflow {
     stream: RecvStream,
-    /// What is left of a length that was announced.
+    /// The rest of a length that was announced.
     left: Option<u64>,
     has_data: bool,
 }

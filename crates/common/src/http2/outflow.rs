@@ -12,7 +12,7 @@ use http_body::{Body, Frame};
 use hyper::body::Bytes;
 use tokio::time::{Instant, timeout_at};
 
-/// How much a peer has to take in each patience: a byte at a time is no progress.
+/// The bytes that a peer has to take in each patience: a byte at a time is not progress.
 const MIN_PROGRESS_BYTES: usize = 1024;
 
 /// Bytes that are asked room for at once. Asking for a whole large part would keep a connection's

@@ -14,7 +14,7 @@ use tokio::{runtime::Handle, time::timeout};
 use super::{connection::InFlight, http2::During};
 use crate::{body::BodyError, http2::Inflow};
 
-/// How long an answer that has no body, by its status, may take to end its stream.
+/// The time that an answer without a body, by its status, has to end its stream.
 const EMPTY_END: Duration = Duration::from_secs(1);
 
 /// The body of an answer as it comes. It ends where the upstream ended it; whatever else ends it is

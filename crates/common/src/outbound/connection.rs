@@ -199,8 +199,8 @@ impl<B: RequestBody> Connection<B> {
         }
     }
 
-    /// What its request still has to do with it, and what can go back to the endpoint: of a lane
-    /// nothing, it is there all the time.
+    /// Splits it into its request's count and, except for a lane, the connection that can go back to
+    /// the endpoint.
     pub(super) fn into_parts(self) -> (InFlight, Option<Idle<B>>) {
         let idle = match self.speaks {
             Speaks::Own(idle) => Some(*idle),
@@ -230,7 +230,7 @@ impl Lane {
         })
     }
 
-    /// Whether the connection can take requests; it is taken to be used if so.
+    /// Returns whether the connection can take requests, and notes that it is used.
     pub(super) fn is_to_be_used(&self, now: Instant) -> bool {
         let mut state = self.lock();
         state.used = now;
@@ -242,19 +242,19 @@ impl Lane {
         self.round_trip.get()
     }
 
-    /// Whether it is worth keeping.
+    /// Returns whether it is worth keeping.
     pub(super) fn is_kept(&self, now: Instant) -> bool {
         let mut state = self.lock();
         let is_quiet = self.load.requests() == 0 && now - state.used >= IDLE;
         now - self.opened < LIFE && state.is_open() && !is_quiet
     }
 
-    /// How many requests its peer takes at once at present.
+    /// Returns the number of requests that its peer takes at once at present.
     pub(super) fn max_requests(&self) -> usize {
         self.lock().sender.current_max_send_streams()
     }
 
-    /// Whether there is room for a body of so many bytes.
+    /// Returns whether there is room for a body of so many bytes.
     pub(super) fn has_room_for(&self, body_bytes: usize) -> bool {
         body_bytes == 0
             || self
@@ -271,7 +271,7 @@ impl Lane {
 }
 
 impl LaneState {
-    /// Whether neither an end nor a GOAWAY has come.
+    /// Returns whether neither an end nor a GOAWAY has come.
     fn is_open(&mut self) -> bool {
         http2::is_open(&mut self.sender)
     }

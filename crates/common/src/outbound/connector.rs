@@ -41,7 +41,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// Whether the target speaks no version of HTTP that was offered (RFC 7301 §3.2).
+    /// Returns whether the target speaks no version of HTTP that was offered (RFC 7301 §3.2).
     pub(super) fn is_of_offer(&self) -> bool {
         let Self::Io(error) = self else {
             return false;

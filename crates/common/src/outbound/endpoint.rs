@@ -40,7 +40,7 @@ const MAX_IDLE: usize = 256;
 /// proxy (`--rows wrk32`, with this at zero).
 const FAR: Duration = Duration::from_millis(10);
 
-/// What an endpoint speaks, as far as is known.
+/// The versions of HTTP that an endpoint speaks, as far as is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Protocol {
     #[default]
@@ -67,7 +67,7 @@ pub(super) struct Endpoint<B> {
     /// The lane that is being opened, for all who wait for one.
     pub(super) opening: Option<Opening>,
     protocol: Protocol,
-    /// As measured over lanes that are gone.
+    /// The last round trip that was measured over lanes that are gone.
     last_round_trip: Option<Duration>,
     lanes: Vec<Arc<Lane>>,
     /// The one used last comes last.
@@ -107,7 +107,7 @@ impl<B: RequestBody> Endpoint<B> {
         }
     }
 
-    /// Whether it speaks HTTP/1.1 alone, as far as is known.
+    /// Returns whether it speaks HTTP/1.1 alone, as far as is known.
     pub(super) fn is_http1(&self) -> bool {
         self.protocol == Protocol::Http1
     }
@@ -118,17 +118,17 @@ impl<B: RequestBody> Endpoint<B> {
             || self.takes_idle(need) && self.idle.iter().any(|idle| idle.number > above)
     }
 
-    /// Whether it has a connection without a request, or a lane.
+    /// Returns whether it has a connection without a request, or a lane.
     pub(super) fn has_connection(&self) -> bool {
         !self.lanes.is_empty() || !self.idle.is_empty()
     }
 
-    /// Whether it has lanes, with or without room.
+    /// Returns whether it has lanes, with or without room.
     pub(super) fn has_lanes(&self) -> bool {
         !self.lanes.is_empty()
     }
 
-    /// Whether it has no connection at all, idle or busy.
+    /// Returns whether it has no connection at all, idle or busy.
     pub(super) fn is_unconnected(&self) -> bool {
         let is_busy = self.is_http1() && self.load.requests() > 0;
         !is_busy && !self.has_connection()
@@ -157,7 +157,7 @@ impl<B: RequestBody> Endpoint<B> {
         None
     }
 
-    /// Whether a request takes a connection of its own. A body does where no lane has room for it.
+    /// Returns whether a request takes a connection of its own. A body does where no lane has room.
     fn takes_idle(&self, need: Need) -> bool {
         match need {
             Need::Own => true,
@@ -165,7 +165,7 @@ impl<B: RequestBody> Endpoint<B> {
         }
     }
 
-    /// Whether requests to it share no connection because the path is long.
+    /// Returns whether requests to it share no connection because the path is long.
     fn is_far(&self) -> bool {
         let is_far = |round_trip| round_trip >= FAR;
         self.protocol == Protocol::Http2 && self.round_trip().is_some_and(is_far)
@@ -193,8 +193,8 @@ impl<B: RequestBody> Endpoint<B> {
         least_of_two(loads, |below| fastrand::usize(..below))
     }
 
-    /// What a new connection for this need is to offer: the first one offers all, to learn what the
-    /// endpoint speaks.
+    /// Returns the versions that a new connection for this need has to offer. The first one offers
+    /// all, to learn which the endpoint speaks.
     pub(super) fn offer(&self, need: Need) -> Offer {
         let is_own = match need {
             Need::Own => true,
@@ -211,7 +211,7 @@ impl<B: RequestBody> Endpoint<B> {
         }
     }
 
-    /// Whether it may have one more lane. A peer that takes no requests at present takes them on no
+    /// Returns whether it may have one more lane. A peer that takes no requests at present takes them on no
     /// other connection either.
     pub(super) fn may_open(&self, offer: Offer) -> bool {
         let takes_none = |lane: &Arc<Lane>| lane.max_requests() == 0;
@@ -223,7 +223,7 @@ impl<B: RequestBody> Endpoint<B> {
         self.protocol = Protocol::OnlyHttp2;
     }
 
-    /// Whether one more lane would spread what there is to do, or will be needed soon.
+    /// Returns whether one more lane would spread the requests, or will be needed soon.
     pub(super) fn wants_lane(&self, now: Instant) -> bool {
         let count = self.lanes.len();
         if count == 0 || count >= MAX_LANES || self.opening.is_some() || self.is_far() {

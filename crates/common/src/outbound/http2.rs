@@ -38,13 +38,13 @@ const MAX_HEAD_READ: u32 = 1024 * 1024;
 /// Bytes of a request's body that one stream holds for a connection that is slower than its caller.
 const STREAM_SEND_BUFFER: usize = 64 * 1024;
 
-/// How many streams that were reset here are kept in mind, and how long, so that what was on its way
-/// to them is not an error.
+/// The number of streams that stay known after a reset of ours, and the time, so that frames on their
+/// way to them are not errors.
 const RESETS_KEPT: usize = 1024;
 const RESETS_KEPT_FOR: Duration = Duration::from_secs(30);
 
-/// How often a quiet connection is asked whether the upstream is still there, and how long the answer
-/// may take: one that died without a word would take all requests until it is left.
+/// The pause between PINGs on a quiet connection, and the time for the answer. A connection that died
+/// without a word would take all requests until it is left.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -90,7 +90,7 @@ where
     Ok((sender, round_trip))
 }
 
-/// Whether neither an end nor a GOAWAY has come.
+/// Returns whether neither an end nor a GOAWAY has come.
 pub(super) fn is_open(sender: &mut Sender) -> bool {
     let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
     matches!(ready, Poll::Ready(Ok(())))
@@ -121,7 +121,7 @@ where
 /// An HTTP/2 connection for one request at a time, whose body may stand still.
 pub(super) struct Single {
     sender: Sender,
-    /// Of the last request: ends with its body and its answer.
+    /// Ends with the body and the answer of the last request.
     request: Option<mpsc::Receiver<()>>,
 }
 

@@ -57,7 +57,7 @@ pub struct Target {
     /// How long the target may take no part of the request's body and not begin to answer. The time
     /// that the body's source takes is not counted, nor the response's body.
     pub response_timeout: Duration,
-    /// How long a request may wait for room on the connections to the target.
+    /// The time that a request may wait for room on the connections to the target.
     pub queue_timeout: Duration,
 }
 
@@ -130,8 +130,8 @@ impl<B: RequestBody> Client<B> {
         self.request_checked(request, ONE_SOURCE, |_| Ok(())).await
     }
 
-    /// As [`Self::request`], for a caller at `source`: where requests have to wait, sources are served
-    /// in turn. `check` may find the answer's head unacceptable: new requests then use new
+    /// Sends one request as [`Self::request`] does, for a caller at `source`: where requests have to
+    /// wait, sources are served in turn. `check` may find the answer's head unacceptable: new requests then use new
     /// connections.
     ///
     /// A request that can't have had an effect and failed on its connection is sent once

@@ -16,7 +16,7 @@ use super::{
     state::State,
 };
 
-/// What opening a connection comes to, for all who wait for it.
+/// The outcome of opening a connection, for all that wait for it.
 pub(super) type Opening = Shared<BoxFuture<'static, Result<(), Error>>>;
 
 impl<B: RequestBody> Pool<B> {

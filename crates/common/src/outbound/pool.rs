@@ -247,7 +247,7 @@ impl<B: RequestBody> Pool<B> {
         Some((id, self.open(&mut state, index, offer), left_out))
     }
 
-    /// Whether there are connections for this need, and no room on them.
+    /// Returns whether there are connections for this need, and no room on them.
     fn is_full(&self, need: Need) -> bool {
         let has_lanes = || self.lock().endpoints.iter().any(Endpoint::has_lanes);
         matches!(need, Need::Shared(_)) && has_lanes()

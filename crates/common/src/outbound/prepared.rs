@@ -29,7 +29,7 @@ pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// The longest body that is read before it is sent on, in bytes.
 const SMALL: usize = 8 * 1024;
 
-/// How long a body of unknown length may take to turn out small.
+/// The time that a body of unknown length has to turn out small.
 const BRIEF: Duration = Duration::from_millis(2);
 
 /// The kind of connection that a request needs.
@@ -112,7 +112,7 @@ impl<B: RequestBody> Prepared<B> {
         }
     }
 
-    /// Whether there is a body at all.
+    /// Returns whether there is a body at all.
     pub(super) fn is_some(&self) -> bool {
         !matches!(self, Self::Whole(bytes) if bytes.is_empty())
     }

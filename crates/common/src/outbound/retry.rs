@@ -57,7 +57,7 @@ impl<M> From<TrySendError<M>> for Failure {
 }
 
 impl Failure {
-    /// What it tells of the request.
+    /// Returns the progress that the request had made.
     pub(super) fn progress(&self) -> Progress {
         match self {
             Self::Unsent(_) | Self::Unwritten(_) => Progress::Unprocessed,

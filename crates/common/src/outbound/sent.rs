@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{answer::Wire, connection::InFlight, http2::body_of, retry::Failure};
 
-/// How old a request is at least when its target hears that it is given up.
+/// The least age of a request when its target hears that it is given up.
 const MIN_AGE: Duration = Duration::from_millis(200);
 
 /// The answer to come. Dropped before, it is waited for until the request is [`MIN_AGE`] old; so long

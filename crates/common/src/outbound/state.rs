@@ -262,7 +262,7 @@ mod tests {
         Error::Failed(at, String::new())
     }
 
-    /// Whether `state` has exactly these endpoints.
+    /// Returns whether `state` has exactly these endpoints.
     fn has(state: &Tested, expected: &[(u64, &str)]) -> bool {
         let expected = expected.iter().map(|(id, text)| (*id, (*text).to_owned()));
         ids(state) == expected.collect::<Vec<_>>()

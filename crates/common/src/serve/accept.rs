@@ -204,7 +204,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_at_a_passed_socket_is_left_to_the_next_process() {
-        // As the service manager holds it.
+        // The service manager holds it like this.
         let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         held.set_nonblocking(true).unwrap();
         let address = held.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! What a connection is doing, and how long it may continue to do so.
+//! The activity of a connection, and the deadlines that follow from it.
 //!
 //! hyper's own header deadline also runs while a kept-alive connection is idle, so it can't be
 //! shorter than the idle timeout; here the two are apart.
@@ -31,7 +31,7 @@ pub(super) struct Activity {
     unread_since: AtomicU64,
     /// Request bodies of which not all has come.
     bodies: AtomicUsize,
-    /// Those of them that turned out large.
+    /// Request bodies that turned out large, of these.
     large_bodies: AtomicUsize,
     /// The request whose answer is being streamed; only HTTP/1.1 has one at a time.
     answering: Mutex<Weak<Flight>>,
@@ -83,7 +83,7 @@ impl Activity {
         self.in_flight.fetch_sub(1, Relaxed);
     }
 
-    /// Whether a request is in flight.
+    /// Returns whether a request is in flight.
     pub(super) fn has_request(&self) -> bool {
         self.in_flight.load(Relaxed) > 0
     }
@@ -93,7 +93,7 @@ impl Activity {
         self.stopping.store(true, Relaxed);
     }
 
-    /// Whether the connection ends with its next answer.
+    /// Returns whether the connection ends with its next answer.
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.load(Relaxed)
     }
@@ -148,12 +148,12 @@ impl Activity {
         self.large_bodies.fetch_sub(is_large.into(), Relaxed);
     }
 
-    /// Whether a large request body is being read.
+    /// Returns whether a large request body is being read.
     pub(super) fn has_large_body(&self) -> bool {
         self.large_bodies.load(Relaxed) > 0
     }
 
-    /// Whether an HTTP/1.1 connection may read on. No further request is read while an answer is
+    /// Returns whether an HTTP/1.1 connection may read on. No further request is read while an answer is
     /// unread, or a caller that never reads would fill the memory with answers.
     pub(super) fn may_read(&self) -> bool {
         !self.is_unread() || self.has_request() || self.bodies.load(Relaxed) > 0
@@ -171,7 +171,7 @@ impl Activity {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether output waits for the peer to read.
+    /// Returns whether output waits for the peer to read.
     pub(super) fn is_unread(&self) -> bool {
         self.unread_since.load(Relaxed) != NEVER
     }

@@ -9,7 +9,7 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, header::DATE};
 
-/// How long a written date is used: it is right within a second, whatever the clock does.
+/// The time that a written date is used: it is right within a second, whatever the clock does.
 const USED_FOR: Duration = Duration::from_millis(500);
 
 thread_local! {

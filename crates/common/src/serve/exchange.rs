@@ -21,7 +21,7 @@ use crate::{
     peer::Peer,
 };
 
-/// What all requests of a connection share.
+/// The handler, bounds and counts that all requests of a connection share.
 pub(super) struct Serving<H> {
     pub(super) handler: H,
     pub(super) peer: Peer,

@@ -70,13 +70,13 @@ impl Flight {
         &self.activity
     }
 
-    /// Whether there was room for it.
+    /// Returns whether there was room for it.
     pub(super) fn is_admitted(&self) -> bool {
         self.is_admitted
     }
 
-    /// Whether its answer has to be the last of its connection, where the version has no better way
-    /// to say so.
+    /// Returns whether its answer has to be the last of its connection, where the version has no
+    /// better way to say so.
     pub(super) fn is_last(&self) -> bool {
         self.activity.is_stopping()
     }
@@ -108,7 +108,7 @@ impl Flight {
         self.activity.limit.evicted();
     }
 
-    /// As [`Self::evicted`].
+    /// Polls [`Self::evicted`].
     pub(super) fn poll_evicted(&self, cx: &Context<'_>) -> Poll<()> {
         let evicted = self.eviction.poll_evicted(cx);
         if evicted.is_ready() {
@@ -135,7 +135,7 @@ impl Flight {
         }
     }
 
-    /// Whether the handler has asked for the body.
+    /// Returns whether the handler has asked for the body.
     pub(super) fn wants_body(&self) -> bool {
         self.wants_body.load(Relaxed)
     }
@@ -154,7 +154,7 @@ impl Flight {
         self.leaves_body.store(true, Relaxed);
     }
 
-    /// Whether more of the body is left than is worth reading.
+    /// Returns whether more of the body is left than is worth reading.
     pub(super) fn leaves_body(&self) -> bool {
         self.leaves_body.load(Relaxed)
     }

@@ -35,16 +35,15 @@ use crate::{
 const MAX_PENDING_RESETS: usize = 20;
 const MAX_ERROR_RESETS: usize = 200;
 
-/// How many streams that were reset here are kept in mind, and how long, so that what was on its way
-/// to them is not an error.
+/// The number of streams that stay known after a reset of ours, and the time, so that frames on their
+/// way to them are not errors.
 const RESETS_KEPT: usize = 1024;
 const RESETS_KEPT_FOR: Duration = Duration::from_secs(10);
 
 /// Bytes of a response that one stream holds for a connection that is slower than its source.
 const STREAM_SEND_BUFFER: usize = 64 * 1024;
 
-/// How often a quiet connection is asked whether its peer is still there, and how long the answer may
-/// take.
+/// The pause between PINGs on a quiet connection, and the time for the answer.
 pub(super) const PING_EVERY: Duration = Duration::from_secs(20);
 pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(20);
 

@@ -22,8 +22,8 @@ use tokio::{
 use super::{activity::Activity, flood::FrameCounter};
 use crate::http2::Heard;
 
-/// How long a connection that has said its last waits for more of what its peer is sending, how long
-/// in all, and how much it reads meanwhile.
+/// The time that a connection without more to say waits for its peer's next bytes, the time in all,
+/// and the bytes that it reads meanwhile.
 const LINGER_QUIET: Duration = Duration::from_secs(2);
 const LINGER: Duration = Duration::from_secs(30);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
@@ -37,7 +37,7 @@ pin_project! {
         activity: Arc<Activity>,
         frames: Option<FrameCounter>,
         heard: Heard,
-        // Of the task that would have read a further request.
+        // Wakes the task that would have read a further request.
         reader: Option<Waker>,
         lingering: Option<Lingering>,
     }

@@ -37,7 +37,7 @@ const WIDE: Size = Size {
 const WIDE_CONNECTIONS: usize = 64;
 const WIDE_CONNECTIONS_PER_SOURCE: usize = 16;
 
-/// How much of a body has come when it is a large one, in bytes.
+/// A body is large when more than so many bytes of it have come.
 pub(super) const LARGE: u64 = 64 * 1024;
 
 /// The connections of a process that have wide windows, shared by its cores.
