@@ -58,16 +58,6 @@ pub fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
     response
 }
 
-impl Body {
-    /// An empty body in place of this one, of an answer that has none.
-    pub(crate) fn discard(self) -> Self {
-        if let Self::Upstream(answer) = self {
-            answer.discard();
-        }
-        Self::Full(None)
-    }
-}
-
 impl http_body::Body for Body {
     type Data = Bytes;
     type Error = BodyError;

@@ -14,14 +14,18 @@ use tokio::{runtime::Handle, time::timeout};
 use super::{connection::InFlight, http2::During};
 use crate::{body::BodyError, http2::Inflow};
 
-/// The time that an answer without a body, by its status, has to end its stream.
-const EMPTY_END: Duration = Duration::from_secs(1);
+/// The time in which a stream that nobody reads any more may end by itself, and the most that is read
+/// of it meanwhile. Reset at once it would count for a flood of resets: Envoy ends a connection when
+/// half of its streams live for less than a second, and all callers share it.
+const ABANDONED: Duration = Duration::from_secs(1);
+const ABANDONED_BYTES: usize = 256 * 1024;
 
 /// The body of an answer as it comes. It ends where the upstream ended it; whatever else ends it is
 /// an error.
 #[derive(Debug)]
 pub struct Answer {
-    body: Wire,
+    /// Gone once the answer is dropped.
+    body: Option<Wire>,
     /// Of the connection that it comes over.
     in_flight: Option<InFlight>,
 }
@@ -39,23 +43,33 @@ pub(super) enum Wire {
 impl Answer {
     pub(super) fn new(body: Wire, in_flight: InFlight) -> Self {
         Self {
-            body,
+            body: Some(body),
             in_flight: Some(in_flight),
         }
     }
+}
 
-    /// Gives up a body that is empty by the answer's status. Its stream may still have to end: reset
-    /// at once, it would count for a flood of resets.
-    pub(crate) fn discard(mut self) {
-        if self.is_end_stream() {
+/// Lets the stream of a shared connection end by itself, if it does so soon.
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let Some(mut body @ Wire::Http2 { _during: None, .. }) = self.body.take() else {
             return;
-        }
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(timeout(EMPTY_END, async move {
-                while let Some(Ok(_)) = self.frame().await {}
-                drop(self.in_flight);
-            }));
-        }
+        };
+        let (false, Ok(runtime)) = (body.is_end_stream(), Handle::try_current()) else {
+            return;
+        };
+        let in_flight = self.in_flight.take();
+        runtime.spawn(timeout(ABANDONED, async move {
+            let mut left = ABANDONED_BYTES;
+            while left > 0 {
+                let Some(Ok(frame)) = body.frame().await else {
+                    return;
+                };
+                left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            }
+            std::future::pending::<()>().await;
+            drop(in_flight);
+        }));
     }
 }
 
@@ -63,7 +77,7 @@ impl Answer {
 impl From<Incoming> for Answer {
     fn from(body: Incoming) -> Self {
         Self {
-            body: Wire::Http1(body),
+            body: Some(Wire::Http1(body)),
             in_flight: None,
         }
     }
@@ -77,15 +91,18 @@ impl Body for Answer {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+        match &mut self.get_mut().body {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map(Body::size_hint).unwrap_or_default()
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) struct Connection<B> {
     pub(super) endpoint: u64,
     pub(super) place: Arc<Place>,
     pub(super) in_flight: InFlight,
+    /// It takes another request after this one.
+    pub(super) is_to_be_kept: bool,
     speaks: Speaks<B>,
 }
 
@@ -146,6 +148,7 @@ impl<B: RequestBody> Connection<B> {
             endpoint,
             place: Arc::clone(place),
             in_flight: InFlight::on(&lane.load, need.shared_bytes()),
+            is_to_be_kept: true,
             speaks: Speaks::Shared(Arc::clone(lane)),
         }
     }
@@ -160,6 +163,7 @@ impl<B: RequestBody> Connection<B> {
             endpoint,
             place: Arc::clone(place),
             in_flight: InFlight::on(load, 0),
+            is_to_be_kept: true,
             speaks: Speaks::Own(Box::new(idle)),
         }
     }

@@ -188,6 +188,8 @@ impl<B: RequestBody> Client<B> {
         let failure = match sent {
             Ok(response) => {
                 connection.in_flight.answered();
+                // An upstream that has not read all of the body may close after its answer.
+                connection.is_to_be_kept = upload.is_sent();
                 return Ok(response);
             }
             Err(failure) => failure,
@@ -210,6 +212,7 @@ impl<B: RequestBody> Client<B> {
         check: impl Fn(&Response<Answer>) -> Result<(), &'static str>,
     ) -> Result<Response<Answer>, Error> {
         let (number, endpoint) = (connection.number(), connection.endpoint);
+        let is_to_be_kept = connection.is_to_be_kept;
         let place = Arc::clone(&connection.place);
         let (in_flight, idle) = connection.into_parts();
         let response = response.map(|body| Answer::new(body, in_flight));
@@ -217,7 +220,7 @@ impl<B: RequestBody> Client<B> {
             self.pool.leave(endpoint, number);
             return Err(Error::Failed(self.pool.at(&place), reason.to_owned()));
         }
-        if let Some(idle) = idle {
+        if let Some(idle) = idle.filter(|_| is_to_be_kept) {
             self.pool.keep(endpoint, idle);
         }
         Ok(response)

@@ -31,6 +31,8 @@ struct State<B> {
     whole: Option<Bytes>,
     /// Nothing was taken of it.
     is_untouched: bool,
+    /// Its end was handed over.
+    is_sent: bool,
     /// Why its source failed.
     failure: Option<String>,
 }
@@ -51,6 +53,7 @@ impl<B: RequestBody> Upload<B> {
             body: Some(body),
             whole,
             is_untouched: true,
+            is_sent: false,
             failure: None,
         }));
         (Self(Arc::clone(&state)), Outgoing(Self(state)))
@@ -76,6 +79,12 @@ impl<B: RequestBody> Upload<B> {
             None if state.is_untouched => state.body.take(),
             None => None,
         }
+    }
+
+    /// Returns whether all of a body was handed to its connection.
+    pub(super) fn is_sent(&self) -> bool {
+        let state = self.lock();
+        state.is_sent || state.body.as_ref().is_some_and(Prepared::is_end_stream)
     }
 
     /// Why the body's own source failed, if it did.
@@ -119,8 +128,10 @@ impl<B: RequestBody> Body for Outgoing<B> {
         state.since = polled.is_ready().then(Instant::now);
         if let Poll::Ready(polled) = &polled {
             state.is_untouched = false;
-            if let Some(Err(error)) = polled {
-                state.failure = Some(cause::chain(&**error));
+            match polled {
+                Some(Err(error)) => state.failure = Some(cause::chain(&**error)),
+                Some(Ok(_)) => {}
+                None => state.is_sent = true,
             }
         }
         polled

@@ -131,5 +131,5 @@ fn without_body(mut response: Response<Body>) -> Response<Body> {
     if response.status() == StatusCode::NO_CONTENT {
         response.headers_mut().remove(CONTENT_LENGTH);
     }
-    response.map(Body::discard)
+    response.map(|_| Body::Full(None))
 }

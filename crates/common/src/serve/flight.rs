@@ -11,7 +11,7 @@ use std::{
 use futures_util::task::AtomicWaker;
 use http::StatusCode;
 
-use super::activity::Activity;
+use super::{activity::Activity, received::Unread};
 use crate::shares::{Eviction, Held};
 
 /// One request in flight, shared by its body, its answer and its connection.
@@ -26,10 +26,19 @@ pub(super) struct Flight {
     fault: AtomicU16,
     /// The handler has asked for the body.
     wants_body: AtomicBool,
-    /// More of the body is left than is worth reading.
-    leaves_body: AtomicBool,
+    rest: Mutex<Rest>,
     /// Wakes the stream's task to send `100 (Continue)`.
     continues: AtomicWaker,
+}
+
+/// The rest of a request's body that its handler has not read.
+#[derive(Debug)]
+enum Rest {
+    /// The handler has it still.
+    Awaited,
+    Left(Unread),
+    /// The answer is being sent.
+    Over,
 }
 
 /// Where a request is counted, and whom it waits for.
@@ -60,7 +69,7 @@ impl Flight {
             has_ended: AtomicBool::new(false),
             fault: AtomicU16::new(0),
             wants_body: AtomicBool::new(false),
-            leaves_body: AtomicBool::new(false),
+            rest: Mutex::new(Rest::Awaited),
             continues: AtomicWaker::new(),
         })
     }
@@ -149,14 +158,28 @@ impl Flight {
         }
     }
 
-    /// Notes that more of the body is left than is worth reading.
-    pub(super) fn set_leaves_body(&self) {
-        self.leaves_body.store(true, Relaxed);
+    /// Leaves the rest of a body to whoever sends the answer; gives it back if that has been sent.
+    pub(super) fn leave(&self, rest: Unread) -> Option<Unread> {
+        let mut place = self.rest();
+        match *place {
+            Rest::Awaited => {
+                *place = Rest::Left(rest);
+                None
+            }
+            _ => Some(rest),
+        }
     }
 
-    /// Returns whether more of the body is left than is worth reading.
-    pub(super) fn leaves_body(&self) -> bool {
-        self.leaves_body.load(Relaxed)
+    /// Takes the rest of the body that the handler left. From now on none is taken.
+    pub(super) fn take_rest(&self) -> Option<Unread> {
+        match std::mem::replace(&mut *self.rest(), Rest::Over) {
+            Rest::Left(rest) => Some(rest),
+            _ => None,
+        }
+    }
+
+    fn rest(&self) -> MutexGuard<'_, Rest> {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change(&self, what: impl FnOnce(&mut Standing) -> &mut bool, waits: bool) {

@@ -50,7 +50,11 @@ pub(super) fn exchange<H: Handler>(
         let mut response = serving.answer(request.map(Wire::Http1), &flight).await;
         // A body that is not asked for may never come, or come in place of the next request.
         let is_unasked = expects && !flight.wants_body();
-        if flight.is_last() || flight.leaves_body() || is_unasked {
+        let ends = match flight.take_rest() {
+            Some(rest) if !is_unasked => !rest.settles().await,
+            _ => is_unasked,
+        };
+        if ends || flight.is_last() {
             last(&mut response, version);
         }
         Ok(response.map(|body| Tracked::new(body, flight)))
@@ -86,7 +90,8 @@ impl http_body::Body for Tracked {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.flight.poll_evicted(cx).is_ready() {
+        let is_streamed = matches!(self.body, Body::Upstream(_));
+        if is_streamed && self.flight.poll_evicted(cx).is_ready() {
             return Poll::Ready(Some(Err(BodyError::Evicted)));
         }
         Pin::new(&mut self.body).poll_frame(cx)

@@ -100,6 +100,9 @@ async fn exchange<H: Handler>(
     let Some(response) = answered(answering, &mut respond, &flight, expects).await else {
         return;
     };
+    if let Some(rest) = flight.take_rest() {
+        rest.read_in_background();
+    }
     if let Err(error) = send(&serving, &flight, response, respond, is_head).await {
         debug!(peer = %serving.peer, %error, "stream ended");
     }
@@ -161,7 +164,6 @@ async fn send<H>(
     let head = Response::from_parts(head, ());
     if is_head || body.is_end_stream() {
         respond.send_response(head, true)?;
-        drop(body.discard());
         return Ok(());
     }
     let mut stream = respond.send_response(head, false)?;
@@ -169,7 +171,9 @@ async fn send<H>(
     let sending = send_body(&mut stream, body, patience, |waits| {
         flight.waits_for_reader(waits);
     });
+    // An answer that is in hand is sent first: it may be the one that tells of the eviction.
     let sent = tokio::select! {
+        biased;
         sent = sending => Some(sent),
         () = flight.evicted() => None,
     };

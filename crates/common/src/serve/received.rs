@@ -75,6 +75,10 @@ struct Open {
 const DRAIN_BYTES: u64 = 256 * 1024;
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
+/// The time in which the rest of a body of unknown length has to come, so that an HTTP/1.1 connection
+/// can go on after its answer.
+const DRAIN_BRIEF: Duration = Duration::from_millis(2);
+
 impl Received {
     pub(super) fn new(body: Wire, limits: &Limits, flight: &Arc<Flight>) -> Self {
         let open = (!body.is_end_stream()).then(|| Open::on(flight.activity()));
@@ -170,36 +174,73 @@ impl Body for Received {
 impl Drop for Received {
     fn drop(&mut self) {
         self.note_waiting(false);
-        let Some(rest) = self.body.take().filter(|body| !body.is_end_stream()) else {
+        let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) else {
             return;
         };
-        if rest.size_hint().lower() > DRAIN_BYTES {
-            self.flight.set_leaves_body();
-            return;
-        }
-        let open = self.open.take();
-        let mut draining = Box::pin(timeout(DRAIN_TIME, async move {
-            drain(rest).await;
-            drop(open);
-        }));
-        // Often all of it is there already.
-        if draining.as_mut().now_or_never().is_none()
-            && let Ok(runtime) = Handle::try_current()
-        {
-            runtime.spawn(draining);
+        let rest = Unread {
+            body,
+            _open: self.open.take(),
+        };
+        if let Some(rest) = self.flight.leave(rest) {
+            rest.read_in_background();
         }
     }
 }
 
-/// Reads a body's rest, as far as it is worth while.
-async fn drain(mut rest: Wire) {
-    let mut left = DRAIN_BYTES;
-    while let Some(Ok(frame)) = rest.frame().await {
-        let bytes = frame.data_ref().map_or(0, Bytes::len);
-        match left.checked_sub(bytes as u64) {
-            Some(rest) => left = rest,
-            None => return,
+/// The rest of a request's body that nobody has asked for.
+#[derive(Debug)]
+pub(super) struct Unread {
+    body: Wire,
+    _open: Option<Open>,
+}
+
+impl Unread {
+    /// Reads what comes at once, and returns whether the connection can go on: the rest is over, or it
+    /// is known to be short and is read in the background.
+    pub(super) async fn settles(self) -> bool {
+        if self.body.size_hint().lower() > DRAIN_BYTES {
+            return false;
         }
+        let is_short = self.body.size_hint().exact().is_some();
+        let mut reading = Box::pin(self.read());
+        match timeout(DRAIN_BRIEF, reading.as_mut()).await {
+            Ok(is_over) => is_over,
+            Err(_) if is_short => {
+                tokio::spawn(timeout(DRAIN_TIME, reading));
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Reads it in the background, as far as it is worth while.
+    pub(super) fn read_in_background(self) {
+        if self.body.size_hint().lower() > DRAIN_BYTES {
+            return;
+        }
+        let mut reading = Box::pin(timeout(DRAIN_TIME, self.read()));
+        // Often all of it is there already.
+        if reading.as_mut().now_or_never().is_none()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(reading);
+        }
+    }
+
+    /// Reads it, as far as it is worth while; returns whether that is to its end.
+    async fn read(mut self) -> bool {
+        let mut left = DRAIN_BYTES;
+        while let Some(frame) = self.body.frame().await {
+            let Ok(frame) = frame else {
+                return false;
+            };
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(bytes as u64) {
+                Some(rest) => left = rest,
+                None => return false,
+            }
+        }
+        true
     }
 }
 

@@ -99,3 +99,67 @@ impl Windows {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, task::Poll};
+
+    use h2::{client, server};
+    use tokio::io::DuplexStream;
+
+    use super::*;
+    use crate::serve::InFlightLimit;
+
+    /// A connection of one source to a peer that is there.
+    struct Served {
+        server: Connection<DuplexStream, Bytes>,
+        windows: Windows,
+    }
+
+    impl Served {
+        async fn new(wide: &WideWindows, source: &str) -> Self {
+            let (own, other) = tokio::io::duplex(64 * 1024);
+            let (server, caller) = tokio::join!(server::handshake(own), client::handshake(other));
+            let (sender, connection) = caller.unwrap();
+            tokio::spawn(async move {
+                let _ = connection.await;
+                drop(sender);
+            });
+            Self {
+                server: server.unwrap(),
+                windows: wide.of(source.parse().unwrap()),
+            }
+        }
+
+        /// Serves until the peer was told of the windows; returns whether they are wide.
+        async fn is_wide(&mut self, activity: &Activity) -> bool {
+            poll_fn(|cx| {
+                self.windows.adapt(&mut self.server, activity);
+                let _ = self.server.poll_accept(cx);
+                match self.windows.is_set {
+                    true => Poll::Ready(self.windows.wide.is_some()),
+                    false => Poll::Pending,
+                }
+            })
+            .await
+        }
+    }
+
+    #[tokio::test]
+    async fn windows_are_wide_for_a_large_body_while_a_place_is_free() {
+        let activity = Activity::new(InFlightLimit::new(9).of("::1".parse().unwrap()));
+        let wide = WideWindows(Shares::new(2, 1, Own::Refused));
+        let mut first = Served::new(&wide, "::1").await;
+        let mut second = Served::new(&wide, "::1").await;
+        let mut other = Served::new(&wide, "::2").await;
+        assert!(!first.is_wide(&activity).await);
+        activity.body_begins();
+        assert!(!first.is_wide(&activity).await, "it may be small");
+        activity.body_is_large();
+        assert!(first.is_wide(&activity).await);
+        assert!(!second.is_wide(&activity).await, "its source has its share");
+        assert!(other.is_wide(&activity).await);
+        activity.body_ends(true);
+        assert!(!first.is_wide(&activity).await, "the body is over");
+    }
+}
