@@ -4,6 +4,8 @@
 
 /// Bodies: length, and standing still.
 mod bodies;
+/// Provides a caller that does nothing wrong.
+mod caller;
 /// Handshakes, idle connections, and how many there may be.
 mod connections;
 /// Whole floods, with a good client beside each.
@@ -14,6 +16,8 @@ mod heads;
 mod http2;
 /// More requests than a process takes at once, and more new tokens than it can check.
 mod load;
+/// Tests POSTs next to callers whose requests are refused.
+mod posts;
 
 use std::time::Duration;
 
