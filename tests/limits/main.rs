@@ -18,10 +18,17 @@ mod http2;
 mod load;
 /// Tests POSTs next to callers whose requests are refused.
 mod posts;
+/// Tests the rest of a body whose request was answered early.
+mod rests;
 
 use std::time::Duration;
 
-use harness::{PATIENCE, Stack, https::Https, process::Process};
+use harness::{
+    PATIENCE, Stack,
+    frames::{Frame, Frames},
+    https::Https,
+    process::Process,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -67,4 +74,11 @@ async fn stays_open(tls: &mut TlsStream<TcpStream>, time: Duration) -> bool {
     let mut buffer = [0; 4096];
     let reading = async { while let Ok(1..) = tls.read(&mut buffer).await {} };
     timeout(time, reading).await.is_err()
+}
+
+/// Returns the next frame, which must come in time.
+async fn next_frame(http2: &mut Frames) -> Frame {
+    let next = timeout(PATIENCE, http2.next()).await;
+    let next = next.expect("a frame comes in time");
+    next.expect("the connection is kept")
 }
