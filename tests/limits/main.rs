@@ -20,6 +20,8 @@ mod load;
 mod posts;
 /// Tests the rest of a body whose request was answered early.
 mod rests;
+/// Tests a good caller next to one that takes all there is.
+mod shares;
 
 use std::time::Duration;
 
