@@ -123,8 +123,8 @@ impl Client {
         timeout(PATIENCE, read).await.expect("answers in time").ok()
     }
 
-    /// Reads and forgets at least `length` bytes.
-    pub async fn read_some(&mut self, length: usize) {
+    /// Reads and forgets at least `length` bytes, and returns how many those were.
+    pub async fn read_some(&mut self, length: usize) -> usize {
         let (mut chunk, mut read) = (vec![0; 64 * 1024], 0);
         while read < length {
             let reading = timeout(PATIENCE, self.stream.read(&mut chunk));
@@ -133,6 +133,7 @@ impl Client {
                 n => read += n,
             }
         }
+        read
     }
 
     /// Waits for the connection's end; what came before it, and how it ended.
