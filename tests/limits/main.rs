@@ -24,6 +24,8 @@ mod posts;
 mod rests;
 /// Tests a good caller next to one that takes all there is.
 mod shares;
+/// Tests answers that nobody reads.
+mod unread;
 
 use std::time::Duration;
 

@@ -1,0 +1,221 @@
+use std::time::Duration;
+
+use common::body::Body;
+use harness::{
+    Stack,
+    frames::{
+        DATA, END_STREAM, Frames, GET, HEADERS, PING, RST_STREAM, WINDOW_UPDATE, frame, request,
+    },
+    https::Https,
+    process::Process,
+    raw::Client,
+    upstream,
+};
+use http::Response;
+use hyper::body::Bytes;
+use tokio::time::{Instant, sleep};
+
+use crate::next_frame;
+
+/// Bounds what a process may grow by for one connection, in KiB.
+const MEMORY: usize = 32 * 1024;
+
+/// Exceeds what all buffers on the way hold of requests.
+const MORE_THAN_BUFFERS: usize = 64 * 1024 * 1024;
+
+/// Starts a server, and a proxy before another server.
+async fn server_and_proxy(stack: &Stack) -> (Process, [Process; 2]) {
+    let upstream = stack.server(&[]).await;
+    let port = upstream.listening().await;
+    let processes = [stack.server(&[]).await, stack.proxy(port, &[]).await];
+    (upstream, processes)
+}
+
+/// Sends each request over and over and reads no answer. The process must stop reading, and must not
+/// keep the answers.
+async fn stops_reading(requests: &[String]) {
+    let stack = Stack::new().await;
+    let (_upstream, processes) = server_and_proxy(&stack).await;
+    for process in &processes {
+        let https = stack.https(process.listening().await);
+        let token = stack.token(|_| ());
+        for request in requests {
+            let request = request.replace("TOKEN", &token);
+            let before = process.peak_memory();
+            let mut client = Client::new(&https).await;
+            let sent = client
+                .send_ahead(request.as_bytes(), MORE_THAN_BUFFERS)
+                .await;
+            // The kernel's count is not exact and may decrease.
+            let grown = process.peak_memory().saturating_sub(before);
+            let start = request.lines().next().unwrap();
+            println!("{start}: {sent} bytes were taken, it grew by {grown} KiB");
+            assert!(
+                sent < MORE_THAN_BUFFERS,
+                "{start}: the process continues to read"
+            );
+            assert!(grown <= MEMORY, "{start}: grew by {grown} KiB");
+        }
+    }
+}
+
+/// Returns a request with a chunked body of one byte.
+fn chunked(start: &str) -> String {
+    format!("{start} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n")
+}
+
+#[tokio::test]
+async fn repeated_options_with_chunked_bodies_and_unread_answers_are_no_longer_read() {
+    stops_reading(&[chunked("OPTIONS *"), chunked("OPTIONS /")]).await;
+}
+
+#[tokio::test]
+async fn repeated_requests_with_chunked_bodies_and_unread_answers_are_no_longer_read() {
+    stops_reading(&["GET /", "POST /", "HEAD /", "TRACE /"].map(chunked)).await;
+}
+
+#[tokio::test]
+async fn repeated_requests_without_bodies_and_unread_answers_are_no_longer_read() {
+    let requests = ["GET /", "OPTIONS *", "DELETE /nowhere"];
+    stops_reading(&requests.map(|start| format!("{start} HTTP/1.1\r\nHost: a\r\n\r\n"))).await;
+}
+
+#[tokio::test]
+async fn repeated_good_requests_with_bodies_and_unread_answers_are_no_longer_read() {
+    let token = "Authorization: Bearer TOKEN\r\n";
+    let length = "Content-Length: 5\r\n\r\nhello";
+    stops_reading(&[
+        format!("POST / HTTP/1.1\r\nHost: a\r\n{token}{length}"),
+        chunked("POST /").replace("\r\nTrans", &format!("\r\n{token}Trans")),
+        format!("PUT / HTTP/1.1\r\nHost: a\r\n{token}Expect: 100-continue\r\n{length}"),
+    ])
+    .await;
+}
+
+/// Leaves room for one more of the 200 streams that a connection may have.
+const STREAMS: u32 = 199;
+
+const SOON: Duration = Duration::from_secs(1);
+
+/// Opens streams with a window of `window` bytes. Each must be reset after `--body-timeout`, and the
+/// connection must be kept.
+async fn are_reset(https: &Https, window: u8, fields: &[(&str, &str)]) {
+    const ACK: u8 = 1;
+    let settings = [0, 4, 0, 0, 0, window];
+    let mut http2 = Frames::connect(https, &settings).await;
+    let streams = (0..STREAMS).map(|n| 2 * n + 1);
+    let requests: Vec<u8> = streams
+        .flat_map(|stream| request(stream, GET, fields))
+        .collect();
+    let start = Instant::now();
+    http2.send(&requests).await;
+    let (mut answered, mut reset, mut bytes) = (0, 0, 0);
+    while reset < STREAMS {
+        let frame = next_frame(&mut http2).await;
+        match frame.kind {
+            HEADERS => answered += 1,
+            DATA => bytes += frame.payload.len(),
+            RST_STREAM => {
+                assert!(
+                    start.elapsed() >= SOON,
+                    "the stream is reset too early: {frame:?}"
+                );
+                reset += 1;
+            }
+            PING if frame.flags != ACK => {
+                http2.send(&pong(&frame.payload)).await;
+            }
+            _ => {}
+        }
+    }
+    println!("all reset after {:?}", start.elapsed());
+    assert_eq!(
+        (answered, bytes),
+        (STREAMS, STREAMS as usize * usize::from(window))
+    );
+    assert!(start.elapsed() < SOON * 10, "{:?}", start.elapsed());
+    is_kept(&mut http2, fields).await;
+}
+
+fn pong(payload: &[u8]) -> Vec<u8> {
+    frame(PING, 1, 0, payload)
+}
+
+/// Asks once more, and reads the answer to its end or up to 32 KiB.
+async fn is_kept(http2: &mut Frames, fields: &[(&str, &str)]) {
+    let next = 2 * STREAMS + 1;
+    let window = frame(WINDOW_UPDATE, 0, next, &(64 * 1024_u32).to_be_bytes());
+    http2
+        .send(&[request(next, GET, fields), window].concat())
+        .await;
+    http2.until(HEADERS, next).await;
+    let mut read = 0;
+    loop {
+        let frame = http2.until(DATA, next).await;
+        read += frame.payload.len();
+        if frame.flags & END_STREAM != 0 || read >= 32 * 1024 {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn streams_of_a_caller_with_a_window_of_a_byte_are_reset_by_the_server() {
+    let stack = Stack::new().await;
+    let server = stack.server(&["--body-timeout", "1s"]).await;
+    let https = stack.https(server.listening().await);
+    let token = format!("Bearer {}", stack.token(|_| ()));
+    for window in [1, 0, 9] {
+        are_reset(&https, window, &[("authorization", &token)]).await;
+        are_reset(&https, window, &[]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_of_a_caller_with_a_window_of_a_byte_are_reset_by_the_proxy() {
+    let stack = Stack::new().await;
+    for alpn in ["h2", "http/1.1"] {
+        let upstream = upstream::answering(&stack, &[alpn], async |_| {
+            Response::new(Body::Full(Some(Bytes::from(vec![b'a'; 1024 * 1024]))))
+        })
+        .await;
+        let proxy = stack.proxy(upstream, &["--body-timeout", "1s"]).await;
+        let https = stack.https(proxy.listening().await);
+        for window in [1, 0] {
+            are_reset(&https, window, &[]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn streams_of_a_caller_that_takes_a_byte_at_a_time_are_reset() {
+    const STREAMS: u32 = 10;
+    let stack = Stack::new().await;
+    let upstream = upstream::answering(&stack, &["h2"], async |_| {
+        Response::new(Body::Full(Some(Bytes::from(vec![b'a'; 1024 * 1024]))))
+    })
+    .await;
+    let proxy = stack.proxy(upstream, &["--body-timeout", "1s"]).await;
+    let https = stack.https(proxy.listening().await);
+    let mut http2 = Frames::connect(&https, &[0, 4, 0, 0, 0, 1]).await;
+    let streams = || (0..STREAMS).map(|n| 2 * n + 1);
+    let requests: Vec<u8> = streams()
+        .flat_map(|stream| request(stream, GET, &[]))
+        .collect();
+    http2.send(&requests).await;
+    let (start, mut reset) = (Instant::now(), 0);
+    while reset < STREAMS {
+        let frame = next_frame(&mut http2).await;
+        match frame.kind {
+            RST_STREAM => reset += 1,
+            // Each stream takes some ten bytes a second.
+            DATA => {
+                sleep(Duration::from_millis(10)).await;
+                let one = harness::frames::frame(WINDOW_UPDATE, 0, frame.stream, &[0, 0, 0, 1]);
+                http2.send(&one).await;
+            }
+            _ => {}
+        }
+        assert!(start.elapsed() < SOON * 10, "{reset} are reset");
+    }
+}
