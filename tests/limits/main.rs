@@ -8,6 +8,8 @@ mod bodies;
 mod caller;
 /// Handshakes, idle connections, and how many there may be.
 mod connections;
+/// Tests uploads that are answered before they have come.
+mod early;
 /// Tests which requests make room for those of another source.
 mod evicted;
 /// Whole floods, with a good client beside each.
