@@ -26,6 +26,8 @@ mod posts;
 mod rests;
 /// Tests a good caller next to one that takes all there is.
 mod shares;
+/// Tests answers whose callers read slowly while the process stops.
+mod stopping;
 /// Tests answers that nobody reads.
 mod unread;
 
