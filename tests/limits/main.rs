@@ -12,6 +12,8 @@ mod connections;
 mod early;
 /// Tests which requests make room for those of another source.
 mod evicted;
+/// Tests `100 (Continue)` over HTTP/2.
+mod expects;
 /// Whole floods, with a good client beside each.
 mod floods;
 /// Heads: size, count, time.
