@@ -49,6 +49,16 @@ impl Answer {
     }
 }
 
+impl Answer {
+    /// Returns an empty body in place of this one.
+    pub(super) fn into_empty(self) -> Self {
+        Self {
+            body: None,
+            in_flight: None,
+        }
+    }
+}
+
 /// Lets the stream of a shared connection end by itself, if it does so soon.
 impl Drop for Answer {
     fn drop(&mut self) {

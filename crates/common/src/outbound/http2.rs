@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use h2::client::{Builder, ResponseFuture};
+use h2::{
+    Reason,
+    client::{Builder, ResponseFuture},
+};
 use http::{HeaderValue, Method, Request, Response, header::CONTENT_LENGTH, request::Parts};
 use http_body::Body;
 use hyper::body::Bytes;
@@ -31,9 +34,9 @@ pub(super) type Sender = h2::client::SendRequest<Bytes>;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = i32::MAX.cast_unsigned();
 
-/// The longest head of an answer that is taken in before it is looked at, in bytes. More than any
-/// that is passed on: a longer one ends the whole connection (`h2` counts its frames).
-const MAX_HEAD_READ: u32 = 1024 * 1024;
+/// The longest head of an answer that is taken in before it is looked at, in bytes. It is far more
+/// than any that is passed on, because a longer one ends the whole connection (`h2` counts its frames).
+const MAX_HEAD_READ: u32 = 16 * 1024 * 1024;
 
 /// Bytes of a request's body that one stream holds for a connection that is slower than its caller.
 const STREAM_SEND_BUFFER: usize = 64 * 1024;
@@ -50,6 +53,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Begins HTTP/2 on a connection, and serves it on a task of its own until its end. Measures the round
 /// trip meanwhile.
+///
+/// Returns when the peer has answered a PING, because its SETTINGS have come by then: before that, `h2`
+/// takes any number of streams for allowed.
 pub(super) async fn handshake<I>(io: I) -> Result<(Sender, Arc<RoundTrip>), h2::Error>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -71,6 +77,13 @@ where
     let mut ping = connection.ping_pong();
     let round_trip = Arc::<RoundTrip>::default();
     let measured = Arc::clone(&round_trip);
+    tokio::select! {
+        ended = &mut connection => {
+            let error = ended.err().unwrap_or_else(|| Reason::NO_ERROR.into());
+            return Err(error);
+        }
+        () = measure(ping.as_mut(), &round_trip) => {}
+    }
     tokio::spawn(async move {
         let watching = async {
             measure(ping.as_mut(), &measured).await;

@@ -32,7 +32,7 @@ mod upload;
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
-use http::{Request, Response, Uri, Version, header::HOST, request::Parts};
+use http::{Request, Response, StatusCode, Uri, Version, header::HOST, request::Parts};
 use http_body::Body;
 use hyper::body::Bytes;
 use spiffe::SpiffeId;
@@ -223,7 +223,11 @@ impl<B: RequestBody> Client<B> {
         if let Some(idle) = idle.filter(|_| is_to_be_kept) {
             self.pool.keep(endpoint, idle);
         }
-        Ok(response)
+        Ok(match response.status() {
+            // Whatever ends their streams: these have no body (RFC 9110 §6.4.1).
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => response.map(Answer::into_empty),
+            _ => response,
+        })
     }
 }
 

@@ -6,11 +6,12 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
+use tokio::time::timeout;
 
 use super::{
     Error, RequestBody,
     connection::{Opened, handshake},
-    connector::Offer,
+    connector::{Fault, Offer},
     endpoint::Place,
     pool::Pool,
     state::State,
@@ -81,7 +82,12 @@ impl<B: RequestBody> Pool<B> {
                 return Err(None);
             }
             Ok(tls) => {
-                let opened = handshake(tls, offer != Offer::Both).await;
+                let patience = self.connector.timeout();
+                let Ok(opened) = timeout(patience, handshake(tls, offer != Offer::Both)).await
+                else {
+                    let fault = Fault::Timeout(patience).to_string();
+                    return Err(Some(Error::ConnectTimeout(self.at(place), fault)));
+                };
                 return opened.map_err(|error| Some(Error::unanswered(&error, self.at(place))));
             }
             Err(fault) if offer == Offer::Http1 && fault.is_of_offer() => return Err(None),

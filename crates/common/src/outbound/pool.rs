@@ -210,6 +210,8 @@ impl<B: RequestBody> Pool<B> {
             }
             tokio::select! {
                 Some((id, opened)) = opening.next() => match opened {
+                    // Others took all its room: one more may have some.
+                    Ok(()) if self.is_full(need) => tried.retain(|tried| *tried != id),
                     Ok(()) if lost < MAX_LOST => {
                         lost += 1;
                         tried.retain(|tried| *tried != id);
