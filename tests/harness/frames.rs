@@ -35,9 +35,18 @@ pub const END_STREAM: u8 = 1;
 /// See [`END_STREAM`].
 pub const END_HEADERS: u8 = 4;
 
+/// Acknowledges SETTINGS or PING.
+pub const ACK: u8 = 1;
+
 /// Error codes (RFC 9113 §7).
+pub const NO_ERROR: u32 = 0;
+/// See [`NO_ERROR`].
+pub const INTERNAL_ERROR: u32 = 2;
+/// See [`NO_ERROR`].
+pub const CANCEL: u32 = 8;
+/// See [`NO_ERROR`].
 pub const REFUSED_STREAM: u32 = 7;
-/// See [`REFUSED_STREAM`].
+/// See [`NO_ERROR`].
 pub const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// `GET https://localhost/` in HPACK, without the dynamic table.
@@ -86,7 +95,54 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// A request without a body on `stream`, with more fields after those of `block`.
 pub fn request(stream: u32, block: &[u8], fields: &[(&str, &str)]) -> Vec<u8> {
-    let mut block = block.to_vec();
+    let block = [block, &literal(fields)].concat();
+    frame(HEADERS, END_STREAM | END_HEADERS, stream, &block)
+}
+
+/// Takes one whole frame off the front of `buffer`.
+pub(crate) fn split_frame(buffer: &mut Vec<u8>) -> Option<Frame> {
+    let [a, b, c, kind, flags, stream @ ..] = *buffer.first_chunk::<9>()?;
+    let end = 9 + u32::from_be_bytes([0, a, b, c]) as usize;
+    let payload = buffer.get(9..end)?.to_vec();
+    buffer.drain(..end);
+    Some(Frame {
+        kind,
+        flags,
+        stream: u32::from_be_bytes(stream),
+        payload,
+    })
+}
+
+/// The head of an answer on `stream`, in as many frames as it takes; `flags` may end the stream.
+pub fn head(stream: u32, flags: u8, fields: &[(&str, &str)]) -> Vec<u8> {
+    const MAX_FRAME: usize = 16 * 1024;
+    let block = literal(fields);
+    let parts: Vec<_> = block.chunks(MAX_FRAME).collect();
+    let frames = parts.iter().enumerate().map(|(index, part)| {
+        let is_last = index + 1 == parts.len();
+        let end = if is_last { END_HEADERS } else { 0 };
+        match index {
+            0 => frame(HEADERS, flags | end, stream, part),
+            _ => frame(CONTINUATION, end, stream, part),
+        }
+    });
+    frames.collect::<Vec<_>>().concat()
+}
+
+/// A reset of `stream` with this error code.
+pub fn reset(stream: u32, code: u32) -> Vec<u8> {
+    frame(RST_STREAM, 0, stream, &code.to_be_bytes())
+}
+
+/// A GOAWAY that leaves streams up to `last` alone.
+pub fn goaway(last: u32, code: u32) -> Vec<u8> {
+    let payload = [last.to_be_bytes(), code.to_be_bytes()].concat();
+    frame(GOAWAY, 0, 0, &payload)
+}
+
+/// Encodes fields in HPACK, each as a literal that is not indexed (RFC 7541 §6.2.2).
+fn literal(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0);
         for text in [name, value] {
@@ -94,7 +150,7 @@ pub fn request(stream: u32, block: &[u8], fields: &[(&str, &str)]) -> Vec<u8> {
             block.extend(text.as_bytes());
         }
     }
-    frame(HEADERS, END_STREAM | END_HEADERS, stream, &block)
+    block
 }
 
 /// An HPACK integer of 7 bits and more (RFC 7541 §5.1).

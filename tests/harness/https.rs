@@ -117,7 +117,22 @@ impl Https {
     }
 
     /// Sends `request` over `version`; returns the answer with its body still to come.
-    pub async fn start<B>(&self, version: Version, mut request: Request<B>) -> Response<Incoming>
+    pub async fn start<B>(&self, version: Version, request: Request<B>) -> Response<Incoming>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+            + Send
+            + Unpin
+            + 'static,
+    {
+        self.try_start(version, request).await.unwrap()
+    }
+
+    /// Sends `request` as [`Self::start`] does, where the answer may break off before its head.
+    pub async fn try_start<B>(
+        &self,
+        version: Version,
+        mut request: Request<B>,
+    ) -> hyper::Result<Response<Incoming>>
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
             + Send
@@ -132,7 +147,7 @@ impl Https {
             let (mut sender, connection) =
                 http2::handshake(TokioExecutor::new(), io).await.unwrap();
             tokio::spawn(connection);
-            return sender.send_request(request).await.unwrap();
+            return sender.send_request(request).await;
         }
         request
             .headers_mut()
@@ -142,7 +157,7 @@ impl Https {
                 .await
                 .unwrap();
         tokio::spawn(connection);
-        sender.send_request(request).await.unwrap()
+        sender.send_request(request).await
     }
 
     /// A TLS connection that offers one protocol.

@@ -9,6 +9,7 @@ pub mod jwt;
 pub mod process;
 pub mod raw;
 pub mod readme;
+pub mod scripted;
 pub mod upstream;
 pub mod users;
 pub mod x509;

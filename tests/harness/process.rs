@@ -130,6 +130,19 @@ impl Process {
         }
     }
 
+    /// Waits until so many lines of the log contain `text`.
+    pub async fn logged_times(&self, text: &str, count: usize) {
+        let mut log = self.log.clone();
+        let found = |log: &Vec<String>| {
+            let lines = log.iter().filter(|line| line.contains(text));
+            lines.count() >= count
+        };
+        let waiting = timeout(PATIENCE, log.wait_for(found)).await;
+        let came = waiting.is_ok_and(|came| came.is_ok());
+        let log = || self.log().join("\n");
+        assert!(came, "the log had not {count} times {text:?}:\n{}", log());
+    }
+
     /// Stops the process; its log to the end, where what is not there never was.
     pub async fn whole_log(&mut self) -> String {
         self.signal(Signal::SIGTERM);

@@ -24,12 +24,35 @@ type Answer = dyn Fn(Request<Incoming>) -> std::pin::Pin<Box<dyn Future<Output =
     + Send
     + Sync;
 
+/// The number of the connection that a request came over, among the request's extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionNumber(pub usize);
+
+/// What an upstream's HTTP is configured by.
+pub type Http = auto::Builder<TokioExecutor>;
+
 /// Serves with the test's own X.509-SVID, speaking only `alpn`; its port.
 pub async fn answering<F, R>(stack: &Stack, alpn: &[&str], answer: F) -> u16
 where
     F: Fn(Request<Incoming>) -> R + Send + Sync + 'static,
     R: Future<Output = Response<Body>> + Send + 'static,
 {
+    answering_with(stack, alpn, |_| (), answer).await
+}
+
+/// As [`answering`], with its HTTP changed by `change`.
+pub async fn answering_with<F, R>(
+    stack: &Stack,
+    alpn: &[&str],
+    change: impl FnOnce(&mut Http),
+    answer: F,
+) -> u16
+where
+    F: Fn(Request<Incoming>) -> R + Send + Sync + 'static,
+    R: Future<Output = Response<Body>> + Send + 'static,
+{
+    let mut http = Http::new(TokioExecutor::new());
+    change(&mut http);
     let identity = stack.identity().await;
     let mut config = Arc::unwrap_or_clone(tls::server(&identity.x509).unwrap());
     config.alpn_protocols = alpn
@@ -41,27 +64,35 @@ where
     let port = listener.local_addr().unwrap().port();
     let answer: Arc<Answer> = Arc::new(move |request| Box::pin(answer(request)));
     tokio::spawn(async move {
+        let mut number = 0;
         while let Ok((tcp, _)) = listener.accept().await {
             tcp.set_nodelay(true).unwrap();
-            tokio::spawn(connection(acceptor.clone(), tcp, Arc::clone(&answer)));
+            let (http, acceptor, answer) = (http.clone(), acceptor.clone(), Arc::clone(&answer));
+            tokio::spawn(connection(http, acceptor, tcp, answer, number));
+            number += 1;
         }
         drop(identity);
     });
     port
 }
 
-async fn connection(acceptor: TlsAcceptor, tcp: TcpStream, answer: Arc<Answer>) {
+async fn connection(
+    http: Http,
+    acceptor: TlsAcceptor,
+    tcp: TcpStream,
+    answer: Arc<Answer>,
+    number: usize,
+) {
     let Ok(tls) = acceptor.accept(tcp).await else {
         return;
     };
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ConnectionNumber(number));
         let answering = answer(request);
         async { Ok::<_, std::convert::Infallible>(answering.await) }
     });
     // A caller that breaks off is a test's own doing.
-    let _ = auto::Builder::new(TokioExecutor::new())
-        .serve_connection(TokioIo::new(tls), service)
-        .await;
+    let _ = http.serve_connection(TokioIo::new(tls), service).await;
 }
 
 /// Completes TLS handshakes with the test's own X.509-SVID and counts the bytes that come after.

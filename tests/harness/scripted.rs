@@ -1,0 +1,179 @@
+//! An HTTP/2 upstream with the test's own X.509-SVID, whose frames are the test's own.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use common::tls;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::{
+    Stack,
+    frames::{self, ACK, DATA, END_STREAM, Frame, HEADERS, PING, SETTINGS, frame},
+};
+
+/// Listens, and hands each connection to a script.
+pub struct Scripted {
+    /// Where it listens.
+    pub port: u16,
+    connections: Arc<AtomicUsize>,
+}
+
+/// A connection of the proxy's, whose preface and SETTINGS were exchanged.
+pub struct Peer {
+    /// How many connections were there before it.
+    pub number: usize,
+    tls: TlsStream<TcpStream>,
+    buffer: Vec<u8>,
+}
+
+/// A request whose head has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// Its stream.
+    pub stream: u32,
+    /// Its body is still to come.
+    pub has_body: bool,
+}
+
+impl Scripted {
+    /// Speaks HTTP/2 alone, with empty SETTINGS; `script` serves each connection.
+    pub async fn new<F, R>(stack: &Stack, script: F) -> Self
+    where
+        F: Fn(Peer) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        Self::with(stack, b"", script).await
+    }
+
+    /// As [`Self::new`], with these SETTINGS.
+    pub async fn with<F, R>(stack: &Stack, settings: &'static [u8], script: F) -> Self
+    where
+        F: Fn(Peer) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let identity = stack.identity().await;
+        let mut config = Arc::unwrap_or_clone(tls::server(&identity.x509).unwrap());
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connections = Arc::<AtomicUsize>::default();
+        let (count, script) = (Arc::clone(&connections), Arc::new(script));
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                tcp.set_nodelay(true).unwrap();
+                // A handshake that offers HTTP/1.1 alone fails, as it should.
+                let Ok(tls) = acceptor.accept(tcp).await else {
+                    continue;
+                };
+                let number = count.fetch_add(1, SeqCst);
+                let script = Arc::clone(&script);
+                tokio::spawn(async move {
+                    if let Some(peer) = Peer::greet(number, tls, settings).await {
+                        script(peer).await;
+                    }
+                });
+            }
+            drop(identity);
+        });
+        Self { port, connections }
+    }
+
+    /// Returns how many connections came.
+    pub fn connections(&self) -> usize {
+        self.connections.load(SeqCst)
+    }
+}
+
+impl Peer {
+    async fn greet(number: usize, mut tls: TlsStream<TcpStream>, settings: &[u8]) -> Option<Self> {
+        let mut preface = [0; 24];
+        tls.read_exact(&mut preface).await.ok()?;
+        let buffer = Vec::new();
+        let mut peer = Self {
+            number,
+            tls,
+            buffer,
+        };
+        let greeting = frame(SETTINGS, 0, 0, settings);
+        peer.send(greeting).await.then_some(peer)
+    }
+
+    /// Sends bytes; returns whether all were taken.
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        let sent = self.tls.write_all(bytes.as_ref()).await;
+        sent.is_ok() && self.tls.flush().await.is_ok()
+    }
+
+    /// Reads the next frame; none at the end. Acknowledges SETTINGS and PING. Nothing is lost if
+    /// this is cancelled.
+    pub async fn next(&mut self) -> Option<Frame> {
+        let next = loop {
+            if let Some(next) = frames::split_frame(&mut self.buffer) {
+                break next;
+            }
+            if self.tls.read_buf(&mut self.buffer).await.ok()? == 0 {
+                return None;
+            }
+        };
+        let is_new = next.flags & ACK == 0;
+        match next.kind {
+            SETTINGS if is_new => self.send(frame(SETTINGS, ACK, 0, &[])).await,
+            PING if is_new => self.send(frame(PING, ACK, 0, &next.payload)).await,
+            _ => true,
+        };
+        Some(next)
+    }
+
+    /// Waits for the head of the next request; none at the end.
+    pub async fn asked(&mut self) -> Option<Asked> {
+        loop {
+            let next = self.next().await?;
+            if next.kind == HEADERS {
+                return Some(Asked {
+                    stream: next.stream,
+                    has_body: next.flags & END_STREAM == 0,
+                });
+            }
+        }
+    }
+
+    /// Reads the body of a request to its end; what comes on other streams is forgotten.
+    pub async fn body(&mut self, asked: Asked) -> Option<Vec<u8>> {
+        let (mut body, mut goes_on) = (Vec::new(), asked.has_body);
+        while goes_on {
+            let next = self.next().await?;
+            if next.kind == DATA && next.stream == asked.stream {
+                goes_on = next.flags & END_STREAM == 0;
+                body.extend(next.payload);
+            }
+        }
+        Some(body)
+    }
+
+    /// Ends the connection with TLS's own goodbye, once what was sent before has left.
+    pub async fn close(mut self) {
+        let _ = self.tls.shutdown().await;
+        // A connection that is closed with unread bytes loses what it has sent.
+        let mut sink = Vec::new();
+        let _ = timeout(Duration::from_secs(1), self.tls.read_to_end(&mut sink)).await;
+    }
+
+    /// Ends the connection without TLS's goodbye.
+    pub async fn cut(self) {
+        let (mut tcp, _) = self.tls.into_inner();
+        let _ = tcp.shutdown().await;
+        let mut sink = Vec::new();
+        let _ = timeout(Duration::from_secs(1), tcp.read_to_end(&mut sink)).await;
+    }
+}
