@@ -1,0 +1,301 @@
+use std::sync::{Arc, Mutex};
+
+use harness::{
+    PATIENCE, Stack,
+    frames::{DATA, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM, frame, goaway, head, reset},
+    https::{self, Https},
+    process::Process,
+    raw::{Client, End},
+    scripted::{Peer, Scripted},
+};
+use http::Version;
+use http_body_util::BodyExt;
+use tokio::{sync::Semaphore, time::timeout};
+
+use crate::request;
+
+/// How an answer of `abc` ends that does not end its stream.
+#[derive(Clone, Copy, Debug)]
+enum Break {
+    /// RST_STREAM with this code.
+    Reset(u32),
+    /// GOAWAY with this code that leaves the stream alone, and the connection's end.
+    GoAway(u32),
+    /// GOAWAY with this code that does not leave the stream alone, and the connection's end.
+    GoAwayBelow(u32),
+    /// The connection's end with TLS's goodbye.
+    Close,
+    /// The connection's end without it.
+    Cut,
+}
+
+/// One answer that breaks off.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    /// Its announced length.
+    length: Option<&'static str>,
+    how: Break,
+    /// The break comes with the answer; otherwise once the caller has read what came before.
+    at_once: bool,
+}
+
+/// An upstream that breaks off as it was last told to, and a proxy before it.
+struct Breaking {
+    stack: Stack,
+    upstream: Scripted,
+    _proxy: Process,
+    https: Https,
+    told: Arc<Mutex<Case>>,
+    /// Has a permit once the caller has read what came.
+    is_read: Arc<Semaphore>,
+}
+
+impl Breaking {
+    async fn new() -> Self {
+        let stack = Stack::new().await;
+        let told = Arc::new(Mutex::new(Case {
+            length: None,
+            how: Break::Close,
+            at_once: true,
+        }));
+        let is_read = Arc::new(Semaphore::new(0));
+        let upstream = Scripted::new(&stack, {
+            let (told, is_read) = (Arc::clone(&told), Arc::clone(&is_read));
+            move |peer| {
+                let (told, is_read) = (Arc::clone(&told), Arc::clone(&is_read));
+                async move {
+                    let _ = answer(peer, &told, &is_read).await;
+                }
+            }
+        })
+        .await;
+        let proxy = stack.proxy(upstream.port, &["--cores", "1"]).await;
+        let https = stack.https(proxy.listening().await);
+        Self {
+            stack,
+            upstream,
+            _proxy: proxy,
+            https,
+            told,
+            is_read,
+        }
+    }
+
+    fn tell(&self, case: Case) {
+        *self.told.lock().unwrap() = case;
+    }
+
+    /// Asks over HTTP/1.x; fails where the answer looks complete.
+    async fn check_http1(&self, version: &str, case: Case) {
+        self.tell(case);
+        let line = format!("GET / HTTP/{version}");
+        let bytes = request(&[&line, "Host: a", "Connection: close"], "");
+        let mut client = Client::sending(&self.https, bytes).await;
+        if !case.at_once {
+            client.read_some(1).await;
+            self.is_read.add_permits(1);
+        }
+        let (bytes, end) = client.end().await;
+        let text = String::from_utf8(bytes).unwrap();
+        // A break that comes with the head may be known before the head is passed on.
+        if case.at_once && text.starts_with(&format!("HTTP/{version} 502 ")) {
+            return;
+        }
+        assert_eq!(end, End::Abrupt, "HTTP/{version} {case:?} {text}");
+        assert!(!text.ends_with("0\r\n\r\n"), "{case:?} {text}");
+    }
+
+    /// Asks over HTTP/2; fails where the answer looks complete.
+    async fn check_http2(&self, case: Case) {
+        self.tell(case);
+        let asking = self.https.try_start(Version::HTTP_2, https::get(&[]));
+        let answer = match timeout(PATIENCE, asking).await.expect("answers in time") {
+            // A break that comes with the head may be passed on, or answered, in place of it.
+            Err(_) if case.at_once => return,
+            Ok(answer) if case.at_once && answer.status() == 502 => return,
+            answer => answer.unwrap_or_else(|error| panic!("{case:?} {error}")),
+        };
+        assert_eq!(answer.status(), 200, "{case:?}");
+        let mut body = answer.into_body();
+        if !case.at_once {
+            let frame = body.frame().await.unwrap().unwrap();
+            assert_eq!(frame.into_data().unwrap(), "abc", "{case:?}");
+            self.is_read.add_permits(1);
+        }
+        let rest = timeout(PATIENCE, body.collect()).await;
+        let rest = rest.unwrap_or_else(|_| panic!("{case:?} does not end"));
+        assert!(rest.is_err(), "{case:?} is complete: {rest:?}");
+    }
+
+    /// Has the `client` binary ask the upstream itself.
+    async fn check_client(&self, case: Case) {
+        self.tell(case);
+        let output = self.stack.client(self.upstream.port, &[]).await;
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{case:?} {errors}");
+        assert!(errors.contains("broke off"), "{case:?} {errors}");
+        assert_eq!(errors.lines().count(), 1, "{case:?} {errors}");
+    }
+}
+
+/// Answers the requests of a connection, each as it was last told.
+async fn answer(mut peer: Peer, told: &Mutex<Case>, is_read: &Semaphore) -> Option<()> {
+    loop {
+        let stream = peer.asked().await?.stream;
+        let case = *told.lock().unwrap();
+        let length = case.length.map(|length| ("content-length", length));
+        let fields: Vec<_> = [(":status", "200")].into_iter().chain(length).collect();
+        let begun = [head(stream, 0, &fields), frame(DATA, 0, stream, b"abc")].concat();
+        let last = match case.how {
+            Break::Reset(code) => reset(stream, code),
+            Break::GoAway(code) => goaway(stream, code),
+            Break::GoAwayBelow(code) => goaway(stream - 1, code),
+            Break::Close | Break::Cut => Vec::new(),
+        };
+        if case.at_once {
+            peer.send([begun, last].concat()).await;
+        } else {
+            peer.send(begun).await;
+            is_read.acquire().await.ok()?.forget();
+            peer.send(last).await;
+        }
+        match case.how {
+            Break::Reset(_) => {}
+            Break::Cut => {
+                peer.cut().await;
+                return None;
+            }
+            _ => {
+                peer.close().await;
+                return None;
+            }
+        }
+    }
+}
+
+/// Codes that HTTP/2 has (RFC 9113 §7), and one that it has not.
+const CODES: [u32; 11] = [
+    NO_ERROR,
+    1,
+    INTERNAL_ERROR,
+    3,
+    5,
+    REFUSED_STREAM,
+    8,
+    0xa,
+    0xb,
+    0xd,
+    0xff,
+];
+
+fn resets() -> Vec<Break> {
+    CODES.map(Break::Reset).to_vec()
+}
+
+fn ends() -> Vec<Break> {
+    let mut ends = vec![Break::Close, Break::Cut];
+    for code in [NO_ERROR, INTERNAL_ERROR, 0xb, 0xff] {
+        ends.extend([Break::GoAway(code), Break::GoAwayBelow(code)]);
+    }
+    ends
+}
+
+/// Every such break, of answers with and without a length.
+fn cases(breaks: &[Break]) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for &how in breaks {
+        for length in [None, Some("10")] {
+            for at_once in [true, false] {
+                cases.push(Case {
+                    length,
+                    how,
+                    at_once,
+                });
+            }
+        }
+    }
+    cases
+}
+
+#[tokio::test]
+async fn reset_of_a_begun_answer_is_a_break_for_http1_callers() {
+    let breaking = Breaking::new().await;
+    for case in cases(&resets()) {
+        breaking.check_http1("1.1", case).await;
+        breaking.check_http1("1.0", case).await;
+    }
+}
+
+#[tokio::test]
+async fn reset_of_a_begun_answer_is_a_break_for_http2_callers() {
+    let breaking = Breaking::new().await;
+    for case in cases(&resets()) {
+        breaking.check_http2(case).await;
+    }
+}
+
+#[tokio::test]
+async fn connection_that_ends_within_an_answer_is_a_break_for_http1_callers() {
+    let breaking = Breaking::new().await;
+    for case in cases(&ends()) {
+        breaking.check_http1("1.1", case).await;
+        breaking.check_http1("1.0", case).await;
+    }
+}
+
+#[tokio::test]
+async fn connection_that_ends_within_an_answer_is_a_break_for_http2_callers() {
+    let breaking = Breaking::new().await;
+    for case in cases(&ends()) {
+        breaking.check_http2(case).await;
+    }
+}
+
+#[tokio::test]
+async fn client_says_that_an_answer_broke_off_and_exits_with_1() {
+    let breaking = Breaking::new().await;
+    let breaks = [
+        Break::Reset(NO_ERROR),
+        Break::Reset(8),
+        Break::Reset(INTERNAL_ERROR),
+        Break::Reset(REFUSED_STREAM),
+        Break::GoAway(NO_ERROR),
+        Break::GoAwayBelow(NO_ERROR),
+        Break::GoAway(INTERNAL_ERROR),
+        Break::Close,
+        Break::Cut,
+    ];
+    for how in breaks {
+        for length in [None, Some("10")] {
+            let at_once = true;
+            breaking
+                .check_client(Case {
+                    length,
+                    how,
+                    at_once,
+                })
+                .await;
+        }
+    }
+}
+
+/// An upstream that has sent everything may say that it wants no more of the request (RFC 9113 §8.1).
+#[tokio::test]
+async fn reset_with_no_error_after_the_whole_answer_is_no_break() {
+    let breaking = Breaking::new().await;
+    breaking.tell(Case {
+        length: Some("3"),
+        how: Break::Reset(NO_ERROR),
+        at_once: true,
+    });
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        let answer = breaking.https.send_over(version, https::get(&[])).await;
+        assert_eq!(
+            (answer.status.as_u16(), &answer.body[..]),
+            (200, &b"abc"[..])
+        );
+    }
+    let output = breaking.stack.client(breaking.upstream.port, &[]).await;
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(output.stdout, b"abc");
+}
