@@ -1,0 +1,349 @@
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use common::body;
+use harness::{
+    PATIENCE, Stack,
+    frames::{self, DATA, END_STREAM, Frames, HEADERS, frame},
+    https::{Https, get},
+    scripted::{Peer, Scripted},
+    upstream::{self, Http},
+};
+use http::{Request, Response, StatusCode, Version};
+use http_body_util::{BodyExt, Empty};
+use hyper::{
+    body::{Bytes, Incoming},
+    client::conn::http2::{self, SendRequest},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+
+use crate::sharing::Holding;
+
+/// How long another caller's request may take.
+const QUICK: Duration = Duration::from_secs(3);
+
+/// Streams that a caller opens on one connection.
+const STREAMS: u32 = 150;
+
+/// An upstream that takes so many requests at once on a connection.
+fn taking(streams: u32) -> impl Fn(&mut Http) {
+    move |http| {
+        http.http2().max_concurrent_streams(streams);
+    }
+}
+
+/// Sends GETs of `/?slow`, on as many connections as it takes. Each connection has read an answer to
+/// what came behind them, so that the proxy has all of them.
+async fn slow(https: &Https, count: u32) -> Vec<Frames> {
+    let mut connections = Vec::new();
+    for first in (0..count).step_by(STREAMS as usize) {
+        let mut connection = Frames::connect(https, b"").await;
+        let here = STREAMS.min(count - first);
+        let requests: Vec<u8> = (0..here)
+            .flat_map(|n| frames::request(2 * n + 1, b"", &target("/?slow")))
+            .collect();
+        connection.send(&requests).await;
+        is_read(&mut connection, 2 * here + 1).await;
+        connections.push(connection);
+    }
+    connections
+}
+
+/// Waits for the answer to a request that the proxy answers by itself, sent behind all others.
+async fn is_read(connection: &mut Frames, stream: u32) {
+    let request = frames::request(stream, b"", &target("/nowhere"));
+    connection.send(&request).await;
+    connection.until(HEADERS, stream).await;
+}
+
+fn target(path: &str) -> [(&str, &str); 4] {
+    [
+        (":method", "GET"),
+        (":scheme", "https"),
+        (":authority", "a"),
+        (":path", path),
+    ]
+}
+
+async fn another_is_quick(https: &Https, what: &str) {
+    let other = https.from("127.0.0.2");
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        let answer = timeout(QUICK, other.send_over(version, get(&[]))).await;
+        let answer = answer.unwrap_or_else(|_| panic!("{what} {version:?}"));
+        assert_eq!(answer.status, 200, "{what} {version:?}");
+    }
+}
+
+#[tokio::test]
+async fn another_caller_is_answered_next_to_1800_slow_requests() {
+    for (streams, count) in [(200, 1800), (100, 1800), (50, 1800), (1000, 1800)] {
+        let mut holding = Holding::new(&["h2"], &[], taking(streams)).await;
+        let _slow = slow(&holding.https, count).await;
+        let what = format!("{count} slow ones, {streams} on each connection");
+        holding.arrive(count as usize, &what).await;
+        another_is_quick(&holding.https, &what).await;
+    }
+}
+
+#[tokio::test]
+async fn another_caller_is_answered_next_to_1800_slow_requests_over_http1() {
+    const COUNT: u32 = 1800;
+    harness::process::allow_open_files(4096);
+    for alpn in [&["http/1.1"][..], &["h2", "http/1.1"]] {
+        let mut holding = Holding::new(alpn, &[], taking(200)).await;
+        let _slow = slow(&holding.https, COUNT).await;
+        holding.arrive(COUNT as usize, "slow ones").await;
+        another_is_quick(&holding.https, &format!("{alpn:?}")).await;
+    }
+}
+
+/// One caller's HTTP/2 connection.
+async fn connection(https: &Https) -> SendRequest<Empty<Bytes>> {
+    let io = TokioIo::new(https.connect(b"h2").await);
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// Sends GETs of this path on one connection; their answers to come.
+async fn many(https: &Https, path: &str, count: usize) -> JoinSet<Response<Incoming>> {
+    let sender = connection(https).await;
+    let mut answers = JoinSet::new();
+    for _ in 0..count {
+        let mut sender = sender.clone();
+        let request = Request::get(format!("https://localhost{path}"));
+        let request = request.body(Empty::new()).unwrap();
+        answers.spawn(async move { sender.send_request(request).await.unwrap() });
+    }
+    answers
+}
+
+/// Connections to one upstream that one core has at most.
+const CONNECTIONS: usize = 64;
+
+#[tokio::test]
+async fn requests_beyond_all_streams_are_answered_with_503_after_the_queue_timeout() {
+    for (streams, count) in [(2, 200), (1, 100)] {
+        let args = ["--queue-timeout", "400ms"];
+        let mut holding = Holding::new(&["h2"], &args, taking(streams)).await;
+        let room = CONNECTIONS * streams as usize;
+        let asked = Instant::now();
+        let mut answers = many(&holding.https, "/?slow", count).await;
+        let mut statuses = BTreeMap::<u16, usize>::new();
+        for _ in room..count {
+            let answer = timeout(PATIENCE, answers.join_next()).await;
+            let answer = answer.expect("is refused in time").unwrap().unwrap();
+            let passed = asked.elapsed();
+            assert!(
+                passed >= Duration::from_millis(400),
+                "{passed:?} {answer:?}"
+            );
+            assert!(answer.headers().contains_key("retry-after"), "{answer:?}");
+            *statuses.entry(answer.status().as_u16()).or_default() += 1;
+        }
+        assert_eq!(statuses, BTreeMap::from([(503, count - room)]), "{streams}");
+        // All others have arrived, and are answered.
+        holding
+            .arrive(room, &format!("{streams} on each connection"))
+            .await;
+        holding.release(room);
+        for answer in answers.join_all().await {
+            assert_eq!(answer.status(), 200, "{streams}");
+        }
+        another_is_quick(&holding.https, "afterwards").await;
+    }
+}
+
+#[tokio::test]
+async fn sources_that_wait_for_a_stream_are_served_in_turn() {
+    for (streams, others) in [(2, 1), (2, 3), (1, 2)] {
+        let args = ["--queue-timeout", "30s"];
+        let mut holding = Holding::new(&["h2"], &args, taking(streams)).await;
+        let room = CONNECTIONS * streams as usize;
+        let _slow = slow(&holding.https, room as u32 + 400).await;
+        holding
+            .arrive(room, &format!("{streams} on each connection"))
+            .await;
+        let mut waiting = Vec::new();
+        for number in 0..others {
+            let other = holding.https.from(&format!("127.0.0.{}", 2 + number));
+            let mut connection = Frames::connect(&other, b"").await;
+            let request = frames::request(1, b"", &target("/?other"));
+            connection.send(&request).await;
+            is_read(&mut connection, 3).await;
+            waiting.push(connection);
+        }
+        let mut came = Vec::new();
+        // Each source has one turn before the flood has its second; one may be under way.
+        for _ in 0..others + 2 {
+            holding.release(1);
+            came.push(holding.arrives().await);
+        }
+        let served = came.iter().filter(|query| *query == "other").count();
+        assert_eq!(served, others, "{streams} streams: {came:?}");
+    }
+}
+
+/// SETTINGS_MAX_CONCURRENT_STREAMS of 20 (RFC 9113 §6.5.2).
+const TWENTY: &[u8] = &[0, 3, 0, 0, 0, 20];
+
+/// How a long answer is long.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Long {
+    /// All of it comes late.
+    LateHead,
+    /// Its body comes late, after its head.
+    LateBody,
+}
+
+/// An upstream that takes 20 requests at once on a connection. The first 100 of all are long, until
+/// they are released; any other is answered at once.
+async fn first_100(stack: &Stack, long: Long, released: watch::Receiver<bool>) -> Scripted {
+    let asked = Arc::<AtomicUsize>::default();
+    Scripted::with(stack, TWENTY, move |peer| {
+        let (asked, released) = (Arc::clone(&asked), released.clone());
+        async move {
+            let _ = serve_100(peer, long, &asked, released).await;
+        }
+    })
+    .await
+}
+
+async fn serve_100(
+    mut peer: Peer,
+    long: Long,
+    all: &AtomicUsize,
+    mut released: watch::Receiver<bool>,
+) -> Option<()> {
+    let mut held = Vec::new();
+    loop {
+        let asked = tokio::select! {
+            asked = peer.asked() => asked?,
+            () = is_released(&mut released), if !held.is_empty() => {
+                for stream in held.drain(..) {
+                    peer.send(answer(stream, long == Long::LateHead)).await;
+                }
+                continue;
+            }
+        };
+        if all.fetch_add(1, SeqCst) >= 100 {
+            peer.send(answer(asked.stream, true)).await;
+            continue;
+        }
+        if held.len() == 20 {
+            // As servers do that have said so, and were not heard yet (RFC 9113 §5.1.2).
+            all.fetch_sub(1, SeqCst);
+            peer.send(frames::reset(asked.stream, frames::REFUSED_STREAM))
+                .await;
+            continue;
+        }
+        held.push(asked.stream);
+        if long == Long::LateBody {
+            peer.send(frames::head(asked.stream, 0, &[(":status", "200")]))
+                .await;
+        }
+    }
+}
+
+async fn is_released(released: &mut watch::Receiver<bool>) {
+    let _ = released.wait_for(|released| *released).await;
+}
+
+/// An answer of `ended`, with its head or without.
+fn answer(stream: u32, has_head: bool) -> Vec<u8> {
+    let head = match has_head {
+        true => frames::head(stream, 0, &[(":status", "200")]),
+        false => Vec::new(),
+    };
+    [head, frame(DATA, END_STREAM, stream, b"ended")].concat()
+}
+
+#[tokio::test]
+async fn short_get_is_answered_next_to_100_long_answers_where_connections_take_20() {
+    for long in [Long::LateHead, Long::LateBody] {
+        let (release, released) = watch::channel(false);
+        let stack = Stack::new().await;
+        let upstream = first_100(&stack, long, released).await;
+        let proxy = stack.proxy(upstream.port, &["--cores", "1"]).await;
+        let https = stack.https(proxy.listening().await);
+        let _alone = slow(&https, 100).await;
+        another_is_quick(&https, &format!("{long:?}")).await;
+        release.send(true).unwrap();
+        another_is_quick(&https, &format!("{long:?} released")).await;
+    }
+}
+
+#[tokio::test]
+async fn all_of_100_long_answers_come_where_connections_take_20() {
+    for long in [Long::LateHead, Long::LateBody] {
+        let (release, released) = watch::channel(false);
+        let stack = Stack::new().await;
+        let upstream = first_100(&stack, long, released).await;
+        let proxy = stack.proxy(upstream.port, &["--cores", "1"]).await;
+        let https = stack.https(proxy.listening().await);
+        let mut answers = many(&https, "/?slow", 100).await;
+        if long == Long::LateHead {
+            release.send(true).unwrap();
+        }
+        let mut heads = Vec::new();
+        while let Some(answer) = timeout(PATIENCE, answers.join_next()).await.expect("come") {
+            heads.push(answer.unwrap());
+        }
+        another_is_quick(&https, &format!("{long:?}")).await;
+        release.send(true).unwrap();
+        for head in heads {
+            assert_eq!(head.status(), 200, "{long:?}");
+            let body = timeout(PATIENCE, head.into_body().collect()).await;
+            assert_eq!(
+                body.expect("comes").unwrap().to_bytes(),
+                "ended",
+                "{long:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn all_of_100_unread_answers_come_where_connections_take_20() {
+    let stack = Stack::new().await;
+    let large = Bytes::from(vec![b'x'; 1024 * 1024]);
+    let body = large.clone();
+    let upstream = upstream::answering_with(&stack, &["h2"], taking(20), move |request| {
+        let large = body.clone();
+        async move {
+            match request.uri().query() {
+                Some(_) => Response::new(body::Body::Full(Some(large))),
+                None => body::text(StatusCode::OK, "short"),
+            }
+        }
+    })
+    .await;
+    let proxy = stack.proxy(upstream, &["--cores", "1"]).await;
+    let https = stack.https(proxy.listening().await);
+    let mut answers = many(&https, "/?large", 100).await;
+    let mut heads = Vec::new();
+    while let Some(answer) = answers.join_next().await {
+        heads.push(answer.unwrap());
+    }
+    another_is_quick(&https, "unread").await;
+    let mut bodies = JoinSet::new();
+    for head in heads {
+        assert_eq!(head.status(), 200);
+        bodies.spawn(async move { head.into_body().collect().await.unwrap().to_bytes() });
+    }
+    let bodies = timeout(PATIENCE, bodies.join_all())
+        .await
+        .expect("come in time");
+    assert!(bodies.iter().all(|body| *body == large));
+}
