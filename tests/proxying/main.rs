@@ -3,6 +3,10 @@
 //! `CONFORMANCE.md`.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
+/// Answers that break off over HTTP/2.
+mod breaks;
+/// Answers without a body, whose heads may have a length.
+mod empty;
 /// Header fields that cross, in both directions.
 mod fields;
 /// Where requests end: two lengths, odd codings, broken chunks.
@@ -13,10 +17,22 @@ mod hops;
 mod http2;
 /// What is logged of requests that are not forwarded, and how much.
 mod rejections;
+/// Requests that an HTTP/2 upstream gives back unread.
+mod given_back;
+/// Heads of answers, of all lengths, and requests next to them.
+mod heads;
+/// HTTP/2 frames that no client library would send.
+mod http2;
+/// Requests at a server that stands still and is killed.
+mod killed;
 /// Where responses end, and responses that should not be.
 mod responses;
 /// The process as a whole: slow callers, logs, panics, its end.
 mod running;
+/// Bodies that an upstream does not read, and other callers' requests next to them.
+mod sharing;
+/// Upstreams that take few requests at once on a connection.
+mod streams;
 /// Method, target and Host.
 mod targets;
 /// Upgrade, Expect, CONNECT and what follows them.
