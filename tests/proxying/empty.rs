@@ -1,7 +1,8 @@
 use harness::{
-    Stack,
+    PATIENCE, Stack,
     frames::{
-        self, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, RST_STREAM, frame, head,
+        self, DATA, END_HEADERS, END_STREAM, Frame, Frames, GOAWAY, HEADERS, RST_STREAM, frame,
+        head,
     },
     https::{self, Https},
     process::Process,
@@ -11,6 +12,7 @@ use harness::{
 use http::{Request, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
+use tokio::time::timeout;
 
 use crate::request;
 
@@ -151,38 +153,7 @@ fn check_length(lengths: &[&str], what: &str, empty: Empty) {
 }
 
 async fn check_http2(proxied: &Proxied, what: &str, empty: Empty) {
-    let block = match empty.method {
-        "GET" => frames::GET,
-        "POST" => frames::POST,
-        // A literal `:method` in place of the indexed one.
-        _ => b"\x02\x04HEAD\x87\x84\x01\x09localhost",
-    };
-    let mut frames = Frames::connect(&proxied.https, b"").await;
-    for stream in [1, 3] {
-        frames.send(&frames::request(stream, block, &[])).await;
-        let mut head = frames.until(HEADERS, stream).await;
-        assert_ne!(head.flags & END_HEADERS, 0, "{what}");
-        while head.flags & END_STREAM == 0 {
-            head = frames.next().await.unwrap();
-            assert!(
-                ![RST_STREAM, GOAWAY].contains(&head.kind),
-                "{what} {head:?}"
-            );
-            assert!(head.kind != DATA || head.payload.is_empty(), "{what}");
-        }
-    }
-    // What comes before the acknowledgement of a PING came before it was answered.
-    frames.send(&frame(frames::PING, 0, 0, &[7; 8])).await;
-    loop {
-        let next = frames.next().await.unwrap();
-        assert!(
-            ![RST_STREAM, GOAWAY].contains(&next.kind),
-            "{what} {next:?}"
-        );
-        if next.kind == frames::PING && next.payload == [7; 8] {
-            break;
-        }
-    }
+    check_frames(proxied, what, empty).await;
     let request = Request::builder().method(empty.method).uri("/");
     let request = request.body(Full::<Bytes>::default()).unwrap();
     let answer = proxied.https.start(Version::HTTP_2, request).await;
@@ -195,6 +166,42 @@ async fn check_http2(proxied: &Proxied, what: &str, empty: Empty) {
     check_length(&lengths, what, empty);
     let body = answer.into_body().collect().await;
     assert_eq!(body.expect(what).to_bytes(), "", "{what}");
+}
+
+/// Asks twice on one connection, where each stream has to end, and none with a reset.
+async fn check_frames(proxied: &Proxied, what: &str, empty: Empty) {
+    let block = match empty.method {
+        "GET" => frames::GET,
+        "POST" => frames::POST,
+        // A literal `:method` in place of the indexed one.
+        _ => b"\x02\x04HEAD\x87\x84\x01\x09localhost",
+    };
+    let mut frames = Frames::connect(&proxied.https, b"").await;
+    for stream in [1, 3] {
+        frames.send(&frames::request(stream, block, &[])).await;
+        let mut next = frames.until(HEADERS, stream).await;
+        assert_ne!(next.flags & END_HEADERS, 0, "{what}");
+        while next.flags & END_STREAM == 0 {
+            next = calm(&mut frames, what).await;
+            assert!(next.kind != DATA || next.payload.is_empty(), "{what}");
+        }
+    }
+    // What comes before the acknowledgement of a PING came before it was answered.
+    frames.send(&frame(frames::PING, 0, 0, &[7; 8])).await;
+    while calm(&mut frames, what).await.payload != [7; 8] {}
+}
+
+/// The next frame, which resets no stream and ends no connection.
+async fn calm(frames: &mut Frames, what: &str) -> Frame {
+    let next = timeout(PATIENCE, frames.next())
+        .await
+        .expect("comes in time");
+    let next = next.unwrap_or_else(|| panic!("{what} closes"));
+    assert!(
+        ![RST_STREAM, GOAWAY].contains(&next.kind),
+        "{what} {next:?}"
+    );
+    next
 }
 
 async fn check_all(version: Version) {

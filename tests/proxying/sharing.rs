@@ -24,7 +24,7 @@ use tokio::{
 const QUICK: Duration = Duration::from_secs(3);
 
 /// How long a request may take to its upstream, or its rest to be sent, where many come at once.
-const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 /// The source address of another caller.
 const OTHER: &str = "127.0.0.2";

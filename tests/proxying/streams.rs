@@ -1,11 +1,4 @@
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use common::body;
 use harness::{
@@ -28,7 +21,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::sharing::Holding;
+use crate::sharing::{Holding, SOON};
 
 /// How long another caller's request may take.
 const QUICK: Duration = Duration::from_secs(3);
@@ -142,7 +135,7 @@ async fn requests_beyond_all_streams_are_answered_with_503_after_the_queue_timeo
         let mut answers = many(&holding.https, "/?slow", count).await;
         let mut statuses = BTreeMap::<u16, usize>::new();
         for _ in room..count {
-            let answer = timeout(PATIENCE, answers.join_next()).await;
+            let answer = timeout(SOON, answers.join_next()).await;
             let answer = answer.expect("is refused in time").unwrap().unwrap();
             let passed = asked.elapsed();
             assert!(
@@ -209,21 +202,44 @@ enum Long {
 
 /// An upstream that takes 20 requests at once on a connection. The first 100 of all are long, until
 /// they are released; any other is answered at once.
-async fn first_100(stack: &Stack, long: Long, released: watch::Receiver<bool>) -> Scripted {
-    let asked = Arc::<AtomicUsize>::default();
-    Scripted::with(stack, TWENTY, move |peer| {
-        let (asked, released) = (Arc::clone(&asked), released.clone());
-        async move {
-            let _ = serve_100(peer, long, &asked, released).await;
+struct First100 {
+    upstream: Scripted,
+    /// How many long ones came.
+    came: watch::Receiver<usize>,
+    release: watch::Sender<bool>,
+}
+
+impl First100 {
+    async fn new(stack: &Stack, long: Long) -> Self {
+        let (release, released) = watch::channel(false);
+        let (sender, came) = watch::channel(0);
+        let sender = Arc::new(sender);
+        let upstream = Scripted::with(stack, TWENTY, move |peer| {
+            let (came, released) = (Arc::clone(&sender), released.clone());
+            async move {
+                let _ = serve_100(peer, long, &came, released).await;
+            }
+        })
+        .await;
+        Self {
+            upstream,
+            came,
+            release,
         }
-    })
-    .await
+    }
+
+    /// Waits until all long ones came.
+    async fn all_come(&mut self, what: &str) {
+        let all = self.came.wait_for(|came| *came == 100);
+        let all = timeout(SOON, all).await.is_ok();
+        assert!(all, "{what}: {} came", *self.came.borrow());
+    }
 }
 
 async fn serve_100(
     mut peer: Peer,
     long: Long,
-    all: &AtomicUsize,
+    came: &watch::Sender<usize>,
     mut released: watch::Receiver<bool>,
 ) -> Option<()> {
     let mut held = Vec::new();
@@ -237,23 +253,27 @@ async fn serve_100(
                 continue;
             }
         };
-        if all.fetch_add(1, SeqCst) >= 100 {
-            peer.send(answer(asked.stream, true)).await;
-            continue;
-        }
         if held.len() == 20 {
-            // As servers do that have said so, and were not heard yet (RFC 9113 §5.1.2).
-            all.fetch_sub(1, SeqCst);
-            peer.send(frames::reset(asked.stream, frames::REFUSED_STREAM))
-                .await;
-            continue;
-        }
-        held.push(asked.stream);
-        if long == Long::LateBody {
-            peer.send(frames::head(asked.stream, 0, &[(":status", "200")]))
-                .await;
+            // Servers that were not heard yet do so (RFC 9113 §5.1.2).
+            let refused = frames::reset(asked.stream, frames::REFUSED_STREAM);
+            peer.send(refused).await;
+        } else if came.send_if_modified(is_one_of_100) {
+            held.push(asked.stream);
+            let head = frames::head(asked.stream, 0, &[(":status", "200")]);
+            if long == Long::LateBody {
+                peer.send(head).await;
+            }
+        } else {
+            peer.send(answer(asked.stream, true)).await;
         }
     }
+}
+
+/// Counts one more, up to 100.
+fn is_one_of_100(came: &mut usize) -> bool {
+    let is_one = *came < 100;
+    *came += usize::from(is_one);
+    is_one
 }
 
 async fn is_released(released: &mut watch::Receiver<bool>) {
@@ -272,14 +292,14 @@ fn answer(stream: u32, has_head: bool) -> Vec<u8> {
 #[tokio::test]
 async fn short_get_is_answered_next_to_100_long_answers_where_connections_take_20() {
     for long in [Long::LateHead, Long::LateBody] {
-        let (release, released) = watch::channel(false);
         let stack = Stack::new().await;
-        let upstream = first_100(&stack, long, released).await;
-        let proxy = stack.proxy(upstream.port, &["--cores", "1"]).await;
+        let mut first = First100::new(&stack, long).await;
+        let proxy = stack.proxy(first.upstream.port, &["--cores", "1"]).await;
         let https = stack.https(proxy.listening().await);
-        let _alone = slow(&https, 100).await;
+        let _long = slow(&https, 100).await;
+        first.all_come(&format!("{long:?}")).await;
         another_is_quick(&https, &format!("{long:?}")).await;
-        release.send(true).unwrap();
+        first.release.send(true).unwrap();
         another_is_quick(&https, &format!("{long:?} released")).await;
     }
 }
@@ -287,21 +307,20 @@ async fn short_get_is_answered_next_to_100_long_answers_where_connections_take_2
 #[tokio::test]
 async fn all_of_100_long_answers_come_where_connections_take_20() {
     for long in [Long::LateHead, Long::LateBody] {
-        let (release, released) = watch::channel(false);
         let stack = Stack::new().await;
-        let upstream = first_100(&stack, long, released).await;
-        let proxy = stack.proxy(upstream.port, &["--cores", "1"]).await;
+        let first = First100::new(&stack, long).await;
+        let proxy = stack.proxy(first.upstream.port, &["--cores", "1"]).await;
         let https = stack.https(proxy.listening().await);
         let mut answers = many(&https, "/?slow", 100).await;
         if long == Long::LateHead {
-            release.send(true).unwrap();
+            first.release.send(true).unwrap();
         }
         let mut heads = Vec::new();
         while let Some(answer) = timeout(PATIENCE, answers.join_next()).await.expect("come") {
             heads.push(answer.unwrap());
         }
         another_is_quick(&https, &format!("{long:?}")).await;
-        release.send(true).unwrap();
+        first.release.send(true).unwrap();
         for head in heads {
             assert_eq!(head.status(), 200, "{long:?}");
             let body = timeout(PATIENCE, head.into_body().collect()).await;
