@@ -1,0 +1,161 @@
+//! Random exchanges through the proxy, and the same ones with the upstream itself: a caller sees no
+//! other answer through the proxy, and a break where the upstream broke. Each exchange is drawn from
+//! its seed.
+//!
+//! `DIFFERENTIAL_EXCHANGES` says how many for each test, `DIFFERENTIAL_FROM` with which seed they begin.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
+
+/// What a caller sends and gets.
+mod caller;
+/// The upstream over HTTP/1.1.
+mod http1;
+/// The upstream over HTTP/2.
+mod http2;
+/// Compares what was seen.
+mod judge;
+/// Exchanges, drawn from seeds.
+mod plan;
+/// What both upstreams have in common.
+mod upstream;
+
+use std::sync::Arc;
+
+use harness::{Stack, https::Https, process::Process};
+use http::Version;
+use tokio::task::JoinSet;
+
+use self::{plan::Plan, upstream::World};
+
+/// Seeds that have found a fault, and the fault. They are tried in every run.
+const FOUND: &[(u64, &str)] = &[];
+
+/// Exchanges of every run.
+const EXCHANGES: u64 = 300;
+
+/// Workers of exchanges that may end a whole connection: each has proxies and upstreams of its own.
+const ALONE: usize = 4;
+
+/// Exchanges at once through the same proxy.
+const TOGETHER: usize = 16;
+
+/// An upstream, and a proxy before it.
+struct Path {
+    direct: Https,
+    proxied: Https,
+    proxy: Process,
+}
+
+struct Worker {
+    _stack: Stack,
+    world: Arc<World>,
+    http1: Path,
+    http2: Path,
+}
+
+impl Worker {
+    async fn new() -> Self {
+        let (stack, world) = (Stack::new().await, Arc::<World>::default());
+        let known = Arc::clone(&world);
+        let http1 = upstream::listen(&stack, b"http/1.1", move |tls| {
+            http1::serve(tls, Arc::clone(&known))
+        });
+        let http1 = Path::to(&stack, http1.await).await;
+        let known = Arc::clone(&world);
+        let http2 = upstream::listen(&stack, b"h2", move |tls| {
+            http2::serve(tls, Arc::clone(&known))
+        });
+        let http2 = Path::to(&stack, http2.await).await;
+        Self {
+            _stack: stack,
+            world,
+            http1,
+            http2,
+        }
+    }
+
+    /// Has an exchange both ways; what is wrong with it.
+    async fn exchange(&self, plan: Plan, source: &str) -> Option<String> {
+        let seed = plan.seed;
+        let path = match plan.upstream {
+            Version::HTTP_2 => &self.http2,
+            _ => &self.http1,
+        };
+        let names = ["direct", "proxied"].map(|way| format!("{way}-{seed}"));
+        for name in &names {
+            self.world.plan(name, &plan);
+        }
+        let direct = caller::ask(&path.direct, plan.upstream, &names[0], &plan).await;
+        let proxied = caller::ask(&path.proxied.from(source), plan.caller, &names[1], &plan).await;
+        let [_, received] = names.each_ref().map(|name| self.world.take(name));
+        let wrong = judge::judge(&plan, direct, proxied, &received).err()?;
+        let said = path.proxy.log().pop();
+        Some(format!("seed {seed}: {wrong}\n{plan:?}\nproxy: {said:?}"))
+    }
+}
+
+impl Path {
+    async fn to(stack: &Stack, port: u16) -> Self {
+        let proxy = stack.proxy(port, &["--cores", "1"]).await;
+        Self {
+            direct: stack.https(port),
+            proxied: stack.https(proxy.listening().await),
+            proxy,
+        }
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
+/// The seeds of a run, for one of so many workers.
+fn seeds(worker: usize, of: usize) -> impl Iterator<Item = u64> {
+    let from = number("DIFFERENTIAL_FROM", 0);
+    let to = from + number("DIFFERENTIAL_EXCHANGES", EXCHANGES);
+    let found = FOUND.iter().map(|(seed, _)| *seed);
+    found.chain(from..to).skip(worker).step_by(of)
+}
+
+async fn nothing_is_wrong(workers: JoinSet<Vec<String>>) {
+    let wrong = workers.join_all().await.concat();
+    let count = wrong.len();
+    assert!(
+        wrong.is_empty(),
+        "{}\n{count} are wrong",
+        wrong.join("\n\n")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exchanges_through_the_proxy_are_as_those_with_the_upstream_itself() {
+    let mut workers = JoinSet::new();
+    for number in 0..ALONE {
+        workers.spawn(async move {
+            let worker = Worker::new().await;
+            let mut wrong = Vec::new();
+            for seed in seeds(number, ALONE) {
+                wrong.extend(worker.exchange(Plan::of(seed), "127.0.0.1").await);
+            }
+            wrong
+        });
+    }
+    nothing_is_wrong(workers).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exchanges_of_many_callers_through_one_proxy_are_as_those_with_the_upstream_itself() {
+    let (shared, mut workers) = (Arc::new(Worker::new().await), JoinSet::new());
+    for number in 0..TOGETHER {
+        let worker = Arc::clone(&shared);
+        workers.spawn(async move {
+            let source = format!("127.0.0.{}", number + 1);
+            let mut wrong = Vec::new();
+            for seed in seeds(number, TOGETHER) {
+                let plan = Plan::of(seed).next_to_others();
+                wrong.extend(worker.exchange(plan, &source).await);
+            }
+            wrong
+        });
+    }
+    nothing_is_wrong(workers).await;
+}

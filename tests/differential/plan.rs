@@ -1,0 +1,275 @@
+use fastrand::Rng;
+use http::Version;
+use hyper::body::Bytes;
+
+/// One exchange: what its caller sends, and what its upstream does.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// The seed that it was drawn from, which names it to the upstream as well.
+    pub(crate) seed: u64,
+    /// What the caller speaks to the proxy; to the upstream itself it speaks the upstream's version.
+    pub(crate) caller: Version,
+    pub(crate) upstream: Version,
+    pub(crate) request: Upload,
+    pub(crate) answer: Download,
+}
+
+/// A request and its body.
+#[derive(Clone, Debug)]
+pub(crate) struct Upload {
+    pub(crate) method: &'static str,
+    pub(crate) has_length: bool,
+    pub(crate) parts: Vec<Part>,
+    /// The caller gives up after the parts, of which more would have to follow.
+    pub(crate) is_given_up: bool,
+    /// The caller leaves once it has so many bytes of the answer.
+    pub(crate) leaves_after: Option<usize>,
+    /// The caller asks for `100 (Continue)`, and does not wait for it.
+    pub(crate) expects: bool,
+}
+
+/// A part of a body, and how long its sender waits after it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    pub(crate) length: usize,
+    pub(crate) pause_ms: u64,
+}
+
+/// What an upstream does with a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Download {
+    pub(crate) reads: Reads,
+    /// `103 (Early Hints)` comes before the answer (RFC 8297).
+    pub(crate) has_hints: bool,
+    pub(crate) status: u16,
+    pub(crate) fields: Vec<(&'static str, String)>,
+    pub(crate) has_length: bool,
+    pub(crate) parts: Vec<Part>,
+    pub(crate) end: End,
+    /// The connection takes no more requests after a whole answer.
+    pub(crate) is_last: bool,
+}
+
+/// How much of a request's body is read before it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reads {
+    All,
+    /// So many bytes, and the rest afterwards.
+    Early(usize),
+    /// None, and over HTTP/2 none afterwards either.
+    Never,
+}
+
+/// How an answer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Whole,
+    /// It breaks off after its parts, of which more would have to follow.
+    Break(Break),
+    /// It breaks off before its head.
+    BreakBeforeHead(Break),
+}
+
+/// Over HTTP/1.1 all breaks end the connection, with TLS's goodbye or without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Break {
+    /// RST_STREAM with this code.
+    Reset(u32),
+    /// GOAWAY with this code, and the connection's end.
+    GoAway(u32),
+    /// The connection's end.
+    Cut,
+}
+
+/// Bytes that are missing from a body that breaks off.
+pub(crate) const MISSING: usize = 17;
+
+impl Plan {
+    /// Draws an exchange.
+    pub(crate) fn of(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let [caller, upstream] = [(); 2].map(|()| version(&mut rng));
+        let request = Upload::of(&mut rng);
+        let answer = Download::of(&mut rng, &request);
+        Self {
+            seed,
+            caller,
+            upstream,
+            request,
+            answer,
+        }
+    }
+
+    /// The same with breaks that end no other exchange on its connection.
+    pub(crate) fn next_to_others(mut self) -> Self {
+        let alone = |how| match how {
+            Break::Reset(code) | Break::GoAway(code) => Break::Reset(code),
+            Break::Cut => Break::Reset(2),
+        };
+        if self.upstream == Version::HTTP_2 {
+            self.answer.end = match self.answer.end {
+                End::Whole => End::Whole,
+                End::Break(how) => End::Break(alone(how)),
+                End::BreakBeforeHead(how) => End::BreakBeforeHead(alone(how)),
+            };
+        }
+        self
+    }
+
+    /// The bytes of the answer's body that are sent.
+    pub(crate) fn answer_body(&self) -> Bytes {
+        match self.has_answer_body() {
+            true => bytes(self.seed + 1, length(&self.answer.parts)),
+            false => Bytes::new(),
+        }
+    }
+
+    /// Whether the answer may have a body (RFC 9110 §6.4.1).
+    pub(crate) fn has_answer_body(&self) -> bool {
+        self.request.method != "HEAD" && ![204, 304].contains(&self.answer.status)
+    }
+
+    /// The answer's length as its head has it; 204 has none (RFC 9110 §8.6).
+    pub(crate) fn answer_length(&self) -> Option<usize> {
+        let missing = if self.answer.end == End::Whole {
+            0
+        } else {
+            MISSING
+        };
+        let has_length = self.answer.has_length && self.answer.status != 204;
+        has_length.then(|| length(&self.answer.parts) + missing)
+    }
+}
+
+impl Upload {
+    fn of(rng: &mut Rng) -> Self {
+        let methods = [
+            "GET", "POST", "POST", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS",
+        ];
+        let method = methods[rng.usize(..methods.len())];
+        let may_be_empty = !matches!(method, "POST" | "PUT" | "PATCH");
+        let is_empty = rng.u8(..100) < if may_be_empty { 80 } else { 5 };
+        let parts = if is_empty { Vec::new() } else { parts(rng) };
+        Self {
+            method,
+            has_length: is_empty || rng.bool(),
+            is_given_up: !parts.is_empty() && rng.u8(..100) < 15,
+            leaves_after: (rng.u8(..100) < 7).then(|| rng.usize(..100 * 1024)),
+            expects: !parts.is_empty() && rng.u8(..100) < 10,
+            parts,
+        }
+    }
+
+    /// Whether there is no body.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.parts.is_empty() && self.has_length
+    }
+
+    /// The bytes of the body that are sent.
+    pub(crate) fn body(&self, seed: u64) -> Bytes {
+        bytes(seed, length(&self.parts))
+    }
+
+    /// The length in the request's head.
+    pub(crate) fn length(&self) -> usize {
+        length(&self.parts) + if self.is_given_up { MISSING } else { 0 }
+    }
+}
+
+impl Download {
+    fn of(rng: &mut Rng, request: &Upload) -> Self {
+        let statuses = [200, 200, 200, 200, 201, 204, 302, 304, 404, 413, 500, 503];
+        let reads = match rng.u8(..10) {
+            0 | 1 => Reads::Early(rng.usize(..=length(&request.parts))),
+            2 => Reads::Never,
+            _ => Reads::All,
+        };
+        let end = end(rng);
+        let parts = match end {
+            End::Break(_) => parts(rng),
+            _ if rng.u8(..5) == 0 => Vec::new(),
+            _ => parts(rng),
+        };
+        Self {
+            reads,
+            has_hints: rng.u8(..10) == 0,
+            status: statuses[rng.usize(..statuses.len())],
+            fields: fields(rng),
+            has_length: rng.bool(),
+            parts,
+            end,
+            is_last: end == End::Whole && rng.u8(..10) == 0,
+        }
+    }
+}
+
+fn version(rng: &mut Rng) -> Version {
+    if rng.bool() {
+        Version::HTTP_2
+    } else {
+        Version::HTTP_11
+    }
+}
+
+fn end(rng: &mut Rng) -> End {
+    let codes = [0, 0, 0, 1, 2, 5, 7, 8, 8, 11, 0xff];
+    let code = codes[rng.usize(..codes.len())];
+    let how = match rng.u8(..4) {
+        0 | 1 => Break::Reset(code),
+        2 => Break::GoAway(code),
+        _ => Break::Cut,
+    };
+    match rng.u8(..10) {
+        0 => End::BreakBeforeHead(how),
+        1..=3 => End::Break(how),
+        _ => End::Whole,
+    }
+}
+
+/// Up to 200 KiB, at the lengths where the proxy does other things in particular.
+fn parts(rng: &mut Rng) -> Vec<Part> {
+    let total = match rng.u8(..6) {
+        0 => rng.usize(..10),
+        1 => 8 * 1024 - 2 + rng.usize(..5),
+        2 => 64 * 1024 - 2 + rng.usize(..5),
+        3 => rng.usize(..8 * 1024),
+        _ => rng.usize(..=200 * 1024),
+    };
+    let (mut parts, mut left) = (Vec::new(), total);
+    let most = 1 + rng.usize(..5);
+    while left > 0 {
+        let is_last = parts.len() + 1 == most;
+        let length = if is_last { left } else { 1 + rng.usize(..left) };
+        let pause_ms = if rng.u8(..4) == 0 { rng.u64(..5) } else { 0 };
+        parts.push(Part { length, pause_ms });
+        left -= length;
+    }
+    parts
+}
+
+fn fields(rng: &mut Rng) -> Vec<(&'static str, String)> {
+    let mut fields = Vec::new();
+    for name in [
+        "x-a",
+        "set-cookie",
+        "set-cookie",
+        "etag",
+        "location",
+        "content-type",
+    ] {
+        if rng.u8(..3) == 0 {
+            fields.push((name, format!("v{}", rng.u32(..))));
+        }
+    }
+    fields
+}
+
+fn length(parts: &[Part]) -> usize {
+    parts.iter().map(|part| part.length).sum()
+}
+
+/// Bytes that are others at each place, and for each seed.
+fn bytes(seed: u64, length: usize) -> Bytes {
+    let mut rng = Rng::with_seed(!seed);
+    (0..length).map(|_| rng.u8(..)).collect()
+}

@@ -1,0 +1,97 @@
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use common::tls;
+use harness::Stack;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::plan::Plan;
+
+/// What upstreams know of exchanges, by their names.
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    plans: Mutex<HashMap<String, Plan>>,
+    received: Mutex<HashMap<String, Vec<Received>>>,
+}
+
+/// A request as an upstream got it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Received {
+    pub(crate) method: String,
+    pub(crate) body: Body,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Body {
+    /// It has not come to its end yet.
+    Begun,
+    Whole(Vec<u8>),
+    Broken,
+}
+
+impl World {
+    /// Makes an exchange known.
+    pub(crate) fn plan(&self, name: &str, plan: &Plan) {
+        let mut plans = self.plans.lock().unwrap();
+        plans.insert(name.to_owned(), plan.clone());
+    }
+
+    /// Forgets an exchange; the requests that came for it.
+    pub(crate) fn take(&self, name: &str) -> Vec<Received> {
+        self.plans.lock().unwrap().remove(name);
+        let received = self.received.lock().unwrap().remove(name);
+        received.unwrap_or_default()
+    }
+
+    /// The exchange of a request that has come; none if it is forgotten. Its number among the
+    /// requests for it comes with it.
+    pub(crate) fn begin(&self, name: &str, method: &str) -> Option<(Plan, usize)> {
+        let plan = self.plans.lock().unwrap().get(name)?.clone();
+        let mut received = self.received.lock().unwrap();
+        let all = received.entry(name.to_owned()).or_default();
+        all.push(Received {
+            method: method.to_owned(),
+            body: Body::Begun,
+        });
+        Some((plan, all.len() - 1))
+    }
+
+    /// Notes how a request's body ended.
+    pub(crate) fn end(&self, name: &str, number: usize, body: Option<Vec<u8>>) {
+        let mut received = self.received.lock().unwrap();
+        if let Some(one) = received.get_mut(name).and_then(|all| all.get_mut(number)) {
+            one.body = body.map_or(Body::Broken, Body::Whole);
+        }
+    }
+}
+
+/// Listens with the test's own X.509-SVID and serves each connection by `serve`; the port.
+pub(crate) async fn listen<F, R>(stack: &Stack, alpn: &[u8], serve: F) -> u16
+where
+    F: Fn(TlsStream<TcpStream>) -> R + Send + Sync + 'static,
+    R: Future<Output = Option<()>> + Send + 'static,
+{
+    let identity = stack.identity().await;
+    let mut config = Arc::unwrap_or_clone(tls::server(&identity.x509).unwrap());
+    config.alpn_protocols = vec![alpn.to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serve = Arc::new(serve);
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            tcp.set_nodelay(true).unwrap();
+            let (acceptor, serve) = (acceptor.clone(), Arc::clone(&serve));
+            tokio::spawn(async move {
+                if let Ok(tls) = acceptor.accept(tcp).await {
+                    serve(tls).await;
+                }
+            });
+        }
+        drop(identity);
+    });
+    port
+}
