@@ -12,10 +12,10 @@ use tokio::{
 
 use crate::plan::{Part, Plan, Upload};
 
-/// What a caller gets.
+/// Says what a caller gets.
 #[derive(Clone, Debug)]
 pub(crate) enum Seen {
-    /// No head of an answer.
+    /// The caller gets no head of an answer.
     Nothing(String),
     Answer(Answer),
 }
@@ -25,22 +25,22 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Vec<u8>,
-    /// Its body came to its end; otherwise it broke off.
+    /// The body came to its end. Otherwise it broke off.
     pub(crate) is_whole: bool,
 }
 
 type Body = Either<Full<Bytes>, Channel<Bytes, io::Error>>;
 
-/// Names the exchange to the upstream.
+/// This field names the exchange to the upstream.
 pub(crate) const NAME: &str = "x-exchange";
 
-/// Longer than any exchange takes.
+/// No exchange takes as long as this.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Has the caller of `plan` ask, over `version`.
+/// Sends the request of `plan` over `version` and returns what the caller gets.
 ///
 /// # Errors
-/// When there is neither an answer nor a break in time.
+/// The caller gets neither an answer nor a break in time.
 pub(crate) async fn ask(
     https: &Https,
     version: Version,
@@ -55,7 +55,7 @@ pub(crate) async fn ask(
     if !upload.is_empty() && upload.has_length {
         request = request.header("content-length", upload.length());
     } else if !upload.is_empty() && version == Version::HTTP_11 {
-        // Without it hyper leaves away the bodies of some methods.
+        // hyper sends no body with some methods unless this field is there.
         request = request.header("transfer-encoding", "chunked");
     }
     if upload.expects {
@@ -81,7 +81,7 @@ async fn over_http1(https: &Https, request: Request<()>, plan: &Plan) -> Seen {
         }
     };
     let bytes = plan.request.body(plan.seed);
-    // It ends with the answer.
+    // The upload is aborted when this set is dropped.
     let mut sending = JoinSet::new();
     if let Some(sender) = sender {
         sending.spawn(send_http1(sender, plan.request.clone(), bytes));
@@ -133,7 +133,7 @@ async fn read_http1(answer: Response<Incoming>, upload: &Upload) -> Answer {
     }
 }
 
-/// Asks by `h2`: hyper takes RST_STREAM with NO_ERROR for the end of a body.
+/// Asks by `h2`, because hyper takes RST_STREAM with NO_ERROR for the end of a body.
 async fn over_http2(https: &Https, mut request: Request<()>, plan: &Plan) -> Seen {
     let url = format!("https://localhost:{}/", https.port());
     *request.uri_mut() = url.parse().unwrap();
@@ -149,7 +149,7 @@ async fn try_over_http2(
     plan: &Plan,
 ) -> Result<Answer, h2::Error> {
     let (sender, connection) = client::handshake(https.connect(b"h2").await).await?;
-    // It ends with the stream, which may have to be reset before.
+    // The connection ends by itself when its stream has ended or was reset.
     tokio::spawn(connection);
     let is_empty = plan.request.is_empty();
     let (answer, stream) = sender.ready().await?.send_request(request, is_empty)?;
@@ -173,7 +173,7 @@ async fn send_http2(mut stream: SendStream<Bytes>, upload: Upload, mut bytes: By
     Some(())
 }
 
-/// Sends data as there is room for it.
+/// Sends data within the windows of the peer.
 pub(crate) async fn send_data(stream: &mut SendStream<Bytes>, mut data: Bytes) -> Option<()> {
     while !data.is_empty() {
         stream.reserve_capacity(data.len());

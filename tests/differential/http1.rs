@@ -14,13 +14,13 @@ use crate::{
     upstream::World,
 };
 
-/// A connection over HTTP/1.1.
+/// Holds a connection and the bytes of it that are not parsed yet.
 struct Connection {
     tls: TlsStream<TcpStream>,
     buffer: Vec<u8>,
 }
 
-/// What the head of a request says.
+/// Holds the fields of a request's head that count here.
 struct Head {
     method: String,
     name: String,
@@ -33,7 +33,7 @@ enum Framing {
     Chunked,
 }
 
-/// A body as far as it was read.
+/// Holds a request's body as far as it was read.
 struct Body {
     read: Vec<u8>,
     framing: Framing,
@@ -83,7 +83,7 @@ impl Connection {
         (read > 0).then_some(())
     }
 
-    /// Reads up to and with the next `end`.
+    /// Reads up to the next `end`, which is included.
     async fn until(&mut self, end: &[u8]) -> Option<Vec<u8>> {
         loop {
             let found = self.buffer.windows(end.len()).position(|here| here == end);
@@ -120,7 +120,7 @@ impl Connection {
         })
     }
 
-    /// Reads a body on, to its end or until so many bytes of it are there.
+    /// Continues to read a body, to its end or until `enough` bytes of it are there.
     async fn read(&mut self, body: &mut Body, enough: usize) -> Option<()> {
         while !body.is_whole && (body.read.len() < enough || enough == usize::MAX) {
             match body.framing {
@@ -146,7 +146,7 @@ impl Connection {
         self.tls.flush().await.ok()
     }
 
-    /// Answers; none if the connection is over by that.
+    /// Sends the answer. Returns `None` if that ended the connection.
     async fn answer(&mut self, plan: &Plan) -> Option<()> {
         if let End::BreakBeforeHead(how) = plan.answer.end {
             return self.end(how).await;
@@ -183,13 +183,13 @@ impl Connection {
         }
     }
 
-    /// Ends the connection with TLS's goodbye.
+    /// Ends the connection with close_notify.
     async fn close(&mut self) -> Option<()> {
         let _ = self.tls.shutdown().await;
         self.drain().await
     }
 
-    /// Reads what is left: a connection that is closed with unread bytes loses what it has sent.
+    /// Reads to the end, because a socket that is closed with unread bytes loses what it has sent.
     async fn drain(&mut self) -> Option<()> {
         let (tcp, _) = self.tls.get_mut();
         let mut sink = Vec::new();

@@ -19,15 +19,15 @@ use crate::{
     upstream::World,
 };
 
-/// What a stream tells its connection.
+/// Tells a connection how to end.
 enum Told {
     Cut,
     GoAway(u32),
-    /// It takes no more requests.
+    /// The connection takes no more requests.
     Leave,
 }
 
-/// A connection as its streams have it.
+/// Lets a stream act on its connection.
 #[derive(Clone)]
 struct Connection {
     tell: mpsc::UnboundedSender<Told>,
@@ -85,8 +85,8 @@ async fn exchange(
     Some(())
 }
 
-/// Reads a body on, to its end or until so many bytes of it are there; whether it has ended, and none
-/// if it broke off.
+/// Continues to read a body, to its end or until `enough` bytes of it are there. Returns whether it
+/// has ended, or `None` if it broke off.
 async fn read_on(body: &mut RecvStream, read: &mut Vec<u8>, enough: usize) -> Option<bool> {
     while read.len() < enough || enough == usize::MAX {
         let Some(data) = body.data().await else {
@@ -99,7 +99,7 @@ async fn read_on(body: &mut RecvStream, read: &mut Vec<u8>, enough: usize) -> Op
     Some(body.is_end_stream())
 }
 
-/// Answers; none if the answer broke off.
+/// Sends the answer. Returns `None` if it broke off.
 async fn answer(
     respond: &mut SendResponse<Bytes>,
     plan: &Plan,
@@ -136,7 +136,7 @@ async fn answer(
 }
 
 impl Connection {
-    /// Ends a stream within its answer, once what was sent before has left.
+    /// Breaks the answer of a stream off after all bytes that were sent before.
     async fn end(&self, reset: impl FnOnce(Reason), how: Break) -> Option<()> {
         let _ = self.ping.lock().await.ping(Ping::opaque()).await;
         match how {

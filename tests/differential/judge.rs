@@ -6,17 +6,17 @@ use crate::{
     upstream::{Body, Received},
 };
 
-/// Fields that cross as they are.
+/// These fields cross unchanged.
 const CROSSING: [&str; 5] = ["x-a", "set-cookie", "etag", "location", "content-type"];
 
-/// Frames of HTTP/2 that give a request back unread (RFC 9113 §8.7).
+/// A reset with this code gives a request back unread (RFC 9113 §8.7).
 const REFUSED_STREAM: u32 = 7;
 
-/// Compares what a caller saw of the upstream itself and through the proxy, and looks at what the
-/// upstream `received` through the proxy.
+/// Compares what a caller saw of the upstream itself and through the proxy. Checks what the upstream
+/// `received` through the proxy.
 ///
 /// # Errors
-/// What is wrong.
+/// The text says what is wrong.
 pub(crate) fn judge(
     plan: &Plan,
     direct: Result<Seen, &'static str>,
@@ -25,7 +25,7 @@ pub(crate) fn judge(
 ) -> Result<(), String> {
     let proxied = proxied?;
     requests(plan, received)?;
-    // What a caller sees that gives up or leaves is a matter of chance.
+    // A caller that gives up or leaves may see any part of the answer.
     if plan.request.is_given_up || plan.request.leaves_after.is_some() {
         return Ok(());
     }
@@ -44,7 +44,7 @@ pub(crate) fn judge(
     }
 }
 
-/// Whether the upstream itself does what it is told: otherwise the test is wrong.
+/// Checks that the upstream itself does what it is told. Otherwise the test is wrong.
 fn expected(plan: &Plan, direct: &Seen) -> Result<(), String> {
     let breaks = match plan.answer.end {
         End::Whole => false,
@@ -63,7 +63,7 @@ fn expected(plan: &Plan, direct: &Seen) -> Result<(), String> {
     }
 }
 
-/// A whole answer crosses whole.
+/// Checks that a whole answer crosses whole.
 fn same(direct: &Answer, proxied: &Answer) -> Result<(), String> {
     if !proxied.is_whole || proxied.status != direct.status || proxied.body != direct.body {
         return Err(format!("{} became {}", short(direct), short(proxied)));
@@ -73,7 +73,7 @@ fn same(direct: &Answer, proxied: &Answer) -> Result<(), String> {
     let is_length = match (length, crossed) {
         (None, None) | (None, Some(_)) => crossed
             .is_none_or(|crossed| crossed.as_bytes() == proxied.body.len().to_string().as_bytes()),
-        // Of 304 it may be left away.
+        // A 304 may lose its length (RFC 9110 §15.4.5).
         (Some(_), None) => proxied.status == 304,
         (Some(length), Some(crossed)) => length == crossed,
     };
@@ -99,7 +99,7 @@ fn is_own_failure(answer: &Answer) -> bool {
     matches!(answer.status, 502 | 504) && answer.is_whole
 }
 
-/// An answer that the upstream broke off is broken, and what came of it is the beginning of it.
+/// Checks that an answer which the upstream broke off is broken and begins as it did.
 fn begun(plan: &Plan, proxied: &Answer) -> Result<(), String> {
     let is_beginning = plan.answer_body().starts_with(&proxied.body);
     if proxied.is_whole || !is_beginning || proxied.status != plan.answer.status {
@@ -108,7 +108,7 @@ fn begun(plan: &Plan, proxied: &Answer) -> Result<(), String> {
     Ok(())
 }
 
-/// What reaches the upstream is what the caller sent: whole where it was, and as often as it may be.
+/// Checks that each request reaches the upstream as it was sent, and no more often than it may.
 fn requests(plan: &Plan, received: &[Received]) -> Result<(), String> {
     let sent = plan.request.body(plan.seed);
     for one in received {
@@ -140,7 +140,7 @@ fn may_be_repeated(plan: &Plan) -> bool {
     is_untaken || only_asks && plan.request.parts.is_empty()
 }
 
-/// An answer without its body.
+/// Describes an answer without its body.
 fn short(answer: &Answer) -> String {
     let (status, length) = (answer.status, answer.body.len());
     let whole = if answer.is_whole { "whole" } else { "broken" };
@@ -193,7 +193,7 @@ mod tests {
         })
     }
 
-    /// An answer of the upstream's own, one through the proxy, and whether that may be.
+    /// Returns what a caller saw of the upstream and through the proxy, and whether that may be.
     fn cases(plan: &Plan) -> Vec<(Seen, Seen, bool)> {
         let nothing = Seen::Nothing(String::new());
         let of = |status, length, is_whole| answer(plan, status, length, is_whole);

@@ -1,21 +1,22 @@
-//! Random exchanges through the proxy, and the same ones with the upstream itself: a caller sees no
-//! other answer through the proxy, and a break where the upstream broke. Each exchange is drawn from
-//! its seed.
+//! This test has random exchanges with an upstream, through the proxy and without it. A caller has to
+//! see the same answer through the proxy, and a break where the upstream broke. Each exchange is
+//! drawn from its seed.
 //!
-//! `DIFFERENTIAL_EXCHANGES` says how many for each test, `DIFFERENTIAL_FROM` with which seed they begin.
+//! `DIFFERENTIAL_EXCHANGES` sets how many exchanges each test has. `DIFFERENTIAL_FROM` sets the first
+//! seed.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
-/// What a caller sends and gets.
+/// Sends requests and reads answers.
 mod caller;
-/// The upstream over HTTP/1.1.
+/// Serves HTTP/1.1 as an upstream.
 mod http1;
-/// The upstream over HTTP/2.
+/// Serves HTTP/2 as an upstream.
 mod http2;
 /// Compares what was seen.
 mod judge;
-/// Exchanges, drawn from seeds.
+/// Draws exchanges from seeds.
 mod plan;
-/// What both upstreams have in common.
+/// Listens, and knows the exchanges of both upstreams.
 mod upstream;
 
 use std::sync::Arc;
@@ -26,19 +27,20 @@ use tokio::task::JoinSet;
 
 use self::{plan::Plan, upstream::World};
 
-/// Seeds that have found a fault, and the fault. They are tried in every run.
+/// Each of these seeds has found the fault next to it. Every run tries them.
 const FOUND: &[(u64, &str)] = &[];
 
-/// Exchanges of every run.
+/// A run has this many exchanges in each test.
 const EXCHANGES: u64 = 300;
 
-/// Workers of exchanges that may end a whole connection: each has proxies and upstreams of its own.
+/// This many workers have exchanges that may end a whole connection. So each has proxies and
+/// upstreams of its own.
 const ALONE: usize = 4;
 
-/// Exchanges at once through the same proxy.
+/// This many callers share a proxy.
 const TOGETHER: usize = 16;
 
-/// An upstream, and a proxy before it.
+/// Holds the way to an upstream and the way to its proxy.
 struct Path {
     direct: Https,
     proxied: Https,
@@ -73,7 +75,7 @@ impl Worker {
         }
     }
 
-    /// Has an exchange both ways; what is wrong with it.
+    /// Has an exchange both ways and returns what is wrong with it.
     async fn exchange(&self, plan: Plan, source: &str) -> Option<String> {
         let seed = plan.seed;
         let path = match plan.upstream {
@@ -108,7 +110,7 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// The seeds of a run, for one of so many workers.
+/// Returns the seeds of a run for one of `of` workers.
 fn seeds(worker: usize, of: usize) -> impl Iterator<Item = u64> {
     let from = number("DIFFERENTIAL_FROM", 0);
     let to = from + number("DIFFERENTIAL_EXCHANGES", EXCHANGES);

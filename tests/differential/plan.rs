@@ -2,40 +2,40 @@ use fastrand::Rng;
 use http::Version;
 use hyper::body::Bytes;
 
-/// One exchange: what its caller sends, and what its upstream does.
+/// Says what the caller of an exchange sends and what its upstream does.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// The seed that it was drawn from, which names it to the upstream as well.
+    /// The exchange was drawn from this seed.
     pub(crate) seed: u64,
-    /// What the caller speaks to the proxy; to the upstream itself it speaks the upstream's version.
+    /// The caller speaks this version to the proxy. It speaks the upstream's version to the upstream.
     pub(crate) caller: Version,
     pub(crate) upstream: Version,
     pub(crate) request: Upload,
     pub(crate) answer: Download,
 }
 
-/// A request and its body.
+/// Describes a request and its body.
 #[derive(Clone, Debug)]
 pub(crate) struct Upload {
     pub(crate) method: &'static str,
     pub(crate) has_length: bool,
     pub(crate) parts: Vec<Part>,
-    /// The caller gives up after the parts, of which more would have to follow.
+    /// The caller gives up after the parts, though more would have to follow.
     pub(crate) is_given_up: bool,
-    /// The caller leaves once it has so many bytes of the answer.
+    /// The caller leaves when it has this many bytes of the answer.
     pub(crate) leaves_after: Option<usize>,
-    /// The caller asks for `100 (Continue)`, and does not wait for it.
+    /// The caller asks for `100 (Continue)` and does not wait for it.
     pub(crate) expects: bool,
 }
 
-/// A part of a body, and how long its sender waits after it.
+/// Describes a part of a body. Its sender pauses after it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Part {
     pub(crate) length: usize,
     pub(crate) pause_ms: u64,
 }
 
-/// What an upstream does with a request.
+/// Says what an upstream does with a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Download {
     pub(crate) reads: Reads,
@@ -50,42 +50,43 @@ pub(crate) struct Download {
     pub(crate) is_last: bool,
 }
 
-/// How much of a request's body is read before it is answered.
+/// Says how much of a request's body the upstream reads before it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reads {
     All,
-    /// So many bytes, and the rest afterwards.
+    /// The upstream reads this many bytes before and the rest after its answer.
     Early(usize),
-    /// None, and over HTTP/2 none afterwards either.
+    /// The upstream reads nothing before its answer, and over HTTP/2 nothing after it.
     Never,
 }
 
-/// How an answer ends.
+/// Says how an answer ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Whole,
-    /// It breaks off after its parts, of which more would have to follow.
+    /// The answer breaks off after its parts, though more would have to follow.
     Break(Break),
-    /// It breaks off before its head.
+    /// The answer breaks off before its head.
     BreakBeforeHead(Break),
 }
 
-/// Over HTTP/1.1 all breaks end the connection, with TLS's goodbye or without.
+/// Says how an answer breaks off. Over HTTP/1.1 each break ends the connection: GOAWAY stands for
+/// close_notify there, any other for none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Break {
-    /// RST_STREAM with this code.
+    /// The upstream sends RST_STREAM with this code.
     Reset(u32),
-    /// GOAWAY with this code, and the connection's end.
+    /// The upstream sends GOAWAY with this code and closes the connection.
     GoAway(u32),
-    /// The connection's end.
+    /// The upstream closes the connection.
     Cut,
 }
 
-/// Bytes that are missing from a body that breaks off.
+/// A body that breaks off lacks this many bytes.
 pub(crate) const MISSING: usize = 17;
 
 impl Plan {
-    /// Draws an exchange.
+    /// Draws an exchange from its seed.
     pub(crate) fn of(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let [caller, upstream] = [(); 2].map(|()| version(&mut rng));
@@ -100,7 +101,7 @@ impl Plan {
         }
     }
 
-    /// The same with breaks that end no other exchange on its connection.
+    /// Turns breaks that would end other exchanges on the connection into resets.
     pub(crate) fn next_to_others(mut self) -> Self {
         let alone = |how| match how {
             Break::Reset(code) | Break::GoAway(code) => Break::Reset(code),
@@ -116,7 +117,7 @@ impl Plan {
         self
     }
 
-    /// The bytes of the answer's body that are sent.
+    /// Returns the bytes of the answer's body that the upstream sends.
     pub(crate) fn answer_body(&self) -> Bytes {
         match self.has_answer_body() {
             true => bytes(self.seed + 1, length(&self.answer.parts)),
@@ -124,12 +125,12 @@ impl Plan {
         }
     }
 
-    /// Whether the answer may have a body (RFC 9110 §6.4.1).
+    /// Returns whether the answer may have a body (RFC 9110 §6.4.1).
     pub(crate) fn has_answer_body(&self) -> bool {
         self.request.method != "HEAD" && ![204, 304].contains(&self.answer.status)
     }
 
-    /// The answer's length as its head has it; 204 has none (RFC 9110 §8.6).
+    /// Returns the length in the answer's head. A 204 has none (RFC 9110 §8.6).
     pub(crate) fn answer_length(&self) -> Option<usize> {
         let missing = if self.answer.end == End::Whole {
             0
@@ -160,17 +161,17 @@ impl Upload {
         }
     }
 
-    /// Whether there is no body.
+    /// Returns whether the request has no body.
     pub(crate) fn is_empty(&self) -> bool {
         self.parts.is_empty() && self.has_length
     }
 
-    /// The bytes of the body that are sent.
+    /// Returns the bytes of the body that the caller sends.
     pub(crate) fn body(&self, seed: u64) -> Bytes {
         bytes(seed, length(&self.parts))
     }
 
-    /// The length in the request's head.
+    /// Returns the length in the request's head.
     pub(crate) fn length(&self) -> usize {
         length(&self.parts) + if self.is_given_up { MISSING } else { 0 }
     }
@@ -226,7 +227,7 @@ fn end(rng: &mut Rng) -> End {
     }
 }
 
-/// Up to 200 KiB, at the lengths where the proxy does other things in particular.
+/// Draws a body of up to 200 KiB. Lengths at which the proxy changes its way are drawn more often.
 fn parts(rng: &mut Rng) -> Vec<Part> {
     let total = match rng.u8(..6) {
         0 => rng.usize(..10),
@@ -268,7 +269,7 @@ fn length(parts: &[Part]) -> usize {
     parts.iter().map(|part| part.length).sum()
 }
 
-/// Bytes that are others at each place, and for each seed.
+/// Returns bytes that differ from place to place and from seed to seed.
 fn bytes(seed: u64, length: usize) -> Bytes {
     let mut rng = Rng::with_seed(!seed);
     (0..length).map(|_| rng.u8(..)).collect()

@@ -10,14 +10,14 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::plan::Plan;
 
-/// What upstreams know of exchanges, by their names.
+/// Holds what upstreams know of exchanges, by name.
 #[derive(Debug, Default)]
 pub(crate) struct World {
     plans: Mutex<HashMap<String, Plan>>,
     received: Mutex<HashMap<String, Vec<Received>>>,
 }
 
-/// A request as an upstream got it.
+/// Describes a request as an upstream got it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Received {
     pub(crate) method: String,
@@ -26,28 +26,28 @@ pub(crate) struct Received {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Body {
-    /// It has not come to its end yet.
+    /// The body has not come to its end yet.
     Begun,
     Whole(Vec<u8>),
     Broken,
 }
 
 impl World {
-    /// Makes an exchange known.
+    /// Makes an exchange known to the upstreams.
     pub(crate) fn plan(&self, name: &str, plan: &Plan) {
         let mut plans = self.plans.lock().unwrap();
         plans.insert(name.to_owned(), plan.clone());
     }
 
-    /// Forgets an exchange; the requests that came for it.
+    /// Forgets an exchange and returns the requests that came for it.
     pub(crate) fn take(&self, name: &str) -> Vec<Received> {
         self.plans.lock().unwrap().remove(name);
         let received = self.received.lock().unwrap().remove(name);
         received.unwrap_or_default()
     }
 
-    /// The exchange of a request that has come; none if it is forgotten. Its number among the
-    /// requests for it comes with it.
+    /// Notes a request that has come. Returns its exchange and its number in it, or `None` if the
+    /// exchange is forgotten.
     pub(crate) fn begin(&self, name: &str, method: &str) -> Option<(Plan, usize)> {
         let plan = self.plans.lock().unwrap().get(name)?.clone();
         let mut received = self.received.lock().unwrap();
@@ -68,7 +68,7 @@ impl World {
     }
 }
 
-/// Listens with the test's own X.509-SVID and serves each connection by `serve`; the port.
+/// Listens with the test's own X.509-SVID, serves each connection by `serve` and returns the port.
 pub(crate) async fn listen<F, R>(stack: &Stack, alpn: &[u8], serve: F) -> u16
 where
     F: Fn(TlsStream<TcpStream>) -> R + Send + Sync + 'static,

@@ -35,7 +35,7 @@ pub const END_STREAM: u8 = 1;
 /// See [`END_STREAM`].
 pub const END_HEADERS: u8 = 4;
 
-/// Acknowledges SETTINGS or PING.
+/// This flag acknowledges SETTINGS or PING.
 pub const ACK: u8 = 1;
 
 /// Error codes (RFC 9113 §7).
@@ -113,7 +113,7 @@ pub(crate) fn split_frame(buffer: &mut Vec<u8>) -> Option<Frame> {
     })
 }
 
-/// The head of an answer on `stream`, in as many frames as it takes; `flags` may end the stream.
+/// Returns the head of an answer, in HEADERS and CONTINUATION frames. `flags` may end the stream.
 pub fn head(stream: u32, flags: u8, fields: &[(&str, &str)]) -> Vec<u8> {
     const MAX_FRAME: usize = 16 * 1024;
     let block = literal(fields);
@@ -129,18 +129,18 @@ pub fn head(stream: u32, flags: u8, fields: &[(&str, &str)]) -> Vec<u8> {
     frames.collect::<Vec<_>>().concat()
 }
 
-/// A reset of `stream` with this error code.
+/// Returns a RST_STREAM frame with this error code.
 pub fn reset(stream: u32, code: u32) -> Vec<u8> {
     frame(RST_STREAM, 0, stream, &code.to_be_bytes())
 }
 
-/// A GOAWAY that leaves streams up to `last` alone.
+/// Returns a GOAWAY frame whose last stream is `last`.
 pub fn goaway(last: u32, code: u32) -> Vec<u8> {
     let payload = [last.to_be_bytes(), code.to_be_bytes()].concat();
     frame(GOAWAY, 0, 0, &payload)
 }
 
-/// Encodes fields in HPACK, each as a literal that is not indexed (RFC 7541 §6.2.2).
+/// Encodes each field in HPACK as a literal without indexing (RFC 7541 §6.2.2).
 fn literal(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {

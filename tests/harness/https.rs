@@ -127,7 +127,7 @@ impl Https {
         self.try_start(version, request).await.unwrap()
     }
 
-    /// Sends `request` as [`Self::start`] does, where the answer may break off before its head.
+    /// Does as [`Self::start`], and returns an error if there is no head of an answer.
     pub async fn try_start<B>(
         &self,
         version: Version,

@@ -130,7 +130,7 @@ impl Process {
         }
     }
 
-    /// Waits until so many lines of the log contain `text`.
+    /// Waits until `count` lines of the log contain `text`.
     pub async fn logged_times(&self, text: &str, count: usize) {
         let mut log = self.log.clone();
         let found = |log: &Vec<String>| {

@@ -1,4 +1,5 @@
-//! An HTTP/2 upstream with the test's own X.509-SVID, whose frames are the test's own.
+//! This module is an HTTP/2 upstream whose frames a test chooses. It presents the test's own
+//! X.509-SVID.
 
 use std::{
     sync::{
@@ -21,32 +22,32 @@ use crate::{
     frames::{self, ACK, DATA, END_STREAM, Frame, HEADERS, PING, SETTINGS, frame},
 };
 
-/// Listens, and hands each connection to a script.
+/// Listens and hands each connection to a script.
 pub struct Scripted {
-    /// Where it listens.
+    /// It listens on this port.
     pub port: u16,
     connections: Arc<AtomicUsize>,
 }
 
-/// A connection of the proxy's, whose preface and SETTINGS were exchanged.
+/// Holds one connection whose peer has sent its preface and was sent SETTINGS.
 pub struct Peer {
-    /// How many connections were there before it.
+    /// This many connections came before it.
     pub number: usize,
     tls: TlsStream<TcpStream>,
     buffer: Vec<u8>,
 }
 
-/// A request whose head has come.
+/// Names a request whose head has come.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked {
-    /// Its stream.
+    /// Its stream has this number.
     pub stream: u32,
-    /// Its body is still to come.
+    /// The head does not end the stream.
     pub has_body: bool,
 }
 
 impl Scripted {
-    /// Speaks HTTP/2 alone, with empty SETTINGS; `script` serves each connection.
+    /// Speaks only HTTP/2, with empty SETTINGS. `script` serves each connection.
     pub async fn new<F, R>(stack: &Stack, script: F) -> Self
     where
         F: Fn(Peer) -> R + Send + Sync + 'static,
@@ -55,7 +56,7 @@ impl Scripted {
         Self::with(stack, b"", script).await
     }
 
-    /// As [`Self::new`], with these SETTINGS.
+    /// Does as [`Self::new`] with these SETTINGS.
     pub async fn with<F, R>(stack: &Stack, settings: &'static [u8], script: F) -> Self
     where
         F: Fn(Peer) -> R + Send + Sync + 'static,
@@ -72,7 +73,7 @@ impl Scripted {
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 tcp.set_nodelay(true).unwrap();
-                // A handshake that offers HTTP/1.1 alone fails, as it should.
+                // A handshake that offers only HTTP/1.1 has to fail.
                 let Ok(tls) = acceptor.accept(tcp).await else {
                     continue;
                 };
@@ -109,14 +110,14 @@ impl Peer {
         peer.send(greeting).await.then_some(peer)
     }
 
-    /// Sends bytes; returns whether all were taken.
+    /// Sends bytes and returns whether all were taken.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         let sent = self.tls.write_all(bytes.as_ref()).await;
         sent.is_ok() && self.tls.flush().await.is_ok()
     }
 
-    /// Reads the next frame; none at the end. Acknowledges SETTINGS and PING. Nothing is lost if
-    /// this is cancelled.
+    /// Reads the next frame, or `None` at the end. Acknowledges SETTINGS and PING. A call that is
+    /// cancelled loses nothing.
     pub async fn next(&mut self) -> Option<Frame> {
         let next = loop {
             if let Some(next) = frames::split_frame(&mut self.buffer) {
@@ -135,7 +136,7 @@ impl Peer {
         Some(next)
     }
 
-    /// Waits for the head of the next request; none at the end.
+    /// Waits for the head of the next request, or `None` at the end.
     pub async fn asked(&mut self) -> Option<Asked> {
         loop {
             let next = self.next().await?;
@@ -148,7 +149,7 @@ impl Peer {
         }
     }
 
-    /// Reads the body of a request to its end; what comes on other streams is forgotten.
+    /// Reads the body of a request to its end and drops the frames of other streams.
     pub async fn body(&mut self, asked: Asked) -> Option<Vec<u8>> {
         let (mut body, mut goes_on) = (Vec::new(), asked.has_body);
         while goes_on {
@@ -161,7 +162,7 @@ impl Peer {
         Some(body)
     }
 
-    /// Ends the connection with TLS's own goodbye, once what was sent before has left.
+    /// Ends the connection with close_notify after all bytes that were sent before.
     pub async fn close(mut self) {
         let _ = self.tls.shutdown().await;
         // A connection that is closed with unread bytes loses what it has sent.
@@ -169,7 +170,7 @@ impl Peer {
         let _ = timeout(Duration::from_secs(1), self.tls.read_to_end(&mut sink)).await;
     }
 
-    /// Ends the connection without TLS's goodbye.
+    /// Ends the connection without close_notify.
     pub async fn cut(self) {
         let (mut tcp, _) = self.tls.into_inner();
         let _ = tcp.shutdown().await;

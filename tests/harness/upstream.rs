@@ -24,11 +24,11 @@ type Answer = dyn Fn(Request<Incoming>) -> std::pin::Pin<Box<dyn Future<Output =
     + Send
     + Sync;
 
-/// The number of the connection that a request came over, among the request's extensions.
+/// Numbers the connection that a request came over. Each request has it in its extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionNumber(pub usize);
 
-/// What an upstream's HTTP is configured by.
+/// Configures an upstream's HTTP.
 pub type Http = auto::Builder<TokioExecutor>;
 
 /// Serves with the test's own X.509-SVID, speaking only `alpn`; its port.
@@ -40,7 +40,7 @@ where
     answering_with(stack, alpn, |_| (), answer).await
 }
 
-/// As [`answering`], with its HTTP changed by `change`.
+/// Does as [`answering`] after `change` has changed the HTTP configuration.
 pub async fn answering_with<F, R>(
     stack: &Stack,
     alpn: &[&str],

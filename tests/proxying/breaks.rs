@@ -14,39 +14,39 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use crate::request;
 
-/// How an answer of `abc` ends that does not end its stream.
+/// Names a way for an answer to break off.
 #[derive(Clone, Copy, Debug)]
 enum Break {
-    /// RST_STREAM with this code.
+    /// The upstream sends RST_STREAM with this code.
     Reset(u32),
-    /// GOAWAY with this code that leaves the stream alone, and the connection's end.
+    /// The upstream sends GOAWAY with this code and the stream as the last one, and closes.
     GoAway(u32),
-    /// GOAWAY with this code that does not leave the stream alone, and the connection's end.
+    /// The upstream sends GOAWAY with this code and a last stream below the stream, and closes.
     GoAwayBelow(u32),
-    /// The connection's end with TLS's goodbye.
+    /// The upstream closes the connection with close_notify.
     Close,
-    /// The connection's end without it.
+    /// The upstream closes the connection without close_notify.
     Cut,
 }
 
-/// One answer that breaks off.
+/// Describes an answer whose body is `abc` and does not end its stream.
 #[derive(Clone, Copy, Debug)]
 struct Case {
-    /// Its announced length.
+    /// The head announces this length.
     length: Option<&'static str>,
     how: Break,
-    /// The break comes with the answer; otherwise once the caller has read what came before.
+    /// The break comes together with the answer. Otherwise it comes after the caller has read `abc`.
     at_once: bool,
 }
 
-/// An upstream that breaks off as it was last told to, and a proxy before it.
+/// Holds a proxy and its upstream, which answers as it was last told.
 struct Breaking {
     stack: Stack,
     upstream: Scripted,
     _proxy: Process,
     https: Https,
     told: Arc<Mutex<Case>>,
-    /// Has a permit once the caller has read what came.
+    /// The caller adds a permit when it has read `abc`.
     is_read: Arc<Semaphore>,
 }
 
@@ -85,7 +85,7 @@ impl Breaking {
         *self.told.lock().unwrap() = case;
     }
 
-    /// Asks over HTTP/1.x; fails where the answer looks complete.
+    /// Asks over HTTP/1.x and fails if the answer looks complete.
     async fn check_http1(&self, version: &str, case: Case) {
         self.tell(case);
         let line = format!("GET / HTTP/{version}");
@@ -97,7 +97,7 @@ impl Breaking {
         }
         let (bytes, end) = client.end().await;
         let text = String::from_utf8(bytes).unwrap();
-        // A break that comes with the head may be known before the head is passed on.
+        // The proxy may learn of such a break before it has passed on the head.
         if case.at_once && text.starts_with(&format!("HTTP/{version} 502 ")) {
             return;
         }
@@ -105,12 +105,12 @@ impl Breaking {
         assert!(!text.ends_with("0\r\n\r\n"), "{case:?} {text}");
     }
 
-    /// Asks over HTTP/2; fails where the answer looks complete.
+    /// Asks over HTTP/2 and fails if the answer looks complete.
     async fn check_http2(&self, case: Case) {
         self.tell(case);
         let asking = self.https.try_start(Version::HTTP_2, https::get(&[]));
         let answer = match timeout(PATIENCE, asking).await.expect("answers in time") {
-            // A break that comes with the head may be passed on, or answered, in place of it.
+            // The proxy may learn of such a break before it has passed on the head.
             Err(_) if case.at_once => return,
             Ok(answer) if case.at_once && answer.status() == 502 => return,
             answer => answer.unwrap_or_else(|error| panic!("{case:?} {error}")),
@@ -127,7 +127,7 @@ impl Breaking {
         assert!(rest.is_err(), "{case:?} is complete: {rest:?}");
     }
 
-    /// Has the `client` binary ask the upstream itself.
+    /// Runs the `client` binary against the upstream itself.
     async fn check_client(&self, case: Case) {
         self.tell(case);
         let output = self.stack.client(self.upstream.port, &[]).await;
@@ -138,7 +138,7 @@ impl Breaking {
     }
 }
 
-/// Answers the requests of a connection, each as it was last told.
+/// Answers each request of a connection as it was last told.
 async fn answer(mut peer: Peer, told: &Mutex<Case>, is_read: &Semaphore) -> Option<()> {
     loop {
         let stream = peer.asked().await?.stream;
@@ -173,7 +173,7 @@ async fn answer(mut peer: Peer, told: &Mutex<Case>, is_read: &Semaphore) -> Opti
     }
 }
 
-/// Codes that HTTP/2 has (RFC 9113 §7), and one that it has not.
+/// HTTP/2 defines all of these codes but the last one (RFC 9113 §7).
 const CODES: [u32; 11] = [
     NO_ERROR,
     1,
@@ -200,7 +200,7 @@ fn ends() -> Vec<Break> {
     ends
 }
 
-/// Every such break, of answers with and without a length.
+/// Returns cases of every such break, with and without a length.
 fn cases(breaks: &[Break]) -> Vec<Case> {
     let mut cases = Vec::new();
     for &how in breaks {
@@ -279,7 +279,7 @@ async fn client_says_that_an_answer_broke_off_and_exits_with_1() {
     }
 }
 
-/// An upstream that has sent everything may say that it wants no more of the request (RFC 9113 §8.1).
+/// The upstream may reset a stream like this when its answer is complete (RFC 9113 §8.1).
 #[tokio::test]
 async fn reset_with_no_error_after_the_whole_answer_is_no_break() {
     let breaking = Breaking::new().await;

@@ -16,19 +16,19 @@ use tokio::time::timeout;
 
 use crate::request;
 
-/// An answer that has no body, though a length may stand in its head.
+/// Describes an answer that has no body. Its head may have a length.
 #[derive(Clone, Copy, Debug)]
 struct Empty {
     method: &'static str,
     status: &'static str,
     length: Option<&'static str>,
-    /// Over HTTP/2 the stream ends with an empty DATA frame after the head.
+    /// An empty DATA frame after the head ends the stream of HTTP/2.
     ends_by_data: bool,
 }
 
 impl Empty {
-    /// The length that crosses: of 304 and HEAD it is that of another answer (RFC 9110 §8.6,
-    /// §15.4.5), of 204 there is none.
+    /// Returns the length that crosses. With 304 and HEAD it is the length of another answer
+    /// (RFC 9110 §8.6, §15.4.5). A 204 has no length.
     fn crossing(self) -> Option<&'static str> {
         self.length.filter(|_| self.status != "204")
     }
@@ -63,7 +63,7 @@ fn all() -> Vec<Empty> {
     all
 }
 
-/// Keeps what has to live as long as a test's upstream.
+/// Holds a proxy and its upstream.
 struct Proxied {
     _stack: Stack,
     _proxy: Process,
@@ -71,7 +71,7 @@ struct Proxied {
     _kept: (Option<Scripted>, Option<Upstream>),
 }
 
-/// Before an upstream that speaks `version`, and answers all requests by `empty`.
+/// Starts a proxy and an upstream that speaks `version` and answers all requests with `empty`.
 async fn proxied(version: Version, empty: Empty) -> Proxied {
     let stack = Stack::new().await;
     let (port, kept) = match version {
@@ -124,7 +124,7 @@ async fn over_http2(stack: &Stack, empty: Empty) -> Scripted {
     .await
 }
 
-/// Asks twice on one connection: the second answer is not taken for the rest of the first.
+/// Asks twice on one connection, because the second answer shows where the first one ended.
 async fn check_http1(proxied: &Proxied, what: &str, empty: Empty) {
     let line = format!("{} / HTTP/1.1", empty.method);
     let bytes = request(&[&line, "Host: a", "Content-Length: 0"], "");
@@ -140,7 +140,7 @@ async fn check_http1(proxied: &Proxied, what: &str, empty: Empty) {
     }
 }
 
-/// HTTP/1.1 writers may leave the length of an answer without a body away; another length is wrong.
+/// Fails if there is another length than the one that crosses. Only some answers have to have it.
 fn check_length(lengths: &[&str], what: &str, empty: Empty) {
     match lengths {
         [] => {}
@@ -168,12 +168,12 @@ async fn check_http2(proxied: &Proxied, what: &str, empty: Empty) {
     assert_eq!(body.expect(what).to_bytes(), "", "{what}");
 }
 
-/// Asks twice on one connection, where each stream has to end, and none with a reset.
+/// Asks twice on one connection and fails if a stream is reset or does not end.
 async fn check_frames(proxied: &Proxied, what: &str, empty: Empty) {
     let block = match empty.method {
         "GET" => frames::GET,
         "POST" => frames::POST,
-        // A literal `:method` in place of the indexed one.
+        // This block has a literal `:method` in place of the indexed one.
         _ => b"\x02\x04HEAD\x87\x84\x01\x09localhost",
     };
     let mut frames = Frames::connect(&proxied.https, b"").await;
@@ -186,12 +186,12 @@ async fn check_frames(proxied: &Proxied, what: &str, empty: Empty) {
             assert!(next.kind != DATA || next.payload.is_empty(), "{what}");
         }
     }
-    // What comes before the acknowledgement of a PING came before it was answered.
+    // The proxy sends resets that are due before it acknowledges a PING.
     frames.send(&frame(frames::PING, 0, 0, &[7; 8])).await;
     while calm(&mut frames, what).await.payload != [7; 8] {}
 }
 
-/// The next frame, which resets no stream and ends no connection.
+/// Reads the next frame and fails if it is RST_STREAM or GOAWAY.
 async fn calm(frames: &mut Frames, what: &str) -> Frame {
     let next = timeout(PATIENCE, frames.next())
         .await
@@ -206,7 +206,7 @@ async fn calm(frames: &mut Frames, what: &str) -> Frame {
 
 async fn check_all(version: Version) {
     for empty in all() {
-        // Over HTTP/1.1 there is but one form.
+        // HTTP/1.1 has only one form of these answers.
         if version != Version::HTTP_2 && empty.ends_by_data {
             continue;
         }
@@ -247,7 +247,7 @@ async fn client_takes_an_answer_without_a_body_for_complete() {
     }
 }
 
-/// Where a method has a body, an end before the announced length is a break.
+/// A GET that is answered with 200 has a body, so that its length counts.
 #[tokio::test]
 async fn get_with_a_length_and_an_empty_end_is_a_break() {
     let empty = Empty {
@@ -258,7 +258,7 @@ async fn get_with_a_length_and_an_empty_end_is_a_break() {
     };
     let proxied = proxied(Version::HTTP_2, empty).await;
     for version in [Version::HTTP_11, Version::HTTP_2] {
-        // A break that comes with the head may be passed on in place of it.
+        // The proxy may learn of such a break before it has passed on the head.
         if let Ok(answer) = proxied.https.try_start(version, https::get(&[])).await
             && answer.status() != 502
         {

@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Channel, Full, channel::Sender};
 use hyper::body::Bytes;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
-/// What an upstream says to a request on this stream that it has not looked at.
+/// Returns the frame by which an upstream gives a request on this stream back unread.
 type Refusal = fn(u32) -> Vec<u8>;
 
 const REFUSALS: [(&str, Refusal); 4] = [
@@ -27,23 +27,23 @@ const REFUSALS: [(&str, Refusal); 4] = [
     }),
 ];
 
-/// A proxy before an upstream that refuses the first request, and says how long the body of each
-/// other one was.
+/// Holds a proxy and its upstream. The upstream refuses the first request and answers every other
+/// one with the length of its body.
 struct Refusing {
     _stack: Stack,
     _upstream: Scripted,
     _proxy: Process,
     https: Https,
-    /// The numbers of the connections that requests came over.
+    /// Each request adds the number of the connection that it came over.
     asked: watch::Receiver<Vec<usize>>,
 }
 
-/// When the upstream says its refusal.
+/// Says when the upstream sends its refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum When {
-    /// As soon as the head is there.
+    /// The refusal follows the head of the request.
     AtOnce,
-    /// Once a part of the body is there as well.
+    /// The refusal follows a part of the body.
     AfterData,
 }
 
@@ -70,7 +70,7 @@ impl Refusing {
         }
     }
 
-    /// Waits until so many requests came.
+    /// Waits until `count` requests have come.
     async fn asked(&self, count: usize) {
         let mut asked = self.asked.clone();
         let waiting = asked.wait_for(|asked| asked.len() >= count);
@@ -110,7 +110,7 @@ async fn serve(
     }
 }
 
-/// Reads a body with windows as large as can be, and says how long it was.
+/// Opens the windows, reads a body and answers with its length.
 async fn answer(peer: &mut Peer, asked: Asked) -> Option<()> {
     for stream in [0, asked.stream] {
         let more = 1_u32 << 30;
@@ -125,7 +125,7 @@ async fn answer(peer: &mut Peer, asked: Asked) -> Option<()> {
 
 const LENGTH: usize = 1_000_000;
 
-/// Begins a POST whose body is still to come, with its length or without.
+/// Sends the head of a POST, with its length or without. The test sends the body.
 fn begun(
     https: &Https,
     version: Version,
@@ -212,7 +212,7 @@ async fn post_whose_small_body_is_in_hand_is_sent_again_when_it_is_given_back() 
     }
 }
 
-/// A part of the body is gone: what is left would be another request.
+/// The proxy does not have the part of the body any more that it has sent.
 #[tokio::test]
 async fn post_that_is_given_back_within_its_body_is_answered_with_502_and_not_sent_again() {
     for (name, refusal) in REFUSALS {

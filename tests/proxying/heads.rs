@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::{CANARY, request, sharing::post};
 
-/// The fields of an answer: how many, and the length of each.
+/// Says how many fields an answer has and how long each is.
 #[derive(Clone, Copy, Debug)]
 struct Fields {
     count: usize,
@@ -48,7 +48,7 @@ const fn one_name(count: usize, length: usize) -> Fields {
     }
 }
 
-/// Within 64 KiB and 256 fields.
+/// These heads are within 64 KiB and 256 fields.
 const CROSSING: [Fields; 6] = [
     fields(1, 40_000),
     fields(40, 1000),
@@ -58,7 +58,7 @@ const CROSSING: [Fields; 6] = [
     one_name(240, 200),
 ];
 
-/// Over 64 KiB, or over 256 fields.
+/// These heads are over 64 KiB or over 256 fields.
 const TOO_LARGE: [Fields; 6] = [
     fields(1, 70_000),
     fields(70, 1000),
@@ -68,7 +68,7 @@ const TOO_LARGE: [Fields; 6] = [
     fields(5000, 30),
 ];
 
-/// A proxy before an upstream that holds POSTs with a query, and answers GETs with these fields.
+/// Holds a proxy and its upstream, which holds POSTs and answers GETs with these fields.
 struct Proxied {
     _stack: Stack,
     proxy: Process,
@@ -101,7 +101,7 @@ impl Proxied {
         }
     }
 
-    /// The number of the connection that the next held request, or the large answer, is on.
+    /// Returns the number of the connection that the next request arrives on.
     async fn arrives(&mut self) -> usize {
         let next = timeout(PATIENCE, self.arrived.recv());
         next.await.expect("arrives in time").unwrap()
@@ -140,7 +140,7 @@ fn with_fields(fields: Fields) -> Response<body::Body> {
     response
 }
 
-/// Asks over HTTP/2, and takes any head.
+/// Asks over HTTP/2 and takes heads of any size.
 async fn get_over_http2(https: &Https) -> (u16, http::HeaderMap, Bytes) {
     let io = TokioIo::new(https.connect(b"h2").await);
     let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
@@ -158,7 +158,7 @@ async fn get_over_http2(https: &Https) -> (u16, http::HeaderMap, Bytes) {
 
 const HELD: usize = 8;
 
-/// POSTs that are in flight, over either version.
+/// Sends POSTs over both versions and returns when they are held.
 async fn held(proxied: &mut Proxied) -> (JoinSet<u16>, Vec<usize>) {
     let (mut answers, mut numbers) = (JoinSet::new(), Vec::new());
     for number in 0..HELD {
@@ -175,7 +175,7 @@ async fn held(proxied: &mut Proxied) -> (JoinSet<u16>, Vec<usize>) {
     (answers, numbers)
 }
 
-/// Checks one answer, and that requests next to it are answered and that the next one is.
+/// Asks for such an answer over both versions, next to requests in flight and before another one.
 async fn check(alpn: &str, fields: Fields, crosses: bool) {
     let what = format!("{alpn} {fields:?}");
     let mut proxied = Proxied::new(alpn, fields).await;

@@ -11,7 +11,7 @@ use hyper::body::Bytes;
 use nix::sys::signal::Signal;
 use tokio::{task::JoinSet, time::timeout};
 
-/// A proxy before servers, the first of which is stopped and then killed.
+/// Holds a proxy and its servers, the first of which is stopped and then killed.
 struct Killed {
     stack: Stack,
     servers: Vec<Process>,
@@ -22,7 +22,7 @@ struct Killed {
 const BOTH: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
 
 impl Killed {
-    /// With so many servers; all of them have been asked.
+    /// Starts `count` servers and sends some requests, so that connections are open.
     async fn new(count: usize) -> Self {
         let stack = Stack::new().await;
         let mut servers = Vec::new();
@@ -55,8 +55,8 @@ impl Killed {
         Token(format!("Bearer {}", self.stack.token(|_| ())))
     }
 
-    /// Kills the first server once the proxy has all requests that were `sent`; returns the statuses
-    /// of their answers.
+    /// Kills the first server when the proxy has all requests that were `sent`, and returns the
+    /// statuses of their answers.
     async fn statuses(&self, sent: usize, answers: JoinSet<u16>) -> BTreeSet<u16> {
         self.proxy.logged_times(" / ", 10 + sent).await;
         self.servers[0].signal(Signal::SIGKILL);
@@ -119,7 +119,7 @@ async fn gets_at_a_server_that_is_killed_are_answered_by_another_one() {
     }
 }
 
-/// Whole bodies, in hand and not, as their callers send them at once.
+/// Callers send these bodies at once and as a whole.
 #[tokio::test]
 async fn posts_at_a_server_that_is_killed_are_answered_with_502_or_by_another_one() {
     for others in [0, 1] {
@@ -150,7 +150,7 @@ fn post(killed: &Killed, version: Version, length: usize) -> impl Future<Output 
     async move { https.start(version, request).await.status().as_u16() }
 }
 
-/// Bodies whose callers have sent a part, and go on only after the end.
+/// Callers send a part of these bodies, and no more until the server is killed.
 #[tokio::test]
 async fn begun_posts_at_a_server_that_is_killed_are_never_answered_with_400() {
     for others in [0, 1] {

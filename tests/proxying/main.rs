@@ -3,9 +3,9 @@
 //! `CONFORMANCE.md`.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
-/// Answers that break off over HTTP/2.
+/// Breaks answers off over HTTP/2.
 mod breaks;
-/// Answers without a body, whose heads may have a length.
+/// Answers without a body, though the head may have a length.
 mod empty;
 /// Header fields that cross, in both directions.
 mod fields;
@@ -18,20 +18,19 @@ mod http2;
 /// What is logged of requests that are not forwarded, and how much.
 mod rejections;
 /// Requests that an HTTP/2 upstream gives back unread.
+/// Gives requests back unread, as HTTP/2 upstreams may.
 mod given_back;
-/// Heads of answers, of all lengths, and requests next to them.
+/// Answers with heads of all lengths, next to other requests.
 mod heads;
-/// HTTP/2 frames that no client library would send.
-mod http2;
-/// Requests at a server that stands still and is killed.
+/// Stops and kills the server that requests are at.
 mod killed;
 /// Where responses end, and responses that should not be.
 mod responses;
 /// The process as a whole: slow callers, logs, panics, its end.
 mod running;
-/// Bodies that an upstream does not read, and other callers' requests next to them.
+/// Leaves bodies unread at the upstream, next to other callers' requests.
 mod sharing;
-/// Upstreams that take few requests at once on a connection.
+/// Limits the requests that an upstream takes at once on a connection.
 mod streams;
 /// Method, target and Host.
 mod targets;

@@ -20,22 +20,22 @@ use tokio::{
     time::timeout,
 };
 
-/// How long another caller's request may take: one second, and more for a machine that others use.
+/// Another caller's request may take one second, and longer on a machine that is shared.
 const QUICK: Duration = Duration::from_secs(3);
 
-/// How long a request may take to its upstream, or its rest to be sent, where many come at once.
+/// A request takes less time than this to its upstream, also where many come at once.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
-/// The source address of another caller.
+/// Another caller has this source address.
 const OTHER: &str = "127.0.0.2";
 
-/// A proxy before an upstream that neither reads nor answers a request with a query, until it is
-/// told to; any other is answered with the length of its body.
+/// Holds a proxy and its upstream. The upstream neither reads nor answers a request with a query
+/// until it is released. It answers any other request with the length of its body.
 pub(crate) struct Holding {
     _stack: Stack,
     proxy: Process,
     pub(crate) https: Https,
-    /// The queries of the requests that came and are held.
+    /// Each request that is held sends its query here.
     arrived: mpsc::UnboundedReceiver<String>,
     release: Arc<Semaphore>,
 }
@@ -75,13 +75,13 @@ impl Holding {
         }
     }
 
-    /// Waits for the next request that is held; its query.
+    /// Waits for the next request that is held and returns its query.
     pub(crate) async fn arrives(&mut self) -> String {
         let next = timeout(SOON, self.arrived.recv());
         next.await.expect("arrives in time").unwrap()
     }
 
-    /// Waits for so many requests that are held.
+    /// Waits for `count` requests that are held.
     pub(crate) async fn arrive(&mut self, count: usize, what: &str) {
         for number in 0..count {
             let next = timeout(SOON, self.arrived.recv()).await;
@@ -93,7 +93,7 @@ impl Holding {
         }
     }
 
-    /// Returns what the proxy has logged, without times and ports, and how often.
+    /// Counts the proxy's log lines, apart from times and ports.
     fn said(&self) -> BTreeMap<String, usize> {
         let mut said = BTreeMap::new();
         for line in self.proxy.log() {
@@ -103,19 +103,19 @@ impl Holding {
         said
     }
 
-    /// Lets so many requests go on that are held, or will be.
+    /// Releases `count` requests that are held or will be.
     pub(crate) fn release(&self, count: usize) {
         self.release.add_permits(count);
     }
 }
 
-/// A POST of so many bytes; one with a query is held.
+/// Returns a POST with a body of `length` bytes. The upstream holds one with a query.
 pub(crate) fn post(target: &str, length: usize) -> Request<Full<Bytes>> {
     let body = Full::new(Bytes::from(vec![b'x'; length]));
     Request::post(target).body(body).unwrap()
 }
 
-/// Sends a request of each of these lengths, which are all held; the answers to come.
+/// Sends a request of each of these lengths and returns when all are held.
 async fn hold(holding: &mut Holding, version: Version, lengths: &[usize]) -> JoinSet<Answer> {
     let mut answers = JoinSet::new();
     for &length in lengths {
@@ -126,8 +126,8 @@ async fn hold(holding: &mut Holding, version: Version, lengths: &[usize]) -> Joi
     answers
 }
 
-/// Sends POSTs from another address, of 100 bytes and of 10 KB, as often as it takes for every
-/// buffer on the way of those that are held to be full.
+/// Sends POSTs of 100 bytes and of 10 KB from another address. Meanwhile the held requests fill every
+/// buffer on their way.
 async fn others_are_quick(https: &Https, what: &str) {
     let https = https.from(OTHER);
     for round in 0..15 {
@@ -149,7 +149,7 @@ const BOTH: &[&str] = &["h2", "http/1.1"];
 const HTTP2: &[&str] = &["h2"];
 const HTTP1: &[&str] = &["http/1.1"];
 
-/// The windows that an HTTP/2 server has if it says nothing (RFC 9113 §6.9.2).
+/// Sets the windows that HTTP/2 has by default (RFC 9113 §6.9.2).
 fn small_windows(http: &mut Http) {
     http.http2()
         .initial_connection_window_size(65_535)
@@ -203,7 +203,7 @@ async fn unread_bodies_of_2_mb_hold_up_no_other_post_where_windows_are_small() {
     }
 }
 
-/// Bodies of 1 to 8 KiB, and next to the length up to which they share a connection.
+/// Returns lengths of 1 to 8 KiB, and some next to the length up to which bodies share a connection.
 fn small_bodies() -> Vec<usize> {
     let near = [1, 100, 8 * 1024 - 1, 8 * 1024, 8 * 1024 + 1];
     (0..120).map(|n| 1024 + n * 59).chain(near).collect()

@@ -23,21 +23,20 @@ use tokio::{
 
 use crate::sharing::{Holding, SOON};
 
-/// How long another caller's request may take.
+/// Another caller's request may take one second, and longer on a machine that is shared.
 const QUICK: Duration = Duration::from_secs(3);
 
-/// Streams that a caller opens on one connection.
+/// A caller opens at most this many streams on one connection.
 const STREAMS: u32 = 150;
 
-/// An upstream that takes so many requests at once on a connection.
+/// Sets SETTINGS_MAX_CONCURRENT_STREAMS of an upstream.
 fn taking(streams: u32) -> impl Fn(&mut Http) {
     move |http| {
         http.http2().max_concurrent_streams(streams);
     }
 }
 
-/// Sends GETs of `/?slow`, on as many connections as it takes. Each connection has read an answer to
-/// what came behind them, so that the proxy has all of them.
+/// Sends `count` GETs of `/?slow` and returns when the proxy has read all of them.
 async fn slow(https: &Https, count: u32) -> Vec<Frames> {
     let mut connections = Vec::new();
     for first in (0..count).step_by(STREAMS as usize) {
@@ -53,7 +52,8 @@ async fn slow(https: &Https, count: u32) -> Vec<Frames> {
     connections
 }
 
-/// Waits for the answer to a request that the proxy answers by itself, sent behind all others.
+/// Sends a request that the proxy answers by itself and waits for the answer. The proxy has read all
+/// requests before it by then.
 async fn is_read(connection: &mut Frames, stream: u32) {
     let request = frames::request(stream, b"", &target("/nowhere"));
     connection.send(&request).await;
@@ -101,7 +101,7 @@ async fn another_caller_is_answered_next_to_1800_slow_requests_over_http1() {
     }
 }
 
-/// One caller's HTTP/2 connection.
+/// Opens an HTTP/2 connection.
 async fn connection(https: &Https) -> SendRequest<Empty<Bytes>> {
     let io = TokioIo::new(https.connect(b"h2").await);
     let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
@@ -109,7 +109,7 @@ async fn connection(https: &Https) -> SendRequest<Empty<Bytes>> {
     sender
 }
 
-/// Sends GETs of this path on one connection; their answers to come.
+/// Sends `count` GETs of this path on one connection and returns their answers to come.
 async fn many(https: &Https, path: &str, count: usize) -> JoinSet<Response<Incoming>> {
     let sender = connection(https).await;
     let mut answers = JoinSet::new();
@@ -122,7 +122,7 @@ async fn many(https: &Https, path: &str, count: usize) -> JoinSet<Response<Incom
     answers
 }
 
-/// Connections to one upstream that one core has at most.
+/// One core has at most this many connections to one upstream.
 const CONNECTIONS: usize = 64;
 
 #[tokio::test]
@@ -146,7 +146,7 @@ async fn requests_beyond_all_streams_are_answered_with_503_after_the_queue_timeo
             *statuses.entry(answer.status().as_u16()).or_default() += 1;
         }
         assert_eq!(statuses, BTreeMap::from([(503, count - room)]), "{streams}");
-        // All others have arrived, and are answered.
+        // The upstream has all other requests and answers them.
         holding
             .arrive(room, &format!("{streams} on each connection"))
             .await;
@@ -178,7 +178,7 @@ async fn sources_that_wait_for_a_stream_are_served_in_turn() {
             waiting.push(connection);
         }
         let mut came = Vec::new();
-        // Each source has one turn before the flood has its second; one may be under way.
+        // Each source has one turn before the flood has its second. One request may be under way.
         for _ in 0..others + 2 {
             holding.release(1);
             came.push(holding.arrives().await);
@@ -188,23 +188,23 @@ async fn sources_that_wait_for_a_stream_are_served_in_turn() {
     }
 }
 
-/// SETTINGS_MAX_CONCURRENT_STREAMS of 20 (RFC 9113 §6.5.2).
+/// This payload sets SETTINGS_MAX_CONCURRENT_STREAMS to 20 (RFC 9113 §6.5.2).
 const TWENTY: &[u8] = &[0, 3, 0, 0, 0, 20];
 
-/// How a long answer is long.
+/// Says why an answer takes long.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Long {
-    /// All of it comes late.
+    /// The whole answer comes late.
     LateHead,
-    /// Its body comes late, after its head.
+    /// The body comes late and the head at once.
     LateBody,
 }
 
-/// An upstream that takes 20 requests at once on a connection. The first 100 of all are long, until
-/// they are released; any other is answered at once.
+/// Holds an upstream that takes 20 requests at once on a connection. It holds the first 100 requests
+/// until they are released and answers any other one at once.
 struct First100 {
     upstream: Scripted,
-    /// How many long ones came.
+    /// This many held requests have come.
     came: watch::Receiver<usize>,
     release: watch::Sender<bool>,
 }
@@ -228,7 +228,7 @@ impl First100 {
         }
     }
 
-    /// Waits until all long ones came.
+    /// Waits until the first 100 requests have come.
     async fn all_come(&mut self, what: &str) {
         let all = self.came.wait_for(|came| *came == 100);
         let all = timeout(SOON, all).await.is_ok();
@@ -254,7 +254,7 @@ async fn serve_100(
             }
         };
         if held.len() == 20 {
-            // Servers that were not heard yet do so (RFC 9113 §5.1.2).
+            // Servers refuse streams over their limit like this (RFC 9113 §5.1.2).
             let refused = frames::reset(asked.stream, frames::REFUSED_STREAM);
             peer.send(refused).await;
         } else if came.send_if_modified(is_one_of_100) {
@@ -269,7 +269,7 @@ async fn serve_100(
     }
 }
 
-/// Counts one more, up to 100.
+/// Counts one more request, up to 100, and returns whether it is one of them.
 fn is_one_of_100(came: &mut usize) -> bool {
     let is_one = *came < 100;
     *came += usize::from(is_one);
@@ -280,7 +280,7 @@ async fn is_released(released: &mut watch::Receiver<bool>) {
     let _ = released.wait_for(|released| *released).await;
 }
 
-/// An answer of `ended`, with its head or without.
+/// Returns the frames of an answer whose body is `ended`, with its head or without.
 fn answer(stream: u32, has_head: bool) -> Vec<u8> {
     let head = match has_head {
         true => frames::head(stream, 0, &[(":status", "200")]),
