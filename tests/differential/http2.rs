@@ -34,9 +34,15 @@ struct Connection {
     ping: Arc<Mutex<PingPong>>,
 }
 
-/// Serves a connection to its end.
-pub(crate) async fn serve(tls: TlsStream<TcpStream>, world: Arc<World>) -> Option<()> {
-    let mut h2 = server::handshake(tls).await.ok()?;
+/// Serves a connection to its end, at most `streams` requests at once.
+pub(crate) async fn serve(
+    tls: TlsStream<TcpStream>,
+    world: Arc<World>,
+    streams: u32,
+) -> Option<()> {
+    let mut builder = server::Builder::new();
+    builder.max_concurrent_streams(streams);
+    let mut h2 = builder.handshake(tls).await.ok()?;
     let (tell, mut told) = mpsc::unbounded_channel();
     let ping = Arc::new(Mutex::new(h2.ping_pong()?));
     let connection = Connection { tell, ping };

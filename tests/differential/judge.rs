@@ -24,7 +24,10 @@ pub(crate) fn judge(
     received: &[Received],
 ) -> Result<(), String> {
     let proxied = proxied?;
-    requests(plan, received)?;
+    requests(plan, received).map_err(|wrong| match &proxied {
+        Seen::Answer(proxied) => format!("{wrong}, the caller {}", short(proxied)),
+        Seen::Nothing(error) => format!("{wrong}, the caller {error}"),
+    })?;
     // A caller that gives up or leaves may see any part of the answer.
     if plan.request.is_given_up || plan.request.leaves_after.is_some() {
         return Ok(());

@@ -28,7 +28,14 @@ use tokio::task::JoinSet;
 use self::{plan::Plan, upstream::World};
 
 /// Each of these seeds has found the fault next to it. Every run tries them.
-const FOUND: &[(u64, &str)] = &[];
+const FOUND: &[(u64, &str)] = &[
+    (
+        5,
+        "502 where the upstream takes 1 at once: a new connection took requests before its SETTINGS",
+    ),
+    (7, "as 5, of a DELETE"),
+    (10, "as 5, of an OPTIONS request"),
+];
 
 /// A run has this many exchanges in each test.
 const EXCHANGES: u64 = 300;
@@ -36,6 +43,9 @@ const EXCHANGES: u64 = 300;
 /// This many workers have exchanges that may end a whole connection. So each has proxies and
 /// upstreams of its own.
 const ALONE: usize = 4;
+
+/// Servers often take this many requests at once on a connection.
+const MANY: u32 = 200;
 
 /// This many callers share a proxy.
 const TOGETHER: usize = 16;
@@ -55,7 +65,9 @@ struct Worker {
 }
 
 impl Worker {
-    async fn new() -> Self {
+    /// Starts upstreams and proxies. The upstream over HTTP/2 takes `streams` requests at once on a
+    /// connection.
+    async fn new(streams: u32) -> Self {
         let (stack, world) = (Stack::new().await, Arc::<World>::default());
         let known = Arc::clone(&world);
         let http1 = upstream::listen(&stack, b"http/1.1", move |tls| {
@@ -64,7 +76,7 @@ impl Worker {
         let http1 = Path::to(&stack, http1.await).await;
         let known = Arc::clone(&world);
         let http2 = upstream::listen(&stack, b"h2", move |tls| {
-            http2::serve(tls, Arc::clone(&known))
+            http2::serve(tls, Arc::clone(&known), streams)
         });
         let http2 = Path::to(&stack, http2.await).await;
         Self {
@@ -115,7 +127,9 @@ fn seeds(worker: usize, of: usize) -> impl Iterator<Item = u64> {
     let from = number("DIFFERENTIAL_FROM", 0);
     let to = from + number("DIFFERENTIAL_EXCHANGES", EXCHANGES);
     let found = FOUND.iter().map(|(seed, _)| *seed);
-    found.chain(from..to).skip(worker).step_by(of)
+    let is_new = |seed: &u64| FOUND.iter().all(|(found, _)| found != seed);
+    let all = found.chain((from..to).filter(is_new));
+    all.skip(worker).step_by(of)
 }
 
 async fn nothing_is_wrong(workers: JoinSet<Vec<String>>) {
@@ -133,7 +147,7 @@ async fn exchanges_through_the_proxy_are_as_those_with_the_upstream_itself() {
     let mut workers = JoinSet::new();
     for number in 0..ALONE {
         workers.spawn(async move {
-            let worker = Worker::new().await;
+            let worker = Worker::new(MANY).await;
             let mut wrong = Vec::new();
             for seed in seeds(number, ALONE) {
                 wrong.extend(worker.exchange(Plan::of(seed), "127.0.0.1").await);
@@ -144,9 +158,9 @@ async fn exchanges_through_the_proxy_are_as_those_with_the_upstream_itself() {
     nothing_is_wrong(workers).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn exchanges_of_many_callers_through_one_proxy_are_as_those_with_the_upstream_itself() {
-    let (shared, mut workers) = (Arc::new(Worker::new().await), JoinSet::new());
+/// Has exchanges of many callers through one proxy.
+async fn together(streams: u32) {
+    let (shared, mut workers) = (Arc::new(Worker::new(streams).await), JoinSet::new());
     for number in 0..TOGETHER {
         let worker = Arc::clone(&shared);
         workers.spawn(async move {
@@ -160,4 +174,19 @@ async fn exchanges_of_many_callers_through_one_proxy_are_as_those_with_the_upstr
         });
     }
     nothing_is_wrong(workers).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exchanges_of_many_callers_through_one_proxy_are_as_those_with_the_upstream_itself() {
+    together(MANY).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exchanges_of_many_callers_are_the_same_where_the_upstream_takes_3_at_once() {
+    together(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exchanges_of_many_callers_are_the_same_where_the_upstream_takes_1_at_once() {
+    together(1).await;
 }
