@@ -101,6 +101,26 @@ async fn another_caller_is_answered_next_to_1800_slow_requests_over_http1() {
     }
 }
 
+/// The proxy has no connection to the upstream yet when all of these requests come.
+#[tokio::test]
+async fn another_caller_is_answered_that_comes_with_a_burst_of_slow_requests() {
+    for (streams, count) in [(1, 30), (2, 100), (20, 150), (100, 150)] {
+        let holding = Holding::new(&["h2"], &[], taking(streams)).await;
+        let mut flood = Frames::connect(&holding.https, b"").await;
+        let mut other = Frames::connect(&holding.https.from("127.0.0.2"), b"").await;
+        let requests: Vec<u8> = (0..count)
+            .flat_map(|n| frames::request(2 * n + 1, b"", &target("/?slow")))
+            .collect();
+        flood.send(&requests).await;
+        other.send(&frames::request(1, b"", &target("/"))).await;
+        let answer = timeout(QUICK, other.until(HEADERS, 1)).await;
+        let what = format!("{count} slow ones, {streams} on each connection");
+        let answer = answer.unwrap_or_else(|_| panic!("{what}: no answer"));
+        // HPACK has one octet for 200.
+        assert_eq!(answer.payload[0], 0x88, "{what}: another status than 200");
+    }
+}
+
 /// Opens an HTTP/2 connection.
 async fn connection(https: &Https) -> SendRequest<Empty<Bytes>> {
     let io = TokioIo::new(https.connect(b"h2").await);
