@@ -184,7 +184,7 @@ async fn sources_that_wait_for_a_stream_are_served_in_turn() {
         let args = ["--queue-timeout", "30s"];
         let mut holding = Holding::new(&["h2"], &args, taking(streams)).await;
         let room = CONNECTIONS * streams as usize;
-        let _slow = slow(&holding.https, room as u32 + 400).await;
+        let _slow = slow(&holding.https, 1800).await;
         holding
             .arrive(room, &format!("{streams} on each connection"))
             .await;
