@@ -11,19 +11,18 @@ mod empty;
 mod fields;
 /// Where requests end: two lengths, odd codings, broken chunks.
 mod framing;
-/// `Via`: chains of proxies, and requests that go in a circle.
-mod hops;
-/// HTTP/2 frames that no client library would send.
-mod http2;
-/// What is logged of requests that are not forwarded, and how much.
-mod rejections;
-/// Requests that an HTTP/2 upstream gives back unread.
 /// Gives requests back unread, as HTTP/2 upstreams may.
 mod given_back;
 /// Answers with heads of all lengths, next to other requests.
 mod heads;
+/// `Via`: chains of proxies, and requests that go in a circle.
+mod hops;
+/// HTTP/2 frames that no client library would send.
+mod http2;
 /// Stops and kills the server that requests are at.
 mod killed;
+/// Limits log lines about requests that are not forwarded.
+mod rejections;
 /// Where responses end, and responses that should not be.
 mod responses;
 /// The process as a whole: slow callers, logs, panics, its end.
