@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU16, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
 };
@@ -26,10 +26,15 @@ pub(super) struct Flight {
     fault: AtomicU16,
     /// The handler has asked for the body.
     wants_body: AtomicBool,
+    /// Bytes of the body that are to come, while its handler has it; [`UNKNOWN`] without a length.
+    body_left: AtomicU64,
     rest: Mutex<Rest>,
     /// Wakes the stream's task to send `100 (Continue)`.
     continues: AtomicWaker,
 }
+
+/// Stands for the length of a body that has none.
+pub(super) const UNKNOWN: u64 = u64::MAX;
 
 /// The rest of a request's body that its handler has not read.
 #[derive(Debug)]
@@ -69,6 +74,7 @@ impl Flight {
             has_ended: AtomicBool::new(false),
             fault: AtomicU16::new(0),
             wants_body: AtomicBool::new(false),
+            body_left: AtomicU64::new(0),
             rest: Mutex::new(Rest::Awaited),
             continues: AtomicWaker::new(),
         })
@@ -156,6 +162,16 @@ impl Flight {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }
+    }
+
+    /// Notes how many bytes of the body are to come, or [`UNKNOWN`].
+    pub(super) fn set_body_left(&self, left: u64) {
+        self.body_left.store(left, Relaxed);
+    }
+
+    /// Returns how many bytes of the body are to come, while its handler has it.
+    pub(super) fn body_left(&self) -> u64 {
+        self.body_left.load(Relaxed)
     }
 
     /// Leaves the rest of a body to whoever sends the answer; gives it back if that has been sent.

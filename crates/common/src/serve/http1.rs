@@ -19,7 +19,7 @@ use super::{
     Handler, MAX_HEADER_BYTES,
     exchange::{Serving, last},
     flight::Flight,
-    received::Wire,
+    received::{DRAIN_BYTES, Wire},
 };
 use crate::body::{Body, BodyError};
 
@@ -48,11 +48,13 @@ pub(super) fn exchange<H: Handler>(
         let version = request.version();
         let expects = request.headers().contains_key(EXPECT);
         let mut response = serving.answer(request.map(Wire::Http1), &flight).await;
-        // A body that is not asked for may never come, or come in place of the next request.
+        // A body that is not asked for may never come, or come in place of the next request. One that
+        // the handler still has, or has left, may be too long to read on.
         let is_unasked = expects && !flight.wants_body();
+        let is_long = flight.body_left() > DRAIN_BYTES;
         let ends = match flight.take_rest() {
             Some(rest) if !is_unasked => !rest.settles().await,
-            _ => is_unasked,
+            _ => is_unasked || is_long,
         };
         if ends || flight.is_last() {
             last(&mut response, version);

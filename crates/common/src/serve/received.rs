@@ -17,7 +17,12 @@ use tokio::{
     time::{Sleep, sleep, timeout},
 };
 
-use super::{Limits, MIN_PROGRESS_BYTES, activity::Activity, flight::Flight, windows::LARGE};
+use super::{
+    Limits, MIN_PROGRESS_BYTES,
+    activity::Activity,
+    flight::{Flight, UNKNOWN},
+    windows::LARGE,
+};
 use crate::http2::Inflow;
 
 /// A request's body as the caller sends it, within the listener's bounds.
@@ -72,7 +77,7 @@ struct Open {
 
 /// The most of a body's rest that is read after its answer, and for how long: what Go's server reads
 /// too (`maxPostHandlerReadBytes`).
-const DRAIN_BYTES: u64 = 256 * 1024;
+pub(super) const DRAIN_BYTES: u64 = 256 * 1024;
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 /// The time in which the rest of a body of unknown length has to come, so that an HTTP/1.1 connection
@@ -82,6 +87,7 @@ const DRAIN_BRIEF: Duration = Duration::from_millis(2);
 impl Received {
     pub(super) fn new(body: Wire, limits: &Limits, flight: &Arc<Flight>) -> Self {
         let open = (!body.is_end_stream()).then(|| Open::on(flight.activity()));
+        flight.set_body_left(left(&body));
         Self {
             body: Some(body),
             flight: Arc::clone(flight),
@@ -151,6 +157,8 @@ impl Body for Received {
         };
         Poll::Ready(match polled {
             Some(Ok(frame)) => {
+                let left = self.body.as_ref().map_or(0, left);
+                self.flight.set_body_left(left);
                 let counted = self.count(frame.data_ref().map_or(0, Bytes::len));
                 Some(counted.map(|()| frame))
             }
@@ -158,7 +166,10 @@ impl Body for Received {
                 self.body = None;
                 Some(Err(error))
             }
-            None => None,
+            None => {
+                self.flight.set_body_left(0);
+                None
+            }
         })
     }
 
@@ -171,9 +182,18 @@ impl Body for Received {
     }
 }
 
+/// Returns the bytes that are to come, or [`UNKNOWN`].
+fn left(body: &Wire) -> u64 {
+    match body.is_end_stream() {
+        true => 0,
+        false => body.size_hint().exact().unwrap_or(UNKNOWN),
+    }
+}
+
 impl Drop for Received {
     fn drop(&mut self) {
         self.note_waiting(false);
+        self.flight.set_body_left(0);
         let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) else {
             return;
         };
