@@ -124,6 +124,33 @@ impl Caller {
         run(connections, worker).await
     }
 
+    /// Sends `count` POSTs of `bytes` over `connections` kept-alive connections.
+    pub(crate) async fn posts(
+        &self,
+        token: &str,
+        connections: usize,
+        count: usize,
+        bytes: usize,
+    ) -> Result<Load> {
+        let length = format!("Content-Length: {bytes}\r\n");
+        let mut post = b"POST".to_vec();
+        post.extend(&head(token, &length)["GET".len()..]);
+        post.extend(vec![b'a'; bytes]);
+        let left = AtomicUsize::new(count);
+        let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        let worker = || async {
+            let mut connection = self.connect("127.0.0.1").await?;
+            let mut times = Vec::new();
+            while take().is_ok() {
+                let begin = Instant::now();
+                exchange(&mut connection, &post).await?;
+                times.push(millis(begin));
+            }
+            Ok(times)
+        };
+        run(connections, worker).await
+    }
+
     /// Requests on `connections` until `work` is done; its result and their times.
     pub(crate) async fn beside<T>(
         &self,

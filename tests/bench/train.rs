@@ -24,6 +24,8 @@ const CALLERS: usize = 32;
 /// Requests of all of them with the same token, and with another one each.
 const KNOWN: usize = 60_000;
 const NEW: usize = 5_000;
+/// POSTs of all of them, and the bytes of each.
+const POSTS: [(usize, usize); 3] = [(20_000, 5), (20_000, 1024), (3_000, 64 * 1024)];
 /// How long they connect anew for each request; and again, resuming sessions.
 const CONNECTING: Duration = Duration::from_secs(1);
 /// Connections of HTTP/2, streams of each, and requests of each stream.
@@ -46,6 +48,9 @@ pub(crate) async fn run() -> Result<()> {
     caller.each_token(known.into(), CALLERS).await?;
     let new = world.new_tokens(NEW);
     caller.each_token(new.into(), CALLERS).await?;
+    for (count, bytes) in POSTS {
+        caller.posts(&token, CALLERS, count, bytes).await?;
+    }
     for resume in [false, true] {
         caller
             .new_connections(&token, CALLERS, CONNECTING, resume)
