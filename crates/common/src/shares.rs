@@ -31,7 +31,7 @@ struct Inner {
     own: Own,
     holders: AtomicUsize,
     next: AtomicU64,
-    sources: Mutex<HashMap<IpAddr, Arc<Source>>>,
+    sources: Mutex<HashMap<IpAddr, Entry>>,
 }
 
 /// The newcomer's fate when its own source has the largest share.
@@ -49,6 +49,13 @@ struct Source {
     count: AtomicUsize,
     /// By age.
     holders: Mutex<BTreeMap<u64, Arc<Eviction>>>,
+}
+
+/// A source that has shares, and how many.
+#[derive(Debug)]
+struct Entry {
+    source: Arc<Source>,
+    shares: usize,
 }
 
 /// A source's part in a bound; a connection looks it up once.
@@ -97,16 +104,18 @@ impl Shares {
     /// Returns the share of `source`.
     pub(crate) fn of(&self, source: IpAddr) -> Arc<Share> {
         let mut sources = lock(&self.0.sources);
-        let source = sources.entry(source).or_insert_with(|| {
-            Arc::new(Source {
+        let entry = sources.entry(source).or_insert_with(|| Entry {
+            source: Arc::new(Source {
                 address: source,
                 count: AtomicUsize::new(0),
                 holders: Mutex::default(),
-            })
+            }),
+            shares: 0,
         });
+        entry.shares += 1;
         Arc::new(Share {
             shares: self.clone(),
-            source: Arc::clone(source),
+            source: Arc::clone(&entry.source),
         })
     }
 
@@ -122,8 +131,9 @@ impl Shares {
             let sources = lock(&self.0.sources);
             let largest = sources
                 .values()
+                .map(|entry| &entry.source)
                 .max_by_key(|source| (source.count.load(Relaxed), source.address));
-            largest.map(Arc::clone)
+            largest.cloned()
         };
         let Some(largest) = largest else {
             return false;
@@ -194,12 +204,12 @@ impl Share {
 /// The last share of a source takes it out of the table.
 impl Drop for Share {
     fn drop(&mut self) {
-        // More than the table's own and this one: another share remains.
-        if Arc::strong_count(&self.source) > 2 {
-            return;
-        }
         let mut sources = lock(&self.shares.0.sources);
-        if Arc::strong_count(&self.source) <= 2 {
+        let Some(entry) = sources.get_mut(&self.source.address) else {
+            return;
+        };
+        entry.shares -= 1;
+        if entry.shares == 0 {
             sources.remove(&self.source.address);
         }
     }
