@@ -39,6 +39,8 @@ struct Waiting<'a> {
     source: IpAddr,
     number: u64,
     called: Option<oneshot::Receiver<()>>,
+    /// Takes back a call that reached a waiter that is gone, where nobody else waits.
+    unclaimed: &'a (dyn Fn() + Sync),
 }
 
 /// The error of a waiter that is one too many; it has the bound.
@@ -54,12 +56,18 @@ impl FairQueue {
         }
     }
 
-    /// Waits until [`Self::call_next`] calls this waiter of `source`.
+    /// Waits until [`Self::call_next`] calls this waiter of `source`. Whoever drops this future between
+    /// the call and its return has not heard the call: it goes to the next waiter, and to `unclaimed`
+    /// if there is none.
     ///
     /// # Errors
     /// When it is one too many.
-    pub(crate) async fn wait(&self, source: IpAddr) -> Result<(), TooMany> {
-        let mut waiting = self.enter(source)?;
+    pub(crate) async fn wait(
+        &self,
+        source: IpAddr,
+        unclaimed: &(dyn Fn() + Sync),
+    ) -> Result<(), TooMany> {
+        let mut waiting = self.enter(source, unclaimed)?;
         let called = match &mut waiting.called {
             Some(called) => called.await,
             None => Ok(()),
@@ -84,7 +92,11 @@ impl FairQueue {
         self.lock().count == 0
     }
 
-    fn enter(&self, source: IpAddr) -> Result<Waiting<'_>, TooMany> {
+    fn enter<'a>(
+        &'a self,
+        source: IpAddr,
+        unclaimed: &'a (dyn Fn() + Sync),
+    ) -> Result<Waiting<'a>, TooMany> {
         let mut state = self.lock();
         if state.count >= self.max && !state.make_room(source) {
             return Err(TooMany(self.max));
@@ -96,6 +108,7 @@ impl FairQueue {
             source,
             number,
             called: Some(called),
+            unclaimed,
         })
     }
 
@@ -165,8 +178,10 @@ impl Drop for Waiting<'_> {
         let Some(mut called) = self.called.take() else {
             return;
         };
-        if !self.queue.lock().remove(self.source, self.number) && called.try_recv().is_ok() {
-            self.queue.call_next();
+        let was_called =
+            !self.queue.lock().remove(self.source, self.number) && called.try_recv().is_ok();
+        if was_called && !self.queue.call_next() {
+            (self.unclaimed)();
         }
     }
 }
@@ -188,7 +203,7 @@ mod tests {
 
     /// Enters a waiter and expects it to wait.
     fn waiter<'a>(queue: &'a FairQueue, source: &str) -> Entry<'a> {
-        let mut entry: Entry<'a> = Box::pin(queue.wait(source.parse().unwrap()));
+        let mut entry: Entry<'a> = Box::pin(queue.wait(source.parse().unwrap(), &|| ()));
         assert!(poll(&mut entry).is_pending());
         entry
     }
@@ -221,7 +236,7 @@ mod tests {
     fn over_the_bound_the_largest_source_loses_its_last_waiter() {
         let queue = FairQueue::new(3);
         let mut flood: Vec<_> = (0..3).map(|_| waiter(&queue, "::1")).collect();
-        let mut more: Entry<'_> = Box::pin(queue.wait("::1".parse().unwrap()));
+        let mut more: Entry<'_> = Box::pin(queue.wait("::1".parse().unwrap(), &|| ()));
         assert_eq!(poll(&mut more), Poll::Ready(Err(TooMany(3))));
         let mut other = waiter(&queue, "::2");
         assert_eq!(poll(&mut flood[2]), Poll::Ready(Err(TooMany(3))));
@@ -239,5 +254,19 @@ mod tests {
         drop(first);
         assert!(poll(&mut third).is_ready());
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_call_that_nobody_hears_is_given_back() {
+        let queue = FairQueue::new(9);
+        let given_back = std::sync::atomic::AtomicUsize::new(0);
+        let unclaimed = || {
+            given_back.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        };
+        let mut only: Entry<'_> = Box::pin(queue.wait("::1".parse().unwrap(), &unclaimed));
+        assert!(poll(&mut only).is_pending());
+        assert!(queue.call_next());
+        drop(only);
+        assert_eq!(given_back.load(std::sync::atomic::Ordering::Relaxed), 1);
     }
 }

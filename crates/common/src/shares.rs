@@ -124,6 +124,27 @@ impl Shares {
         self.0.holders.load(Relaxed)
     }
 
+    /// Evicts the oldest holder of the source with the largest share, if `source` holds less by two or
+    /// more; returns whether it did.
+    pub(crate) fn evict_for(&self, source: IpAddr) -> bool {
+        let (own, largest) = {
+            let sources = lock(&self.0.sources);
+            let own = sources
+                .get(&source)
+                .map_or(0, |entry| entry.source.count.load(Relaxed));
+            let largest = sources.values().map(|entry| &entry.source);
+            (
+                own,
+                largest
+                    .max_by_key(|source| source.count.load(Relaxed))
+                    .cloned(),
+            )
+        };
+        largest.is_some_and(|largest| {
+            largest.count.load(Relaxed) > own + 1 && largest.evict_oldest(self)
+        })
+    }
+
     /// Evicts the oldest holder of the source with the largest share, if that is larger than `own`,
     /// the count of `newcomer` with the newcomer itself.
     fn make_room(&self, newcomer: &Source, own: usize) -> bool {

@@ -99,7 +99,8 @@ impl Turns {
             self.near.fetch_add(1, Relaxed);
             return Ok(Near(self));
         }
-        let waited = self.waiting.wait(source).await;
+        let give_back = || drop(Near(self));
+        let waited = self.waiting.wait(source, &give_back).await;
         waited.map_err(|TooMany(max)| Refusal::Busy(max))?;
         // Its place was passed on to it.
         Ok(Near(self))
@@ -202,5 +203,21 @@ mod tests {
             "it lets others run"
         );
         assert!(third.as_mut().poll(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn callers_that_leave_when_they_are_called_leave_their_places() {
+        let turns = Turns::with(9, 1, Duration::from_secs(1));
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..100 {
+            let Poll::Ready(Ok(turn)) = pin!(turns.next(SOURCE)).poll(&mut cx) else {
+                panic!("nobody else is there")
+            };
+            let mut waiting = Box::pin(turns.next(SOURCE));
+            assert!(waiting.as_mut().poll(&mut cx).is_pending());
+            drop(turn);
+            drop(waiting);
+        }
+        assert_eq!(turns.near.load(Relaxed), 0);
     }
 }

@@ -15,7 +15,7 @@ mod rejection;
 mod target;
 mod via;
 
-use http::{Method, Request, Response, Uri};
+use http::{Method, Request, Response, Uri, Version};
 
 pub use self::{
     error::Error,
@@ -23,7 +23,7 @@ pub use self::{
 };
 use crate::{
     body::{Body, WithoutTrailers},
-    outbound::{Client, Target},
+    outbound::{Caller, Client, Target},
     peer::Peer,
     serve::Received,
     tls::Outgoing,
@@ -100,12 +100,16 @@ impl Forwarder {
     /// # Errors
     /// When there is no answer of the upstream's to return.
     pub async fn forward(&self, request: Checked, peer: &Peer) -> Result<Response<Body>, Error> {
+        let caller = Caller {
+            source: peer.source(),
+            eviction: request.0.body().eviction(),
+        };
         let request = request.cleaned(&self.client.target().url, peer);
-        let answer = self
-            .client
-            .request_checked(request, peer.source(), check_response);
+        let answer = self.client.request_checked(request, caller, check_response);
         let mut response = answer.await?;
         headers::clean_response(&mut response);
+        // The version is each connection's own (RFC 9110 §2.5).
+        *response.version_mut() = Version::HTTP_11;
         Ok(response.map(Body::Upstream))
     }
 }

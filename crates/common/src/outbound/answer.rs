@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use tokio::{runtime::Handle, time::timeout};
 
-use super::{connection::InFlight, http2::During};
+use super::{http2::During, in_flight::InFlight};
 use crate::{body::BodyError, http2::Inflow};
 
 /// The time in which a stream that nobody reads any more may end by itself, and the most that is read
@@ -69,6 +69,9 @@ impl Drop for Answer {
             return;
         };
         let in_flight = self.in_flight.take();
+        if in_flight.as_ref().is_some_and(InFlight::is_evicted) {
+            return;
+        }
         runtime.spawn(timeout(ABANDONED, async move {
             let mut left = ABANDONED_BYTES;
             while left > 0 {

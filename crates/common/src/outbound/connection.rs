@@ -2,10 +2,7 @@
 //! connection that one request has for itself, HTTP/1.1 mostly.
 
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -20,12 +17,14 @@ use super::{
     answer::Wire,
     endpoint::Place,
     http2::{self, Sender},
+    in_flight::{InFlight, Load},
     prepared::Need,
+    resets::Resets,
     retry::Failure,
     sent::Sent,
     upload::Outgoing,
 };
-use crate::{fair::FairQueue, http2::RoundTrip};
+use crate::http2::RoundTrip;
 
 /// Idle connections are dropped sooner than a server of ours would close them (75 s), so that a
 /// request is not sent into a connection that is just closing.
@@ -34,11 +33,6 @@ const IDLE: Duration = Duration::from_secs(60);
 /// How long a verified connection takes new requests: shorter than any SVID's life in practice, so
 /// that the target's own may not expire long before it is looked at again.
 const LIFE: Duration = Duration::from_secs(5 * 60);
-
-/// Bytes of bodies that the unanswered requests of a lane have at most, all together. Every peer's
-/// window for a connection is 65,535 bytes or more (RFC 9113 §6.9.2), so that bodies which the
-/// upstream does not read hold back nobody else's.
-const LANE_BODY_BYTES: usize = 32 * 1024;
 
 /// The most header fields of an answer; HTTP/1.1 needs to know before it reads them.
 pub(super) const MAX_FIELDS: usize = 256;
@@ -84,6 +78,7 @@ pub(super) struct Lane {
 struct LaneState {
     sender: Sender,
     used: Instant,
+    resets: Resets,
 }
 
 /// A connection without a request, for one at a time.
@@ -92,25 +87,6 @@ pub(super) struct Idle<B> {
     opened: Instant,
     since: Instant,
     sender: Own<B>,
-}
-
-/// What there is to do on a connection, or on all of an endpoint.
-#[derive(Debug, Default)]
-pub(super) struct Load {
-    requests: AtomicUsize,
-    body_bytes: AtomicUsize,
-    answers: AtomicU64,
-    /// The endpoint's, if this is a lane's.
-    whole: Option<Arc<Self>>,
-    /// Requests that wait for room on a connection.
-    room: Option<Arc<FairQueue>>,
-}
-
-/// A request, until all of its answer has come.
-#[derive(Debug)]
-pub(super) struct InFlight {
-    load: Arc<Load>,
-    body_bytes: usize,
 }
 
 /// Begins HTTP on a connection that was just verified, as ALPN chose; `is_own` if it is for one
@@ -198,7 +174,7 @@ impl<B: RequestBody> Connection<B> {
             Speaks::Shared(lane) => {
                 let sender = lane.lock().sender.clone();
                 let answer = http2::send_whole(sender, request)?;
-                Sent::new(answer, &self.in_flight).await
+                Sent::new(answer, lane, &self.in_flight).await
             }
         }
     }
@@ -224,13 +200,14 @@ impl Lane {
         let now = Instant::now();
         Arc::new(Self {
             number,
-            load: Arc::new(Load {
-                whole: Some(Arc::clone(whole)),
-                ..Load::default()
-            }),
+            load: Load::of_lane(whole),
             opened: now,
             round_trip,
-            state: Mutex::new(LaneState { sender, used: now }),
+            state: Mutex::new(LaneState {
+                sender,
+                used: now,
+                resets: Resets::new(now),
+            }),
         })
     }
 
@@ -244,6 +221,16 @@ impl Lane {
     /// The round trip to its peer, once it was measured.
     pub(super) fn round_trip(&self) -> Option<Duration> {
         self.round_trip.get()
+    }
+
+    /// Returns whether neither an end nor a GOAWAY has come.
+    pub(super) fn is_open(&self) -> bool {
+        self.lock().is_open()
+    }
+
+    /// Takes one of the resets that the connection may have, if there is one left.
+    pub(super) fn may_reset(&self) -> bool {
+        self.lock().resets.take(Instant::now())
     }
 
     /// Returns whether it is worth keeping.
@@ -260,13 +247,7 @@ impl Lane {
 
     /// Returns whether there is room for a body of so many bytes.
     pub(super) fn has_room_for(&self, body_bytes: usize) -> bool {
-        body_bytes == 0
-            || self
-                .load
-                .body_bytes
-                .load(Relaxed)
-                .saturating_add(body_bytes)
-                <= LANE_BODY_BYTES
+        self.load.has_room_for(body_bytes)
     }
 
     fn lock(&self) -> MutexGuard<'_, LaneState> {
@@ -309,73 +290,6 @@ impl<B: RequestBody> Idle<B> {
         };
         self.since = Instant::now();
         is_free
-    }
-}
-
-impl Load {
-    /// An endpoint's, whose requests make room for those in `room`.
-    pub(super) fn of_endpoint(room: &Arc<FairQueue>) -> Arc<Self> {
-        Arc::new(Self {
-            room: Some(Arc::clone(room)),
-            ..Self::default()
-        })
-    }
-
-    /// Requests whose answers have not come in full.
-    pub(super) fn requests(&self) -> usize {
-        self.requests.load(Relaxed)
-    }
-
-    /// Answers of the endpoint that have begun so far.
-    pub(super) fn answers(&self) -> u64 {
-        self.endpoint().answers.load(Relaxed)
-    }
-
-    fn endpoint(&self) -> &Self {
-        self.whole.as_deref().unwrap_or(self)
-    }
-}
-
-impl InFlight {
-    fn on(load: &Arc<Load>, body_bytes: usize) -> Self {
-        for load in [Some(load), load.whole.as_ref()].into_iter().flatten() {
-            load.requests.fetch_add(1, Relaxed);
-        }
-        load.body_bytes.fetch_add(body_bytes, Relaxed);
-        Self {
-            load: Arc::clone(load),
-            body_bytes,
-        }
-    }
-
-    /// The answer has begun.
-    pub(super) fn answered(&self) {
-        self.load.endpoint().answers.fetch_add(1, Relaxed);
-    }
-
-    /// As [`Load::answers`].
-    pub(super) fn answers(&self) -> u64 {
-        self.load.answers()
-    }
-}
-
-/// Counts once more: the request is over when all are dropped.
-impl Clone for InFlight {
-    fn clone(&self) -> Self {
-        Self::on(&self.load, self.body_bytes)
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        let load = &self.load;
-        for load in [Some(load), load.whole.as_ref()].into_iter().flatten() {
-            load.requests.fetch_sub(1, Relaxed);
-        }
-        load.body_bytes.fetch_sub(self.body_bytes, Relaxed);
-        if let Some(room) = &load.endpoint().room {
-            room.call_next();
-        }
     }
 }
 

@@ -7,9 +7,10 @@ use tokio::time::Instant;
 use super::{
     RequestBody,
     choice::least_of_two,
-    connection::{Connection, Idle, Lane, Load, Opened},
+    connection::{Connection, Idle, Lane, Opened},
     connector::Offer,
     health::Health,
+    in_flight::Load,
     opening::Opening,
     origin::{Addresses, At, Origin},
     prepared::Need,
@@ -67,8 +68,6 @@ pub(super) struct Endpoint<B> {
     /// The lane that is being opened, for all who wait for one.
     pub(super) opening: Option<Opening>,
     protocol: Protocol,
-    /// The last round trip that was measured over lanes that are gone.
-    last_round_trip: Option<Duration>,
     lanes: Vec<Arc<Lane>>,
     /// The one used last comes last.
     idle: Vec<Idle<B>>,
@@ -101,7 +100,6 @@ impl<B: RequestBody> Endpoint<B> {
             load: Load::of_endpoint(room),
             opening: None,
             protocol: Protocol::Unknown,
-            last_round_trip: None,
             lanes: Vec::new(),
             idle: Vec::new(),
         }
@@ -171,9 +169,9 @@ impl<B: RequestBody> Endpoint<B> {
         self.protocol == Protocol::Http2 && self.round_trip().is_some_and(is_far)
     }
 
+    /// Returns what its lanes measured. One that is not used ends, and the next one measures again.
     fn round_trip(&self) -> Option<Duration> {
-        let measured = self.lanes.iter().filter_map(|lane| lane.round_trip());
-        measured.min().or(self.last_round_trip)
+        self.lanes.iter().filter_map(|lane| lane.round_trip()).min()
     }
 
     fn lane(&self, need: Need, above: u64) -> Option<usize> {
@@ -276,9 +274,13 @@ impl<B: RequestBody> Endpoint<B> {
         self.idle.clear();
     }
 
+    /// Leaves lanes that are closed.
+    pub(super) fn leave_closed(&mut self) {
+        self.lanes.retain(|lane| lane.is_open());
+    }
+
     /// Leaves the connections that are closed, too old, or were idle for too long.
     pub(super) fn sweep(&mut self, now: Instant) {
-        self.last_round_trip = self.round_trip();
         self.lanes.retain(|lane| lane.is_kept(now));
         self.idle.retain_mut(|idle| idle.is_usable(now));
     }

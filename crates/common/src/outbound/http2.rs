@@ -41,6 +41,10 @@ const MAX_HEAD_READ: u32 = 16 * 1024 * 1024;
 /// Bytes of a request's body that one stream holds for a connection that is slower than its caller.
 const STREAM_SEND_BUFFER: usize = 64 * 1024;
 
+/// What unread small DATA frames of a connection may cost, in bytes that each has less than 256: some
+/// 250,000 frames. By the windows alone it would be a gigabyte.
+const SMALL_FRAMES: usize = 64 * 1024 * 1024;
+
 /// The number of streams that stay known after a reset of ours, and the time, so that frames on their
 /// way to them are not errors.
 const RESETS_KEPT: usize = 1024;
@@ -67,6 +71,7 @@ where
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEAD_READ)
+        .data_frame_budget(SMALL_FRAMES)
         .max_send_buffer_size(STREAM_SEND_BUFFER)
         .max_concurrent_reset_streams(RESETS_KEPT)
         .reset_stream_duration(RESETS_KEPT_FOR)

@@ -5,7 +5,7 @@
 //! connections are that core's own.
 //!
 //! - `pool`, `state`: which connection a request takes · `endpoint`, `connection`: what they are ·
-//!   `opening`: new ones
+//!   `opening`: new ones · `in_flight`: what is counted · `resets`: a budget
 //! - `choice`, `health`, `retry`: who is chosen, who is left out, what is sent again; pure
 //! - `origin`, `resolve`: names to endpoints · `connector`: TCP and TLS to one
 //! - `prepared`, `upload`: a request's body before and while it is sent · `answer`: a response's on its
@@ -20,17 +20,24 @@ mod endpoint;
 mod error;
 mod health;
 mod http2;
+mod in_flight;
 mod opening;
 mod origin;
 mod pool;
 mod prepared;
+mod resets;
 mod resolve;
 mod retry;
 mod sent;
 mod state;
 mod upload;
 
-use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{Request, Response, StatusCode, Uri, Version, header::HOST, request::Parts};
 use http_body::Body;
@@ -43,7 +50,7 @@ pub use self::{
     error::{At, Error},
 };
 use self::{answer::Wire, connection::Connection, pool::Pool, prepared::Prepared, upload::Upload};
-use crate::{cause, tls};
+use crate::{cause, shares::Eviction, tls};
 
 /// Where requests go, who must be there, and how long it may take.
 #[derive(Clone, Debug)]
@@ -81,6 +88,15 @@ pub struct Client<B> {
     pool: Arc<Pool<B>>,
     /// Ends with this.
     _upkeep: JoinSet<()>,
+}
+
+/// The caller of a listener that a request comes from.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    /// The source that its requests are counted for.
+    pub(crate) source: IpAddr,
+    /// Told when the request has to make room for another source's.
+    pub(crate) eviction: Arc<Eviction>,
 }
 
 /// A request that is not answered, and what is left of it to be sent again.
@@ -127,10 +143,14 @@ impl<B: RequestBody> Client<B> {
     /// # Errors
     /// When there is no answer, by whose fault.
     pub async fn request(&self, request: Request<B>) -> Result<Response<Answer>, Error> {
-        self.request_checked(request, ONE_SOURCE, |_| Ok(())).await
+        let caller = Caller {
+            source: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            eviction: Arc::default(),
+        };
+        self.request_checked(request, caller, |_| Ok(())).await
     }
 
-    /// Sends one request as [`Self::request`] does, for a caller at `source`: where requests have to
+    /// Sends one request as [`Self::request`] does, for a `caller` of a listener: where requests have to
     /// wait, sources are served in turn. `check` may find the answer's head unacceptable: new requests then use new
     /// connections.
     ///
@@ -139,10 +159,10 @@ impl<B: RequestBody> Client<B> {
     ///
     /// # Errors
     /// When there is no answer, or none that is acceptable, by whose fault.
-    pub async fn request_checked(
+    pub(crate) async fn request_checked(
         &self,
         request: Request<B>,
-        source: IpAddr,
+        caller: Caller,
         check: impl Fn(&Response<Answer>) -> Result<(), &'static str>,
     ) -> Result<Response<Answer>, Error> {
         let (mut head, body) = request.into_parts();
@@ -153,7 +173,7 @@ impl<B: RequestBody> Client<B> {
         let mut failed = None;
         loop {
             let need = body.need();
-            let mut connection = self.pool.connection(need, source, failed.as_ref()).await?;
+            let mut connection = self.pool.connection(need, &caller, failed.as_ref()).await?;
             let exchange = self.exchange(&mut connection, head, body, failed.is_none());
             let unanswered = match exchange.await {
                 Ok(response) => return self.checked(response, connection, &check),
@@ -230,9 +250,6 @@ impl<B: RequestBody> Client<B> {
         })
     }
 }
-
-/// The source of a client's own requests.
-const ONE_SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 
 impl<B> fmt::Debug for Client<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

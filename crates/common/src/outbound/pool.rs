@@ -9,7 +9,6 @@
 //! after a change of the trust bundle, by a task of their own ([`upkeep`]): also if no request comes.
 
 use std::{
-    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -23,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    Error, RequestBody, Target,
+    Caller, Error, RequestBody, Target,
     connection::{Connection, Idle},
     connector::{Connector, Fault, Offer},
     endpoint::{Endpoint, Place},
@@ -34,6 +33,7 @@ use super::{
 };
 use crate::{
     fair::{FairQueue, TooMany},
+    shares::{Own, Shares},
     tls,
 };
 
@@ -53,6 +53,12 @@ const MAX_LOST: usize = 20;
 /// Requests of one core that may wait for room on a connection.
 const MAX_QUEUED: usize = 2000;
 
+/// The pause after which a request that waits for room looks for some itself.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// The time after which a request that waits for room gets some from the source that holds the most.
+const EVICTING: Duration = Duration::from_millis(400);
+
 /// Connections to one target.
 pub(super) struct Pool<B> {
     pub(super) expected: SpiffeId,
@@ -63,6 +69,8 @@ pub(super) struct Pool<B> {
     pub(super) found: Notify,
     /// Requests that wait for room on a connection, source by source.
     room: Arc<FairQueue>,
+    /// Requests on lanes, by source.
+    holders: Shares,
     queue_timeout: Duration,
 }
 
@@ -79,6 +87,7 @@ impl<B: RequestBody> Pool<B> {
             origins,
             found: Notify::new(),
             room,
+            holders: Shares::new(usize::MAX, usize::MAX, Own::Refused),
             queue_timeout: target.queue_timeout,
         })
     }
@@ -93,19 +102,22 @@ impl<B: RequestBody> Pool<B> {
     pub(super) async fn connection(
         self: &Arc<Self>,
         need: Need,
-        source: IpAddr,
+        caller: &Caller,
         failed: Option<&Failed>,
     ) -> Result<Connection<B>, Error> {
-        let deadline = Instant::now() + self.queue_timeout;
+        let begun = Instant::now();
         let may_wait = matches!(need, Need::Shared(_));
         // A request that comes while others wait is not served before them.
         let mut is_its_turn = !may_wait || self.room.is_empty();
         loop {
             if !is_its_turn {
-                self.wait_for_room(source, deadline).await?;
+                self.wait_for_room(caller, begun).await?;
             }
             match self.take_or_connect(need, failed).await {
-                Ok(Some(connection)) => {
+                Ok(Some(mut connection)) => {
+                    if may_wait {
+                        connection.in_flight.count_for(&self.holders, caller);
+                    }
                     self.call_next_if_there_is_room();
                     return Ok(connection);
                 }
@@ -139,17 +151,24 @@ impl<B: RequestBody> Pool<B> {
         }
     }
 
-    async fn wait_for_room(&self, source: IpAddr, deadline: Instant) -> Result<(), Error> {
-        match timeout_at(deadline, self.room.wait(source)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(TooMany(max))) => Err(Error::Full(
-                self.at_any(&[]),
-                format!("and {max} requests wait for it on this core"),
-            )),
-            Err(_) => Err(Error::Full(
-                self.at_any(&[]),
-                format!("within {}", humantime::format_duration(self.queue_timeout)),
-            )),
+    /// Waits until a request has made room, or for a moment: that a peer takes more requests, or has
+    /// closed a connection, tells nobody. A source that has waited for long gets room from the one
+    /// that holds the most.
+    async fn wait_for_room(&self, caller: &Caller, begun: Instant) -> Result<(), Error> {
+        let full = |why| Err(Error::Full(self.at_any(&[]), why));
+        let now = Instant::now();
+        if now >= begun + self.queue_timeout {
+            let timeout = humantime::format_duration(self.queue_timeout);
+            return full(format!("within {timeout}"));
+        }
+        if now >= begun + EVICTING {
+            self.holders.evict_for(caller.source);
+        }
+        let waiting = self.room.wait(caller.source, &|| ());
+        let until = (now + LOOK_EVERY).min(begun + self.queue_timeout);
+        match timeout_at(until, waiting).await {
+            Ok(Err(TooMany(max))) => full(format!("and {max} requests wait for it on this core")),
+            _ => Ok(()),
         }
     }
 
@@ -169,6 +188,7 @@ impl<B: RequestBody> Pool<B> {
             }
             state.look_at(now);
         }
+        state.endpoints.iter_mut().for_each(Endpoint::leave_closed);
         None
     }
 

@@ -5,7 +5,8 @@
 //! so it is not passed on at once: by the time that it would be, most such requests are answered.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -18,23 +19,34 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{answer::Wire, connection::InFlight, http2::body_of, retry::Failure};
+use super::{answer::Wire, connection::Lane, http2::body_of, in_flight::InFlight, retry::Failure};
 
 /// The least age of a request when its target hears that it is given up.
-const MIN_AGE: Duration = Duration::from_millis(200);
+///
+/// Envoy ends a connection when half of its streams live for less than a second.
+const MIN_AGE: Duration = Duration::from_secs(1);
+
+/// The time after which a request is given up though its connection has no reset left.
+const MAX_AGE: Duration = Duration::from_secs(30);
 
 /// The answer to come. Dropped before, it is waited for until the request is [`MIN_AGE`] old; so long
 /// the request is in flight.
 pub(super) struct Sent<'a> {
     answer: Option<ResponseFuture>,
+    lane: &'a Arc<Lane>,
     in_flight: &'a InFlight,
     since: Instant,
 }
 
 impl<'a> Sent<'a> {
-    pub(super) fn new(answer: ResponseFuture, in_flight: &'a InFlight) -> Self {
+    pub(super) fn new(
+        answer: ResponseFuture,
+        lane: &'a Arc<Lane>,
+        in_flight: &'a InFlight,
+    ) -> Self {
         Self {
             answer: Some(answer),
+            lane,
             in_flight,
             since: Instant::now(),
         }
@@ -58,23 +70,25 @@ impl Future for Sent<'_> {
 
 impl Drop for Sent<'_> {
     fn drop(&mut self) {
-        let left = MIN_AGE.saturating_sub(self.since.elapsed());
         let (Some(answer), Ok(runtime)) = (self.answer.take(), Handle::try_current()) else {
             return;
         };
-        if left.is_zero() {
+        let left = MIN_AGE.saturating_sub(self.since.elapsed());
+        if left.is_zero() && self.lane.may_reset() {
             return;
         }
-        let in_flight = self.in_flight.clone();
+        let (lane, in_flight) = (Arc::clone(self.lane), self.in_flight.clone());
         runtime.spawn(async move {
-            let rest = async {
+            let mut rest = pin!(async {
                 if let Ok(response) = answer.await {
                     let mut body = body_of(response, None).into_body();
                     while let Some(Ok(_)) = body.frame().await {}
                 }
-            };
-            // Either way it is given up then.
-            let _ = timeout(left, rest).await;
+            });
+            if timeout(left, rest.as_mut()).await.is_err() && !lane.may_reset() {
+                // Either way it is given up then.
+                let _ = timeout(MAX_AGE, rest).await;
+            }
             drop(in_flight);
         });
     }

@@ -117,6 +117,11 @@ impl Flight {
         }
     }
 
+    /// Returns what tells the request that it has to make room for another.
+    pub(super) fn eviction(&self) -> &Arc<Eviction> {
+        &self.eviction
+    }
+
     /// Returns once the request has to make room for another.
     pub(super) async fn evicted(&self) {
         self.eviction.evicted().await;

@@ -23,7 +23,7 @@ use super::{
     flight::{Flight, UNKNOWN},
     windows::LARGE,
 };
-use crate::http2::Inflow;
+use crate::{http2::Inflow, shares::Eviction};
 
 /// A request's body as the caller sends it, within the listener's bounds.
 ///
@@ -99,6 +99,11 @@ impl Received {
             max: limits.max_body.unwrap_or(u64::MAX),
             total: 0,
         }
+    }
+
+    /// Returns what tells its request that it has to make room for another.
+    pub(crate) fn eviction(&self) -> Arc<Eviction> {
+        Arc::clone(self.flight.eviction())
     }
 
     fn count(&mut self, bytes: usize) -> Result<(), ReceiveError> {

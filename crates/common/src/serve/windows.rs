@@ -134,6 +134,8 @@ mod tests {
         /// Serves until the peer was told of the windows; returns whether they are wide.
         async fn is_wide(&mut self, activity: &Activity) -> bool {
             poll_fn(|cx| {
+                // The last change may just be acknowledged.
+                let _ = self.server.poll_accept(cx);
                 self.windows.adapt(&mut self.server, activity);
                 let _ = self.server.poll_accept(cx);
                 match self.windows.is_set {

@@ -6,7 +6,7 @@ mod output;
 mod quota;
 mod text;
 
-use std::io;
+use std::{io, str::FromStr};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{EnvFilter, filter::Directive};
@@ -24,7 +24,9 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging. `RUST_LOG` selects what is logged; without it, `default` and above.
+/// Starts logging. `RUST_LOG` selects what is logged; without it, `default` and above. The HTTP/2
+/// library's own warnings are for whom `RUST_LOG` selects them: they name no peer, and peers can make
+/// it write any number of them.
 ///
 /// # Errors
 /// When `RUST_LOG` is set to something that selects nothing, or there can be no more threads.
@@ -32,6 +34,10 @@ pub fn init(format: LogFormat, default: LevelFilter) -> Result<(), String> {
     let filter = EnvFilter::builder().with_default_directive(Directive::from(default)).from_env().map_err(|error| {
         format!("invalid value for RUST_LOG: {error}; expected for example info, debug, or warn,proxy=debug")
     })?;
+    let filter = match std::env::var_os(EnvFilter::DEFAULT_ENV) {
+        None => filter.add_directive(Directive::from_str("h2=error").expect("a directive")),
+        Some(_) => filter,
+    };
     let lines = lines::start().map_err(|error| format!("cannot start a thread: {error}"))?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -157,7 +157,11 @@ mod tests {
     #[test]
     fn addresses_of_one_ipv6_network_are_one_source() {
         let quota = LogQuota::new();
-        let taken = |text: &str| quota.take(text.parse().unwrap()).is_some();
+        let taken = |text: &str| {
+            quota
+                .take(crate::peer::network(text.parse().unwrap()))
+                .is_some()
+        };
         for number in 0..LINES_PER_SOURCE {
             assert!(taken(&format!("2001:db8::{number:x}")));
         }
