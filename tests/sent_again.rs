@@ -10,7 +10,7 @@ use common::tls;
 use http::Request;
 use http_body_util::Full;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
 };
 use tokio_rustls::TlsAcceptor;
@@ -107,15 +107,22 @@ async fn refusing(stack: &Stack, refusal: fn(u32) -> Vec<u8>) -> (u16, Arc<Atomi
     (port, connections)
 }
 
-/// Reads frames up to the next HEADERS; its stream.
-async fn next_request(tls: &mut (impl AsyncReadExt + Unpin)) -> std::io::Result<u32> {
+/// Reads frames up to the next HEADERS, and answers PINGs; returns its stream.
+async fn next_request(tls: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std::io::Result<u32> {
+    const ACK: u8 = 1;
     loop {
         let mut head = [0; 9];
         tls.read_exact(&mut head).await?;
-        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-        tls.read_exact(&mut vec![0; length]).await?;
-        if head[3] == frames::HEADERS {
-            return Ok(u32::from_be_bytes([head[5], head[6], head[7], head[8]]));
+        let [a, b, c, kind, flags, stream @ ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        tls.read_exact(&mut payload).await?;
+        match kind {
+            frames::HEADERS => return Ok(u32::from_be_bytes(stream)),
+            frames::PING if flags & ACK == 0 => {
+                tls.write_all(&frame(frames::PING, ACK, 0, &payload))
+                    .await?;
+            }
+            _ => {}
         }
     }
 }

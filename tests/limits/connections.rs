@@ -191,7 +191,7 @@ async fn p143_without_files_to_open_it_waits_and_goes_on() {
     let server = with_open_files(&stack, 40, &["--listen", "127.0.0.1:0", "--cores", "1"]);
     let port = server.listening().await;
     server
-        .logged("connections, handshakes and requests are allowed, but only 40 open files")
+        .logged("connections and handshakes are allowed, but only 40 open files")
         .await;
     let mut crowd = Vec::new();
     for _ in 0..60 {

@@ -73,7 +73,7 @@ pub(crate) fn allow_open_files(connections: usize) {
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
     match raised {
         Ok(hard) if hard < connections as u64 + BESIDES => warn!(
-            "{connections} connections, handshakes and requests are allowed, but only {hard} open files: lower --max-connections, --max-handshakes and --max-requests, or raise the limit (ulimit -n, LimitNOFILE=)"
+            "{connections} connections and handshakes are allowed, but only {hard} open files: lower --max-connections and --max-handshakes, or raise the limit (ulimit -n, LimitNOFILE=)"
         ),
         Ok(_) => {}
         Err(error) => warn!(%error, "cannot raise the limit of open files"),

@@ -62,11 +62,7 @@ impl ServeArgs {
     #[must_use]
     pub fn limits(&self) -> Limits {
         let (connections, handshakes) = (self.max_connections, self.max_handshakes);
-        // A request may have a connection to the upstream for itself.
-        let all = connections
-            .saturating_add(handshakes)
-            .saturating_add(self.max_requests);
-        runtime::allow_open_files(all);
+        runtime::allow_open_files(connections.saturating_add(handshakes));
         Limits {
             handshake_timeout: self.handshake_timeout,
             header_timeout: self.header_timeout,

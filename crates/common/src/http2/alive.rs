@@ -57,13 +57,21 @@ impl Default for RoundTrip {
     }
 }
 
-/// Measures the round trip to a peer once.
-pub(crate) async fn measure(ping: Option<&mut PingPong>, round_trip: &RoundTrip) {
+/// Measures the round trip to a peer: once, and again if it seems to be `far`, because an answer may be
+/// late where a machine is busy.
+pub(crate) async fn measure(ping: Option<&mut PingPong>, round_trip: &RoundTrip, far: Duration) {
+    const PINGS: usize = 3;
     let Some(ping) = ping else { return };
-    let sent = Instant::now();
-    // The connection ends by itself.
-    if ping.ping(Ping::opaque()).await.is_ok() {
+    for _ in 0..PINGS {
+        let sent = Instant::now();
+        // The connection ends by itself.
+        if ping.ping(Ping::opaque()).await.is_err() {
+            return;
+        }
         round_trip.note(sent.elapsed());
+        if round_trip.get().is_some_and(|time| time < far) {
+            return;
+        }
     }
 }
 

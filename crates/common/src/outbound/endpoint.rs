@@ -10,6 +10,7 @@ use super::{
     connection::{Connection, Idle, Lane, Opened},
     connector::Offer,
     health::Health,
+    http2::FAR,
     in_flight::Load,
     opening::Opening,
     origin::{Addresses, At, Origin},
@@ -32,14 +33,6 @@ pub(super) const MAX_LANES: usize = 64;
 
 /// Idle connections for one request that are kept; more are closed as they become idle.
 const MAX_IDLE: usize = 256;
-
-/// The round trip from which on an endpoint is far, by PING. One HTTP/2 stream carries no more than its
-/// window in a round trip, and windows as wide as a long path needs would be held unread by the
-/// hundred. TCP's own windows follow the path, so a far endpoint that speaks HTTP/1.1 too gets a
-/// connection for each request: 32 MiB down over 50 ms at 190 MiB/s, against 4.6 on a lane
-/// (`scripts/bench.sh --rows far`). Small requests cost more so: 28.0 against 24.8 µs for server and
-/// proxy (`--rows wrk32`, with this at zero).
-const FAR: Duration = Duration::from_millis(10);
 
 /// The versions of HTTP that an endpoint speaks, as far as is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -164,6 +157,12 @@ impl<B: RequestBody> Endpoint<B> {
     }
 
     /// Returns whether requests to it share no connection because the path is long.
+    ///
+    /// One HTTP/2 stream carries no more than its window in a round trip, and windows as wide as a
+    /// long path needs would be held unread by the hundred. TCP's own windows follow the path, so a
+    /// far endpoint that speaks HTTP/1.1 too gets a connection for each request: 32 MiB down over
+    /// 50 ms at 190 MiB/s, against 4.6 on a lane (`scripts/bench.sh --rows far`). Small requests cost
+    /// more so: 28.0 against 24.8 µs for server and proxy (`--rows wrk32`, with [`FAR`] at zero).
     fn is_far(&self) -> bool {
         let is_far = |round_trip| round_trip >= FAR;
         self.protocol == Protocol::Http2 && self.round_trip().is_some_and(is_far)

@@ -50,6 +50,9 @@ const SMALL_FRAMES: usize = 64 * 1024 * 1024;
 const RESETS_KEPT: usize = 1024;
 const RESETS_KEPT_FOR: Duration = Duration::from_secs(30);
 
+/// The round trip from which on an upstream is far, by PING.
+pub(super) const FAR: Duration = Duration::from_millis(20);
+
 /// The pause between PINGs on a quiet connection, and the time for the answer. A connection that died
 /// without a word would take all requests until it is left.
 const PING_EVERY: Duration = Duration::from_secs(10);
@@ -81,22 +84,17 @@ where
         .await?;
     let mut ping = connection.ping_pong();
     let round_trip = Arc::<RoundTrip>::default();
-    let measured = Arc::clone(&round_trip);
     tokio::select! {
         ended = &mut connection => {
             let error = ended.err().unwrap_or_else(|| Reason::NO_ERROR.into());
             return Err(error);
         }
-        () = measure(ping.as_mut(), &round_trip) => {}
+        () = measure(ping.as_mut(), &round_trip, FAR) => {}
     }
     tokio::spawn(async move {
-        let watching = async {
-            measure(ping.as_mut(), &measured).await;
-            dead(ping, heard, PING_EVERY, PING_TIMEOUT).await;
-        };
         let ended = tokio::select! {
             ended = connection => ended,
-            () = watching => {
+            () = dead(ping, heard, PING_EVERY, PING_TIMEOUT) => {
                 debug!("upstream connection ended: no answer to a PING");
                 return;
             }
