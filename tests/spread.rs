@@ -164,6 +164,8 @@ async fn one_core_has_several_connections_to_a_busy_upstream() {
                 *request.uri_mut() = NEVER.parse().unwrap();
                 https.send_over(Version::HTTP_2, request).await
             });
+            // One by one: a connection takes requests when its upstream has answered a PING.
+            until(async || upstream.seen().requests() == waiting.len()).await;
         }
         let seen = upstream.seen();
         until(async || seen.requests() == requests && seen.connections() >= connections).await;
