@@ -82,10 +82,11 @@ impl Connection {
             limits: self.limits.clone(),
             activity: Arc::clone(&activity),
         });
-        // Chosen by ALPN and never sniffed: sniffing waits without a deadline.
+        // Chosen by ALPN and never sniffed: sniffing waits without a deadline. Boxed because an idle
+        // connection of one version would have room for one of the other as well.
         match tls.get_ref().1.alpn_protocol() == Some(b"h2") {
-            true => self.http2(tls, &activity, serving).await,
-            false => self.http1(tls, &activity, serving).await,
+            true => Box::pin(self.http2(tls, &activity, serving)).await,
+            false => Box::pin(self.http1(tls, &activity, serving)).await,
         }
     }
 
