@@ -155,10 +155,27 @@ impl Connector {
 }
 
 async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
-    let tcp = TcpStream::connect(address).await?;
+    let tcp = loop {
+        match TcpStream::connect(address).await {
+            // It is nobody's fault, and over when a connection ends.
+            Err(error) if is_out_of_files(&error) => sleep(FILES_PAUSE).await,
+            connected => break connected?,
+        }
+    };
     tcp.set_nodelay(true)?;
     Ok(tcp)
 }
+
+/// Returns whether a process or the machine is out of file descriptors.
+fn is_out_of_files(error: &io::Error) -> bool {
+    use nix::errno::Errno::{EMFILE, ENFILE};
+    [EMFILE, ENFILE]
+        .iter()
+        .any(|&errno| error.raw_os_error() == Some(errno as i32))
+}
+
+/// The pause before a descriptor is asked for again.
+const FILES_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long `spiffe-rustls` is given to take in a new SVID or bundle before the next look.
 const REVISION_PAUSE: Duration = Duration::from_millis(1);
