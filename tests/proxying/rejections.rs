@@ -101,10 +101,9 @@ async fn p143_a_stranger_s_flood_of_rejected_requests_leaves_the_log_to_others()
         let log: Vec<_> = log.lines().map(str::to_owned).collect();
         let lines = of_status(&log, status);
         assert!(lines.len() <= lines_in(time), "{} in {time:?}", lines.len());
-        let told = |line: &&&String| line.contains("peer=127.0.0.2:") && line.contains("left_out=");
         // A machine that is too busy for a flood leaves nothing out.
-        let is_flood = sent + 1 > lines.len();
-        assert_eq!(lines.iter().any(|line| told(&line)), is_flood, "{lines:?}");
+        let is_told = lines.iter().any(|line| line.contains("left_out="));
+        assert!(is_told || sent < lines.len(), "{sent} sent: {lines:?}");
     }
 }
 
