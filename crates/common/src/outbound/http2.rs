@@ -41,8 +41,8 @@ const MAX_HEAD_READ: u32 = 16 * 1024 * 1024;
 /// Bytes of a request's body that one stream holds for a connection that is slower than its caller.
 const STREAM_SEND_BUFFER: usize = 64 * 1024;
 
-/// What unread small DATA frames of a connection may cost, in bytes that each has less than 256: some
-/// 250,000 frames. By the windows alone it would be a gigabyte.
+/// The budget for unread small DATA frames of a connection: each spends the bytes that it has less
+/// than 256, so that about 250,000 frames may wait. By the windows alone it would be a gigabyte.
 const SMALL_FRAMES: usize = 64 * 1024 * 1024;
 
 /// The number of streams that stay known after a reset of ours, and the time, so that frames on their

@@ -116,7 +116,7 @@ impl InFlight {
         self.load.endpoint().answers.fetch_add(1, Relaxed);
     }
 
-    /// As [`Load::answers`].
+    /// Returns [`Load::answers`].
     pub(super) fn answers(&self) -> u64 {
         self.load.answers()
     }

@@ -151,8 +151,8 @@ impl<B: RequestBody> Client<B> {
     }
 
     /// Sends one request as [`Self::request`] does, for a `caller` of a listener: where requests have to
-    /// wait, sources are served in turn. `check` may find the answer's head unacceptable: new requests then use new
-    /// connections.
+    /// wait, sources are served in turn. `check` may find the answer's head unacceptable: new requests
+    /// then use new connections.
     ///
     /// A request that can't have had an effect and failed on its connection is sent once
     /// more, on another one.
