@@ -1,8 +1,8 @@
 use http::{Method, Request, Version};
 use http_body_util::Full;
 use hyper::body::Bytes;
+use serve::body;
 
-use common::body;
 use harness::{Stack, https::get, upstream};
 
 #[tokio::test]

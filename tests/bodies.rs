@@ -1,7 +1,7 @@
-use common::body::Body;
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
+use serve::body::Body;
 
 use harness::{Stack, upstream};
 
@@ -15,7 +15,7 @@ async fn large_bodies_stream_both_ways_in_bounded_memory() {
     let stack = Stack::new().await;
     for alpn in ["h2", "http/1.1"] {
         let echo = upstream::answering(&stack, &[alpn], async |request| {
-            Response::new(Body::Upstream(request.into_body().into()))
+            Response::new(Body::streamed(request.into_body()))
         })
         .await;
         let proxy = stack.proxy(echo, &[]).await;

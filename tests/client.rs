@@ -1,6 +1,6 @@
-use common::body;
 use http::StatusCode;
 use http_body_util::BodyExt;
+use serve::body;
 
 use harness::{SERVER_ID, Stack, upstream};
 

@@ -37,7 +37,7 @@ fn rows() -> Vec<(String, String)> {
 }
 
 /// A file that a row names, and the tests in it: `` `tests/x.rs` j001_a, j002_b ``. A module is named by
-/// its path, `` `common::telemetry::quota` ``; a name that ends in a star stands for all that begin so.
+/// its path, `` `process::telemetry::quota` ``; a name that ends in a star stands for all that begin so.
 struct Named<'a> {
     file: String,
     tests: Vec<&'a str>,
@@ -135,7 +135,7 @@ fn a_row_that_names_nothing_or_what_is_not_there_is_found() {
         ("P143", "`tests/limits/connections.rs` p143_*", true),
         (
             "J37",
-            "`common::telemetry::quota`; `tests/refused.rs`; `tests/tokens/header.rs`",
+            "`process::telemetry::quota`; `tests/refused.rs`; `tests/tokens/header.rs`",
             true,
         ),
         ("W111", "not applicable: nothing is cached", true),

@@ -1,9 +1,9 @@
 use std::sync::atomic::Ordering::SeqCst;
 
-use common::body::Body;
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Channel};
 use hyper::body::Bytes;
+use serve::body::Body;
 
 use harness::{
     Stack,
@@ -48,7 +48,7 @@ async fn a_body_on_an_old_connection_is_not_cut() {
     let stack = Stack::new().await;
     for alpn in ["h2", "http/1.1"] {
         let echo = upstream::answering(&stack, &[alpn], async |request| {
-            Response::new(Body::Upstream(request.into_body().into()))
+            Response::new(Body::streamed(request.into_body()))
         })
         .await;
         let proxy = stack.proxy(echo, &["--cores", "1"]).await;

@@ -1,9 +1,9 @@
 use std::{os::unix::fs::PermissionsExt, sync::Arc};
 
-use common::body;
 use http::{StatusCode, Version};
 use http_body_util::BodyExt;
 use nix::sys::signal::Signal;
+use serve::body;
 use tokio::sync::Notify;
 
 use harness::{
@@ -132,13 +132,16 @@ async fn start_up_says_what_is_wrong_with_the_workload_api() {
     let cases = [
         (
             path("nowhere"),
-            "no such socket; start the agent, or give its socket with --workload-api",
+            "no such socket; start the agent; --workload-api or SPIFFE_ENDPOINT_SOCKET gives the agent's socket",
         ),
         (
             path("stale"),
             "nobody listens on the socket; start the agent",
         ),
-        (path("file"), "that is no socket; give the agent's"),
+        (
+            path("file"),
+            "that is not a socket; --workload-api or SPIFFE_ENDPOINT_SOCKET gives the agent's socket",
+        ),
         (path("mute"), "connected, but it did not answer in time"),
         (
             stack.agent.socket().display().to_string(),

@@ -9,13 +9,7 @@ use std::{
     time::Duration,
 };
 
-use common::{
-    body::Body,
-    listen::{Listener, Queue},
-    peer::Peer,
-    serve::{self, Handler, Limits, Received},
-    shutdown, tls,
-};
+use common::tls;
 use futures_util::future::join_all;
 use harness::{
     PATIENCE, Stack, binary,
@@ -25,6 +19,13 @@ use harness::{
 };
 use http::{Request, Response};
 use nix::sys::signal::Signal;
+use serve::{
+    Handler, Limits, Received, Shared,
+    body::Body,
+    listen::{Listener, Queue},
+    peer::Peer,
+    shutdown,
+};
 use tokio::{task::JoinSet, time::timeout};
 
 /// A server on sockets that are passed to it.
@@ -326,7 +327,8 @@ async fn a_stop_takes_nobody_out_of_the_queue_of_a_passed_socket() {
             ..Limits::new(100)
         };
         let listener = Listener { socket, queue };
-        serve::serve(listener, Arc::clone(&tls), Silent, limits, shutdown).await;
+        let shared = Shared::new(limits);
+        serve::serve(listener, Arc::clone(&tls), Silent, shared, shutdown).await;
 
         let left = std::iter::from_fn(|| held.accept().ok()).count();
         // It may accept some before it looks whether it is to stop.

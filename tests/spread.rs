@@ -9,9 +9,9 @@ use std::{
     time::Duration,
 };
 
-use common::body;
 use http::{StatusCode, Version};
 use nix::sys::signal::Signal;
+use serve::body;
 use tokio::{net::TcpListener, task::JoinSet};
 
 use harness::{
@@ -217,7 +217,7 @@ async fn an_impostor_among_two_gets_no_byte_and_the_other_serves_all() {
     let log = proxy.whole_log().await;
     let lines = log.matches("is not who it should be").count();
     assert!(
-        lines <= common::runtime::available_cores(),
+        lines <= process::runtime::available_cores(),
         "said once a core: {log}"
     );
 }

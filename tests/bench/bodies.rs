@@ -4,7 +4,6 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use common::body::Body;
 use harness::{Stack, upstream};
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
@@ -13,6 +12,7 @@ use hyper::{
     client::conn::http1,
 };
 use hyper_util::rt::TokioIo;
+use serve::body::Body;
 
 use crate::{
     contender::{Contender, World},
@@ -79,7 +79,7 @@ pub(crate) async fn upstream(stack: &Stack, size: usize) -> u16 {
     let large = Bytes::from(vec![0; size]);
     upstream::answering(stack, &["h2", "http/1.1"], move |request| {
         let large = large.clone();
-        async move { Response::new(Body::Full(Some(answer(request, large).await))) }
+        async move { Response::new(Body::full(answer(request, large).await)) }
     })
     .await
 }

@@ -126,11 +126,12 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
-    use common::{body::Body, workload::WorkloadApi};
+    use common::workload::WorkloadApi;
     use harness::{PATIENCE, SERVER_ID, Stack, upstream};
     use http::{Request, Response, header};
     use http_body_util::BodyExt as _;
     use hyper::body::Incoming;
+    use serve::body::Body;
 
     use super::*;
     use crate::{request::Framing, tally::Wanted};
@@ -159,7 +160,7 @@ mod tests {
             None => 2,
         };
         READ[framing].fetch_add(1, Relaxed);
-        Response::new(Body::Full(Some("Success!!!".into())))
+        Response::new(Body::full("Success!!!"))
     }
 
     #[tokio::test]

@@ -5,13 +5,14 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use common::{body::Body, tls};
+use common::tls;
 use http::{Request, Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
+use serve::body::Body;
 use tokio::{
     io::AsyncReadExt,
     net::{TcpListener, TcpStream},

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use common::body::{self, Body};
 use harness::{
     PATIENCE, Stack,
     frames::{self, Frames},
@@ -17,6 +16,7 @@ use harness::{
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Bytes;
+use serve::body::{self, Body};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::{sleep, timeout},
@@ -198,7 +198,7 @@ const ENDLESS: usize = 64 * 1024 * 1024;
 async fn p140_a_response_that_nobody_reads_ends_and_takes_no_memory() {
     let stack = Stack::new().await;
     let endless = upstream::answering(&stack, &["h2"], async |_| {
-        Response::new(Body::Full(Some(Bytes::from(vec![b'a'; ENDLESS]))))
+        Response::new(Body::full(Bytes::from(vec![b'a'; ENDLESS])))
     })
     .await;
     let proxy = stack.proxy(endless, &["--body-timeout", "500ms"]).await;
@@ -254,7 +254,7 @@ async fn p154_a_coded_body_passes_as_it_is() {
     let stack = Stack::new().await;
     let gzip: &[u8] = b"\x1f\x8b\x08\x00bomb";
     let coded = upstream::answering(&stack, &["h2"], move |_| async move {
-        let mut response = Response::new(Body::Full(Some(Bytes::from_static(gzip))));
+        let mut response = Response::new(Body::full(Bytes::from_static(gzip)));
         response
             .headers_mut()
             .insert("content-encoding", "gzip".parse().unwrap());

@@ -145,7 +145,7 @@ async fn p143_one_address_has_its_share() {
         "half of 6 is its share"
     );
     server
-        .logged("as many connections as --max-connections-per-address allows")
+        .logged("as many connections as max-connections-per-address")
         .await;
 
     let other = https.from("127.0.0.2");
@@ -173,7 +173,7 @@ async fn p143_handshakes_over_the_bound_take_the_place_of_the_oldest() {
         .expect("is closed");
     assert!(matches!(end, Ok(0) | Err(_)));
     server
-        .logged("more TLS handshakes in flight than --max-handshakes allows")
+        .logged("more TLS handshakes than max-handshakes")
         .await;
 }
 

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use common::body::{self, Body};
 use harness::{
     PATIENCE, Stack, binary,
     frames::{
@@ -21,6 +20,7 @@ use harness::{
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Bytes;
+use serve::body::{self, Body};
 use tokio::{
     sync::Semaphore,
     task::{JoinError, JoinHandle, yield_now},
@@ -238,7 +238,7 @@ const LARGE: usize = 32 * 1024 * 1024;
 /// Starts a proxy where two answers may wait for their readers.
 async fn large(stack: &Stack) -> (Process, Https) {
     let upstream = upstream::answering(stack, &["h2"], async |_| {
-        Response::new(Body::Full(Some(Bytes::from(vec![b'a'; LARGE]))))
+        Response::new(Body::full(Bytes::from(vec![b'a'; LARGE])))
     })
     .await;
     let url = format!("https://localhost:{upstream}");

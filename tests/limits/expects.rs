@@ -1,5 +1,4 @@
 use crate::{next_frame, server};
-use common::body;
 use harness::{
     Stack,
     frames::{
@@ -10,6 +9,7 @@ use harness::{
 };
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
+use serve::body;
 
 /// Begins a POST that waits for `100 (Continue)`, with more fields.
 async fn waits(https: &Https, fields: &[(&str, &str)]) -> Frames {

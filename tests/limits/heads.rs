@@ -3,12 +3,11 @@ use std::time::Duration;
 use harness::{Stack, https::get, upstream};
 use http::{Request, Version};
 use http_body_util::Full;
+use serve::body;
 use tokio::{
     io::AsyncWriteExt,
     time::{sleep, timeout},
 };
-
-use common::body;
 
 use crate::{SOON, ask, read_to_end, server};
 

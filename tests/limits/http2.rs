@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use common::body;
 use harness::{
     PATIENCE, Stack,
     frames::{
@@ -17,6 +16,7 @@ use harness::{
     upstream,
 };
 use http::{StatusCode, Version};
+use serve::body;
 use tokio::{sync::Semaphore, time::timeout};
 
 use crate::server;

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{bearer::MAX_WAITING, body};
+use common::bearer::MAX_WAITING;
 use futures_util::stream;
 use harness::{
     PATIENCE, Stack,
@@ -22,6 +22,7 @@ use hyper::{
     client::conn::http2,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use serve::body;
 use tokio::{
     sync::Semaphore,
     task::JoinSet,
@@ -74,7 +75,7 @@ async fn requests_over_the_bound_are_refused_until_others_are_over() {
         2,
         "it is kept: {answers}"
     );
-    let said = "more requests at once than --max-requests allows (3): answering 503";
+    let said = "more requests in flight than max-requests (3): answering 503";
     proxy.logged(said).await;
     let lines = proxy.log();
     assert_eq!(lines.iter().filter(|line| line.contains(said)).count(), 1);

@@ -1,6 +1,5 @@
 use std::time::Duration;
 
-use common::body::{self, Body};
 use harness::{
     PATIENCE, SERVER_ID, Stack,
     frames::{self, DATA, END_HEADERS, Frames, HEADERS, POST, frame},
@@ -12,6 +11,7 @@ use harness::{
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Bytes;
+use serve::body::{self, Body};
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
@@ -83,7 +83,7 @@ const LARGE: usize = 16 * 1024 * 1024;
 async fn before_slow_upstream(stack: &Stack, args: &[&str]) -> (Process, Https) {
     let slow = upstream::answering(stack, &["h2"], async |request: Request<_>| {
         if request.headers().contains_key("x-large") {
-            return Response::new(Body::Full(Some(Bytes::from(vec![b'a'; LARGE]))));
+            return Response::new(Body::full(Bytes::from(vec![b'a'; LARGE])));
         }
         if !request.headers().contains_key("x-quick") {
             let is_upload = request.method() == "POST";
@@ -190,7 +190,7 @@ async fn is_served_next_to_slow_requests(sources: &[(&str, usize)]) {
         }
     }
     proxy
-        .logged("more requests at once than --max-requests allows (20)")
+        .logged("more requests in flight than max-requests (20)")
         .await;
     let good = https.from("127.0.0.2");
     let caller = |version| Caller::new(&good, version, SERVER_ID).with("x-quick", "1");

@@ -1,6 +1,5 @@
 use std::time::Duration;
 
-use common::body::Body;
 use harness::{
     PATIENCE, Stack,
     https::{Https, get},
@@ -15,6 +14,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nix::sys::signal::Signal;
+use serve::body::Body;
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
@@ -35,7 +35,7 @@ struct Pace {
 /// Starts a proxy before an upstream whose answer has this length.
 async fn proxy(stack: &Stack, alpn: &str, length: usize) -> (Process, Https) {
     let upstream = upstream::answering(stack, &[alpn], move |_| async move {
-        Response::new(Body::Full(Some(Bytes::from(vec![b'a'; length]))))
+        Response::new(Body::full(Bytes::from(vec![b'a'; length])))
     })
     .await;
     let proxy = stack.proxy(upstream, &["--drain-timeout", "20s"]).await;

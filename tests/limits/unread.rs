@@ -1,6 +1,5 @@
 use std::time::Duration;
 
-use common::body::Body;
 use harness::{
     Stack,
     frames::{
@@ -13,6 +12,7 @@ use harness::{
 };
 use http::Response;
 use hyper::body::Bytes;
+use serve::body::Body;
 use tokio::time::{Instant, sleep};
 
 use crate::next_frame;
@@ -176,7 +176,7 @@ async fn streams_of_a_caller_with_a_window_of_a_byte_are_reset_by_the_proxy() {
     let stack = Stack::new().await;
     for alpn in ["h2", "http/1.1"] {
         let upstream = upstream::answering(&stack, &[alpn], async |_| {
-            Response::new(Body::Full(Some(Bytes::from(vec![b'a'; 1024 * 1024]))))
+            Response::new(Body::full(Bytes::from(vec![b'a'; 1024 * 1024])))
         })
         .await;
         let proxy = stack.proxy(upstream, &["--body-timeout", "1s"]).await;
@@ -192,7 +192,7 @@ async fn streams_of_a_caller_that_takes_a_byte_at_a_time_are_reset() {
     const STREAMS: u32 = 10;
     let stack = Stack::new().await;
     let upstream = upstream::answering(&stack, &["h2"], async |_| {
-        Response::new(Body::Full(Some(Bytes::from(vec![b'a'; 1024 * 1024]))))
+        Response::new(Body::full(Bytes::from(vec![b'a'; 1024 * 1024])))
     })
     .await;
     let proxy = stack.proxy(upstream, &["--body-timeout", "1s"]).await;

@@ -1,6 +1,5 @@
 use std::sync::{Arc, Mutex};
 
-use common::body;
 use harness::{
     PATIENCE, Stack,
     https::Https,
@@ -15,6 +14,7 @@ use hyper::{
     client::conn::http2,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use serve::body;
 use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinSet,

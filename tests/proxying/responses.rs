@@ -192,7 +192,7 @@ async fn p062_trailers_of_a_request_end_here_over_http2() {
     let upstream = harness::upstream::answering(&stack, &["h2"], async |request| {
         let body = request.into_body().collect().await.unwrap();
         let came = format!("{:?}", body.trailers());
-        common::body::text(http::StatusCode::OK, came)
+        serve::body::text(http::StatusCode::OK, came)
     })
     .await;
     let proxy = stack.proxy(upstream, &[]).await;

@@ -1,16 +1,17 @@
 use std::sync::Arc;
 
-use common::{
-    body::{self, Body},
-    peer::Peer,
-    serve::{self, Handler, Limits, Received},
-    shutdown, tls,
-};
+use common::tls;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Bytes, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nix::sys::signal::Signal;
+use serve::{
+    Handler, Limits, Received, Shared,
+    body::{self, Body},
+    peer::Peer,
+    shutdown,
+};
 use tokio::{io::AsyncWriteExt, net::TcpListener};
 use tokio_rustls::TlsAcceptor;
 
@@ -32,8 +33,8 @@ async fn p171_callers_that_do_not_read_hold_back_nobody_else() {
         let large = large.clone();
         async move {
             match request.uri().query() {
-                Some("large") => Response::new(Body::Full(Some(large))),
-                _ => Response::new(Body::Full(Some("small".into()))),
+                Some("large") => Response::new(Body::full(large)),
+                _ => Response::new(Body::full("small")),
             }
         }
     })
@@ -238,7 +239,7 @@ async fn p177_a_panic_in_a_handler_ends_its_request_only() {
         listener,
         Arc::clone(&tls),
         Panicking,
-        Limits::new(10),
+        Shared::new(Limits::new(10)),
         shutdown,
     ));
     let mut other = Client::sending(&https, get(&[])).await;

@@ -4,7 +4,6 @@ use std::{
     time::Duration,
 };
 
-use common::body;
 use harness::{
     Stack,
     https::{Answer, Https},
@@ -14,6 +13,7 @@ use harness::{
 use http::{Request, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
+use serve::body;
 use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinSet,

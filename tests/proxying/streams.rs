@@ -1,6 +1,5 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use common::body;
 use harness::{
     PATIENCE, Stack,
     frames::{self, DATA, END_STREAM, Frames, HEADERS, frame},
@@ -15,6 +14,7 @@ use hyper::{
     client::conn::http2::{self, SendRequest},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use serve::body;
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -362,7 +362,7 @@ async fn all_of_100_unread_answers_come_where_connections_take_20() {
         let large = body.clone();
         async move {
             match request.uri().query() {
-                Some(_) => Response::new(body::Body::Full(Some(large))),
+                Some(_) => Response::new(body::Body::full(large)),
                 None => body::text(StatusCode::OK, "short"),
             }
         }

@@ -324,7 +324,7 @@ fn j115_a_longest_life() {
         })
     };
     let at = |seconds: i64| (now() + seconds).to_string();
-    let over = Refused("token lifetime is longer than the 10m of --max-token-lifetime");
+    let over = Refused("token lifetime is longer than 10m");
     check(
         &authenticator,
         &[

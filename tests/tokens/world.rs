@@ -1,10 +1,9 @@
 use std::sync::LazyLock;
 
-use common::{
-    bearer::{Allow, Authenticator, Policy, Refusal},
-    body::Body,
-};
-use http::{Request, Response};
+use common::bearer::{Allow, Authenticator, Policy, Refusal};
+use futures_util::FutureExt;
+use http::Request;
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use spiffe::{JwtBundle, JwtBundleSet, SpiffeId, TrustDomain};
 
@@ -210,13 +209,12 @@ pub(crate) fn authenticate(
 
 /// All of an answer that a caller sees, but for the date.
 pub(crate) fn rendered(refusal: Refusal) -> String {
-    let response: Response<Body> = refusal.into_response();
+    let response = server::answer_refusal(&refusal);
     let mut text = format!("{}\n", response.status());
     for (name, value) in response.headers() {
         text += &format!("{:?}: {value:?}\n", name.as_str());
     }
-    let Body::Full(Some(body)) = response.into_body() else {
-        panic!("a body of its own")
-    };
+    let body = response.into_body().collect().now_or_never();
+    let body = body.expect("known at once").unwrap().to_bytes();
     text + std::str::from_utf8(&body).unwrap()
 }

@@ -4,13 +4,11 @@ use std::{io::Read, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
-use common::{
-    cli::{self, LogArgs, WorkloadApiArgs},
-    outbound::Target,
-};
+use forward::outbound::Target;
 use http::{HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::Full;
 use hyper::body::Bytes;
+use process::cli::{self, LogArgs, WorkloadApiArgs};
 use spiffe::SpiffeId;
 
 /// Flags and environment.

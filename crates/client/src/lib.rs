@@ -13,10 +13,12 @@ mod tally;
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
-use common::{outbound::Client, tls};
+use common::tls;
+use forward::outbound::Client;
 use http::{HeaderValue, Request, header::AUTHORIZATION};
 use http_body_util::Full;
 use hyper::body::Bytes;
+use process::cli;
 use spiffe::JwtSvid;
 use tokio::time::{Instant, timeout_at};
 
@@ -47,11 +49,11 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         return repeat::run(&config, pace, request).await;
     }
     let workload_api = config.identity.workload_api(config.max_time);
+    let x509 = workload_api.x509().await.map_err(cli::with_remedy)?.x509;
     if config.print() == Some(Print::Bundle) {
-        let bundles = workload_api.x509().await?.x509.bundle_set()?;
+        let bundles = x509.bundle_set()?;
         return output::bundle(&bundles, config.server_id.trust_domain());
     }
-    let x509 = workload_api.x509().await?.x509;
     let token = timeout_at(
         deadline,
         workload_api.fetch_jwt_svid(&[config.audience()], None),

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use common::cli;
+use process::cli;
 use tracing::level_filters::LevelFilter;
 
 fn main() -> ExitCode {

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context;
 use base64::{Engine, prelude::BASE64_STANDARD};
-use common::outbound::Answer;
+use forward::outbound::Answer;
 use http::{HeaderMap, Response, StatusCode, Version, header::LOCATION};
 use http_body_util::BodyExt;
 use spiffe::{JwtSvid, TrustDomain, X509BundleSet};

@@ -7,16 +7,13 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Context;
-use common::{
-    outbound::Client,
-    shutdown::{self, Shutdown},
-    tls,
-    workload::tokens::TokenSource,
-};
+use common::{tls, workload::tokens::TokenSource};
+use forward::outbound::Client;
 use http::{HeaderMap, Request, StatusCode, header::WWW_AUTHENTICATE};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
+use process::{cli, signal};
+use serve::shutdown::Shutdown;
 use spiffe::JwtSvid;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
@@ -26,6 +23,7 @@ use crate::{
     output,
     tally::Tally,
 };
+use anyhow::Context;
 
 /// What one request needs; connections and token outlive it.
 struct Session {
@@ -51,7 +49,7 @@ pub(crate) async fn run(
     pace: Pace,
     request: Request<Full<Bytes>>,
 ) -> anyhow::Result<ExitCode> {
-    let shutdown = shutdown::on_signal().context("cannot listen to signals")?;
+    let shutdown = signal::shutdown().context("cannot listen to signals")?;
     let mut tally = Tally::new(Instant::now());
     let printed = match requests(config, pace, request, shutdown, &mut tally).await? {
         Ok(()) => output::line(tally.summary(Instant::now())).await,
@@ -107,7 +105,7 @@ async fn requests(
 impl Session {
     async fn start(config: &Config, request: Request<Full<Bytes>>) -> anyhow::Result<Self> {
         let workload_api = config.identity.workload_api(config.max_time);
-        let x509 = workload_api.x509().await?.x509;
+        let x509 = workload_api.x509().await.map_err(cli::with_remedy)?.x509;
         Ok(Self {
             client: Client::new(config.target(), tls::client(&x509, &config.server_id)?),
             tokens: TokenSource::new(workload_api, vec![config.audience()], None),

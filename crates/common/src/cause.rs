@@ -3,12 +3,12 @@
 use std::{error::Error, iter::successors};
 
 /// The first error of type `E` in the chain of causes.
-pub(crate) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+pub fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     successors(Some(error), |error| source(*error)).find_map(|error| error.downcast_ref())
 }
 
 /// All causes in one line, without those that only repeat the one before.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = successors(Some(error), |error| source(*error))
         .map(ToString::to_string)
         .collect();

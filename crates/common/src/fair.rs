@@ -4,14 +4,16 @@
 use std::{
     collections::{HashMap, VecDeque},
     net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
 };
 
 use tokio::sync::oneshot;
 
+use crate::lock::lock;
+
 /// Waiters, bounded in all; over the bound the source with the most waiters loses its last one.
 #[derive(Debug)]
-pub(crate) struct FairQueue {
+pub struct FairQueue {
     max: usize,
     state: Mutex<State>,
 }
@@ -45,11 +47,11 @@ struct Waiting<'a> {
 
 /// The error of a waiter that is one too many; it has the bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TooMany(pub(crate) usize);
+pub struct TooMany(pub usize);
 
 impl FairQueue {
     /// Lets at most `max` wait.
-    pub(crate) fn new(max: usize) -> Self {
+    pub fn new(max: usize) -> Self {
         Self {
             max,
             state: Mutex::default(),
@@ -62,11 +64,7 @@ impl FairQueue {
     ///
     /// # Errors
     /// When it is one too many.
-    pub(crate) async fn wait(
-        &self,
-        source: IpAddr,
-        unclaimed: &(dyn Fn() + Sync),
-    ) -> Result<(), TooMany> {
+    pub async fn wait(&self, source: IpAddr, unclaimed: &(dyn Fn() + Sync)) -> Result<(), TooMany> {
         let mut waiting = self.enter(source, unclaimed)?;
         let called = match &mut waiting.called {
             Some(called) => called.await,
@@ -77,7 +75,7 @@ impl FairQueue {
     }
 
     /// Calls the next waiter; false if nobody waits.
-    pub(crate) fn call_next(&self) -> bool {
+    pub fn call_next(&self) -> bool {
         let mut state = self.lock();
         while let Some(waiter) = state.pop() {
             if waiter.call.send(()).is_ok() {
@@ -88,7 +86,7 @@ impl FairQueue {
     }
 
     /// Returns whether nobody waits.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.lock().count == 0
     }
 
@@ -113,7 +111,7 @@ impl FairQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -11,7 +11,7 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use rustls::{
@@ -27,8 +27,10 @@ use spiffe::{
 };
 use spiffe_rustls::{TlsStatus, TrustDomainPolicy, authorizer};
 
-/// What we speak inside TLS, preferred first.
-pub(crate) const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+use crate::lock::lock;
+
+/// The protocols that are offered in TLS (ALPN, RFC 7301), the preferred one first.
+pub const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// Installs the one crypto provider of the process (aws-lc-rs, hybrid post-quantum key exchange
 /// preferred). Call it first thing in `main`.
@@ -129,7 +131,7 @@ impl Presented {
     /// Of the SVID of this moment.
     fn session(&self) -> Option<Session> {
         let svid = self.source.svid().ok()?;
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.last);
         if !Arc::ptr_eq(&last.svid, &svid) {
             *last = Session::new(svid).ok()?;
         }

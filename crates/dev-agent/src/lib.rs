@@ -30,6 +30,7 @@ mod json;
 mod jwt;
 mod keyring;
 mod listen;
+mod lock;
 mod rate;
 mod rotate;
 mod selector;

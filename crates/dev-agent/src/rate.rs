@@ -2,11 +2,12 @@
 //! slow the others.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::lock::lock;
 use crate::selector::Selector;
 
 /// Far more than a workload needs, and little enough to leave the others a core.
@@ -29,7 +30,7 @@ impl Rate {
 
     /// Counts a call; false if the caller has had its share.
     pub(crate) fn admit(&self, caller: &HashSet<Selector>) -> bool {
-        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = lock(&self.0);
         if window.began.elapsed() >= PERIOD {
             *window = Window::now();
         }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io::{self, Cursor};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hyper::server::conn::http2;
@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::attest::{Attestor, Peer};
 use crate::header::RequireHeader;
+use crate::lock::lock;
 use crate::pb::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use crate::service::WorkloadApi;
 use crate::state::{Phase, Snapshot, State};
@@ -166,7 +167,7 @@ struct Place {
 
 impl Users {
     fn enter(&self, uid: u32) -> Option<Place> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = lock(&self.0);
         let count = counts.entry(uid).or_default();
         if *count == MAX_CONNECTIONS_PER_UID {
             return None;
@@ -181,7 +182,7 @@ impl Users {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.users.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = lock(&self.users.0);
         if let Some(count) = counts.get_mut(&self.uid) {
             *count -= 1;
         }

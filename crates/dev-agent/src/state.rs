@@ -4,7 +4,7 @@
 //! sees the latest one only, so a slow reader costs no memory.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::federation::{self, FederatedBundle};
 use crate::jwt::{JwtKey, jwk_set};
 use crate::keyring::Keyring;
+use crate::lock::lock;
 
 pub(crate) mod status;
 
@@ -324,7 +325,7 @@ impl State {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // No code panics while it holds the lock half-way through a change.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::Parser;
-use common::cli::{self, LogArgs, ServeArgs, WorkloadApiArgs};
+use process::cli::{self, LogArgs, ServeArgs, WorkloadApiArgs};
 
 use crate::upstream::UpstreamArgs;
 

@@ -9,22 +9,14 @@ pub mod upstream;
 
 use std::{iter, process::ExitCode, sync::Arc};
 
-use anyhow::Context;
-use common::{
-    body::Body,
-    forward::{self, Checked, Forwarder, Rejected, Rejection},
-    listen::{self, Inherited, Listener},
-    outbound::Target,
-    peer::Peer,
-    runtime,
-    serve::{self, Handler, Limits, Received},
-    shown::Shown,
-    shutdown::{self, Shutdown},
-    telemetry::LogQuotas,
-    tls,
-};
+use common::{sanitize::Sanitized, throttle::LogQuotas, tls};
+use forward::{Checked, Forwarder, Rejected, Rejection, outbound::Target};
 use http::{Request, Response, Uri};
+use process::{listen::Inherited, service::Service};
 use rustls::ServerConfig;
+use serve::{
+    Handler, Received, Shared, body::Body, listen::Listener, peer::Peer, shutdown::Shutdown,
+};
 use tracing::{error, info, warn};
 
 use crate::config::Config;
@@ -44,8 +36,8 @@ pub struct Proxy {
     pub paths: Arc<[String]>,
     /// Limits the log lines about requests that did not get the upstream's answer.
     pub quotas: Arc<LogQuotas>,
-    /// Deadlines and bounds.
-    pub limits: Limits,
+    /// The deadlines and bounds, and what is counted under them.
+    pub shared: Shared,
 }
 
 /// What one core answers with: its own pool of upstream connections.
@@ -61,36 +53,33 @@ struct Core {
 /// # Errors
 /// When no identity was issued, or there is nothing to listen on.
 pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
-    let shutdown = shutdown::on_signal().context("cannot handle signals")?;
-    let place = config.serve.place(inherited, config.listen)?;
+    let service = Service::claim(&config.serve, inherited, config.listen)?;
     let workload_api = config.identity.workload_api(config.serve.startup_timeout);
-    let x509 = tokio::select! {
-        identity = workload_api.x509() => identity?.x509,
-        () = shutdown.clone().requested() => return Ok(ExitCode::SUCCESS),
+    let Some(identity) = service.identity(workload_api.x509()).await? else {
+        return Ok(ExitCode::SUCCESS);
     };
+    let own = identity.x509.svid()?.spiffe_id().clone();
     let upstream = config.upstream.target();
     let proxy = Proxy {
-        tls: tls::server(&x509)?,
-        upstream_tls: tls::client(&x509, &upstream.id)?,
+        tls: tls::server(&identity.x509)?,
+        upstream_tls: tls::client(&identity.x509, &upstream.id)?,
         upstream,
         more_upstreams: config.upstream.more().to_vec(),
         paths: config.paths.clone().into(),
         quotas: Arc::default(),
-        limits: config.serve.limits(),
+        shared: Shared::new(config.serve.limits()),
     };
-    let queue = place.queue();
-    let listeners = place.listen()?;
-    info!(
-        spiffe_id = %x509.svid()?.spiffe_id(), cores = listeners.len(),
-        upstream = %proxy.urls(), upstream_id = %proxy.upstream.id,
-        "listening on {}", listen::addresses(&listeners)?
-    );
-    runtime::run_cores(listeners, move |socket| {
-        run(Listener { socket, queue }, proxy.clone(), shutdown.clone())
-    })
-    .await?;
-    info!("stopped");
-    Ok(ExitCode::SUCCESS)
+    let announce = |cores, addresses: &str| {
+        info!(
+            spiffe_id = %own, cores, upstream = %proxy.urls(), upstream_id = %proxy.upstream.id,
+            "listening on {addresses}"
+        );
+    };
+    let core = {
+        let proxy = proxy.clone();
+        move |listener, shutdown| run(listener, proxy.clone(), shutdown)
+    };
+    service.run(announce, core).await
 }
 
 /// Proxies what comes to `listener` until `shutdown`, then drains.
@@ -101,7 +90,7 @@ pub async fn run(listener: impl Into<Listener>, proxy: Proxy, shutdown: Shutdown
         paths: proxy.paths,
         quotas: proxy.quotas,
     };
-    serve::serve(listener, proxy.tls, core, proxy.limits, shutdown).await;
+    serve::serve(listener, proxy.tls, core, proxy.shared, shutdown).await;
 }
 
 impl Proxy {
@@ -114,15 +103,10 @@ impl Proxy {
 
 impl Handler for Core {
     async fn handle(&self, request: Request<Received>, peer: &Peer) -> Response<Body> {
-        let is_last = forward::is_last(&request);
-        let mut response = match self.check(request) {
+        match self.check(request) {
             Ok(request) => self.forward(request, peer).await,
             Err(rejected) => self.reject(&rejected, peer),
-        };
-        if is_last {
-            forward::close(&mut response);
         }
-        response
     }
 }
 
@@ -138,7 +122,10 @@ impl Core {
     /// Logs each request that is forwarded, and its failure within the quota.
     async fn forward(&self, request: Checked, peer: &Peer) -> Response<Body> {
         // The query stays out of the log: callers put secrets there.
-        let (method, path) = (Shown(request.method().as_str()), Shown(request.path()));
+        let (method, path) = (
+            Sanitized(request.method().as_str()),
+            Sanitized(request.path()),
+        );
         info!(%peer, "{method} {path}");
         match self.forwarder.forward(request, peer).await {
             Ok(response) => response,
@@ -172,8 +159,8 @@ impl Core {
         let Rejected { request, rejection } = rejected;
         if let Some(left_out) = self.quotas.refused.take(peer.source()) {
             let status = rejection.status().as_u16();
-            let method = Shown(request.method().as_str());
-            let path = Shown(request.uri().path());
+            let method = Sanitized(request.method().as_str());
+            let path = Sanitized(request.uri().path());
             match rejection {
                 Rejection::OwnHop => {
                     info!(%method, %path, %peer, status, left_out, "{rejection}");

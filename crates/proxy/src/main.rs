@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use common::{cli, listen::Inherited};
+use process::{cli, listen::Inherited};
 use tracing::level_filters::LevelFilter;
 
 /// Requests allocate small and large by turns, which glibc's allocator is slow at.

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches, error::ErrorKind};
-use common::{cli, outbound::Target};
+use forward::outbound::Target;
 use http::Uri;
+use process::cli;
 use spiffe::SpiffeId;
 
 /// Where to forward to, who must be there, and how long it may take.

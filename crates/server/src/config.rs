@@ -3,10 +3,8 @@
 use std::{net::SocketAddr, time::Duration};
 
 use clap::Parser;
-use common::{
-    bearer::{Allow, Authenticator, Pattern, Policy},
-    cli::{self, LogArgs, ServeArgs, WorkloadApiArgs},
-};
+use common::bearer::{Allow, Authenticator, Pattern, Policy};
+use process::cli::{self, LogArgs, ServeArgs, WorkloadApiArgs};
 use spiffe::{JwtSource, SpiffeId};
 
 /// Flags and environment.

@@ -1,68 +1,58 @@
-//! The server of the scenario: presents its X.509-SVID, authenticates each request by the JWT-SVID
-//! in its bearer token, and serves `/`.
+//! The server of the scenario: presents its X.509-SVID, authenticates each request by the JWT-SVID in
+//! its bearer token, and serves `/`.
 //!
 //! - [`config`]: flags and environment, typed
-//! - [`run`]: what one core runs; a test runs it once on port 0
+//! - [`run`]: one core; a test runs it in its own process, on port 0
+//!
+//! [`JwtSvidLayer`] does the authentication; this crate shows its use.
 
 pub mod config;
 
 use std::{process::ExitCode, sync::Arc};
 
-use anyhow::Context;
 use common::{
-    bearer::{self, Authenticator, Refusal, Turns},
-    body::{self, Body},
-    listen::{self, Inherited, Listener},
-    peer::Peer,
-    runtime,
-    serve::{self, Handler, Limits, Received},
-    shown::Shown,
-    shutdown::{self, Shutdown},
-    telemetry::LogQuotas,
+    bearer::{self, Authenticator, Caller, JwtSvidLayer, Refusal},
+    sanitize::Sanitized,
+    throttle::LogQuotas,
     tls,
 };
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, request::Parts};
+use process::{listen::Inherited, service::Service};
 use rustls::ServerConfig;
+use serve::{
+    Received, ServiceHandler, Shared,
+    body::{self, Body},
+    listen::Listener,
+    peer::Peer,
+    shutdown::Shutdown,
+};
+use tower::{Layer, service_fn};
 use tracing::{info, warn};
 
 use crate::config::Config;
 
-/// All that a core serves with; made once, shared by all.
+/// Everything that a core serves with; made once, shared by all cores.
 #[derive(Clone, Debug)]
 pub struct Server {
     /// Presents the X.509-SVID; asks for no certificate.
     pub tls: Arc<ServerConfig>,
-    /// Decides who gets in.
+    /// Decides which requests are let through.
     pub authenticator: Arc<Authenticator>,
     /// Limits the log lines about requests that were not let through.
     pub quotas: Arc<LogQuotas>,
-    /// Deadlines and bounds.
-    pub limits: Limits,
-}
-
-/// What one core answers with; each request has its own hold on it.
-#[derive(Clone, Debug)]
-struct Answering(Arc<Core>);
-
-#[derive(Debug)]
-struct Core {
-    authenticator: Arc<Authenticator>,
-    /// Which of its unknown tokens is checked next.
-    turns: Turns,
-    quotas: Arc<LogQuotas>,
+    /// The deadlines and bounds, and what is counted under them.
+    pub shared: Shared,
 }
 
 /// Connects to the Workload API, listens, and serves until a signal.
 ///
 /// # Errors
-/// When no identity was issued, or there is nothing to listen on.
+/// Fails when no identity is issued, or when there is nothing to listen on.
 pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
-    let shutdown = shutdown::on_signal().context("cannot handle signals")?;
-    let place = config.serve.place(inherited, config.listen)?;
+    let service = Service::claim(&config.serve, inherited, config.listen)?;
     let workload_api = config.identity.workload_api(config.serve.startup_timeout);
-    let identity = tokio::select! {
-        identity = workload_api.identity() => identity?,
-        () = shutdown.clone().requested() => return Ok(ExitCode::SUCCESS),
+    let Some(identity) = service.identity(workload_api.identity()).await? else {
+        return Ok(ExitCode::SUCCESS);
     };
     let own = identity.x509.svid()?.spiffe_id().clone();
     tokio::spawn(bearer::warn_of_unusable_keys(identity.jwt.clone()));
@@ -70,62 +60,67 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         tls: tls::server(&identity.x509)?,
         authenticator: Arc::new(config.authenticator(identity.jwt, &own)),
         quotas: Arc::default(),
-        limits: config.serve.limits(),
+        shared: Shared::new(config.serve.limits()),
     };
-    let queue = place.queue();
-    let listeners = place.listen()?;
-    info!(spiffe_id = %own, cores = listeners.len(), "listening on {}", listen::addresses(&listeners)?);
-    runtime::run_cores(listeners, move |socket| {
-        run(Listener { socket, queue }, server.clone(), shutdown.clone())
-    })
-    .await?;
-    info!("stopped");
-    Ok(ExitCode::SUCCESS)
+    let announce = |cores, addresses: &str| {
+        info!(spiffe_id = %own, cores, "listening on {addresses}");
+    };
+    let core = move |listener, shutdown| run(listener, server.clone(), shutdown);
+    service.run(announce, core).await
 }
 
-/// Serves `listener` until `shutdown`, then drains.
+/// Serves `listener` until `shutdown`, then drains. Each core runs it once.
 pub async fn run(listener: impl Into<Listener>, server: Server, shutdown: Shutdown) {
-    let core = Answering(Arc::new(Core {
-        authenticator: server.authenticator,
-        turns: Turns::new(),
-        quotas: server.quotas,
-    }));
-    serve::serve(listener, server.tls, core, server.limits, shutdown).await;
+    let Server {
+        tls,
+        authenticator,
+        quotas,
+        shared,
+    } = server;
+    let layer = JwtSvidLayer::new(authenticator)
+        .source(|head| head.extensions.get::<Peer>().map(Peer::source))
+        .on_refusal(move |refusal: &Refusal, head: &Parts| refused(refusal, head, &quotas));
+    let handler = ServiceHandler(layer.layer(service_fn(async |request| Ok(answer(&request)))));
+    serve::serve(listener, tls, handler, shared, shutdown).await;
 }
 
-impl Core {
-    fn log(&self, refusal: &Refusal, peer: &Peer) {
-        let status = refusal.status();
-        let quota = match status.is_server_error() {
-            true => &self.quotas.failed,
-            false => &self.quotas.refused,
-        };
-        if let Some(left_out) = quota.take(peer.source()) {
-            warn!(%peer, status = status.as_u16(), left_out, "{refusal}");
-        }
+/// Answers a request whose caller is verified.
+fn answer(request: &Request<Received>) -> Response<Body> {
+    let (Some(caller), Some(peer)) = (
+        request.extensions().get::<Caller>(),
+        request.extensions().get::<Peer>(),
+    ) else {
+        return body::status(StatusCode::INTERNAL_SERVER_ERROR);
+    };
+    let method = Sanitized(request.method().as_str());
+    let path = Sanitized(request.uri().path());
+    info!(caller = %caller.id, %method, %path, %peer, "Request received");
+    match request.uri().path() {
+        "/" => body::text(StatusCode::OK, "Success!!!"),
+        _ => body::status(StatusCode::NOT_FOUND),
     }
 }
 
-impl Handler for Answering {
-    /// Authenticates first: who may not call learns nothing about what is served.
-    async fn handle(&self, request: Request<Received>, peer: &Peer) -> Response<Body> {
-        let (mut head, _body) = request.into_parts();
-        let Self(core) = self;
-        let authenticated =
-            core.authenticator
-                .authenticate_in_turn(&head, peer.source(), &core.turns);
-        let caller = match authenticated.await {
-            Ok(caller) => caller,
-            Err(refusal) => {
-                core.log(&refusal, peer);
-                return refusal.into_response();
-            }
-        };
-        info!(caller = %caller.id, method = %Shown(head.method.as_str()), path = %Shown(head.uri.path()), %peer, "Request received");
-        head.extensions.insert(caller);
-        match head.uri.path() {
-            "/" => body::text(StatusCode::OK, "Success!!!"),
-            _ => body::status(StatusCode::NOT_FOUND),
-        }
+/// Answers a request that is refused, and logs it within the quota.
+fn refused(refusal: &Refusal, head: &Parts, quotas: &LogQuotas) -> Response<Body> {
+    let status = refusal.status();
+    let quota = match status.is_server_error() {
+        true => &quotas.failed,
+        false => &quotas.refused,
+    };
+    if let Some(peer) = head.extensions.get::<Peer>()
+        && let Some(left_out) = quota.take(peer.source())
+    {
+        warn!(%peer, status = status.as_u16(), left_out, "{refusal}");
     }
+    answer_refusal(refusal)
+}
+
+/// Returns the answer to a request that is refused. It says no more than its status and challenge.
+#[must_use]
+pub fn answer_refusal(refusal: &Refusal) -> Response<Body> {
+    let (head, ()) = refusal.response().into_parts();
+    let mut response = body::status(head.status);
+    response.headers_mut().extend(head.headers);
+    response
 }

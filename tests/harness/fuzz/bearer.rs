@@ -3,11 +3,10 @@
 use std::{sync::LazyLock, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use common::{
-    bearer::{Allow, Authenticator, Policy, Refusal, TokenFault},
-    body::Body,
-};
+use common::bearer::{Allow, Authenticator, Policy, Refusal, TokenFault};
+use futures_util::FutureExt;
 use http::{HeaderValue, Request, header::AUTHORIZATION, request::Parts};
+use http_body_util::BodyExt;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use spiffe::{JwtBundle, JwtBundleSet, TrustDomain};
@@ -293,13 +292,12 @@ fn is_harmful(c: char) -> bool {
 
 /// All of an answer that a caller sees.
 fn rendered(refusal: Refusal) -> String {
-    let response = refusal.into_response();
+    let response = server::answer_refusal(&refusal);
     let mut text = format!("{}\n", response.status());
     for (name, value) in response.headers() {
         text += &format!("{}: {value:?}\n", name.as_str());
     }
-    match response.into_body() {
-        Body::Full(Some(body)) => text + std::str::from_utf8(&body).expect("is text"),
-        _ => panic!("a body of its own"),
-    }
+    let body = response.into_body().collect().now_or_never();
+    let body = body.expect("known at once").expect("known").to_bytes();
+    text + std::str::from_utf8(&body).expect("is text")
 }

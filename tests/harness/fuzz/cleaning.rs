@@ -7,12 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use common::{
-    body::{self, Body, WithoutTrailers},
-    forward::{self, Checked},
-    peer::Peer,
-    serve,
-};
+use forward::{Checked, WithoutTrailers};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::{
     body::{Bytes, Incoming},
@@ -21,6 +16,11 @@ use hyper::{
 use hyper_util::{
     client::legacy::Client,
     rt::{TokioExecutor, TokioIo},
+};
+use serve::{
+    body::{self, Body},
+    last,
+    peer::Peer,
 };
 use tokio::runtime::Builder;
 
@@ -151,11 +151,9 @@ where
 
     /// As the proxy does.
     async fn answer(&self, request: Request<B>) -> Response<Body> {
-        let is_last = forward::is_last(&request);
+        let is_last = last::may_change_protocol(&request);
         let mut response = self.forward(request).await;
-        if is_last {
-            forward::close(&mut response);
-        }
+        last::announce(&mut response, is_last);
         response
     }
 
@@ -194,7 +192,7 @@ where
         assert!(is_whole, "a body that broke off looks whole: {sent:?}");
         assert_eq!(sent.body, record.data, "another body: {sent:?}");
         check(sent, &came);
-        response.map(|body| Body::Upstream(body.into()))
+        response.map(Body::streamed)
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 use spiffe::{JwtBundleSet, JwtSource};
 use tracing::warn;
 
-use crate::shown::Shown;
+use crate::sanitize::Sanitized;
 
 /// Warns once of each P-521 key, now and after every change of the bundles, until `source` is closed.
 ///
@@ -21,7 +21,7 @@ pub async fn warn_of_unusable_keys(source: JwtSource) {
                 if known.insert((trust_domain.clone(), key_id.clone())) {
                     warn!(
                         %trust_domain,
-                        key_id = %Shown(key_id),
+                        key_id = %Sanitized(key_id),
                         "the JWT bundle has a P-521 key: ES512 cannot be verified here, its tokens are refused; issue with P-256 or P-384"
                     );
                 }

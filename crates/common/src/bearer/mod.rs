@@ -2,7 +2,7 @@
 //!
 //! The steps, each in a file of its own: the header (`header`), the token (`token`, by the `spiffe`
 //! crate's JWT-SVID validation, and `time`, what that leaves to us) unless it was verified before
-//! (`cache`), in its turn (`turns`); the caller's SPIFFE ID against the policy (`allow`); what is answered and logged when
+//! (`cache`), within bounds (`queue`); the caller's SPIFFE ID against the policy (`allow`); what is answered and logged when
 //! one of them refuses (`refusal`). `keys` warns of keys that no token can be checked with.
 //!
 //! The entry takes the whole head, not a token: other credentials travel in headers of their own.
@@ -11,10 +11,11 @@ mod allow;
 mod cache;
 mod header;
 mod keys;
+mod layer;
+mod queue;
 mod refusal;
 mod time;
 mod token;
-mod turns;
 
 use std::{
     cell::OnceCell,
@@ -32,8 +33,9 @@ use self::cache::{Cache, TokenDigest, Used, Verified};
 pub use self::{
     allow::{Allow, Pattern, PatternError},
     keys::warn_of_unusable_keys,
+    layer::{EmptyAnswer, JwtSvidLayer, JwtSvidService, RefusalAnswer},
+    queue::{MAX_WAITING, VerificationQueue},
     refusal::{Malformed, Refusal, TokenFault},
-    turns::{MAX_WAITING, Turns},
 };
 
 /// Checks the bearer token of each request against bundles: the live ones of a [`JwtSource`], or a
@@ -84,12 +86,12 @@ impl Policy {
 }
 
 /// A request's token, and what it is known by.
-struct Presented<'a> {
+struct BearerToken<'a> {
     text: &'a str,
     digest: OnceCell<TokenDigest>,
 }
 
-impl<'a> Presented<'a> {
+impl<'a> BearerToken<'a> {
     fn in_head(head: &'a Parts) -> Result<Self, Refusal> {
         Ok(Self {
             text: header::bearer_token(&head.headers)?,
@@ -132,7 +134,7 @@ where
     /// # Errors
     /// The [`Refusal`] says which step refused, what to answer and what to log.
     pub fn authenticate(&self, head: &Parts) -> Result<Caller, Refusal> {
-        let token = Presented::in_head(head)?;
+        let token = BearerToken::in_head(head)?;
         let id = match self.known(&token) {
             Some(id) => id,
             None => self.verify_and_remember(&token)?,
@@ -145,17 +147,17 @@ where
     ///
     /// # Errors
     /// As [`Self::authenticate`], and when too many wait already.
-    pub async fn authenticate_in_turn(
+    pub async fn authenticate_queued(
         &self,
         head: &Parts,
         source: IpAddr,
-        turns: &Turns,
+        queue: &VerificationQueue,
     ) -> Result<Caller, Refusal> {
-        let token = Presented::in_head(head)?;
+        let token = BearerToken::in_head(head)?;
         let id = match self.known(&token) {
             Some(id) => id,
             None => {
-                let _turn = turns.next(source).await?;
+                let _permit = queue.permit(source).await?;
                 // It may have come more than once.
                 match self.known(&token) {
                     Some(id) => id,
@@ -173,13 +175,13 @@ where
         Ok(Caller { id })
     }
 
-    fn known(&self, token: &Presented<'_>) -> Option<Arc<SpiffeId>> {
+    fn known(&self, token: &BearerToken<'_>) -> Option<Arc<SpiffeId>> {
         let verified = self.cache.as_ref()?.get(token.digest())?;
         let holds = verified.holds(&self.bundles, SystemTime::now());
         holds.then(|| Arc::clone(&verified.id))
     }
 
-    fn verify_and_remember(&self, token: &Presented<'_>) -> Result<Arc<SpiffeId>, Refusal> {
+    fn verify_and_remember(&self, token: &BearerToken<'_>) -> Result<Arc<SpiffeId>, Refusal> {
         let verified = Arc::new(self.verify(token.text)?);
         if let Some(cache) = &self.cache {
             cache.insert(*token.digest(), Arc::clone(&verified));

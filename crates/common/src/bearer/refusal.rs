@@ -11,10 +11,7 @@ use http::{
 };
 use spiffe::{JwtSvid, JwtSvidError, JwtVerificationErrorKind, SpiffeId};
 
-use crate::{
-    body::{self, Body},
-    shown::Shown,
-};
+use crate::sanitize::Sanitized;
 
 /// A request that is not let through, by the step that refused it.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +29,7 @@ pub enum Refusal {
     #[error("Invalid token: jwtsvid: {0}")]
     InvalidToken(#[from] TokenFault),
     /// A verified caller that the policy does not allow.
-    #[error("Not allowed: {} matches no --allow pattern", Shown(.0.to_string()))]
+    #[error("Not allowed: {} matches no allowed pattern", Sanitized(.0.to_string()))]
     NotAllowed(SpiffeId),
     /// The server has nothing to check with: its own fault, not the caller's.
     #[error("Cannot check tokens: {0}")]
@@ -61,7 +58,7 @@ pub enum Malformed {
 pub enum TokenFault {
     /// Not a JWT in compact serialization with a header and claims of the right types.
     #[error("unable to parse JWT token: {0}")]
-    Parse(Shown<String>),
+    Parse(Sanitized<String>),
     /// A `typ` other than JWT or JOSE (JWT-SVID §2.3).
     #[error("token header type not equal to either JWT or JOSE")]
     Type,
@@ -76,18 +73,18 @@ pub enum TokenFault {
     Subject,
     /// No bundle for the subject's trust domain.
     #[error("no bundle found for trust domain {0:?}")]
-    NoBundle(Shown<String>),
+    NoBundle(Sanitized<String>),
     /// No key of that name in the bundle of the subject's trust domain.
     #[error("no JWT authority {key_id:?} found for trust domain {trust_domain:?}")]
     NoAuthority {
         /// The token's `kid`.
-        key_id: Shown<String>,
+        key_id: Sanitized<String>,
         /// The trust domain of its subject.
-        trust_domain: Shown<String>,
+        trust_domain: Sanitized<String>,
     },
     /// The key was found and can't verify this token: wrong type, too weak, other purpose.
     #[error("JWT authority cannot verify the token: {0}")]
-    Authority(Shown<String>),
+    Authority(Sanitized<String>),
     /// The signature is another key's, or no signature.
     #[error("token signature is invalid")]
     Signature,
@@ -98,7 +95,7 @@ pub enum TokenFault {
     #[error("token is not valid yet")]
     NotYetValid,
     /// Lives for longer than the policy wants.
-    #[error("token lifetime is longer than the {} of --max-token-lifetime", humantime::format_duration(*.0))]
+    #[error("token lifetime is longer than {}", humantime::format_duration(*.0))]
     Lifetime(Duration),
     /// For somebody else.
     #[error("expected audience in {expected:?} (audience={found:?})")]
@@ -106,7 +103,7 @@ pub enum TokenFault {
         /// What this server accepts.
         expected: Vec<String>,
         /// What the token says.
-        found: Vec<Shown<String>>,
+        found: Vec<Sanitized<String>>,
     },
 }
 
@@ -135,11 +132,12 @@ impl Refusal {
         }
     }
 
-    /// The answer: status, challenge, and a body that says no more than the status.
+    /// Returns the answer's head: status, challenge and, for a fault that passes, when to come back. It
+    /// says no more about the refusal.
     #[must_use]
-    pub fn into_response(self) -> Response<Body> {
-        let status = self.status();
-        let mut response = body::status(status);
+    pub fn response(&self) -> Response<()> {
+        let mut response = Response::new(());
+        *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(challenge) = self.challenge() {
@@ -189,7 +187,7 @@ impl TokenFault {
                 Self::Algorithm
             }
             JwtSvidError::BundleNotFound(trust_domain) => {
-                Self::NoBundle(Shown(trust_domain.to_string()))
+                Self::NoBundle(Sanitized(trust_domain.to_string()))
             }
             JwtSvidError::AuthorityNotFound(key_id) => Self::no_authority(key_id, token),
             JwtSvidError::InvalidAuthorityJwk(_)
@@ -201,9 +199,9 @@ impl TokenFault {
             | JwtSvidError::AuthorityCurveMismatch(_)
             | JwtSvidError::AuthorityVerificationNotPermitted
             | JwtSvidError::UnsupportedAuthorityPurpose => {
-                Self::Authority(Shown(error.to_string()))
+                Self::Authority(Sanitized(error.to_string()))
             }
-            error => Self::Parse(Shown(error.to_string())),
+            error => Self::Parse(Sanitized(error.to_string())),
         }
     }
 
@@ -213,8 +211,8 @@ impl TokenFault {
             |svid| svid.spiffe_id().trust_domain().to_string(),
         );
         Self::NoAuthority {
-            key_id: Shown(key_id),
-            trust_domain: Shown(trust_domain),
+            key_id: Sanitized(key_id),
+            trust_domain: Sanitized(trust_domain),
         }
     }
 
@@ -227,7 +225,7 @@ impl TokenFault {
                 shown
                     .cloned()
                     .chain(more.map(str::to_owned))
-                    .map(Shown)
+                    .map(Sanitized)
                     .collect()
             })
             .unwrap_or_default();
@@ -265,7 +263,7 @@ mod tests {
                 r#"Bearer realm="spiffe", error="insufficient_scope""#,
             ),
         ] {
-            let response = refusal.into_response();
+            let response = refusal.response();
             assert_eq!(response.status(), status);
             assert_eq!(response.headers()[WWW_AUTHENTICATE], challenge);
             assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
@@ -323,7 +321,7 @@ mod tests {
             Refusal::NoTrust("source is closed".into()),
             Refusal::Busy(9),
         ] {
-            let response = refusal.into_response();
+            let response = refusal.response();
             assert_eq!(response.status(), 503);
             assert!(response.headers().contains_key(RETRY_AFTER));
             assert!(!response.headers().contains_key(WWW_AUTHENTICATE));
@@ -334,7 +332,7 @@ mod tests {
     fn the_audience_reads_as_in_go_spiffe() {
         let fault = TokenFault::Audience {
             expected: vec!["spiffe://example.org/server".into()],
-            found: vec![Shown("spiffe://example.org/some-other-server".into())],
+            found: vec![Sanitized("spiffe://example.org/some-other-server".into())],
         };
         assert_eq!(
             Refusal::from(fault).to_string(),

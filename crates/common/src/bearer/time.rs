@@ -10,7 +10,7 @@ use spiffe::{
 };
 
 use super::{Policy, TokenFault};
-use crate::shown::Shown;
+use crate::sanitize::Sanitized;
 
 /// The one claim that the library does not read. A second `iat` in the payload is an error.
 #[derive(Deserialize)]
@@ -78,7 +78,7 @@ fn verify_with_leeway<B: BundleSource<Item = JwtBundle>>(
 /// none or one in the future.
 pub(super) fn check_lifetime(svid: &JwtSvid, max: Duration) -> Result<(), TokenFault> {
     let IssuedAt { iat } = dangerous::insecure_decode_claims(svid.token())
-        .map_err(|error| TokenFault::Parse(Shown(error.to_string())))?;
+        .map_err(|error| TokenFault::Parse(Sanitized(error.to_string())))?;
     let now = now();
     let from = iat.map_or(now, |iat| iat.min(now));
     if svid.claims().exp() as f64 - from > max.as_secs_f64() {

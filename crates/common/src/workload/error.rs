@@ -33,12 +33,10 @@ pub struct Error {
 #[non_exhaustive]
 pub enum Reason {
     /// The socket file isn't there.
-    #[error(
-        "no such socket; start the agent, or give its socket with --workload-api or SPIFFE_ENDPOINT_SOCKET"
-    )]
+    #[error("no such socket; start the agent")]
     NoSocket,
     /// Another kind of file is there.
-    #[error("that is no socket; give the agent's with --workload-api or SPIFFE_ENDPOINT_SOCKET")]
+    #[error("that is not a socket")]
     NotASocket,
     /// The kernel refused to open the socket.
     #[error(

@@ -38,7 +38,11 @@ const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::f
 pub struct WorkloadApi {
     address: Address,
     startup_timeout: Duration,
+    on_agent: Option<AgentHook>,
 }
+
+/// Takes the Unix user ID of the agent's process.
+pub type AgentHook = fn(u32);
 
 /// What a server needs to prove who it is and to check who calls: both sources, synchronised.
 #[derive(Clone, Debug)]
@@ -67,7 +71,16 @@ impl WorkloadApi {
         Self {
             address,
             startup_timeout,
+            on_agent: None,
         }
+    }
+
+    /// Calls `hook` with the agent's Unix user ID before the first identity is fetched, so that the
+    /// process can protect its memory before a key is in it. Over TCP the hook is not called.
+    #[must_use]
+    pub fn on_agent(mut self, hook: AgentHook) -> Self {
+        self.on_agent = Some(hook);
+        self
     }
 
     /// Connects the X.509 source alone; for a process that checks no tokens.
@@ -76,7 +89,7 @@ impl WorkloadApi {
     /// When no identity was issued within the start-up timeout, and why.
     pub async fn x509(&self) -> Result<X509Identity, Error> {
         let deadline = Instant::now() + self.startup_timeout;
-        probe::wait_for_identity(&self.address, deadline).await?;
+        probe::wait_for_identity(&self.address, self.on_agent, deadline).await?;
         let (events, monitor) = mpsc::unbounded_channel();
         let x509 = self.x509_source(&events, deadline).await?;
         let readiness = watch_over(x509.clone(), None, monitor);
@@ -89,7 +102,7 @@ impl WorkloadApi {
     /// When no identity was issued within the start-up timeout, and why.
     pub async fn identity(&self) -> Result<Identity, Error> {
         let deadline = Instant::now() + self.startup_timeout;
-        probe::wait_for_identity(&self.address, deadline).await?;
+        probe::wait_for_identity(&self.address, self.on_agent, deadline).await?;
         let (events, monitor) = mpsc::unbounded_channel();
         let (x509, jwt) = tokio::try_join!(
             self.x509_source(&events, deadline),

@@ -12,24 +12,30 @@ use tokio::{
 };
 use tracing::info;
 
-use super::{Address, Error, Reason};
-use crate::process;
+use super::{Address, AgentHook, Error, Reason};
+use crate::backoff::Backoff;
 
-/// The first and the longest wait between two attempts.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// The pauses between attempts.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 
 /// Returns when an X.509-SVID can be had.
 ///
 /// # Errors
 /// The reason of the last attempt once `deadline` has passed, or at once one that waiting won't mend.
-pub(super) async fn wait_for_identity(address: &Address, deadline: Instant) -> Result<(), Error> {
-    let mut backoff = BACKOFF.0;
+pub(super) async fn wait_for_identity(
+    address: &Address,
+    on_agent: Option<AgentHook>,
+    deadline: Instant,
+) -> Result<(), Error> {
+    let mut failures = 0;
     let mut said = None;
     loop {
-        let Err(reason) = attempt(address, deadline).await else {
+        let Err(reason) = attempt(address, on_agent, deadline).await else {
             return Ok(());
         };
-        if !reason.is_transient() || Instant::now() + backoff >= deadline {
+        failures += 1;
+        let next = Instant::now() + BACKOFF.pause(failures);
+        if !reason.is_transient() || next >= deadline {
             return Err(Error::new(address.clone(), reason));
         }
         let text = reason.to_string();
@@ -37,21 +43,23 @@ pub(super) async fn wait_for_identity(address: &Address, deadline: Instant) -> R
             info!(%address, reason = text, "waiting for an identity from the Workload API");
             said = Some(text);
         }
-        sleep_until(Instant::now() + backoff).await;
-        backoff = (backoff * 2).min(BACKOFF.1);
+        sleep_until(next).await;
     }
 }
 
-async fn attempt(address: &Address, deadline: Instant) -> Result<(), Reason> {
+async fn attempt(
+    address: &Address,
+    on_agent: Option<AgentHook>,
+    deadline: Instant,
+) -> Result<(), Reason> {
     let fetch = async {
         if let Address::Unix(path) = address {
-            // Opened once by hand: gRPC hides which of the errors it was.
+            // Opened once directly, because gRPC hides which of the errors it was.
             let agent = UnixStream::connect(path)
                 .await
                 .map_err(|error| Reason::from_open(path, error))?;
-            // Before a key is in memory; and now it is known whose agent must still read who we are.
-            if let Ok(credentials) = agent.peer_cred() {
-                process::forbid_tracing(credentials.uid());
+            if let (Some(hook), Ok(credentials)) = (on_agent, agent.peer_cred()) {
+                hook(credentials.uid());
             }
         }
         let client = WorkloadApiClient::connect(address.endpoint()).await?;

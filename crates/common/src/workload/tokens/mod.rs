@@ -25,13 +25,14 @@ use tracing::{debug, info, warn};
 
 use self::lifetime::Lifetime;
 use super::{Error, Reason, WorkloadApi};
+use crate::backoff::Backoff;
 
 /// How long one fetch may take: an agent answers in milliseconds, and one that is stuck may be
 /// replaced by one that isn't.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// After the first fetch that failed, and after many: up to twice as often, by chance.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
+/// The pauses after fetches that failed; chance halves them at most.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(3));
 
 /// The least time from a fetch that brought a token to the next one, whatever token it was.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
@@ -283,8 +284,9 @@ impl Renewal {
             let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
             warn!("cannot renew the JWT-SVID: {error}; going on with the current one for {left}");
         }
-        let retry = Instant::now() + backoff(self.failures).mul_f64(0.5 + random() / 2.0);
         self.failures = self.failures.saturating_add(1);
+        let pause = BACKOFF.pause(self.failures).mul_f64(0.5 + random() / 2.0);
+        let retry = Instant::now() + pause;
         self.next = (retry, retry);
         self.shared.state.send_modify(|state| {
             state.failure = Some(Arc::new(error));
@@ -301,12 +303,6 @@ impl Renewal {
             held.lifetime.left((self.shared.clock)(), Instant::now())
         })
     }
-}
-
-/// The longest wait after `failures` in a row before this one.
-fn backoff(failures: u32) -> Duration {
-    let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
-    BACKOFF.0.saturating_mul(factor).min(BACKOFF.1)
 }
 
 /// From 0 to 1, so that many workloads don't act as one. Without entropy they do.

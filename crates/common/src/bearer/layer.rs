@@ -1,0 +1,224 @@
+//! A tower layer that lets only requests with a verified caller through.
+
+use std::{
+    mem,
+    net::{IpAddr, Ipv4Addr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response, request::Parts};
+use spiffe::{BundleSource, JwtBundle, JwtSource};
+use tower_layer::Layer;
+use tower_service::Service;
+use tracing::debug;
+
+use super::{Authenticator, Refusal, VerificationQueue};
+
+/// Authenticates each request by its JWT-SVID before the service below sees it. The service finds the
+/// verified [`Caller`](super::Caller) in the request's extensions; every other request is answered as
+/// RFC 6750 says, without reaching the service.
+///
+/// Clones, and the services that one layer makes, share one [`VerificationQueue`]. Where each core has
+/// a runtime of its own, make one layer for each.
+///
+/// # Example
+///
+/// ```
+/// use std::{convert::Infallible, sync::Arc};
+///
+/// use common::bearer::{Allow, Authenticator, Caller, JwtSvidLayer, Policy, Refusal};
+/// use http::{Request, Response, header::WWW_AUTHENTICATE, request::Parts};
+/// use spiffe::{JwtBundleSet, TrustDomain};
+/// use tower::{Layer, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let audience = "spiffe://example.org/server".to_owned();
+/// let allow = Allow::members_of(TrustDomain::new("example.org")?);
+/// // A fixed set of bundles; a service takes the live ones of a `JwtSource`.
+/// let bundles = JwtBundleSet::default();
+/// let authenticator = Arc::new(Authenticator::new(bundles, Policy::new(vec![audience], allow)));
+///
+/// let service = JwtSvidLayer::new(authenticator)
+///     .on_refusal(|refusal: &Refusal, head: &Parts| {
+///         eprintln!("{} {}: {refusal}", head.method, head.uri.path());
+///         refusal.response().map(|()| String::from("refused\n"))
+///     })
+///     .layer(service_fn(async |request: Request<()>| {
+///         let caller = &request.extensions().get::<Caller>().expect("set by the layer").id;
+///         Ok::<_, Infallible>(Response::new(format!("Hello, {caller}\n")))
+///     }));
+///
+/// let response = service.oneshot(Request::new(())).await?;
+/// assert_eq!(response.status(), 401);
+/// assert_eq!(response.headers()[WWW_AUTHENTICATE], r#"Bearer realm="spiffe""#);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct JwtSvidLayer<A = EmptyAnswer, B = JwtSource> {
+    authenticator: Arc<Authenticator<B>>,
+    queue: Arc<VerificationQueue>,
+    source: Source,
+    answer: A,
+}
+
+/// The service that [`JwtSvidLayer`] puts around another one.
+#[derive(Debug)]
+pub struct JwtSvidService<S, A = EmptyAnswer, B = JwtSource> {
+    inner: S,
+    layer: JwtSvidLayer<A, B>,
+}
+
+/// Answers requests that are refused. Every `Fn(&Refusal, &Parts) -> Response<ResBody>` does so.
+pub trait RefusalAnswer<ResBody> {
+    /// Returns the answer to the request with this head. Start from [`Refusal::response`], which has
+    /// the status and the challenge; the refusal's own text is for the log only.
+    fn answer(&self, refusal: &Refusal, head: &Parts) -> Response<ResBody>;
+}
+
+/// Answers with an empty body, and logs the refusal at debug.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EmptyAnswer;
+
+/// Returns the source address that a request counts for in the verification queue.
+type Source = fn(&Parts) -> Option<IpAddr>;
+
+impl<B> JwtSvidLayer<EmptyAnswer, B> {
+    /// Returns a layer that lets through the requests that `authenticator` accepts.
+    #[must_use]
+    pub fn new(authenticator: Arc<Authenticator<B>>) -> Self {
+        Self {
+            authenticator,
+            queue: Arc::default(),
+            source: |_| None,
+            answer: EmptyAnswer,
+        }
+    }
+}
+
+impl<A, B> JwtSvidLayer<A, B> {
+    /// Finds the source address of a request with `source`, so that waiting verifications are served
+    /// source by source. Without it all requests count for one source.
+    #[must_use]
+    pub fn source(mut self, source: fn(&Parts) -> Option<IpAddr>) -> Self {
+        self.source = source;
+        self
+    }
+
+    /// Answers refused requests with `answer`.
+    #[must_use]
+    pub fn on_refusal<N>(self, answer: N) -> JwtSvidLayer<N, B> {
+        let Self {
+            authenticator,
+            queue,
+            source,
+            ..
+        } = self;
+        JwtSvidLayer {
+            authenticator,
+            queue,
+            source,
+            answer,
+        }
+    }
+}
+
+impl<S, A: Clone, B> Layer<S> for JwtSvidLayer<A, B> {
+    type Service = JwtSvidService<S, A, B>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        JwtSvidService {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+impl<S, A, B, ReqBody, ResBody> Service<Request<ReqBody>> for JwtSvidService<S, A, B>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send,
+    A: RefusalAnswer<ResBody> + Clone + Send + Sync + 'static,
+    B: BundleSource<Item = JwtBundle> + Send + Sync + 'static,
+    B::Error: std::error::Error + Send + Sync + 'static,
+    ReqBody: Send + 'static,
+    ResBody: Send + 'static,
+{
+    type Response = Response<ResBody>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<ResBody>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let layer = self.layer.clone();
+        // The clone is not ready yet; the service that is ready takes this request.
+        let next = self.inner.clone();
+        let mut inner = mem::replace(&mut self.inner, next);
+        Box::pin(async move {
+            let (mut head, body) = request.into_parts();
+            match layer.authenticate(&head).await {
+                Ok(caller) => {
+                    head.extensions.insert(caller);
+                    inner.call(Request::from_parts(head, body)).await
+                }
+                Err(refusal) => Ok(layer.answer.answer(&refusal, &head)),
+            }
+        })
+    }
+}
+
+impl<A, B> JwtSvidLayer<A, B>
+where
+    B: BundleSource<Item = JwtBundle>,
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
+    async fn authenticate(&self, head: &Parts) -> Result<super::Caller, Refusal> {
+        let source = (self.source)(head).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        self.authenticator
+            .authenticate_queued(head, source, &self.queue)
+            .await
+    }
+}
+
+impl<A: Clone, B> Clone for JwtSvidLayer<A, B> {
+    fn clone(&self) -> Self {
+        Self {
+            authenticator: Arc::clone(&self.authenticator),
+            queue: Arc::clone(&self.queue),
+            source: self.source,
+            answer: self.answer.clone(),
+        }
+    }
+}
+
+impl<S: Clone, A: Clone, B> Clone for JwtSvidService<S, A, B> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            layer: self.layer.clone(),
+        }
+    }
+}
+
+impl<ResBody: Default> RefusalAnswer<ResBody> for EmptyAnswer {
+    fn answer(&self, refusal: &Refusal, _: &Parts) -> Response<ResBody> {
+        debug!(status = refusal.status().as_u16(), "{refusal}");
+        refusal.response().map(|()| ResBody::default())
+    }
+}
+
+impl<F, ResBody> RefusalAnswer<ResBody> for F
+where
+    F: Fn(&Refusal, &Parts) -> Response<ResBody>,
+{
+    fn answer(&self, refusal: &Refusal, head: &Parts) -> Response<ResBody> {
+        self(refusal, head)
+    }
+}

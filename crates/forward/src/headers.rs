@@ -1,0 +1,254 @@
+//! Which header fields cross the proxy, and which it sets itself. No I/O.
+//!
+//! Hop-by-hop fields are for one connection and end here (RFC 9110 §7.6.1). What says who the caller
+//! is comes from the connection, never from the caller (RFC 7239 §8.1).
+
+#[cfg(test)]
+mod tests;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version,
+    header::{
+        self, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, GetAll, HOST,
+        MAX_FORWARDS, TRANSFER_ENCODING, VIA,
+    },
+};
+use http_body::Body;
+
+use super::{framing, rejection::Rejection, target, via};
+use serve::fields;
+use serve::peer::Peer;
+
+/// For one connection only, nominated by `Connection` or not. `Expect` is met by this hop: it asks
+/// for the body when the upstream takes it.
+const HOP_BY_HOP: [HeaderName; 11] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
+    EXPECT,
+];
+
+/// Fields that a caller may not have removed by nominating them in `Connection`: credentials, what
+/// frames the message, and what is set here.
+const NOT_NOMINABLE: [HeaderName; 6] = [
+    AUTHORIZATION,
+    CONTENT_LENGTH,
+    HOST,
+    VIA,
+    header::CACHE_CONTROL,
+    COOKIE,
+];
+
+/// What callers send to claim an origin or an identity; or another target than they ask for, which
+/// some frameworks take in place of a path that is not forwarded.
+const CLAIMS: [&str; 9] = [
+    "forwarded",
+    "proxy",
+    "remote-user",
+    "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-real-ip",
+    "x-remote-user",
+    "x-rewrite-url",
+];
+const CLAIM_PREFIXES: [&str; 8] = [
+    "client-cert",
+    "ssl-client-",
+    "x-client-cert",
+    "x-envoy-",
+    "x-forwarded",
+    "x-original-",
+    "x-spiffe-",
+    "x-ssl-client-",
+];
+
+/// Checked once, not for each message.
+static HTTPS: HeaderValue = HeaderValue::from_static("https");
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Checks what no hop may see twice or can't do.
+pub(super) fn check_request<B>(request: &Request<B>) -> Result<(), Rejection> {
+    let headers = request.headers();
+    check_names(headers).map_err(Rejection::Malformed)?;
+    if headers.get_all(AUTHORIZATION).iter().count() > 1 {
+        return Err(Rejection::Malformed("more than one Authorization"));
+    }
+    // HTTP/1.0 has no expectations (RFC 9110 §10.1.1).
+    let unmet = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if request.version() != Version::HTTP_10 && headers.get_all(EXPECT).iter().any(unmet) {
+        return Err(Rejection::Expectation);
+    }
+    if via::is_loop(headers) {
+        return Err(Rejection::Loop);
+    }
+    if *request.method() == Method::OPTIONS && hops_left(headers) == Some(0) {
+        return Err(Rejection::OwnHop);
+    }
+    Ok(())
+}
+
+/// Checks that names are tokens (RFC 9110 §5.6.2). Over HTTP/2 the library lets one octet through that
+/// no name over HTTP/1.1 may have.
+pub(super) fn check_names(headers: &HeaderMap) -> Result<(), &'static str> {
+    match headers.keys().any(|name| name.as_str().contains('"')) {
+        true => Err("a field name that is no token"),
+        false => Ok(()),
+    }
+}
+
+/// The longest head of an answer that crosses, in bytes as HTTP/1.1 writes them, and the most fields;
+/// of both HTTP versions.
+const MAX_ANSWER_HEAD_BYTES: usize = 64 * 1024;
+const MAX_ANSWER_FIELDS: usize = 256;
+
+/// Checks that an answer's head is within its bounds.
+pub(super) fn check_response_size(headers: &HeaderMap) -> Result<(), &'static str> {
+    match headers.len() > MAX_ANSWER_FIELDS || fields::bytes(headers) > MAX_ANSWER_HEAD_BYTES {
+        true => Err("its answer has a head of more than 64 KiB or 256 fields"),
+        false => Ok(()),
+    }
+}
+
+/// Makes a caller's request fit to be sent upstream. `Authorization` is left as it came.
+pub(super) fn clean_request<B: Body>(request: &mut Request<B>, peer: &Peer) {
+    let host = target::requested_host(request);
+    let (version, chunked) = (request.version(), is_to_be_chunked(request));
+    let hops_left = match *request.method() {
+        Method::OPTIONS => hops_left(request.headers()),
+        _ => None,
+    };
+    request.extensions_mut().clear();
+
+    let headers = request.headers_mut();
+    remove_nominated(headers);
+    remove(headers, |name| {
+        HOP_BY_HOP.contains(name) || is_claim(name.as_str()) || name == HOST
+    });
+    one_line_each(headers);
+    if let Some(hops_left) = hops_left {
+        headers.insert(MAX_FORWARDS, hops_left.saturating_sub(1).into());
+    }
+    headers.insert(X_FORWARDED_FOR, peer.ip().clone());
+    headers.insert(X_FORWARDED_PROTO, HTTPS.clone());
+    if let Some(host) = host {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+    via::append(headers, version);
+    if chunked {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+/// Makes an upstream's response fit to be sent to the caller.
+pub(super) fn clean_response<B>(response: &mut Response<B>) {
+    let version = response.version();
+    let headers = response.headers_mut();
+    remove_nominated(headers);
+    remove(headers, |name| HOP_BY_HOP.contains(name));
+    one_line_each(headers);
+    via::append(headers, version);
+    // A reason phrase is the upstream's free text; the caller gets the standard one.
+    response.extensions_mut().clear();
+}
+
+/// hyper drops a body of unknown length of these methods unless told that there is one.
+fn is_to_be_chunked<B: Body>(request: &Request<B>) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD)
+        && !request.body().is_end_stream()
+        && !request.headers().contains_key(CONTENT_LENGTH)
+}
+
+/// Removes all fields of these names; most messages have none of them.
+fn remove(headers: &mut HeaderMap, is_removed: impl Fn(&HeaderName) -> bool) {
+    let names = headers.keys().filter(|name| is_removed(name));
+    for name in names.cloned().collect::<Vec<_>>() {
+        headers.remove(name);
+    }
+}
+
+/// Removes what the `Connection` fields name, all of them.
+fn remove_nominated(headers: &mut HeaderMap) {
+    let nominated: Vec<_> = members(headers, &CONNECTION)
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
+        .filter(|name| !NOT_NOMINABLE.contains(name))
+        .collect();
+    for name in nominated {
+        headers.remove(name);
+    }
+}
+
+/// The members of a list field, over all its lines (RFC 9110 §5.6.1).
+pub(super) fn members<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'a [u8]> {
+    headers
+        .get_all(name)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+        .map(<[u8]>::trim_ascii)
+}
+
+/// Names with underscores are claims too: to some servers `X_Forwarded_For` is the same field.
+fn is_claim(name: &str) -> bool {
+    name.contains('_')
+        || CLAIMS.contains(&name)
+        || CLAIM_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// What HTTP/2 may say in ways that HTTP/1.1 may not: values with spaces around (RFC 9113 §8.2.1),
+/// cookies in several fields (§8.2.3), a length twice or with leading zeros.
+fn one_line_each(headers: &mut HeaderMap) {
+    for value in headers.values_mut() {
+        let trimmed = value.as_bytes().trim_ascii();
+        if trimmed.len() < value.len() {
+            *value = HeaderValue::from_bytes(trimmed).expect("part of a value is a value");
+        }
+    }
+    if headers.get_all(COOKIE).iter().count() > 1 {
+        let cookies: Vec<&[u8]> = headers
+            .get_all(COOKIE)
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .filter(|cookie| !cookie.is_empty())
+            .collect();
+        let joined = HeaderValue::from_bytes(&cookies.join(&b"; "[..])).expect("values joined");
+        headers.insert(COOKIE, joined);
+    }
+    if let Ok(Some(length)) = framing::content_length(headers)
+        && !is_written_once(headers.get_all(CONTENT_LENGTH))
+    {
+        headers.insert(CONTENT_LENGTH, length.into());
+    }
+}
+
+/// A number as everybody writes it.
+fn is_written_once(lengths: GetAll<'_, HeaderValue>) -> bool {
+    let mut lengths = lengths.iter().map(HeaderValue::as_bytes);
+    let is_plain = lengths
+        .next()
+        .is_some_and(|length| length == b"0" || !length.starts_with(b"0"));
+    is_plain && lengths.next().is_none()
+}
+
+/// How many hops may still forward an OPTIONS request (RFC 9110 §7.6.2).
+fn hops_left(headers: &HeaderMap) -> Option<u32> {
+    headers
+        .get(MAX_FORWARDS)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}

@@ -1,0 +1,231 @@
+//! HTTP/2 towards an upstream: the connection, and requests on it.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use h2::{
+    Reason,
+    client::{Builder, ResponseFuture},
+};
+use http::{HeaderValue, Method, Request, Response, header::CONTENT_LENGTH, request::Parts};
+use http_body::Body;
+use hyper::body::Bytes;
+use serve::{
+    body::Wire,
+    http2::{Inflow, Listening, RoundTrip, dead, measure, remove_connection_fields, send_body},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+    task::JoinSet,
+};
+use tracing::debug;
+
+use super::{RequestBody, answer::Arriving, retry::Failure, upload::Outgoing};
+
+/// Sends requests over one connection.
+pub(super) type Sender = h2::client::SendRequest<Bytes>;
+
+/// Flow-control windows, in bytes. A body that its caller does not read holds back at most its
+/// stream's window; the connection's is as large as can be, so that a few such bodies don't hold back
+/// all other callers on the same connection.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = i32::MAX.cast_unsigned();
+
+/// The longest head of an answer that is taken in before it is looked at, in bytes. It is far more
+/// than any that is passed on, because a longer one ends the whole connection (`h2` counts its frames).
+const MAX_HEAD_READ: u32 = 16 * 1024 * 1024;
+
+/// Bytes of a request's body that one stream holds for a connection that is slower than its caller.
+const STREAM_SEND_BUFFER: usize = 64 * 1024;
+
+/// The budget for unread small DATA frames of a connection: each spends the bytes that it has less
+/// than 256, so that about 250,000 frames may wait. By the windows alone it would be a gigabyte.
+const SMALL_FRAMES: usize = 64 * 1024 * 1024;
+
+/// The number of streams that stay known after a reset of ours, and the time, so that frames on their
+/// way to them are not errors.
+const RESETS_KEPT: usize = 1024;
+const RESETS_KEPT_FOR: Duration = Duration::from_secs(30);
+
+/// The round trip from which on an upstream is far, by PING.
+pub(super) const FAR: Duration = Duration::from_millis(20);
+
+/// The pause between PINGs on a quiet connection, and the time for the answer. A connection that died
+/// without a word would take all requests until it is left.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Begins HTTP/2 on a connection, and serves it on a task of its own until its end. Measures the round
+/// trip meanwhile.
+///
+/// Returns when the peer has answered a PING, because its SETTINGS have come by then: before that, `h2`
+/// takes any number of streams for allowed.
+pub(super) async fn handshake<I>(io: I) -> Result<(Sender, Arc<RoundTrip>), h2::Error>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let io = Listening::new(io);
+    let heard = io.heard();
+    let (sender, mut connection) = Builder::new()
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEAD_READ)
+        .data_frame_budget(SMALL_FRAMES)
+        .max_send_buffer_size(STREAM_SEND_BUFFER)
+        .max_concurrent_reset_streams(RESETS_KEPT)
+        .reset_stream_duration(RESETS_KEPT_FOR)
+        // An answer to a request that is given up may be on its way: that is nobody's fault.
+        .max_local_error_reset_streams(None)
+        .handshake(io)
+        .await?;
+    let mut ping = connection.ping_pong();
+    let round_trip = Arc::<RoundTrip>::default();
+    tokio::select! {
+        ended = &mut connection => {
+            let error = ended.err().unwrap_or_else(|| Reason::NO_ERROR.into());
+            return Err(error);
+        }
+        () = measure(ping.as_mut(), &round_trip, FAR) => {}
+    }
+    tokio::spawn(async move {
+        let ended = tokio::select! {
+            ended = connection => ended,
+            () = dead(ping, heard, PING_EVERY, PING_TIMEOUT) => {
+                debug!("upstream connection ended: no answer to a PING");
+                return;
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%error, "upstream connection ended");
+        }
+    });
+    Ok((sender, round_trip))
+}
+
+/// Returns whether neither an end nor a GOAWAY has come.
+pub(super) fn is_open(sender: &mut Sender) -> bool {
+    let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
+    matches!(ready, Poll::Ready(Ok(())))
+}
+
+/// Sends a request whose body is in hand.
+///
+/// # Errors
+/// When the connection takes no more requests; nothing was sent then.
+pub(super) fn send_whole<B>(
+    mut sender: Sender,
+    request: Request<Outgoing<B>>,
+) -> Result<ResponseFuture, Failure>
+where
+    B: RequestBody,
+{
+    let (head, body) = request.into_parts();
+    let body = body.into_whole();
+    let head = head_of(head, Some(body.len() as u64));
+    let sent = sender.send_request(head, body.is_empty());
+    let (answer, mut stream) = sent.map_err(Failure::Unsent)?;
+    if !body.is_empty() {
+        stream.send_data(body, true)?;
+    }
+    Ok(answer)
+}
+
+/// An HTTP/2 connection for one request at a time, whose body may stand still.
+pub(super) struct Single {
+    sender: Sender,
+    /// Ends with the body and the answer of the last request.
+    request: Option<mpsc::Receiver<()>>,
+}
+
+impl From<Sender> for Single {
+    fn from(sender: Sender) -> Self {
+        Self {
+            sender,
+            request: None,
+        }
+    }
+}
+
+impl Single {
+    pub(super) fn is_open(&mut self) -> bool {
+        is_open(&mut self.sender)
+    }
+
+    /// Returns once its request is over; whether it can take another.
+    pub(super) async fn becomes_free(&mut self) -> bool {
+        if let Some(mut request) = self.request.take() {
+            request.recv().await;
+        }
+        self.is_open()
+    }
+
+    /// Sends a request whose body is sent as it comes.
+    pub(super) async fn send<B>(
+        &mut self,
+        request: Request<Outgoing<B>>,
+    ) -> Result<Response<Arriving>, Failure>
+    where
+        B: RequestBody,
+    {
+        let (head, body) = request.into_parts();
+        let head = head_of(head, body.size_hint().exact());
+        let sent = self.sender.send_request(head, body.is_end_stream());
+        let (answer, mut stream) = sent.map_err(Failure::Unsent)?;
+        let (during, request) = mpsc::channel(1);
+        self.request = Some(request);
+        let mut upload = JoinSet::new();
+        if !body.is_end_stream() {
+            let during = during.clone();
+            upload.spawn(async move {
+                // Why it broke off, its source and the answer say.
+                let _ = send_body(&mut stream, body, None, |_| ()).await;
+                drop(during);
+            });
+        }
+        let response = answer.await?;
+        let during = During {
+            _request: during,
+            _upload: upload,
+        };
+        Ok(body_of(response, Some(during)))
+    }
+}
+
+/// Held by an answer: its connection is busy, and the request's body is sent on, until it is dropped.
+#[derive(Debug)]
+pub(super) struct During {
+    _request: mpsc::Sender<()>,
+    _upload: JoinSet<()>,
+}
+
+/// The answer of a request over HTTP/2.
+pub(super) fn body_of(
+    response: Response<h2::RecvStream>,
+    during: Option<During>,
+) -> Response<Arriving> {
+    let (head, stream) = response.into_parts();
+    let body = Inflow::new(stream, &head.headers);
+    let body = Arriving {
+        body: Wire::Http2(body),
+        during,
+    };
+    Response::from_parts(head, body)
+}
+
+/// A request's head as HTTP/2 has it. The length is set where a body has one, and where a method is
+/// expected to have a body (RFC 9110 §8.6).
+fn head_of(mut head: Parts, length: Option<u64>) -> Request<()> {
+    head.version = http::Version::HTTP_2;
+    remove_connection_fields(&mut head.headers);
+    let is_expected = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
+    if let Some(length) = length.filter(|&length| length > 0 || is_expected) {
+        let length = || HeaderValue::from(length);
+        head.headers.entry(CONTENT_LENGTH).or_insert_with(length);
+    }
+    Request::from_parts(head, ())
+}

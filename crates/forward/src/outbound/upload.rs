@@ -1,0 +1,242 @@
+//! A request's body on its way out, and how long the target may take nothing and say nothing.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use common::{cause, lock::lock};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Bytes;
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    RequestBody,
+    prepared::{BoxError, Prepared},
+};
+
+/// Since when it is the target that a request waits for, and its body, if nothing was taken of it.
+#[derive(Debug)]
+pub(super) struct Upload<B>(Arc<Mutex<State<B>>>);
+
+#[derive(Debug)]
+struct State<B> {
+    /// `None` while it is the body's source that is waited for.
+    since: Option<Instant>,
+    /// Gone once it was taken back.
+    body: Option<Prepared<B>>,
+    /// A copy, of a body that is in hand as a whole.
+    whole: Option<Bytes>,
+    /// Nothing was taken of it.
+    is_untouched: bool,
+    /// Its end was handed over.
+    is_sent: bool,
+    /// Why its source failed.
+    failure: Option<String>,
+}
+
+/// A body that notes who is waited for, and can be taken back while nothing was taken of it.
+#[derive(Debug)]
+pub(super) struct Outgoing<B>(Upload<B>);
+
+impl<B: RequestBody> Upload<B> {
+    /// `body`, and who it waits for.
+    pub(super) fn of(body: Prepared<B>) -> (Self, Outgoing<B>) {
+        let whole = match &body {
+            Prepared::Whole(bytes) => Some(bytes.clone()),
+            Prepared::Streamed(..) => None,
+        };
+        let state = Arc::new(Mutex::new(State {
+            since: Some(Instant::now()),
+            body: Some(body),
+            whole,
+            is_untouched: true,
+            is_sent: false,
+            failure: None,
+        }));
+        (Self(Arc::clone(&state)), Outgoing(Self(state)))
+    }
+
+    /// Returns once the target has neither taken a part of the body nor answered for `patience`.
+    pub(super) async fn stalled(&self, patience: Duration) {
+        loop {
+            let now = Instant::now();
+            let deadline = self.lock().since.unwrap_or(now) + patience;
+            if now >= deadline {
+                return;
+            }
+            sleep_until(deadline).await;
+        }
+    }
+
+    /// Takes the body back, if it can be sent again from its beginning.
+    pub(super) fn taken_back(&self) -> Option<Prepared<B>> {
+        let mut state = self.lock();
+        match state.whole.clone() {
+            Some(whole) => Some(Prepared::Whole(whole)),
+            None if state.is_untouched => state.body.take(),
+            None => None,
+        }
+    }
+
+    /// Returns whether all of a body was handed to its connection.
+    pub(super) fn is_sent(&self) -> bool {
+        let state = self.lock();
+        state.is_sent || state.body.as_ref().is_some_and(Prepared::is_end_stream)
+    }
+
+    /// Why the body's own source failed, if it did.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.lock().failure.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<B>> {
+        lock(&self.0)
+    }
+}
+
+impl<B: RequestBody> Outgoing<B> {
+    /// All of a body that is in hand.
+    pub(super) fn into_whole(self) -> Bytes {
+        self.0.lock().whole.clone().unwrap_or_default()
+    }
+}
+
+impl<B> Drop for Outgoing<B> {
+    fn drop(&mut self) {
+        // Sent to its end, or not wanted any more: what is missing is the answer.
+        let mut state = lock(&self.0.0);
+        state.since = Some(Instant::now());
+    }
+}
+
+impl<B: RequestBody> Body for Outgoing<B> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut state = self.0.lock();
+        let Some(body) = &mut state.body else {
+            return Poll::Ready(Some(Err("the body was taken back".into())));
+        };
+        let polled = body.poll_frame(cx);
+        state.since = polled.is_ready().then(Instant::now);
+        if let Poll::Ready(polled) = &polled {
+            state.is_untouched = false;
+            match polled {
+                Some(Err(error)) => state.failure = Some(cause::chain(&**error)),
+                Some(Ok(_)) => {}
+                None => state.is_sent = true,
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let state = self.0.lock();
+        state.body.as_ref().is_some_and(Prepared::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let state = self.0.lock();
+        state
+            .body
+            .as_ref()
+            .map(Prepared::size_hint)
+            .unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use http_body_util::{BodyExt, Channel, Full};
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    async fn stalled_after<B: RequestBody>(upload: &Upload<B>) -> u64 {
+        let start = Instant::now();
+        upload.stalled(PATIENCE).await;
+        start.elapsed().as_secs()
+    }
+
+    fn full(length: usize) -> Full<Bytes> {
+        Full::new(Bytes::from(vec![b'a'; length]))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_target_that_takes_nothing_has_its_time_p157() {
+        let (upload, body) = Upload::of(Prepared::Streamed(Bytes::new(), full(9)));
+        assert_eq!(stalled_after(&upload).await, 30);
+        drop(body);
+        assert_eq!(stalled_after(&upload).await, 30, "from the body's end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_that_the_source_takes_is_not_the_target_s_p157() {
+        let (mut source, body) = Channel::<Bytes>::new(1);
+        let (upload, mut body) = Upload::of(Prepared::Streamed(Bytes::new(), body));
+        let sending = tokio::spawn(async move {
+            while poll_fn(|cx| Pin::new(&mut body).poll_frame(cx))
+                .await
+                .is_some()
+            {}
+        });
+        let watched = tokio::spawn({
+            let upload = Upload(Arc::clone(&upload.0));
+            async move { stalled_after(&upload).await }
+        });
+        for _ in 0..10 {
+            sleep(Duration::from_secs(29)).await;
+            source.send_data("a part".into()).await.unwrap();
+        }
+        let waits = timeout(Duration::from_secs(3600), upload.stalled(PATIENCE)).await;
+        assert!(waits.is_err(), "the source may take as long as it likes");
+        drop(source);
+        sending.await.unwrap();
+        assert_eq!(stalled_after(&upload).await, 30);
+        assert!(watched.await.unwrap() > 3600);
+    }
+
+    #[tokio::test]
+    async fn a_body_comes_back_whole_or_not_at_all() {
+        let (upload, body) = Upload::of(Prepared::<Full<Bytes>>::Whole("whole".into()));
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "whole");
+        assert!(matches!(upload.taken_back(), Some(Prepared::Whole(whole)) if whole == "whole"));
+
+        // Asked for, and nothing came yet.
+        let (_source, pending) = Channel::<Bytes>::new(1);
+        let (upload, mut body) = Upload::of(Prepared::Streamed(Bytes::new(), pending));
+        let asked = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx).is_pending()));
+        assert!(asked.await);
+        assert!(matches!(upload.taken_back(), Some(Prepared::Streamed(..))));
+        let more = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+        assert!(
+            more.unwrap().is_err(),
+            "it does not end as if it were complete"
+        );
+
+        let (upload, mut body) = Upload::of(Prepared::Streamed(Bytes::new(), full(9)));
+        poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+        assert!(upload.taken_back().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_source_that_fails_is_told_from_a_target_that_does() {
+        let (source, body) = Channel::<Bytes, std::io::Error>::new(1);
+        let (upload, body) = Upload::of(Prepared::Streamed(Bytes::new(), body));
+        assert_eq!(upload.failure(), None);
+        source.abort(std::io::Error::other("gone"));
+        assert_eq!(body.collect().await.unwrap_err().to_string(), "gone");
+        assert_eq!(upload.failure().as_deref(), Some("gone"));
+    }
+}

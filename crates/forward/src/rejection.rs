@@ -1,0 +1,106 @@
+//! Why a request is not forwarded, and what is answered instead.
+
+use http::{HeaderValue, Request, Response, StatusCode, header::ALLOW};
+use serve::{
+    body::{self, Body},
+    last::LastAnswer,
+};
+
+/// Why a request is answered here and not forwarded. Its texts hold nothing that the caller sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Rejection {
+    /// It could mean one thing here and another upstream.
+    #[error("malformed request: {0}")]
+    Malformed(&'static str),
+    /// A body in a coding that is not implemented (RFC 9112 §6.1).
+    #[error("a transfer coding other than chunked")]
+    TransferCoding,
+    /// An expectation that can't be met (RFC 9110 §10.1.1).
+    #[error("an expectation other than 100-continue")]
+    Expectation,
+    /// CONNECT would be a tunnel, TRACE would echo the credential (RFC 9110 §9.3.6, §9.3.8).
+    #[error("a method that is never forwarded")]
+    Method,
+    /// It has been here before, or at many proxies of this product (RFC 9110 §7.6.3).
+    #[error("the request goes in a circle: does the upstream lead back to this proxy?")]
+    Loop,
+    /// Its path is not among those that are forwarded.
+    #[error("not found: a path that is not forwarded")]
+    NotFound,
+    /// It asks this hop and none after it: `OPTIONS *`, `Max-Forwards: 0`.
+    #[error("a question to this hop, answered by it")]
+    OwnHop,
+}
+
+/// A request that is answered here and not forwarded. It is kept for the log line about it.
+#[derive(Debug)]
+pub struct Rejected<B> {
+    /// The request as it came.
+    pub request: Request<B>,
+    /// Why it is not forwarded.
+    pub rejection: Rejection,
+}
+
+/// What may be forwarded; in answers that must or may say so (RFC 9110 §15.5.6, §9.3.7).
+const ALLOWED: HeaderValue =
+    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
+impl Rejection {
+    /// The status that it is answered with.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::OwnHop => StatusCode::NO_CONTENT,
+        }
+    }
+
+    /// Returns the answer. After a request that was not understood it is the last one of its
+    /// connection, because what follows may not be a request.
+    #[must_use]
+    pub fn into_response(self) -> Response<Body> {
+        let mut response = match self {
+            Self::OwnHop => Response::new(Body::empty()),
+            _ => body::status(self.status()),
+        };
+        *response.status_mut() = self.status();
+        if matches!(self, Self::Method | Self::OwnHop) {
+            response.headers_mut().insert(ALLOW, ALLOWED);
+        }
+        if !matches!(self, Self::OwnHop | Self::NotFound) {
+            response.extensions_mut().insert(LastAnswer);
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_its_status_and_ends_the_connection_unless_it_was_understood() {
+        for (rejection, status, closes, allow) in [
+            (Rejection::Malformed("x"), 400, true, false),
+            (Rejection::TransferCoding, 501, true, false),
+            (Rejection::Expectation, 417, true, false),
+            (Rejection::Method, 405, true, true),
+            (Rejection::Loop, 508, true, false),
+            (Rejection::NotFound, 404, false, false),
+            (Rejection::OwnHop, 204, false, true),
+        ] {
+            let response = rejection.into_response();
+            assert_eq!(response.status(), status);
+            let headers = response.headers();
+            let is_last = response.extensions().get::<LastAnswer>().is_some();
+            assert_eq!(is_last, closes, "{rejection}");
+            assert_eq!(headers.contains_key(ALLOW), allow, "{rejection}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The life of a binary that listens: claim the address, get an identity, serve on each core, stop.
+
+use std::{net::SocketAddr, process::ExitCode};
+
+use anyhow::Context;
+use common::workload;
+use serve::{listen::Listener, shutdown::Shutdown};
+use tracing::info;
+
+use crate::{
+    cli::{self, ServeArgs},
+    listen::{self, Inherited, Place},
+    runtime, signal,
+};
+
+/// A binary that has claimed its address and does not listen yet.
+#[derive(Debug)]
+pub struct Service {
+    place: Place,
+    shutdown: Shutdown,
+}
+
+impl Service {
+    /// Handles signals and claims the address, so that a mistake in either is found first.
+    ///
+    /// # Errors
+    /// Fails when the address can't be listened on.
+    pub fn claim(
+        args: &ServeArgs,
+        inherited: Inherited,
+        listen: SocketAddr,
+    ) -> anyhow::Result<Self> {
+        let shutdown = signal::shutdown().context("cannot handle signals")?;
+        let place = args.place(inherited, listen)?;
+        args.raise_open_files();
+        Ok(Self { place, shutdown })
+    }
+
+    /// Waits for an identity. Returns none if a stop is requested first.
+    ///
+    /// # Errors
+    /// Fails when no identity is issued in time.
+    pub async fn identity<T>(
+        &self,
+        identity: impl Future<Output = Result<T, workload::Error>>,
+    ) -> anyhow::Result<Option<T>> {
+        tokio::select! {
+            identity = identity => Ok(Some(identity.map_err(cli::with_remedy)?)),
+            () = self.shutdown.clone().requested() => Ok(None),
+        }
+    }
+
+    /// Listens, and runs `core` on each core until a stop is requested and all have drained.
+    /// `announce` logs that the process listens, with the number of cores and the addresses.
+    ///
+    /// # Errors
+    /// Fails when there is nothing to listen on, or when a core can't run.
+    pub async fn run<F>(
+        self,
+        announce: impl FnOnce(usize, &str),
+        core: impl Fn(Listener, Shutdown) -> F + Clone + Send + 'static,
+    ) -> anyhow::Result<ExitCode>
+    where
+        F: Future<Output = ()>,
+    {
+        let Self { place, shutdown } = self;
+        let queue = place.queue();
+        let listeners = place.listen()?;
+        announce(listeners.len(), &listen::addresses(&listeners)?);
+        runtime::run_cores(listeners, move |socket| {
+            core(Listener { socket, queue }, shutdown.clone())
+        })
+        .await?;
+        info!("stopped");
+        Ok(ExitCode::SUCCESS)
+    }
+}

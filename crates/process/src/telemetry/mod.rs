@@ -1,0 +1,62 @@
+//! Logs: lines on standard error, as text for people or JSON for machines.
+
+mod lines;
+mod output;
+mod text;
+
+use std::{io, str::FromStr};
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{EnvFilter, filter::Directive};
+
+pub(crate) use self::lines::flush;
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// A line of text; coloured on a terminal.
+    #[default]
+    Text,
+    /// A JSON object on a line.
+    Json,
+}
+
+/// Starts logging. `RUST_LOG` selects what is logged; without it, `default` and above. The HTTP/2
+/// library's own warnings are for whom `RUST_LOG` selects them: they name no peer, and peers can make
+/// it write any number of them.
+///
+/// # Errors
+/// When `RUST_LOG` is set to something that selects nothing, or there can be no more threads.
+pub fn init(format: LogFormat, default: LevelFilter) -> Result<(), String> {
+    let filter = EnvFilter::builder().with_default_directive(Directive::from(default)).from_env().map_err(|error| {
+        format!("invalid value for RUST_LOG: {error}; expected for example info, debug, or warn,proxy=debug")
+    })?;
+    let filter = match std::env::var_os(EnvFilter::DEFAULT_ENV) {
+        None => filter.add_directive(Directive::from_str("h2=error").expect("a directive")),
+        Some(_) => filter,
+    };
+    let lines = lines::start().map_err(|error| format!("cannot start a thread: {error}"))?;
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_timer(text::Utc)
+        .with_writer(lines);
+    match format {
+        LogFormat::Text if is_coloured() => logs.with_target(false).init(),
+        LogFormat::Text => logs
+            .with_ansi(false)
+            .with_target(false)
+            .fmt_fields(text::fields())
+            .init(),
+        LogFormat::Json => logs
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .init(),
+    }
+    Ok(())
+}
+
+fn is_coloured() -> bool {
+    io::IsTerminal::is_terminal(&io::stderr()) && std::env::var_os("NO_COLOR").is_none()
+}

@@ -1,0 +1,167 @@
+//! The body type that all answers have, so that every part of a server can give one.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::{Bytes, Incoming};
+
+use crate::http2::Inflow;
+
+/// An error of any body.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of an answer: known from the start, or streamed frame by frame as it comes.
+pub struct Body(Kind);
+
+enum Kind {
+    /// All of it; `None` once sent, or when there is nothing.
+    Full(Option<Bytes>),
+    Streamed(Pin<Box<dyn http_body::Body<Data = Bytes, Error = BoxError> + Send>>),
+}
+
+/// A message's body as its connection carries it. It ends only where the peer ended it.
+#[derive(Debug)]
+pub enum Wire {
+    /// Over HTTP/1.1.
+    Http1(Incoming),
+    /// Over HTTP/2.
+    Http2(Inflow),
+}
+
+/// The fault by which a body broke off.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// The connection or the framing failed, over HTTP/1.1.
+    #[error(transparent)]
+    Http1(#[from] hyper::Error),
+    /// The peer reset the stream, or its connection failed.
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+}
+
+/// Returns an answer whose body is the text of its status, such as `404 Not Found`.
+#[must_use]
+pub fn status(status: StatusCode) -> Response<Body> {
+    text(status, format!("{status}\n"))
+}
+
+/// Returns an answer in plain text.
+#[must_use]
+pub fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::full(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    response
+}
+
+impl Body {
+    /// Returns a body without a byte.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self(Kind::Full(None))
+    }
+
+    /// Returns a body that is known from the start.
+    #[must_use]
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        Self(Kind::Full(Some(bytes.into())))
+    }
+
+    /// Returns a body that is sent frame by frame as it comes.
+    #[must_use]
+    pub fn streamed<B>(body: B) -> Self
+    where
+        B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        Self(Kind::Streamed(Box::pin(body.map_err(Into::into))))
+    }
+
+    /// Returns whether the body comes from elsewhere, so that its end may be far.
+    pub(crate) fn is_streamed(&self) -> bool {
+        matches!(self.0, Kind::Streamed(_))
+    }
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.0 {
+            Kind::Full(bytes) => return f.debug_tuple("Full").field(bytes).finish(),
+            Kind::Streamed(_) => "Streamed",
+        };
+        f.write_str(kind)
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.get_mut().0 {
+            Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Streamed(body) => body.as_mut().poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Full(bytes) => bytes.is_none(),
+            Kind::Streamed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Kind::Streamed(body) => body.size_hint(),
+        }
+    }
+}
+
+impl http_body::Body for Wire {
+    type Data = Bytes;
+    type Error = WireError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, WireError>>> {
+        match self.get_mut() {
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! The activity of a connection, and the deadlines that follow from it.
+//!
+//! hyper's own header deadline also runs while a kept-alive connection is idle, so it can't be
+//! shorter than the idle timeout; here the two are apart.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, Weak,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use common::lock::lock;
+use tokio::time::{Instant, sleep_until};
+
+use super::flight::Flight;
+use crate::{in_flight::SourceLimit, limits::Limits};
+
+/// Shared by a connection's I/O, its requests and the deadline that watches both.
+#[derive(Debug)]
+pub(super) struct Activity {
+    opened: Instant,
+    in_flight: AtomicUsize,
+    /// When the connection became idle, in ms since `opened`.
+    idle_since: AtomicU64,
+    /// When a request's first byte came, in ms since `opened`; [`NEVER`] while none has. Only
+    /// HTTP/1.1 tells requests apart by their bytes: on HTTP/2 it is for the first request alone.
+    header_since: AtomicU64,
+    /// Since when output waits for the peer to read, in ms since `opened`; [`NEVER`] while none
+    /// does.
+    unread_since: AtomicU64,
+    /// Request bodies of which not all has come.
+    bodies: AtomicUsize,
+    /// Request bodies that turned out large, of these.
+    large_bodies: AtomicUsize,
+    /// The request whose answer is being streamed; only HTTP/1.1 has one at a time.
+    answering: Mutex<Weak<Flight>>,
+    /// A stop was asked for.
+    stopping: AtomicBool,
+    /// The source's part in the in-flight limit.
+    pub(super) limit: SourceLimit,
+}
+
+/// Why a connection has to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Overdue {
+    #[error("idle")]
+    Idle,
+    #[error("request header not complete in time")]
+    Header,
+    #[error("response not read in time")]
+    Reader,
+}
+
+const NEVER: u64 = u64::MAX;
+
+impl Activity {
+    /// Begins with a fresh connection: the first request's header is due.
+    pub(super) fn new(limit: SourceLimit) -> Arc<Self> {
+        Arc::new(Self {
+            opened: Instant::now(),
+            in_flight: AtomicUsize::new(0),
+            idle_since: AtomicU64::new(0),
+            header_since: AtomicU64::new(0),
+            unread_since: AtomicU64::new(NEVER),
+            bodies: AtomicUsize::new(0),
+            large_bodies: AtomicUsize::new(0),
+            answering: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            limit,
+        })
+    }
+
+    /// Notes that a request's header is complete.
+    pub(super) fn begins(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.header_since.store(NEVER, Relaxed);
+    }
+
+    /// Notes that a request is over.
+    pub(super) fn ends(&self) {
+        self.idle_since.store(self.now(), Relaxed);
+        self.in_flight.fetch_sub(1, Relaxed);
+    }
+
+    /// Returns whether a request is in flight.
+    pub(super) fn has_request(&self) -> bool {
+        self.in_flight.load(Relaxed) > 0
+    }
+
+    /// Ends the connection with its next answer.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Relaxed);
+    }
+
+    /// Returns whether the connection ends with its next answer.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Relaxed)
+    }
+
+    /// Notes that bytes of HTTP/1.1 came.
+    pub(super) fn received(&self) {
+        if self.header_since.load(Relaxed) == NEVER && !self.has_request() {
+            self.header_since.store(self.now(), Relaxed);
+        }
+    }
+
+    /// Notes that output waits for the peer to read.
+    pub(super) fn waits_for_reader(&self) {
+        if !self.is_unread() {
+            self.unread_since.store(self.now(), Relaxed);
+            self.tell_answering(true);
+        }
+    }
+
+    /// Notes that the peer has read; output may be left that waits for it again.
+    pub(super) fn was_read(&self) {
+        if self.is_unread() {
+            self.unread_since.store(NEVER, Relaxed);
+            self.tell_answering(false);
+        }
+    }
+
+    /// Notes that the answer of `flight` is streamed from now on.
+    pub(super) fn answers(&self, flight: &Arc<Flight>) {
+        *self.answering() = Arc::downgrade(flight);
+    }
+
+    /// Polls whether the request whose answer is being streamed has to make room for another.
+    pub(super) fn poll_evicted(&self, cx: &Context<'_>) -> Poll<()> {
+        let flight = self.answering().upgrade();
+        flight.map_or(Poll::Pending, |flight| flight.poll_evicted(cx))
+    }
+
+    /// Notes that a request's body begins to come.
+    pub(super) fn body_begins(&self) {
+        self.bodies.fetch_add(1, Relaxed);
+    }
+
+    /// Notes that a request's body turns out large.
+    pub(super) fn body_is_large(&self) {
+        self.large_bodies.fetch_add(1, Relaxed);
+    }
+
+    /// Notes that no more of a request's body is read.
+    pub(super) fn body_ends(&self, is_large: bool) {
+        self.bodies.fetch_sub(1, Relaxed);
+        self.large_bodies.fetch_sub(is_large.into(), Relaxed);
+    }
+
+    /// Returns whether a large request body is being read.
+    pub(super) fn has_large_body(&self) -> bool {
+        self.large_bodies.load(Relaxed) > 0
+    }
+
+    /// Returns whether an HTTP/1.1 connection may read on. No further request is read while an answer is
+    /// unread, or a caller that never reads would fill the memory with answers.
+    pub(super) fn may_read(&self) -> bool {
+        !self.is_unread() || self.has_request() || self.bodies.load(Relaxed) > 0
+    }
+
+    fn tell_answering(&self, waits: bool) {
+        if let Some(flight) = self.answering().upgrade() {
+            flight.waits_for_reader(waits);
+        }
+    }
+
+    fn answering(&self) -> MutexGuard<'_, Weak<Flight>> {
+        lock(&self.answering)
+    }
+
+    /// Returns whether output waits for the peer to read.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread_since.load(Relaxed) != NEVER
+    }
+
+    /// Returns, with what was overdue, once the connection has outstayed a deadline.
+    pub(super) async fn overdue(&self, limits: &Limits) -> Overdue {
+        loop {
+            let (deadline, what) = self.deadline(limits);
+            let now = Instant::now();
+            if now >= deadline {
+                return what;
+            }
+            // Looks again as often as the shorter ones, so that none begun since is missed.
+            let shorter = limits.header_timeout.min(limits.body_timeout);
+            sleep_until(deadline.min(now + shorter)).await;
+        }
+    }
+
+    /// Returns once no request was in flight for `time`, from now on, and all answers have left.
+    pub(super) async fn without_request_for(&self, time: Duration) {
+        let from = self.now();
+        loop {
+            let deadline = match self.has_request() || self.is_unread() {
+                true => Instant::now() + time,
+                false => self.at(self.idle_since.load(Relaxed).max(from)) + time,
+            };
+            if Instant::now() >= deadline {
+                return;
+            }
+            sleep_until(deadline).await;
+        }
+    }
+
+    fn deadline(&self, limits: &Limits) -> (Instant, Overdue) {
+        match self.unread_since.load(Relaxed) {
+            NEVER => {}
+            since => return (self.at(since) + limits.body_timeout, Overdue::Reader),
+        }
+        if self.has_request() {
+            return (Instant::now() + limits.body_timeout, Overdue::Reader);
+        }
+        match self.header_since.load(Relaxed) {
+            NEVER => {
+                let idle = self.at(self.idle_since.load(Relaxed));
+                (idle + limits.idle_timeout, Overdue::Idle)
+            }
+            since => (self.at(since) + limits.header_timeout, Overdue::Header),
+        }
+    }
+
+    fn at(&self, ms: u64) -> Instant {
+        self.opened + Duration::from_millis(ms)
+    }
+
+    fn now(&self) -> u64 {
+        let ms = self.opened.elapsed().as_millis();
+        ms.try_into().unwrap_or(NEVER - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::in_flight::InFlightLimit;
+
+    fn activity() -> Arc<Activity> {
+        Activity::new(InFlightLimit::new(9).of("192.0.2.1".parse().unwrap()))
+    }
+
+    fn limits() -> Limits {
+        Limits {
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(30),
+            ..Limits::new(1)
+        }
+    }
+
+    async fn overdue_after(activity: &Activity) -> (Overdue, u64) {
+        let start = Instant::now();
+        let what = activity.overdue(&limits()).await;
+        (what, start.elapsed().as_secs())
+    }
+
+    fn one_request(activity: &Activity) {
+        activity.begins();
+        activity.ends();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_header_is_due_from_the_start() {
+        assert_eq!(overdue_after(&activity()).await, (Overdue::Header, 10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_is_kept_longer_than_a_header_may_take() {
+        let activity = activity();
+        one_request(&activity);
+        assert_eq!(overdue_after(&activity).await, (Overdue::Idle, 75));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_header_begun_late_has_its_own_deadline() {
+        let activity = activity();
+        one_request(&activity);
+        let watched = tokio::spawn({
+            let activity = Arc::clone(&activity);
+            async move { overdue_after(&activity).await }
+        });
+        sleep(Duration::from_secs(42)).await;
+        activity.received();
+        assert_eq!(watched.await.unwrap(), (Overdue::Header, 52));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_in_flight_is_never_overdue() {
+        let activity = activity();
+        activity.begins();
+        let limits = limits();
+        let overdue = activity.overdue(&limits);
+        assert!(
+            tokio::time::timeout(Duration::from_secs(3600), overdue)
+                .await
+                .is_err()
+        );
+        activity.ends();
+        assert_eq!(overdue_after(&activity).await.0, Overdue::Idle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_waits_for_a_request_and_for_its_reader_and_then_a_moment() {
+        let activity = activity();
+        let start = Instant::now();
+        activity.begins();
+        let stopping = tokio::spawn({
+            let activity = Arc::clone(&activity);
+            async move {
+                activity.without_request_for(Duration::from_secs(1)).await;
+                start.elapsed().as_millis()
+            }
+        });
+        sleep(Duration::from_millis(5500)).await;
+        activity.waits_for_reader();
+        activity.ends();
+        sleep(Duration::from_secs(7)).await;
+        assert!(!stopping.is_finished(), "the answer has not left");
+        activity.was_read();
+        assert!((12_500..14_000).contains(&stopping.await.unwrap()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_header_begun_after_a_long_request_has_its_own_deadline() {
+        let activity = activity();
+        activity.begins();
+        let watched = tokio::spawn({
+            let activity = Arc::clone(&activity);
+            async move { overdue_after(&activity).await }
+        });
+        sleep(Duration::from_secs(42)).await;
+        activity.ends();
+        activity.received();
+        assert_eq!(watched.await.unwrap(), (Overdue::Header, 52));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn output_waits_for_its_reader_until_the_deadline_p140() {
+        for has_request in [true, false] {
+            let activity = activity();
+            one_request(&activity);
+            if has_request {
+                activity.begins();
+            }
+            activity.waits_for_reader();
+            assert_eq!(overdue_after(&activity).await, (Overdue::Reader, 30));
+            sleep(Duration::from_secs(1)).await;
+            activity.was_read();
+            activity.waits_for_reader();
+            assert_eq!(overdue_after(&activity).await, (Overdue::Reader, 30));
+        }
+    }
+}

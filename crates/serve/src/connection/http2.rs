@@ -1,0 +1,189 @@
+//! Requests and answers over HTTP/2, each on a task of its own.
+
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use h2::{
+    Reason, RecvStream,
+    server::{Builder, Connection, SendResponse},
+};
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode,
+    header::{CONTENT_LENGTH, EXPECT},
+};
+use http_body::Body as _;
+use hyper::body::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tracing::debug;
+
+use super::{exchange::Serving, flight::Flight, windows::NARROW};
+use crate::{
+    body::{Body, BoxError, Wire},
+    handler::Handler,
+    http2::{Inflow, SendError, remove_connection_fields, send_body},
+    limits::{MAX_HEADER_BYTES, MAX_STREAMS},
+};
+
+/// HTTP/2 resets before GOAWAY (RFC 9113 §10.5): of streams that no handler has seen yet (rapid
+/// reset, CVE-2023-44487), and resets that a peer's errors made us send (CVE-2025-8671).
+const MAX_PENDING_RESETS: usize = 20;
+const MAX_ERROR_RESETS: usize = 200;
+
+/// The number of streams that stay known after a reset of ours, and the time, so that frames on their
+/// way to them are not errors.
+const RESETS_KEPT: usize = 1024;
+const RESETS_KEPT_FOR: Duration = Duration::from_secs(10);
+
+/// Bytes of a response that one stream holds for a connection that is slower than its source.
+const STREAM_SEND_BUFFER: usize = 64 * 1024;
+
+/// The pause between PINGs on a quiet connection, and the time for the answer.
+pub(super) const PING_EVERY: Duration = Duration::from_secs(20);
+pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Reads the client's preface.
+pub(super) async fn handshake<I>(io: I) -> Result<Connection<I, Bytes>, h2::Error>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    Builder::new()
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
+        .max_concurrent_reset_streams(RESETS_KEPT)
+        .reset_stream_duration(RESETS_KEPT_FOR)
+        .max_send_buffer_size(STREAM_SEND_BUFFER)
+        .initial_window_size(NARROW.stream)
+        .initial_connection_window_size(NARROW.connection)
+        .handshake(io)
+        .await
+}
+
+/// Serves requests as they come, until the connection ends.
+pub(super) fn poll_serve<H: Handler, I>(
+    connection: &mut Connection<I, Bytes>,
+    serving: &Arc<Serving<H>>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), h2::Error>>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(accepted) = ready!(connection.poll_accept(cx)) {
+        let (request, respond) = accepted?;
+        // Counted at once, and not when its task first runs.
+        let flight = Flight::begin(&serving.activity);
+        let stream = exchange(Arc::clone(serving), flight, request, respond);
+        // Boxed because it is large, and would be moved about a dozen times until it runs.
+        tokio::spawn(Box::pin(stream));
+    }
+    Poll::Ready(Ok(()))
+}
+
+async fn exchange<H: Handler>(
+    serving: Arc<Serving<H>>,
+    flight: Arc<Flight>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let is_head = request.method() == Method::HEAD;
+    let expects = request.headers().contains_key(EXPECT);
+    let (head, stream) = request.into_parts();
+    let body = Wire::Http2(Inflow::new(stream, &head.headers));
+    let answering = serving.answer(Request::from_parts(head, body), &flight);
+    let Some(response) = answered(answering, &mut respond, &flight, expects).await else {
+        return;
+    };
+    if let Some(rest) = flight.take_rest() {
+        rest.read_in_background();
+    }
+    if let Err(error) = send(&serving, &flight, response, respond, is_head).await {
+        debug!(peer = %serving.peer, %error, "stream ended");
+    }
+    flight.end();
+}
+
+/// Waits for the answer; none if the caller takes its request back. Meanwhile sends `100 (Continue)`,
+/// once the body is asked for.
+async fn answered(
+    answering: impl Future<Output = Response<Body>>,
+    respond: &mut SendResponse<Bytes>,
+    flight: &Flight,
+    mut expects: bool,
+) -> Option<Response<Body>> {
+    let mut answering = pin!(answering);
+    poll_fn(|cx| {
+        if let Poll::Ready(response) = answering.as_mut().poll(cx) {
+            return Poll::Ready(Some(response));
+        }
+        if expects && flight.poll_wants_body(cx).is_ready() {
+            expects = false;
+            let mut response = Response::new(());
+            *response.status_mut() = StatusCode::CONTINUE;
+            // A connection that is gone is found out by the answer.
+            let _ = respond.send_informational(response);
+        }
+        respond.poll_reset(cx).map(|_| None)
+    })
+    .await
+}
+
+/// Why an answer was not sent as a whole; routine, and logged at debug.
+#[derive(Debug, thiserror::Error)]
+enum Unsent {
+    #[error("{0}")]
+    Peer(#[from] h2::Error),
+    #[error("the answer's body: {0}")]
+    Body(BoxError),
+    #[error("answer not read in time")]
+    Stalled,
+    #[error("evicted for another source's request")]
+    Evicted,
+}
+
+async fn send<H>(
+    serving: &Serving<H>,
+    flight: &Flight,
+    response: Response<Body>,
+    mut respond: SendResponse<Bytes>,
+    is_head: bool,
+) -> Result<(), Unsent> {
+    let (mut head, body) = response.into_parts();
+    remove_connection_fields(&mut head.headers);
+    let length = body.size_hint().exact().filter(|&length| length > 0);
+    if let Some(length) = length {
+        let length = || HeaderValue::from(length);
+        head.headers.entry(CONTENT_LENGTH).or_insert_with(length);
+    }
+    let head = Response::from_parts(head, ());
+    if is_head || body.is_end_stream() {
+        respond.send_response(head, true)?;
+        return Ok(());
+    }
+    let mut stream = respond.send_response(head, false)?;
+    let patience = Some(serving.limits.body_timeout);
+    let sending = send_body(&mut stream, body, patience, |waits| {
+        flight.waits_for_reader(waits);
+    });
+    // An answer that is in hand is sent first: it may be the one that tells of the eviction.
+    let sent = tokio::select! {
+        biased;
+        sent = sending => Some(sent),
+        () = flight.evicted() => None,
+    };
+    match sent {
+        Some(Ok(())) => Ok(()),
+        Some(Err(SendError::Peer(error))) => Err(error.into()),
+        Some(Err(SendError::Body(error))) => Err(Unsent::Body(error)),
+        Some(Err(SendError::Stalled)) => Err(Unsent::Stalled),
+        None => {
+            stream.send_reset(Reason::CANCEL);
+            Err(Unsent::Evicted)
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Flow-control windows of HTTP/2 connections: how much of its bodies a caller may send before a
+//! handler reads.
+//!
+//! One stream carries no more than its window in a round trip. Windows as wide as a long path needs
+//! may all be held unread, so a connection gets wide ones while it carries a large body, and only so
+//! many connections have them at once, in all and of one source. The others carry their bodies in
+//! narrow windows. `scripts/bench.sh --rows far` measures both.
+
+use std::{net::IpAddr, sync::Arc};
+
+use h2::server::Connection;
+use hyper::body::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::activity::Activity;
+use crate::shares::{Eviction, Held, Own, Share, Shares};
+
+/// The windows of a stream and of its connection, in bytes. A stream's is the smaller, so that a few
+/// bodies that nobody reads hold back no others on their connection.
+#[derive(Clone, Copy)]
+pub(super) struct Size {
+    pub(super) stream: u32,
+    pub(super) connection: u32,
+}
+
+pub(super) const NARROW: Size = Size {
+    stream: 128 * 1024,
+    connection: 1024 * 1024,
+};
+const WIDE: Size = Size {
+    stream: 2 * 1024 * 1024,
+    connection: 4 * 1024 * 1024,
+};
+
+/// Connections that may have wide windows at once, in all and of one source: 256 MiB and 64 MiB that
+/// may be held unread.
+const WIDE_CONNECTIONS: usize = 64;
+const WIDE_CONNECTIONS_PER_SOURCE: usize = 16;
+
+/// A body is large when more than so many bytes of it have come.
+pub(super) const LARGE: u64 = 64 * 1024;
+
+/// The connections of a process that have wide windows, shared by its cores.
+#[derive(Clone, Debug)]
+pub(crate) struct WideWindows(Shares);
+
+impl WideWindows {
+    pub(crate) fn of(&self, source: IpAddr) -> Windows {
+        Windows {
+            share: self.0.of(source),
+            wide: None,
+            is_set: true,
+        }
+    }
+}
+
+impl Default for WideWindows {
+    fn default() -> Self {
+        Self(Shares::new(
+            WIDE_CONNECTIONS,
+            WIDE_CONNECTIONS_PER_SOURCE,
+            Own::Refused,
+        ))
+    }
+}
+
+/// One connection's windows.
+#[derive(Debug)]
+pub(crate) struct Windows {
+    share: Arc<Share>,
+    /// Held while they are wide.
+    wide: Option<(Held, Arc<Eviction>)>,
+    /// The peer was told of them.
+    is_set: bool,
+}
+
+impl Windows {
+    /// Makes the windows as wide as the connection's bodies need and other connections allow.
+    pub(super) fn adapt<I>(&mut self, connection: &mut Connection<I, Bytes>, activity: &Activity)
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        let wants_wide = activity.has_large_body();
+        let may_stay = |(_, eviction): &(Held, Arc<Eviction>)| wants_wide && !eviction.is_evicted();
+        if self.wide.as_ref().is_some_and(|wide| !may_stay(wide)) {
+            self.wide = None;
+            self.is_set = false;
+        } else if wants_wide && self.wide.is_none() {
+            let eviction = Arc::default();
+            let held = self.share.enter(&eviction);
+            self.wide = held.ok().map(|held| (held, eviction));
+            self.is_set = self.wide.is_none();
+        }
+        if !self.is_set {
+            let size = if self.wide.is_some() { WIDE } else { NARROW };
+            connection.set_target_window_size(size.connection);
+            // Refused while the peer has not acknowledged the last change: tried again then.
+            self.is_set = connection.set_initial_window_size(size.stream).is_ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, task::Poll};
+
+    use h2::{client, server};
+    use tokio::io::DuplexStream;
+
+    use super::*;
+    use crate::in_flight::InFlightLimit;
+
+    /// A connection of one source to a peer that is there.
+    struct Served {
+        server: Connection<DuplexStream, Bytes>,
+        windows: Windows,
+    }
+
+    impl Served {
+        async fn new(wide: &WideWindows, source: &str) -> Self {
+            let (own, other) = tokio::io::duplex(64 * 1024);
+            let (server, caller) = tokio::join!(server::handshake(own), client::handshake(other));
+            let (sender, connection) = caller.unwrap();
+            tokio::spawn(async move {
+                let _ = connection.await;
+                drop(sender);
+            });
+            Self {
+                server: server.unwrap(),
+                windows: wide.of(source.parse().unwrap()),
+            }
+        }
+
+        /// Serves until the peer was told of the windows; returns whether they are wide.
+        async fn is_wide(&mut self, activity: &Activity) -> bool {
+            poll_fn(|cx| {
+                // The last change may just be acknowledged.
+                let _ = self.server.poll_accept(cx);
+                self.windows.adapt(&mut self.server, activity);
+                let _ = self.server.poll_accept(cx);
+                match self.windows.is_set {
+                    true => Poll::Ready(self.windows.wide.is_some()),
+                    false => Poll::Pending,
+                }
+            })
+            .await
+        }
+    }
+
+    #[tokio::test]
+    async fn windows_are_wide_for_a_large_body_while_a_place_is_free() {
+        let activity = Activity::new(InFlightLimit::new(9).of("::1".parse().unwrap()));
+        let wide = WideWindows(Shares::new(2, 1, Own::Refused));
+        let mut first = Served::new(&wide, "::1").await;
+        let mut second = Served::new(&wide, "::1").await;
+        let mut other = Served::new(&wide, "::2").await;
+        assert!(!first.is_wide(&activity).await);
+        activity.body_begins();
+        assert!(!first.is_wide(&activity).await, "it may be small");
+        activity.body_is_large();
+        assert!(first.is_wide(&activity).await);
+        assert!(!second.is_wide(&activity).await, "its source has its share");
+        assert!(other.is_wide(&activity).await);
+        activity.body_ends(true);
+        assert!(!first.is_wide(&activity).await, "the body is over");
+    }
+}

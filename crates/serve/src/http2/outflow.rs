@@ -1,0 +1,161 @@
+//! A body on its way out over an HTTP/2 stream.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use h2::{Reason, SendStream};
+use http_body::{Body, Frame};
+use hyper::body::Bytes;
+use tokio::time::{Instant, timeout_at};
+
+/// The bytes that a peer has to take in each patience: a byte at a time is not progress.
+const MIN_PROGRESS_BYTES: usize = 1024;
+
+/// Bytes that are asked room for at once. Asking for a whole large part would keep a connection's
+/// window from its other streams.
+const STEP: usize = 64 * 1024;
+
+/// Why a body did not leave as a whole. The stream is reset then.
+#[derive(Debug)]
+pub enum SendError<E> {
+    /// The body's own source failed.
+    Body(E),
+    /// The peer reset the stream, or the connection ended.
+    Peer(h2::Error),
+    /// The peer took too little in its time.
+    Stalled,
+}
+
+/// Sends `body` to its end. No more of it is handed to the connection than the peer has a window
+/// for, so that this returns when the peer has room for all of it. `blocked` is told when that has to
+/// be waited for and when it is over; the peer has `patience` for each [`MIN_PROGRESS_BYTES`].
+pub async fn send_body<B>(
+    stream: &mut SendStream<Bytes>,
+    mut body: B,
+    patience: Option<Duration>,
+    blocked: impl Fn(bool),
+) -> Result<(), SendError<B::Error>>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let sending = async {
+        loop {
+            let frame = poll_fn(|cx| poll_frame(stream, &mut body, cx)).await?;
+            let Some(frame) = frame else {
+                return stream
+                    .send_data(Bytes::new(), true)
+                    .map_err(SendError::Peer);
+            };
+            match frame.into_data() {
+                Ok(data) => {
+                    let is_end = body.is_end_stream();
+                    send_data(stream, data, is_end, patience, &blocked).await?;
+                    if is_end {
+                        return Ok(());
+                    }
+                }
+                Err(frame) => {
+                    let trailers = frame.into_trailers().unwrap_or_default();
+                    return stream.send_trailers(trailers).map_err(SendError::Peer);
+                }
+            }
+        }
+    };
+    let sent = sending.await;
+    match &sent {
+        Err(SendError::Body(_)) => stream.send_reset(Reason::INTERNAL_ERROR),
+        Err(SendError::Stalled) => stream.send_reset(Reason::CANCEL),
+        _ => {}
+    }
+    sent
+}
+
+/// The next frame of a body, or none at its end.
+type NextFrame<E> = Result<Option<Frame<Bytes>>, SendError<E>>;
+
+fn poll_frame<B>(
+    stream: &mut SendStream<Bytes>,
+    body: &mut B,
+    cx: &mut Context<'_>,
+) -> Poll<NextFrame<B::Error>>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    match Pin::new(body).poll_frame(cx) {
+        Poll::Ready(Some(Ok(frame))) => Poll::Ready(Ok(Some(frame))),
+        Poll::Ready(Some(Err(error))) => Poll::Ready(Err(SendError::Body(error))),
+        Poll::Ready(None) => Poll::Ready(Ok(None)),
+        Poll::Pending => stream.poll_reset(cx).map(|reset| {
+            Err(SendError::Peer(
+                reset.map_or_else(|error| error, Into::into),
+            ))
+        }),
+    }
+}
+
+async fn send_data<E>(
+    stream: &mut SendStream<Bytes>,
+    mut data: Bytes,
+    is_end: bool,
+    patience: Option<Duration>,
+    blocked: &impl Fn(bool),
+) -> Result<(), SendError<E>> {
+    let mut deadline = None;
+    let mut progress = 0;
+    while !data.is_empty() {
+        stream.reserve_capacity(data.len().min(STEP));
+        let mut room = stream.capacity();
+        if room == 0 {
+            let until = patience.map(|patience| Instant::now() + patience);
+            deadline = deadline.or(until);
+            blocked(true);
+            let waited = wait(stream, deadline).await;
+            blocked(false);
+            room = waited?;
+            if room == 0 {
+                continue;
+            }
+        }
+        let part = data.split_to(room.min(data.len()));
+        progress += part.len();
+        if progress >= MIN_PROGRESS_BYTES {
+            (progress, deadline) = (0, None);
+        }
+        let is_last = is_end && data.is_empty();
+        stream.send_data(part, is_last).map_err(SendError::Peer)?;
+        if is_last {
+            return Ok(());
+        }
+    }
+    match is_end {
+        true => stream.send_data(data, true).map_err(SendError::Peer),
+        false => Ok(()),
+    }
+}
+
+/// Waits until the peer has room for more.
+async fn wait<E>(
+    stream: &mut SendStream<Bytes>,
+    deadline: Option<Instant>,
+) -> Result<usize, SendError<E>> {
+    let room = poll_fn(|cx| {
+        if let Poll::Ready(reset) = stream.poll_reset(cx) {
+            return Poll::Ready(Err(reset.map_or_else(|error| error, Into::into)));
+        }
+        stream.poll_capacity(cx).map(|room| match room {
+            Some(room) => room,
+            None => Err(Reason::STREAM_CLOSED.into()),
+        })
+    });
+    let room = match deadline {
+        Some(deadline) => timeout_at(deadline, room)
+            .await
+            .map_err(|_| SendError::Stalled)?,
+        None => room.await,
+    };
+    room.map_err(SendError::Peer)
+}

@@ -1,0 +1,106 @@
+//! The in-flight limit: how many requests the process works on at once, and how many more may wait
+//! for their callers.
+//!
+//! A request that waits for its caller, to send more of a body or to read more of an answer, costs
+//! memory but no work. It is counted apart, so that callers who stand still hold up nobody. Over
+//! either bound the source with the largest share loses first ([`crate::shares`]).
+
+use std::{net::IpAddr, sync::Arc};
+
+use common::throttle::Episode;
+
+use crate::shares::{Eviction, Held, Own, Share, Shares};
+
+/// The requests in flight of a process, shared by its cores.
+#[derive(Clone, Debug)]
+pub(crate) struct InFlightLimit {
+    working: Shares,
+    waiting: Shares,
+    exceeded: Arc<Episode>,
+}
+
+/// One source's part in the limit; a connection looks it up once.
+#[derive(Debug)]
+pub(crate) struct SourceLimit {
+    working: Arc<Share>,
+    waiting: Arc<Share>,
+    exceeded: Arc<Episode>,
+}
+
+impl InFlightLimit {
+    /// At most `max` requests at once that the process works on, and as many that wait for their
+    /// callers.
+    pub(crate) fn new(max: usize) -> Self {
+        let what = format!("more requests in flight than max-requests ({max}): answering 503");
+        Self {
+            working: Shares::new(max, usize::MAX, Own::Refused),
+            waiting: Shares::new(max, usize::MAX, Own::Evicted),
+            exceeded: Episode::new(what, "requests in flight are within max-requests again"),
+        }
+    }
+
+    pub(crate) fn of(&self, source: IpAddr) -> SourceLimit {
+        SourceLimit {
+            working: self.working.of(source),
+            waiting: self.waiting.of(source),
+            exceeded: Arc::clone(&self.exceeded),
+        }
+    }
+}
+
+impl SourceLimit {
+    /// Admits one more request; none if it is one too many.
+    pub(crate) fn begin(&self, eviction: &Arc<Eviction>) -> Option<Held> {
+        let held = self.working.enter(eviction);
+        if held.is_err() {
+            self.exceeded.note();
+        }
+        held.ok()
+    }
+
+    /// Counts a request among those that wait for their callers; none if it is one too many, where
+    /// no other source has more.
+    pub(crate) fn wait(&self, eviction: &Arc<Eviction>) -> Option<Held> {
+        self.waiting.enter(eviction).ok()
+    }
+
+    /// Counts a request that waited among those that are worked on.
+    pub(crate) fn go_on(&self, eviction: &Arc<Eviction>) -> Held {
+        self.working.enter_again(eviction)
+    }
+
+    /// Notes that a request was evicted.
+    pub(crate) fn evicted(&self) {
+        self.exceeded.note();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_too_many_is_refused_and_the_next_admitted_when_one_is_over() {
+        let source = InFlightLimit::new(2).of("192.0.2.1".parse().unwrap());
+        let begin = || source.begin(&Arc::default());
+        let (first, _second) = (begin().unwrap(), begin().unwrap());
+        assert!(
+            begin().is_none() && begin().is_none(),
+            "a refusal holds nothing"
+        );
+        drop(first);
+        let _third = begin().unwrap();
+        assert!(begin().is_none());
+    }
+
+    #[tokio::test]
+    async fn requests_that_wait_for_their_callers_leave_room_for_others() {
+        let source = InFlightLimit::new(1).of("192.0.2.1".parse().unwrap());
+        let (one, two) = (Arc::default(), Arc::default());
+        drop(source.begin(&one).unwrap());
+        let _waiting = source.wait(&one).unwrap();
+        assert!(source.begin(&two).is_some());
+        let _more = source.wait(&two).unwrap();
+        assert!(futures_util::FutureExt::now_or_never(one.evicted()).is_some());
+    }
+}

@@ -1,0 +1,350 @@
+//! Bounds on what callers compete for, in all and per source address.
+//!
+//! Over the total bound the source with the largest share loses first: its oldest holder is evicted
+//! for a newcomer from a source that holds less. So a source that takes all there is keeps nobody
+//! else out.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    future::poll_fn,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
+    task::{Context, Poll},
+};
+
+use common::lock::lock;
+use futures_util::task::AtomicWaker;
+
+/// One bound, shared by all cores of a process.
+#[derive(Clone, Debug)]
+pub struct Shares(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    total: usize,
+    per_source: usize,
+    own: Own,
+    holders: AtomicUsize,
+    next: AtomicU64,
+    sources: Mutex<HashMap<IpAddr, Entry>>,
+}
+
+/// The newcomer's fate when its own source has the largest share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// The newcomer is refused.
+    Refused,
+    /// The source's oldest holder is evicted.
+    Evicted,
+}
+
+#[derive(Debug)]
+struct Source {
+    address: IpAddr,
+    count: AtomicUsize,
+    /// By age.
+    holders: Mutex<BTreeMap<u64, Arc<Eviction>>>,
+}
+
+/// A source that has shares, and how many.
+#[derive(Debug)]
+struct Entry {
+    source: Arc<Source>,
+    shares: usize,
+}
+
+/// A source's part in a bound; a connection looks it up once.
+#[derive(Debug)]
+pub struct Share {
+    shares: Shares,
+    source: Arc<Source>,
+}
+
+/// One holder's hold, until it is dropped.
+#[derive(Debug)]
+pub struct Held {
+    share: Arc<Share>,
+    number: u64,
+}
+
+/// Tells a holder that it has to go. One task waits for it at a time.
+#[derive(Debug, Default)]
+pub struct Eviction {
+    evicted: AtomicBool,
+    waker: AtomicWaker,
+}
+
+/// The bound that a newcomer met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// The source has all that one source may have.
+    Source,
+    /// All is held, and no source holds more than the newcomer's.
+    All,
+}
+
+impl Shares {
+    /// Admits `total` holders in all and `per_source` of one source.
+    pub fn new(total: usize, per_source: usize, own: Own) -> Self {
+        Self(Arc::new(Inner {
+            total,
+            per_source,
+            own,
+            holders: AtomicUsize::new(0),
+            next: AtomicU64::new(0),
+            sources: Mutex::default(),
+        }))
+    }
+
+    /// Returns the share of `source`.
+    pub fn of(&self, source: IpAddr) -> Arc<Share> {
+        let mut sources = lock(&self.0.sources);
+        let entry = sources.entry(source).or_insert_with(|| Entry {
+            source: Arc::new(Source {
+                address: source,
+                count: AtomicUsize::new(0),
+                holders: Mutex::default(),
+            }),
+            shares: 0,
+        });
+        entry.shares += 1;
+        Arc::new(Share {
+            shares: self.clone(),
+            source: Arc::clone(&entry.source),
+        })
+    }
+
+    /// Returns how many holders there are.
+    pub fn count(&self) -> usize {
+        self.0.holders.load(Relaxed)
+    }
+
+    /// Evicts the oldest holder of the source with the largest share, if `source` holds less by two or
+    /// more; returns whether it did.
+    pub fn evict_for(&self, source: IpAddr) -> bool {
+        let (own, largest) = {
+            let sources = lock(&self.0.sources);
+            let own = sources
+                .get(&source)
+                .map_or(0, |entry| entry.source.count.load(Relaxed));
+            let largest = sources.values().map(|entry| &entry.source);
+            (
+                own,
+                largest
+                    .max_by_key(|source| source.count.load(Relaxed))
+                    .cloned(),
+            )
+        };
+        largest.is_some_and(|largest| {
+            largest.count.load(Relaxed) > own + 1 && largest.evict_oldest(self)
+        })
+    }
+
+    /// Evicts the oldest holder of the source with the largest share, if that is larger than `own`,
+    /// the count of `newcomer` with the newcomer itself.
+    fn make_room(&self, newcomer: &Source, own: usize) -> bool {
+        let largest = {
+            let sources = lock(&self.0.sources);
+            let largest = sources
+                .values()
+                .map(|entry| &entry.source)
+                .max_by_key(|source| (source.count.load(Relaxed), source.address));
+            largest.cloned()
+        };
+        let Some(largest) = largest else {
+            return false;
+        };
+        let is_larger = largest.count.load(Relaxed) > own;
+        let is_own = std::ptr::eq(&*largest, newcomer) || !is_larger;
+        match (is_own, self.0.own) {
+            (false, _) => largest.evict_oldest(self),
+            (true, Own::Evicted) => newcomer.evict_oldest(self) || largest.evict_oldest(self),
+            (true, Own::Refused) => false,
+        }
+    }
+}
+
+impl Source {
+    fn evict_oldest(&self, shares: &Shares) -> bool {
+        let Some((_, eviction)) = lock(&self.holders).pop_first() else {
+            return false;
+        };
+        self.count.fetch_sub(1, Relaxed);
+        shares.0.holders.fetch_sub(1, Relaxed);
+        eviction.evict();
+        true
+    }
+}
+
+impl Share {
+    /// Admits one more holder, which leaves when `eviction` says so.
+    ///
+    /// # Errors
+    /// When it is one too many, and no other source has more.
+    pub fn enter(self: &Arc<Self>, eviction: &Arc<Eviction>) -> Result<Held, Full> {
+        let (inner, source) = (&self.shares.0, &self.source);
+        let own = source.count.fetch_add(1, Relaxed) + 1;
+        let all = inner.holders.fetch_add(1, Relaxed) + 1;
+        let full = if own > inner.per_source {
+            Some(Full::Source)
+        } else if all > inner.total && !self.shares.make_room(source, own) {
+            Some(Full::All)
+        } else {
+            None
+        };
+        if let Some(full) = full {
+            source.count.fetch_sub(1, Relaxed);
+            inner.holders.fetch_sub(1, Relaxed);
+            return Err(full);
+        }
+        Ok(self.hold(eviction))
+    }
+
+    /// Admits a holder that was admitted before and comes back, over the bound if need be.
+    pub fn enter_again(self: &Arc<Self>, eviction: &Arc<Eviction>) -> Held {
+        self.source.count.fetch_add(1, Relaxed);
+        self.shares.0.holders.fetch_add(1, Relaxed);
+        self.hold(eviction)
+    }
+
+    fn hold(self: &Arc<Self>, eviction: &Arc<Eviction>) -> Held {
+        let number = self.shares.0.next.fetch_add(1, Relaxed);
+        lock(&self.source.holders).insert(number, Arc::clone(eviction));
+        Held {
+            share: Arc::clone(self),
+            number,
+        }
+    }
+}
+
+/// The last share of a source takes it out of the table.
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut sources = lock(&self.shares.0.sources);
+        let Some(entry) = sources.get_mut(&self.source.address) else {
+            return;
+        };
+        entry.shares -= 1;
+        if entry.shares == 0 {
+            sources.remove(&self.source.address);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Share { shares, source } = &*self.share;
+        // An evicted holder was counted out when it was evicted.
+        if lock(&source.holders).remove(&self.number).is_some() {
+            source.count.fetch_sub(1, Relaxed);
+            shares.0.holders.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+impl Eviction {
+    fn evict(&self) {
+        self.evicted.store(true, SeqCst);
+        self.waker.wake();
+    }
+
+    /// Returns whether the holder has to go.
+    pub fn is_evicted(&self) -> bool {
+        self.evicted.load(SeqCst)
+    }
+
+    /// Polls whether the holder has to go.
+    pub fn poll_evicted(&self, cx: &Context<'_>) -> Poll<()> {
+        if !self.is_evicted() {
+            self.waker.register(cx.waker());
+        }
+        match self.is_evicted() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+
+    /// Returns once the holder has to go.
+    pub async fn evicted(&self) {
+        poll_fn(|cx| self.poll_evicted(cx)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    struct Holder {
+        _held: Held,
+        eviction: Arc<Eviction>,
+    }
+
+    impl Holder {
+        fn is_evicted(&self) -> bool {
+            self.eviction.evicted().now_or_never().is_some()
+        }
+    }
+
+    fn enter(shares: &Shares, source: &str) -> Result<Holder, Full> {
+        let eviction = Arc::default();
+        let held = shares.of(source.parse().unwrap()).enter(&eviction)?;
+        Ok(Holder {
+            _held: held,
+            eviction,
+        })
+    }
+
+    #[test]
+    fn the_largest_share_loses_its_oldest_holder_to_a_smaller_one() {
+        let shares = Shares::new(4, 9, Own::Refused);
+        let flood: Vec<_> = (0..4)
+            .map(|_| enter(&shares, "192.0.2.1").unwrap())
+            .collect();
+        assert_eq!(enter(&shares, "192.0.2.1").err(), Some(Full::All));
+        let one = enter(&shares, "192.0.2.2").unwrap();
+        let two = enter(&shares, "192.0.2.2").unwrap();
+        let evicted: Vec<_> = flood.iter().map(Holder::is_evicted).collect();
+        assert_eq!(evicted, [true, true, false, false]);
+        // Both have two: to take one from the other would only move the fault.
+        assert_eq!(enter(&shares, "192.0.2.2").err(), Some(Full::All));
+        assert_eq!(enter(&shares, "192.0.2.1").err(), Some(Full::All));
+        assert!(!one.is_evicted() && !two.is_evicted());
+        let third = enter(&shares, "192.0.2.3").unwrap();
+        drop((flood, one, two, third));
+        assert_eq!(shares.0.holders.load(Relaxed), 0);
+        assert!(lock(&shares.0.sources).is_empty(), "no source is kept");
+    }
+
+    #[test]
+    fn a_source_evicts_its_own_oldest_where_that_is_the_rule() {
+        let shares = Shares::new(2, 2, Own::Evicted);
+        let other = enter(&shares, "192.0.2.2").unwrap();
+        let first = enter(&shares, "192.0.2.1").unwrap();
+        let second = enter(&shares, "192.0.2.1").unwrap();
+        assert!(first.is_evicted() && !second.is_evicted() && !other.is_evicted());
+    }
+
+    #[test]
+    fn a_source_has_its_own_bound() {
+        let shares = Shares::new(9, 2, Own::Refused);
+        let held = [
+            enter(&shares, "::1").unwrap(),
+            enter(&shares, "::1").unwrap(),
+        ];
+        assert_eq!(enter(&shares, "::1").err(), Some(Full::Source));
+        assert!(enter(&shares, "::2").is_ok());
+        drop(held);
+        assert!(
+            enter(&shares, "::1").is_ok(),
+            "a holder that leaves makes room"
+        );
+    }
+}
