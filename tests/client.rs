@@ -2,7 +2,7 @@ use http::StatusCode;
 use http_body_util::BodyExt;
 use serve::body;
 
-use harness::{SERVER_ID, Stack, upstream};
+use harness::{SERVER_ID, Stack, process, upstream};
 
 #[tokio::test]
 async fn another_audience_is_unauthorized() {
@@ -109,11 +109,7 @@ async fn who_is_not_the_expected_server_gets_nothing() {
 #[tokio::test]
 async fn nobody_there_is_one_line() {
     let stack = Stack::new().await;
-    let free = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let [free] = process::free_ports();
 
     let output = stack.client(free, &[]).await;
 

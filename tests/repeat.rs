@@ -222,9 +222,7 @@ async fn a_request_without_an_answer_has_its_reason_and_its_own_deadline() {
         body::status(StatusCode::OK)
     })
     .await;
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let nobody = free.local_addr().unwrap().port();
-    drop(free);
+    let [nobody] = process::free_ports();
     // Two deadlines end at the same time; either may be the first.
     let late = [
         "ms: not done within 2s (--max-time)",

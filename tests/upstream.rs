@@ -3,6 +3,7 @@ use std::sync::atomic::Ordering;
 use harness::{
     PATIENCE, SERVER_ID, Stack,
     https::get,
+    process,
     upstream::{self, Recording},
 };
 
@@ -69,11 +70,7 @@ async fn an_upstream_of_another_trust_domain_is_refused_by_its_name() {
 #[tokio::test]
 async fn no_upstream_is_a_bad_gateway() {
     let stack = Stack::new().await;
-    let free = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let [free] = process::free_ports();
     let proxy = stack.proxy(free, &[]).await;
 
     let answer = stack.https(proxy.listening().await).send(get(&[])).await;

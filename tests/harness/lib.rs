@@ -10,6 +10,7 @@ pub mod process;
 pub mod raw;
 pub mod readme;
 pub mod scripted;
+pub mod tool;
 pub mod upstream;
 pub mod users;
 pub mod x509;
@@ -125,10 +126,14 @@ pub fn skip(why: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
-/// A binary of ours, beside the directory of the test's own executable.
+/// Returns the path of one of our binaries, which is in the same build as the running executable.
 pub fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap();
-    let path = own.ancestors().nth(2).unwrap().join(name);
+    let mut build = own.parent().unwrap();
+    if build.ends_with("deps") {
+        build = build.parent().unwrap();
+    }
+    let path = build.join(name);
     path.canonicalize()
         .unwrap_or_else(|_| panic!("{} is not built: run scripts/test.sh", path.display()))
 }

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsStr,
+    net::TcpListener,
     path::Path,
     process::{ExitStatus, Output, Stdio},
 };
@@ -86,6 +87,12 @@ pub fn port(line: &str) -> u16 {
     let (_, rest) = line.split_once(LISTENING).unwrap();
     let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
     port.parse().unwrap()
+}
+
+/// Returns ports on which nobody listens now.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
 /// One of our binaries, run to its end.

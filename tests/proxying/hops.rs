@@ -1,8 +1,6 @@
-use std::net::TcpListener;
-
 use harness::{
     Stack,
-    process::Process,
+    process::{Process, free_ports},
     raw::{Client, Message},
 };
 
@@ -42,12 +40,6 @@ async fn p018_a_proxy_in_front_of_a_proxy_forwards() {
         hops.dedup();
         assert_eq!(hops.len(), 4, "one name for each process: {hops:?}");
     }
-}
-
-/// Ports that nobody listens on.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
 /// A proxy on `port` in front of what listens on `upstream`.

@@ -37,7 +37,7 @@ pub(crate) async fn wrk_post(
     seconds: u64,
     size: usize,
 ) -> Result<Load> {
-    const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/bench/post.lua");
+    const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/post.lua");
     let args = wrk_args(port, token, connections, seconds);
     let size = size.to_string();
     let script = ["-s", SCRIPT].into_iter();

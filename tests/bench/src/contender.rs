@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::{
     envoy::{self, Features},
-    running::{Running, free_port},
+    running::Running,
 };
 
 /// How long tokens live: longer than any run.
@@ -154,7 +154,7 @@ impl World {
     }
 
     async fn start_stack(&self, contender: Contender, bodies: bool) -> Result<Running> {
-        let [server, proxy] = [free_port()?, free_port()?];
+        let [server, proxy] = process::free_ports();
         let mut running = Running::new(proxy);
         if let Contender::Envoy | Contender::EnvoyUncached = contender {
             let features = Features {
@@ -174,7 +174,7 @@ impl World {
 
     /// Starts the project with flags of the server and flags of both.
     pub(crate) async fn start_with(&self, server: &[String], both: &[String]) -> Result<Running> {
-        let [server_port, proxy_port] = [free_port()?, free_port()?];
+        let [server_port, proxy_port] = process::free_ports();
         let mut running = Running::new(proxy_port);
         let mut program = self.program(Contender::Project, "server", server_port, None)?;
         program
@@ -190,7 +190,7 @@ impl World {
 
     /// Only the proxy of a contender, before an `upstream` that is already there.
     pub(crate) async fn start_proxy(&self, contender: Contender, upstream: u16) -> Result<Running> {
-        let port = free_port()?;
+        let [port] = process::free_ports();
         let mut running = Running::new(port);
         let program = self.program(contender, "proxy", port, Some(upstream))?;
         self.add(&mut running, program, port).await?;
@@ -200,7 +200,7 @@ impl World {
     /// Starts the plain build (profiles differ from one to the next) on one core under callgrind; also
     /// where that writes what it counted of the server and of the proxy once [`Running::end`] is done.
     pub(crate) async fn start_counted(&self, valgrind: &Path) -> Result<(Running, [PathBuf; 2])> {
-        let [server, proxy] = [free_port()?, free_port()?];
+        let [server, proxy] = process::free_ports();
         let counts = ["server", "proxy"].map(|role| self.directory.path().join(role));
         let mut running = Running::new(proxy);
         let roles = [("server", server, None), ("proxy", proxy, Some(server))];
@@ -251,10 +251,7 @@ impl World {
             Contender::Floor => {
                 let ports = [Some(port), upstream].into_iter().flatten();
                 let ports = ports.map(|port| port.to_string()).collect();
-                (
-                    binary("examples/floor"),
-                    [vec![role.to_owned()], ports].concat(),
-                )
+                (binary("floor"), [vec![role.to_owned()], ports].concat())
             }
             Contender::GoSpiffe => {
                 let upstream = url.map(|url| ["-upstream".to_owned(), url]);

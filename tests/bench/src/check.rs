@@ -23,7 +23,7 @@ const MANY: usize = 4_200;
 /// How far from the committed figure is far enough to fail, as a share of it.
 const TOLERANCE: f64 = 0.05;
 /// Where the committed figures are, from the package.
-const COMMITTED: &str = "bench/instructions.json";
+const COMMITTED: &str = "instructions.json";
 
 /// CPU features that libraries choose code by, among those that callgrind passes on.
 const FEATURES: [&str; 13] = [

@@ -81,9 +81,3 @@ impl Running {
         }
     }
 }
-
-/// A port that nobody had a moment ago.
-pub(crate) fn free_port() -> Result<u16> {
-    let probe = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(probe.local_addr()?.port())
-}

@@ -25,7 +25,6 @@ mod unverified;
 
 use std::process::ExitCode;
 
-use anyhow::anyhow;
 use clap::Parser as _;
 
 use crate::options::Options;
@@ -33,16 +32,5 @@ use crate::options::Options;
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = Options::parse();
-    let result = tokio::select! {
-        result = options.run() => result,
-        // Ends what was started, and removes what was written.
-        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench.sh: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    harness::tool::run("bench.sh", options.run()).await
 }

@@ -40,7 +40,6 @@ mod tally;
 
 use std::process::ExitCode;
 
-use anyhow::anyhow;
 use clap::Parser as _;
 
 use crate::options::Options;
@@ -49,16 +48,5 @@ use crate::options::Options;
 async fn main() -> ExitCode {
     let options = Options::parse();
     harness::process::install_crypto_provider();
-    let result = tokio::select! {
-        result = options.run() => result,
-        // Ends what was started, and removes what was written.
-        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("drill.sh: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    harness::tool::run("drill.sh", options.run()).await
 }

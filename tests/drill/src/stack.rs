@@ -98,7 +98,7 @@ impl Stack {
         args.extend(["--socket".to_owned(), socket.display().to_string()]);
         args.extend(agent_args.iter().map(ToString::to_string));
         let agent = node("dev-agent", args, None).await?;
-        let ports = [free_port()?, free_port()?];
+        let ports = process::free_ports::<2>();
         let server = |port| {
             let allowed = ["spiffe://example.org/*", STRANGER_ID];
             let listen = format!("127.0.0.1:{port}");
@@ -381,9 +381,4 @@ fn entries() -> Result<Vec<String>> {
         ["--entry".to_owned(), entry]
     };
     Ok(entries.map(entry).concat())
-}
-
-/// A port that nobody had a moment ago.
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
