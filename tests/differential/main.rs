@@ -21,7 +21,7 @@ mod upstream;
 
 use std::sync::Arc;
 
-use harness::{Stack, https::Https, process::Process};
+use harness::{Stack, https::Https, listen::listen, process::Process};
 use http::Version;
 use tokio::task::JoinSet;
 
@@ -70,12 +70,12 @@ impl Worker {
     async fn new(streams: u32) -> Self {
         let (stack, world) = (Stack::new().await, Arc::<World>::default());
         let known = Arc::clone(&world);
-        let http1 = upstream::listen(&stack, b"http/1.1", move |tls| {
+        let http1 = listen(&stack, &["http/1.1"], move |tls| {
             http1::serve(tls, Arc::clone(&known))
         });
         let http1 = Path::to(&stack, http1.await).await;
         let known = Arc::clone(&world);
-        let http2 = upstream::listen(&stack, b"h2", move |tls| {
+        let http2 = listen(&stack, &["h2"], move |tls| {
             http2::serve(tls, Arc::clone(&known), streams)
         });
         let http2 = Path::to(&stack, http2.await).await;

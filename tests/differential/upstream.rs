@@ -1,12 +1,4 @@
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-};
-
-use common::tls;
-use harness::Stack;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use std::{collections::HashMap, sync::Mutex};
 
 use crate::plan::Plan;
 
@@ -66,32 +58,4 @@ impl World {
             one.body = body.map_or(Body::Broken, Body::Whole);
         }
     }
-}
-
-/// Listens with the test's own X.509-SVID, serves each connection by `serve` and returns the port.
-pub(crate) async fn listen<F, R>(stack: &Stack, alpn: &[u8], serve: F) -> u16
-where
-    F: Fn(TlsStream<TcpStream>) -> R + Send + Sync + 'static,
-    R: Future<Output = Option<()>> + Send + 'static,
-{
-    let identity = stack.identity().await;
-    let mut config = Arc::unwrap_or_clone(tls::server(&identity.x509).unwrap());
-    config.alpn_protocols = vec![alpn.to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let serve = Arc::new(serve);
-    tokio::spawn(async move {
-        while let Ok((tcp, _)) = listener.accept().await {
-            tcp.set_nodelay(true).unwrap();
-            let (acceptor, serve) = (acceptor.clone(), Arc::clone(&serve));
-            tokio::spawn(async move {
-                if let Ok(tls) = acceptor.accept(tcp).await {
-                    serve(tls).await;
-                }
-            });
-        }
-        drop(identity);
-    });
-    port
 }

@@ -93,6 +93,20 @@ impl Https {
         config
     }
 
+    /// Returns the certificate that the listener presents, or `None` if the handshake fails.
+    pub async fn presented(&self) -> Option<CertificateDer<'static>> {
+        let tls = self.try_connect(b"http/1.1").await.ok()?;
+        let (_, connection) = tls.get_ref();
+        Some(connection.peer_certificates()?[0].clone().into_owned())
+    }
+
+    /// Sends a GET of `/` with this token and returns the status of its answer.
+    pub async fn status(&self, token: &str) -> u16 {
+        let token = format!("Bearer {token}");
+        let answer = self.send(get(&[("authorization", &token)])).await;
+        answer.status.as_u16()
+    }
+
     /// Sends `request` over HTTP/1.1.
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
         self.send_over(Version::HTTP_11, request).await

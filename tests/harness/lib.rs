@@ -2,17 +2,22 @@
 //! test ends; an HTTPS client and upstreams that do what a test needs.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
+pub mod fake_workload_api;
 pub mod frames;
 pub mod fuzz;
 pub mod https;
 pub mod jwt;
+pub mod listen;
+pub mod load;
 pub mod process;
+pub mod proxied;
 pub mod raw;
 pub mod readme;
 pub mod scripted;
 pub mod tool;
 pub mod upstream;
 pub mod users;
+pub mod wait;
 pub mod x509;
 
 use std::{io::Write, path::PathBuf, process::Output, time::Duration};
@@ -70,6 +75,13 @@ impl Stack {
         server
     }
 
+    /// Starts a server on `port`, which a server had before that was stopped.
+    pub async fn server_again(&self, port: u16) -> Process {
+        let server = self.spawn("server", &["--listen", &format!("127.0.0.1:{port}")]);
+        server.listening().await;
+        server
+    }
+
     /// A proxy on a free port before `upstream`, listening.
     pub async fn proxy(&self, upstream: u16, args: &[&str]) -> Process {
         let upstream = format!("https://localhost:{upstream}");
@@ -77,6 +89,21 @@ impl Stack {
             "proxy",
             &[&["--listen", "127.0.0.1:0", "--upstream", &upstream], args].concat(),
         );
+        proxy.listening().await;
+        proxy
+    }
+
+    /// Starts a proxy on a free port in front of several upstreams.
+    pub async fn proxy_before(&self, upstreams: &[u16], args: &[&str]) -> Process {
+        let urls: Vec<_> = upstreams
+            .iter()
+            .map(|port| format!("https://127.0.0.1:{port}"))
+            .collect();
+        let mut all = vec!["--listen", "127.0.0.1:0"];
+        for url in &urls {
+            all.extend(["--upstream", url]);
+        }
+        let proxy = self.spawn("proxy", &[&all, args].concat());
         proxy.listening().await;
         proxy
     }

@@ -178,6 +178,12 @@ impl Process {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).unwrap();
     }
 
+    /// Stops it with SIGTERM and waits for its end.
+    pub async fn stop(mut self) {
+        self.signal(Signal::SIGTERM);
+        self.ended().await;
+    }
+
     /// Waits for its end.
     pub async fn ended(&mut self) -> ExitStatus {
         timeout(PATIENCE, self.child.wait())

@@ -6,16 +6,15 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use common::tls;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::watch,
     time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, client::TlsStream};
+use tokio_rustls::client::TlsStream;
 
-use crate::{PATIENCE, Stack, https::Https};
+use crate::{PATIENCE, Stack, https::Https, listen::listen};
 
 /// What is spoken over TLS, on either side.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -183,6 +182,11 @@ pub struct Connection {
     pub ended: bool,
 }
 
+/// Returns a GET of `/` with this `Authorization`.
+pub fn get(authorization: &str) -> String {
+    format!("GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: {authorization}\r\n\r\n")
+}
+
 /// 200 with this body.
 pub fn ok(body: &str) -> Answer {
     Answer::Bytes(
@@ -208,36 +212,22 @@ impl Upstream {
         stack: &Stack,
         script: impl Fn(&Message) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        let identity = stack.identity().await;
-        let mut config = Arc::unwrap_or_clone(tls::server(&identity.x509).unwrap());
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
         let (sender, connections) = watch::channel(Vec::new());
         let (log, script): (Log, Arc<Script>) = (Arc::new(Mutex::new(sender)), Arc::new(script));
-        tokio::spawn(async move {
-            while let Ok((tcp, _)) = listener.accept().await {
-                let Ok(tls) = acceptor.accept(tcp).await else {
-                    continue;
+        let port = listen(stack, &["http/1.1"], move |stream| {
+            let number = record(&log, |all| all.push(Connection::default()));
+            let (log, script) = (Arc::clone(&log), Arc::clone(&script));
+            async move {
+                let recorded = Recorded {
+                    stream,
+                    number,
+                    log: Arc::clone(&log),
                 };
-                let number = record(&log, |all| all.push(Connection::default()));
-                let (log, script) = (Arc::clone(&log), Arc::clone(&script));
-                tokio::spawn(async move {
-                    let _ = serve(
-                        Recorded {
-                            stream: tls,
-                            number,
-                            log: Arc::clone(&log),
-                        },
-                        &*script,
-                    )
-                    .await;
-                    record(&log, |all| all[number].ended = true);
-                });
+                let _ = serve(recorded, &*script).await;
+                record(&log, |all| all[number].ended = true);
             }
-            drop(identity);
-        });
+        })
+        .await;
         Self { port, connections }
     }
 

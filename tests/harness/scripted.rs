@@ -9,17 +9,17 @@ use std::{
     time::Duration,
 };
 
-use common::tls;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::server::TlsStream;
 
 use crate::{
     Stack,
     frames::{self, ACK, DATA, END_STREAM, Frame, HEADERS, PING, SETTINGS, frame},
+    listen::listen,
 };
 
 /// Listens and hands each connection to a script.
@@ -62,31 +62,18 @@ impl Scripted {
         F: Fn(Peer) -> R + Send + Sync + 'static,
         R: Future<Output = ()> + Send + 'static,
     {
-        let identity = stack.identity().await;
-        let mut config = Arc::unwrap_or_clone(tls::server(&identity.x509).unwrap());
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
         let connections = Arc::<AtomicUsize>::default();
         let (count, script) = (Arc::clone(&connections), Arc::new(script));
-        tokio::spawn(async move {
-            while let Ok((tcp, _)) = listener.accept().await {
-                tcp.set_nodelay(true).unwrap();
-                // A handshake that offers only HTTP/1.1 has to fail.
-                let Ok(tls) = acceptor.accept(tcp).await else {
-                    continue;
-                };
-                let number = count.fetch_add(1, SeqCst);
-                let script = Arc::clone(&script);
-                tokio::spawn(async move {
-                    if let Some(peer) = Peer::greet(number, tls, settings).await {
-                        script(peer).await;
-                    }
-                });
+        let port = listen(stack, &["h2"], move |tls| {
+            let number = count.fetch_add(1, SeqCst);
+            let script = Arc::clone(&script);
+            async move {
+                if let Some(peer) = Peer::greet(number, tls, settings).await {
+                    script(peer).await;
+                }
             }
-            drop(identity);
-        });
+        })
+        .await;
         Self { port, connections }
     }
 

@@ -1,11 +1,13 @@
 //! Upstreams in the test's own process: one that answers by a function, one that only records.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
 };
 
-use common::tls;
 use http::{Request, Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -13,17 +15,9 @@ use hyper_util::{
     server::conn::auto,
 };
 use serve::body::Body;
-use tokio::{
-    io::AsyncReadExt,
-    net::{TcpListener, TcpStream},
-};
-use tokio_rustls::TlsAcceptor;
+use tokio::io::AsyncReadExt;
 
-use crate::Stack;
-
-type Answer = dyn Fn(Request<Incoming>) -> std::pin::Pin<Box<dyn Future<Output = Response<Body>> + Send>>
-    + Send
-    + Sync;
+use crate::{Stack, listen::listen};
 
 /// Numbers the connection that a request came over. Each request has it in its extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,46 +48,22 @@ where
 {
     let mut http = Http::new(TokioExecutor::new());
     change(&mut http);
-    let identity = stack.identity().await;
-    let mut config = Arc::unwrap_or_clone(tls::server(&identity.x509).unwrap());
-    config.alpn_protocols = alpn
-        .iter()
-        .map(|protocol| protocol.as_bytes().to_vec())
-        .collect();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let answer: Arc<Answer> = Arc::new(move |request| Box::pin(answer(request)));
-    tokio::spawn(async move {
-        let mut number = 0;
-        while let Ok((tcp, _)) = listener.accept().await {
-            tcp.set_nodelay(true).unwrap();
-            let (http, acceptor, answer) = (http.clone(), acceptor.clone(), Arc::clone(&answer));
-            tokio::spawn(connection(http, acceptor, tcp, answer, number));
-            number += 1;
+    let (answer, next) = (Arc::new(answer), AtomicUsize::new(0));
+    listen(stack, alpn, move |tls| {
+        let number = ConnectionNumber(next.fetch_add(1, SeqCst));
+        let answer = Arc::clone(&answer);
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(number);
+            let answering = answer(request);
+            async { Ok::<_, Infallible>(answering.await) }
+        });
+        let http = http.clone();
+        async move {
+            // A caller that breaks off is a test's own doing.
+            let _ = http.serve_connection(TokioIo::new(tls), service).await;
         }
-        drop(identity);
-    });
-    port
-}
-
-async fn connection(
-    http: Http,
-    acceptor: TlsAcceptor,
-    tcp: TcpStream,
-    answer: Arc<Answer>,
-    number: usize,
-) {
-    let Ok(tls) = acceptor.accept(tcp).await else {
-        return;
-    };
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(ConnectionNumber(number));
-        let answering = answer(request);
-        async { Ok::<_, std::convert::Infallible>(answering.await) }
-    });
-    // A caller that breaks off is a test's own doing.
-    let _ = http.serve_connection(TokioIo::new(tls), service).await;
+    })
+    .await
 }
 
 /// Completes TLS handshakes with the test's own X.509-SVID and counts the bytes that come after.
@@ -107,26 +77,18 @@ pub struct Recording {
 impl Recording {
     /// Listens on a free port.
     pub async fn new(stack: &Stack) -> Self {
-        let identity = stack.identity().await;
-        let acceptor = TlsAcceptor::from(tls::server(&identity.x509).unwrap());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let bytes = Arc::new(AtomicUsize::new(0));
-        tokio::spawn({
-            let bytes = Arc::clone(&bytes);
+        let bytes = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&bytes);
+        let port = listen(stack, &["h2", "http/1.1"], move |mut tls| {
+            let count = Arc::clone(&count);
             async move {
-                while let Ok((tcp, _)) = listener.accept().await {
-                    let Ok(mut tls) = acceptor.accept(tcp).await else {
-                        continue;
-                    };
-                    let mut buffer = [0; 1024];
-                    while let Ok(n @ 1..) = tls.read(&mut buffer).await {
-                        bytes.fetch_add(n, Ordering::SeqCst);
-                    }
+                let mut buffer = [0; 1024];
+                while let Ok(n @ 1..) = tls.read(&mut buffer).await {
+                    count.fetch_add(n, SeqCst);
                 }
-                drop(identity);
             }
-        });
+        })
+        .await;
         Self { port, bytes }
     }
 }

@@ -3,6 +3,8 @@
 //! `CONFORMANCE.md`.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
+/// Has an upstream that is absent, slow, or somebody else.
+mod bad_upstream;
 /// Breaks answers off over HTTP/2.
 mod breaks;
 /// Answers without a body, though the head may have a length.
@@ -21,14 +23,20 @@ mod hops;
 mod http2;
 /// Stops and kills the server that requests are at.
 mod killed;
+/// Sends large bodies in both directions, in bounded memory.
+mod large_bodies;
 /// Limits log lines about requests that are not forwarded.
 mod rejections;
 /// Where responses end, and responses that should not be.
 mod responses;
 /// The process as a whole: slow callers, logs, panics, its end.
 mod running;
+/// Tests which requests the proxy sends again, and which never.
+mod sent_again;
 /// Leaves bodies unread at the upstream, next to other callers' requests.
 mod sharing;
+/// Spreads requests over several upstreams, and restarts these.
+mod spread;
 /// Limits the requests that an upstream takes at once on a connection.
 mod streams;
 /// Method, target and Host.
@@ -64,11 +72,14 @@ impl Proxied {
         script: impl Fn(&Message) -> Answer + Send + Sync + 'static,
         args: &[&str],
     ) -> Self {
-        let stack = Stack::new().await;
-        let upstream = Upstream::new(&stack, script).await;
         let paths = ["--cores", "1", "--path", "/", "--path", "/canary"];
-        let proxy = stack.proxy(upstream.port, &[&paths, args].concat()).await;
-        let https = stack.https(proxy.listening().await);
+        let upstream = async |stack: &Stack| Upstream::new(stack, script).await;
+        let harness::proxied::Proxied {
+            stack,
+            upstream,
+            proxy,
+            https,
+        } = harness::proxied::Proxied::before(upstream, &[&paths, args].concat()).await;
         Self {
             stack,
             upstream,

@@ -10,17 +10,3 @@ mod endings;
 mod odd;
 /// Sessions that callers resume, and those that end.
 mod resumption;
-
-use harness::PATIENCE;
-
-/// Asks again until `wanted` says so: what happens in another process takes a while.
-async fn until<F: Future<Output = bool>>(mut wanted: impl FnMut() -> F) {
-    let asking = async {
-        while !wanted().await {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, asking)
-        .await
-        .expect("takes effect in time");
-}

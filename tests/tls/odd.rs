@@ -2,6 +2,7 @@ use harness::{
     SERVER_ID, Stack,
     https::get,
     process::Process,
+    wait::until,
     x509::{Authority, Presenting, Svid, uri},
 };
 use rcgen::{
@@ -249,12 +250,12 @@ async fn p197_without_a_bundle_for_its_domain_an_upstream_is_not_believed() {
     assert_eq!(https.send(get(&[])).await.status, 200);
 
     stack.agent.set_federated(vec![]).unwrap();
-    crate::until(async || https.send(get(&[])).await.status.is_server_error()).await;
+    until(async || https.send(get(&[])).await.status.is_server_error()).await;
     let (connections, requests) = (upstream.seen().connections(), upstream.seen().requests());
     assert!(https.send(get(&[])).await.status.is_server_error());
     let seen = (upstream.seen().connections(), upstream.seen().requests());
     assert_eq!(seen, (connections, requests));
 
     stack.agent.set_federated(vec![root.bundle(ODD)]).unwrap();
-    crate::until(async || https.send(get(&[])).await.status == 200).await;
+    until(async || https.send(get(&[])).await.status == 200).await;
 }

@@ -1,9 +1,7 @@
-use harness::{SERVER_ID, Stack, https::Https};
+use harness::{SERVER_ID, Stack, https::Https, wait::until};
 use rustls::{ClientConfig, HandshakeKind, SupportedProtocolVersion, version};
 use spiffe::SpiffeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-use crate::until;
 
 /// Asks once on a connection of its own and reads to its end, tickets included.
 async fn handshake(https: &Https, config: &ClientConfig) -> std::io::Result<HandshakeKind> {
@@ -37,13 +35,9 @@ async fn p097_callers_resume_under_the_same_svid_only() {
         assert_ne!(kind().await, HandshakeKind::Resumed);
         assert_eq!(kind().await, HandshakeKind::Resumed);
 
-        let leaf = async || {
-            let tls = https.connect(b"h2").await;
-            tls.get_ref().1.peer_certificates().unwrap()[0].to_vec()
-        };
-        let old = leaf().await;
+        let old = https.presented().await;
         stack.agent.rotate_x509();
-        until(async || leaf().await != old).await;
+        until(async || https.presented().await != old).await;
         assert_ne!(kind().await, HandshakeKind::Resumed, "a new SVID is seen");
         assert_eq!(kind().await, HandshakeKind::Resumed);
     }

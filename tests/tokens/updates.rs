@@ -2,13 +2,12 @@ use common::workload::Identity;
 use dev_agent::pb;
 use harness::{
     PATIENCE, SERVER_ID, Stack, binary,
+    fake_workload_api::{Fake, Genuine},
     https::{Https, get},
     process::{self, Process},
 };
 use serde_json::{Value, json};
 use spiffe::{BundleSource, TrustDomain};
-
-use crate::fake::{Fake, Genuine};
 
 const OWN: &str = "spiffe://example.org";
 

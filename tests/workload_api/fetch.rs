@@ -1,10 +1,12 @@
 use std::time::Duration;
 
-use harness::{CLIENT_ID, PATIENCE, SERVER_ID, Stack, binary, process};
+use harness::{
+    CLIENT_ID, PATIENCE, SERVER_ID, Stack, binary,
+    fake_workload_api::{Call, Fake, Genuine, token},
+    process,
+};
 use serde_json::json;
 use tonic::{Code, Status};
-
-use crate::fake::{Call, Fake, Genuine, token};
 
 const AUDIENCE: &str = "spiffe://example.org/server";
 

@@ -1,9 +1,10 @@
 use std::time::Duration;
 
 use common::tls;
-use harness::Stack;
-
-use crate::fake::{Fake, Genuine};
+use harness::{
+    Stack,
+    fake_workload_api::{Fake, Genuine},
+};
 
 #[tokio::test]
 async fn p181_a_key_that_is_not_the_leafs_is_refused() {

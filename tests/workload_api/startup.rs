@@ -1,10 +1,12 @@
 use std::time::Duration;
 
-use harness::{PATIENCE, Stack, binary, process};
+use harness::{
+    PATIENCE, Stack, binary,
+    fake_workload_api::{Call, Fake, Genuine},
+    process,
+};
 use tokio::time::Instant;
 use tonic::{Code, Status};
-
-use crate::fake::{Call, Fake, Genuine};
 
 /// Long enough for several attempts.
 const SHORT: Duration = Duration::from_millis(400);

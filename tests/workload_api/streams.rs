@@ -3,35 +3,20 @@ use std::time::Duration;
 use common::workload::Identity;
 use dev_agent::pb;
 use harness::{
-    PATIENCE, SERVER_ID, Stack, binary,
+    SERVER_ID, Stack, binary,
+    fake_workload_api::{Call, Fake, Genuine},
     https::{Https, get},
     process::{self, Process},
+    wait::{until, until_some},
 };
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use nix::sys::signal::Signal;
-use rustls::pki_types::CertificateDer;
 use spiffe::bundle::BundleSource;
 use tonic::Status;
 
-use crate::fake::{Call, Fake, Genuine};
-
 fn leaf(identity: &Identity) -> Vec<u8> {
     identity.x509.svid().unwrap().leaf().as_bytes().to_vec()
-}
-
-/// Asks again until there is an answer: a change takes the time of a message on a socket.
-async fn until<T, F: Future<Output = Option<T>>>(mut wanted: impl FnMut() -> F) -> T {
-    let asking = async {
-        loop {
-            if let Some(value) = wanted().await {
-                return value;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    let asked = tokio::time::timeout(PATIENCE, asking).await;
-    asked.expect("takes effect in time")
 }
 
 /// The server on a fake, and its port.
@@ -40,17 +25,6 @@ async fn server(fake: &Fake) -> (Process, u16) {
     let server = Process::spawn(process::command(&binary("server"), &fake.endpoint(), &args));
     let port = server.listening().await;
     (server, port)
-}
-
-async fn presented(https: &Https) -> Option<CertificateDer<'static>> {
-    let tls = https.try_connect(b"http/1.1").await.ok()?;
-    Some(tls.get_ref().1.peer_certificates()?[0].clone().into_owned())
-}
-
-async fn status(https: &Https, token: &str) -> u16 {
-    let value = format!("Bearer {token}");
-    let answer = https.send(get(&[("authorization", &value)])).await;
-    answer.status.as_u16()
 }
 
 /// One connection for many requests: a handshake of its own is no part of what is tested.
@@ -129,7 +103,7 @@ async fn w174_a_message_that_is_wrong_anywhere_changes_nothing() {
         fake.calls(Call::X509, calls + 1).await;
         assert_eq!(leaf(&identity), before, "{number}");
         fake.say_x509(Ok(next.clone()));
-        until(async || (leaf(&identity) != before).then_some(())).await;
+        until(async || leaf(&identity) != before).await;
     }
 }
 
@@ -142,10 +116,10 @@ async fn w174_a_message_that_cannot_be_used_is_seen_in_the_log() {
     let https = stack.https(port);
     let mut bad = genuine.x509.clone();
     bad.svids[0].x509_svid.truncate(50);
-    let before = presented(&https).await.unwrap();
+    let before = https.presented().await.unwrap();
     fake.say_x509(Ok(bad));
     server.logged("can't use what it sends").await;
-    assert_eq!(presented(&https).await.unwrap(), before);
+    assert_eq!(https.presented().await.unwrap(), before);
 
     // "D32": a key of another certificate; the library takes it, rustls does not.
     stack.agent.rotate_x509();
@@ -155,19 +129,19 @@ async fn w174_a_message_that_cannot_be_used_is_seen_in_the_log() {
     let wrong = next.svids[0].x509_svid.clone();
     fake.say_x509(Ok(next.clone()));
     until(async || {
-        let leaf = presented(&https).await;
+        let leaf = https.presented().await;
         assert_ne!(leaf.as_deref(), Some(&wrong[..]), "D32");
         let seen = server
             .log()
             .iter()
             .filter(|line| line.contains("identity updated"))
             .count();
-        (seen > 0).then_some(())
+        seen > 0
     })
     .await;
     next.svids[0].x509_svid_key = key;
     fake.say_x509(Ok(next));
-    until(async || (presented(&https).await.as_deref() == Some(&wrong[..])).then_some(())).await;
+    until(async || https.presented().await.as_deref() == Some(&wrong[..])).await;
 }
 
 #[tokio::test]
@@ -187,13 +161,13 @@ async fn w170_withdrawal_stops_the_use_of_an_identity_and_is_undone() {
     assert_eq!(kept.status(&stack.token(|_| ())).await, 503, "W171");
 
     fake.say_x509(Err(no));
-    until(async || presented(&https).await.is_none().then_some(())).await;
+    until(async || https.presented().await.is_none()).await;
 
     fake.say_x509(Ok(genuine.x509));
     fake.say_jwt_bundles(Ok(genuine.jwt_bundles));
     server.logged("the Workload API is back").await;
-    until(async || presented(&https).await).await;
-    assert_eq!(status(&https, &stack.token(|_| ())).await, 200, "D25");
+    until_some(async || https.presented().await).await;
+    assert_eq!(https.status(&stack.token(|_| ())).await, 200, "D25");
 }
 
 #[tokio::test]
@@ -228,7 +202,7 @@ async fn w172_an_outage_is_waited_out_on_what_there_is() {
     stack.agent.rotate_x509();
     let next = Genuine::of(&stack).await.x509;
     fake.say_x509(Ok(next));
-    until(async || (leaf(&identity) != before).then_some(())).await;
+    until(async || leaf(&identity) != before).await;
     let ended = tokio::time::Instant::now();
     fake.say_x509(Err(Status::unavailable("again")));
     let again = fake.calls(Call::X509, served + 1).await[served] - ended;
@@ -246,10 +220,10 @@ async fn w176_an_expired_svid_is_not_presented() {
     .await;
     let server = stack.server(&[]).await;
     let https = stack.https(server.listening().await);
-    assert!(presented(&https).await.is_some());
+    assert!(https.presented().await.is_some());
     stack.agent.stall();
     // "D31"
-    until(async || presented(&https).await.is_none().then_some(())).await;
+    until(async || https.presented().await.is_none()).await;
 }
 
 #[tokio::test]
@@ -310,7 +284,7 @@ async fn w183_bundles_of_one_kind_are_not_used_for_the_other() {
     };
     fake.say_jwt_bundles(Ok(empty));
     let (_server, port) = server(&fake).await;
-    assert_eq!(status(&stack.https(port), &stack.token(|_| ())).await, 401);
+    assert_eq!(stack.https(port).status(&stack.token(|_| ())).await, 401);
 
     let identity = fake.identity().await;
     let domain = stack.agent.trust_domain();
@@ -358,7 +332,7 @@ async fn w144_rotation_under_load_fails_no_request() {
         let https = Https::new(port, &roots);
         workers.spawn(async move {
             for _ in 0..REQUESTS {
-                assert_eq!(status(&https, &stack.token(|_| ())).await, 200);
+                assert_eq!(https.status(&stack.token(|_| ())).await, 200);
                 done.send_modify(|done| *done += 1);
             }
         });
@@ -386,12 +360,12 @@ async fn w012_clients_outlive_an_agent_that_loses_its_keys() {
     let server = stack.server(&[]).await;
     let port = server.listening().await;
     let (old, old_token) = (stack.https(port), stack.token(|_| ()));
-    assert_eq!(status(&old, &old_token).await, 200);
+    assert_eq!(old.status(&old_token).await, 200);
 
     stack.agent.restart_with_new_keys().await.unwrap();
     // The old SVID and the old token are worth nothing to who has heard of the new keys.
-    until(async || presented(&old).await.is_none().then_some(())).await;
+    until(async || old.presented().await.is_none()).await;
     let new = stack.https(port);
-    until(async || (status(&new, &stack.token(|_| ())).await == 200).then_some(())).await;
-    assert_eq!(status(&new, &old_token).await, 401);
+    until(async || new.status(&stack.token(|_| ())).await == 200).await;
+    assert_eq!(new.status(&old_token).await, 401);
 }

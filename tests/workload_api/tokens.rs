@@ -1,12 +1,13 @@
 use std::{sync::Arc, time::Duration};
 
 use common::workload::{Address, WorkloadApi, tokens::TokenSource};
-use harness::{CLIENT_ID, PATIENCE, SERVER_ID, Stack};
+use harness::{
+    CLIENT_ID, PATIENCE, SERVER_ID, Stack,
+    fake_workload_api::{Call, Fake, Genuine, token},
+};
 use serde_json::json;
 use spiffe::{JwtBundle, JwtBundleSet, JwtSvid, TrustDomain};
 use tokio::time::timeout;
-
-use crate::fake::{Call, Fake, Genuine, token};
 
 /// The token of the test's own process, for the server and for another.
 fn source(stack: &Stack) -> TokenSource {

@@ -34,7 +34,7 @@ pub(crate) enum Contender {
     Envoy,
     /// The same without its cache.
     EnvoyUncached,
-    /// go-spiffe: the program in tests/interop, which has the shape of go-spiffe's own example.
+    /// go-spiffe: the program in tests/interop/go-spiffe, which has the shape of go-spiffe's own example.
     GoSpiffe,
 }
 
@@ -93,7 +93,7 @@ struct Program {
 
 impl World {
     /// Starts the agent. `RELEASED` may name the directory of what scripts/release.sh built, `ENVOY` the
-    /// Envoy binary, `GO_SPIFFE` the built tests/interop.
+    /// Envoy binary, `GO_SPIFFE` the built tests/interop/go-spiffe.
     pub(crate) async fn new() -> Result<Self> {
         let any = format!("{SERVER_ID}=unix:uid:{};dns=localhost", Uid::current());
         let entry = any.parse()?;

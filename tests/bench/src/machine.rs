@@ -34,7 +34,7 @@ impl Machine {
             }
         }
         let peer = env::var("GO_SPIFFE").is_ok_and(|path| !path.is_empty());
-        let version = go_spiffe(include_str!("../../interop/go.mod")).filter(|_| peer);
+        let version = go_spiffe(include_str!("../../interop/go-spiffe/go.mod")).filter(|_| peer);
         programs.extend(version.map(|version| ("go-spiffe", version.to_owned())));
         Self {
             cpu: cpu_model(&read("/proc/cpuinfo")).to_owned(),

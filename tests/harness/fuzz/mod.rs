@@ -1,6 +1,6 @@
-//! What is done with each input of the fuzz targets in `tests/fuzz`, and by `tests/seeds.rs` with
-//! each of their seeds: anything at all goes in, and what comes of it is held against a second look
-//! at it that shares no code with what is tested. In memory, on one thread; a panic is a find.
+//! Runs each input of the fuzz targets in `tests/fuzz`. The unit tests (`seeds`) run each of their
+//! seeds. An input is any bytes. The result is compared with that of a second implementation, which
+//! shares no code with what is tested. All is in memory, on one thread, and a panic is a find.
 //!
 //! With cargo-fuzz (`cargo install cargo-fuzz --locked`), from the root of the project, on stable
 //! Rust; `bearer` stands for any of [`TARGETS`]:
@@ -20,6 +20,8 @@ mod bodies;
 mod cleaning;
 mod crossing;
 mod script;
+#[cfg(test)]
+mod seeds;
 mod upstream;
 mod wire;
 mod workload_api;

@@ -3,21 +3,13 @@
 //! conformance list, part 3L.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
-/// A Workload API that says what a test tells it to say.
-#[path = "workload_api/fake.rs"]
-mod fake;
 /// A token that is fetched once: what is checked before it is sent.
-#[path = "workload_api/fetch.rs"]
 mod fetch;
 /// Keys that are not their certificates'.
-#[path = "workload_api/keys.rs"]
 mod keys;
 /// Where the address comes from, and what start-up makes of the first answers.
-#[path = "workload_api/startup.rs"]
 mod startup;
 /// A running process through rotation, bad messages, withdrawal and the end.
-#[path = "workload_api/streams.rs"]
 mod streams;
 /// A token that is kept current, through all that an agent does.
-#[path = "workload_api/tokens.rs"]
 mod tokens;

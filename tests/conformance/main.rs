@@ -54,8 +54,10 @@ fn named(cell: &str) -> Vec<Named<'_>> {
                 last.tests.extend(words.filter(|word| word.contains('_')));
             }
         } else if text.ends_with(".rs") || text.contains("::") {
-            let file = match text.strip_prefix("common::") {
-                Some(module) => format!("crates/common/src/{}.rs", module.replace("::", "/")),
+            let file = match text.split_once("::") {
+                Some((name, module)) => {
+                    format!("crates/{name}/src/{}.rs", module.replace("::", "/"))
+                }
                 None => text.to_owned(),
             };
             let tests = Vec::new();
@@ -135,7 +137,7 @@ fn a_row_that_names_nothing_or_what_is_not_there_is_found() {
         ("P143", "`tests/limits/connections.rs` p143_*", true),
         (
             "J37",
-            "`process::telemetry::quota`; `tests/refused.rs`; `tests/tokens/header.rs`",
+            "`common::throttle::quota`; `tests/server/refused.rs`; `tests/tokens/header.rs`",
             true,
         ),
         ("W111", "not applicable: nothing is cached", true),

@@ -1,6 +1,5 @@
 //! Replays the inputs that the fuzz targets start from, and those that they found worth keeping
-//! (`tests/fuzz`), through what the targets run.
-#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
+//! (`tests/fuzz/seeds`).
 
 use std::{
     fs,
@@ -9,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use harness::fuzz::TARGETS;
+use super::TARGETS;
 
 fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")

@@ -1,3 +1,5 @@
+//! A Workload API that says what a test tells it to say.
+
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex},
@@ -9,7 +11,6 @@ use dev_agent::pb::{
     spiffe_workload_api_client::SpiffeWorkloadApiClient,
     spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
 };
-use harness::{PATIENCE, SERVER_ID, Stack};
 use hyper::server::conn::http2;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -28,44 +29,54 @@ use tonic::{
     transport::Endpoint,
 };
 
+use crate::{PATIENCE, SERVER_ID, Stack, process};
+
 /// What a stream says now: a message, after which it stays open, or its end.
-pub(crate) type Said<M> = Result<M, Status>;
+pub type Said<M> = Result<M, Status>;
 
 /// A Workload API on a socket of its own.
-pub(crate) struct Fake {
-    pub(crate) script: Arc<Script>,
+pub struct Fake {
+    /// A test sets what it answers.
+    pub script: Arc<Script>,
     path: PathBuf,
     _directory: TempDir,
     _server: JoinSet<()>,
 }
 
 /// What it says, and what was asked of it.
-pub(crate) struct Script {
+pub struct Script {
     x509: watch::Sender<Said<pb::X509svidResponse>>,
     jwt_bundles: watch::Sender<Said<pb::JwtBundlesResponse>>,
     /// The answers to FetchJWTSVID, the last one for all further calls.
-    pub(crate) tokens: Mutex<Vec<Said<pb::JwtsvidResponse>>>,
+    pub tokens: Mutex<Vec<Said<pb::JwtsvidResponse>>>,
     /// When each call came.
     calls: watch::Sender<Vec<(Call, Instant)>>,
     connections: watch::Sender<usize>,
 }
 
+/// Names a method of the Workload API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Call {
+pub enum Call {
+    /// `FetchX509SVID`.
     X509,
+    /// `FetchJWTBundles`.
     JwtBundles,
+    /// `FetchJWTSVID`.
     Token,
 }
 
 /// Answers as a real agent gave them to this process, to be changed.
 #[derive(Clone)]
-pub(crate) struct Genuine {
-    pub(crate) x509: pb::X509svidResponse,
-    pub(crate) jwt_bundles: pb::JwtBundlesResponse,
+pub struct Genuine {
+    /// The first message of `FetchX509SVID`.
+    pub x509: pb::X509svidResponse,
+    /// The first message of `FetchJWTBundles`.
+    pub jwt_bundles: pb::JwtBundlesResponse,
 }
 
 impl Genuine {
-    pub(crate) async fn of(stack: &Stack) -> Self {
+    /// Asks the agent of `stack`.
+    pub async fn of(stack: &Stack) -> Self {
         let endpoint = Endpoint::try_from(stack.agent.endpoint()).unwrap();
         let mut client = SpiffeWorkloadApiClient::new(endpoint.connect().await.unwrap());
         let mut svids = client
@@ -94,7 +105,7 @@ fn with_header<M>(message: M) -> Request<M> {
 
 impl Fake {
     /// Says what the real one said.
-    pub(crate) fn new(genuine: &Genuine) -> Self {
+    pub fn new(genuine: &Genuine) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("fake.sock");
         let script = Arc::new(Script {
@@ -115,32 +126,34 @@ impl Fake {
         }
     }
 
-    pub(crate) fn endpoint(&self) -> String {
+    /// Returns its address, as in `SPIFFE_ENDPOINT_SOCKET`.
+    pub fn endpoint(&self) -> String {
         format!("unix://{}", self.path.display())
     }
 
-    pub(crate) fn workload_api(&self, patience: std::time::Duration) -> WorkloadApi {
+    /// Returns a Workload API that is reached here, and whose start-up takes at most `patience`.
+    pub fn workload_api(&self, patience: std::time::Duration) -> WorkloadApi {
         WorkloadApi::new(self.endpoint().parse::<Address>().unwrap(), patience)
     }
 
     /// Both sources, fed by this.
-    pub(crate) async fn identity(&self) -> Identity {
-        harness::process::install_crypto_provider();
+    pub async fn identity(&self) -> Identity {
+        process::install_crypto_provider();
         self.workload_api(PATIENCE).identity().await.unwrap()
     }
 
     /// What FetchX509SVID says from now on.
-    pub(crate) fn say_x509(&self, said: Said<pb::X509svidResponse>) {
+    pub fn say_x509(&self, said: Said<pb::X509svidResponse>) {
         drop(self.script.x509.send_replace(said));
     }
 
     /// What FetchJWTBundles says from now on.
-    pub(crate) fn say_jwt_bundles(&self, said: Said<pb::JwtBundlesResponse>) {
+    pub fn say_jwt_bundles(&self, said: Said<pb::JwtBundlesResponse>) {
         drop(self.script.jwt_bundles.send_replace(said));
     }
 
     /// The moments of the calls of this kind, once there are `count`.
-    pub(crate) async fn calls(&self, kind: Call, count: usize) -> Vec<Instant> {
+    pub async fn calls(&self, kind: Call, count: usize) -> Vec<Instant> {
         let of_kind = |calls: &Vec<(Call, Instant)>| -> Vec<Instant> {
             let calls = calls.iter().filter(|(call, _)| *call == kind);
             calls.map(|(_, at)| *at).collect()
@@ -151,7 +164,8 @@ impl Fake {
         of_kind(&calls.unwrap())
     }
 
-    pub(crate) async fn connections(&self, wanted: impl FnMut(&usize) -> bool) {
+    /// Waits until the number of open connections is as `wanted` says.
+    pub async fn connections(&self, wanted: impl FnMut(&usize) -> bool) {
         let mut connections = self.script.connections.subscribe();
         let wanted = connections.wait_for(wanted);
         timeout(PATIENCE, wanted).await.expect("in time").unwrap();
@@ -283,7 +297,7 @@ impl SpiffeWorkloadApi for Script {
 }
 
 /// An answer to FetchJWTSVID.
-pub(crate) fn token(svid: String) -> Said<pb::JwtsvidResponse> {
+pub fn token(svid: String) -> Said<pb::JwtsvidResponse> {
     Ok(pb::JwtsvidResponse {
         svids: vec![pb::Jwtsvid {
             spiffe_id: SERVER_ID.to_owned(),

@@ -2,12 +2,10 @@ use harness::{
     Stack,
     frames::{self, Frames},
     https::get,
-    raw::{Client, End},
+    raw::{self, Client, End},
 };
 use http::Version;
 use nix::sys::signal::Signal;
-
-use crate::restart::request;
 
 #[tokio::test]
 async fn a_kept_alive_connection_gets_an_answer_before_it_ends() {
@@ -20,8 +18,8 @@ async fn a_kept_alive_connection_gets_an_answer_before_it_ends() {
             _ => stack.proxy(upstream.listening().await, &[]).await,
         };
         let https = stack.https(process.listening().await);
-        let mut busy = Client::sending(&https, request(&token)).await;
-        let mut idle = Client::sending(&https, request(&token)).await;
+        let mut busy = Client::sending(&https, raw::get(&token)).await;
+        let mut idle = Client::sending(&https, raw::get(&token)).await;
         let mut fresh = Client::new(&https).await;
         for client in [&mut busy, &mut idle] {
             let answer = client.answer().await.unwrap();
@@ -34,7 +32,7 @@ async fn a_kept_alive_connection_gets_an_answer_before_it_ends() {
         for client in [&mut busy, &mut fresh] {
             let mut answers = 0;
             loop {
-                client.send(request(&token)).await;
+                client.send(raw::get(&token)).await;
                 let answer = client.answer().await;
                 let answer = answer.unwrap_or_else(|| panic!("{name}: lost after {answers}"));
                 assert_eq!(answer.status(), 200);

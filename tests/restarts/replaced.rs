@@ -15,7 +15,7 @@ use harness::{
     PATIENCE, Stack, binary,
     https::{Https, get},
     process::{self, Process},
-    raw::Client,
+    raw::{self, Client},
 };
 use http::{Request, Response};
 use nix::sys::signal::Signal;
@@ -104,15 +104,11 @@ impl Callers {
 async fn call(https: &Https, token: &str) -> Result<(), String> {
     let tls = https.try_connect(b"http/1.1").await;
     let mut client = Client::over(tls.map_err(|error| format!("connect: {error}"))?);
-    client.send(request(token)).await;
+    client.send(raw::get(token)).await;
     match timeout(PATIENCE, client.answer()).await {
         Ok(Some(answer)) if answer.status() == 200 => Ok(()),
         other => Err(format!("{other:?}")),
     }
-}
-
-pub(crate) fn request(token: &str) -> String {
-    format!("GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: {token}\r\n\r\n")
 }
 
 #[tokio::test]
@@ -226,7 +222,7 @@ async fn a_second_process_shares_the_port_while_the_first_drains() {
     let mut old = stack.server(&[]).await;
     let address = format!("127.0.0.1:{}", old.listening().await);
     let https = stack.https(old.listening().await);
-    let mut kept = Client::sending(&https, request(&token)).await;
+    let mut kept = Client::sending(&https, raw::get(&token)).await;
     assert_eq!(kept.answer().await.unwrap().status(), 200);
 
     let callers = Callers::start(&https, &token, 2);
@@ -235,7 +231,7 @@ async fn a_second_process_shares_the_port_while_the_first_drains() {
     callers.answered(20).await;
     old.signal(Signal::SIGTERM);
     old.logged("stopping").await;
-    kept.send(request(&token)).await;
+    kept.send(raw::get(&token)).await;
     assert_eq!(kept.answer().await.unwrap().fields("connection"), ["close"]);
     assert_eq!(old.ended().await.code(), Some(0));
 

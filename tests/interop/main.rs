@@ -1,3 +1,7 @@
+//! Every combination of our server, proxy and client with those of go-spiffe. The Go program is in
+//! `go-spiffe/`.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
+
 use std::{
     path::{Path, PathBuf},
     process::Output,
@@ -136,7 +140,7 @@ async fn go_build() -> Option<tempfile::TempDir> {
         .args(["build", "-o"])
         .arg(directory.path().join("interop"))
         .arg(".");
-    build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/interop"));
+    build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/interop/go-spiffe"));
     match build.output().await {
         Ok(output) => {
             assert!(

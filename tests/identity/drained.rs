@@ -8,11 +8,11 @@ use serve::body::Body;
 use harness::{
     Stack,
     https::get,
+    load::Load,
     upstream,
+    wait::until,
     x509::{Authority, Presenting},
 };
-
-use crate::spread::{Load, proxy, server, until};
 
 #[tokio::test]
 async fn idle_connections_end_with_the_trust_that_opened_them() {
@@ -26,7 +26,7 @@ async fn idle_connections_end_with_the_trust_that_opened_them() {
         let upstream = Presenting::new(alpn).await;
         upstream.present(&root.issue("spiffe://odd.test/server", |_| ()));
         let args = ["--upstream-id", "spiffe://odd.test/server"];
-        let proxy = proxy(&stack, &[upstream.port], &args).await;
+        let proxy = stack.proxy_before(&[upstream.port], &args).await;
         let https = stack.https(proxy.listening().await);
         until(async || https.send(get(&[])).await.status == 200).await;
         let (connections, requests) = (upstream.seen().connections(), upstream.seen().requests());
@@ -78,7 +78,7 @@ async fn a_body_on_an_old_connection_is_not_cut() {
 #[tokio::test]
 async fn identities_that_rotate_under_load_fail_no_request() {
     let stack = Stack::new().await;
-    let server = server(&stack, 0).await;
+    let server = stack.server(&[]).await;
     let proxy = stack.proxy(server.listening().await, &[]).await;
     let load = Load::on(&stack.https(proxy.listening().await), &stack.token(|_| ()));
     for _ in 0..5 {

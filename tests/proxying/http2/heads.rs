@@ -1,84 +1,7 @@
-use harness::{
-    PATIENCE,
-    frames::{self, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, RST_STREAM, frame},
-    https::Https,
-    raw::Answer,
-};
-use http::{Request, Version};
-use http_body_util::Full;
-use hyper::body::Bytes;
+use harness::frames::END_HEADERS;
 
+use super::{AUTHORITY, Client, GET, METHOD, Outcome, PATH, SCHEME, sent};
 use crate::Proxied;
-
-/// One connection with one stream, number 1.
-struct Client(Frames);
-
-/// What became of the stream.
-#[derive(Debug, PartialEq, Eq)]
-enum Outcome {
-    /// Answered with one of the statuses that HPACK has a number for.
-    Status(u16),
-    /// Answered with another status.
-    OtherStatus,
-    /// The stream or the connection was ended.
-    Refused,
-}
-
-impl Client {
-    async fn new(https: &Https) -> Self {
-        Self(Frames::connect(https, b"").await)
-    }
-
-    async fn headers(&mut self, flags: u8, fields: &[(&str, &str)]) {
-        let mut bytes = frames::request(1, b"", fields);
-        bytes[4] = flags;
-        self.0.send(&bytes).await;
-    }
-
-    async fn data(&mut self, flags: u8, data: &[u8]) {
-        self.0.send(&frame(DATA, flags, 1, data)).await;
-    }
-
-    async fn outcome(&mut self) -> Outcome {
-        let outcome = async {
-            while let Some(frame) = self.0.next().await {
-                match frame.kind {
-                    RST_STREAM | GOAWAY => break,
-                    HEADERS => return status(&frame.payload),
-                    _ => {}
-                }
-            }
-            Outcome::Refused
-        };
-        let outcome = tokio::time::timeout(PATIENCE, outcome).await;
-        outcome.expect("answers in time")
-    }
-}
-
-/// The status is the first field; the usual ones are one octet (RFC 7541 §6.1 and appendix A).
-fn status(block: &[u8]) -> Outcome {
-    const STATUSES: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];
-    let block = match block {
-        [update, rest @ ..] if update & 0xe0 == 0x20 => rest,
-        block => block,
-    };
-    match block.first() {
-        Some(octet @ 0x88..=0x8e) => Outcome::Status(STATUSES[usize::from(octet - 0x88)]),
-        _ => Outcome::OtherStatus,
-    }
-}
-
-const METHOD: (&str, &str) = (":method", "GET");
-const SCHEME: (&str, &str) = (":scheme", "https");
-const AUTHORITY: (&str, &str) = (":authority", "a");
-const PATH: (&str, &str) = (":path", "/");
-const GET: [(&str, &str); 4] = [METHOD, SCHEME, AUTHORITY, PATH];
-
-async fn sent(proxied: &Proxied, fields: &[(&str, &str)]) -> Outcome {
-    let mut client = Client::new(&proxied.https).await;
-    client.headers(END_HEADERS | END_STREAM, fields).await;
-    client.outcome().await
-}
 
 #[tokio::test]
 async fn p093_heads_that_http2_does_not_allow() {
@@ -284,90 +207,6 @@ async fn p017_fields_that_http2_writes_differently() {
     assert!(via[0].starts_with("2.0 spiffe-jwt-proxy-"), "P18: {via:?}");
 }
 
-#[tokio::test]
-async fn p095_bodies_of_another_length_than_declared() {
-    let proxied = Proxied::new().await;
-    let post = [(":method", "POST"), SCHEME, AUTHORITY, PATH];
-    let sized = [&post[..], &[("content-length", "5")]].concat();
-    for (number, data) in [("P95", "abc"), ("P95", "abcdefgh"), ("P95", "")] {
-        let mut client = Client::new(&proxied.https).await;
-        if data.is_empty() {
-            client.headers(END_HEADERS | END_STREAM, &sized).await;
-        } else {
-            client.headers(END_HEADERS, &sized).await;
-            client.data(END_STREAM, data.as_bytes()).await;
-        }
-        let outcome = client.outcome().await;
-        assert!(
-            matches!(outcome, Outcome::Refused | Outcome::Status(400)),
-            "{number} {data:?} {outcome:?}"
-        );
-    }
-    proxied
-        .upstream
-        // One that was opened for a request given up before is kept for the next.
-        .wait(|all| all.iter().all(|one| one.ended || one.bytes.is_empty()))
-        .await;
-    assert!(proxied.upstream.requests().is_empty(), "P95: never whole");
-
-    // P29: the same length twice is one length; two that differ are none.
-    for (second, status) in [("5", 200), ("6", 400)] {
-        let mut client = Client::new(&proxied.https).await;
-        let twice = [&sized[..], &[("content-length", second)]].concat();
-        client.headers(END_HEADERS, &twice).await;
-        client.data(END_STREAM, b"abcde").await;
-        match client.outcome().await {
-            Outcome::Refused if status == 400 => {}
-            outcome => assert_eq!(outcome, Outcome::Status(status), "P29 {second}"),
-        }
-    }
-    let requests = proxied.upstream.requests();
-    assert_eq!(requests.len(), 1, "P29");
-    assert_eq!(requests[0].fields("content-length"), ["5"], "P29");
-}
-
-#[tokio::test]
-async fn p096_trailers_end_here() {
-    let proxied = Proxied::new().await;
-    for (number, trailer) in [
-        ("P62", ("authorization", "Bearer x")),
-        ("P96", (":path", "/evil")),
-    ] {
-        let mut client = Client::new(&proxied.https).await;
-        client
-            .headers(END_HEADERS, &[(":method", "POST"), SCHEME, AUTHORITY, PATH])
-            .await;
-        client.data(0, b"abc").await;
-        client.headers(END_HEADERS | END_STREAM, &[trailer]).await;
-        let outcome = client.outcome().await;
-        assert!(
-            matches!(outcome, Outcome::Refused | Outcome::Status(200)),
-            "{number} {outcome:?}"
-        );
-        for connection in proxied.upstream.connections() {
-            let bytes = String::from_utf8_lossy(&connection.bytes).into_owned();
-            assert!(
-                !bytes.contains("Bearer x") && !bytes.contains("evil"),
-                "{number} {bytes}"
-            );
-        }
-    }
-}
-
-#[tokio::test]
-async fn p168_a_stream_that_is_reset_while_it_waits() {
-    let proxied = Proxied::answered(|_| Answer::Silence, &[]).await;
-    let mut client = Client::new(&proxied.https).await;
-    client.headers(END_HEADERS | END_STREAM, &GET).await;
-    proxied
-        .upstream
-        .wait(|all| all.iter().any(|one| one.requests.len() == 1))
-        .await;
-    const CANCEL: [u8; 4] = 8u32.to_be_bytes();
-    client.0.send(&frame(RST_STREAM, 0, 1, &CANCEL)).await;
-    proxied.upstream.wait(|all| all[0].ended).await;
-}
-
 /// Octets that HTTP/1.1 would not let through, and no terminal and no log should see.
 #[tokio::test]
 async fn p175_log_lines_can_not_be_forged_over_http2() {
@@ -382,21 +221,4 @@ async fn p175_log_lines_can_not_be_forged_over_http2() {
         assert!(!line.contains(|c: char| c.is_control()), "{line:?}");
         assert!(!line.contains(['\u{2028}', '\u{202e}']), "{line:?}");
     }
-}
-
-#[tokio::test]
-async fn p109_answers_to_head_have_a_length_and_no_body() {
-    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n";
-    let proxied = Proxied::answered(|_| Answer::Bytes(answer.into()), &[]).await;
-    let head = Request::head("/").body(Full::<Bytes>::default()).unwrap();
-    let answer = proxied.https.send_over(Version::HTTP_2, head).await;
-    assert_eq!((answer.status.as_u16(), &answer.body[..]), (200, &b""[..]));
-    assert_eq!(answer.headers["content-length"], "17");
-
-    // The proxy's own answers have a body, which GET gets.
-    let head = Request::head("/nowhere").body(Full::<Bytes>::default());
-    let answer = proxied.https.send_over(Version::HTTP_2, head.unwrap());
-    let answer = answer.await;
-    assert_eq!((answer.status.as_u16(), &answer.body[..]), (404, &b""[..]));
-    assert_eq!(answer.headers["content-length"], "14");
 }

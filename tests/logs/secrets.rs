@@ -1,7 +1,3 @@
-//! No token, no signature and no private key leaves a process but where it belongs: not at
-//! `RUST_LOG=trace`, not in what others can read of a process.
-#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
-
 use std::os::unix::fs::MetadataExt;
 
 use harness::{

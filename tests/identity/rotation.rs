@@ -1,40 +1,12 @@
 use http_body_util::BodyExt;
-use rustls::pki_types::CertificateDer;
 use spiffe::SpiffeId;
 
-use harness::{CLIENT_ID, PATIENCE, SERVER_ID, Stack, https::get, process::Process};
-
-async fn presented(stack: &Stack, port: u16) -> CertificateDer<'static> {
-    let tls = stack.https(port).connect(b"http/1.1").await;
-    tls.get_ref().1.peer_certificates().unwrap()[0]
-        .clone()
-        .into_owned()
-}
-
-/// Asks again until `wanted` says so: a rotation takes the time of a message on a socket.
-async fn until<T>(mut wanted: impl AsyncFnMut() -> Option<T>) -> T {
-    let asking = async {
-        loop {
-            if let Some(value) = wanted().await {
-                return value;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, asking)
-        .await
-        .expect("takes effect in time")
-}
-
-async fn status(stack: &Stack, port: u16, token: &str) -> u16 {
-    let token = format!("Bearer {token}");
-    stack
-        .https(port)
-        .send(get(&[("authorization", &token)]))
-        .await
-        .status
-        .as_u16()
-}
+use harness::{
+    CLIENT_ID, SERVER_ID, Stack,
+    https::get,
+    process::Process,
+    wait::{until, until_some},
+};
 
 async fn server_and_proxy(stack: &Stack) -> (Process, Process, u16) {
     let server = stack.server(&[]).await;
@@ -48,11 +20,11 @@ async fn a_new_svid_is_presented_on_the_next_handshake() {
     let stack = Stack::new().await;
     let (server, _proxy, port) = server_and_proxy(&stack).await;
     for port in [server.listening().await, port] {
-        let old = presented(&stack, port).await;
+        let old = stack.https(port).presented().await;
         stack.agent.rotate_x509();
-        until(async || (presented(&stack, port).await != old).then_some(())).await;
+        until(async || stack.https(port).presented().await != old).await;
     }
-    assert_eq!(status(&stack, port, &stack.token(|_| ())).await, 200);
+    assert_eq!(stack.https(port).status(&stack.token(|_| ())).await, 200);
 }
 
 #[tokio::test]
@@ -62,14 +34,14 @@ async fn a_new_ca_is_trusted_and_an_old_one_no_more() {
     let old_ca = stack.https(port);
 
     stack.agent.rotate_ca();
-    let new_ca = until(async || {
+    let new_ca = until_some(async || {
         let https = stack.https(port);
         https.try_connect(b"http/1.1").await.ok().map(|_| https)
     })
     .await;
     stack.agent.drop_old_ca();
 
-    until(async || old_ca.try_connect(b"http/1.1").await.is_err().then_some(())).await;
+    until(async || old_ca.try_connect(b"http/1.1").await.is_err()).await;
     let token = format!("Bearer {}", stack.token(|_| ()));
     assert_eq!(
         new_ca.send(get(&[("authorization", &token)])).await.status,
@@ -84,20 +56,20 @@ async fn a_new_jwt_key_is_accepted_and_a_dropped_one_refused() {
     let stack = Stack::new().await;
     let (server, _proxy, port) = server_and_proxy(&stack).await;
     let old = stack.token(|_| ());
-    assert_eq!(status(&stack, port, &old).await, 200);
+    assert_eq!(stack.https(port).status(&old).await, 200);
 
     stack.agent.rotate_jwt_key();
     let new = stack.token(|_| ());
-    until(async || (status(&stack, port, &new).await == 200).then_some(())).await;
+    until(async || stack.https(port).status(&new).await == 200).await;
     assert_eq!(
-        status(&stack, port, &old).await,
+        stack.https(port).status(&old).await,
         200,
         "both keys are published"
     );
 
     stack.agent.drop_old_jwt_key();
-    until(async || (status(&stack, port, &old).await == 401).then_some(())).await;
-    assert_eq!(status(&stack, port, &new).await, 200);
+    until(async || stack.https(port).status(&old).await == 401).await;
+    assert_eq!(stack.https(port).status(&new).await, 200);
     server.logged("no JWT authority").await;
 }
 
@@ -112,19 +84,11 @@ async fn withdrawal_takes_effect_and_is_undone() {
     server
         .logged("identity withdrawn by the Workload API")
         .await;
-    until(async || {
-        stack
-            .https(port)
-            .try_connect(b"http/1.1")
-            .await
-            .is_err()
-            .then_some(())
-    })
-    .await;
+    until(async || stack.https(port).try_connect(b"http/1.1").await.is_err()).await;
 
     stack.agent.restore(&id);
     server.logged("the Workload API is back").await;
-    assert_eq!(status(&stack, port, &stack.token(|_| ())).await, 200);
+    assert_eq!(stack.https(port).status(&stack.token(|_| ())).await, 200);
     let log = server.whole_log().await;
     assert_eq!(log.matches("withdrawn").count(), 1, "said once:\n{log}");
 }
@@ -133,7 +97,7 @@ async fn withdrawal_takes_effect_and_is_undone() {
 async fn a_connection_kept_through_a_withdrawal_is_not_served_without_bundles() {
     let stack = Stack::new().await;
     let (server, _proxy, port) = server_and_proxy(&stack).await;
-    assert_eq!(status(&stack, port, &stack.token(|_| ())).await, 200);
+    assert_eq!(stack.https(port).status(&stack.token(|_| ())).await, 200);
     // The proxy's own identity is the server's: both lose it, and only kept connections get through.
     let https = stack.https(server.listening().await);
     let io = hyper_util::rt::TokioIo::new(https.connect(b"http/1.1").await);
@@ -147,7 +111,7 @@ async fn a_connection_kept_through_a_withdrawal_is_not_served_without_bundles() 
         .await;
 
     // The X.509 stream may have been the first to hear of it.
-    let unavailable = until(async || {
+    let unavailable = until_some(async || {
         let request = get(&[("authorization", &token), ("host", "localhost")]);
         let (head, body) = kept.send_request(request).await.unwrap().into_parts();
         body.collect().await.unwrap();
@@ -164,11 +128,11 @@ async fn an_outage_is_warned_of_once_and_survived() {
 
     stack.agent.stop().await;
     server.logged("lost the Workload API").await;
-    assert_eq!(status(&stack, port, &token).await, 200);
+    assert_eq!(stack.https(port).status(&token).await, 200);
 
     stack.agent.restart().await.unwrap();
     server.logged("the Workload API is back").await;
-    assert_eq!(status(&stack, port, &token).await, 200);
+    assert_eq!(stack.https(port).status(&token).await, 200);
     let log = server.whole_log().await;
     assert_eq!(log.matches("WARN").count(), 1, "said once:\n{log}");
 }

@@ -1,0 +1,68 @@
+//! Starts a proxy in front of an upstream that a test made.
+
+use crate::{
+    Stack, https::Https, process::Process, raw, scripted::Scripted, upstream::Recording,
+    x509::Presenting,
+};
+
+/// A stack of a proxy and its only upstream.
+///
+/// ```ignore
+/// let proxied = Proxied::before(async |stack| Scripted::new(stack, serve).await, &[]).await;
+/// let answer = proxied.https.send(get(&[])).await;
+/// ```
+pub struct Proxied<U> {
+    /// The agent that the proxy and the upstream have their identities from.
+    pub stack: Stack,
+    /// What `before` was given.
+    pub upstream: U,
+    /// It listens.
+    pub proxy: Process,
+    /// It sends to the proxy.
+    pub https: Https,
+}
+
+/// An upstream on a port of this machine.
+pub trait Upstream {
+    /// Returns the port that it listens on.
+    fn port(&self) -> u16;
+}
+
+impl<U: Upstream> Proxied<U> {
+    /// Starts a stack, its upstream, and a proxy with more `args` in front of the upstream.
+    pub async fn before(upstream: impl AsyncFnOnce(&Stack) -> U, args: &[&str]) -> Self {
+        let stack = Stack::new().await;
+        let upstream = upstream(&stack).await;
+        Self::on(stack, upstream, args).await
+    }
+
+    /// Does as [`Self::before`] on a stack that has its upstream already.
+    pub async fn on(stack: Stack, upstream: U, args: &[&str]) -> Self {
+        let proxy = stack.proxy(upstream.port(), args).await;
+        let https = stack.https(proxy.listening().await);
+        Self {
+            stack,
+            upstream,
+            proxy,
+            https,
+        }
+    }
+}
+
+impl Upstream for u16 {
+    fn port(&self) -> u16 {
+        *self
+    }
+}
+
+macro_rules! listens {
+    ($($upstream:ty),*) => {$(
+        impl Upstream for $upstream {
+            fn port(&self) -> u16 {
+                self.port
+            }
+        }
+    )*};
+}
+
+listens!(raw::Upstream, Scripted, Recording, Presenting);

@@ -1,0 +1,27 @@
+//! Waits for effects in other processes, for example of a message on a socket.
+
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use crate::PATIENCE;
+
+/// Waits until `is_so` returns true.
+pub async fn until(mut is_so: impl AsyncFnMut() -> bool) {
+    until_some(async || is_so().await.then_some(())).await;
+}
+
+/// Waits until `wanted` returns a value, and returns that value.
+pub async fn until_some<T>(mut wanted: impl AsyncFnMut() -> Option<T>) -> T {
+    let asking = async {
+        loop {
+            if let Some(value) = wanted().await {
+                return value;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, asking)
+        .await
+        .expect("takes effect in time")
+}

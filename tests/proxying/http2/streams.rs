@@ -1,0 +1,111 @@
+use harness::{
+    frames::{END_HEADERS, END_STREAM, RST_STREAM, frame},
+    raw::Answer,
+};
+use http::{Request, Version};
+use http_body_util::Full;
+use hyper::body::Bytes;
+
+use super::{AUTHORITY, Client, GET, Outcome, PATH, SCHEME};
+use crate::Proxied;
+
+#[tokio::test]
+async fn p095_bodies_of_another_length_than_declared() {
+    let proxied = Proxied::new().await;
+    let post = [(":method", "POST"), SCHEME, AUTHORITY, PATH];
+    let sized = [&post[..], &[("content-length", "5")]].concat();
+    for (number, data) in [("P95", "abc"), ("P95", "abcdefgh"), ("P95", "")] {
+        let mut client = Client::new(&proxied.https).await;
+        if data.is_empty() {
+            client.headers(END_HEADERS | END_STREAM, &sized).await;
+        } else {
+            client.headers(END_HEADERS, &sized).await;
+            client.data(END_STREAM, data.as_bytes()).await;
+        }
+        let outcome = client.outcome().await;
+        assert!(
+            matches!(outcome, Outcome::Refused | Outcome::Status(400)),
+            "{number} {data:?} {outcome:?}"
+        );
+    }
+    proxied
+        .upstream
+        // One that was opened for a request given up before is kept for the next.
+        .wait(|all| all.iter().all(|one| one.ended || one.bytes.is_empty()))
+        .await;
+    assert!(proxied.upstream.requests().is_empty(), "P95: never whole");
+
+    // P29: the same length twice is one length; two that differ are none.
+    for (second, status) in [("5", 200), ("6", 400)] {
+        let mut client = Client::new(&proxied.https).await;
+        let twice = [&sized[..], &[("content-length", second)]].concat();
+        client.headers(END_HEADERS, &twice).await;
+        client.data(END_STREAM, b"abcde").await;
+        match client.outcome().await {
+            Outcome::Refused if status == 400 => {}
+            outcome => assert_eq!(outcome, Outcome::Status(status), "P29 {second}"),
+        }
+    }
+    let requests = proxied.upstream.requests();
+    assert_eq!(requests.len(), 1, "P29");
+    assert_eq!(requests[0].fields("content-length"), ["5"], "P29");
+}
+
+#[tokio::test]
+async fn p096_trailers_end_here() {
+    let proxied = Proxied::new().await;
+    for (number, trailer) in [
+        ("P62", ("authorization", "Bearer x")),
+        ("P96", (":path", "/evil")),
+    ] {
+        let mut client = Client::new(&proxied.https).await;
+        client
+            .headers(END_HEADERS, &[(":method", "POST"), SCHEME, AUTHORITY, PATH])
+            .await;
+        client.data(0, b"abc").await;
+        client.headers(END_HEADERS | END_STREAM, &[trailer]).await;
+        let outcome = client.outcome().await;
+        assert!(
+            matches!(outcome, Outcome::Refused | Outcome::Status(200)),
+            "{number} {outcome:?}"
+        );
+        for connection in proxied.upstream.connections() {
+            let bytes = String::from_utf8_lossy(&connection.bytes).into_owned();
+            assert!(
+                !bytes.contains("Bearer x") && !bytes.contains("evil"),
+                "{number} {bytes}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn p168_a_stream_that_is_reset_while_it_waits() {
+    let proxied = Proxied::answered(|_| Answer::Silence, &[]).await;
+    let mut client = Client::new(&proxied.https).await;
+    client.headers(END_HEADERS | END_STREAM, &GET).await;
+    proxied
+        .upstream
+        .wait(|all| all.iter().any(|one| one.requests.len() == 1))
+        .await;
+    const CANCEL: [u8; 4] = 8u32.to_be_bytes();
+    client.0.send(&frame(RST_STREAM, 0, 1, &CANCEL)).await;
+    proxied.upstream.wait(|all| all[0].ended).await;
+}
+
+#[tokio::test]
+async fn p109_answers_to_head_have_a_length_and_no_body() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n";
+    let proxied = Proxied::answered(|_| Answer::Bytes(answer.into()), &[]).await;
+    let head = Request::head("/").body(Full::<Bytes>::default()).unwrap();
+    let answer = proxied.https.send_over(Version::HTTP_2, head).await;
+    assert_eq!((answer.status.as_u16(), &answer.body[..]), (200, &b""[..]));
+    assert_eq!(answer.headers["content-length"], "17");
+
+    // The proxy's own answers have a body, which GET gets.
+    let head = Request::head("/nowhere").body(Full::<Bytes>::default());
+    let answer = proxied.https.send_over(Version::HTTP_2, head.unwrap());
+    let answer = answer.await;
+    assert_eq!((answer.status.as_u16(), &answer.body[..]), (404, &b""[..]));
+    assert_eq!(answer.headers["content-length"], "14");
+}
