@@ -20,7 +20,7 @@ and their ratios to the floor. About ten minutes after the build.
   --rounds  how often each is measured, in turn [default: 3]
   --seconds how long each time [default: 2]
   --json    print every sample, for machines
-  --readme  also write the table into README.md, and the plot that it shows
+  --readme  also write the table into tests/README.md, and the plot beside it
 
   --check   instead: count instructions per request of the plain build with valgrind,
             compare them with tests/bench/instructions.json, fail beyond 5 %; a minute

@@ -23,7 +23,7 @@ Exit status 1 if anything failed. About three minutes after the build.
             agent-stopped, agent-stalled, agent-with-new-keys, svid-expires,
             proxy-shares-port, overload, no-files-left
   --json    print JSON, for machines
-  --readme  also write the table into README.md
+  --readme  also write the table into tests/README.md
 
   --soak    instead: so many requests at full speed while all keys and SVIDs rotate
             without end; fails if a request does, or if memory or descriptors grow

@@ -12,7 +12,7 @@ pub mod load;
 pub mod process;
 pub mod proxied;
 pub mod raw;
-pub mod readme;
+pub mod results;
 pub mod scripted;
 pub mod tool;
 pub mod upstream;

@@ -23,7 +23,7 @@ pub(crate) struct Options {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Write the table and the plot into the README too
+    /// Also write the table into tests/README.md, and the plot beside it
     #[arg(long)]
     readme: bool,
     /// Compare instructions per request with the committed figures instead

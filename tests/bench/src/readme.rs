@@ -1,9 +1,9 @@
-//! The results in the README: the table, and the plot that it shows.
+//! Writes the results into `tests/README.md`: the table, and the plot beside it.
 
 use std::{fs, path::Path};
 
 use anyhow::Result;
-use harness::readme::{Marks, ROOT};
+use harness::results::{Marks, ROOT};
 
 use crate::{plot, report::Results};
 
@@ -11,15 +11,15 @@ const MARKS: Marks = Marks {
     begin: "<!-- scripts/bench.sh --readme writes from here -->\n",
     end: "<!-- to here -->\n",
 };
-/// Where the plot is, from the root.
-const PLOT: &str = "tests/bench/cpu.svg";
+/// The plot's path, from the directory of the document.
+const PLOT: &str = "bench/cpu.svg";
 
-/// Rewrites the table in README.md, and the plot that it shows.
+/// Rewrites the table and the plot.
 pub(crate) fn write(results: &Results) -> Result<()> {
     let table = results.markdown();
     MARKS.rewrite(&format!("![CPU per request by stack]({PLOT})\n\n{table}"))?;
     let plot = plot::svg(&results.rows, &results.date);
-    fs::write(Path::new(ROOT).join(PLOT), plot)?;
+    fs::write(Path::new(ROOT).join("tests").join(PLOT), plot)?;
     Ok(())
 }
 

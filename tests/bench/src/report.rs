@@ -1,4 +1,4 @@
-//! Results as text for a terminal, as Markdown for the README, and as JSON for machines.
+//! Results as text for a terminal, as Markdown for `tests/README.md`, and as JSON for machines.
 
 use serde_json::{Value, json};
 
@@ -104,7 +104,7 @@ impl Results {
         format!("{}\n{}\n", align(&lines), self.notes().join("\n"))
     }
 
-    /// For the README.
+    /// Returns the results as Markdown.
     pub(crate) fn markdown(&self) -> String {
         let titles: Vec<_> = self.contenders().iter().map(|c| c.title()).collect();
         let mut text = format!("| | {} |\n", titles.join(" | "));

@@ -19,7 +19,7 @@ pub(crate) struct Options {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Write the table into the README too
+    /// Also write the table into tests/README.md
     #[arg(long)]
     readme: bool,
     /// Instead: so many requests while all identities rotate without end

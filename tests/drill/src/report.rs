@@ -1,4 +1,4 @@
-//! What a drill found: as a table for people and the README, as JSON for machines.
+//! What a drill found: as a table for people and `tests/README.md`, as JSON for machines.
 
 use std::{
     fmt::Write as _,
@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
-use harness::readme::Marks;
+use harness::results::Marks;
 use serde_json::{Value, json};
 
 use crate::tally::Judgement;
@@ -136,7 +136,7 @@ impl Report {
         })
     }
 
-    /// Rewrites the table in README.md.
+    /// Rewrites the table in `tests/README.md`.
     pub(crate) fn write_readme(&self) -> Result<()> {
         let mut part = String::from(
             "| event | requests | POSTs | failed | refused as wanted | POSTs lost with a server | worst pause, ms | seen |\n\

@@ -1,16 +1,19 @@
-//! Puts measured tables into the README, so that no number there is typed by hand.
+//! Writes measured tables into `tests/README.md`, so that no number there is typed by hand.
 
 use std::{fs, io, path::Path};
 
 /// The root of the workspace.
 pub const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// Where in README.md something is rewritten.
+/// The document that has the results, from the root.
+const DOCUMENT: &str = "tests/README.md";
+
+/// The lines in the document between which results are written.
 #[derive(Clone, Copy, Debug)]
 pub struct Marks {
-    /// The line before it, with its end.
+    /// The line before the results, with its line feed.
     pub begin: &'static str,
-    /// The line after it, likewise.
+    /// The line after the results, with its line feed.
     pub end: &'static str,
 }
 
@@ -18,18 +21,18 @@ impl Marks {
     /// Writes `part` between the marks.
     ///
     /// # Errors
-    /// When README.md can't be read or written, or has lost them.
+    /// Fails when the document can't be read or written, or does not have the marks.
     pub fn rewrite(self, part: &str) -> io::Result<()> {
-        let path = Path::new(ROOT).join("README.md");
+        let path = Path::new(ROOT).join(DOCUMENT);
         let text = fs::read_to_string(&path)?;
-        let lost = || io::Error::other(format!("README.md has lost {:?}", self.begin));
+        let lost = || io::Error::other(format!("{DOCUMENT} has no {:?}", self.begin));
         fs::write(&path, self.replaced(&text, part).ok_or_else(lost)?)
     }
 
-    /// Whether README.md has them.
+    /// Returns whether the document has the marks.
     #[must_use]
     pub fn are_there(self) -> bool {
-        let text = fs::read_to_string(Path::new(ROOT).join("README.md"));
+        let text = fs::read_to_string(Path::new(ROOT).join(DOCUMENT));
         text.is_ok_and(|text| self.replaced(&text, "").is_some())
     }
 
