@@ -2,6 +2,7 @@
 //! test ends; an HTTPS client and upstreams that do what a test needs.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
+mod binaries;
 pub mod fake_workload_api;
 pub mod frames;
 pub mod fuzz;
@@ -26,6 +27,7 @@ use common::workload::{Identity, WorkloadApi};
 use dev_agent::{Config, DevAgent, Entry, JwtClaims};
 use tempfile::TempDir;
 
+pub use self::binaries::binary;
 use self::{https::Https, process::Process};
 
 /// Server and proxy.
@@ -151,18 +153,6 @@ impl Stack {
 /// `scripts/test.sh` looks for these lines.
 pub fn skip(why: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {why}");
-}
-
-/// Returns the path of one of our binaries, which is in the same build as the running executable.
-pub fn binary(name: &str) -> PathBuf {
-    let own = std::env::current_exe().unwrap();
-    let mut build = own.parent().unwrap();
-    if build.ends_with("deps") {
-        build = build.parent().unwrap();
-    }
-    let path = build.join(name);
-    path.canonicalize()
-        .unwrap_or_else(|_| panic!("{} is not built: run scripts/test.sh", path.display()))
 }
 
 fn entry(id: &str, executable: PathBuf) -> Entry {
