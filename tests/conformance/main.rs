@@ -1,151 +1,83 @@
-//! `CONFORMANCE.md` lists what must be accepted and refused; this test keeps it honest: every number
-//! is there once, in order, and names tests that exist, in a file that says the number, or gives a
-//! reason.
+//! `CONFORMANCE.md` lists what must be accepted and refused. The last cell of a row names the tests
+//! that say its number, or gives a reason why there is none.
+//!
+//! A test says a number in its name (`…_j029`), or in a table or comment within it (`J29`). So the
+//! cells can be written by a program, and no row can name a test that is not there:
+//!
+//! ```sh
+//! CONFORMANCE=write cargo test -p tests --test conformance
+//! ```
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
+
+/// Reads and writes the rows of the list.
+mod list;
+/// Finds the tests and the numbers that they say.
+mod source;
 
 use std::{
-    collections::BTreeMap,
-    fs,
+    env, fs,
     path::{Path, PathBuf},
 };
 
-/// The parts of the list and the last number of each.
-const PARTS: [(char, u32); 5] = [('J', 204), ('P', 201), ('W', 184), ('D', 51), ('S', 6)];
+use self::list::{PARTS, Row};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Number → what the last column says, in the order of the file.
-fn rows() -> Vec<(String, String)> {
-    let text = fs::read_to_string(root().join("tests/CONFORMANCE.md")).expect("is there");
-    let cells = |line: &str| -> Vec<String> {
-        line.trim_matches('|')
-            .split(" | ")
-            .map(|cell| cell.trim().to_owned())
-            .collect()
-    };
-    text.lines()
-        .filter(|line| {
-            line.starts_with("| ") && line.as_bytes().get(3).is_some_and(u8::is_ascii_digit)
-        })
-        .map(cells)
-        .map(|cells| {
-            assert_eq!(cells.len(), 4, "four columns: {cells:?}");
-            (cells[0].clone(), cells[3].clone())
-        })
-        .collect()
-}
-
-/// A file that a row names, and the tests in it: `` `tests/x.rs` j001_a, j002_b ``. A module is named by
-/// its path, `` `process::telemetry::quota` ``; a name that ends in a star stands for all that begin so.
-struct Named<'a> {
-    file: String,
-    tests: Vec<&'a str>,
-}
-
-/// What the last column of a row names. What else it has in backticks is code, and between them prose,
-/// which has no underscores.
-fn named(cell: &str) -> Vec<Named<'_>> {
-    let mut all: Vec<Named<'_>> = Vec::new();
-    for (index, text) in cell.split('`').enumerate() {
-        if index % 2 == 0 {
-            let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-            if let Some(last) = all.last_mut() {
-                last.tests.extend(words.filter(|word| word.contains('_')));
-            }
-        } else if text.ends_with(".rs") || text.contains("::") {
-            let file = match text.split_once("::") {
-                Some((name, module)) => {
-                    format!("crates/{name}/src/{}.rs", module.replace("::", "/"))
-                }
-                None => text.to_owned(),
-            };
-            let tests = Vec::new();
-            all.push(Named { file, tests });
-        }
-    }
-    all
-}
-
-/// Whether a word of the text says the number, or a part of one between underscores: what
-/// `fn j029_…`, `fn p025_p026_…` and a table's row "J29" have in common.
-fn is_said(number: &str, text: &str) -> bool {
-    let (part, digits) = number.split_at(1);
-    let part = part.to_lowercase();
-    let spellings = [
-        number.to_owned(),
-        format!("{part}{digits}"),
-        format!("{part}{digits:0>3}"),
-    ];
-    text.split(|c: char| !c.is_ascii_alphanumeric())
-        .any(|word| spellings.iter().any(|spelling| spelling == word))
-}
-
-/// What is wrong with the last column of a row, if anything is.
-fn fault(number: &str, last: &str) -> Option<String> {
-    let named = named(last);
-    if named.is_empty() {
-        let is_reason = last.split_whitespace().count() >= 4;
-        return (!is_reason).then(|| "has neither a test nor a reason".to_owned());
-    }
-    let mut said = false;
-    for Named { file, tests } in named {
-        let Ok(text) = fs::read_to_string(root().join(&file)) else {
-            return Some(format!("names {file}, which is not there"));
-        };
-        let is_there = |test: &&str| {
-            let end = if test.ends_with('_') { "" } else { "(" };
-            text.contains(&format!("fn {test}{end}"))
-        };
-        if let Some(missing) = tests.iter().find(|test| !is_there(test)) {
-            return Some(format!("names {missing}, which is not in {file}"));
-        }
-        said |= is_said(number, &text);
-    }
-    (!said).then(|| "is said in none of the files that it names".to_owned())
+fn list() -> PathBuf {
+    root().join("tests/CONFORMANCE.md")
 }
 
 #[test]
-fn every_number_is_there_once_in_order() {
-    let numbers: Vec<String> = rows().into_iter().map(|(number, _)| number).collect();
-    let expected: Vec<String> = PARTS
+fn every_number_is_there_once_and_in_order() {
+    let text = fs::read_to_string(list()).unwrap();
+    let rows = text.lines().filter_map(Row::read);
+    let numbers: Vec<_> = rows.map(|row| row.number.to_owned()).collect();
+    let expected = PARTS
         .iter()
-        .flat_map(|&(part, last)| (1..=last).map(move |n| format!("{part}{n}")))
-        .collect();
-    let missing: Vec<_> = expected
-        .iter()
-        .filter(|number| !numbers.contains(number))
-        .collect();
-    assert!(missing.is_empty(), "not in CONFORMANCE.md: {missing:?}");
-    assert_eq!(numbers, expected);
+        .flat_map(|&(part, last)| (1..=last).map(move |n| format!("{part}{n}")));
+    assert_eq!(numbers, expected.collect::<Vec<_>>());
 }
 
 #[test]
-fn every_number_has_a_test_that_says_it_or_a_reason() {
-    let wrong: BTreeMap<_, _> = rows()
-        .into_iter()
-        .filter_map(|(number, last)| Some((fault(&number, &last)?, number)))
-        .map(|(fault, number)| (number, fault))
-        .collect();
-    assert!(wrong.is_empty(), "{wrong:#?}");
+fn every_row_names_exactly_the_tests_that_say_its_number() {
+    let text = fs::read_to_string(list()).unwrap();
+    let tests = source::tests_below(&root(), &["crates", "tests"]);
+    let (written, faults) = list::written(&text, &tests);
+    if env::var_os("CONFORMANCE").is_some_and(|value| value == "write") {
+        fs::write(list(), &written).unwrap();
+    } else {
+        let lines = text.lines().zip(written.lines());
+        let stale: Vec<_> = lines.filter(|(now, wanted)| now != wanted).collect();
+        assert!(stale.is_empty(), "run with CONFORMANCE=write: {stale:#?}");
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
 }
 
+/// A file that no module declares is not compiled, so its tests would prove nothing.
 #[test]
-fn a_row_that_names_nothing_or_what_is_not_there_is_found() {
-    for (number, last, right) in [
-        ("J1", "`tests/tokens/algorithms.rs` j001_good_tokens", true),
-        ("P143", "`tests/limits/connections.rs` p143_*", true),
-        (
-            "J37",
-            "`common::throttle::quota`; `tests/server/refused.rs`; `tests/tokens/header.rs`",
-            true,
-        ),
-        ("W111", "not applicable: nothing is cached", true),
-        ("J1", "the library", false),
-        ("J1", "`tests/tokens/algorithms.rs` j001_bad_tokens", false),
-        ("J1", "`tests/tokens/algorithm.rs` j001_good_tokens", false),
-        ("W1", "`tests/tokens/algorithms.rs` j001_good_tokens", false),
-    ] {
-        assert_eq!(fault(number, last).is_none(), right, "{number} {last}");
+fn every_file_with_tests_is_a_module() {
+    let root = root();
+    for file in source::tests_below(&root, &["crates", "tests"]).keys() {
+        let path = root.join(file);
+        let (stem, directory) = (path.file_stem().unwrap(), path.parent().unwrap());
+        let stem = stem.to_str().unwrap();
+        if ["main", "lib"].contains(&stem) {
+            continue;
+        }
+        let (module, directory) = match stem {
+            "mod" => (
+                directory.file_name().unwrap().to_str().unwrap(),
+                directory.parent().unwrap(),
+            ),
+            _ => (stem, directory),
+        };
+        let beside = ["main.rs", "lib.rs", "mod.rs"].map(|name| directory.join(name));
+        let declared = beside.into_iter().chain([directory.with_extension("rs")]);
+        let is_declared = declared
+            .filter_map(|file| fs::read_to_string(file).ok())
+            .any(|text| text.contains(&format!("mod {module};")));
+        assert!(is_declared, "{file} is declared by no module");
     }
 }

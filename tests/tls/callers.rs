@@ -38,7 +38,7 @@ impl ResolvesClientCert for Asked {
 }
 
 #[tokio::test]
-async fn p178_d51_callers_are_not_asked_for_a_certificate() {
+async fn callers_are_not_asked_for_a_certificate_p178_d051() {
     let stack = Stack::new().await;
     for process in both(&stack).await {
         let https = stack.https(process.listening().await);

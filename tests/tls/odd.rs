@@ -225,7 +225,7 @@ async fn p184_another_domains_ca_does_not_vouch_for_ours() {
 /// SPIFFE-ID §2.1: scheme and trust domain are case-insensitive in URIs (RFC 3986 §6.2.2.1), and the
 /// path is not.
 #[tokio::test]
-async fn p193_d49_case_counts_in_the_path_only() {
+async fn case_counts_only_in_the_path_p193_d049() {
     let root = Authority::root();
     for (number, id, status) in [
         ("P193 D49", "SPIFFE://odd.test/server", 200),
