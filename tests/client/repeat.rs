@@ -118,7 +118,7 @@ async fn a_rotation_goes_unnoticed() {
 }
 
 #[tokio::test]
-async fn a_token_is_renewed_and_outlives_its_agent_for_a_while() {
+async fn token_is_renewed_and_outlives_its_agent_for_a_while_w115() {
     let stack = Stack::with(SERVER_ID, |config| config.jwt_ttl = Duration::from_secs(3)).await;
     let seen = Arc::new(Mutex::new(Vec::new()));
     let recorder = Arc::clone(&seen);
@@ -268,7 +268,7 @@ async fn a_signal_does_not_wait_for_the_request_under_way() {
 }
 
 #[tokio::test]
-async fn it_ends_quietly_when_nobody_reads_any_more() {
+async fn repeat_ends_quietly_when_its_output_is_closed() {
     let stack = Stack::new().await;
     let ok = upstream::answering(&stack, &["h2"], async |_| body::status(StatusCode::OK)).await;
     let mut watch = Repeating::new(&stack, ok, &["--every", "10ms"]);

@@ -87,7 +87,7 @@ async fn redirects_are_shown_and_not_followed() {
 }
 
 #[tokio::test]
-async fn who_is_not_the_expected_server_gets_nothing() {
+async fn server_with_another_id_gets_no_token() {
     let stack = Stack::new().await;
     let recording = upstream::Recording::new(&stack).await;
 
@@ -107,7 +107,7 @@ async fn who_is_not_the_expected_server_gets_nothing() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_one_line() {
+async fn connection_refused_is_reported_in_one_line() {
     let stack = Stack::new().await;
     let [free] = process::free_ports();
 
@@ -128,7 +128,7 @@ async fn nobody_there_is_one_line() {
 }
 
 #[tokio::test]
-async fn an_end_that_says_nothing_is_named() {
+async fn connection_that_ends_without_an_answer_is_reported() {
     let stack = Stack::new().await;
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();

@@ -16,7 +16,7 @@ async fn server_and_proxy(stack: &Stack) -> (Process, Process, u16) {
 }
 
 #[tokio::test]
-async fn a_new_svid_is_presented_on_the_next_handshake() {
+async fn new_svid_is_presented_on_the_next_handshake_p179() {
     let stack = Stack::new().await;
     let (server, _proxy, port) = server_and_proxy(&stack).await;
     for port in [server.listening().await, port] {
@@ -28,7 +28,7 @@ async fn a_new_svid_is_presented_on_the_next_handshake() {
 }
 
 #[tokio::test]
-async fn a_new_ca_is_trusted_and_an_old_one_no_more() {
+async fn new_ca_is_trusted_and_an_old_one_no_longer() {
     let stack = Stack::new().await;
     let (_server, _proxy, port) = server_and_proxy(&stack).await;
     let old_ca = stack.https(port);

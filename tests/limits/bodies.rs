@@ -69,7 +69,7 @@ fn post(fields: &str, body: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn p133_a_body_over_the_bound_is_refused() {
+async fn body_over_the_bound_is_refused_p133() {
     let counting = Counting::new(&["--max-body", "1000"]).await;
     let https = counting.stack.https(counting.proxy.listening().await);
     let of = |bytes: usize| {
@@ -108,7 +108,7 @@ async fn p133_a_body_over_the_bound_is_refused() {
 }
 
 #[tokio::test]
-async fn p134_a_body_over_the_bound_without_length_http2() {
+async fn http2_body_without_a_length_is_refused_over_the_bound_p134() {
     let counting = Counting::new(&["--max-body", "1000"]).await;
     let https = counting.stack.https(counting.proxy.listening().await);
     let frames = futures(vec![b'a'; 600], 2);
@@ -129,7 +129,7 @@ fn futures(
 }
 
 #[tokio::test]
-async fn p139_a_request_body_that_stands_still_is_given_up() {
+async fn request_body_that_stands_still_is_given_up_p139() {
     let counting = Counting::new(&["--body-timeout", SOON]).await;
     let https = counting.stack.https(counting.proxy.listening().await);
 
@@ -173,7 +173,7 @@ async fn p139_a_request_body_that_stands_still_is_given_up() {
 }
 
 #[tokio::test]
-async fn p139_a_slow_body_that_moves_is_served() {
+async fn slow_body_that_moves_is_served_p139() {
     let counting = Counting::new(&["--body-timeout", "2s"]).await;
     let https = counting.stack.https(counting.proxy.listening().await);
     let mut tls = https.connect(b"http/1.1").await;
@@ -195,7 +195,7 @@ async fn p139_a_slow_body_that_moves_is_served() {
 const ENDLESS: usize = 64 * 1024 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p140_a_response_that_nobody_reads_ends_and_takes_no_memory() {
+async fn response_that_is_not_read_ends_and_takes_no_memory_p140() {
     let stack = Stack::new().await;
     let endless = upstream::answering(&stack, &["h2"], async |_| {
         Response::new(Body::full(Bytes::from(vec![b'a'; ENDLESS])))
@@ -250,7 +250,7 @@ async fn proxy_closes(tls: &mut tokio_rustls::client::TlsStream<tokio::net::TcpS
 }
 
 #[tokio::test]
-async fn p154_a_coded_body_passes_as_it_is() {
+async fn coded_body_passes_unchanged_p154() {
     let stack = Stack::new().await;
     let gzip: &[u8] = b"\x1f\x8b\x08\x00bomb";
     let coded = upstream::answering(&stack, &["h2"], move |_| async move {

@@ -19,7 +19,7 @@ use tokio::{
 use crate::{SOON, read_to_end, server, stays_open};
 
 #[tokio::test]
-async fn p138_a_handshake_that_never_ends_is_cut_off() {
+async fn handshake_that_never_ends_is_cut_off_p138() {
     let (_stack, server, https) = server(&["--handshake-timeout", SOON]).await;
     let port = server.listening().await;
     // Nothing, half a record's header, and a record that never comes whole.
@@ -39,7 +39,7 @@ async fn p138_a_handshake_that_never_ends_is_cut_off() {
 }
 
 #[tokio::test]
-async fn p141_an_idle_connection_is_closed() {
+async fn idle_connection_is_closed_p141() {
     let (_stack, _server, https) = server(&["--idle-timeout", SOON, "--body-timeout", SOON]).await;
 
     let mut http1 = https.connect(b"http/1.1").await;
@@ -58,7 +58,7 @@ async fn p141_an_idle_connection_is_closed() {
 }
 
 #[tokio::test]
-async fn p142_pings_keep_no_idle_connection() {
+async fn idle_connection_is_closed_in_spite_of_pings_p142() {
     let (_stack, _server, https) = server(&["--idle-timeout", SOON, "--body-timeout", SOON]).await;
     let mut http2 = Frames::connect(&https, &[]).await;
     http2.send(&frames::request(1, frames::GET, &[])).await;
@@ -74,7 +74,7 @@ async fn p142_pings_keep_no_idle_connection() {
 }
 
 #[tokio::test]
-async fn p142_a_quiet_http2_connection_is_pinged() {
+async fn quiet_http2_connection_is_pinged_p142() {
     let (_stack, _server, https) = server(&[]).await;
     let mut http2 = Frames::connect(&https, &[]).await;
     http2.send(&frames::request(1, frames::GET, &[])).await;
@@ -92,7 +92,7 @@ async fn p142_a_quiet_http2_connection_is_pinged() {
 }
 
 #[tokio::test]
-async fn p143_connections_over_the_bound_wait_and_are_served_when_one_ends() {
+async fn connections_over_the_bound_wait_and_are_served_when_one_ends_p143() {
     let (_stack, _server, https) = server(&[
         "--max-connections",
         "2",
@@ -117,7 +117,7 @@ async fn p143_connections_over_the_bound_wait_and_are_served_when_one_ends() {
 }
 
 #[tokio::test]
-async fn p143_connections_over_the_bound_wait_no_longer_than_a_handshake() {
+async fn connections_over_the_bound_wait_no_longer_than_a_handshake_p143() {
     let (_stack, _server, https) = server(&[
         "--max-connections",
         "1",
@@ -133,7 +133,7 @@ async fn p143_connections_over_the_bound_wait_no_longer_than_a_handshake() {
 }
 
 #[tokio::test]
-async fn p143_one_address_has_its_share() {
+async fn one_address_gets_only_its_share_p143() {
     let (_stack, server, https) = server(&["--max-connections", "6"]).await;
     let _kept = [
         https.connect(b"h2").await,
@@ -159,7 +159,7 @@ async fn p143_one_address_has_its_share() {
 }
 
 #[tokio::test]
-async fn p143_handshakes_over_the_bound_take_the_place_of_the_oldest() {
+async fn handshakes_over_the_bound_take_the_place_of_the_oldest_p138_p143() {
     // One core: with two, the second's half-open ones may be accepted after the good one.
     let (_stack, server, https) = server(&["--max-handshakes", "3", "--cores", "1"]).await;
     let port = server.listening().await;
@@ -186,7 +186,7 @@ fn with_open_files(stack: &Stack, files: usize, args: &[&str]) -> Process {
 }
 
 #[tokio::test]
-async fn p143_without_files_to_open_it_waits_and_goes_on() {
+async fn without_descriptors_accepting_waits_and_continues_p143() {
     let stack = Stack::new().await;
     let server = with_open_files(&stack, 40, &["--listen", "127.0.0.1:0", "--cores", "1"]);
     let port = server.listening().await;
@@ -224,7 +224,7 @@ async fn p143_without_files_to_open_it_waits_and_goes_on() {
 }
 
 #[tokio::test]
-async fn p143_a_caller_is_accepted_as_soon_as_there_are_descriptors() {
+async fn caller_is_accepted_as_soon_as_there_are_descriptors_p143() {
     let stack = Stack::new().await;
     let server = with_open_files(&stack, 40, &["--listen", "127.0.0.1:0", "--cores", "1"]);
     let port = server.listening().await;

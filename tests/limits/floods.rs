@@ -102,7 +102,7 @@ where
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p135_slowloris_of_2000_connections() {
+async fn slowloris_of_2000_connections_delays_no_good_caller_p135() {
     let stack = Stack::new().await;
     let server = stack.server(&["--header-timeout", "60s"]).await;
     let https = Arc::new(stack.https(server.listening().await));
@@ -129,7 +129,7 @@ async fn p135_slowloris_of_2000_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p144_rapid_reset_flood() {
+async fn rapid_reset_flood_delays_no_good_caller_p144() {
     const CANCEL: [u8; 4] = [0, 0, 0, 8];
     let bytes: Arc<Vec<u8>> = Arc::new(
         (0..1000)
@@ -169,7 +169,7 @@ async fn p144_rapid_reset_flood() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p143_1000_bad_tokens_a_second() {
+async fn flood_of_1000_bad_tokens_a_second_delays_no_good_caller_p143() {
     const TICKS: usize = 200;
     const EACH: usize = 10;
     let (stack, stranger) = (Stack::new().await, Stack::new().await);
@@ -210,7 +210,7 @@ async fn p143_1000_bad_tokens_a_second() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p138_10000_half_open_handshakes() {
+async fn flood_of_10000_half_open_handshakes_keeps_no_caller_out_p138() {
     const COUNT: usize = 10_000;
     harness::process::allow_open_files(COUNT as u64 + 1000);
     let stack = Stack::new().await;
@@ -280,7 +280,7 @@ const BEGINNINGS: [fn(u32) -> Vec<u8>; 2] = [
 
 /// All callers share a connection to the server, which would end it for resets that come too fast.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p144_resets_at_the_proxy_fail_nobody_else() {
+async fn resets_at_the_proxy_fail_no_other_request_p144() {
     let stack = Stack::new().await;
     let server = stack.server(&["--cores", "1"]).await;
     let proxy = stack.proxy(server.listening().await, &["--cores", "1"]);

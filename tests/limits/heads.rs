@@ -16,7 +16,7 @@ fn head(target: &str, fields: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn p128_heads_over_their_bounds_http1() {
+async fn http1_heads_over_their_bounds_are_rejected_p128() {
     let (_stack, _server, https) = server(&[]).await;
     let fields = |count: usize| -> String { (0..count).map(|n| format!("x-{n}: 1\r\n")).collect() };
     let long = |bytes: usize| format!("x-long: {}\r\n", "a".repeat(bytes));
@@ -42,7 +42,7 @@ async fn p128_heads_over_their_bounds_http1() {
 }
 
 #[tokio::test]
-async fn p129_heads_over_their_bounds_http2() {
+async fn http2_heads_over_their_bounds_are_rejected_p129() {
     let (_stack, _server, https) = server(&[]).await;
     let with = |path: String, count: usize, bytes: usize| {
         let request = (0..count).fold(Request::get(path), |request, n| {
@@ -67,7 +67,7 @@ async fn p129_heads_over_their_bounds_http2() {
 }
 
 #[tokio::test]
-async fn p129_the_proxy_forwards_none_over_the_bounds() {
+async fn proxy_forwards_no_head_over_the_bounds_p129() {
     let stack = Stack::new().await;
     let never = upstream::answering(&stack, &["h2"], async |_| {
         body::status(http::StatusCode::IM_A_TEAPOT)
@@ -83,7 +83,7 @@ async fn p129_the_proxy_forwards_none_over_the_bounds() {
 }
 
 #[tokio::test]
-async fn p135_a_head_that_comes_slowly_or_never_is_cut_off() {
+async fn head_that_comes_slowly_or_never_is_cut_off_p135() {
     let (_stack, server, https) = server(&["--header-timeout", SOON]).await;
     for (number, alpn, bytes) in [
         (
@@ -117,7 +117,7 @@ async fn p135_a_head_that_comes_slowly_or_never_is_cut_off() {
 }
 
 #[tokio::test]
-async fn p135_trickling_wins_no_time() {
+async fn head_that_trickles_gets_no_more_time_p135() {
     let (_stack, _server, https) = server(&["--header-timeout", "500ms"]).await;
     let (mut read, mut write) = tokio::io::split(https.connect(b"http/1.1").await);
     let trickling = async {

@@ -39,7 +39,7 @@ async fn is_well(https: &Https) {
 
 /// Each flood ends its connection with the code, in little memory, and the server goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p144_floods_end_their_connection() {
+async fn floods_end_their_connection_p144() {
     const PROTOCOL_ERROR: u32 = 1;
     const COMPRESSION_ERROR: u32 = 9;
     let reset = |stream| {
@@ -125,7 +125,7 @@ async fn p144_floods_end_their_connection() {
 }
 
 #[tokio::test]
-async fn p148_who_floods_and_does_not_read_takes_no_memory() {
+async fn caller_that_floods_and_does_not_read_takes_no_memory_p148() {
     let (_stack, server, https) = server(&["--header-timeout", "2s"]).await;
     let before = server.peak_memory();
     let settings = frame(SETTINGS, 0, 0, &[]);
@@ -142,7 +142,7 @@ async fn p148_who_floods_and_does_not_read_takes_no_memory() {
 }
 
 #[tokio::test]
-async fn p147_small_frames_of_a_body_within_reason_are_served() {
+async fn small_frames_of_a_body_within_reason_are_served_p147() {
     let (_stack, _server, https) = server(&[]).await;
     let mut bytes = frame(HEADERS, END_HEADERS, 1, POST);
     bytes.extend(repeated(&frame(DATA, 0, 1, b"a"), 50));
@@ -154,7 +154,7 @@ async fn p147_small_frames_of_a_body_within_reason_are_served() {
 }
 
 #[tokio::test]
-async fn p147_small_frames_that_nobody_reads_end_their_connection() {
+async fn small_frames_that_are_not_read_end_their_connection_p147() {
     let stack = Stack::new().await;
     // The proxy reads no body before it is connected.
     let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -171,7 +171,7 @@ async fn p147_small_frames_that_nobody_reads_end_their_connection() {
 
 /// The bound is on what nobody has taken yet, not on all that ever came over a connection.
 #[tokio::test]
-async fn p147_any_number_of_small_bodies_is_served() {
+async fn any_number_of_small_bodies_is_served_p147() {
     let (_stack, _server, https) = server(&[]).await;
     let mut http2 = Frames::connect(&https, &[]).await;
     for stream in streams(3000) {
@@ -185,7 +185,7 @@ async fn p147_any_number_of_small_bodies_is_served() {
 }
 
 #[tokio::test]
-async fn p150_streams_over_the_bound_are_refused_and_the_others_served() {
+async fn streams_over_the_bound_are_refused_and_the_others_served_p150() {
     let stack = Stack::new().await;
     let release = Arc::new(Semaphore::new(0));
     let held = upstream::answering(&stack, &["h2"], {
@@ -255,7 +255,7 @@ impl Drop for Working {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p151_a_reset_request_is_given_up_at_the_upstream_too() {
+async fn reset_request_is_given_up_at_the_upstream_too_p151() {
     let stack = Stack::new().await;
     let gauge = Arc::<Gauge>::default();
     let hung = upstream::answering(&stack, &["h2"], {

@@ -86,7 +86,7 @@ impl Server {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_a_log_that_is_not_read() {
+async fn requests_do_not_wait_for_a_log_that_is_not_read() {
     let stack = Stack::new().await;
     let mut server = Server::unread(&stack).await;
     server.line_with("some were left out").await;

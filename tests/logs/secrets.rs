@@ -34,7 +34,7 @@ fn assert_no_secret(what: &str, text: &str, tokens: &[String]) {
 }
 
 #[tokio::test]
-async fn j201_p176_w180_no_log_at_trace_has_a_secret() {
+async fn no_log_at_trace_has_a_secret_j201_p176_w180() {
     let stack = Stack::new().await;
     let traced = |name: &str, args: &[&str]| {
         let mut command = command(&binary(name), &stack.agent.endpoint(), args);

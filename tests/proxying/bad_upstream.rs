@@ -33,7 +33,7 @@ async fn an_impostor_gets_no_byte_of_the_request() {
 }
 
 #[tokio::test]
-async fn an_upstream_whose_certificate_nobody_vouches_for_is_refused() {
+async fn upstream_whose_certificate_no_bundle_verifies_is_refused() {
     let (stack, stranger) = (Stack::new().await, Stack::new().await);
     let impostor = Recording::new(&stranger).await;
     let proxy = stack.proxy(impostor.port, &[]).await;
@@ -68,7 +68,7 @@ async fn an_upstream_of_another_trust_domain_is_refused_by_its_name() {
 }
 
 #[tokio::test]
-async fn no_upstream_is_a_bad_gateway() {
+async fn absent_upstream_is_answered_with_502() {
     let stack = Stack::new().await;
     let [free] = process::free_ports();
     let proxy = stack.proxy(free, &[]).await;
@@ -80,7 +80,7 @@ async fn no_upstream_is_a_bad_gateway() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_slow_to_connect_or_to_answer_is_a_gateway_timeout() {
+async fn upstream_that_is_slow_to_connect_or_to_answer_is_a_gateway_timeout_p157() {
     let stack = Stack::new().await;
     let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = stack

@@ -281,7 +281,7 @@ async fn client_says_that_an_answer_broke_off_and_exits_with_1() {
 
 /// The upstream may reset a stream like this when its answer is complete (RFC 9113 §8.1).
 #[tokio::test]
-async fn reset_with_no_error_after_the_whole_answer_is_no_break() {
+async fn reset_with_no_error_after_the_whole_answer_is_not_a_break() {
     let breaking = Breaking::new().await;
     breaking.tell(Case {
         length: Some("3"),

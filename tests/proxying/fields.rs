@@ -3,7 +3,7 @@ use harness::raw::{Answer, Client};
 use crate::{Proxied, get, request};
 
 #[tokio::test]
-async fn p002_fields_of_one_connection_end_here() {
+async fn hop_by_hop_fields_are_removed_p002() {
     let proxied = Proxied::new().await;
     for (number, fields, gone) in [
         ("P1", &["Connection: keep-alive"][..], "connection"),
@@ -49,7 +49,7 @@ async fn p002_fields_of_one_connection_end_here() {
 }
 
 #[tokio::test]
-async fn p005_what_a_caller_can_not_have_removed() {
+async fn caller_cannot_have_end_to_end_fields_removed_p005() {
     let proxied = Proxied::new().await;
     for (number, name, value) in [
         ("P5", "Authorization", "Bearer a.b.c"),
@@ -77,7 +77,7 @@ async fn p005_what_a_caller_can_not_have_removed() {
 }
 
 #[tokio::test]
-async fn p011_the_credential_crosses_once_and_as_it_came() {
+async fn credential_crosses_once_and_unchanged_p011_p176() {
     let mut proxied = Proxied::new().await;
     let outcome = proxied.probe(get(&["Authorization: Bearer a.b.c"])).await;
     assert_eq!(
@@ -95,7 +95,7 @@ async fn p011_the_credential_crosses_once_and_as_it_came() {
 }
 
 #[tokio::test]
-async fn p013_octets_of_values() {
+async fn octets_that_values_may_not_have_are_rejected_p013() {
     let proxied = Proxied::new().await;
     let with = |value: &[u8]| {
         [
@@ -121,7 +121,7 @@ async fn p013_octets_of_values() {
 }
 
 #[tokio::test]
-async fn p010_fields_of_the_answer() {
+async fn hop_by_hop_fields_of_answers_are_removed_p010() {
     let fields = "Connection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\n\
         Upgrade: h2\r\nTrailer: X-T\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nSet-Cookie: c=3\r\nServer: theirs\r\n\
         Via: 1.0 inner\r\n";
@@ -164,7 +164,7 @@ async fn p010_fields_of_the_answer() {
 }
 
 #[tokio::test]
-async fn p021_nobody_says_who_he_is_but_his_connection() {
+async fn forwarded_fields_come_from_the_connection_only_p021() {
     let proxied = Proxied::new().await;
     let claims = [
         "X-Forwarded-For",

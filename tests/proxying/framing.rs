@@ -42,7 +42,7 @@ async fn check(rows: &[(&str, String, Fate)]) {
 }
 
 #[tokio::test]
-async fn p025_two_lengths() {
+async fn two_lengths_that_differ_are_rejected_p025() {
     let (cl, te) = ("Content-Length: 6", "Transfer-Encoding: chunked");
     // hyper has removed Content-Length before anybody can see it, and closes (RFC 9112 §6.3).
     check(&[
@@ -94,7 +94,7 @@ async fn p025_two_lengths() {
 }
 
 #[tokio::test]
-async fn p032_a_length_is_forwarded_in_one_form() {
+async fn length_is_forwarded_in_one_form_p032() {
     let proxied = Proxied::new().await;
     for lengths in [
         &["Content-Length: 00002"][..],
@@ -108,7 +108,7 @@ async fn p032_a_length_is_forwarded_in_one_form() {
 }
 
 #[tokio::test]
-async fn p035_transfer_codings() {
+async fn transfer_codings_other_than_chunked_are_rejected_p035() {
     let end = "0\r\n\r\n";
     let coded = |value: &str| post(&[&format!("Transfer-Encoding: {value}")], end);
     check(&[
@@ -153,7 +153,7 @@ async fn p035_transfer_codings() {
 }
 
 #[tokio::test]
-async fn p042_bodies_of_methods_that_have_none() {
+async fn bodies_of_get_delete_and_options_are_forwarded_p042() {
     let chunked = |method: &str| {
         let line = format!("{method} / HTTP/1.1");
         request(
@@ -179,7 +179,7 @@ async fn p042_bodies_of_methods_that_have_none() {
 }
 
 #[tokio::test]
-async fn p045_a_request_hidden_in_a_body_that_nobody_reads() {
+async fn request_hidden_in_a_body_is_never_answered_p045() {
     let proxied = Proxied::new().await;
     let hidden = "GET /canary HTTP/1.1\r\nHost: a\r\nX-Hidden: 1\r\n\r\n";
     let length = format!("Content-Length: {}", hidden.len());
@@ -199,7 +199,7 @@ async fn p045_a_request_hidden_in_a_body_that_nobody_reads() {
 }
 
 #[tokio::test]
-async fn p047_heads_that_are_not_well_formed() {
+async fn malformed_heads_are_rejected_p047() {
     check(&[
         ("P47", get(&["X-A: 1", " folded"]), Refused(400)),
         (
@@ -240,7 +240,7 @@ async fn p047_heads_that_are_not_well_formed() {
 }
 
 #[tokio::test]
-async fn p052_chunks_that_are_well_formed() {
+async fn well_formed_chunks_are_forwarded_p052() {
     let chunked = |body: &str| post(&["Transfer-Encoding: chunked"], body);
     let zeros = format!("{}1\r\nx\r\n0\r\n\r\n", "0".repeat(5000));
     check(&[
@@ -262,7 +262,7 @@ async fn p052_chunks_that_are_well_formed() {
 }
 
 #[tokio::test]
-async fn p053_chunks_that_are_not() {
+async fn malformed_chunks_are_rejected_p053() {
     let proxied = Proxied::new().await;
     let (long, many) = ("x".repeat(20_000), "A: 1\r\n".repeat(200));
     let extensions = format!("1;{}\r\nx\r\n0\r\n\r\n", "a".repeat(17 * 1024));
@@ -312,7 +312,7 @@ async fn p053_chunks_that_are_not() {
 }
 
 #[tokio::test]
-async fn p064_a_body_that_breaks_after_part_of_it_was_forwarded() {
+async fn body_that_breaks_off_breaks_off_at_the_upstream_p064() {
     let proxied = Proxied::new().await;
     let begun = post(&["Transfer-Encoding: chunked"], "3\r\nabc\r\n");
     let mut client = Client::sending(&proxied.https, begun).await;
@@ -331,7 +331,7 @@ async fn p064_a_body_that_breaks_after_part_of_it_was_forwarded() {
 }
 
 #[tokio::test]
-async fn p065_a_client_that_leaves_in_the_middle_of_a_body() {
+async fn client_that_leaves_within_a_body_breaks_it_off_at_the_upstream_p065() {
     let proxied = Proxied::new().await;
     let client = Client::sending(&proxied.https, post(&["Content-Length: 10000"], "abc")).await;
     proxied
@@ -344,7 +344,7 @@ async fn p065_a_client_that_leaves_in_the_middle_of_a_body() {
 }
 
 #[tokio::test]
-async fn p058_a_chunk_of_any_declared_size_is_streamed_and_not_kept_room_for() {
+async fn chunk_of_any_declared_size_is_streamed_without_room_kept_for_it_p058() {
     let proxied = Proxied::new().await;
     let before = proxied.proxy.peak_memory();
     let begun = post(&["Transfer-Encoding: chunked"], "fffffffffffffff\r\nabc");
@@ -359,7 +359,7 @@ async fn p058_a_chunk_of_any_declared_size_is_streamed_and_not_kept_room_for() {
 }
 
 #[tokio::test]
-async fn p066_requests_in_a_row() {
+async fn pipelined_requests_are_answered_in_order_p066() {
     let proxied = Proxied::new().await;
     let ten: String = (0..10)
         .map(|n| request(&[&format!("GET /?{n} HTTP/1.1"), "Host: a"], ""))

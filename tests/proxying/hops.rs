@@ -19,7 +19,7 @@ fn by(value: &str) -> &str {
 }
 
 #[tokio::test]
-async fn p018_a_proxy_in_front_of_a_proxy_forwards() {
+async fn proxy_in_front_of_a_proxy_forwards_p018() {
     let proxied = Proxied::new().await;
     let mut proxies = Vec::new();
     let mut port = proxied.https.port();
@@ -53,7 +53,7 @@ async fn proxy(stack: &Stack, port: u16, upstream: u16) -> Process {
 }
 
 #[tokio::test]
-async fn p019_a_circle_ends_in_508() {
+async fn request_in_a_circle_is_answered_with_508_p019() {
     let stack = Stack::new().await;
     let [alone] = free_ports();
     let itself = proxy(&stack, alone, alone).await;
@@ -71,7 +71,7 @@ async fn p019_a_circle_ends_in_508() {
 }
 
 #[tokio::test]
-async fn p019_a_request_that_has_been_here() {
+async fn request_that_was_here_before_is_answered_with_508_p019() {
     let proxied = Proxied::new().await;
     proxied.probe(get(&[])).await;
     let requests = proxied.upstream.requests();

@@ -11,7 +11,7 @@ const SIZE: usize = 32 * 1024 * 1024;
 const MEMORY_BOUND_KIB: usize = SIZE / 1024 / 2;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_bodies_stream_both_ways_in_bounded_memory() {
+async fn large_bodies_stream_both_ways_in_bounded_memory_p170() {
     let stack = Stack::new().await;
     for alpn in ["h2", "http/1.1"] {
         let echo = upstream::answering(&stack, &[alpn], async |request| {

@@ -19,7 +19,7 @@ fn of_status(log: &[String], status: u16) -> Vec<&String> {
 }
 
 #[tokio::test]
-async fn p143_a_rejected_request_makes_one_line() {
+async fn rejected_request_makes_one_log_line_p143() {
     let mut proxied = Proxied::new().await;
     let requests = [
         (
@@ -70,7 +70,7 @@ async fn p143_a_rejected_request_makes_one_line() {
 }
 
 #[tokio::test]
-async fn p143_a_stranger_s_flood_of_rejected_requests_leaves_the_log_to_others() {
+async fn flood_of_rejected_requests_leaves_the_log_to_other_sources_p143() {
     for (path, status) in [("/nowhere", 404), ("/\"", 400)] {
         let mut proxied = Proxied::new().await;
         let unknown = request(&[&format!("GET {path} HTTP/1.1"), "Host: a"], "");
@@ -108,7 +108,7 @@ async fn p143_a_stranger_s_flood_of_rejected_requests_leaves_the_log_to_others()
 }
 
 #[tokio::test]
-async fn p143_failures_of_the_upstream_are_limited_apart() {
+async fn log_lines_about_the_upstream_are_limited_apart_p143() {
     let proxied = Proxied::answered(
         |_| harness::raw::Answer::Last(b"nonsense\r\n\r\n".into()),
         &[],

@@ -25,7 +25,7 @@ async fn answering(bytes: &[u8], then_close: bool) -> Proxied {
 }
 
 #[tokio::test]
-async fn p113_answers_of_two_lengths_or_none() {
+async fn answers_with_two_lengths_or_none_are_502_p113() {
     let chunked = "Transfer-Encoding: chunked";
     let many: String = (0..257).map(|n| format!("X-{n}: 1\r\n")).collect();
     let long = format!("X-A: {}\r\n", "x".repeat(500 * 1024));
@@ -91,7 +91,7 @@ async fn p113_answers_of_two_lengths_or_none() {
 }
 
 #[tokio::test]
-async fn p115_a_length_crosses_in_one_form() {
+async fn length_of_an_answer_crosses_in_one_form_p115() {
     let twice = b"HTTP/1.1 200 OK\r\nContent-Length: 005\r\nContent-Length: 5\r\n\r\nhello";
     let proxied = answering(twice, false).await;
     let mut client = Client::sending(&proxied.https, get(&[])).await;
@@ -101,7 +101,7 @@ async fn p115_a_length_crosses_in_one_form() {
 }
 
 #[tokio::test]
-async fn p119_a_truncated_answer_does_not_look_complete() {
+async fn truncated_answer_does_not_look_complete_p119() {
     for (number, answer) in [
         ("P119", "HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\nhello"),
         (
@@ -134,7 +134,7 @@ async fn p119_a_truncated_answer_does_not_look_complete() {
 }
 
 #[tokio::test]
-async fn p121_an_answer_that_ends_with_its_connection() {
+async fn answer_that_ends_with_its_connection_crosses_whole_p121() {
     let proxied = answering(b"HTTP/1.1 200 OK\r\n\r\nhello", true).await;
     let mut client = Client::sending(&proxied.https, get(&[])).await;
     let answer = client.answer().await.unwrap();
@@ -151,7 +151,7 @@ async fn p121_an_answer_that_ends_with_its_connection() {
 }
 
 #[tokio::test]
-async fn p122_an_answer_that_is_longer_than_it_says() {
+async fn bytes_after_the_declared_length_of_an_answer_are_dropped_p122() {
     let more = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
     let proxied = answering(more.as_bytes(), false).await;
     let mut client = Client::sending(&proxied.https, get(&[])).await;
@@ -162,14 +162,14 @@ async fn p122_an_answer_that_is_longer_than_it_says() {
 }
 
 #[tokio::test]
-async fn p124_a_status_that_nobody_knows_is_the_upstream_s() {
+async fn unknown_status_of_the_upstream_crosses_p124() {
     let proxied = answering(b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n", false).await;
     let mut client = Client::sending(&proxied.https, get(&[])).await;
     assert_eq!(client.answer().await.unwrap().status(), 999);
 }
 
 #[tokio::test]
-async fn p126_trailers_of_an_answer_end_here() {
+async fn trailers_of_an_answer_are_not_forwarded_p126() {
     let answer = "HTTP/1.1 200 OK\r\nTrailer: X-T\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-T: 1\r\nSet-Cookie: a=1\r\n\r\n";
     let proxied = answering(answer.as_bytes(), false).await;
     let mut client =
@@ -187,7 +187,7 @@ async fn p126_trailers_of_an_answer_end_here() {
 
 /// Over HTTP/2 on both sides, where no coding of the body loses them on the way.
 #[tokio::test]
-async fn p062_trailers_of_a_request_end_here_over_http2() {
+async fn trailers_of_an_http2_request_are_not_forwarded_p062() {
     let stack = harness::Stack::new().await;
     let upstream = harness::upstream::answering(&stack, &["h2"], async |request| {
         let body = request.into_body().collect().await.unwrap();

@@ -25,7 +25,7 @@ use harness::{
 use crate::{CANARY, Proxied, get, request};
 
 #[tokio::test]
-async fn p171_callers_that_do_not_read_hold_back_nobody_else() {
+async fn callers_that_do_not_read_delay_no_other_p171() {
     const SLOW: usize = 8;
     let stack = Stack::new().await;
     let large = Bytes::from(vec![b'x'; 32 * 1024 * 1024]);
@@ -79,7 +79,7 @@ async fn p171_callers_that_do_not_read_hold_back_nobody_else() {
 }
 
 #[tokio::test]
-async fn p066_what_is_sent_ahead_waits_unread() {
+async fn requests_that_are_sent_ahead_wait_unread_p066() {
     const MORE_THAN_BUFFERS: usize = 64 * 1024 * 1024;
     let proxied = Proxied::answered(|_| Answer::Silence, &[]).await;
     let before = proxied.proxy.peak_memory();
@@ -98,7 +98,7 @@ async fn p066_what_is_sent_ahead_waits_unread() {
 }
 
 #[tokio::test]
-async fn p172_stopping_lets_what_is_in_flight_finish() {
+async fn stop_lets_requests_in_flight_finish_p172() {
     let proxied = Proxied::answered(
         |request| match request.start_line().contains("canary") {
             true => raw::echo(request),
@@ -128,7 +128,7 @@ async fn p172_stopping_lets_what_is_in_flight_finish() {
 }
 
 #[tokio::test]
-async fn p175_log_lines_can_not_be_forged() {
+async fn log_lines_cannot_be_forged_p175_p176() {
     let mut proxied = Proxied::new().await;
     let long = "a".repeat(5000);
     for line in [
@@ -200,7 +200,7 @@ async fn leaving(stack: &Stack, last_words: Vec<u8>) -> u16 {
 }
 
 #[tokio::test]
-async fn p175_what_an_upstream_says_last_is_cut_and_escaped() {
+async fn last_words_of_an_upstream_are_cut_and_escaped_in_the_log_p175_p176() {
     let stack = Stack::new().await;
     let upstream = leaving(&stack, "\n\u{1b}INFO".repeat(2000).into()).await;
     let mut proxy = stack.proxy(upstream, &["--cores", "1"]).await;
@@ -228,7 +228,7 @@ impl Handler for Panicking {
 }
 
 #[tokio::test]
-async fn p177_a_panic_in_a_handler_ends_its_request_only() {
+async fn panic_in_a_handler_ends_only_its_request_p177() {
     let stack = Stack::new().await;
     let identity = stack.identity().await;
     let tls = tls::server(&identity.x509).unwrap();

@@ -31,7 +31,7 @@ async fn a_server_that_restarted_costs_no_get_after_it() {
 }
 
 #[tokio::test]
-async fn what_may_have_an_effect_is_sent_to_one_upstream_only() {
+async fn request_that_is_not_safe_is_sent_to_one_upstream_only() {
     let stack = Stack::new().await;
     for (method, sent) in [("GET", 2), ("POST", 1), ("DELETE", 1)] {
         let closing = |_: &raw::Message| Answer::Last(Vec::new());
@@ -70,7 +70,7 @@ async fn refusing(stack: &Stack, refusal: fn(u32) -> Vec<u8>) -> Scripted {
 }
 
 #[tokio::test]
-async fn what_http2_gives_back_unread_is_sent_again() {
+async fn request_that_http2_gives_back_unread_is_sent_again() {
     const CANCEL: u32 = 8;
     let refused = |stream| reset(stream, REFUSED_STREAM);
     let goaway = |_| goaway(0, NO_ERROR);

@@ -172,7 +172,7 @@ async fn if_all_are_left_out_the_caller_gets_the_true_reason() {
 }
 
 #[tokio::test]
-async fn a_name_whose_addresses_are_not_all_listened_on_is_no_news() {
+async fn name_with_an_address_that_refuses_causes_no_warning() {
     let stack = Stack::new().await;
     let (port, _) = counting(&stack, "h2").await;
     let mut proxy = stack.proxy(port, &[]).await;

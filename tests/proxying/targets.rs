@@ -5,7 +5,7 @@ use crate::{Proxied, post, request};
 const HOST: &str = "Host: a";
 
 #[tokio::test]
-async fn p069_hosts() {
+async fn malformed_hosts_are_rejected_p069() {
     let proxied = Proxied::new().await;
     let line = "GET / HTTP/1.1";
     for (number, lines, status) in [
@@ -36,7 +36,7 @@ async fn p069_hosts() {
 }
 
 #[tokio::test]
-async fn p073_an_absolute_target_replaces_host() {
+async fn absolute_target_replaces_host_p073() {
     let proxied = Proxied::new().await;
     let outcome = proxied
         .probe(request(&["GET https://evil/?x HTTP/1.1", HOST], ""))
@@ -60,7 +60,7 @@ async fn p073_an_absolute_target_replaces_host() {
 }
 
 #[tokio::test]
-async fn p073_an_absolute_target_without_a_path_asks_for_slash() {
+async fn absolute_target_without_a_path_asks_for_slash_p073() {
     let proxied = Proxied::new().await;
     for (line, sent) in [
         ("GET https://localhost?x=1 HTTP/1.1", "GET /?x=1 HTTP/1.1"),
@@ -87,7 +87,7 @@ async fn p073_an_absolute_target_without_a_path_asks_for_slash() {
 }
 
 #[tokio::test]
-async fn p076_options_of_the_proxy_itself() {
+async fn options_of_the_proxy_itself_are_answered_with_204_p076() {
     let proxied = Proxied::new().await;
     let outcome = proxied
         .probe(request(&["OPTIONS * HTTP/1.1", HOST], ""))
@@ -118,7 +118,7 @@ async fn p076_options_of_the_proxy_itself() {
 }
 
 #[tokio::test]
-async fn p077_methods_that_are_never_forwarded() {
+async fn connect_and_trace_are_never_forwarded_p077() {
     let proxied = Proxied::new().await;
     for (number, lines) in [
         ("P77", &["CONNECT a:443 HTTP/1.1", "Host: a:443"][..]),
@@ -153,7 +153,7 @@ async fn p077_methods_that_are_never_forwarded() {
 }
 
 #[tokio::test]
-async fn p080_targets_cross_byte_for_byte_or_not_at_all() {
+async fn targets_cross_byte_for_byte_or_not_at_all_p080() {
     let proxied = Proxied::new().await;
     for (number, target, status, forwarded) in [
         // The fragment is gone before anybody could decide by it: here and upstream alike.
@@ -199,7 +199,7 @@ async fn p080_targets_cross_byte_for_byte_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn p086_request_lines_of_other_protocols() {
+async fn request_lines_of_other_protocols_are_rejected_p086() {
     let proxied = Proxied::new().await;
     for (number, bytes) in [
         ("P86", "GET  / HTTP/1.1\r\nHost: a\r\n\r\n"),
@@ -222,7 +222,7 @@ async fn p086_request_lines_of_other_protocols() {
 }
 
 #[tokio::test]
-async fn p127_what_the_proxy_sends_of_its_own_has_no_line_ends() {
+async fn line_ends_never_reach_fields_that_the_proxy_writes_p127() {
     let proxied = Proxied::new().await;
     let outcome = proxied.probe(post(&["Content-Length: 0"], "")).await;
     assert_eq!(outcome.forwarded[0].fields("x-forwarded-host"), ["a"]);

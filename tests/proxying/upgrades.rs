@@ -3,7 +3,7 @@ use harness::raw::{self, Answer, Client};
 use crate::{CANARY, Proxied, get, post, request};
 
 #[tokio::test]
-async fn p098_upgrades_are_not_offered_on() {
+async fn upgrades_are_not_forwarded_p098() {
     let proxied = Proxied::new().await;
     for (number, fields) in [
         (
@@ -43,7 +43,7 @@ async fn p098_upgrades_are_not_offered_on() {
 }
 
 #[tokio::test]
-async fn p078_nothing_is_read_after_a_refused_connect() {
+async fn bytes_after_a_refused_connect_are_not_read_p078() {
     let proxied = Proxied::new().await;
     let connect = request(&["CONNECT a:443 HTTP/1.1", "Host: a:443"], "");
     let outcome = proxied.probe(connect).await;
@@ -57,7 +57,7 @@ async fn p078_nothing_is_read_after_a_refused_connect() {
 }
 
 #[tokio::test]
-async fn p101_a_switch_of_protocols_that_nobody_asked_for() {
+async fn switch_of_protocols_without_a_request_for_it_is_502_p101() {
     let switch =
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nhello";
     let proxied = Proxied::answered(|_| Answer::Bytes(switch.into()), &[]).await;
@@ -68,7 +68,7 @@ async fn p101_a_switch_of_protocols_that_nobody_asked_for() {
 }
 
 #[tokio::test]
-async fn p103_interim_answers_of_the_upstream_end_here() {
+async fn interim_answers_of_the_upstream_are_not_forwarded_p103() {
     for (number, interim) in [
         ("P103", "HTTP/1.1 100 Continue\r\n\r\n".to_owned()),
         (
@@ -94,7 +94,7 @@ async fn p103_interim_answers_of_the_upstream_end_here() {
 }
 
 #[tokio::test]
-async fn p105_interim_answers_without_end_are_no_answer() {
+async fn endless_interim_answers_are_not_an_answer_p105() {
     let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(1000);
     let proxied = Proxied::answered(
         move |_| Answer::Bytes(interim.clone().into()),
@@ -107,7 +107,7 @@ async fn p105_interim_answers_without_end_are_no_answer() {
 }
 
 #[tokio::test]
-async fn p106_a_client_that_waits_to_be_asked_for_its_body() {
+async fn client_that_expects_100_is_asked_for_its_body_p106() {
     let proxied = Proxied::new().await;
     let waiting = post(&["Content-Length: 3", "Expect: 100-continue"], "");
     let mut client = Client::sending(&proxied.https, waiting).await;
@@ -136,7 +136,7 @@ async fn p106_a_client_that_waits_to_be_asked_for_its_body() {
 }
 
 #[tokio::test]
-async fn p046_expectations() {
+async fn unknown_expectations_are_rejected_p046() {
     let proxied = Proxied::new().await;
     for (number, bytes, status, forwarded) in [
         (
@@ -209,7 +209,7 @@ async fn p046_expectations() {
 }
 
 #[tokio::test]
-async fn p109_answers_without_a_body() {
+async fn answers_to_head_and_of_204_and_304_have_no_body_p109() {
     let proxied = Proxied::new().await;
     let head = request(&["HEAD / HTTP/1.1", "Host: a"], "");
     let proxied_head = Proxied::answered(

@@ -14,7 +14,7 @@ use harness::{
 use crate::{CANARY, Proxied, get, post, request};
 
 #[tokio::test]
-async fn p155_no_upstream() {
+async fn absent_upstream_is_502_and_silent_upstream_is_504_p155_p157() {
     // P155 refused, and P155 no such host; P157 slow to answer.
     let proxied = Proxied::answered(|_| Answer::Silence, &["--response-timeout", "200ms"]).await;
     let mut client = Client::sending(&proxied.https, get(&[])).await;
@@ -40,7 +40,7 @@ async fn p155_no_upstream() {
 }
 
 #[tokio::test]
-async fn p157_a_slow_upload_is_not_the_upstream_s_fault() {
+async fn slow_upload_does_not_count_as_the_upstreams_time_p157() {
     let proxied = Proxied::answered(raw::echo, &["--response-timeout", "1s"]).await;
     let mut client = Client::sending(&proxied.https, post(&["Content-Length: 6"], "")).await;
     for part in ["ab", "cd", "ef"] {
@@ -52,7 +52,7 @@ async fn p157_a_slow_upload_is_not_the_upstream_s_fault() {
 }
 
 #[tokio::test]
-async fn p156_an_upstream_that_is_somebody_else() {
+async fn upstream_with_another_id_is_502_p156() {
     let other = "spiffe://example.org/other";
     let proxied = Proxied::answered(raw::echo, &["--upstream-id", other]).await;
     let mut client = Client::sending(&proxied.https, get(&[])).await;
@@ -73,7 +73,7 @@ async fn p156_an_upstream_that_is_somebody_else() {
 }
 
 #[tokio::test]
-async fn p158_nothing_to_verify_the_upstream_by() {
+async fn without_an_identity_to_verify_by_the_answer_is_503_p158() {
     // The upstream keeps its identity when the proxy loses its own.
     let other = "spiffe://example.org/other";
     let stack = harness::Stack::with(other, |_| ()).await;
@@ -102,7 +102,7 @@ fn closing_on_the_second() -> impl Fn(&raw::Message) -> Answer + Send + Sync {
 }
 
 #[tokio::test]
-async fn p159_an_upstream_that_closes_instead_of_answering() {
+async fn upstream_that_closes_instead_of_answering_is_502_p159() {
     for (number, first, sent) in [
         ("P159 P161", get(&[]), 2),
         ("P159 P161", request(&["HEAD / HTTP/1.1", "Host: a"], ""), 2),
@@ -130,7 +130,7 @@ async fn p159_an_upstream_that_closes_instead_of_answering() {
 }
 
 #[tokio::test]
-async fn p161_a_connection_that_closes_under_a_request() {
+async fn get_on_a_connection_that_closes_is_sent_again_and_post_is_502_p161() {
     for (number, second, status) in [
         ("P161", get(&[]), 200),
         ("P162", post(&["Content-Length: 2"], "ab"), 502),
@@ -151,7 +151,7 @@ async fn p161_a_connection_that_closes_under_a_request() {
 }
 
 #[tokio::test]
-async fn p160_a_pooled_connection_that_closed_is_no_failure() {
+async fn pooled_connection_that_closed_fails_no_request_p160() {
     let first = AtomicUsize::new(0);
     let proxied = Proxied::answered(
         move |request| match first.fetch_add(1, SeqCst) {
@@ -171,7 +171,7 @@ async fn p160_a_pooled_connection_that_closed_is_no_failure() {
 }
 
 #[tokio::test]
-async fn p164_failures_of_the_upstream_are_its_own() {
+async fn error_statuses_of_the_upstream_cross_p164() {
     for status in [
         "500 Internal Server Error",
         "503 Service Unavailable",
@@ -188,7 +188,7 @@ async fn p164_failures_of_the_upstream_are_its_own() {
 }
 
 #[tokio::test]
-async fn p167_an_answer_before_the_body_is_all_sent() {
+async fn answer_that_comes_before_the_whole_body_crosses_p167() {
     let early = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n";
     let proxied = Proxied::answered(move |_| Answer::Early(early.into()), &[]).await;
     let mut client =
@@ -206,7 +206,7 @@ async fn p167_an_answer_before_the_body_is_all_sent() {
 }
 
 #[tokio::test]
-async fn p168_a_client_that_leaves_while_it_waits() {
+async fn client_that_leaves_while_it_waits_cancels_its_request_upstream_p168() {
     for half_closed in [false, true] {
         let proxied = Proxied::answered(|_| Answer::Silence, &[]).await;
         let mut client = Client::sending(&proxied.https, get(&[])).await;
@@ -228,7 +228,7 @@ async fn p168_a_client_that_leaves_while_it_waits() {
 }
 
 #[tokio::test]
-async fn p170_a_slow_side_holds_back_the_other() {
+async fn slow_side_holds_back_the_other_p170() {
     const MORE_THAN_BUFFERS: usize = 256 * 1024 * 1024;
     const MEMORY_BOUND_KIB: usize = 16 * 1024;
     let stack = harness::Stack::new().await;
@@ -252,7 +252,7 @@ async fn p170_a_slow_side_holds_back_the_other() {
 }
 
 #[tokio::test]
-async fn p170_a_client_that_does_not_read_holds_back_the_upstream() {
+async fn client_that_does_not_read_holds_back_the_upstream_p170() {
     let size = 64 * 1024 * 1024;
     let answer = Arc::new(
         [

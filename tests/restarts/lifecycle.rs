@@ -15,7 +15,7 @@ use harness::{
 };
 
 #[tokio::test]
-async fn sigterm_finishes_what_is_in_flight() {
+async fn sigterm_lets_requests_in_flight_finish() {
     let stack = Stack::new().await;
     let (arrived, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let slow = upstream::answering(&stack, &["h2"], {
@@ -46,7 +46,7 @@ async fn sigterm_finishes_what_is_in_flight() {
 }
 
 #[tokio::test]
-async fn the_drain_timeout_and_a_second_signal_end_what_hangs() {
+async fn drain_timeout_and_a_second_signal_end_requests_that_hang() {
     let stack = Stack::new().await;
     let hung = upstream::answering(&stack, &["h2"], async |_| {
         tokio::time::sleep(PATIENCE * 2).await;
@@ -90,7 +90,7 @@ async fn idle_connections_do_not_delay_the_end() {
 }
 
 #[tokio::test]
-async fn a_caller_that_says_nothing_does_not_delay_the_end() {
+async fn silent_caller_does_not_delay_the_end() {
     let stack = Stack::new().await;
     let long = ["--handshake-timeout", "10m", "--drain-timeout", "10m"];
     let mut server = stack.server(&long).await;
@@ -119,7 +119,7 @@ async fn a_port_in_use_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn start_up_says_what_is_wrong_with_the_workload_api() {
+async fn start_up_reports_what_is_wrong_with_the_workload_api() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
     drop(std::os::unix::net::UnixListener::bind(path("stale")).unwrap());

@@ -158,7 +158,7 @@ async fn several_passed_sockets_are_all_served() {
 }
 
 #[tokio::test]
-async fn what_is_not_passed_to_listen_on_is_refused_or_ignored() {
+async fn passed_descriptors_that_do_not_listen_are_refused_or_ignored() {
     let stack = Stack::new().await;
     let directory = tempfile::tempdir().unwrap();
     let listener = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
@@ -242,7 +242,7 @@ async fn a_second_process_shares_the_port_while_the_first_drains() {
 }
 
 #[tokio::test]
-async fn who_waits_to_be_accepted_when_the_stop_comes_is_served() {
+async fn caller_that_waits_to_be_accepted_at_the_stop_is_served() {
     let stack = Stack::new().await;
     let token = format!("Bearer {}", stack.token(|_| ()));
     let mut server = stack.server(&[]).await;
@@ -265,7 +265,7 @@ async fn who_waits_to_be_accepted_when_the_stop_comes_is_served() {
 }
 
 #[tokio::test]
-async fn who_waits_at_a_passed_socket_when_the_stop_comes_is_served_by_the_next_process() {
+async fn caller_that_waits_at_a_passed_socket_at_the_stop_is_served_by_the_next_process() {
     let stack = Stack::new().await;
     let token = format!("Bearer {}", stack.token(|_| ()));
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -305,7 +305,7 @@ impl Handler for Silent {
 }
 
 #[tokio::test]
-async fn a_stop_takes_nobody_out_of_the_queue_of_a_passed_socket() {
+async fn stop_takes_no_caller_out_of_the_queue_of_a_passed_socket() {
     let stack = Stack::new().await;
     let tls = tls::server(&stack.identity().await.x509).unwrap();
     for (queue, all_are_taken) in [(Queue::Ends, true), (Queue::Outlives, false)] {

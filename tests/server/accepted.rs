@@ -25,7 +25,7 @@ async fn the_client_gets_through_the_proxy_to_the_server() {
 }
 
 #[tokio::test]
-async fn both_http_versions_on_either_side() {
+async fn both_http_versions_are_spoken_on_either_side() {
     let stack = Stack::new().await;
     let token = format!("Bearer {}", stack.token(|_| ()));
     for upstream_alpn in ["h2", "http/1.1"] {

@@ -129,7 +129,7 @@ fn tampered(token: &str) -> String {
 }
 
 #[tokio::test]
-async fn who_may_not_call_learns_nothing_about_what_is_served() {
+async fn caller_that_is_not_allowed_learns_nothing_about_what_is_served_j197() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let https = stack.https(server.listening().await);
@@ -150,7 +150,7 @@ async fn who_may_not_call_learns_nothing_about_what_is_served() {
 }
 
 #[tokio::test]
-async fn a_caller_of_another_trust_domain_is_not_allowed_unless_named() {
+async fn caller_of_another_trust_domain_is_not_allowed_unless_named_j011() {
     let directory = tempfile::tempdir().unwrap();
     let entry = "spiffe://partner.example/caller=unix:uid:0"
         .parse()

@@ -65,7 +65,7 @@ type Offered = &'static [&'static [u8]];
 type Chosen = Option<&'static [u8]>;
 
 #[tokio::test]
-async fn p199_alpn() {
+async fn alpn_chooses_h2_or_http1_and_refuses_others_p199() {
     let stack = Stack::new().await;
     for process in both(&stack).await {
         let https = stack.https(process.listening().await);
@@ -105,7 +105,7 @@ async fn p199_alpn() {
 }
 
 #[tokio::test]
-async fn p200_any_server_name_is_served() {
+async fn any_server_name_is_served_p200() {
     let stack = Stack::new().await;
     for process in both(&stack).await {
         let https = stack.https(process.listening().await);
@@ -156,7 +156,7 @@ fn client_hello(version: [u8; 2], suites: &[u16]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn p198_old_versions_and_ciphers_are_refused() {
+async fn old_versions_and_ciphers_are_refused_p198() {
     const HANDSHAKE: u8 = 22;
     const ALERT: u8 = 21;
     const HANDSHAKE_FAILURE: u8 = 40;
@@ -192,7 +192,7 @@ async fn p198_old_versions_and_ciphers_are_refused() {
 }
 
 #[tokio::test]
-async fn p153_tiny_records_are_served() {
+async fn tiny_records_are_served_p153() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let https = stack.https(server.listening().await);
@@ -218,7 +218,7 @@ async fn p153_tiny_records_are_served() {
 
 /// `rustls` picks a provider by itself only where it was built with one alone.
 #[test]
-fn p201_one_crypto_provider_is_compiled_in_and_installed_first() {
+fn one_crypto_provider_is_compiled_in_and_installed_first_p201() {
     let tree = |package| {
         let args = [
             "tree",

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use spiffe::SpiffeId;
 
 #[tokio::test]
-async fn p179_a_running_connection_lives_through_a_rotation() {
+async fn running_connection_lives_through_a_rotation_p179() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let https = stack.https(server.listening().await);
@@ -31,7 +31,7 @@ async fn p179_a_running_connection_lives_through_a_rotation() {
 }
 
 #[tokio::test]
-async fn p180_an_expired_svid_is_not_presented() {
+async fn expired_svid_is_not_presented_p180() {
     let stack = Stack::with(SERVER_ID, |config| config.x509_ttl = Duration::from_secs(4)).await;
     let server = stack.server(&[]).await;
     let https = stack.https(server.listening().await);
@@ -53,7 +53,7 @@ async fn p180_an_expired_svid_is_not_presented() {
 }
 
 #[tokio::test]
-async fn p180_a_withdrawn_svid_is_not_presented() {
+async fn withdrawn_svid_is_not_presented_p180() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let proxy = stack.proxy(server.listening().await, &[]).await;
@@ -76,7 +76,7 @@ async fn before(upstream: &Presenting) -> (Stack, Process, Authority) {
 }
 
 #[tokio::test]
-async fn p195_no_session_is_resumed() {
+async fn no_session_with_the_upstream_is_resumed_p195() {
     let upstream = Presenting::closing().await;
     let (stack, proxy, _) = before(&upstream).await;
     let https = stack.https(proxy.listening().await);
@@ -101,7 +101,7 @@ async fn updated(process: &Process, change: impl FnOnce()) {
 }
 
 #[tokio::test]
-async fn p196_connections_outlive_updates_that_did_not_verify_them() {
+async fn connections_outlive_updates_that_did_not_verify_them_p196() {
     for alpn in ["h2", "http/1.1"] {
         let upstream = Presenting::new(alpn).await;
         let (stack, proxy, root) = before(&upstream).await;
@@ -123,7 +123,7 @@ async fn p196_connections_outlive_updates_that_did_not_verify_them() {
 }
 
 #[tokio::test]
-async fn p196_connections_are_verified_again_after_a_change_of_the_trust_bundle() {
+async fn connections_are_verified_again_after_a_change_of_the_trust_bundle_p196() {
     for alpn in ["h2", "http/1.1"] {
         let upstream = Presenting::new(alpn).await;
         let (stack, proxy, root) = before(&upstream).await;
@@ -155,7 +155,7 @@ async fn p196_connections_are_verified_again_after_a_change_of_the_trust_bundle(
 }
 
 #[tokio::test]
-async fn p196_connections_end_when_the_identity_is_withdrawn() {
+async fn connections_end_when_the_identity_is_withdrawn_p196() {
     let upstream = Presenting::new("h2").await;
     let (stack, proxy, _) = before(&upstream).await;
     let https = stack.https(proxy.listening().await);

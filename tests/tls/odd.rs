@@ -59,7 +59,7 @@ fn permits_only(host: &str) -> CustomExtension {
 }
 
 #[tokio::test]
-async fn p182_certificates_that_are_believed_and_not() {
+async fn only_certificates_that_are_x509_svids_are_accepted_p182() {
     let (root, unknown) = (Authority::root(), Authority::root());
     let good = root.intermediate(unchanged);
     let cannot_sign = root.intermediate(|params| params.key_usages = vec![Ku::DigitalSignature]);
@@ -212,7 +212,7 @@ async fn p182_certificates_that_are_believed_and_not() {
 }
 
 #[tokio::test]
-async fn p184_another_domains_ca_does_not_vouch_for_ours() {
+async fn ca_of_another_trust_domain_does_not_verify_ours_p184() {
     let root = Authority::root();
     let upstream = Presenting::new("h2").await;
     let (stack, proxy) = proxy(&root, &upstream, SERVER_ID).await;
@@ -241,7 +241,7 @@ async fn case_counts_only_in_the_path_p193_d049() {
 }
 
 #[tokio::test]
-async fn p197_without_a_bundle_for_its_domain_an_upstream_is_not_believed() {
+async fn upstream_of_a_domain_without_a_bundle_is_refused_p197() {
     let root = Authority::root();
     let upstream = Presenting::new("h2").await;
     upstream.present(&root.issue(ODD_ID, unchanged));

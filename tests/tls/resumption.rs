@@ -25,7 +25,7 @@ fn resuming(https: &Https, versions: &[&'static SupportedProtocolVersion]) -> Cl
 
 /// "P97": what is resumed takes no early data.
 #[tokio::test]
-async fn p097_callers_resume_under_the_same_svid_only() {
+async fn callers_resume_sessions_of_the_same_svid_only_p097() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let https = stack.https(server.listening().await);
@@ -44,7 +44,7 @@ async fn p097_callers_resume_under_the_same_svid_only() {
 }
 
 #[tokio::test]
-async fn p180_a_withdrawn_svid_ends_its_sessions() {
+async fn withdrawn_svid_ends_its_sessions_p180() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let https = stack.https(server.listening().await);

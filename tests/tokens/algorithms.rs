@@ -9,7 +9,7 @@ const UNSUPPORTED: &str = "token signature algorithm is not supported";
 const SIGNATURE: &str = "token signature is invalid";
 
 #[test]
-fn j001_good_tokens() {
+fn good_tokens_are_accepted_j001() {
     let w = &*WORLD;
     let rsa = |alg| Draft::new(alg, w.rsa1.kid()).sign(&w.rsa1);
     let at = |kid| w.token(|t| t.head("kid", kid));
@@ -109,7 +109,7 @@ fn spaced(before: &str, after: &str) -> String {
 }
 
 #[test]
-fn j011_a_federated_caller_who_is_not_named() {
+fn federated_caller_that_is_not_named_is_not_allowed_j011() {
     let w = &*WORLD;
     let token = Draft::new("ES256", "p1")
         .claim("sub", r#""spiffe://partner.example/x""#)
@@ -123,7 +123,7 @@ fn j011_a_federated_caller_who_is_not_named() {
 }
 
 #[test]
-fn j015_a_token_is_good_until_it_expires() {
+fn token_is_accepted_until_it_expires_j015() {
     let token = WORLD.token(|t| t.claim("jti", r#""once""#));
     let authenticator = WORLD.authenticator();
     for time in ["J15 first", "J15 second"] {
@@ -132,7 +132,7 @@ fn j015_a_token_is_good_until_it_expires() {
 }
 
 #[test]
-fn j018_algorithms_that_are_not_accepted() {
+fn other_algorithms_are_refused_j018() {
     let w = &*WORLD;
     let unsigned = |alg: &str| {
         let token = w.token(|t| t.head("alg", alg));
@@ -197,7 +197,7 @@ fn j018_algorithms_that_are_not_accepted() {
 }
 
 #[test]
-fn j027_algorithms_that_are_not_the_keys() {
+fn algorithm_that_is_not_the_keys_is_refused_j027() {
     let w = &*WORLD;
     w.check(&[
         (

@@ -11,7 +11,7 @@ use crate::carriage::{Fixture, NONE, bearer, request};
 
 /// "J192": whatever is wrong with a token, the bytes of the answer are the same, but for the date.
 #[tokio::test]
-async fn j191_answers_tell_nothing() {
+async fn answers_to_invalid_tokens_tell_no_reason_j191() {
     let fixture = Fixture::new(&[]).await;
     let token = |change: &dyn Fn(&mut serde_json::Value, &mut serde_json::Value)| {
         fixture
@@ -53,7 +53,7 @@ async fn j191_answers_tell_nothing() {
 }
 
 #[tokio::test]
-async fn j193_refused_before_the_body() {
+async fn request_is_refused_before_its_body_is_read_j193() {
     let fixture = Fixture::new(&[]).await;
     let post = request("POST /", "content-length: 10000000\r\n");
     let expecting = request("POST /", "content-length: 10\r\nexpect: 100-continue\r\n");
@@ -81,7 +81,7 @@ async fn j193_refused_before_the_body() {
 
 /// "J200": nothing is served to who does not say who it is.
 #[tokio::test]
-async fn j196_every_method_and_path_is_authenticated() {
+async fn every_method_and_path_is_authenticated_j196() {
     let fixture = Fixture::new(&[]).await;
     let preflight = "origin: https://a.example\r\naccess-control-request-method: GET\r\n";
     let mut rows = vec![(
@@ -112,7 +112,7 @@ async fn j196_every_method_and_path_is_authenticated() {
 }
 
 #[tokio::test]
-async fn j198_each_request_on_its_own() {
+async fn each_request_of_a_connection_is_authenticated_on_its_own_j198() {
     let fixture = Fixture::new(&[]).await;
     let good = bearer(format!("Bearer {}", fixture.token));
     let bad = bearer("Bearer a.b.c");
@@ -148,7 +148,7 @@ async fn j198_each_request_on_its_own() {
 
 /// The rows of HTTP/1.1 that HTTP/2 can say differently: "J174", "J180", "J182", "J183", "J199".
 #[tokio::test]
-async fn j180_over_http_2() {
+async fn authorization_field_is_checked_the_same_over_http2_j180() {
     let fixture = Fixture::new(&[]).await;
     let t = format!("Bearer {}", fixture.token);
     let long = |length: usize| format!("Bearer {}", "a".repeat(length));
@@ -179,7 +179,7 @@ async fn j180_over_http_2() {
 /// Decided once, when the header is there: "J120" does not wait for the body, and "J119" an answer
 /// under way is not cut off.
 #[tokio::test]
-async fn j119_a_token_that_expires_during_the_response() {
+async fn response_ends_whole_though_its_token_expires_j119() {
     let fixture = Fixture::new(&[]).await;
     let seconds = now() + 4;
     let expiry = UNIX_EPOCH + Duration::from_secs(seconds.unsigned_abs());
@@ -221,7 +221,7 @@ async fn j119_a_token_that_expires_during_the_response() {
 }
 
 #[tokio::test]
-async fn j202_a_flood_of_bad_tokens() {
+async fn flood_of_bad_tokens_leaves_good_ones_served_j202() {
     let fixture = Fixture::new(&[]).await;
     let (head, signature) = fixture.token.rsplit_once('.').unwrap();
     let flipped: String = signature.chars().rev().collect();
@@ -278,7 +278,7 @@ fn cpu_time(process: &Process) -> Duration {
 }
 
 #[tokio::test]
-async fn j204_nothing_is_said_in_clear() {
+async fn plain_text_connection_gets_no_http_answer_j204() {
     let mut fixture = Fixture::new(&[]).await;
     let port = fixture.server.listening().await;
     let mut tcp = tokio::net::TcpStream::connect(("127.0.0.1", port))

@@ -21,7 +21,7 @@ fn many(count: usize) -> String {
 }
 
 #[test]
-fn j088_audiences() {
+fn token_without_the_expected_audience_is_refused_j088() {
     WORLD.check(&[
         (
             "J88",
@@ -137,7 +137,7 @@ fn j088_audiences() {
 }
 
 #[test]
-fn j103_two_audiences_are_expected() {
+fn any_of_two_expected_audiences_is_accepted_j103() {
     let mut policy = policy();
     policy.audiences = vec![SERVER_ID.into(), "https://api.example.org".into()];
     let authenticator = Authenticator::new(WORLD.bundles(&[]), policy);
@@ -168,7 +168,7 @@ fn j103_two_audiences_are_expected() {
 
 /// Whoever can send a request writes this line: it stays short, whatever the token is full of.
 #[test]
-fn j201_a_log_line_holds_few_of_many_audiences() {
+fn log_line_holds_few_of_many_audiences_j201() {
     let of = |audience: String| {
         let audiences = serde_json::to_string(&vec![audience; 28]).unwrap();
         let token = WORLD.token(|t| t.claim("aud", &audiences));
@@ -185,7 +185,7 @@ fn j201_a_log_line_holds_few_of_many_audiences() {
 
 /// "J101" and "D4": nobody can make an authenticator that expects no audience; "J102": nor an empty one.
 #[test]
-fn j101_an_audience_must_be_expected() {
+fn authenticator_without_an_expected_audience_is_refused_j101() {
     for audiences in [
         vec![],
         vec![String::new()],
@@ -198,7 +198,7 @@ fn j101_an_audience_must_be_expected() {
 }
 
 #[tokio::test]
-async fn j102_the_server_refuses_an_empty_audience() {
+async fn server_refuses_to_start_with_an_empty_audience_j102() {
     let stack = Stack::new().await;
     for args in [["--audience", ""], ["--audience", "a\nb"]] {
         let output = process::output("server", &stack.agent.endpoint(), &args).await;

@@ -75,7 +75,7 @@ pub(crate) fn bearer(value: impl AsRef<[u8]>) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn j173_the_header() {
+async fn authorization_header_must_have_one_bearer_token_j173() {
     let fixture = Fixture::new(&[]).await;
     let t = &fixture.token;
     let lines = |lines: String| request("GET /", lines);
@@ -246,7 +246,7 @@ async fn j173_the_header() {
 }
 
 #[tokio::test]
-async fn j183_a_token_elsewhere_than_in_the_header() {
+async fn token_outside_of_the_header_is_ignored_j183() {
     let mut fixture = Fixture::new(&[]).await;
     let t = &fixture.token;
     let query = format!("GET /?access_token={t}");
@@ -301,7 +301,7 @@ async fn j183_a_token_elsewhere_than_in_the_header() {
 }
 
 #[tokio::test]
-async fn j188_who_is_allowed() {
+async fn caller_is_allowed_only_by_policy_j188() {
     let fixture = Fixture::new(&["--allow", CLIENT_ID]).await;
     let of = |id: &str| bearer(format!("Bearer {}", fixture.token_of(id)));
     fixture

@@ -63,7 +63,7 @@ fn payload(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn j133_segments() {
+fn token_with_other_than_three_segments_is_refused_j133() {
     let [header, body, signature] = parts();
     let refused = Refused(PARSE);
     WORLD.check(&[
@@ -109,7 +109,7 @@ fn j133_segments() {
 }
 
 #[test]
-fn j136_signatures() {
+fn malformed_signatures_are_refused_j136() {
     let w = &*WORLD;
     let other = parts();
     let old = Draft::new("ES256", "ec1").claim("x", "2").sign(&w.ec1);
@@ -161,7 +161,7 @@ fn j136_signatures() {
 }
 
 #[test]
-fn j141_base64url() {
+fn malformed_base64url_is_refused_j141() {
     let last = |index: usize| part(index, respelled);
     WORLD.check(&[
         (
@@ -236,7 +236,7 @@ fn j141_base64url() {
 
 /// "D11" too: a line break cannot come in a field's value, and where it could it is refused.
 #[test]
-fn j146_line_breaks() {
+fn line_breaks_in_a_token_are_refused_j146() {
     let [header, payload, signature] = parts();
     let broken = [
         format!(
@@ -255,7 +255,7 @@ fn j146_line_breaks() {
 }
 
 #[test]
-fn j148_payloads() {
+fn malformed_payloads_are_refused_j148() {
     let good = WORLD.draft().payload();
     let with = |value: &[u8]| {
         let open = &good.as_bytes()[..good.len() - 1];

@@ -11,7 +11,7 @@ const HEADER: &str = "invalid JWT-SVID JOSE header";
 const TYPE: &str = "token header type not equal to either JWT or JOSE";
 
 #[test]
-fn j034_kid() {
+fn kid_must_name_a_key_of_the_bundle_j034_j201() {
     let w = &*WORLD;
     let kid = |json: &str| w.token(|t| t.head("kid", json));
     w.check(&[
@@ -100,7 +100,7 @@ fn j034_kid() {
 }
 
 #[test]
-fn j045_typ() {
+fn other_typ_than_jwt_and_jose_is_refused_j045() {
     let typ = |json: &str| WORLD.token(|t| t.head("typ", json));
     WORLD.check(&[
         ("J45", "other case", typ(r#""jwt""#), Refused(TYPE)),
@@ -122,7 +122,7 @@ fn j045_typ() {
 /// No row names a host that answers, and nothing in the process opens a connection but to the
 /// Workload API: J50 and J51 are refused while the header is read, before a key is looked for.
 #[test]
-fn j048_other_members() {
+fn header_members_that_the_standard_does_not_have_are_refused_j048() {
     let w = &*WORLD;
     let member = |name: &str, json: &str| w.token(|t| t.head(name, json));
     let own = w.ec1.jwk().to_string();
@@ -187,7 +187,7 @@ fn j048_other_members() {
 }
 
 #[test]
-fn j059_a_header_that_is_no_object() {
+fn header_that_is_not_one_object_is_refused_j059() {
     let w = &*WORLD;
     let payload = w.draft().payload();
     let header = |text: &str| {

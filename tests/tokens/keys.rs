@@ -12,7 +12,7 @@ use crate::world::{
 };
 
 #[test]
-fn j156_keys_that_are_not_for_this() {
+fn key_for_another_use_verifies_nothing_j156() {
     let w = &*WORLD;
     let by = |kid: &str| w.draft().head("kid", &format!("\"{kid}\"")).sign(&w.ec1);
     let leading_zero = Draft::new("RS256", "leading-zero").sign(&w.rsa1);
@@ -84,7 +84,7 @@ fn j156_keys_that_are_not_for_this() {
 }
 
 #[test]
-fn j162_bundles_without_a_key() {
+fn bundle_without_a_key_refuses_every_token_j162() {
     let empty = JwtBundleSet::from_iter([bundle("example.org", &json!({ "keys": [] }))]);
     let token = WORLD.token(|t| t);
     check(
@@ -105,7 +105,7 @@ fn j162_bundles_without_a_key() {
 
 /// "J163", "D20": without `keys` it is no JWK Set. "J164", "D21": nor may a key have no name.
 #[test]
-fn j163_documents_that_are_no_bundle() {
+fn document_that_is_not_a_bundle_is_refused_j163() {
     let domain = || TrustDomain::new("example.org").unwrap();
     let good = WORLD.ec1.jwk().to_string();
     for document in [
@@ -160,7 +160,7 @@ impl BundleSource for NotAsked {
 
 /// "J202": a token of a wrong form costs no look for a key, much less a signature.
 #[test]
-fn j202_form_comes_before_keys() {
+fn form_is_checked_before_keys_j202() {
     let authenticator = Authenticator::new(NotAsked, policy());
     for token in [
         "a.b".to_owned(),
@@ -181,7 +181,7 @@ fn j202_form_comes_before_keys() {
 
 /// "J169", "J171", "J203": a fault of ours is neither the caller's nor a way in.
 #[test]
-fn j171_no_source_no_verdict() {
+fn authenticator_without_bundles_answers_503_j171() {
     let request =
         Request::get("/").header("authorization", format!("Bearer {}", WORLD.token(|t| t)));
     let (head, ()) = request.body(()).unwrap().into_parts();
@@ -199,7 +199,7 @@ fn j171_no_source_no_verdict() {
 
 /// With both backends, jsonwebtoken has no default and every verification panics.
 #[test]
-fn j172_one_backend_is_built_in() {
+fn one_cryptographic_backend_is_built_in_j172() {
     let lock = include_str!("../../Cargo.lock");
     assert!(lock.contains("name = \"aws-lc-rs\""));
     for package in ["rsa", "p256", "p384", "ed25519-dalek"] {
@@ -212,7 +212,7 @@ fn j172_one_backend_is_built_in() {
 
 /// What we use for log lines only, and must never use for a verdict.
 #[test]
-fn d018_parse_insecure_checks_neither_audience_nor_times() {
+fn parse_insecure_checks_neither_audience_nor_times_d018() {
     let token = WORLD.token(|t| t.claim("aud", r#""x""#).claim("exp", "1"));
     assert!(JwtSvid::parse_insecure(&token).is_ok());
     let without_kid = WORLD.token(|t| t.no_head("kid"));

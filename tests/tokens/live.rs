@@ -37,7 +37,7 @@ async fn ask(client: &mut Client, token: &str) -> Message {
 
 /// "J166" removed, "J167" added.
 #[tokio::test]
-async fn j166_keys_come_and_go() {
+async fn added_key_is_accepted_and_removed_key_refused_j166() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let mut client = connected(&stack, &server).await;
@@ -52,7 +52,7 @@ async fn j166_keys_come_and_go() {
 }
 
 #[tokio::test]
-async fn j168_a_federated_domain_that_is_dropped() {
+async fn token_of_a_dropped_federated_domain_is_refused_j168() {
     let directory = tempfile::tempdir().unwrap();
     let entry = "spiffe://partner.example/caller=unix:uid:0"
         .parse()
@@ -79,7 +79,7 @@ async fn j168_a_federated_domain_that_is_dropped() {
 }
 
 #[tokio::test]
-async fn j169_bundles_that_are_withdrawn() {
+async fn withdrawn_bundles_are_answered_with_503_j169() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let mut client = connected(&stack, &server).await;
@@ -98,7 +98,7 @@ async fn j169_bundles_that_are_withdrawn() {
 
 /// "J37": with the agent gone nothing could be fetched for an unknown `kid`, and nothing waits for it.
 #[tokio::test]
-async fn j170_an_agent_that_is_gone() {
+async fn last_bundles_stay_in_use_while_the_agent_is_gone_j170() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let mut client = connected(&stack, &server).await;
@@ -111,7 +111,7 @@ async fn j170_an_agent_that_is_gone() {
 }
 
 #[tokio::test]
-async fn j171_not_ready_before_the_first_bundles() {
+async fn server_does_not_listen_before_the_first_bundles_j171() {
     let stack = Stack::new().await;
     stack.agent.stall();
     let mut server = stack.spawn(
@@ -123,7 +123,7 @@ async fn j171_not_ready_before_the_first_bundles() {
 }
 
 #[tokio::test]
-async fn j009_a_p521_key_is_warned_of_at_start_up() {
+async fn p521_key_is_warned_of_at_start_up_j009() {
     let mut jwk = Key::p521("es512").jwk();
     jwk["use"] = "jwt-svid".into();
     let partner = TrustDomain::new("partner.example").unwrap();
@@ -138,7 +138,7 @@ async fn j009_a_p521_key_is_warned_of_at_start_up() {
 }
 
 #[tokio::test]
-async fn j003_a_token_for_several_audiences_is_noted() {
+async fn token_for_several_audiences_is_noted_in_the_log_j003() {
     let stack = Stack::new().await;
     let arguments = ["--listen", "127.0.0.1:0"];
     let mut server = command(&binary("server"), &stack.agent.endpoint(), &arguments);

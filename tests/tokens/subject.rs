@@ -19,7 +19,7 @@ fn id_of(length: usize) -> String {
 }
 
 #[test]
-fn j060_subjects_that_are_no_canonical_spiffe_id() {
+fn subject_that_is_not_a_canonical_spiffe_id_is_refused_j060() {
     let claim = |json: &str| WORLD.token(|t| t.claim("sub", json));
     WORLD.check(&[
         (
@@ -203,7 +203,7 @@ fn j060_subjects_that_are_no_canonical_spiffe_id() {
 }
 
 #[test]
-fn j077_no_path_and_long_ids() {
+fn id_without_a_path_or_over_2048_bytes_is_not_allowed_j077() {
     let domain = |length: usize| format!("spiffe://{}/client", "a".repeat(length));
     let longest = id_of(2048);
     WORLD.check(&[
@@ -238,7 +238,7 @@ fn j077_no_path_and_long_ids() {
 }
 
 #[test]
-fn j081_a_key_is_of_one_trust_domain() {
+fn key_verifies_only_subjects_of_its_trust_domain_j081() {
     let w = &*WORLD;
     let by = |key, subject: &str, kid: &str| {
         Draft::new("ES256", kid)

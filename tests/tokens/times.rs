@@ -23,7 +23,7 @@ fn nbf(json: impl ToString) -> String {
 }
 
 #[test]
-fn j105_exp() {
+fn token_without_a_valid_exp_is_refused_j105() {
     WORLD.check(&[
         (
             "J105",
@@ -122,7 +122,7 @@ fn j105_exp() {
 }
 
 #[test]
-fn j121_nbf() {
+fn token_before_its_nbf_is_refused_j121() {
     WORLD.check(&[
         ("J121", "now", nbf(now()), Accepted),
         ("J122", "in 30 seconds", nbf(now() + 30), Refused(NOT_YET)),
@@ -154,7 +154,7 @@ fn j121_nbf() {
 
 /// Nothing is decided by these claims, so that nothing about them is checked.
 #[test]
-fn j128_claims_that_are_not_used() {
+fn claims_that_are_not_used_change_nothing_j128() {
     let claim = |name: &str, json: &str| WORLD.token(|t| t.claim(name, json));
     let iat = |seconds: i64| claim("iat", &(now() + seconds).to_string());
     let twice =
@@ -197,7 +197,7 @@ fn with_skew(seconds: u64) -> Authenticator<JwtBundleSet> {
 }
 
 #[test]
-fn j106_clock_skew_forgives_times_and_nothing_else() {
+fn clock_skew_forgives_times_and_nothing_else_j106_d001() {
     let w = &*WORLD;
     let late = |t: Draft| t.claim("exp", &(now() - 30).to_string());
     let both = |t: Draft| late(t).claim("nbf", &(now() + 3600).to_string());
@@ -313,7 +313,7 @@ fn j106_clock_skew_forgives_times_and_nothing_else() {
 }
 
 #[test]
-fn j115_a_longest_life() {
+fn token_with_a_longer_lifetime_than_set_is_refused_j115() {
     let mut policy = policy();
     policy.max_token_lifetime = Some(Duration::from_secs(600));
     let authenticator = Authenticator::new(WORLD.bundles(&[]), policy);

@@ -32,7 +32,7 @@ fn keys(stack: &Stack) -> Vec<Value> {
 
 /// Each is seen in the log, and what was there before stays in use.
 #[tokio::test]
-async fn j163_bundles_that_cannot_be_used() {
+async fn unusable_bundle_changes_nothing_and_is_logged_j163() {
     let stack = Stack::new().await;
     let genuine = Genuine::of(&stack).await;
     let nameless = || {
@@ -69,7 +69,7 @@ async fn j163_bundles_that_cannot_be_used() {
 
 /// "D19": a key of an unknown type is no reason not to use the others.
 #[tokio::test]
-async fn j165_unknown_keys_among_good_ones() {
+async fn unknown_keys_do_not_spoil_good_ones_j165() {
     let stack = Stack::new().await;
     let mut genuine = Genuine::of(&stack).await;
     let mut keys = keys(&stack);
@@ -112,7 +112,7 @@ fn roots(identity: &Identity, trust_domain: &str) -> Option<Vec<Vec<u8>>> {
 /// What a Workload API that contradicts itself is taken at. It is trusted with all of this: these
 /// pin what the library makes of it.
 #[tokio::test]
-async fn d023_whose_an_x509_bundle_is() {
+async fn x509_bundle_belongs_to_the_domain_of_its_certificate_d023() {
     let stack = Stack::new().await;
     let genuine = Genuine::of(&stack).await;
     let ours = vec![genuine.x509.svids[0].bundle.clone()];

@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 const AUDIENCE: &str = "spiffe://example.org/server";
 
 #[tokio::test]
-async fn w179_a_token_that_was_not_asked_for_is_not_used() {
+async fn token_that_was_not_asked_for_is_not_used_w179() {
     let stack = Stack::new().await;
     let genuine = Genuine::of(&stack).await;
     let id = CLIENT_ID.parse().unwrap();
@@ -46,7 +46,7 @@ async fn w179_a_token_that_was_not_asked_for_is_not_used() {
 }
 
 #[tokio::test]
-async fn w175_one_bad_svid_spoils_the_answer() {
+async fn one_bad_svid_spoils_the_whole_answer_w175() {
     let stack = Stack::new().await;
     let fake = Fake::new(&Genuine::of(&stack).await);
     let mut answer = token(stack.token(|_| ())).unwrap();
@@ -59,7 +59,7 @@ async fn w175_one_bad_svid_spoils_the_answer() {
 }
 
 #[tokio::test]
-async fn w181_an_agent_that_is_not_available_is_asked_once_more() {
+async fn agent_that_is_not_available_is_asked_once_more_w181() {
     let stack = Stack::new().await;
     let genuine = Genuine::of(&stack).await;
     let good = || token(stack.token(|_| ()));
@@ -89,7 +89,7 @@ async fn w181_an_agent_that_is_not_available_is_asked_once_more() {
 }
 
 #[tokio::test]
-async fn w166_an_agent_that_does_not_answer_is_not_waited_for() {
+async fn agent_that_does_not_answer_ends_the_wait_in_time_w166() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("mute.sock");
     let _mute = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -103,7 +103,7 @@ async fn w166_an_agent_that_does_not_answer_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn w180_a_token_is_printed_only_on_request() {
+async fn token_is_printed_only_on_request_w180() {
     let stack = Stack::new().await;
     let fake = Fake::new(&Genuine::of(&stack).await);
     let svid = stack.token(|_| ());

@@ -7,7 +7,7 @@ use harness::{
 };
 
 #[tokio::test]
-async fn p181_a_key_that_is_not_the_leafs_is_refused() {
+async fn key_of_another_certificate_is_refused_p181() {
     let (stack, other) = (Stack::new().await, Stack::new().await);
     let genuine = Genuine::of(&stack).await;
     let mut mixed = genuine.clone();

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 const SHORT: Duration = Duration::from_millis(400);
 
 #[tokio::test]
-async fn w151_the_address_is_the_flag_then_the_variable_then_the_default() {
+async fn address_is_the_flag_then_the_variable_then_the_default_w151() {
     let flag = &["--workload-api", "unix:///nowhere/flag"] as &[&str];
     for (number, args, variable, status, text) in [
         (
@@ -77,7 +77,7 @@ async fn w151_the_address_is_the_flag_then_the_variable_then_the_default() {
 }
 
 #[tokio::test]
-async fn w167_what_waiting_does_not_mend_is_not_waited_for() {
+async fn permanent_error_ends_start_up_at_once_w167() {
     let stack = Stack::new().await;
     let genuine = Genuine::of(&stack).await;
     for (number, code, retried, text) in [
@@ -121,7 +121,7 @@ async fn w167_what_waiting_does_not_mend_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn w169_an_entry_that_comes_later_is_found() {
+async fn entry_that_is_registered_later_is_found_w169() {
     let stack = Stack::new().await;
     let genuine = Genuine::of(&stack).await;
     let fake = Fake::new(&genuine);
@@ -135,7 +135,7 @@ async fn w169_an_entry_that_comes_later_is_found() {
 }
 
 #[tokio::test]
-async fn w166_no_agent_at_all_is_an_error_within_the_time_given() {
+async fn absent_agent_is_an_error_within_the_time_given_w166() {
     let directory = tempfile::tempdir().unwrap();
     let endpoint = format!("unix://{}/none.sock", directory.path().display());
     let api = common::workload::WorkloadApi::new(endpoint.parse().unwrap(), SHORT);

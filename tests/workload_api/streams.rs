@@ -51,7 +51,7 @@ impl Kept {
 
 /// The second identity of the list is bad, or the first: nothing of the message is used.
 #[tokio::test]
-async fn w174_a_message_that_is_wrong_anywhere_changes_nothing() {
+async fn message_that_is_wrong_anywhere_changes_nothing_w174() {
     let stack = Stack::new().await;
     let genuine = Genuine::of(&stack).await;
     stack.agent.rotate_x509();
@@ -108,7 +108,7 @@ async fn w174_a_message_that_is_wrong_anywhere_changes_nothing() {
 }
 
 #[tokio::test]
-async fn w174_a_message_that_cannot_be_used_is_seen_in_the_log() {
+async fn message_that_cannot_be_used_is_logged_w174() {
     let stack = Stack::new().await;
     let genuine = Genuine::of(&stack).await;
     let fake = Fake::new(&genuine);
@@ -145,7 +145,7 @@ async fn w174_a_message_that_cannot_be_used_is_seen_in_the_log() {
 }
 
 #[tokio::test]
-async fn w170_withdrawal_stops_the_use_of_an_identity_and_is_undone() {
+async fn withdrawal_stops_the_use_of_an_identity_and_is_undone_w170() {
     let stack = Stack::new().await;
     let genuine = Genuine::of(&stack).await;
     let fake = Fake::new(&genuine);
@@ -171,7 +171,7 @@ async fn w170_withdrawal_stops_the_use_of_an_identity_and_is_undone() {
 }
 
 #[tokio::test]
-async fn w172_an_outage_is_waited_out_on_what_there_is() {
+async fn identity_stays_in_use_through_an_outage_w172() {
     let stack = Stack::new().await;
     let genuine = Genuine::of(&stack).await;
     let fake = Fake::new(&genuine);
@@ -213,7 +213,7 @@ async fn w172_an_outage_is_waited_out_on_what_there_is() {
 }
 
 #[tokio::test]
-async fn w176_an_expired_svid_is_not_presented() {
+async fn expired_svid_is_not_presented_w176() {
     let stack = Stack::with(SERVER_ID, |config| {
         config.x509_ttl = Duration::from_secs(2);
     })
@@ -227,7 +227,7 @@ async fn w176_an_expired_svid_is_not_presented() {
 }
 
 #[tokio::test]
-async fn w177_the_first_svid_is_the_default_whatever_the_hints() {
+async fn first_svid_is_the_default_whatever_the_hints_w177() {
     let stack = Stack::new().await;
     let mut genuine = Genuine::of(&stack).await;
     stack.agent.rotate_x509();
@@ -242,7 +242,7 @@ async fn w177_the_first_svid_is_the_default_whatever_the_hints() {
 }
 
 #[tokio::test]
-async fn w182_a_token_is_checked_with_the_bundle_of_its_own_trust_domain() {
+async fn token_is_checked_with_the_bundle_of_its_own_trust_domain_w182() {
     let stack = Stack::new().await;
     let other = Stack::with("spiffe://other.test/x", |config| {
         config.entries = vec!["spiffe://other.test/x=unix:uid:0".parse().unwrap()];
@@ -271,7 +271,7 @@ async fn w182_a_token_is_checked_with_the_bundle_of_its_own_trust_domain() {
 
 /// The keys that sign certificates say nothing of tokens, nor the other way round.
 #[tokio::test]
-async fn w183_bundles_of_one_kind_are_not_used_for_the_other() {
+async fn bundles_of_one_kind_are_not_used_for_the_other_w183() {
     let stack = Stack::new().await;
     let genuine = Genuine::of(&stack).await;
     let fake = Fake::new(&genuine);
@@ -303,7 +303,7 @@ async fn w183_bundles_of_one_kind_are_not_used_for_the_other() {
 }
 
 #[tokio::test]
-async fn w184_a_process_that_ends_leaves_no_connection() {
+async fn process_that_ends_leaves_no_connection_w184() {
     let stack = Stack::new().await;
     let fake = Fake::new(&Genuine::of(&stack).await);
     let (mut server, _) = server(&fake).await;
@@ -315,7 +315,7 @@ async fn w184_a_process_that_ends_leaves_no_connection() {
 
 /// Everything rotates under load, as a careful authority does it: published first, then used.
 #[tokio::test]
-async fn w144_rotation_under_load_fails_no_request() {
+async fn rotation_under_load_fails_no_request_w144() {
     const WORKERS: usize = 10;
     const REQUESTS: usize = 100;
     let stack = std::sync::Arc::new(Stack::new().await);
@@ -355,7 +355,7 @@ async fn w144_rotation_under_load_fails_no_request() {
 }
 
 #[tokio::test]
-async fn w012_clients_outlive_an_agent_that_loses_its_keys() {
+async fn clients_outlive_an_agent_that_loses_its_keys_w012() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let port = server.listening().await;

@@ -38,7 +38,7 @@ fn is_valid(stack: &Stack, token: &JwtSvid) -> bool {
 }
 
 #[tokio::test]
-async fn w115_a_token_is_kept_until_it_must_be_renewed() {
+async fn token_is_kept_until_it_must_be_renewed_w115() {
     let stack = Stack::new().await;
     let source = source(&stack);
     let first = source.token().await.unwrap();
@@ -60,7 +60,7 @@ async fn w115_a_token_is_kept_until_it_must_be_renewed() {
 }
 
 #[tokio::test]
-async fn w115_a_token_of_seconds_is_renewed_and_lost_with_the_agent() {
+async fn token_of_seconds_is_renewed_and_lost_with_the_agent_w115() {
     let change = |config: &mut dev_agent::Config| config.jwt_ttl = Duration::from_secs(2);
     let stack = Stack::with(SERVER_ID, change).await;
     let source = source(&stack);
@@ -86,7 +86,7 @@ async fn w115_a_token_of_seconds_is_renewed_and_lost_with_the_agent() {
 }
 
 #[tokio::test]
-async fn w115_a_refused_token_that_the_agent_gives_again_is_no_load() {
+async fn refused_token_that_the_agent_returns_again_causes_no_load_w115() {
     let stack = Stack::new().await;
     let fake = Fake::new(&Genuine::of(&stack).await);
     let svid = stack.token(|claims| claims.payload["aud"] = json!([SERVER_ID]));

@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_committed_can_be_read_again() {
+    fn committed_figures_can_be_read_again() {
         let counts = Counts {
             server: 40_000.0,
             proxy: 60_000.0,

@@ -186,7 +186,7 @@ traffic: 3.62MB (3791501) total, 200.15KB (204950) headers (space savings 97.62%
     }
 
     #[test]
-    fn what_went_wrong_in_wrk_counts() {
+    fn failures_that_wrk_reports_are_counted() {
         let text = format!(
             "{WRK}  Socket errors: connect 1, read 20, write 0, timeout 300\n  Non-2xx or 3xx responses: 4000\n"
         );

@@ -39,17 +39,17 @@ fn replay(target: &str) {
 }
 
 #[test]
-fn bearer() {
+fn seeds_of_bearer_find_no_fault() {
     replay("bearer");
 }
 
 #[test]
-fn cleaning() {
+fn seeds_of_cleaning_find_no_fault() {
     replay("cleaning");
 }
 
 #[test]
-fn workload_api() {
+fn seeds_of_workload_api_find_no_fault() {
     replay("workload_api");
 }
 

@@ -4,7 +4,7 @@ use super::{AUTHORITY, Client, GET, METHOD, Outcome, PATH, SCHEME, sent};
 use crate::Proxied;
 
 #[tokio::test]
-async fn p093_heads_that_http2_does_not_allow() {
+async fn heads_that_http2_does_not_allow_end_their_stream_or_connection_p093() {
     let proxied = Proxied::new().await;
     assert_eq!(sent(&proxied, &GET).await, Outcome::Status(200));
     let with = |field| [&GET[..], &[field]].concat();
@@ -54,7 +54,7 @@ async fn p093_heads_that_http2_does_not_allow() {
 
 /// The one octet that names may have here and not over HTTP/1.1.
 #[tokio::test]
-async fn p051_a_name_with_a_quote() {
+async fn name_with_a_quote_is_rejected_p051() {
     let proxied = Proxied::new().await;
     let fields = [&GET[..], &[("x\"a", "1")]].concat();
     assert_eq!(sent(&proxied, &fields).await, Outcome::Status(400));
@@ -62,7 +62,7 @@ async fn p051_a_name_with_a_quote() {
 }
 
 #[tokio::test]
-async fn p089_authority_and_scheme() {
+async fn authority_scheme_and_path_are_checked_over_http2_p089() {
     let proxied = Proxied::new().await;
     for (number, fields, status) in [
         (
@@ -167,7 +167,7 @@ async fn p089_authority_and_scheme() {
 }
 
 #[tokio::test]
-async fn p077_connect_is_no_tunnel_over_http2_either() {
+async fn connect_makes_no_tunnel_over_http2_p077() {
     let proxied = Proxied::new().await;
     let connect = [(":method", "CONNECT"), (":authority", "a:443")];
     let mut client = Client::new(&proxied.https).await;
@@ -185,7 +185,7 @@ async fn p077_connect_is_no_tunnel_over_http2_either() {
 }
 
 #[tokio::test]
-async fn p017_fields_that_http2_writes_differently() {
+async fn http2_fields_are_forwarded_as_http1_writes_them_p017() {
     let proxied = Proxied::new().await;
     let fields = [
         ("cookie", "a=1"),
@@ -209,7 +209,7 @@ async fn p017_fields_that_http2_writes_differently() {
 
 /// Octets that HTTP/1.1 would not let through, and no terminal and no log should see.
 #[tokio::test]
-async fn p175_log_lines_can_not_be_forged_over_http2() {
+async fn log_lines_cannot_be_forged_over_http2_p175() {
     let mut proxied = Proxied::new().await;
     for path in ["/\u{2028}INFO", "/\u{85}", "/\u{202e}dorg", "/\u{9b}31m"] {
         let fields = [METHOD, SCHEME, AUTHORITY, (":path", path)];

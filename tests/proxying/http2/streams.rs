@@ -10,7 +10,7 @@ use super::{AUTHORITY, Client, GET, Outcome, PATH, SCHEME};
 use crate::Proxied;
 
 #[tokio::test]
-async fn p095_bodies_of_another_length_than_declared() {
+async fn http2_bodies_of_another_length_than_declared_are_never_whole_upstream_p095() {
     let proxied = Proxied::new().await;
     let post = [(":method", "POST"), SCHEME, AUTHORITY, PATH];
     let sized = [&post[..], &[("content-length", "5")]].concat();
@@ -52,7 +52,7 @@ async fn p095_bodies_of_another_length_than_declared() {
 }
 
 #[tokio::test]
-async fn p096_trailers_end_here() {
+async fn http2_trailers_are_not_forwarded_p096() {
     let proxied = Proxied::new().await;
     for (number, trailer) in [
         ("P62", ("authorization", "Bearer x")),
@@ -80,7 +80,7 @@ async fn p096_trailers_end_here() {
 }
 
 #[tokio::test]
-async fn p168_a_stream_that_is_reset_while_it_waits() {
+async fn stream_that_is_reset_while_it_waits_cancels_its_request_upstream_p168() {
     let proxied = Proxied::answered(|_| Answer::Silence, &[]).await;
     let mut client = Client::new(&proxied.https).await;
     client.headers(END_HEADERS | END_STREAM, &GET).await;
@@ -94,7 +94,7 @@ async fn p168_a_stream_that_is_reset_while_it_waits() {
 }
 
 #[tokio::test]
-async fn p109_answers_to_head_have_a_length_and_no_body() {
+async fn answers_to_head_over_http2_have_a_length_and_no_body_p109() {
     let answer = "HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n";
     let proxied = Proxied::answered(|_| Answer::Bytes(answer.into()), &[]).await;
     let head = Request::head("/").body(Full::<Bytes>::default()).unwrap();
