@@ -142,7 +142,10 @@ async fn token_is_renewed_and_outlives_its_agent_for_a_while_w115() {
     watch.client.logged("cannot renew the JWT-SVID").await;
     watch.until(" 200 ", " 200 ").await;
     let line = watch.until(" failed ", " 200 ").await;
-    assert!(line.ends_with(": no such socket; start the agent"), "{line}");
+    assert!(
+        line.ends_with(": no such socket; start the agent"),
+        "{line}"
+    );
     assert!(tokens() <= before + 1, "one fetch may have been under way");
 
     stack.agent.restart().await.unwrap();

@@ -8,7 +8,7 @@ use std::{
     sync::LazyLock,
 };
 
-use crate::readme::ROOT;
+use crate::results::ROOT;
 
 /// The directory of the binaries, or the reason why there is none.
 static DIRECTORY: LazyLock<Result<PathBuf, &str>> = LazyLock::new(|| {

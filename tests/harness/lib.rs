@@ -11,7 +11,7 @@ pub mod jwt;
 pub mod listen;
 pub mod load;
 pub mod process;
-pub mod proxied;
+pub mod proxy_stack;
 pub mod raw;
 pub mod results;
 pub mod scripted;

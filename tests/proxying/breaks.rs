@@ -3,8 +3,8 @@ use std::sync::{Arc, Mutex};
 use harness::{
     PATIENCE, Stack,
     frames::{DATA, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM, frame, goaway, head, reset},
-    https::{self, Https},
-    process::Process,
+    https,
+    proxy_stack::ProxyStack,
     raw::{Client, End},
     scripted::{Peer, Scripted},
 };
@@ -41,10 +41,7 @@ struct Case {
 
 /// Holds a proxy and its upstream, which answers as it was last told.
 struct Breaking {
-    stack: Stack,
-    upstream: Scripted,
-    _proxy: Process,
-    https: Https,
+    proxied: ProxyStack<Scripted>,
     told: Arc<Mutex<Case>>,
     /// The caller adds a permit when it has read `abc`.
     is_read: Arc<Semaphore>,
@@ -52,14 +49,13 @@ struct Breaking {
 
 impl Breaking {
     async fn new() -> Self {
-        let stack = Stack::new().await;
         let told = Arc::new(Mutex::new(Case {
             length: None,
             how: Break::Close,
             at_once: true,
         }));
         let is_read = Arc::new(Semaphore::new(0));
-        let upstream = Scripted::new(&stack, {
+        let script = {
             let (told, is_read) = (Arc::clone(&told), Arc::clone(&is_read));
             move |peer| {
                 let (told, is_read) = (Arc::clone(&told), Arc::clone(&is_read));
@@ -67,15 +63,10 @@ impl Breaking {
                     let _ = answer(peer, &told, &is_read).await;
                 }
             }
-        })
-        .await;
-        let proxy = stack.proxy(upstream.port, &["--cores", "1"]).await;
-        let https = stack.https(proxy.listening().await);
+        };
+        let upstream = async |stack: &Stack| Scripted::new(stack, script).await;
         Self {
-            stack,
-            upstream,
-            _proxy: proxy,
-            https,
+            proxied: ProxyStack::before(upstream, &["--cores", "1"]).await,
             told,
             is_read,
         }
@@ -90,7 +81,7 @@ impl Breaking {
         self.tell(case);
         let line = format!("GET / HTTP/{version}");
         let bytes = request(&[&line, "Host: a", "Connection: close"], "");
-        let mut client = Client::sending(&self.https, bytes).await;
+        let mut client = Client::sending(&self.proxied.https, bytes).await;
         if !case.at_once {
             client.read_some(1).await;
             self.is_read.add_permits(1);
@@ -108,7 +99,10 @@ impl Breaking {
     /// Asks over HTTP/2 and fails if the answer looks complete.
     async fn check_http2(&self, case: Case) {
         self.tell(case);
-        let asking = self.https.try_start(Version::HTTP_2, https::get(&[]));
+        let asking = self
+            .proxied
+            .https
+            .try_start(Version::HTTP_2, https::get(&[]));
         let answer = match timeout(PATIENCE, asking).await.expect("answers in time") {
             // The proxy may learn of such a break before it has passed on the head.
             Err(_) if case.at_once => return,
@@ -130,7 +124,11 @@ impl Breaking {
     /// Runs the `client` binary against the upstream itself.
     async fn check_client(&self, case: Case) {
         self.tell(case);
-        let output = self.stack.client(self.upstream.port, &[]).await;
+        let output = self
+            .proxied
+            .stack
+            .client(self.proxied.upstream.port, &[])
+            .await;
         let errors = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{case:?} {errors}");
         assert!(errors.contains("broke off"), "{case:?} {errors}");
@@ -289,13 +287,21 @@ async fn reset_with_no_error_after_the_whole_answer_is_not_a_break() {
         at_once: true,
     });
     for version in [Version::HTTP_11, Version::HTTP_2] {
-        let answer = breaking.https.send_over(version, https::get(&[])).await;
+        let answer = breaking
+            .proxied
+            .https
+            .send_over(version, https::get(&[]))
+            .await;
         assert_eq!(
             (answer.status.as_u16(), &answer.body[..]),
             (200, &b"abc"[..])
         );
     }
-    let output = breaking.stack.client(breaking.upstream.port, &[]).await;
+    let output = breaking
+        .proxied
+        .stack
+        .client(breaking.proxied.upstream.port, &[])
+        .await;
     assert!(output.status.success(), "{output:?}");
     assert_eq!(output.stdout, b"abc");
 }

@@ -7,7 +7,7 @@ use harness::{
         reset,
     },
     https::{Answer, Https},
-    process::Process,
+    proxy_stack::ProxyStack,
     scripted::{Asked, Peer, Scripted},
 };
 use http::{Request, Version};
@@ -30,10 +30,7 @@ const REFUSALS: [(&str, Refusal); 4] = [
 /// Holds a proxy and its upstream. The upstream refuses the first request and answers every other
 /// one with the length of its body.
 struct Refusing {
-    _stack: Stack,
-    _upstream: Scripted,
-    _proxy: Process,
-    https: Https,
+    proxied: ProxyStack<Scripted>,
     /// Each request adds the number of the connection that it came over.
     asked: watch::Receiver<Vec<usize>>,
 }
@@ -49,25 +46,17 @@ enum When {
 
 impl Refusing {
     async fn new(refusal: Refusal, when: When) -> Self {
-        let stack = Stack::new().await;
         let (sender, asked) = watch::channel(Vec::new());
         let sender = Arc::new(Mutex::new(sender));
-        let upstream = Scripted::new(&stack, move |peer| {
+        let script = move |peer| {
             let sender = Arc::clone(&sender);
             async move {
                 let _ = serve(peer, refusal, when, &sender).await;
             }
-        })
-        .await;
-        let proxy = stack.proxy(upstream.port, &["--cores", "1"]).await;
-        let https = stack.https(proxy.listening().await);
-        Self {
-            _stack: stack,
-            _upstream: upstream,
-            _proxy: proxy,
-            https,
-            asked,
-        }
+        };
+        let upstream = async |stack: &Stack| Scripted::new(stack, script).await;
+        let proxied = ProxyStack::before(upstream, &["--cores", "1"]).await;
+        Self { proxied, asked }
     }
 
     /// Waits until `count` requests have come.
@@ -167,7 +156,7 @@ async fn post_that_is_given_back_before_its_body_came_is_sent_again() {
         ] {
             let what = format!("{name} {version:?} with a length: {has_length}");
             let refusing = Refusing::new(refusal, When::AtOnce).await;
-            let (mut body, answer) = begun(&refusing.https, version, has_length);
+            let (mut body, answer) = begun(&refusing.proxied.https, version, has_length);
             refusing.asked(2).await;
             body.send_data(vec![b'x'; LENGTH].into()).await.unwrap();
             drop(body);
@@ -201,7 +190,7 @@ async fn post_whose_small_body_is_in_hand_is_sent_again_when_it_is_given_back() 
             for version in [Version::HTTP_11, Version::HTTP_2] {
                 let what = format!("{name} {when:?} {length} {version:?}");
                 let refusing = Refusing::new(refusal, when).await;
-                let answer = post(&refusing.https, version, length).await;
+                let answer = post(&refusing.proxied.https, version, length).await;
                 assert_eq!(answer.status, 200, "{what}");
                 assert_eq!(answer.body, length.to_string(), "{what}");
                 let connections = refusing.connections();
@@ -218,7 +207,7 @@ async fn post_that_is_given_back_within_its_body_is_answered_with_502_and_not_se
     for (name, refusal) in REFUSALS {
         for version in [Version::HTTP_11, Version::HTTP_2] {
             let refusing = Refusing::new(refusal, When::AfterData).await;
-            let (mut body, answer) = begun(&refusing.https, version, true);
+            let (mut body, answer) = begun(&refusing.proxied.https, version, true);
             body.send_data(vec![b'x'; 10].into()).await.unwrap();
             assert_eq!(answered(answer).await.0, 502, "{name} {version:?}");
             assert_eq!(refusing.connections().len(), 1, "{name} {version:?}");

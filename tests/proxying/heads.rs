@@ -1,11 +1,7 @@
 use std::sync::{Arc, Mutex};
 
 use harness::{
-    PATIENCE, Stack,
-    https::Https,
-    process::Process,
-    raw::Client,
-    upstream::{self, ConnectionNumber},
+    PATIENCE, https::Https, proxy_stack::ProxyStack, raw::Client, upstream::ConnectionNumber,
 };
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
@@ -70,32 +66,25 @@ const TOO_LARGE: [Fields; 6] = [
 
 /// Holds a proxy and its upstream, which holds POSTs and answers GETs with these fields.
 struct Proxied {
-    _stack: Stack,
-    proxy: Process,
-    https: Https,
+    stack: ProxyStack<u16>,
     arrived: mpsc::UnboundedReceiver<usize>,
     release: Arc<Semaphore>,
 }
 
 impl Proxied {
     async fn new(alpn: &str, fields: Fields) -> Self {
-        let stack = Stack::new().await;
         let (sender, arrived) = mpsc::unbounded_channel();
         let release = Arc::new(Semaphore::new(0));
         let (sender, held) = (Mutex::new(sender), Arc::clone(&release));
-        let upstream = upstream::answering(&stack, &[alpn], move |request| {
+        let args = ["--cores", "1", "--path", "/", "--path", "/canary"];
+        let stack = ProxyStack::answering(&[alpn], &args, move |request| {
             let sender = sender.lock().unwrap().clone();
             let held = Arc::clone(&held);
             async move { answer(request, fields, &sender, &held).await }
         })
         .await;
-        let args = ["--cores", "1", "--path", "/", "--path", "/canary"];
-        let proxy = stack.proxy(upstream, &args).await;
-        let https = stack.https(proxy.listening().await);
         Self {
-            _stack: stack,
-            proxy,
-            https,
+            stack,
             arrived,
             release,
         }
@@ -162,7 +151,7 @@ const HELD: usize = 8;
 async fn held(proxied: &mut Proxied) -> (JoinSet<u16>, Vec<usize>) {
     let (mut answers, mut numbers) = (JoinSet::new(), Vec::new());
     for number in 0..HELD {
-        let https = proxied.https.from("127.0.0.2");
+        let https = proxied.stack.https.from("127.0.0.2");
         let version = [Version::HTTP_11, Version::HTTP_2][number % 2];
         answers.spawn(async move {
             let answer = https.send_over(version, post("/", 100 * number)).await;
@@ -181,7 +170,7 @@ async fn check(alpn: &str, fields: Fields, crosses: bool) {
     let mut proxied = Proxied::new(alpn, fields).await;
     let (answers, numbers) = held(&mut proxied).await;
     let bytes = request(&["GET / HTTP/1.1", "Host: a"], "");
-    let mut client = Client::sending(&proxied.https, bytes).await;
+    let mut client = Client::sending(&proxied.stack.https, bytes).await;
     let answer = client.answer().await.unwrap();
     assert_eq!(answer.status(), if crosses { 200 } else { 502 }, "{what}");
     let own = answer.head.lines().filter(|line| line.starts_with("x-"));
@@ -198,7 +187,7 @@ async fn check(alpn: &str, fields: Fields, crosses: bool) {
     client.send(CANARY).await;
     assert_eq!(client.answer().await.unwrap().body, b"/canary", "{what}");
 
-    let (status, headers, body) = get_over_http2(&proxied.https).await;
+    let (status, headers, body) = get_over_http2(&proxied.stack.https).await;
     assert_eq!(status, if crosses { 200 } else { 502 }, "{what}");
     let own = headers
         .iter()
@@ -212,7 +201,7 @@ async fn check(alpn: &str, fields: Fields, crosses: bool) {
 
     proxied.release.add_permits(HELD);
     let statuses = timeout(PATIENCE, answers.join_all()).await.expect("come");
-    let log = proxied.proxy.log().join("\n");
+    let log = proxied.stack.proxy.log().join("\n");
     assert_eq!(statuses, [200; HELD], "{what}: {log}");
 }
 

@@ -50,6 +50,7 @@ use harness::{
     Stack,
     https::Https,
     process::Process,
+    proxy_stack::ProxyStack,
     raw::{self, Answer, Client, Message, Upstream},
 };
 
@@ -74,12 +75,12 @@ impl Proxied {
     ) -> Self {
         let paths = ["--cores", "1", "--path", "/", "--path", "/canary"];
         let upstream = async |stack: &Stack| Upstream::new(stack, script).await;
-        let harness::proxied::Proxied {
+        let ProxyStack {
             stack,
             upstream,
             proxy,
             https,
-        } = harness::proxied::Proxied::before(upstream, &[&paths, args].concat()).await;
+        } = ProxyStack::before(upstream, &[&paths, args].concat()).await;
         Self {
             stack,
             upstream,

@@ -2,6 +2,7 @@ use std::convert::Infallible;
 
 use harness::{
     https,
+    proxy_stack::ProxyStack,
     raw::{self, Answer, Client, End},
 };
 use http::Version;
@@ -188,15 +189,12 @@ async fn trailers_of_an_answer_are_not_forwarded_p126() {
 /// Over HTTP/2 on both sides, where no coding of the body loses them on the way.
 #[tokio::test]
 async fn trailers_of_an_http2_request_are_not_forwarded_p062() {
-    let stack = harness::Stack::new().await;
-    let upstream = harness::upstream::answering(&stack, &["h2"], async |request| {
+    let stack = ProxyStack::answering(&["h2"], &[], async |request| {
         let body = request.into_body().collect().await.unwrap();
         let came = format!("{:?}", body.trailers());
         serve::body::text(http::StatusCode::OK, came)
     })
     .await;
-    let proxy = stack.proxy(upstream, &[]).await;
-    let https = stack.https(proxy.listening().await);
     let trailers = http::HeaderMap::from_iter([(
         http::header::AUTHORIZATION,
         http::HeaderValue::from_static("Bearer a.b.c"),
@@ -204,6 +202,6 @@ async fn trailers_of_an_http2_request_are_not_forwarded_p062() {
     let frames = [Frame::data(Bytes::from("abc")), Frame::trailers(trailers)];
     let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok::<_, Infallible>)));
     let request = http::Request::post("/").body(body).unwrap();
-    let answer = https.send_over(Version::HTTP_2, request).await;
+    let answer = stack.https.send_over(Version::HTTP_2, request).await;
     assert_eq!(answer.body, "None");
 }

@@ -19,6 +19,7 @@ use harness::{
     Stack,
     frames::{self, frame},
     https,
+    proxy_stack::ProxyStack,
     raw::{self, Answer, Client, End},
 };
 
@@ -27,9 +28,8 @@ use crate::{CANARY, Proxied, get, request};
 #[tokio::test]
 async fn callers_that_do_not_read_delay_no_other_p171() {
     const SLOW: usize = 8;
-    let stack = Stack::new().await;
     let large = Bytes::from(vec![b'x'; 32 * 1024 * 1024]);
-    let upstream = harness::upstream::answering(&stack, &["h2"], move |request| {
+    let stack = ProxyStack::answering(&["h2"], &["--cores", "1"], move |request| {
         let large = large.clone();
         async move {
             match request.uri().query() {
@@ -39,18 +39,17 @@ async fn callers_that_do_not_read_delay_no_other_p171() {
         }
     })
     .await;
-    let proxy = stack.proxy(upstream, &["--cores", "1"]).await;
-    let https = stack.https(proxy.listening().await);
+    let https = &stack.https;
     // All of them over one connection upstream: it is HTTP/2.
     let mut slow = Vec::new();
     for _ in 0..SLOW {
         let line = request(&["GET /?large HTTP/1.1", "Host: a"], "");
-        let mut client = Client::sending(&https, line).await;
+        let mut client = Client::sending(https, line).await;
         client.read_some(1).await;
         slow.push(client);
     }
     // As often as it takes for every buffer on the slow ones' way to be full.
-    let mut quick = Client::new(&https).await;
+    let mut quick = Client::new(https).await;
     for _ in 0..1000 {
         quick.send(get(&[])).await;
         assert_eq!(quick.answer().await.unwrap().body, b"small");

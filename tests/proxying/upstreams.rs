@@ -8,6 +8,7 @@ use std::{
 
 use harness::{
     SERVER_ID,
+    proxy_stack::ProxyStack,
     raw::{self, Answer, Client, Upstream},
 };
 
@@ -231,17 +232,15 @@ async fn client_that_leaves_while_it_waits_cancels_its_request_upstream_p168() {
 async fn slow_side_holds_back_the_other_p170() {
     const MORE_THAN_BUFFERS: usize = 256 * 1024 * 1024;
     const MEMORY_BOUND_KIB: usize = 16 * 1024;
-    let stack = harness::Stack::new().await;
-    let upstream = harness::upstream::answering(&stack, &["http/1.1"], async |request| {
+    let stack = ProxyStack::answering(&["http/1.1"], &[], async |request| {
         let _never_read = request;
         std::future::pending().await
     })
     .await;
-    let proxy = stack.proxy(upstream, &[]).await;
-    let https = stack.https(proxy.listening().await);
+    let (proxy, https) = (&stack.proxy, &stack.https);
     let before = proxy.peak_memory();
     let head = post(&[&format!("Content-Length: {MORE_THAN_BUFFERS}")], "");
-    let mut client = Client::sending(&https, head).await;
+    let mut client = Client::sending(https, head).await;
     let sent = client.flood(MORE_THAN_BUFFERS).await;
     assert!(
         sent < MORE_THAN_BUFFERS / 4,

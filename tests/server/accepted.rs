@@ -3,7 +3,7 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use serve::body;
 
-use harness::{Stack, https::get, upstream};
+use harness::{Stack, https::get, proxy_stack::ProxyStack};
 
 #[tokio::test]
 async fn the_client_gets_through_the_proxy_to_the_server() {
@@ -26,22 +26,16 @@ async fn the_client_gets_through_the_proxy_to_the_server() {
 
 #[tokio::test]
 async fn both_http_versions_are_spoken_on_either_side() {
-    let stack = Stack::new().await;
-    let token = format!("Bearer {}", stack.token(|_| ()));
     for upstream_alpn in ["h2", "http/1.1"] {
-        let upstream = upstream::answering(&stack, &[upstream_alpn], async |request| {
+        let stack = ProxyStack::answering(&[upstream_alpn], &[], async |request| {
             body::text(
                 http::StatusCode::OK,
                 format!("{:?} {}", request.version(), request.uri().path()),
             )
         })
         .await;
-        let proxy = stack.proxy(upstream, &[]).await;
         for version in [Version::HTTP_11, Version::HTTP_2] {
-            let https = stack.https(proxy.listening().await);
-            let answer = https
-                .send_over(version, get(&[("authorization", &token)]))
-                .await;
+            let answer = stack.https.send_over(version, get(&[])).await;
             let spoken = if upstream_alpn == "h2" {
                 "HTTP/2.0"
             } else {
@@ -130,8 +124,7 @@ async fn only_slash_is_served_and_forwarded() {
 
 #[tokio::test]
 async fn the_upstream_sees_clean_headers() {
-    let stack = Stack::new().await;
-    let upstream = upstream::answering(&stack, &["http/1.1"], async |request| {
+    let stack = ProxyStack::answering(&["http/1.1"], &[], async |request| {
         let mut fields: Vec<_> = request
             .headers()
             .iter()
@@ -142,8 +135,7 @@ async fn the_upstream_sees_clean_headers() {
         body::text(http::StatusCode::OK, fields.join("\n"))
     })
     .await;
-    let proxy = stack.proxy(upstream, &[]).await;
-    let port = proxy.listening().await;
+    let (upstream, port) = (stack.upstream, stack.https.port());
 
     let fields = [
         ("authorization", "Bearer a.b.c"),
@@ -153,7 +145,7 @@ async fn the_upstream_sees_clean_headers() {
         ("x-spiffe-id", "spiffe://example.org/admin"),
         ("accept", "text/plain"),
     ];
-    let answer = stack.https(port).send(get(&fields)).await;
+    let answer = stack.https.send(get(&fields)).await;
 
     let expected = format!(
         "accept: text/plain\nauthorization: Bearer a.b.c\nhost: localhost:{upstream}\n\

@@ -1,17 +1,26 @@
 //! Starts a proxy in front of an upstream that a test made.
 
+use http::{Request, Response};
+use hyper::body::Incoming;
+use serve::body::Body;
+
 use crate::{
-    Stack, https::Https, process::Process, raw, scripted::Scripted, upstream::Recording,
+    Stack,
+    https::Https,
+    process::Process,
+    raw,
+    scripted::Scripted,
+    upstream::{self, Recording},
     x509::Presenting,
 };
 
 /// A stack of a proxy and its only upstream.
 ///
 /// ```ignore
-/// let proxied = Proxied::before(async |stack| Scripted::new(stack, serve).await, &[]).await;
-/// let answer = proxied.https.send(get(&[])).await;
+/// let stack = ProxyStack::before(async |stack| Scripted::new(stack, serve).await, &[]).await;
+/// let answer = stack.https.send(get(&[])).await;
 /// ```
-pub struct Proxied<U> {
+pub struct ProxyStack<U> {
     /// The agent that the proxy and the upstream have their identities from.
     pub stack: Stack,
     /// What `before` was given.
@@ -28,7 +37,7 @@ pub trait Upstream {
     fn port(&self) -> u16;
 }
 
-impl<U: Upstream> Proxied<U> {
+impl<U: Upstream> ProxyStack<U> {
     /// Starts a stack, its upstream, and a proxy with more `args` in front of the upstream.
     pub async fn before(upstream: impl AsyncFnOnce(&Stack) -> U, args: &[&str]) -> Self {
         let stack = Stack::new().await;
@@ -46,6 +55,18 @@ impl<U: Upstream> Proxied<U> {
             proxy,
             https,
         }
+    }
+}
+
+impl ProxyStack<u16> {
+    /// Does as [`Self::before`] with an upstream that speaks only `alpn` and answers by `answer`.
+    pub async fn answering<F, R>(alpn: &[&str], args: &[&str], answer: F) -> Self
+    where
+        F: Fn(Request<Incoming>) -> R + Send + Sync + 'static,
+        R: Future<Output = Response<Body>> + Send + 'static,
+    {
+        let upstream = async |stack: &Stack| upstream::answering(stack, alpn, answer).await;
+        Self::before(upstream, args).await
     }
 }
 
