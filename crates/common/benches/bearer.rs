@@ -1,6 +1,8 @@
-//! What it costs to find out who calls: tokens that are new, seen before and refused, next to the
-//! bare signature check; and whether that grows with keys, callers and patterns.
-#![allow(clippy::unwrap_used, reason = "a bench that can't go on should stop")]
+//! The cost of authentication.
+//!
+//! Tokens that are new, seen before and refused are compared with the bare signature check. Further
+//! groups show whether the cost grows with keys, callers and patterns.
+#![allow(clippy::unwrap_used, reason = "a bench that fails should stop")]
 
 mod token;
 
@@ -17,7 +19,7 @@ use self::token::{Key, encode, in_an_hour, parts};
 
 const CLIENT: &str = "spiffe://example.org/ns/shop/sa/client";
 const SERVER: &str = "spiffe://example.org/ns/shop/sa/server";
-/// The key that signs, among however many there are.
+/// The `kid` of the key that signs.
 const KID: &str = "authority-0";
 const CACHE: usize = 16 * 1024;
 
@@ -36,8 +38,8 @@ fn main() {
     criterion.final_summary();
 }
 
-/// A token that is new and one that is known, next to what nobody can save: the signature check, and
-/// the same with a key that was read before.
+/// Measures a new token and a known one next to the bare signature check, with a raw and with a parsed
+/// key.
 fn signatures(criterion: &mut Criterion, name: &str, key: &Key) {
     let token = key.token(KID, &claims(CLIENT));
     let (message, signature) = parts(&token);
@@ -62,8 +64,8 @@ fn signatures(criterion: &mut Criterion, name: &str, key: &Key) {
     group.finish();
 }
 
-/// What a stranger can make the server do, next to a new token that is accepted. With clock skew
-/// allowed: what is to be done about times is more then.
+/// Measures refused tokens next to a new token that is accepted. The policy accepts clock skew, because
+/// the checks of times cost more then.
 fn refused(criterion: &mut Criterion, key: &Key) {
     let good = key.token(KID, &claims(CLIENT));
     let with = |claim: &str, value: Value| {
@@ -118,7 +120,7 @@ fn refused(criterion: &mut Criterion, key: &Key) {
     group.finish();
 }
 
-/// A new token, by the number of keys in the bundle.
+/// Measures a new token, by the number of keys in the bundle.
 fn keys(criterion: &mut Criterion, key: &Key) {
     let head = head(&key.token(KID, &claims(CLIENT)));
     let mut group = criterion.benchmark_group("keys in the bundle");
@@ -132,8 +134,8 @@ fn keys(criterion: &mut Criterion, key: &Key) {
     group.finish();
 }
 
-/// Tokens in turn, by the number of callers that they are of. Each is a fresh copy, as one that has just
-/// come in: what is then far from the processor is what the server keeps.
+/// Measures tokens of many callers in rotation, by the number of callers. Each token is a new copy, as
+/// in a new request, so that only the server's own data can be outside the processor's cache.
 fn callers(criterion: &mut Criterion, key: &Key) {
     let mut group = criterion.benchmark_group("callers");
     for callers in [1, 10_000] {
@@ -144,10 +146,10 @@ fn callers(criterion: &mut Criterion, key: &Key) {
             for head in &heads {
                 authenticator.authenticate(head).unwrap();
             }
-            let mut turn = heads.iter().cycle();
+            let mut rotation = heads.iter().cycle();
             group.bench_function(format!("{name}, of {callers}"), |bencher| {
                 bencher.iter_batched(
-                    || turn.next().unwrap().clone(),
+                    || rotation.next().unwrap().clone(),
                     |head| authenticator.authenticate(&head),
                     BatchSize::NumIterations(16),
                 );
@@ -157,7 +159,7 @@ fn callers(criterion: &mut Criterion, key: &Key) {
     group.finish();
 }
 
-/// A SPIFFE ID against patterns, by their number.
+/// Measures the check of a SPIFFE ID, by the number of patterns.
 fn patterns(criterion: &mut Criterion) {
     let id = SpiffeId::new(CLIENT).unwrap();
     let stranger = SpiffeId::new("spiffe://example.org/ns/other/sa/client").unwrap();
@@ -185,7 +187,7 @@ fn authenticator(key: &Key, keys: usize, cache: usize) -> Authenticator<JwtBundl
     Authenticator::new(bundles(key, keys), policy(cache))
 }
 
-/// Callers below one path, with `cache` tokens to remember.
+/// Returns a policy that allows callers below one path and remembers `cache` tokens.
 fn policy(cache: usize) -> Policy {
     let pattern: Pattern = "spiffe://example.org/ns/shop/*".parse().unwrap();
     let mut policy = Policy::new(vec![SERVER.to_owned()], Allow::from_iter([pattern]));
@@ -193,7 +195,7 @@ fn policy(cache: usize) -> Policy {
     policy
 }
 
-/// One bundle with `key` by as many names. [`KID`] is one of them.
+/// Returns one bundle that has `key` under `keys` names. [`KID`] is one of them.
 fn bundles(key: &Key, keys: usize) -> JwtBundleSet {
     let keys: Vec<Value> = (0..keys)
         .map(|number| key.jwk(&format!("authority-{number}")))

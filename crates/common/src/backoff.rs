@@ -1,8 +1,8 @@
-//! Pauses between attempts that grow.
+//! Exponential backoff.
 
 use std::time::Duration;
 
-/// A pause that doubles with each failure in a row, up to a bound.
+/// A pause between attempts that doubles with each failure in a row, up to a bound.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -10,7 +10,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Starts with a pause of `first`; no pause is longer than `max`.
+    /// Returns a backoff whose first pause is `first` and whose longest is `max`.
     #[must_use]
     pub const fn new(first: Duration, max: Duration) -> Self {
         Self { first, max }

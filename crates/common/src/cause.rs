@@ -1,13 +1,13 @@
-//! Chains of errors: what a library's error is about is often three sources down.
+//! Chains of causes, which often tell more than the error at their top.
 
 use std::{error::Error, iter::successors};
 
-/// The first error of type `E` in the chain of causes.
+/// Returns the first error of type `E` in the chain of causes, which starts with `error` itself.
 pub fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     successors(Some(error), |error| source(*error)).find_map(|error| error.downcast_ref())
 }
 
-/// All causes in one line, without those that only repeat the one before.
+/// Returns the texts of all causes in one line, without those that the text before them contains.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = successors(Some(error), |error| source(*error))
         .map(ToString::to_string)
@@ -16,7 +16,8 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     texts.join(": ")
 }
 
-/// As [`Error::source`], but looks into the two wrappers that hide theirs.
+/// Returns the source of an error as [`Error::source`] does, and also that of the two wrappers that do
+/// not report theirs.
 fn source<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     if let Some(error) = error.downcast_ref::<std::io::Error>() {
         return error.get_ref().map(|inner| inner as _);
@@ -41,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_what_io_and_rustls_hide() {
+    fn a_cause_below_io_and_rustls_errors_is_found() {
         assert!(matches!(
             find(&wrapped()),
             Some(spiffe_rustls::Error::MissingSpiffeId)
@@ -50,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_not_said_twice() {
+    fn a_repeated_cause_is_printed_once() {
         assert_eq!(
             chain(&wrapped()),
             "other error: peer is missing SPIFFE ID URI SAN"

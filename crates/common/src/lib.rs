@@ -1,8 +1,8 @@
-//! SPIFFE identity for a Rust service: X.509-SVIDs to present, JWT-SVIDs to verify.
+//! SPIFFE identity for Rust services: X.509-SVIDs to present, JWT-SVIDs to verify.
 //!
-//! A service behind a load balancer that terminates TLS can't see its caller's certificate. Its callers
-//! send a JWT-SVID as a bearer token instead. [`JwtSvidLayer`](bearer::JwtSvidLayer) puts the check of
-//! that token around any tower service; the handlers below it find the verified
+//! A service behind a load balancer that terminates TLS cannot see its caller's certificate. Its
+//! callers send a JWT-SVID as a bearer token instead. [`JwtSvidLayer`](bearer::JwtSvidLayer) is tower
+//! middleware that verifies this token. Handlers below it find the verified
 //! [`Caller`](bearer::Caller) in the request's extensions.
 //!
 //! # Example: verified callers in an axum service
@@ -21,12 +21,12 @@
 //! }
 //!
 //! # async fn app() -> Result<Router, Box<dyn std::error::Error>> {
-//! // The Workload API gives an X.509-SVID to present and keeps the JWT bundles current.
+//! // The Workload API issues an X.509-SVID and keeps the JWT bundles current.
 //! let workload_api = WorkloadApi::new("unix:///tmp/agent.sock".parse()?, Duration::from_secs(30));
 //! let identity = workload_api.identity().await?;
 //! let own = identity.x509.svid()?.spiffe_id().clone();
 //!
-//! // Tokens must be for this service, and their subjects members of its trust domain.
+//! // A token must be for this service, and its subject a member of the service's trust domain.
 //! let policy = Policy::new(
 //!     vec![own.to_string()],
 //!     Allow::members_of(own.trust_domain().clone()),
@@ -40,17 +40,17 @@
 //! # }
 //! ```
 //!
-//! [`tls::server`] makes the rustls configuration that presents the X.509-SVID, for `tokio-rustls` or
-//! `axum-server`. The `server` binary of this workspace uses the same entry.
+//! [`tls::server`] returns the rustls configuration that presents the X.509-SVID, for `tokio-rustls`
+//! or `axum-server`. The `server` binary of this workspace is built on the same items.
 //!
 //! # Modules
 //!
-//! - [`workload`]: the SPIFFE Workload API: its address, the sources, and their faults
-//! - [`tls`]: the X.509 source as rustls configurations
-//! - [`bearer`]: a request's head → the verified caller, and the layer over it
-//! - [`sanitize`], [`cause`], [`throttle`]: text that is safe to log, and bounded log lines
-//! - [`fair`], [`source`], [`backoff`], [`lock`]: a queue that serves sources in turn, growing pauses,
-//!   and mutexes
+//! - [`workload`] connects to the SPIFFE Workload API and keeps SVIDs, bundles and tokens current
+//! - [`tls`] turns an X.509 source into rustls configurations
+//! - [`bearer`] verifies a request's caller, and has the layer that does so for a service
+//! - [`sanitize`], [`cause`] and [`throttle`] make log lines safe, complete and bounded
+//! - [`fair`], [`source`], [`backoff`] and [`lock`] are small parts that the crates of this workspace
+//!   share
 
 pub mod backoff;
 pub mod bearer;

@@ -1,17 +1,17 @@
-//! What a peer wrote, as a log may show it.
+//! Sanitized text of peers.
 
 use std::fmt;
 
-/// The longest piece of a peer's text that goes to the log, in bytes.
+/// The longest part of a text that is logged, in bytes.
 const MAX: usize = 256;
 
-/// A peer's text, made safe to log: at most 256 bytes of it, on one line, what is not printable
-/// escaped. `Debug` puts it in quotes.
+/// A text of a peer that is safe to log: at most 256 bytes, on one line, with escapes for characters
+/// that are not printable. `Debug` adds quotes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Sanitized<T>(pub T);
 
 impl<T: AsRef<str>> Sanitized<T> {
-    /// What is shown of it, and what stands for the rest.
+    /// Returns the part that is shown, and the mark for an omitted rest.
     fn cut(&self) -> (&str, &'static str) {
         let text = self.0.as_ref();
         let mut ends = (0..=MAX.min(text.len())).rev();
@@ -38,7 +38,7 @@ impl<T: AsRef<str>> fmt::Debug for Sanitized<T> {
     }
 }
 
-/// What is shown as it is: nearly everything that peers write.
+/// Returns whether a byte needs no escape. Most texts have only such bytes and are written at once.
 fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\'' | b'\\')
 }
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_peer_wrote_is_cut_and_escaped() {
+    fn a_peers_text_is_cut_and_escaped() {
         for (text, shown) in [
             ("spiffe://example.org/a b", "spiffe://example.org/a b"),
             ("x\nlevel=info", r"x\nlevel=info"),

@@ -1,9 +1,9 @@
-//! The source of a connection, as limits per source address count it.
+//! The source of a connection, as the limits per source address count it.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Returns the network that limits per source count: an IPv4 address, or the /64 of an IPv6 address,
-/// because one caller usually has all addresses of a /64.
+/// Returns the network that the limits per source count: an IPv4 address, or the /64 of an IPv6
+/// address, because one caller usually has all addresses of a /64.
 #[must_use]
 pub fn network(address: IpAddr) -> IpAddr {
     match address {

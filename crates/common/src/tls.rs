@@ -1,12 +1,15 @@
-//! The X.509 source as rustls configurations, one-way: the side that accepts presents its X.509-SVID
-//! and asks for no certificate; the side that connects verifies a SPIFFE ID and presents none.
+//! rustls configurations for one-way TLS with X.509-SVIDs.
 //!
-//! Both go by the source's state at each handshake. `spiffe-rustls` does the verification (X509-SVID
-//! §5). The certificate is chosen here: for a moment after each update that crate has none to give,
-//! until a task of its own has run, and callers who come then would be turned away.
+//! The side that accepts ([`server`]) presents its X.509-SVID and requests no certificate. The side
+//! that connects ([`client`]) verifies a SPIFFE ID and presents no certificate. Both use the state that
+//! the [`X509Source`] has at each handshake.
 //!
-//! Callers may resume a session under the same SVID, no longer: nothing is verified of them, and they
-//! verified that SVID. Towards a target no session is resumed: that would skip its verification.
+//! `spiffe-rustls` verifies peers (X509-SVID §5). The presented certificate is chosen here, because
+//! that crate has none for a moment after each update, until a task of its own has run. Callers that
+//! connect in this moment would fail.
+//!
+//! A caller may resume a session while the SVID is the one that the caller verified. A connection to an
+//! upstream never resumes a session, because that would skip the verification.
 
 use std::{
     collections::BTreeSet,
@@ -29,20 +32,24 @@ use spiffe_rustls::{TlsStatus, TrustDomainPolicy, authorizer};
 
 use crate::lock::lock;
 
-/// The protocols that are offered in TLS (ALPN, RFC 7301), the preferred one first.
+/// The protocols offered in TLS (ALPN, RFC 7301), the preferred one first.
 pub const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// Installs the one crypto provider of the process (aws-lc-rs, hybrid post-quantum key exchange
-/// preferred). Call it first thing in `main`.
+/// Installs aws-lc-rs as the crypto provider of the process, with hybrid post-quantum key exchange
+/// preferred. Call it at the start of `main`, before any TLS configuration is built.
 pub fn install_crypto_provider() {
-    // An error means that it is installed already: by another test in this process.
+    // An error means that a provider is installed already, for example by another test of this process.
     let _ = provider().install_default();
-    // Gathering the first entropy takes 40 ms of CPU time; here no handshake waits for it.
+    // The first entropy takes 40 ms of CPU time. A thread gathers it, so that no handshake waits.
     std::thread::spawn(|| aws_lc_rs::default_provider().secure_random.fill(&mut [0]));
 }
 
-/// aws-lc-rs with AES-128-GCM and SHA-256 first, the suite that every TLS 1.3 speaks (RFC 8446 §9.1):
-/// SHA-384 has no help from the processor, and was a tenth of a handshake.
+/// Returns aws-lc-rs with AES-128-GCM and SHA-256 preferred, the suite that every TLS 1.3
+/// implementation has (RFC 8446 §9.1).
+///
+/// Processors have no instructions for SHA-384, which rustls prefers; it took 12 % of a handshake's
+/// CPU time. With AES-128-GCM, a full handshake took 1.0 times the CPU of hyper and rustls alone instead of
+/// 1.2 times (`scripts/bench.sh --rows handshake`).
 fn provider() -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     let is_aes_128 = |suite: &SupportedCipherSuite| {
@@ -53,63 +60,63 @@ fn provider() -> CryptoProvider {
                 | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
         )
     };
-    // Stable: the others stay in their order.
+    // The sort is stable, so that the other suites keep their order.
     provider
         .cipher_suites
         .sort_by_key(|suite| !is_aes_128(suite));
     provider
 }
 
-/// Accepts TLS 1.3 and 1.2 with the current X.509-SVID; asks for no client certificate.
+/// Returns the configuration to accept TLS 1.3 and 1.2 with the source's current X.509-SVID. It
+/// requests no client certificate.
 ///
 /// # Errors
-/// When the source has no usable X.509-SVID.
+/// Fails when the source has no usable X.509-SVID.
 pub fn server(source: &X509Source) -> Result<Arc<ServerConfig>, ServerError> {
-    let presented = Arc::new(Presented {
-        last: Mutex::new(Session::new(source.svid()?)?),
+    let current = Arc::new(CurrentSvid {
+        last: Mutex::new(Presentable::new(source.svid()?)?),
         source: source.clone(),
     });
     let mut config = ServerConfig::builder()
         .with_no_client_auth()
-        .with_cert_resolver(Arc::clone(&presented) as _);
+        .with_cert_resolver(Arc::clone(&current) as _);
     config.alpn_protocols = ALPN.map(Vec::from).to_vec();
     config.ignore_client_order = true;
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = presented;
+    config.ticketer = current;
     config.send_tls13_tickets = 1;
     Ok(Arc::new(config))
 }
 
-/// Why there is nothing to present.
+/// The reason why an X.509-SVID cannot be presented.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// The source has no X.509-SVID that is permitted and has not expired.
+    /// The source has no X.509-SVID, or only one that was withdrawn or has expired.
     #[error(transparent)]
     Source(#[from] X509SourceError),
-    /// The private key is of no known kind, or not the certificate's.
+    /// The type of the private key is unknown, or the key does not match the certificate.
     #[error("the X.509-SVID can't be presented: {0}")]
     Key(#[from] rustls::Error),
 }
 
-/// Presents the source's X.509-SVID; nothing, so that the handshake fails, once it was withdrawn or
-/// has expired.
+/// Presents the source's current X.509-SVID. The handshake fails once it was withdrawn or has expired.
 #[derive(Debug)]
-struct Presented {
+struct CurrentSvid {
     source: X509Source,
-    /// Of the SVID that was presented last: its key is parsed once.
-    last: Mutex<Session>,
+    /// The SVID that was presented last, so that each key is parsed only once.
+    last: Mutex<Presentable>,
 }
 
-/// What goes with one SVID.
+/// An SVID in the form that rustls presents.
 #[derive(Clone)]
-struct Session {
+struct Presentable {
     svid: Arc<X509Svid>,
     key: Arc<CertifiedKey>,
-    /// Encrypts the tickets that sessions are resumed by, with keys of its own: with the SVID they end.
+    /// Encrypts session tickets with keys of its own, so that no session outlives the SVID.
     tickets: Arc<dyn ProducesTickets>,
 }
 
-impl Session {
+impl Presentable {
     fn new(svid: Arc<X509Svid>) -> Result<Self, rustls::Error> {
         Ok(Self {
             key: Arc::new(certified_key(&svid)?),
@@ -119,109 +126,114 @@ impl Session {
     }
 }
 
-impl fmt::Debug for Session {
+impl fmt::Debug for Presentable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Session")
+        f.debug_tuple("Presentable")
             .field(self.svid.spiffe_id())
             .finish()
     }
 }
 
-impl Presented {
-    /// Of the SVID of this moment.
-    fn session(&self) -> Option<Session> {
+impl CurrentSvid {
+    /// Returns the source's SVID at this moment, or `None` if there is no usable one.
+    fn get(&self) -> Option<Presentable> {
         let svid = self.source.svid().ok()?;
         let mut last = lock(&self.last);
         if !Arc::ptr_eq(&last.svid, &svid) {
-            *last = Session::new(svid).ok()?;
+            *last = Presentable::new(svid).ok()?;
         }
         Some(last.clone())
     }
 }
 
-impl ResolvesServerCert for Presented {
+impl ResolvesServerCert for CurrentSvid {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.session()?.key)
+        Some(self.get()?.key)
     }
 }
 
-/// Tickets of another SVID, or without one, are none: a full handshake follows.
-impl ProducesTickets for Presented {
+/// Issues and accepts tickets of the current SVID only. A ticket of another SVID leads to a full
+/// handshake.
+impl ProducesTickets for CurrentSvid {
     fn enabled(&self) -> bool {
         true
     }
 
-    /// In seconds; what callers are told, who may be refused sooner.
+    /// Returns the lifetime that callers are told, in seconds. A new SVID ends it sooner.
     fn lifetime(&self) -> u32 {
         60 * 60
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        self.session()?.tickets.encrypt(plain)
+        self.get()?.tickets.encrypt(plain)
     }
 
     fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
-        self.session()?.tickets.decrypt(cipher)
+        self.get()?.tickets.decrypt(cipher)
     }
 }
 
-/// The SVID's chain and key for rustls, if they belong together.
+/// Converts the SVID's chain and key for rustls, and checks that they match.
 fn certified_key(svid: &X509Svid) -> Result<CertifiedKey, rustls::Error> {
     let chain = svid
         .cert_chain()
         .iter()
         .map(|certificate| CertificateDer::from(certificate.as_bytes().to_vec()))
         .collect();
-    // Borrowed: the SVID wipes its key in the end, and nobody would wipe a copy.
+    // Borrows the key because the SVID wipes its own when it is dropped, and a copy would stay.
     let key = PrivatePkcs8KeyDer::from(svid.private_key().as_bytes());
     let key = CertifiedKey::new(chain, aws_lc_rs::sign::any_supported_type(&key.into())?);
     key.keys_match()?;
     Ok(key)
 }
 
-/// A configuration to connect with, and the changes of the trust bundle that it verifies by.
+/// A configuration to connect to one SPIFFE ID, and the changes of the trust bundle that verifies it.
 #[derive(Clone, Debug)]
-pub struct Outgoing {
+pub struct ClientTls {
     config: ClientConfig,
     status: TlsStatus,
     source: X509Source,
     updates: X509SourceUpdates,
     /// The trust domain of the peer.
     trust_domain: TrustDomain,
-    /// The authorities of its trust bundle after the last change.
+    /// The authorities of that trust domain after the last change.
     authorities: Authorities,
 }
 
-/// The certificates of a trust bundle in DER. `None` while there is no bundle, or the identity is
-/// withdrawn, so that nothing may be verified.
+/// The certificates of a trust bundle in DER. It is `None` while no peer can be verified, because there
+/// is no bundle or the identity is withdrawn.
 type Authorities = Option<BTreeSet<Vec<u8>>>;
 
-impl Outgoing {
-    /// The configuration. Each handshake goes by the SVIDs and bundles of its time.
+impl ClientTls {
+    /// Returns the configuration. Each handshake uses the SVIDs and bundles of its time.
     #[must_use]
     pub fn config(&self) -> &ClientConfig {
         &self.config
     }
 
-    /// Whether there is anything to verify by. After a withdrawal there is not, and a handshake fails
-    /// by what looks like the peer's fault.
+    /// Returns whether peers can be verified. After a withdrawal they cannot, and the error of a
+    /// handshake looks like a fault of the peer.
     #[must_use]
     pub fn is_usable(&self) -> bool {
         self.source.svid().is_ok()
     }
 
-    /// Returns another number after each update of SVIDs or bundles. `None` for a moment after each:
-    /// until `spiffe-rustls` has taken it in, nobody can be verified, which is not the peer's fault.
+    /// Returns a number that changes with each update of SVIDs or bundles.
+    ///
+    /// It is `None` for a moment after each update, until `spiffe-rustls` has applied it. In this
+    /// moment no peer can be verified, which is not a fault of the peer.
     #[must_use]
     pub fn revision(&self) -> Option<u64> {
         let now = self.status.current();
         (now.source_revision == now.applied_revision).then_some(now.source_revision)
     }
 
-    /// Returns after the next change of the authorities that the peer is verified by, or when the
-    /// identity is withdrawn or returns: connections outlive their verification, because rustls never
-    /// verifies again. Updates of SVIDs and of other bundles do not matter. Never returns once there
-    /// can't be a change.
+    /// Waits for the next change of the authorities that verify the peer, or for a withdrawal of the
+    /// identity or its return.
+    ///
+    /// A connection outlives its verification, because rustls does not verify again. Its owner uses this
+    /// to close it. Updates of SVIDs and of other bundles do not count as changes. The future never
+    /// completes once the source is closed.
     pub async fn changed(&mut self) {
         while self.updates.changed().await.is_ok() {
             let now = authorities(&self.source, &self.trust_domain);
@@ -234,8 +246,8 @@ impl Outgoing {
     }
 }
 
-/// Returns the authorities of a trust domain at this moment. An SVID of our own that has expired does
-/// not matter here: the connections that are open were verified by authorities that still hold.
+/// Returns the authorities of a trust domain at this moment. An expired SVID of this process does not
+/// matter, because the authorities that verified the open connections still hold.
 fn authorities(source: &X509Source, trust_domain: &TrustDomain) -> Authorities {
     let context = source.state().context().ok()?;
     let bundle = context.bundle_set().get(trust_domain)?;
@@ -243,12 +255,12 @@ fn authorities(source: &X509Source, trust_domain: &TrustDomain) -> Authorities {
     Some(certificates.map(|one| one.as_bytes().to_vec()).collect())
 }
 
-/// Connects only to the workload `expected`, whatever the host name; presents no certificate.
-/// ALPN is left to the connector that uses it.
+/// Returns the configuration to connect to the workload `expected`, whatever its host name. It presents
+/// no certificate, and leaves ALPN to the connector.
 ///
 /// # Errors
-/// When the source has no usable X.509-SVID, or outside a tokio runtime.
-pub fn client(source: &X509Source, expected: &SpiffeId) -> Result<Outgoing, spiffe_rustls::Error> {
+/// Fails when the source has no usable X.509-SVID, or when it is called outside a tokio runtime.
+pub fn client(source: &X509Source, expected: &SpiffeId) -> Result<ClientTls, spiffe_rustls::Error> {
     let updates = source.updated();
     let (config, status) = spiffe_rustls::mtls_client(source.clone())
         .authorize(authorizer::exact([expected.clone()])?)
@@ -258,12 +270,12 @@ pub fn client(source: &X509Source, expected: &SpiffeId) -> Result<Outgoing, spif
         .with_config_customizer(|config| config.client_auth_cert_resolver = Arc::new(NoCertificate))
         .build_with_status()?;
     let trust_domain = expected.trust_domain().clone();
-    Ok(Outgoing {
+    Ok(ClientTls {
         config,
         status,
         source: source.clone(),
         updates,
-        // Read after `updates` began, so that no change is missed.
+        // The authorities are read after `updates` was created, so that no change is missed.
         authorities: authorities(source, &trust_domain),
         trust_domain,
     })

@@ -17,7 +17,7 @@ mod rejection;
 mod target;
 mod via;
 
-use common::tls::Outgoing;
+use common::tls::ClientTls;
 use http::{Method, Request, Response, Uri, Version};
 use serve::{Received, body::Body, peer::Peer};
 
@@ -87,7 +87,7 @@ impl Forwarder {
     /// # Panics
     /// Outside a tokio runtime.
     #[must_use]
-    pub fn new(upstream: Target, more: Vec<Uri>, tls: Outgoing) -> Self {
+    pub fn new(upstream: Target, more: Vec<Uri>, tls: ClientTls) -> Self {
         Self {
             client: Client::spread(upstream, more, tls),
         }

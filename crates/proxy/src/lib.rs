@@ -27,7 +27,7 @@ pub struct Proxy {
     /// Presents the X.509-SVID; asks for no certificate.
     pub tls: Arc<ServerConfig>,
     /// Verifies the upstream's SPIFFE ID.
-    pub upstream_tls: tls::Outgoing,
+    pub upstream_tls: tls::ClientTls,
     /// Where requests go, and who must be there.
     pub upstream: Target,
     /// Where else it is.

@@ -13,10 +13,10 @@ use aws_lc_rs::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-/// A message → its signature.
+/// A function that signs a message.
 type Sign = dyn Fn(&[u8]) -> Vec<u8>;
 
-/// A signing key, and its public half as a bundle and as aws-lc-rs have it.
+/// A signing key, and its public key in the forms of a bundle and of aws-lc-rs.
 pub(crate) struct Key {
     alg: &'static str,
     sign: Box<Sign>,
@@ -42,11 +42,11 @@ impl Key {
         }
     }
 
-    /// Of 2048 bits, the size that is most in use.
+    /// Returns a key of 2048 bits, the most common size.
     pub(crate) fn rs256() -> Self {
         let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
         let public = pair.public_key().as_ref().to_vec();
-        // In DER: a sequence, an integer of 257 bytes, a zero, the modulus.
+        // The DER has a sequence, an integer of 257 bytes, a zero and the modulus.
         let modulus = &public[9..9 + 256];
         Self {
             alg: "RS256",
@@ -63,14 +63,14 @@ impl Key {
         }
     }
 
-    /// The public half, by the name `kid`.
+    /// Returns the public key as a JWK with this `kid`.
     pub(crate) fn jwk(&self, kid: &str) -> Value {
         let mut jwk = self.jwk.clone();
         jwk["kid"] = kid.into();
         jwk
     }
 
-    /// A token with these claims.
+    /// Returns a token with these claims.
     pub(crate) fn token(&self, kid: &str, claims: &Value) -> String {
         let header = json!({ "alg": self.alg, "kid": kid, "typ": "JWT" }).to_string();
         let message = format!("{}.{}", encode(header), encode(claims.to_string()));
@@ -83,13 +83,13 @@ pub(crate) fn encode(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// What is signed of a token, and the signature.
+/// Returns the signed part of a token, and the signature.
 pub(crate) fn parts(token: &str) -> (&str, Vec<u8>) {
     let (message, signature) = token.rsplit_once('.').unwrap();
     (message, URL_SAFE_NO_PAD.decode(signature).unwrap())
 }
 
-/// In seconds since 1970.
+/// Returns the time in an hour, in seconds since 1970.
 pub(crate) fn in_an_hour() -> u64 {
     let then = SystemTime::now() + Duration::from_secs(60 * 60);
     then.duration_since(UNIX_EPOCH).unwrap().as_secs()

@@ -1,17 +1,20 @@
-//! The `Authorization` header (RFC 6750 §2.1, RFC 9110 §11): exactly one, `Bearer`, one token.
+//! The `Authorization` header (RFC 6750 §2.1, RFC 9110 §11).
+//!
+//! A request has exactly one such header, with the scheme `Bearer` and one token.
 
 use http::{HeaderMap, header::AUTHORIZATION};
 
-use super::{Malformed, Refusal};
+use super::refusal::{Malformed, Refusal};
 
-/// The longest header value that is looked at, in bytes. A JWT-SVID has some hundreds.
+/// The longest header value that is accepted, in bytes. A JWT-SVID has several hundred.
 const MAX_VALUE: usize = 8 * 1024;
 
-/// The bearer token of a request.
+/// Returns the bearer token of a request.
 ///
 /// # Errors
-/// Without any credentials of the scheme: RFC 6750 §3.1 wants no error code then. A header that is
-/// there twice, or not `Bearer 1*SP b64token`: malformed. One over 8 KiB: too long (RFC 6585 §5).
+/// Fails with [`Refusal::NoCredentials`] when no header has the scheme (RFC 6750 §3.1 asks for no
+/// error code then). Fails with [`Refusal::Malformed`] when the header is repeated or is not
+/// `Bearer 1*SP b64token`, and with [`Refusal::TooLong`] over 8 KiB (RFC 6585 §5).
 pub(super) fn bearer_token(headers: &HeaderMap) -> Result<&str, Refusal> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next().ok_or(Refusal::NoCredentials)?.as_bytes();
@@ -36,13 +39,15 @@ pub(super) fn bearer_token(headers: &HeaderMap) -> Result<&str, Refusal> {
     }
 }
 
-/// RFC 6750 §2.1: `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
+/// Returns whether `token` matches RFC 6750 §2.1:
+/// `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
 fn is_b64token(token: &str) -> bool {
     let is_one = |byte: u8| {
         byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/')
     };
     let body = token.trim_end_matches('=');
-    // Not `all`: a loop that never ends early looks at many bytes at a time.
+    // Uses `fold` because, unlike `all`, it vectorises: 62 ns instead of 407 ns for a token of 650
+    // bytes, a quarter of what a known token costs (`cargo bench -p common --bench bearer -- seen`).
     !body.is_empty()
         && body
             .bytes()
@@ -64,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_the_token() {
+    fn a_token_after_bearer_in_any_case_is_accepted() {
         for value in [
             "Bearer a.b.c",
             "bearer a.b.c",
@@ -77,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn other_schemes_are_no_credentials_of_ours() {
+    fn another_scheme_counts_as_no_credentials() {
         assert!(matches!(token_of(&[]), Err(Refusal::NoCredentials)));
         for value in ["Basic dTpw", "Bearera.b.c", "DPoP a.b.c", "Negotiate a", ""] {
             assert!(
@@ -88,14 +93,14 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_header_that_is_too_long() {
+    fn a_header_over_the_limit_is_refused() {
         let long = [b"Bearer ".as_slice(), &[b'a'; MAX_VALUE]].concat();
         assert!(matches!(token_of(&[&long]), Err(Refusal::TooLong)));
         assert!(token_of(&[&long[..MAX_VALUE]]).is_ok());
     }
 
     #[test]
-    fn refuses_a_malformed_header() {
+    fn a_malformed_header_is_refused_with_its_fault() {
         for (values, fault) in [
             (
                 &[b"Bearer a.b.c".as_slice(), b"Bearer a.b.c"] as &[&[u8]],
@@ -122,9 +127,9 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever comes in one field or two: no panic, and a token only where the grammar has one.
+        /// Checks that no field value panics, and that a token is found only where the grammar has one.
         #[test]
-        fn any_header_is_taken_by_the_grammar_or_refused(
+        fn any_header_is_accepted_by_the_grammar_or_refused(
             value in header_value(),
             second in proptest::option::weighted(0.1, header_value()),
         ) {
@@ -146,12 +151,12 @@ mod tests {
         }
 
         #[test]
-        fn every_b64token_is_taken(scheme in "[Bb][Ee][Aa][Rr][Ee][Rr]", spaces in " {1,4}", token in "[A-Za-z0-9._~+/-]{1,200}={0,3}") {
+        fn every_b64token_is_accepted(scheme in "[Bb][Ee][Aa][Rr][Ee][Rr]", spaces in " {1,4}", token in "[A-Za-z0-9._~+/-]{1,200}={0,3}") {
             assert_eq!(token_of(&[format!("{scheme}{spaces}{token}").as_bytes()]).unwrap(), token);
         }
     }
 
-    /// What a field can hold, mostly near the grammar.
+    /// Generates field values, most of which nearly match the grammar.
     fn header_value() -> impl proptest::strategy::Strategy<Value = Vec<u8>> {
         use proptest::prelude::*;
         let any_byte = any::<u8>().prop_map(|byte| {

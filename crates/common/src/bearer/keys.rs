@@ -1,4 +1,4 @@
-//! Keys in the bundles that no token can be checked with here.
+//! Warnings of JWT authorities that cannot verify any token here.
 
 use std::collections::BTreeSet;
 
@@ -10,8 +10,8 @@ use crate::sanitize::Sanitized;
 
 /// Warns once of each P-521 key, now and after every change of the bundles, until `source` is closed.
 ///
-/// JWT-SVID §2.1 lists ES512, and the library can't verify it: its tokens are refused, and whoever
-/// runs this should know why before the first one comes.
+/// JWT-SVID §2.1 lists ES512, and the `spiffe` crate cannot verify it, so that its tokens are refused.
+/// The warning tells operators the reason before the first such token comes.
 pub async fn warn_of_unusable_keys(source: JwtSource) {
     let mut updates = source.updated();
     let mut known = BTreeSet::new();
@@ -33,7 +33,7 @@ pub async fn warn_of_unusable_keys(source: JwtSource) {
     }
 }
 
-/// The trust domain and `kid` of each.
+/// Returns the trust domain and the `kid` of each P-521 key.
 fn p521_keys(bundles: &JwtBundleSet) -> Vec<(String, String)> {
     bundles
         .iter()
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_the_curve_that_cannot_be_verified() {
+    fn only_keys_of_the_unsupported_curve_are_found() {
         let jwks = br#"{"keys":[
             {"kty":"EC","crv":"P-521","kid":"unusable"},
             {"kty":"EC","crv":"P-256","kid":"usable"},

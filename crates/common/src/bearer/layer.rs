@@ -1,4 +1,4 @@
-//! A tower layer that lets only requests with a verified caller through.
+//! Middleware that passes on only requests with a verified caller.
 
 use std::{
     mem,
@@ -14,14 +14,19 @@ use tower_layer::Layer;
 use tower_service::Service;
 use tracing::debug;
 
-use super::{Authenticator, Refusal, VerificationQueue};
+use super::{
+    authenticator::{Authenticator, Caller},
+    queue::VerificationQueue,
+    refusal::Refusal,
+};
 
-/// Authenticates each request by its JWT-SVID before the service below sees it. The service finds the
-/// verified [`Caller`](super::Caller) in the request's extensions; every other request is answered as
-/// RFC 6750 says, without reaching the service.
+/// Layer that applies [`JwtSvidService`], which authenticates each request by its JWT-SVID.
 ///
-/// Clones, and the services that one layer makes, share one [`VerificationQueue`]. Where each core has
-/// a runtime of its own, make one layer for each.
+/// The inner service finds the verified [`Caller`] in the request's extensions. Every other request
+/// is answered as RFC 6750 §3 says and does not reach the inner service.
+///
+/// All clones and services of one layer share one [`VerificationQueue`]. If each core has a runtime
+/// of its own, create one layer for each core.
 ///
 /// # Example
 ///
@@ -37,7 +42,7 @@ use super::{Authenticator, Refusal, VerificationQueue};
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let audience = "spiffe://example.org/server".to_owned();
 /// let allow = Allow::members_of(TrustDomain::new("example.org")?);
-/// // A fixed set of bundles; a service takes the live ones of a `JwtSource`.
+/// // This set of bundles is fixed; a service uses the live bundles of a `JwtSource`.
 /// let bundles = JwtBundleSet::default();
 /// let authenticator = Arc::new(Authenticator::new(bundles, Policy::new(vec![audience], allow)));
 ///
@@ -65,29 +70,31 @@ pub struct JwtSvidLayer<A = EmptyAnswer, B = JwtSource> {
     answer: A,
 }
 
-/// The service that [`JwtSvidLayer`] puts around another one.
+/// Middleware that authenticates each request by its JWT-SVID; see [`JwtSvidLayer`].
 #[derive(Debug)]
 pub struct JwtSvidService<S, A = EmptyAnswer, B = JwtSource> {
     inner: S,
     layer: JwtSvidLayer<A, B>,
 }
 
-/// Answers requests that are refused. Every `Fn(&Refusal, &Parts) -> Response<ResBody>` does so.
+/// Answers refused requests. Every `Fn(&Refusal, &Parts) -> Response<ResBody>` implements it.
 pub trait RefusalAnswer<ResBody> {
-    /// Returns the answer to the request with this head. Start from [`Refusal::response`], which has
-    /// the status and the challenge; the refusal's own text is for the log only.
+    /// Returns the answer to the refused request with this head.
+    ///
+    /// [`Refusal::response`] has the status and the challenge of the answer. The text of the refusal
+    /// is for the log only, because it would tell a caller about keys and clocks.
     fn answer(&self, refusal: &Refusal, head: &Parts) -> Response<ResBody>;
 }
 
-/// Answers with an empty body, and logs the refusal at debug.
+/// Answers with an empty body, and logs the refusal at debug level.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EmptyAnswer;
 
-/// Returns the source address that a request counts for in the verification queue.
+/// The function that returns the source of a request.
 type Source = fn(&Parts) -> Option<IpAddr>;
 
 impl<B> JwtSvidLayer<EmptyAnswer, B> {
-    /// Returns a layer that lets through the requests that `authenticator` accepts.
+    /// Returns a layer that passes on the requests that `authenticator` accepts.
     #[must_use]
     pub fn new(authenticator: Arc<Authenticator<B>>) -> Self {
         Self {
@@ -100,8 +107,8 @@ impl<B> JwtSvidLayer<EmptyAnswer, B> {
 }
 
 impl<A, B> JwtSvidLayer<A, B> {
-    /// Finds the source address of a request with `source`, so that waiting verifications are served
-    /// source by source. Without it all requests count for one source.
+    /// Uses `source` to find the network that a request came from ([`crate::source::network`]), so
+    /// that waiting verifications are served source by source. By default all requests have one source.
     #[must_use]
     pub fn source(mut self, source: fn(&Parts) -> Option<IpAddr>) -> Self {
         self.source = source;
@@ -158,7 +165,8 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let layer = self.layer.clone();
-        // The clone is not ready yet; the service that is ready takes this request.
+        // `poll_ready` was called on `self.inner` and not on the clone, so that `self.inner` has to
+        // serve this request.
         let next = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, next);
         Box::pin(async move {
@@ -179,7 +187,7 @@ where
     B: BundleSource<Item = JwtBundle>,
     B::Error: std::error::Error + Send + Sync + 'static,
 {
-    async fn authenticate(&self, head: &Parts) -> Result<super::Caller, Refusal> {
+    async fn authenticate(&self, head: &Parts) -> Result<Caller, Refusal> {
         let source = (self.source)(head).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         self.authenticator
             .authenticate_queued(head, source, &self.queue)

@@ -1,9 +1,28 @@
-//! Checking a token that is not known yet takes as long as a hundred other steps of a request, and
-//! never waits: on a runtime of one thread a flood of new tokens would have all of the core.
+//! A queue of verifications that lets a core do other work between them.
 //!
-//! So such checks take turns, and after a short [`ROUND`] of them everything else of the core that is
-//! ready has its turn too. Waiting checks are served source by source, and at most [`MAX_WAITING`] may
-//! wait: over that, the source with the most loses its last one.
+//! A verification takes 60 to 100 µs, while a token in the cache takes less than 1 µs. It never yields,
+//! so that on a runtime of one thread a flood of new tokens would occupy the core. Verifications
+//! therefore run in rounds. A round lasts for [`ROUND`]; after it, all other tasks of the core that are
+//! ready run once, and the next round begins. Two bounds apply:
+//!
+//! - At most [`MAX_ADMITTED`] verifications are admitted to the current or the next round.
+//! - At most [`MAX_WAITING`] verifications wait to be admitted. They are served source by source; over
+//!   the bound, the source with the most waiting verifications loses its last one.
+//!
+//! # Alternatives
+//!
+//! [`tokio::sync::Semaphore`] bounds how many tasks proceed, but admits them in the order of arrival
+//! and knows no rounds (see [`crate::fair`]). `tokio::task::coop` limits the operations of one task,
+//! while a flood consists of many tasks. `spawn_blocking` moves verifications to other threads, which
+//! would compete with the one thread that each core has.
+//!
+//! # Measurements
+//!
+//! - Without the queue, a known token was answered in 152 ms while 400 forged tokens were in flight;
+//!   with it in 0.5 ms (the test `tests/limits/load.rs`, debug build).
+//! - A request with a new token (`scripts/bench.sh --rows new-tokens`) took 97 µs of CPU without a queue,
+//!   and 164 µs with a yield after each verification. Rounds of 1 ms took 115 µs, and 32 admitted
+//!   verifications in them 104 µs. With these three, the p99 latency was 7.4 ms, 4.4 ms and 4.0 ms.
 
 use std::{
     net::IpAddr,
@@ -13,75 +32,79 @@ use std::{
 
 use tokio::{task::yield_now, time::Instant};
 
-use super::Refusal;
+use super::refusal::Refusal;
 use crate::fair::{FairQueue, TooMany};
 
-/// Who may check a token now, on one core.
+/// The verifications of one core, in rounds.
 #[derive(Debug)]
 pub struct VerificationQueue {
-    /// Checks that wait for a later round.
+    /// The verifications that wait to be admitted.
     waiting: FairQueue,
-    /// Checks that are called for this round or the next.
-    near: AtomicUsize,
-    max_near: usize,
+    /// The number of verifications that are admitted to this round or the next.
+    admitted: AtomicUsize,
+    max_admitted: usize,
     round: Duration,
-    /// Rounds so far.
+    /// The number of rounds that have begun after the first.
     rounds: AtomicU64,
-    /// What the checks of this round have taken so far, in ns.
+    /// The time that the verifications of this round have taken, in ns.
     spent: AtomicU64,
 }
 
-/// The right to check one token.
+/// The permit to verify one token.
 #[derive(Debug)]
 pub(super) struct Permit<'a> {
     queue: &'a VerificationQueue,
     begun: Instant,
-    _near: Near<'a>,
+    _admitted: Admitted<'a>,
 }
 
-/// A check that is called for this round or the next. When it is over, the next one is called.
+/// A verification that is admitted to this round or the next. When it is dropped, the next waiting
+/// verification is admitted.
 #[derive(Debug)]
-struct Near<'a>(&'a VerificationQueue);
+struct Admitted<'a>(&'a VerificationQueue);
 
-/// How many tokens may wait for their check on one core: with a check of 100 µs the last of them is
-/// answered after a fifth of a second at the least, later than most callers would want to wait.
+/// The largest number of verifications that wait on one core. At 100 µs each, the last of them is
+/// answered after 0.2 s, which is later than most callers want to wait.
 pub const MAX_WAITING: usize = 2000;
 
-/// How long checks go on, one after the other, before all else that is ready has its turn: a request
-/// with a known token waits for no more than this and the check that began last. To look for what is
-/// ready after each check would cost as much as the check.
+/// The time that verifications take before the other tasks run. A request with a known token waits for
+/// at most this and one verification. A yield after each verification costs as much as the
+/// verification: a poll of the kernel, and answers that leave one by one instead of in batches.
 const ROUND: Duration = Duration::from_millis(1);
 
-/// How many of those who wait go on together when a round begins, as far as it lasts. Called one by
-/// one, each would have its answer written before the next is checked.
-const NEAR: usize = 32;
+/// The largest number of admitted verifications. With one, each answer would be written before the next
+/// verification, and the answers would not leave in batches.
+const MAX_ADMITTED: usize = 32;
 
 impl VerificationQueue {
-    /// Nobody waits; [`MAX_WAITING`] may.
+    /// Returns an empty queue, in which [`MAX_WAITING`] verifications may wait.
     #[must_use]
     pub fn new() -> Self {
-        Self::with(MAX_WAITING, NEAR, ROUND)
+        Self::with(MAX_WAITING, MAX_ADMITTED, ROUND)
     }
 
-    fn with(max: usize, max_near: usize, round: Duration) -> Self {
+    fn with(max: usize, max_admitted: usize, round: Duration) -> Self {
         Self {
             waiting: FairQueue::new(max),
-            near: AtomicUsize::new(0),
-            max_near,
+            admitted: AtomicUsize::new(0),
+            max_admitted,
             round,
             rounds: AtomicU64::new(0),
             spent: AtomicU64::new(0),
         }
     }
 
-    /// Waits for the permit to verify one token, for a caller at `source`.
+    /// Waits for the permit to verify one token of a caller from `source`.
+    ///
+    /// # Errors
+    /// Fails when [`MAX_WAITING`] verifications wait and no other source has more of them.
     pub(super) async fn permit(&self, source: IpAddr) -> Result<Permit<'_>, Refusal> {
-        let near = self.called(source).await?;
+        let admitted = self.admit(source).await?;
         while Duration::from_nanos(self.spent.load(Relaxed)) > self.round {
             let round = self.rounds.load(Relaxed);
-            // It goes on when all that was ready has run, and the runtime has looked for more.
+            // Continues after all ready tasks have run and the runtime has polled the kernel for more.
             yield_now().await;
-            // The first of those who waited begins the next round.
+            // The first verification that continues begins the next round.
             if self.rounds.load(Relaxed) == round {
                 self.rounds.store(round + 1, Relaxed);
                 self.spent.store(0, Relaxed);
@@ -90,27 +113,27 @@ impl VerificationQueue {
         Ok(Permit {
             queue: self,
             begun: Instant::now(),
-            _near: near,
+            _admitted: admitted,
         })
     }
 
-    async fn called(&self, source: IpAddr) -> Result<Near<'_>, Refusal> {
-        if self.near.load(Relaxed) < self.max_near {
-            self.near.fetch_add(1, Relaxed);
-            return Ok(Near(self));
+    async fn admit(&self, source: IpAddr) -> Result<Admitted<'_>, Refusal> {
+        if self.admitted.load(Relaxed) < self.max_admitted {
+            self.admitted.fetch_add(1, Relaxed);
+            return Ok(Admitted(self));
         }
-        let give_back = || drop(Near(self));
-        let waited = self.waiting.wait(source, &give_back).await;
+        let unclaimed = || drop(Admitted(self));
+        let waited = self.waiting.wait(source, &unclaimed).await;
         waited.map_err(|TooMany(max)| Refusal::Busy(max))?;
-        // Its place was passed on to it.
-        Ok(Near(self))
+        // The verification that called this one left its count in `admitted`.
+        Ok(Admitted(self))
     }
 }
 
-impl Drop for Near<'_> {
+impl Drop for Admitted<'_> {
     fn drop(&mut self) {
         if !self.0.waiting.call_next() {
-            self.0.near.fetch_sub(1, Relaxed);
+            self.0.admitted.fetch_sub(1, Relaxed);
         }
     }
 }
@@ -144,47 +167,48 @@ mod tests {
 
     const SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
-    const CHECK: Duration = Duration::from_micros(100);
+    /// The time that a verification takes.
+    const ONE: Duration = Duration::from_micros(100);
 
     #[tokio::test(start_paused = true)]
-    async fn others_run_after_each_round_of_checks() {
-        for (round, checks_of_a_round) in [
+    async fn other_tasks_run_after_each_round() {
+        for (round, verifications) in [
             (Duration::ZERO, 1),
-            (CHECK / 2, 1),
-            (CHECK, 2),
-            (CHECK * 9 / 2, 5),
+            (ONE / 2, 1),
+            (ONE, 2),
+            (ONE * 9 / 2, 5),
         ] {
-            let queue = Rc::new(VerificationQueue::with(MAX_WAITING, NEAR, round));
-            let checks = Rc::new(Cell::new(0));
+            let queue = Rc::new(VerificationQueue::with(MAX_WAITING, MAX_ADMITTED, round));
+            let done = Rc::new(Cell::new(0));
             let local = LocalSet::new();
             for _ in 0..100 {
-                let (queue, checks) = (Rc::clone(&queue), Rc::clone(&checks));
+                let (queue, done) = (Rc::clone(&queue), Rc::clone(&done));
                 local.spawn_local(async move {
                     let mut permit = queue.permit(SOURCE).await.unwrap();
-                    // Began that much earlier: the clock stands still.
-                    permit.begun -= CHECK;
-                    checks.set(checks.get() + 1);
+                    // The clock is paused, so the start is moved back instead.
+                    permit.begun -= ONE;
+                    done.set(done.get() + 1);
                 });
             }
             let mut most = 0;
             let other = async {
-                while checks.get() < 100 {
-                    let before = checks.get();
+                while done.get() < 100 {
+                    let before = done.get();
                     yield_now().await;
-                    most = most.max(checks.get() - before);
+                    most = most.max(done.get() - before);
                 }
             };
             local.run_until(other).await;
-            assert_eq!(most, checks_of_a_round, "{round:?}");
+            assert_eq!(most, verifications, "{round:?}");
         }
     }
 
     #[test]
-    fn at_most_so_many_wait_and_a_place_is_free_again_afterwards() {
+    fn a_verification_over_the_bound_is_refused_until_another_ends() {
         let queue = VerificationQueue::with(2, 1, Duration::ZERO);
         let mut cx = Context::from_waker(Waker::noop());
         let Poll::Ready(Ok(mut permit)) = pin!(queue.permit(SOURCE)).poll(&mut cx) else {
-            panic!("nobody else is there")
+            panic!("the queue is empty")
         };
         let (mut second, mut third) = (
             Box::pin(queue.permit(SOURCE)),
@@ -197,30 +221,30 @@ mod tests {
             matches!(fourth, Poll::Ready(Err(Refusal::Busy(2)))),
             "{fourth:?}"
         );
-        // Its caller left.
+        // The caller of `second` goes away.
         drop(second);
-        permit.begun -= CHECK;
+        permit.begun -= ONE;
         drop(permit);
         assert!(
             third.as_mut().poll(&mut cx).is_pending(),
-            "it lets others run"
+            "other tasks run first"
         );
         assert!(third.as_mut().poll(&mut cx).is_ready());
     }
 
     #[test]
-    fn callers_that_leave_when_they_are_called_leave_their_places() {
+    fn a_verification_that_is_dropped_at_its_call_is_no_longer_counted() {
         let queue = VerificationQueue::with(9, 1, Duration::from_secs(1));
         let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..100 {
             let Poll::Ready(Ok(permit)) = pin!(queue.permit(SOURCE)).poll(&mut cx) else {
-                panic!("nobody else is there")
+                panic!("the queue is empty")
             };
             let mut waiting = Box::pin(queue.permit(SOURCE));
             assert!(waiting.as_mut().poll(&mut cx).is_pending());
             drop(permit);
             drop(waiting);
         }
-        assert_eq!(queue.near.load(Relaxed), 0);
+        assert_eq!(queue.admitted.load(Relaxed), 0);
     }
 }

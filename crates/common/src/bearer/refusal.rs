@@ -1,7 +1,7 @@
-//! Why a request was refused: what the caller is told (RFC 6750 §3) and what the log says.
+//! Refused requests: the reason, which goes to the log, and the answer (RFC 6750 §3).
 //!
-//! The two differ on purpose. Every bad token gets the same answer, so that it says nothing about
-//! keys or clocks; the log has the reason, in the words of go-spiffe where that has words for it.
+//! Every bad token gets the same answer, so that the answer says nothing about keys or clocks. The log
+//! has the reason, in go-spiffe's words where go-spiffe makes the same distinction.
 
 use std::time::Duration;
 
@@ -13,105 +13,105 @@ use spiffe::{JwtSvid, JwtSvidError, JwtVerificationErrorKind, SpiffeId};
 
 use crate::sanitize::Sanitized;
 
-/// A request that is not let through, by the step that refused it.
+/// The reason why a request is refused, by the step that refuses it. Its text is for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// No credentials of the Bearer scheme.
+    /// The request has no credentials of the Bearer scheme.
     #[error("Malformed header: no bearer token")]
     NoCredentials,
-    /// An `Authorization` header that breaks the syntax of RFC 6750 §2.1.
+    /// The `Authorization` header breaks the syntax of RFC 6750 §2.1.
     #[error("Malformed header: {0}")]
     Malformed(#[from] Malformed),
-    /// An `Authorization` header that is longer than any token should be.
+    /// The `Authorization` header is longer than 8 KiB.
     #[error("Malformed header: Authorization of more than 8 KiB")]
     TooLong,
-    /// A token that does not prove a caller.
+    /// The token does not prove a caller.
     #[error("Invalid token: jwtsvid: {0}")]
     InvalidToken(#[from] TokenFault),
-    /// A verified caller that the policy does not allow.
+    /// The caller is verified, and the policy does not allow it.
     #[error("Not allowed: {} matches no allowed pattern", Sanitized(.0.to_string()))]
     NotAllowed(SpiffeId),
-    /// The server has nothing to check with: its own fault, not the caller's.
+    /// The server has no bundles to verify with, which is not the caller's fault.
     #[error("Cannot check tokens: {0}")]
     NoTrust(Box<dyn std::error::Error + Send + Sync>),
-    /// So many tokens wait to be checked that one more would wait for too long.
+    /// The number of waiting verifications is at its bound.
     #[error("Cannot check tokens: {0} wait to be checked on this core")]
     Busy(usize),
 }
 
-/// What is wrong with the header.
+/// The fault of an `Authorization` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// More than one `Authorization` header.
+    /// The request has more than one `Authorization` header.
     #[error("more than one Authorization header")]
     Repeated,
-    /// `Bearer` alone.
+    /// No token follows `Bearer`.
     #[error("no token after Bearer")]
     NoToken,
-    /// Something else than one token.
+    /// The text after `Bearer` is not one token.
     #[error("what follows Bearer is not one token")]
     Token,
 }
 
-/// What is wrong with the token. Texts are go-spiffe's where it makes the same distinction.
+/// The fault of a token. Its text is go-spiffe's where go-spiffe makes the same distinction.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenFault {
-    /// Not a JWT in compact serialization with a header and claims of the right types.
+    /// The token is not a JWT in compact serialization, or a field of it has the wrong type.
     #[error("unable to parse JWT token: {0}")]
     Parse(Sanitized<String>),
-    /// A `typ` other than JWT or JOSE (JWT-SVID §2.3).
+    /// The `typ` is neither JWT nor JOSE (JWT-SVID §2.3).
     #[error("token header type not equal to either JWT or JOSE")]
     Type,
-    /// An `alg` that JWT-SVID §2.1 does not list, or that can't be verified here.
+    /// JWT-SVID §2.1 does not list the `alg`, or the `spiffe` crate cannot verify it.
     #[error("token signature algorithm is not supported")]
     Algorithm,
-    /// No `kid`, so no key to check with.
+    /// The token has no `kid`, so that no key can be chosen.
     #[error("token header missing key id")]
     KeyIdMissing,
-    /// A `sub` that is not one SPIFFE ID in its canonical form.
+    /// The `sub` is not one SPIFFE ID in its canonical form (JWT-SVID §3.1).
     #[error("token has an invalid subject claim")]
     Subject,
-    /// No bundle for the subject's trust domain.
+    /// The subject's trust domain has no bundle.
     #[error("no bundle found for trust domain {0:?}")]
     NoBundle(Sanitized<String>),
-    /// No key of that name in the bundle of the subject's trust domain.
+    /// The bundle of the subject's trust domain has no JWT authority with this `kid`.
     #[error("no JWT authority {key_id:?} found for trust domain {trust_domain:?}")]
     NoAuthority {
         /// The token's `kid`.
         key_id: Sanitized<String>,
-        /// The trust domain of its subject.
+        /// The trust domain of the token's subject.
         trust_domain: Sanitized<String>,
     },
-    /// The key was found and can't verify this token: wrong type, too weak, other purpose.
+    /// The JWT authority has the wrong type, strength or purpose for this token.
     #[error("JWT authority cannot verify the token: {0}")]
     Authority(Sanitized<String>),
-    /// The signature is another key's, or no signature.
+    /// The JWT authority did not make the signature.
     #[error("token signature is invalid")]
     Signature,
-    /// Past its `exp`.
+    /// The token's `exp` has passed.
     #[error("token has expired")]
     Expired,
-    /// Before its `nbf`.
+    /// The token's `nbf` has not come.
     #[error("token is not valid yet")]
     NotYetValid,
-    /// Lives for longer than the policy wants.
+    /// The token lives for longer than the policy accepts.
     #[error("token lifetime is longer than {}", humantime::format_duration(*.0))]
     Lifetime(Duration),
-    /// For somebody else.
+    /// The token is for another audience (JWT-SVID §3.2).
     #[error("expected audience in {expected:?} (audience={found:?})")]
     Audience {
-        /// What this server accepts.
+        /// The audiences that this server accepts.
         expected: Vec<String>,
-        /// What the token says.
+        /// The audiences of the token, at most four of them.
         found: Vec<Sanitized<String>>,
     },
 }
 
-/// Most audiences of a token that go to the log.
+/// The most audiences of a token that are logged.
 const MAX_AUDIENCES: usize = 4;
 
 impl Refusal {
-    /// Sorts a validation error by whose fault it is.
+    /// Converts a validation error, and separates faults of the server from faults of the token.
     pub(super) fn from_validation(error: JwtSvidError, token: &str, audiences: &[String]) -> Self {
         match error {
             JwtSvidError::BundleSourceError(error) => Self::NoTrust(error),
@@ -120,7 +120,7 @@ impl Refusal {
         }
     }
 
-    /// The status that the caller sees. The one place where a refusal becomes a status.
+    /// Returns the status of the answer. No other function maps a refusal to a status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -132,8 +132,8 @@ impl Refusal {
         }
     }
 
-    /// Returns the answer's head: status, challenge and, for a fault that passes, when to come back. It
-    /// says no more about the refusal.
+    /// Returns the head of the answer: its status, the challenge of RFC 6750 §3, and `Retry-After` for a
+    /// fault that passes. The head says no more about the refusal.
     #[must_use]
     pub fn response(&self) -> Response<()> {
         let mut response = Response::new(());
@@ -149,7 +149,7 @@ impl Refusal {
         response
     }
 
-    /// RFC 6750 §3: no `error` where no credentials of ours were presented.
+    /// Returns the challenge. It has no `error` if the request has no credentials (RFC 6750 §3.1).
     fn challenge(&self) -> Option<&'static str> {
         match self {
             Self::NoCredentials => Some(r#"Bearer realm="spiffe""#),
@@ -160,7 +160,8 @@ impl Refusal {
         }
     }
 
-    /// An agent that restarts is back within seconds, a queue is empty sooner.
+    /// Returns the seconds after which a retry may succeed. An agent restarts within seconds; a queue
+    /// is empty sooner.
     fn retry_after(&self) -> Option<&'static str> {
         match self {
             Self::NoTrust(_) => Some("5"),
@@ -243,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_by_rfc_6750() {
+    fn a_refusal_is_answered_as_rfc_6750_says() {
         let id = SpiffeId::new("spiffe://example.org/client").unwrap();
         for (refusal, status, challenge) in [
             (Refusal::NoCredentials, 401, r#"Bearer realm="spiffe""#),
@@ -270,9 +271,10 @@ mod tests {
         }
     }
 
-    /// J203: a fault of the token is 401, a fault of ours 503, and what is new in the library 401.
+    /// A fault of the token is 401, a fault of the server 503, and an error that is new in the library
+    /// is 401.
     #[test]
-    fn j203_every_validation_error_has_a_status() {
+    fn every_validation_error_has_a_status_j203() {
         let trust_domain = TrustDomain::new("example.org").unwrap();
         let bad_id = SpiffeId::new("").unwrap_err();
         for (error, status) in [
@@ -316,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_can_not_check_asks_to_come_back() {
+    fn a_server_that_cannot_verify_answers_503_with_retry_after() {
         for refusal in [
             Refusal::NoTrust("source is closed".into()),
             Refusal::Busy(9),
@@ -329,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_audience_reads_as_in_go_spiffe() {
+    fn the_text_of_a_wrong_audience_is_the_one_of_go_spiffe() {
         let fault = TokenFault::Audience {
             expected: vec!["spiffe://example.org/server".into()],
             found: vec![Sanitized("spiffe://example.org/some-other-server".into())],

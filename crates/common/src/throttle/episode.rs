@@ -1,5 +1,7 @@
-//! What should not happen, and may happen a thousand times a second when it does: the log says when
-//! it begins, how often it happened now and then, and when it is over.
+//! Log lines for an event that may repeat a thousand times a second.
+//!
+//! The log has a line when the events begin, one a minute with their number, and one when they have
+//! ended.
 
 use std::{
     fmt,
@@ -13,50 +15,51 @@ use std::{
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-/// How often it is told while it goes on.
+/// The interval between the lines of an episode that continues.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// So long nothing must happen until it is over.
+/// The time without an event after which an episode is over.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// Counts what happens, and tells it.
+/// Counts repeated events and logs them as one episode.
 #[derive(Debug)]
 pub struct Episode {
-    /// Told when it begins, and while it goes on.
+    /// The log text when the episode begins and while it continues.
     what: String,
-    /// Told when it is over.
+    /// The log text when the episode is over.
     over: &'static str,
-    since_told: AtomicU64,
+    /// The number of events since the task last looked.
+    recent: AtomicU64,
     goes_on: AtomicBool,
 }
 
 impl Episode {
-    /// Returns an episode that has not begun. The log says `what` when it begins and while it goes on, and
-    /// `over` when it has ended.
+    /// Returns an episode that has not begun. The log has `what` when it begins and while it continues,
+    /// and `over` when it has ended.
     #[must_use]
     pub fn new(what: String, over: &'static str) -> Arc<Self> {
         Arc::new(Self {
             what,
             over,
-            since_told: AtomicU64::new(0),
+            recent: AtomicU64::new(0),
             goes_on: AtomicBool::new(false),
         })
     }
 
-    /// It happened once more.
+    /// Counts an event, and logs it if the episode begins with it.
     ///
     /// # Panics
-    /// Outside a tokio runtime.
+    /// Panics when it is called outside a tokio runtime.
     pub fn note(self: &Arc<Self>) {
         if self.begins() {
             warn!("{}", self.what);
         }
     }
 
-    /// It happened once more, by this `error`.
+    /// Counts an event that `error` caused, and logs both if the episode begins with it.
     ///
     /// # Panics
-    /// As [`Self::note`].
+    /// Panics when it is called outside a tokio runtime.
     pub fn note_error(self: &Arc<Self>, error: &impl fmt::Display) {
         if self.begins() {
             warn!(%error, "{}", self.what);
@@ -64,30 +67,32 @@ impl Episode {
     }
 
     fn begins(self: &Arc<Self>) -> bool {
-        self.since_told.fetch_add(1, Relaxed);
-        // Read first: a flood must not make the cores fight for the line.
+        self.recent.fetch_add(1, Relaxed);
+        // Reads the flag before it writes it, so that in a flood the cores do not pass its cache line
+        // from one to another.
         let begins = !self.goes_on.load(Relaxed) && !self.goes_on.swap(true, Relaxed);
         if begins {
-            tokio::spawn(Arc::clone(self).tell());
+            tokio::spawn(Arc::clone(self).watch());
         }
         begins
     }
 
-    async fn tell(self: Arc<Self>) {
-        let (mut total, mut untold, mut told) = (0, 0, Instant::now());
+    /// Logs how the episode continues, until it is over.
+    async fn watch(self: Arc<Self>) {
+        let (mut total, mut unlogged, mut logged) = (0, 0, Instant::now());
         loop {
             sleep(QUIET).await;
-            let times = self.since_told.swap(0, Relaxed);
+            let times = self.recent.swap(0, Relaxed);
             if times == 0 {
                 self.goes_on.store(false, Relaxed);
                 info!(times = total, "{}", self.over);
                 return;
             }
             total += times;
-            untold += times;
-            if told.elapsed() >= EVERY {
-                warn!(times = untold, "{}", self.what);
-                (untold, told) = (0, Instant::now());
+            unlogged += times;
+            if logged.elapsed() >= EVERY {
+                warn!(times = unlogged, "{}", self.what);
+                (unlogged, logged) = (0, Instant::now());
             }
         }
     }
@@ -98,7 +103,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_over_when_nothing_happened_for_a_while_and_can_begin_again() {
+    async fn an_episode_ends_after_a_quiet_time_and_can_begin_again() {
         let episode = Episode::new("too much".into(), "enough");
         for _ in 0..2 {
             for _ in 0..25 {
@@ -108,7 +113,7 @@ mod tests {
             }
             sleep(QUIET * 2).await;
             assert!(!episode.goes_on.load(Relaxed));
-            assert_eq!(episode.since_told.load(Relaxed), 0);
+            assert_eq!(episode.recent.load(Relaxed), 0);
         }
     }
 }

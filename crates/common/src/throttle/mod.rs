@@ -1,5 +1,7 @@
-//! Log lines that a peer could make many of: told when they begin and end ([`Episode`]), or limited per
-//! second and per source ([`LogQuota`]).
+//! Bounds on log lines that a peer can cause.
+//!
+//! [`Episode`] logs the start and the end of a repeated event. [`LogQuota`] limits the lines per second
+//! and per source.
 
 mod episode;
 mod quota;

@@ -1,5 +1,7 @@
-//! Limits how many refused requests get a log line of their own, in all and per source address: a
-//! flood must not become a flood of lines, and must not silence the lines about others.
+//! A limit of log lines about single requests, in all and per source.
+//!
+//! A flood of requests must not become a flood of lines, and must not suppress the lines about other
+//! sources.
 
 use std::{
     collections::HashMap,
@@ -10,48 +12,52 @@ use std::{
 
 use crate::lock::lock;
 
-/// Lines that may be logged in one [`PERIOD`].
+/// The lines that may be logged in one [`PERIOD`].
 const LINES: u32 = 100;
 
-/// Lines about one source address (IPv6: one /64) that may be logged in one [`PERIOD`].
+/// The lines about one source that may be logged in one [`PERIOD`].
 const LINES_PER_SOURCE: u32 = 20;
 
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Lets through 100 lines a second, 20 of them about one source address, and counts the others.
+/// Permits 100 log lines a second, 20 of them about one source, and counts the suppressed ones. A
+/// source is an IPv4 address or the /64 of an IPv6 address.
 #[derive(Debug)]
 pub struct LogQuota(Mutex<Counts>);
 
-/// Limits log lines by kind, so that lines about requests that callers got wrong do not use up those
-/// about failures.
+/// Quotas by the kind of line, so that lines about faults of callers do not use up the quota of lines
+/// about faults of servers.
 #[derive(Debug, Default)]
 pub struct LogQuotas {
-    /// For requests that were refused or rejected.
+    /// The quota of lines about refused and rejected requests.
     pub refused: LogQuota,
-    /// For requests that could not be served, by no fault of their callers.
+    /// The quota of lines about requests that failed without a fault of their callers.
     pub failed: LogQuota,
 }
 
 #[derive(Debug)]
 struct Counts {
     since: Instant,
-    /// Lines of this period.
+    /// The lines of this period.
     lines: u32,
-    /// Lines of this period by source; only sources with a line have an entry, so that there are at
-    /// most [`LINES`] entries.
+    /// The lines of this period by source. Only sources with a line have an entry, so that there are
+    /// at most [`LINES`] entries.
     sources: HashMap<IpAddr, u32>,
-    left_out: u64,
+    suppressed: u64,
 }
 
 impl LogQuota {
-    /// Begins with nothing logged.
+    /// Returns a quota of which nothing is used.
     #[must_use]
     pub fn new() -> Self {
         Self(Mutex::new(Counts::new(Instant::now())))
     }
 
-    /// Returns whether a line about `source` ([`crate::source::network`]) may be logged now. If so, it also returns how many lines
-    /// about any source were left out since the last one, if any were.
+    /// Permits a line about `source` ([`crate::source::network`]), or returns `None` if it must be
+    /// suppressed.
+    ///
+    /// The inner value is the number of lines about any source that were suppressed since the last
+    /// permitted one, or `None` if there were none.
     pub fn take(&self, source: IpAddr) -> Option<Option<u64>> {
         let mut counts = lock(&self.0);
         counts.take(source, Instant::now())
@@ -70,7 +76,7 @@ impl Counts {
             since,
             lines: 0,
             sources: HashMap::new(),
-            left_out: 0,
+            suppressed: 0,
         }
     }
 
@@ -80,14 +86,14 @@ impl Counts {
             self.sources.clear();
         }
         if !self.count(source) {
-            self.left_out += 1;
+            self.suppressed += 1;
             return None;
         }
-        let left_out = std::mem::take(&mut self.left_out);
-        Some((left_out > 0).then_some(left_out))
+        let suppressed = std::mem::take(&mut self.suppressed);
+        Some((suppressed > 0).then_some(suppressed))
     }
 
-    /// Counts a line, if both limits allow one.
+    /// Counts a line if both limits permit it, and returns whether they do.
     fn count(&mut self, source: IpAddr) -> bool {
         if self.lines >= LINES {
             return false;
@@ -106,7 +112,7 @@ impl Counts {
 mod tests {
     use super::*;
 
-    /// The source with this number.
+    /// Returns the source with this number.
     fn source(number: u32) -> IpAddr {
         std::net::Ipv4Addr::from_bits(number).into()
     }
@@ -117,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_over_the_limit_are_counted_and_told_in_the_next_period() {
+    fn suppressed_lines_are_counted_and_reported_in_the_next_period() {
         let start = Instant::now();
         let mut counts = Counts::new(start);
         let one = source(1);
@@ -127,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn one_source_does_not_silence_another() {
+    fn one_source_does_not_suppress_the_lines_about_another() {
         let start = Instant::now();
         let mut counts = Counts::new(start);
         logged(&mut counts, source(1), 200_000, start);
@@ -137,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn many_sources_share_the_limit_in_all_and_a_bounded_table() {
+    fn many_sources_share_the_total_limit_and_a_bounded_table() {
         let start = Instant::now();
         let mut counts = Counts::new(start);
         for now in [start, start + PERIOD, start + 3 * PERIOD] {
@@ -149,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn five_sources_take_all_lines_and_no_more() {
+    fn five_sources_use_the_whole_quota() {
         let start = Instant::now();
         let mut counts = Counts::new(start);
         let each = (0..6).map(|one| logged(&mut counts, source(one), 50, start));

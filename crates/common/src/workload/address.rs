@@ -1,7 +1,7 @@
-//! The address of a Workload API, by the SPIFFE Workload Endpoint standard §4.
+//! The address of a Workload API (SPIFFE Workload Endpoint §4).
 //!
-//! Stricter than the `spiffe` crate's parser where that one guesses: it normalises `..`, does not
-//! decode `%20`, accepts `tcp:` without `//`, and cleartext TCP to other machines.
+//! The parser is stricter than that of the `spiffe` crate. That one normalises `..`, does not decode
+//! `%20`, and accepts `tcp:` without `//` and cleartext TCP to other machines.
 
 use std::{
     ffi::OsString,
@@ -14,16 +14,16 @@ use std::{
 
 use spiffe::transport::Endpoint;
 
-/// Where a Workload API listens: a Unix socket, or a TCP port of this machine.
+/// The address that a Workload API listens on: a Unix socket, or a TCP port of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// `unix:///absolute/path`
+    /// The path of a Unix socket, from `unix:///absolute/path`.
     Unix(PathBuf),
-    /// `tcp://127.0.0.1:port` or `tcp://[::1]:port`
+    /// A loopback address, from `tcp://127.0.0.1:port` or `tcp://[::1]:port`.
     Tcp(SocketAddr),
 }
 
-/// Why a text is no Workload API address.
+/// The error of a text that is not a Workload API address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{rule}; expected for example unix:///tmp/agent.sock (from --workload-api or SPIFFE_ENDPOINT_SOCKET)"
@@ -32,7 +32,7 @@ pub struct AddressError {
     rule: &'static str,
 }
 
-/// `sun_path` holds 108 bytes with the final NUL, see unix(7).
+/// The longest socket path, in bytes: `sun_path` has 108 with the final NUL (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
 
 impl Address {
@@ -134,12 +134,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn w153_accepts_what_the_standard_allows() {
+    fn addresses_of_the_standard_are_accepted_w153() {
         for (number, text, path) in [
             ("W153", "unix:///tmp/agent.sock", "/tmp/agent.sock"),
             ("W153", "unix:/tmp/agent.sock", "/tmp/agent.sock"),
             ("W164", "UNIX:///tmp/agent.sock", "/tmp/agent.sock"),
-            // As the kernel resolves it: /a may be a symlink.
+            // The kernel resolves the path, because /a may be a symlink.
             ("W158 D44", "unix:///a/../b", "/a/../b"),
             ("W157 D43", "unix:///a%20b", "/a b"),
             ("W157 D43", "unix:///a b", "/a b"),
@@ -159,9 +159,9 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Any text: no panic, and nothing but a socket of this machine.
+        /// Checks that no text panics, and that every address is a socket of this machine.
         #[test]
-        fn w165_any_text_is_an_address_of_this_machine_or_none(
+        fn any_text_is_an_address_of_this_machine_or_an_error_w165(
             text in "unix:(//)?/?([a.é -]|%00|%2f|[/?#%]?){0,5}|tcp:(//)?(127\\.0\\.0\\.1|10\\.0\\.0\\.1|\\[::1\\]|localhost)?(:[0-9]{1,5})?/?|[ -~]{0,12}",
         ) {
             match text.parse() {
@@ -174,16 +174,16 @@ mod tests {
             }
         }
 
-        /// Every path has an address: percent-encoded, it is read as it was.
+        /// Checks that a path is read as it was before it was percent-encoded.
         #[test]
-        fn w157_every_path_has_an_address(name in proptest::collection::vec(1_u8.., 1..30)) {
+        fn every_percent_encoded_path_is_accepted_w157(name in proptest::collection::vec(1_u8.., 1..30)) {
             let encoded: String = name.iter().map(|byte| format!("%{byte:02x}")).collect();
             let path = PathBuf::from(OsString::from_vec([b"/", &name[..]].concat()));
             assert_eq!(format!("unix:///{encoded}").parse(), Ok(Address::Unix(path)));
         }
 
         #[test]
-        fn w159_every_port_of_this_machine_has_an_address(port in 1_u16.., v6 in proptest::bool::ANY) {
+        fn every_port_of_a_loopback_address_is_accepted_w159(port in 1_u16.., v6 in proptest::bool::ANY) {
             let ip = if v6 { "[::1]" } else { "127.0.0.1" };
             let text = format!("tcp://{ip}:{port}");
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn w154_refuses_everything_else_with_the_rule_and_an_example() {
+    fn other_texts_are_errors_with_the_rule_and_an_example_w154() {
         let long = format!("unix:///{}", "a".repeat(107));
         let (tcp, host) = (
             "a tcp address is an IP address and a port, as tcp://127.0.0.1:8000",

@@ -1,4 +1,4 @@
-//! Why there is no identity, in words that say what to do about it.
+//! Errors of the Workload API, each with its remedy.
 
 use std::{
     fmt,
@@ -17,10 +17,10 @@ use spiffe::{
     x509_source::X509SourceError,
 };
 
-use super::Address;
+use super::address::Address;
 use crate::cause;
 
-/// No identity could be had from the Workload API at `address`.
+/// The error that the Workload API at an address issued no identity.
 #[derive(Debug, thiserror::Error)]
 #[error("no identity from the Workload API at {address}: {reason}")]
 pub struct Error {
@@ -28,14 +28,14 @@ pub struct Error {
     reason: Reason,
 }
 
-/// What stood in the way, and the remedy.
+/// The reason why no identity was issued. Its text names the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Reason {
-    /// The socket file isn't there.
+    /// The socket file does not exist.
     #[error("no such socket; start the agent")]
     NoSocket,
-    /// Another kind of file is there.
+    /// The file is not a socket.
     #[error("that is not a socket")]
     NotASocket,
     /// The kernel refused to open the socket.
@@ -43,38 +43,38 @@ pub enum Reason {
         "permission denied on the socket for {0}; let this user reach the socket and its directory"
     )]
     SocketPermission(Process),
-    /// The socket file is there and no process listens on it.
+    /// The socket file exists, and no process listens on it.
     #[error("nobody listens on the socket; start the agent")]
     NobodyListens,
-    /// Another failure to connect.
+    /// The connection failed for another reason.
     #[error("cannot connect: {0}")]
     Connect(io::Error),
-    /// The caller has no registration entry.
+    /// No registration entry matches this process.
     #[error(
         "connected, but no identity issued: no registration entry matches this process ({0}); register it, for example: \
          spire-server entry create -parentID spiffe://example.org/host -spiffeID spiffe://example.org/workload {selector}",
         selector = .0.selector()
     )]
     NoIdentityIssued(Process),
-    /// The Workload API answered in a way that waiting does not mend.
+    /// The answer is one of another service, so that waiting does not help.
     #[error(
         "connected, but it does not offer the SPIFFE Workload API: {0}; is this the agent's Workload API socket?"
     )]
     NotImplemented(WorkloadApiError),
-    /// It accepted the connection and said nothing.
+    /// The agent accepted the connection and did not answer in time.
     #[error("connected, but it did not answer in time; look at the agent's log")]
     NoAnswer,
-    /// It issued a token that is not the one asked for (Workload API §6.2.1).
+    /// The issued token is not the requested one, or has expired (Workload API §6.2.1).
     #[error(
         "it issued a JWT-SVID that has expired, or is for another subject or audience than was asked for"
     )]
     WrongToken,
-    /// Any other failure.
+    /// The request failed for another reason.
     #[error("{}", cause::chain(.0.as_ref()))]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// This process as an agent attests it.
+/// The user and the executable of this process, by which an agent attests it.
 #[derive(Clone, Debug)]
 pub struct Process {
     uid: u32,
@@ -87,7 +87,7 @@ impl Error {
         Self { address, reason }
     }
 
-    /// What stood in the way.
+    /// Returns the reason.
     #[must_use]
     pub fn reason(&self) -> &Reason {
         &self.reason
@@ -95,16 +95,16 @@ impl Error {
 }
 
 impl Reason {
-    /// What failing to open the Unix socket at `path` means.
+    /// Returns the reason why the Unix socket at `path` cannot be opened.
     pub(super) fn from_open(path: &Path, error: io::Error) -> Self {
-        // The kernel says of any other file that nobody listens on it.
+        // The kernel reports any other kind of file as a socket that nobody listens on.
         match std::fs::metadata(path) {
             Ok(file) if !file.file_type().is_socket() => Self::NotASocket,
             _ => Self::from_connect(error),
         }
     }
 
-    /// What failing to connect means.
+    /// Returns the reason why a connection failed.
     pub(super) fn from_connect(error: io::Error) -> Self {
         match error.kind() {
             NotFound => Self::NoSocket,
@@ -114,13 +114,13 @@ impl Reason {
         }
     }
 
-    /// Whether another attempt may go better: the agent may start, or the entry be made, later.
+    /// Returns whether a later attempt may succeed, for example once the agent or the entry exists.
     pub(super) fn is_transient(&self) -> bool {
         !matches!(self, Self::NotImplemented(_) | Self::WrongToken)
     }
 }
 
-/// Whether nobody answered, or an agent that is starting or stopping did (Workload Endpoint §6).
+/// Returns whether no agent answered, or one that starts or stops (Workload Endpoint §6).
 pub(super) fn is_unavailable(error: &WorkloadApiError) -> bool {
     match error {
         WorkloadApiError::Transport(TransportError::Connect(_)) => true,

@@ -1,7 +1,9 @@
-//! The SPIFFE Workload API as its user sees it: where it is ([`Address`]), and the live sources of
-//! identity that it feeds ([`WorkloadApi`]).
+//! The client side of the SPIFFE Workload API.
 //!
-//! Implements the client side of the SPIFFE Workload Endpoint (§4, §6) and Workload API standards.
+//! [`WorkloadApi`] connects to an [`Address`] and returns live sources of SVIDs and bundles.
+//! [`Readiness`] tells whether they can be used. [`tokens::TokenSource`] keeps a JWT-SVID current.
+//!
+//! The module implements the SPIFFE Workload Endpoint (§4, §6) and Workload API standards.
 
 mod address;
 mod error;
@@ -25,15 +27,15 @@ use self::monitor::{Event, Events, Monitor, Stream};
 pub use self::{
     address::{Address, AddressError},
     error::{Error, Process, Reason},
+    probe::AgentHook,
     readiness::{Degradation, Readiness, Unready},
 };
 
-/// How long a source waits between attempts once it has lost the Workload API: the first and the
-/// longest wait (the source adds jitter). Short, because an agent that restarts is back within
-/// seconds, and may come with other keys.
+/// The first and the longest pause of a source that has lost the Workload API, before jitter. The
+/// pauses are short because an agent restarts within seconds and may return with other keys.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 
-/// A Workload API to take identity from, and how long start-up may wait for it.
+/// A connection to a Workload API, and the time that start-up may wait for an identity.
 #[derive(Clone, Debug)]
 pub struct WorkloadApi {
     address: Address,
@@ -41,31 +43,29 @@ pub struct WorkloadApi {
     on_agent: Option<AgentHook>,
 }
 
-/// Takes the Unix user ID of the agent's process.
-pub type AgentHook = fn(u32);
-
-/// What a server needs to prove who it is and to check who calls: both sources, synchronised.
+/// The identity of a process that also verifies tokens: both sources, each with its first update.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// X.509-SVID and X.509 bundles, kept current.
+    /// The current X.509-SVID and X.509 bundles.
     pub x509: X509Source,
-    /// JWT bundles, kept current.
+    /// The current JWT bundles.
     pub jwt: JwtSource,
-    /// Whether they can be used, and for how long.
+    /// The state of the identity, and how long it lasts.
     pub readiness: watch::Receiver<Readiness>,
 }
 
-/// What a process needs that checks no tokens.
+/// The identity of a process that does not verify tokens.
 #[derive(Clone, Debug)]
 pub struct X509Identity {
-    /// X.509-SVID and X.509 bundles, kept current.
+    /// The current X.509-SVID and X.509 bundles.
     pub x509: X509Source,
-    /// Whether they can be used, and for how long.
+    /// The state of the identity, and how long it lasts.
     pub readiness: watch::Receiver<Readiness>,
 }
 
 impl WorkloadApi {
-    /// A Workload API at `address`, given `startup_timeout` to issue an identity.
+    /// Returns a Workload API at `address` that has `startup_timeout` to issue an identity. No
+    /// connection is made yet.
     #[must_use]
     pub fn new(address: Address, startup_timeout: Duration) -> Self {
         Self {
@@ -75,18 +75,18 @@ impl WorkloadApi {
         }
     }
 
-    /// Calls `hook` with the agent's Unix user ID before the first identity is fetched, so that the
-    /// process can protect its memory before a key is in it. Over TCP the hook is not called.
+    /// Calls `hook` with the agent's Unix user ID before the first identity is fetched. The process can
+    /// then protect its memory before it receives a key. Over TCP the hook is not called.
     #[must_use]
     pub fn on_agent(mut self, hook: AgentHook) -> Self {
         self.on_agent = Some(hook);
         self
     }
 
-    /// Connects the X.509 source alone; for a process that checks no tokens.
+    /// Connects the X.509 source, for a process that does not verify tokens.
     ///
     /// # Errors
-    /// When no identity was issued within the start-up timeout, and why.
+    /// Fails when no identity is issued within the start-up timeout. The error has the reason.
     pub async fn x509(&self) -> Result<X509Identity, Error> {
         let deadline = Instant::now() + self.startup_timeout;
         probe::wait_for_identity(&self.address, self.on_agent, deadline).await?;
@@ -96,10 +96,10 @@ impl WorkloadApi {
         Ok(X509Identity { x509, readiness })
     }
 
-    /// Connects both sources.
+    /// Connects the X.509 source and the JWT source.
     ///
     /// # Errors
-    /// When no identity was issued within the start-up timeout, and why.
+    /// Fails when no identity is issued within the start-up timeout. The error has the reason.
     pub async fn identity(&self) -> Result<Identity, Error> {
         let deadline = Instant::now() + self.startup_timeout;
         probe::wait_for_identity(&self.address, self.on_agent, deadline).await?;
@@ -116,11 +116,11 @@ impl WorkloadApi {
         })
     }
 
-    /// Fetches a JWT-SVID for all of `audiences`, of the identity `id` or, without it, of the default one.
+    /// Fetches a JWT-SVID of the identity `id`, or of the default identity, for all of `audiences`.
     ///
     /// # Errors
-    /// When the Workload API can't be reached (tried twice), issues nothing, or answers with a token
-    /// for another subject or audience than was asked for, or one that has expired.
+    /// Fails when the Workload API cannot be reached in two attempts, or issues no token. Also fails when
+    /// the token has expired, or is for another subject or audience (Workload API §6.2.1).
     pub async fn fetch_jwt_svid(
         &self,
         audiences: &[impl AsRef<str> + Sync],
@@ -132,7 +132,7 @@ impl WorkloadApi {
         };
         let fetch = async {
             match fetch_once().await {
-                // Once more, on a fresh connection: the first may have met an agent that was stopping.
+                // Tries again on a new connection, because the first may have met an agent that stops.
                 Err(error) if error::is_unavailable(&error) => fetch_once().await,
                 fetched => fetched,
             }
@@ -144,7 +144,7 @@ impl WorkloadApi {
         let same_audiences = svid.audience().len() == audiences.len()
             && audiences
                 .iter()
-                .all(|asked| svid.audience().iter().any(|given| given == asked.as_ref()));
+                .all(|asked| svid.audience().iter().any(|found| found == asked.as_ref()));
         let asked = same_audiences && id.is_none_or(|id| id == svid.spiffe_id());
         if !asked || SystemTime::from(svid.expiry()) <= SystemTime::now() {
             return Err(self.error(Reason::WrongToken));
@@ -176,8 +176,8 @@ impl WorkloadApi {
             .map_err(|error| self.error(error.into()))
     }
 
-    /// The sources' own parser normalises paths and leaves `%20` undecoded, so they get a connected
-    /// client instead of an address; and the monitor hears of the connection.
+    /// Returns a factory of connected clients, which also reports each connection to the monitor. The
+    /// sources cannot use the address, because their parser normalises paths and does not decode `%20`.
     fn client_factory(&self, events: &Arc<Events>) -> ClientFactory {
         let (endpoint, events) = (self.address.endpoint(), Arc::clone(events));
         Arc::new(move || {
@@ -195,10 +195,10 @@ impl WorkloadApi {
     }
 }
 
-/// Where the sources report to.
+/// The sender of what the sources report.
 type Sender = mpsc::UnboundedSender<(Stream, Event)>;
 
-/// Tells in the log what becomes of the sources, from what they report to `events`.
+/// Starts the monitor, which logs changes of the sources' state, and returns that state.
 fn watch_over(
     x509: X509Source,
     jwt: Option<JwtSource>,

@@ -1,7 +1,7 @@
-//! What becomes of a running process' identity: updates, an outage, withdrawal, expiry. The log tells
-//! each change of state once.
+//! The state of a running process' identity, from updates to an outage, a withdrawal or expiry.
 //!
-//! The sources report attempts; an operator wants states. One task turns the first into the second.
+//! The sources report attempts, while operators need states. One task converts attempts to states and
+//! logs each change once.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,59 +14,59 @@ use tracing::{error, info, warn};
 
 use super::readiness::{Life, Readiness, Unready};
 
-/// Which of the sources reports.
+/// The source that reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stream {
     X509,
     Jwt,
 }
 
-/// What a source reports.
+/// A report of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    /// A connection to the Workload API was made; the stream on it may still fail.
+    /// The source connected to the Workload API. The stream on the connection may still fail.
     Connected,
-    /// Changed material was accepted.
+    /// The source accepted changed SVIDs or bundles.
     Updated,
-    /// A message was not: the material before it stays in use.
+    /// The source rejected an update, and keeps the SVIDs and bundles before it.
     Rejected,
-    /// The stream ended or failed, or had a message that doesn't parse; another attempt follows.
+    /// The stream ended or failed, or a message did not parse. The source attempts to reconnect.
     Lost,
 }
 
-/// The sending side: what the sources call a metrics recorder.
+/// The sender of a source's reports, which the source calls a metrics recorder.
 #[derive(Debug)]
 pub(super) struct Events {
     stream: Stream,
     sender: mpsc::UnboundedSender<(Stream, Event)>,
 }
 
-/// The receiving side, and the state that the log last told.
+/// The receiver of the reports, and the state that was last logged.
 #[derive(Debug)]
 pub(super) struct Monitor {
     x509: X509Source,
     jwt: Option<JwtSource>,
-    /// Of the X.509 source and of the JWT source.
+    /// The links of the X.509 source and of the JWT source.
     links: [Link; 2],
     life: Life,
     readiness: watch::Sender<Readiness>,
 }
 
-/// Whether a source's stream is there.
+/// The state of a source's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
     Up,
-    /// There is a new connection since then.
+    /// The connection was made at this time and may still fail.
     Settling(Instant),
     Down,
 }
 
-/// How long a new connection must hold before the outage counts as over: the answer to the request
-/// that follows takes milliseconds, and a refusal as long.
+/// The time that a new connection must hold before the outage counts as over. The answer to its request
+/// takes milliseconds.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// How often the clock is looked at, which may have been set meanwhile.
-const LOOK: Duration = Duration::from_secs(10);
+/// The longest interval between readings of the clock, which may be set at any time.
+const MAX_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Events {
     pub(super) fn new(stream: Stream, sender: mpsc::UnboundedSender<(Stream, Event)>) -> Self {
@@ -78,7 +78,7 @@ impl Events {
     }
 
     fn send(&self, event: Event) {
-        // Nobody receives until start-up is over, nor after the monitor has ended: nothing to tell then.
+        // An error means that the monitor has ended or was never started, so that nothing is logged.
         let _ = self.sender.send((self.stream, event));
     }
 }
@@ -116,7 +116,7 @@ impl jwt_source::MetricsRecorder for Events {
 }
 
 impl Monitor {
-    /// Of sources that are synchronised; also where the state can be read.
+    /// Returns a monitor of sources that have had their first update, and the state that it publishes.
     pub(super) fn new(
         x509: X509Source,
         jwt: Option<JwtSource>,
@@ -140,10 +140,10 @@ impl Monitor {
         (monitor, watched)
     }
 
-    /// Tells every change of state until the sources are gone.
+    /// Logs and publishes every change of state until the sources are closed.
     pub(super) async fn run(mut self, mut events: mpsc::UnboundedReceiver<(Stream, Event)>) {
-        self.say_identity("identity issued");
-        // What was reported before now belongs to start-up.
+        self.log_identity("identity issued");
+        // Earlier reports are part of start-up.
         while events.try_recv().is_ok() {}
         loop {
             self.assess(SystemTime::now());
@@ -152,9 +152,9 @@ impl Monitor {
                     Some((stream, event)) => self.on(stream, event),
                     None => return,
                 },
-                () = sleep(self.next_look(SystemTime::now())) => self.settle(),
+                () = sleep(self.next_assessment(SystemTime::now())) => self.settle(),
             }
-            // One change is often told by both sources: it is one state.
+            // Both sources often report the same change, which is one change of state.
             while let Ok((stream, event)) = events.try_recv() {
                 self.on(stream, event);
             }
@@ -175,7 +175,7 @@ impl Monitor {
         }
         match event {
             Event::Updated => self.updated(),
-            // From now on nothing new comes.
+            // The current SVID is the only one from now on.
             Event::Lost if was_up => self.life.since = SystemTime::now(),
             _ => {}
         }
@@ -184,15 +184,15 @@ impl Monitor {
     fn updated(&mut self) {
         if let Ok(svid) = self.x509.svid() {
             let life = Life::of(&svid, SystemTime::now());
-            // A change of the bundles alone makes no SVID younger.
+            // An update of the bundles alone does not renew the SVID.
             if life.until != self.life.until {
                 self.life = life;
             }
         }
-        self.say_identity("identity updated");
+        self.log_identity("identity updated");
     }
 
-    /// Connections that have held for long enough are there.
+    /// Counts a connection that has held for [`SETTLE`] as up.
     fn settle(&mut self) {
         for link in &mut self.links {
             if matches!(link, Link::Settling(since) if since.elapsed() >= SETTLE) {
@@ -201,7 +201,7 @@ impl Monitor {
         }
     }
 
-    /// Takes note of the state at `now`, and tells it if it is another.
+    /// Determines the state at `now`, and logs and publishes it if it has changed.
     fn assess(&self, now: SystemTime) {
         let reachable = !self.links.contains(&Link::Down);
         let settled = self.links.iter().all(|link| *link == Link::Up);
@@ -209,7 +209,7 @@ impl Monitor {
             Some(reason) => Readiness::NotReady(Unready::Withdrawn(reason)),
             None => Readiness::of(self.life, reachable, now),
         };
-        // Good news waits until a connection has held.
+        // The recovery is logged only when the connections have held.
         if next.is_as(&self.readiness.borrow()) || next == Readiness::Ready && !settled {
             return;
         }
@@ -222,13 +222,15 @@ impl Monitor {
         self.readiness.send_replace(next);
     }
 
-    fn next_look(&self, now: SystemTime) -> Duration {
+    /// Returns the time until the state may have changed without a report.
+    fn next_assessment(&self, now: SystemTime) -> Duration {
         let settling = self.links.iter().filter_map(|link| match link {
             Link::Settling(since) => Some(SETTLE.saturating_sub(since.elapsed())),
             Link::Up | Link::Down => None,
         });
         let change = self.life.next_change(now);
-        settling.chain(change).min().unwrap_or(LOOK).min(LOOK)
+        let next = settling.chain(change).min();
+        next.unwrap_or(MAX_INTERVAL).min(MAX_INTERVAL)
     }
 
     fn withdrawal(&self) -> Option<String> {
@@ -237,7 +239,7 @@ impl Monitor {
             .map(|error| error.to_string())
     }
 
-    fn say_identity(&self, what: &'static str) {
+    fn log_identity(&self, what: &'static str) {
         if let Ok(svid) = self.x509.svid() {
             let jwt_bundles = self
                 .jwt

@@ -1,7 +1,7 @@
-//! Start-up: wait until the Workload API issues this process an identity.
+//! The wait at start-up for the first identity.
 //!
-//! The sources retry by themselves, but at the deadline they only know that time ran out. One plain
-//! fetch before them knows why, and notices an agent that starts late within a second.
+//! The sources retry too, but their error at the deadline has no reason. A plain fetch before them
+//! knows the reason, and finds an agent that starts late within a second.
 
 use std::time::Duration;
 
@@ -12,23 +12,30 @@ use tokio::{
 };
 use tracing::info;
 
-use super::{Address, AgentHook, Error, Reason};
+use super::{
+    address::Address,
+    error::{Error, Reason},
+};
 use crate::backoff::Backoff;
+
+/// A function that is called with the Unix user ID of the agent's process.
+pub type AgentHook = fn(u32);
 
 /// The pauses between attempts.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 
-/// Returns when an X.509-SVID can be had.
+/// Waits until the Workload API issues an X.509-SVID to this process.
 ///
 /// # Errors
-/// The reason of the last attempt once `deadline` has passed, or at once one that waiting won't mend.
+/// Fails with the reason of the last attempt when `deadline` has passed. A reason that does not pass with
+/// time fails at once.
 pub(super) async fn wait_for_identity(
     address: &Address,
     on_agent: Option<AgentHook>,
     deadline: Instant,
 ) -> Result<(), Error> {
     let mut failures = 0;
-    let mut said = None;
+    let mut logged = None;
     loop {
         let Err(reason) = attempt(address, on_agent, deadline).await else {
             return Ok(());
@@ -39,9 +46,9 @@ pub(super) async fn wait_for_identity(
             return Err(Error::new(address.clone(), reason));
         }
         let text = reason.to_string();
-        if said.as_ref() != Some(&text) {
+        if logged.as_ref() != Some(&text) {
             info!(%address, reason = text, "waiting for an identity from the Workload API");
-            said = Some(text);
+            logged = Some(text);
         }
         sleep_until(next).await;
     }
@@ -54,7 +61,7 @@ async fn attempt(
 ) -> Result<(), Reason> {
     let fetch = async {
         if let Address::Unix(path) = address {
-            // Opened once directly, because gRPC hides which of the errors it was.
+            // Opens the socket directly first, because gRPC hides the error of the kernel.
             let agent = UnixStream::connect(path)
                 .await
                 .map_err(|error| Reason::from_open(path, error))?;

@@ -1,5 +1,6 @@
-//! Whether a process can do its work by the identity it has, and how long that lasts: one value for
-//! the log, for tests and for whoever asks from outside.
+//! The readiness of a process, as far as its identity decides it, and how long that lasts.
+//!
+//! The log, the admin listener and tests use the same value.
 
 use std::{
     fmt,
@@ -13,49 +14,51 @@ use x509_parser::parse_x509_certificate;
 /// The state of a process' identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// SVID and bundles are current, and the Workload API keeps them so.
+    /// The SVID and the bundles are current, and the Workload API updates them.
     Ready,
-    /// Everything is served, by the SVID and the bundles of before.
+    /// Requests are served with the SVID and the bundles of the last update.
     Degraded {
-        /// What is wrong.
+        /// The reason.
         reason: Degradation,
-        /// When the X.509-SVID expires, and with it what is served.
+        /// The time when the X.509-SVID expires and requests are no longer served.
         until: SystemTime,
     },
-    /// New connections and tokens are refused; what is in flight may finish.
+    /// New connections and tokens are refused. Requests in flight may finish.
     NotReady(Unready),
 }
 
-/// What is wrong with an identity that still serves.
+/// The reason why an identity is degraded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Degradation {
-    /// The Workload API can't be reached, or sends what can't be used.
+    /// The Workload API cannot be reached, or sends updates that cannot be used.
     Outage,
-    /// Two thirds of what was left of the X.509-SVID's life are over, and no new one has come.
+    /// Two thirds of the time that the X.509-SVID had left are over, and no new one has come.
     Expiring,
 }
 
-/// Why there is no identity.
+/// The reason why a process has no identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unready {
-    /// The Workload API said that this process has none any more (Workload API §5.2.1), in its words.
+    /// The Workload API withdrew the identity (Workload API §5.2.1). The field has its message.
     Withdrawn(String),
     /// The X.509-SVID has expired.
     Expired,
 }
 
-/// How long the X.509-SVID is valid, and from when on that has been all that there is.
+/// The remaining life of the X.509-SVID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Life {
-    /// When the SVID came, or the Workload API was lost after that.
+    /// The time when the SVID came, or when the Workload API was lost after that.
     pub(super) since: SystemTime,
+    /// The time when the SVID expires.
     pub(super) until: SystemTime,
 }
 
 impl Readiness {
-    /// How long it goes on if nothing changes, for an identity that is [`Self::Degraded`].
+    /// Returns the time that an identity which is [`Self::Degraded`] lasts after `now`, or `None` for
+    /// the other states.
     #[must_use]
     pub fn left(&self, now: SystemTime) -> Option<Duration> {
         match self {
@@ -64,7 +67,7 @@ impl Readiness {
         }
     }
 
-    /// Whether there is nothing new to tell: the words of a withdrawal may differ.
+    /// Returns whether both are the same state. The messages of two withdrawals may differ.
     pub(super) fn is_as(&self, other: &Self) -> bool {
         use Unready::Withdrawn;
         match (self, other) {
@@ -73,8 +76,8 @@ impl Readiness {
         }
     }
 
-    /// The state at `now` of an SVID that lives for `life` while the Workload API can be reached, or
-    /// can't.
+    /// Returns the state at `now` of an SVID with this life. `reachable` tells whether the Workload API
+    /// can be reached.
     pub(super) fn of(life: Life, reachable: bool, now: SystemTime) -> Self {
         let until = life.until;
         if now >= until {
@@ -92,7 +95,7 @@ impl Readiness {
 }
 
 impl Life {
-    /// Of `svid`, which is all that there is since `since`.
+    /// Returns the life of `svid`, which has been the only one since `since`.
     pub(super) fn of(svid: &X509Svid, since: SystemTime) -> Self {
         Self {
             since,
@@ -100,13 +103,13 @@ impl Life {
         }
     }
 
-    /// When a third of what was left is left.
+    /// Returns the time when a third of the remaining life is left.
     fn warning(&self) -> SystemTime {
         let left = self.until.duration_since(self.since).unwrap_or_default();
         self.until - left / 3
     }
 
-    /// How long until time alone changes the state.
+    /// Returns the time until the state changes without an event.
     pub(super) fn next_change(&self, now: SystemTime) -> Option<Duration> {
         [self.warning(), self.until]
             .into_iter()
@@ -116,7 +119,8 @@ impl Life {
     }
 }
 
-/// `notAfter` (RFC 5280 §4.1.2.5). None is no case: the library has read it before us.
+/// Returns `notAfter` (RFC 5280 §4.1.2.5). It is never `None`, because the library has parsed the same
+/// certificate.
 fn expiry(svid: &X509Svid) -> Option<SystemTime> {
     let (_, certificate) = parse_x509_certificate(svid.leaf().as_bytes()).ok()?;
     let seconds = certificate.validity().not_after.timestamp();
@@ -137,7 +141,7 @@ impl fmt::Display for Readiness {
     }
 }
 
-/// The beginning of a sentence that ends with the time that is left.
+/// Writes the start of a sentence, which ends with the time that is left.
 impl fmt::Display for Degradation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -173,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_is_ready_until_it_is_lost_or_nearly_over() {
+    fn an_identity_is_ready_until_an_outage_or_two_thirds_of_its_life() {
         let degraded = |reason| Readiness::Degraded {
             reason,
             until: at(400),
@@ -184,20 +188,20 @@ mod tests {
         for (since, now, reachable, expected) in [
             (100, 100, true, &Readiness::Ready),
             (100, 299, true, &Readiness::Ready),
-            // An agent that says nothing looks like one that has nothing to say.
+            // An agent that hangs cannot be told from one that has no update.
             (100, 300, true, &expiring),
             (100, 299, false, &outage),
             (100, 300, false, &expiring),
-            // Lost when little was left: a third of that.
+            // The Workload API was lost when 60 s were left, so that the warning comes 20 s before the end.
             (340, 379, false, &outage),
             (340, 380, false, &expiring),
             (100, 399, true, &expiring),
             (100, 400, true, &expired),
             (100, 400, false, &expired),
-            // The clock was set back, or forth by an hour.
+            // The clock was set back, or forward by an hour.
             (100, 0, true, &Readiness::Ready),
             (100, 4000, true, &expired),
-            // It came when it was over already.
+            // The SVID had expired when it came.
             (500, 500, true, &expired),
         ] {
             let life = Life {
@@ -210,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn time_alone_changes_the_state_twice() {
+    fn the_state_changes_twice_without_an_event() {
         let life = Life {
             since: at(100),
             until: at(400),
@@ -227,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn it_says_how_long_it_goes_on() {
+    fn a_degraded_identity_tells_the_time_that_is_left() {
         let degraded = Readiness::Degraded {
             reason: Degradation::Outage,
             until: at(400),

@@ -17,7 +17,7 @@ pub(super) struct Connector {
     both: TlsConnector,
     http1: TlsConnector,
     http2: TlsConnector,
-    tls: tls::Outgoing,
+    tls: tls::ClientTls,
     timeout: Duration,
 }
 
@@ -57,7 +57,7 @@ impl Fault {
 
 impl Connector {
     /// Connects with `tls`, which decides who may be at the other end.
-    pub(super) fn new(tls: tls::Outgoing, timeout: Duration) -> Self {
+    pub(super) fn new(tls: tls::ClientTls, timeout: Duration) -> Self {
         let [http2, http1] = tls::ALPN;
         let offering = |protocols: &[&[u8]]| {
             let mut config = tls.config().clone();

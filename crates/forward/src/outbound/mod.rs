@@ -114,7 +114,7 @@ impl<B: RequestBody> Client<B> {
     /// # Panics
     /// Outside a tokio runtime.
     #[must_use]
-    pub fn new(target: Target, tls: tls::Outgoing) -> Self {
+    pub fn new(target: Target, tls: tls::ClientTls) -> Self {
         Self::spread(target, Vec::new(), tls)
     }
 
@@ -123,7 +123,7 @@ impl<B: RequestBody> Client<B> {
     /// # Panics
     /// Outside a tokio runtime.
     #[must_use]
-    pub fn spread(target: Target, more: Vec<Uri>, tls: tls::Outgoing) -> Self {
+    pub fn spread(target: Target, more: Vec<Uri>, tls: tls::ClientTls) -> Self {
         let pool = Pool::new(&target, more, tls.clone());
         let mut upkeep = JoinSet::new();
         upkeep.spawn(pool::upkeep(Arc::downgrade(&pool), tls));

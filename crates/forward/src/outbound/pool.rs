@@ -77,7 +77,7 @@ pub(super) struct Pool<B> {
 
 impl<B: RequestBody> Pool<B> {
     /// To `target`, which is at its URL and at `more`.
-    pub(super) fn new(target: &Target, more: Vec<Uri>, tls: tls::Outgoing) -> Arc<Self> {
+    pub(super) fn new(target: &Target, more: Vec<Uri>, tls: tls::ClientTls) -> Arc<Self> {
         let urls = std::iter::once(&target.url).chain(&more);
         let origins: Vec<_> = urls.map(|url| Arc::new(Origin::new(url))).collect();
         let room = Arc::new(FairQueue::new(MAX_QUEUED));
@@ -355,7 +355,7 @@ impl<B: RequestBody> Pool<B> {
 
 /// Leaves connections as soon as what they were verified by is no longer so, and those that are idle
 /// or old; resolves names in use anew.
-pub(super) async fn upkeep<B: RequestBody>(pool: Weak<Pool<B>>, mut tls: tls::Outgoing) {
+pub(super) async fn upkeep<B: RequestBody>(pool: Weak<Pool<B>>, mut tls: tls::ClientTls) {
     let mut ticks = interval(UPKEEP_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -1,9 +1,9 @@
-//! How long a token is used, and when the next one is due: by the token's own times, held against
-//! two clocks.
+//! The time for which a token is used, and the time of its renewal.
 //!
-//! The wall clock is the one that verifiers go by, but it can be set; the monotonic one can't, but
-//! stands still while the machine sleeps. A token is used while neither says that it is too old: a
-//! clock set forward makes us fetch early, one set back does not make us send what has long expired.
+//! Both follow from the token's own times and from two clocks. Verifiers use the wall clock, which can
+//! be set. The monotonic clock cannot be set, but it stops while the machine sleeps. A token is used
+//! while both clocks permit it. A wall clock set forward therefore causes an early fetch, and one set
+//! back does not keep an expired token in use.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,35 +12,35 @@ use serde::Deserialize;
 use spiffe::JwtSvid;
 use tokio::time::Instant;
 
-/// How long before `exp` a token is no longer sent: it must still be good when it is checked, after
-/// queues and by another machine's clock. At most a tenth of what was left when it came, so that
-/// tokens of seconds can be used at all.
+/// The time before `exp` from which a token is no longer sent, because it is verified later and by
+/// another machine's clock. It is at most a tenth of the life that the token had left when it came, so
+/// that short tokens can be used.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// What is reckoned with at most: later times are of no use, and sums must not overflow the clock.
+/// The longest life that is used in calculations, so that no sum overflows the clock.
 const MAX_LIFE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// The times of a token, as of when it came.
+/// The times of a token, computed when it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lifetime {
     wall_end: SystemTime,
     end: Instant,
-    /// When the next one is to be fetched.
+    /// The time of the next fetch.
     pub(super) renewal: Instant,
 }
 
-/// The one claim that the library does not read.
+/// The claim that the library does not read.
 #[derive(Deserialize)]
 struct IssuedAt {
     iat: f64,
 }
 
 impl Lifetime {
-    /// Of a token that came at `now`, which is `wall` by the wall clock.
+    /// Returns the times of a token that came at `now`, which is `wall` by the wall clock.
     ///
-    /// It is renewed at half of its life and up to a fifth later, by `jitter` from 0 to 1: not all
-    /// workloads ask at once. Agents that keep tokens may give one that is older: that is renewed
-    /// after a quarter of what is left, since the same one may come again for a while.
+    /// The token is renewed at half of its life. `jitter`, from 0 to 1, delays this by up to a fifth, so
+    /// that not all workloads fetch at once. An agent with a cache may issue a token that is older than
+    /// that. It is renewed after a quarter of its remaining life, because the agent may issue it again.
     pub(super) fn new(svid: &JwtSvid, wall: SystemTime, now: Instant, jitter: f64) -> Self {
         let expiry = SystemTime::from(svid.expiry());
         let left = expiry
@@ -57,19 +57,19 @@ impl Lifetime {
         }
     }
 
-    /// Whether the token may be sent at `now`, which is `wall` by the wall clock.
+    /// Returns whether the token may be sent at `now`, which is `wall` by the wall clock.
     pub(super) fn includes(&self, wall: SystemTime, now: Instant) -> bool {
         self.left(wall, now) > Duration::ZERO
     }
 
-    /// How long it may still be sent.
+    /// Returns how long the token may still be sent.
     pub(super) fn left(&self, wall: SystemTime, now: Instant) -> Duration {
         let by_wall = self.wall_end.duration_since(wall).unwrap_or_default();
         by_wall.min(self.end.saturating_duration_since(now))
     }
 }
 
-/// From `iat` to `exp`, if it says when it was issued.
+/// Returns the time from `iat` to `exp`, if the token has an `iat`.
 fn life(svid: &JwtSvid) -> Option<Duration> {
     let IssuedAt { iat } = dangerous::insecure_decode_claims(svid.token()).ok()?;
     Duration::try_from_secs_f64(svid.claims().exp() as f64 - iat).ok()
@@ -86,7 +86,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const NOW: u64 = 1_800_000_000;
 
-    /// How long it is used and after how long it is renewed, in seconds.
+    /// Returns how long the token is used and after how long it is renewed, in seconds.
     fn times(iat: Value, exp: u64, jitter: f64) -> (f64, f64) {
         let (wall, now) = (UNIX_EPOCH + SECOND * NOW as u32, Instant::now());
         let claims = json!({ "iat": iat, "exp": exp });
@@ -103,9 +103,9 @@ mod tests {
     fn a_token_is_renewed_at_half_of_its_life_and_used_nearly_to_its_end() {
         for (what, iat, exp, used, renewed) in [
             ("fresh", json!(NOW), NOW + 300, 295.0, 150.0),
-            ("of seconds", json!(NOW), NOW + 2, 1.8, 1.0),
+            ("for two seconds", json!(NOW), NOW + 2, 1.8, 1.0),
             (
-                "kept by the agent for a while",
+                "from the agent's cache",
                 json!(NOW - 100),
                 NOW + 200,
                 195.0,
@@ -121,7 +121,7 @@ mod tests {
             ),
             ("without iat", Value::Null, NOW + 300, 295.0, 150.0),
             (
-                "with a senseless iat",
+                "with an impossible iat",
                 json!(-1e300),
                 NOW + 300,
                 295.0,
@@ -135,21 +135,21 @@ mod tests {
             assert!((late - renewed * 1.2).abs() < 1e-6, "{what}: {late}");
         }
         let (used, _) = times(json!(NOW), 253_402_300_799, 1.0);
-        assert!(used <= MAX_LIFE.as_secs_f64(), "of millennia");
+        assert!(used <= MAX_LIFE.as_secs_f64(), "for millennia");
     }
 
     #[test]
-    fn neither_clock_alone_keeps_a_token_in_use() {
+    fn a_token_is_used_only_while_both_clocks_permit_it() {
         let (wall, now) = (UNIX_EPOCH + SECOND * NOW as u32, Instant::now());
         let claims = json!({ "iat": NOW, "exp": NOW + 300 });
         let lifetime = Lifetime::new(&svid(&claims), wall, now, 0.0);
         let hour = SECOND * 3600;
-        for (what, wall, now, good) in [
-            ("as it came", wall, now, true),
+        for (what, wall, now, usable) in [
+            ("just issued", wall, now, true),
             ("set forward", wall + hour, now, false),
             ("set back", wall - hour, now, true),
             (
-                "set back, and time passes",
+                "set back, then time passes",
                 wall - hour,
                 now + SECOND * 295,
                 false,
@@ -162,7 +162,7 @@ mod tests {
                 true,
             ),
         ] {
-            assert_eq!(lifetime.includes(wall, now), good, "{what}");
+            assert_eq!(lifetime.includes(wall, now), usable, "{what}");
         }
     }
 }

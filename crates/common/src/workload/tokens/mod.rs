@@ -1,8 +1,10 @@
-//! JWT-SVIDs that survive outages: a [`TokenSource`] holds the token of one SPIFFE ID for one set of
-//! audiences, renews it in the background, and hands out the one it has while the agent fails.
+//! JWT-SVIDs that stay available during an outage of the Workload API.
 //!
-//! One task fetches, and callers only wait for what it finds: there is never more than one fetch, and
-//! a caller that goes away disturbs nobody.
+//! A [`TokenSource`] has the token of one SPIFFE ID for one set of audiences. It renews the token in the
+//! background, and returns the current one while the agent fails.
+//!
+//! One task fetches, and tasks that need a token wait for its result. There is therefore at most one
+//! fetch at a time, and a task that stops waiting does not cancel it.
 
 mod lifetime;
 #[cfg(test)]
@@ -27,26 +29,28 @@ use self::lifetime::Lifetime;
 use super::{Error, Reason, WorkloadApi};
 use crate::backoff::Backoff;
 
-/// How long one fetch may take: an agent answers in milliseconds, and one that is stuck may be
-/// replaced by one that isn't.
+/// The time for one fetch. An agent answers in milliseconds; one that hangs may have been replaced by
+/// the next fetch.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The pauses after fetches that failed; chance halves them at most.
+/// The pauses after failed fetches, before jitter, which at most halves them.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(3));
 
-/// The least time from a fetch that brought a token to the next one, whatever token it was.
+/// The shortest interval between a successful fetch and the next one.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The least time between two fetches because a token was refused: a server that refuses every token
-/// must not become the agent's load.
+/// The shortest interval between two fetches that refused tokens cause. It bounds the load on the agent
+/// when a server refuses every token.
 const REFUSED_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The JWT-SVID of one SPIFFE ID for one set of audiences, kept current. Dropping it ends its task.
+/// The current JWT-SVID of one SPIFFE ID for one set of audiences. Dropping it ends its task.
 ///
-/// It is renewed from half of its life on. When that fails, the one there is serves on until shortly
-/// before it expires (5 s, or a tenth of what was left of it when it came), while the fetch is
-/// repeated every 0.1 s to 3 s. An agent that says that there is no identity for this process any more
-/// has not failed: then the token is not used any more either (Workload API §5.2.1).
+/// The token is renewed from half of its life on. While that fails, the fetch is repeated every 0.1 s to
+/// 3 s, and the current token stays in use until 5 s before it expires. The 5 s are at most a tenth of the
+/// life that the token had left when it came.
+///
+/// If the agent answers that this process has no identity, the token is dropped at once (Workload API
+/// §5.2.1).
 pub struct TokenSource {
     shared: Arc<Shared>,
     _task: JoinSet<()>,
@@ -54,28 +58,31 @@ pub struct TokenSource {
 
 struct Shared {
     state: watch::Sender<State>,
-    /// Callers wait for a token, and its time has not come.
+    /// Wakes the task when someone waits for a token before the next fetch is due.
     wanted: Notify,
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
 }
 
 #[derive(Default)]
 struct State {
-    held: Option<Held>,
-    /// Why the last fetch failed, until the next one begins.
+    current: Option<Current>,
+    /// The error of the last fetch, until the next one begins.
     failure: Option<Arc<Error>>,
 }
 
-struct Held {
+struct Current {
     svid: Arc<JwtSvid>,
     lifetime: Lifetime,
-    /// A server would not have it.
+    /// Set when a server has refused it.
     refused: bool,
 }
 
 impl TokenSource {
-    /// Fetches the token of `id` or, without it, of the default identity, for all of `audiences` (at
-    /// least one): the first at once, on the current runtime.
+    /// Returns the source of the token of `id`, or of the default identity, for all of `audiences`, of
+    /// which there is at least one. It starts a task on the current runtime, which fetches at once.
+    ///
+    /// # Panics
+    /// Panics when it is called outside a tokio runtime.
     #[must_use]
     pub fn new(
         workload_api: WorkloadApi,
@@ -119,35 +126,38 @@ impl TokenSource {
         }
     }
 
-    /// The token: at once while there is a good one, otherwise as soon as the one fetch for all callers
-    /// is done. That takes 5 s at most, or 6 s if the last one was refused; a caller that has less time
-    /// stops waiting, and the fetch goes on.
+    /// Returns the current token at once if it may be used, and otherwise waits for the fetch.
+    ///
+    /// The fetch takes at most 5 s, or 6 s if the last token was refused. If the future is dropped
+    /// before, the fetch continues.
     ///
     /// # Errors
-    /// When there is no good token and the last fetch failed: why it did.
+    /// Fails when no token may be used and the last fetch failed. The error is that of the fetch.
     pub async fn token(&self) -> Result<Arc<JwtSvid>, Arc<Error>> {
         let mut state = self.shared.state.subscribe();
         loop {
-            let answer = state.borrow_and_update().answer(&self.shared);
-            if let Some(answer) = answer {
-                return answer;
+            let result = state.borrow_and_update().result(&self.shared);
+            if let Some(result) = result {
+                return result;
             }
             self.shared.wanted.notify_one();
-            // Never an error: we hold the sender.
+            // There is no error, because `self` holds the sender.
             let _ = state.changed().await;
         }
     }
 
-    /// Says that a server refused this token (`401`, `error="invalid_token"`) though it has not expired:
-    /// its key may be gone, with an agent that was restarted. If it is still the current one, the next
-    /// [`Self::token`] waits for another, which is fetched at most once a second. When none can be had,
-    /// it gives this one again: another server may well take it.
+    /// Reports that a server refused this token (`401`, `error="invalid_token"`) before it expired. Its
+    /// JWT authority may be gone, for example after a restart of the agent.
+    ///
+    /// If it is still the current token, the next [`Self::token`] waits for another one, which is fetched
+    /// at most once a second. If that fails, the same token is returned again, because another server
+    /// may accept it.
     pub fn invalidate(&self, refused: &JwtSvid) {
         self.shared
             .state
-            .send_if_modified(|state| match &mut state.held {
-                Some(held) if held.svid.token() == refused.token() => {
-                    !std::mem::replace(&mut held.refused, true)
+            .send_if_modified(|state| match &mut state.current {
+                Some(current) if current.svid.token() == refused.token() => {
+                    !std::mem::replace(&mut current.refused, true)
                 }
                 _ => false,
             });
@@ -161,26 +171,29 @@ impl fmt::Debug for TokenSource {
 }
 
 impl Shared {
-    fn is_good(&self, lifetime: &Lifetime) -> bool {
+    fn is_usable(&self, lifetime: &Lifetime) -> bool {
         lifetime.includes((self.clock)(), Instant::now())
     }
 
     fn is_refused(&self) -> bool {
         let state = self.state.borrow();
-        state.held.as_ref().is_some_and(|held| held.refused)
+        state
+            .current
+            .as_ref()
+            .is_some_and(|current| current.refused)
     }
 }
 
 impl State {
-    /// What a caller gets now; nothing if it has to wait.
-    fn answer(&self, shared: &Shared) -> Option<Result<Arc<JwtSvid>, Arc<Error>>> {
-        let good = self
-            .held
+    /// Returns the result of [`TokenSource::token`] now, or `None` if it has to wait.
+    fn result(&self, shared: &Shared) -> Option<Result<Arc<JwtSvid>, Arc<Error>>> {
+        let usable = self
+            .current
             .as_ref()
-            .filter(|held| shared.is_good(&held.lifetime));
-        match (good, &self.failure) {
-            (Some(held), failure) if !held.refused || failure.is_some() => {
-                Some(Ok(Arc::clone(&held.svid)))
+            .filter(|current| shared.is_usable(&current.lifetime));
+        match (usable, &self.failure) {
+            (Some(current), failure) if !current.refused || failure.is_some() => {
+                Some(Ok(Arc::clone(&current.svid)))
             }
             (None, Some(failure)) => Some(Err(Arc::clone(failure))),
             _ => None,
@@ -188,14 +201,14 @@ impl State {
     }
 }
 
-/// The task.
+/// The task that fetches.
 struct Renewal {
     shared: Arc<Shared>,
-    /// No fetch before this one, and one at this one the latest.
+    /// The earliest and the latest time of the next fetch.
     next: (Instant, Instant),
-    /// Fetches that failed since the last that didn't.
+    /// The number of failed fetches in a row.
     failures: u32,
-    /// When a token was last fetched because the one before had been refused.
+    /// The time of the last fetch that a refused token caused.
     refused: Option<Instant>,
 }
 
@@ -217,7 +230,7 @@ impl Renewal {
         loop {
             self.due().await;
             self.shared.state.send_if_modified(|state| {
-                // Callers who come from now on wait for what this fetch brings.
+                // Calls of `token` from now on wait for the result of this fetch.
                 state.failure.take().is_some()
             });
             match fetch().await {
@@ -243,15 +256,14 @@ impl Renewal {
         }
     }
 
-    /// Waits for a caller who has to wait.
+    /// Waits until a call of [`TokenSource::token`] has to wait.
     async fn wanted(&self) {
         loop {
             self.shared.wanted.notified().await;
-            if self.shared.state.borrow().answer(&self.shared).is_none() {
+            if self.shared.state.borrow().result(&self.shared).is_none() {
                 return;
             }
-            // Word of a caller who was served since; or the clock was set back, and there is one who
-            // waits for nothing: they look again.
+            // The call has its result by now, or the clock was set back while it waits. It checks again.
             self.shared.state.send_modify(|_| ());
         }
     }
@@ -266,7 +278,7 @@ impl Renewal {
         self.failures = 0;
         self.next = (now + MIN_INTERVAL, lifetime.renewal);
         self.shared.state.send_modify(|state| {
-            state.held = Some(Held {
+            state.current = Some(Current {
                 svid: Arc::new(svid),
                 lifetime,
                 refused: false,
@@ -280,9 +292,9 @@ impl Renewal {
         if !left.is_zero() && withdrawn {
             warn!("JWT-SVID withdrawn by the Workload API: {error}");
         } else if !left.is_zero() && self.failures == 0 {
-            // Once for an outage, while callers don't notice it: later they get the error.
+            // Logged once for an outage while a token is left. Later the callers get the error.
             let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
-            warn!("cannot renew the JWT-SVID: {error}; going on with the current one for {left}");
+            warn!("cannot renew the JWT-SVID: {error}; continuing with the current one for {left}");
         }
         self.failures = self.failures.saturating_add(1);
         let pause = BACKOFF.pause(self.failures).mul_f64(0.5 + random() / 2.0);
@@ -291,21 +303,22 @@ impl Renewal {
         self.shared.state.send_modify(|state| {
             state.failure = Some(Arc::new(error));
             if withdrawn {
-                state.held = None;
+                state.current = None;
             }
         });
     }
 
-    /// How long the current token may still be sent.
+    /// Returns how long the current token may still be used.
     fn left(&self) -> Duration {
         let state = self.shared.state.borrow();
-        state.held.as_ref().map_or(Duration::ZERO, |held| {
-            held.lifetime.left((self.shared.clock)(), Instant::now())
+        state.current.as_ref().map_or(Duration::ZERO, |current| {
+            current.lifetime.left((self.shared.clock)(), Instant::now())
         })
     }
 }
 
-/// From 0 to 1, so that many workloads don't act as one. Without entropy they do.
+/// Returns a random number from 0 to 1, so that many workloads do not fetch at the same time. Without
+/// entropy it is 0.
 fn random() -> f64 {
     let mut bytes = [0; 4];
     let _ = rand::fill(&mut bytes);

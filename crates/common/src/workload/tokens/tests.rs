@@ -23,7 +23,8 @@ use super::{
 const SECOND: Duration = Duration::from_secs(1);
 const TTL: u64 = 300;
 
-/// A token with these claims besides what every token has. Nobody here looks at signatures.
+/// Returns a token with these claims, and with the ones that every token has. Its signature is not
+/// verified in these tests.
 pub(super) fn svid(claims: &Value) -> JwtSvid {
     let mut payload = json!({ "sub": "spiffe://example.org/client", "aud": ["server"] });
     for (name, value) in claims.as_object().unwrap() {
@@ -34,19 +35,19 @@ pub(super) fn svid(claims: &Value) -> JwtSvid {
     JwtSvid::parse_insecure(&format!("{header}.{}.c2ln", part(payload))).unwrap()
 }
 
-/// What the agent does at a fetch.
+/// The agent's answer to a fetch.
 #[derive(Clone, Copy)]
 enum Does {
     Issue,
-    /// Gives out what it issued last.
+    /// Returns the last token again.
     Repeat,
     Fail,
     Withdraw,
     Hang,
 }
 
-/// An agent, and the wall clock of the machine that it shares with the source: paused time moves it,
-/// and [`Agent::set_clock`].
+/// An agent, and the wall clock that it shares with the source. The clock moves with the paused time
+/// and by [`Agent::set_clock`].
 struct Agent {
     began: Instant,
     clock: AtomicI64,
@@ -60,7 +61,7 @@ impl Agent {
     fn new(ttl: u64) -> Arc<Self> {
         Arc::new(Self {
             began: Instant::now(),
-            // Not on a whole second: `iat` and `exp` are.
+            // The clock does not start on a whole second, because `iat` and `exp` are whole seconds.
             clock: AtomicI64::new(1_800_000_000_900),
             ttl,
             does: Mutex::new(Does::Issue),
@@ -91,7 +92,7 @@ impl Agent {
         self.fetches.lock().unwrap().len()
     }
 
-    /// The times between fetches since `from`.
+    /// Returns the intervals between the fetches from number `from` on.
     fn intervals(&self, from: usize) -> Vec<Duration> {
         let fetches = self.fetches.lock().unwrap();
         fetches[from..]
@@ -108,7 +109,7 @@ impl Agent {
         };
         let does = *self.does.lock().unwrap();
         let address: Address = "unix:///agent.sock".parse().unwrap();
-        // As over a socket: the answer is not there yet when the question is asked.
+        // An answer over a socket is not immediate either.
         sleep(Duration::from_millis(1)).await;
         match does {
             Does::Issue => {
@@ -123,7 +124,7 @@ impl Agent {
                 return Err(Error::new(address, error.into()));
             }
             Does::Hang => {
-                // The fetch is bounded where it is made.
+                // The real fetch has this timeout.
                 sleep(FETCH_TIMEOUT).await;
                 return Err(Error::new(address, Reason::NoAnswer));
             }
@@ -132,19 +133,19 @@ impl Agent {
     }
 }
 
-/// Paused time goes on from one timer to the next, so that the source acts when it would.
+/// Lets time pass. Paused time advances from timer to timer, so that the source acts at its times.
 async fn pass(time: Duration) {
     sleep(time).await;
 }
 
-/// A token that is there already.
+/// Returns the current token, which must need no wait.
 fn at_once(source: &TokenSource) -> Arc<JwtSvid> {
-    let answer = source.token().now_or_never().expect("no caller waits");
-    answer.expect("a good token")
+    let result = source.token().now_or_never().expect("there is no wait");
+    result.expect("a usable token")
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_share_one_fetch_and_then_its_token() {
+async fn concurrent_calls_share_one_fetch_and_its_token() {
     let agent = Agent::new(TTL);
     let source = Arc::new(agent.source());
     let callers: Vec<_> = (0..100)
@@ -154,7 +155,7 @@ async fn callers_share_one_fetch_and_then_its_token() {
         })
         .collect();
     yield_now().await;
-    // The first is who woke the task: the fetch is not its own.
+    // The first call woke the task. Its end must not end the fetch.
     callers[0].abort();
     let mut tokens = Vec::new();
     for caller in callers.into_iter().skip(1) {
@@ -174,7 +175,7 @@ async fn a_token_is_renewed_in_the_background_from_half_of_its_life() {
         pass(SECOND).await;
         at_once(&source);
     }
-    // `iat` was up to a second before.
+    // `iat` is up to a second earlier than the fetch.
     let early = SECOND * 149;
     for interval in agent.intervals(0) {
         assert!(early < interval && interval <= SECOND * 181, "{interval:?}");
@@ -188,7 +189,7 @@ async fn a_token_is_renewed_in_the_background_from_half_of_its_life() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_of_seconds_is_there_all_the_time() {
+async fn a_token_of_two_seconds_is_always_available() {
     let agent = Agent::new(2);
     let source = agent.source();
     source.token().await.unwrap();
@@ -201,7 +202,7 @@ async fn a_token_of_seconds_is_there_all_the_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_old_token_serves_while_the_agent_fails_and_then_the_reason_is_told() {
+async fn the_old_token_is_used_while_the_agent_fails_and_then_the_error_is_returned() {
     let agent = Agent::new(TTL);
     let source = agent.source();
     let old = source.token().await.unwrap();
@@ -228,7 +229,7 @@ async fn the_old_token_serves_while_the_agent_fails_and_then_the_reason_is_told(
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_failure_is_told_and_many_callers_make_no_more_of_it() {
+async fn calls_during_an_outage_fail_and_cause_no_more_fetches() {
     let agent = Agent::new(TTL);
     agent.will(Does::Fail);
     let source = agent.source();
@@ -241,14 +242,14 @@ async fn the_first_failure_is_told_and_many_callers_make_no_more_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_agent_that_hangs_is_asked_again() {
+async fn a_fetch_that_hangs_is_repeated() {
     let agent = Agent::new(TTL);
     agent.will(Does::Hang);
     let source = agent.source();
     let mut token = Box::pin(source.token());
     assert!(
         timeout(SECOND * 3, &mut token).await.is_err(),
-        "the caller's own deadline"
+        "the timeout of the call"
     );
     agent.will(Does::Issue);
     timeout(SECOND * 6, token).await.unwrap().unwrap_err();
@@ -257,7 +258,7 @@ async fn an_agent_that_hangs_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_withdrawn_identity_is_not_used_any_more() {
+async fn a_token_of_a_withdrawn_identity_is_dropped() {
     let agent = Agent::new(TTL);
     let source = agent.source();
     source.token().await.unwrap();
@@ -271,7 +272,7 @@ async fn a_withdrawn_identity_is_not_used_any_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_is_set_leaves_no_caller_without_a_good_token() {
+async fn a_usable_token_is_returned_after_the_clock_was_set() {
     for by in [3600, -3600] {
         let agent = Agent::new(TTL);
         let source = agent.source();
@@ -289,7 +290,7 @@ async fn a_clock_that_is_set_leaves_no_caller_without_a_good_token() {
             agent.fetches()
         );
     }
-    // Set back during an outage: by its age it has expired, whatever the clock says.
+    // If the clock is set back during an outage, the token still expires by its age.
     let agent = Agent::new(TTL);
     let source = agent.source();
     source.token().await.unwrap();
@@ -300,7 +301,7 @@ async fn a_clock_that_is_set_leaves_no_caller_without_a_good_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_agent_that_gives_the_same_token_again_is_not_asked_all_the_time() {
+async fn an_agent_that_repeats_its_token_gets_a_bounded_number_of_fetches() {
     let agent = Agent::new(TTL);
     let source = agent.source();
     source.token().await.unwrap();
@@ -318,7 +319,7 @@ async fn an_agent_that_gives_the_same_token_again_is_not_asked_all_the_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_token_is_replaced_once_for_all_who_report_it() {
+async fn a_token_that_many_calls_report_as_refused_is_replaced_once() {
     let agent = Agent::new(TTL);
     let source = agent.source();
     let refused = source.token().await.unwrap();
@@ -335,12 +336,12 @@ async fn a_refused_token_is_replaced_once_for_all_who_report_it() {
     source.invalidate(&refused);
     assert!(
         Arc::ptr_eq(&tokens[0], &at_once(&source)),
-        "it is not that one"
+        "the current token was not refused"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_refuses_every_token_is_not_the_agents_load() {
+async fn a_server_that_refuses_every_token_causes_one_fetch_a_second() {
     for (what, does) in [("new tokens", Does::Issue), ("the same one", Does::Repeat)] {
         let agent = Agent::new(TTL);
         let source = agent.source();
@@ -360,7 +361,7 @@ async fn a_server_that_refuses_every_token_is_not_the_agents_load() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_token_is_better_than_none() {
+async fn a_refused_token_is_returned_again_while_the_agent_fails() {
     let agent = Agent::new(TTL);
     let source = agent.source();
     let token = source.token().await.unwrap();
@@ -376,7 +377,7 @@ async fn a_refused_token_is_better_than_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_left_of_a_source_that_was_dropped() {
+async fn a_dropped_source_ends_its_task() {
     for does in [Does::Issue, Does::Fail, Does::Hang] {
         let agent = Agent::new(TTL);
         agent.will(does);

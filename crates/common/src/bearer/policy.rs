@@ -1,0 +1,37 @@
+//! The rules that a token and its caller must meet.
+
+use std::time::Duration;
+
+use super::allow::Allow;
+
+/// The rules that a token and its caller must meet.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// The audiences of this service; a token must be for one of them (JWT-SVID §3.2).
+    pub audiences: Vec<String>,
+    /// The callers that are allowed.
+    pub allow: Allow,
+    /// The largest accepted difference between this machine's clock and the issuer's. Zero accepts
+    /// none, as the `spiffe` crate does.
+    pub clock_skew: Duration,
+    /// The longest accepted lifetime of a token; `None` accepts any.
+    pub max_token_lifetime: Option<Duration>,
+    /// The number of verified tokens that are remembered. Each takes about 300 bytes, or 2.5 KiB with
+    /// the longest SPIFFE ID. Zero verifies the token of each request.
+    pub token_cache: usize,
+}
+
+impl Policy {
+    /// Returns a policy that accepts tokens for one of `audiences` from the callers in `allow`. It
+    /// accepts no clock skew and any lifetime, and remembers no tokens.
+    #[must_use]
+    pub fn new(audiences: Vec<String>, allow: Allow) -> Self {
+        Self {
+            audiences,
+            allow,
+            clock_skew: Duration::ZERO,
+            max_token_lifetime: None,
+            token_cache: 0,
+        }
+    }
+}
