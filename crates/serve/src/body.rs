@@ -1,4 +1,4 @@
-//! The body type that all answers have, so that every part of a server can give one.
+//! The bodies of messages.
 
 use std::{
     fmt,
@@ -13,14 +13,14 @@ use hyper::body::{Bytes, Incoming};
 
 use crate::http2::Inflow;
 
-/// An error of any body.
+/// The error of any body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The body of an answer: known from the start, or streamed frame by frame as it comes.
+/// The body of an answer, which is either complete from the start or streamed frame by frame.
 pub struct Body(Kind);
 
 enum Kind {
-    /// All of it; `None` once sent, or when there is nothing.
+    /// The whole body; `None` if it is empty or was sent.
     Full(Option<Bytes>),
     Streamed(Pin<Box<dyn http_body::Body<Data = Bytes, Error = BoxError> + Send>>),
 }
@@ -28,20 +28,20 @@ enum Kind {
 /// A message's body as its connection carries it. It ends only where the peer ended it.
 #[derive(Debug)]
 pub enum Wire {
-    /// Over HTTP/1.1.
+    /// A body over HTTP/1.1.
     Http1(Incoming),
-    /// Over HTTP/2.
+    /// A body over HTTP/2.
     Http2(Inflow),
 }
 
-/// The fault by which a body broke off.
+/// The error of a body that broke off.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
-    /// The connection or the framing failed, over HTTP/1.1.
+    /// The HTTP/1.1 connection or its framing failed.
     #[error(transparent)]
     Http1(#[from] hyper::Error),
-    /// The peer reset the stream, or its connection failed.
+    /// The peer reset the HTTP/2 stream, or its connection failed.
     #[error(transparent)]
     Http2(#[from] h2::Error),
 }
@@ -65,13 +65,13 @@ pub fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
 }
 
 impl Body {
-    /// Returns a body without a byte.
+    /// Returns an empty body.
     #[must_use]
     pub const fn empty() -> Self {
         Self(Kind::Full(None))
     }
 
-    /// Returns a body that is known from the start.
+    /// Returns a body that is complete from the start.
     #[must_use]
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         Self(Kind::Full(Some(bytes.into())))
@@ -86,7 +86,7 @@ impl Body {
         Self(Kind::Streamed(Box::pin(body.map_err(Into::into))))
     }
 
-    /// Returns whether the body comes from elsewhere, so that its end may be far.
+    /// Returns whether the body is streamed, so that it may take long to end.
     pub(crate) fn is_streamed(&self) -> bool {
         matches!(self.0, Kind::Streamed(_))
     }

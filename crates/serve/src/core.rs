@@ -1,4 +1,4 @@
-//! One core's loop: accept, hand off, serve, drain.
+//! The loop of one core: accept, hand off, serve, drain.
 
 use std::sync::Arc;
 
@@ -17,7 +17,8 @@ use crate::{
     shutdown::Shutdown,
 };
 
-/// Serves `listener` until `shutdown`, then lets what is in flight finish within the drain timeout.
+/// Serves `listener` until `shutdown` is requested, and then drains: requests in flight may finish
+/// within [`Limits::drain_timeout`](crate::Limits::drain_timeout).
 pub async fn serve(
     listener: impl Into<Listener>,
     tls: Arc<ServerConfig>,
@@ -28,8 +29,8 @@ pub async fn serve(
     let listener = listener.into();
     let mut stop = std::pin::pin!(shutdown.clone().requested());
     let admission = shared.admission.clone();
-    let mut seat = shared.balance.join();
-    let mut core = Core {
+    let mut member = shared.balance.join();
+    let mut core = ServingCore {
         acceptor: TlsAcceptor::from(tls),
         handler,
         shared,
@@ -37,31 +38,31 @@ pub async fn serve(
         connections: JoinSet::new(),
     };
     'accepting: loop {
-        // Not begun anew for each connection that ends: that would begin its back-off anew.
+        // The future is kept when a connection ends, because a new one would restart its backoff.
         let mut accepting = std::pin::pin!(accept::accept(&listener.socket, &admission));
         let accepted = loop {
             tokio::select! {
                 accepted = &mut accepting => break accepted,
-                given = seat.given() => core.open(given),
+                handed_off = member.next_handoff() => core.open(handed_off),
                 Some(_) = core.connections.join_next() => {}
                 () = &mut stop => break 'accepting,
             }
         };
-        if let Some(accepted) = seat.place(accepted) {
+        if let Some(accepted) = member.keep_or_hand_off(accepted) {
             core.open(accepted);
         }
     }
     for accepted in accept::close(listener) {
-        core.open(seat.keep(accepted));
+        core.open(member.keep(accepted));
     }
-    for given in seat.leave() {
-        core.open(given);
+    for handed_off in member.withdraw() {
+        core.open(handed_off);
     }
     core.drain().await;
 }
 
-/// What one core serves with, and what it serves.
-struct Core<H> {
+/// A core with its handler and its connections.
+struct ServingCore<H> {
     acceptor: TlsAcceptor,
     handler: H,
     shared: Shared,
@@ -69,11 +70,11 @@ struct Core<H> {
     connections: JoinSet<()>,
 }
 
-impl<H: Handler> Core<H> {
-    /// Begins to serve a connection, if there is a place for it.
+impl<H: Handler> ServingCore<H> {
+    /// Starts a task that serves a connection, if its source may have one more.
     fn open(&mut self, Accepted { tcp, peer, counted }: Accepted) {
         let source = network(peer.ip());
-        let Some((place, handshake)) = self.shared.admission.enter(source) else {
+        let Some((permit, handshake)) = self.shared.admission.admit(source) else {
             return;
         };
         let connection = Connection {
@@ -83,9 +84,9 @@ impl<H: Handler> Core<H> {
             shutdown: self.shutdown.clone(),
         };
         let (acceptor, handler) = (self.acceptor.clone(), self.handler.clone());
-        // Boxed: it is large, and would be moved about a dozen times until it runs.
+        // The future is boxed because it is large and would be moved about a dozen times before it runs.
         self.connections.spawn(Box::pin(async move {
-            let _places = (place, counted);
+            let _permits = (permit, counted);
             if let Err(error) = connection.serve(tcp, acceptor, handshake, handler).await {
                 debug!(%peer, %error, "connection ended");
             }

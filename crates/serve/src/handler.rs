@@ -1,13 +1,13 @@
-//! The application side of a listener.
+//! The interface between a listener and its application.
 
 use std::{convert::Infallible, future::poll_fn};
 
 use http::{Request, Response};
 use tower_service::Service;
 
-use crate::{body::Body, connection::Received, peer::Peer};
+use crate::{body::Body, connection::received::Received, peer::Peer};
 
-/// Answers requests. One value serves one core.
+/// Answers requests. Each core has a value of its own.
 pub trait Handler: Clone + Send + Sync + Unpin + 'static {
     /// Answers one request that came from `peer`.
     fn handle(
@@ -17,7 +17,8 @@ pub trait Handler: Clone + Send + Sync + Unpin + 'static {
     ) -> impl Future<Output = Response<Body>> + Send;
 }
 
-/// Answers requests with a tower service, which finds the [`Peer`] in a request's extensions.
+/// Handler that answers requests with a tower service. The service finds the [`Peer`] in the request's
+/// extensions.
 #[derive(Clone, Debug)]
 pub struct ServiceHandler<S>(pub S);
 

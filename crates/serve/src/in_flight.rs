@@ -1,9 +1,9 @@
-//! The in-flight limit: how many requests the process works on at once, and how many more may wait
-//! for their callers.
+//! The in-flight limit: the bounds on requests that the process works on and on requests that wait for
+//! their callers.
 //!
 //! A request that waits for its caller, to send more of a body or to read more of an answer, costs
-//! memory but no work. It is counted apart, so that callers who stand still hold up nobody. Over
-//! either bound the source with the largest share loses first ([`crate::shares`]).
+//! memory but no work. It is counted separately, so that slow callers do not delay others. Over either
+//! bound the source with the largest share loses first ([`crate::shares`]).
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -11,7 +11,7 @@ use common::throttle::Episode;
 
 use crate::shares::{Eviction, Held, Own, Share, Shares};
 
-/// The requests in flight of a process, shared by its cores.
+/// The in-flight limit of a process. Clones share the counts.
 #[derive(Clone, Debug)]
 pub(crate) struct InFlightLimit {
     working: Shares,
@@ -19,7 +19,7 @@ pub(crate) struct InFlightLimit {
     exceeded: Arc<Episode>,
 }
 
-/// One source's part in the limit; a connection looks it up once.
+/// One source's part in the in-flight limit. A connection looks it up once.
 #[derive(Debug)]
 pub(crate) struct SourceLimit {
     working: Arc<Share>,
@@ -28,7 +28,7 @@ pub(crate) struct SourceLimit {
 }
 
 impl InFlightLimit {
-    /// At most `max` requests at once that the process works on, and as many that wait for their
+    /// Returns a limit of `max` requests that the process works on, and of as many that wait for their
     /// callers.
     pub(crate) fn new(max: usize) -> Self {
         let what = format!("more requests in flight than max-requests ({max}): answering 503");
@@ -49,7 +49,7 @@ impl InFlightLimit {
 }
 
 impl SourceLimit {
-    /// Admits one more request; none if it is one too many.
+    /// Admits a request, or returns `None` if it is one too many.
     pub(crate) fn begin(&self, eviction: &Arc<Eviction>) -> Option<Held> {
         let held = self.working.enter(eviction);
         if held.is_err() {
@@ -58,14 +58,14 @@ impl SourceLimit {
         held.ok()
     }
 
-    /// Counts a request among those that wait for their callers; none if it is one too many, where
-    /// no other source has more.
+    /// Counts a request among those that wait for their callers. Returns `None` if it is one too many
+    /// and no other source has more.
     pub(crate) fn wait(&self, eviction: &Arc<Eviction>) -> Option<Held> {
         self.waiting.enter(eviction).ok()
     }
 
-    /// Counts a request that waited among those that are worked on.
-    pub(crate) fn go_on(&self, eviction: &Arc<Eviction>) -> Held {
+    /// Counts a request that waited among those that the process works on.
+    pub(crate) fn resume(&self, eviction: &Arc<Eviction>) -> Held {
         self.working.enter_again(eviction)
     }
 
@@ -80,13 +80,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn one_too_many_is_refused_and_the_next_admitted_when_one_is_over() {
+    async fn a_request_over_the_limit_is_refused_until_another_ends() {
         let source = InFlightLimit::new(2).of("192.0.2.1".parse().unwrap());
         let begin = || source.begin(&Arc::default());
         let (first, _second) = (begin().unwrap(), begin().unwrap());
         assert!(
             begin().is_none() && begin().is_none(),
-            "a refusal holds nothing"
+            "a refusal is not counted"
         );
         drop(first);
         let _third = begin().unwrap();
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requests_that_wait_for_their_callers_leave_room_for_others() {
+    async fn a_request_that_waits_for_its_caller_makes_room_for_another() {
         let source = InFlightLimit::new(1).of("192.0.2.1".parse().unwrap());
         let (one, two) = (Arc::default(), Arc::default());
         drop(source.begin(&one).unwrap());

@@ -1,12 +1,12 @@
-//! Accept → TLS → HTTP → drain: the part that is the same for everything that listens.
+//! Listeners: accept, TLS, HTTP and drain.
 //!
-//! One [`serve`] runs on each core, on a listener of its own. [`Shared`] holds the counts that are for
-//! the whole process, under its [`Limits`].
+//! [`serve`] runs on each core, with a listener of its own. [`Shared`] has the [`Limits`] of the process
+//! and the counts under them.
 //!
-//! - `accept`: connections out of the kernel's queue, handed to a core, within bounds
-//! - `connection`: TLS, then HTTP/1.1 or HTTP/2 until the connection ends
-//! - [`body`], [`peer`], [`listen`], [`shutdown`]: the types that a [`Handler`] and its binary see
-//! - [`shares`], [`http2`], [`fields`]: shared with the `forward` crate
+//! - `accept` takes connections from the kernel's queue, within bounds, and hands them off between cores
+//! - `connection` does the TLS handshake and serves HTTP/1.1 or HTTP/2 until the connection ends
+//! - [`body`], [`peer`], [`listen`] and [`shutdown`] have the types that a [`Handler`] and its binary use
+//! - [`shares`], [`http2`] and [`fields`] are shared with the `forward` crate
 
 mod accept;
 pub mod body;
@@ -24,7 +24,11 @@ pub mod shares;
 pub mod shutdown;
 
 pub use self::{
-    connection::{ReceiveError, Received, http1, last},
+    connection::{
+        http1::http1,
+        last,
+        received::{ReceiveError, Received},
+    },
     core::serve,
     handler::{Handler, ServiceHandler},
     limits::{

@@ -7,47 +7,50 @@ use std::time::Duration;
 pub struct Limits {
     /// The time for a TLS handshake, from accept.
     pub handshake_timeout: Duration,
-    /// The time for a request's header, from its first byte; for the first request from the handshake.
+    /// The time for a request's header, from its first byte, or from the handshake for the first request.
     pub header_timeout: Duration,
-    /// The time that a connection without a request is kept.
+    /// The time that a connection without a request is kept open.
     pub idle_timeout: Duration,
-    /// The time that a body may stand still while it waits for its caller. A request's body must bring
-    /// [`MIN_PROGRESS_BYTES`] in it; of a response the next part must be taken.
+    /// The time for progress of a body that waits for its caller. [`MIN_PROGRESS_BYTES`] of a request's
+    /// body must come in it, or the caller must read the next part of an answer.
     pub body_timeout: Duration,
-    /// The longest request body, in bytes; absent for any length.
+    /// The longest request body, in bytes; `None` accepts any length.
     pub max_body: Option<u64>,
-    /// The time that requests in flight have after a stop was requested.
+    /// The time for requests in flight to finish after a stop was requested.
     pub drain_timeout: Duration,
-    /// Connections past their handshake, over all cores; more wait for the rest of their handshake's
-    /// time.
+    /// The largest number of connections past their handshake, over all cores. More of them wait for the
+    /// rest of their handshake's time.
     pub max_connections: usize,
-    /// Connections of one source address (IPv6: of one /64), handshakes included; more are closed.
+    /// The largest number of connections of one source, with those in their handshake. More of them are
+    /// closed. A source is an IPv4 address or the /64 of an IPv6 address.
     pub max_connections_per_source: usize,
-    /// TLS handshakes, over all cores. For one more the oldest of the source with the most is closed.
+    /// The largest number of TLS handshakes, over all cores. For one more, the oldest of the source with
+    /// the most is closed.
     pub max_handshakes: usize,
-    /// Requests in flight, over all cores; more are answered 503.
+    /// The in-flight limit: the largest number of requests in flight, over all cores. More of them are
+    /// answered 503.
     pub max_requests: usize,
 }
 
-/// The longest request head that is read, in bytes (both HTTP versions).
+/// The longest accepted request head, in bytes, in both HTTP versions.
 pub const MAX_HEADER_BYTES: u32 = 32 * 1024;
 
-/// The most header fields of a request.
+/// The largest accepted number of header fields of a request.
 pub const MAX_HEADERS: usize = 100;
 
-/// The longest request target, in bytes; RFC 9112 §3 asks for 8000 at least.
+/// The longest accepted request target, in bytes; RFC 9112 §3 asks for at least 8000.
 pub const MAX_TARGET_BYTES: usize = 8 * 1024;
 
-/// Bytes that a request's body must bring in each [`Limits::body_timeout`], unless it ends. A body that
-/// comes byte by byte makes no progress.
+/// The bytes of a request's body that must come in each [`Limits::body_timeout`], unless the body ends.
+/// A body that comes byte by byte therefore makes no progress.
 pub const MIN_PROGRESS_BYTES: u64 = 1024;
 
-/// Streams that one HTTP/2 connection may have open at once.
+/// The largest number of open streams of one HTTP/2 connection.
 pub const MAX_STREAMS: u32 = 200;
 
 impl Limits {
-    /// Returns limits of `max` connections, handshakes and requests, from any sources, with the default
-    /// deadlines.
+    /// Returns the default deadlines with limits of `max` connections, handshakes and requests, which one
+    /// source may use alone.
     #[must_use]
     pub fn new(max: usize) -> Self {
         Self {

@@ -2,26 +2,28 @@
 
 use tokio::net::TcpListener;
 
-/// A listening socket and the fate of its queue.
+/// A listening socket, and what happens to its queue when it is closed.
 #[derive(Debug)]
 pub struct Listener {
     /// The socket.
     pub socket: TcpListener,
-    /// The fate of the connections that still wait when the socket is closed.
+    /// The lifetime of the socket's queue.
     pub queue: Queue,
 }
 
-/// The fate of connections that wait to be accepted when this process closes their socket.
+/// The lifetime of a queue of connections that wait to be accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queue {
-    /// The socket ends, and the kernel resets them. So they are accepted first.
+    /// The queue ends with this process. Its connections are accepted first, because the kernel would
+    /// reset them.
     Ends,
-    /// The socket was passed to this process and outlives it. They wait for the next process.
+    /// The queue outlives this process, because the socket was passed to it. Its connections wait for
+    /// the next process.
     Outlives,
 }
 
 impl From<TcpListener> for Listener {
-    /// Takes a socket that is closed for good when this process closes it.
+    /// Converts a socket that no other process holds.
     fn from(socket: TcpListener) -> Self {
         let queue = Queue::Ends;
         Self { socket, queue }

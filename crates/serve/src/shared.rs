@@ -2,13 +2,12 @@
 
 use crate::{
     accept::{Admission, Balance},
-    connection::WideWindows,
+    connection::windows::WideWindows,
     in_flight::InFlightLimit,
     limits::Limits,
 };
 
-/// A listener's limits, and everything that is counted under them. Clones share the counts: each core
-/// has one.
+/// A listener's limits and the counts under them. Each core has a clone; all clones share the counts.
 #[derive(Clone, Debug)]
 pub struct Shared {
     pub(crate) limits: Limits,
@@ -19,7 +18,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Begins to count under `limits`.
+    /// Returns empty counts under `limits`.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self {

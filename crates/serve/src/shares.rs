@@ -1,8 +1,9 @@
-//! Bounds on what callers compete for, in all and per source address.
+//! Bounds on what callers compete for, in all and per source.
 //!
-//! Over the total bound the source with the largest share loses first: its oldest holder is evicted
-//! for a newcomer from a source that holds less. So a source that takes all there is keeps nobody
-//! else out.
+//! Over the total bound, the source with the largest share loses first: its oldest holder is evicted for
+//! a new one from a source that has fewer. A source that uses the whole bound therefore does not keep
+//! others out. A [`tokio::sync::Semaphore`] bounds the total too, but it knows no sources and evicts no
+//! holder.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,7 +22,7 @@ use std::{
 use common::lock::lock;
 use futures_util::task::AtomicWaker;
 
-/// One bound, shared by all cores of a process.
+/// One bound, in all and per source. Clones share its counts.
 #[derive(Clone, Debug)]
 pub struct Shares(Arc<Inner>);
 
@@ -35,10 +36,10 @@ struct Inner {
     sources: Mutex<HashMap<IpAddr, Entry>>,
 }
 
-/// The newcomer's fate when its own source has the largest share.
+/// The rule for a new holder over the total bound whose own source has the largest share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Own {
-    /// The newcomer is refused.
+    /// The new holder is refused.
     Refused,
     /// The source's oldest holder is evicted.
     Evicted,
@@ -48,49 +49,49 @@ pub enum Own {
 struct Source {
     address: IpAddr,
     count: AtomicUsize,
-    /// By age.
+    /// The evictions of the holders, by age.
     holders: Mutex<BTreeMap<u64, Arc<Eviction>>>,
 }
 
-/// A source that has shares, and how many.
+/// A source and the number of its [`Share`]s.
 #[derive(Debug)]
 struct Entry {
     source: Arc<Source>,
     shares: usize,
 }
 
-/// A source's part in a bound; a connection looks it up once.
+/// A source's part in a bound. A connection looks it up once.
 #[derive(Debug)]
 pub struct Share {
     shares: Shares,
     source: Arc<Source>,
 }
 
-/// One holder's hold, until it is dropped.
+/// The permit of one holder, until it is dropped.
 #[derive(Debug)]
 pub struct Held {
     share: Arc<Share>,
     number: u64,
 }
 
-/// Tells a holder that it has to go. One task waits for it at a time.
+/// Tells a holder that it is evicted. One task at a time waits for it.
 #[derive(Debug, Default)]
 pub struct Eviction {
     evicted: AtomicBool,
     waker: AtomicWaker,
 }
 
-/// The bound that a newcomer met.
+/// The bound that refused a new holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
-    /// The source has all that one source may have.
+    /// The bound per source.
     Source,
-    /// All is held, and no source holds more than the newcomer's.
+    /// The total bound, while no other source has more holders.
     All,
 }
 
 impl Shares {
-    /// Admits `total` holders in all and `per_source` of one source.
+    /// Returns a bound of `total` holders in all and `per_source` of one source.
     pub fn new(total: usize, per_source: usize, own: Own) -> Self {
         Self(Arc::new(Inner {
             total,
@@ -120,13 +121,13 @@ impl Shares {
         })
     }
 
-    /// Returns how many holders there are.
+    /// Returns the number of holders.
     pub fn count(&self) -> usize {
         self.0.holders.load(Relaxed)
     }
 
-    /// Evicts the oldest holder of the source with the largest share, if `source` holds less by two or
-    /// more; returns whether it did.
+    /// Evicts the oldest holder of the source with the largest share, if `source` has at least two fewer.
+    /// Returns whether it did.
     pub fn evict_for(&self, source: IpAddr) -> bool {
         let (own, largest) = {
             let sources = lock(&self.0.sources);
@@ -146,8 +147,8 @@ impl Shares {
         })
     }
 
-    /// Evicts the oldest holder of the source with the largest share, if that is larger than `own`,
-    /// the count of `newcomer` with the newcomer itself.
+    /// Evicts the oldest holder of the source with the largest share, if that is larger than `own`: the
+    /// count of the `newcomer`'s source with the new holder. Returns whether it did.
     fn make_room(&self, newcomer: &Source, own: usize) -> bool {
         let largest = {
             let sources = lock(&self.0.sources);
@@ -183,10 +184,10 @@ impl Source {
 }
 
 impl Share {
-    /// Admits one more holder, which leaves when `eviction` says so.
+    /// Admits a holder. `eviction` tells it when it is evicted.
     ///
     /// # Errors
-    /// When it is one too many, and no other source has more.
+    /// Fails when the holder is one too many and no other source has more.
     pub fn enter(self: &Arc<Self>, eviction: &Arc<Eviction>) -> Result<Held, Full> {
         let (inner, source) = (&self.shares.0, &self.source);
         let own = source.count.fetch_add(1, Relaxed) + 1;
@@ -206,7 +207,7 @@ impl Share {
         Ok(self.hold(eviction))
     }
 
-    /// Admits a holder that was admitted before and comes back, over the bound if need be.
+    /// Admits a holder that was admitted before, even over the bound.
     pub fn enter_again(self: &Arc<Self>, eviction: &Arc<Eviction>) -> Held {
         self.source.count.fetch_add(1, Relaxed);
         self.shares.0.holders.fetch_add(1, Relaxed);
@@ -223,7 +224,7 @@ impl Share {
     }
 }
 
-/// The last share of a source takes it out of the table.
+/// Removes the source from the table with its last share.
 impl Drop for Share {
     fn drop(&mut self) {
         let mut sources = lock(&self.shares.0.sources);
@@ -240,7 +241,7 @@ impl Drop for Share {
 impl Drop for Held {
     fn drop(&mut self) {
         let Share { shares, source } = &*self.share;
-        // An evicted holder was counted out when it was evicted.
+        // An evicted holder is no longer counted.
         if lock(&source.holders).remove(&self.number).is_some() {
             source.count.fetch_sub(1, Relaxed);
             shares.0.holders.fetch_sub(1, Relaxed);
@@ -254,12 +255,12 @@ impl Eviction {
         self.waker.wake();
     }
 
-    /// Returns whether the holder has to go.
+    /// Returns whether the holder is evicted.
     pub fn is_evicted(&self) -> bool {
         self.evicted.load(SeqCst)
     }
 
-    /// Polls whether the holder has to go.
+    /// Polls whether the holder is evicted.
     pub fn poll_evicted(&self, cx: &Context<'_>) -> Poll<()> {
         if !self.is_evicted() {
             self.waker.register(cx.waker());
@@ -270,7 +271,7 @@ impl Eviction {
         }
     }
 
-    /// Returns once the holder has to go.
+    /// Waits until the holder is evicted.
     pub async fn evicted(&self) {
         poll_fn(|cx| self.poll_evicted(cx)).await;
     }
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_share_loses_its_oldest_holder_to_a_smaller_one() {
+    fn the_largest_source_loses_its_oldest_holder_to_a_smaller_one() {
         let shares = Shares::new(4, 9, Own::Refused);
         let flood: Vec<_> = (0..4)
             .map(|_| enter(&shares, "192.0.2.1").unwrap())
@@ -313,18 +314,21 @@ mod tests {
         let two = enter(&shares, "192.0.2.2").unwrap();
         let evicted: Vec<_> = flood.iter().map(Holder::is_evicted).collect();
         assert_eq!(evicted, [true, true, false, false]);
-        // Both have two: to take one from the other would only move the fault.
+        // Both sources have two holders, so that no eviction would be fair.
         assert_eq!(enter(&shares, "192.0.2.2").err(), Some(Full::All));
         assert_eq!(enter(&shares, "192.0.2.1").err(), Some(Full::All));
         assert!(!one.is_evicted() && !two.is_evicted());
         let third = enter(&shares, "192.0.2.3").unwrap();
         drop((flood, one, two, third));
         assert_eq!(shares.0.holders.load(Relaxed), 0);
-        assert!(lock(&shares.0.sources).is_empty(), "no source is kept");
+        assert!(
+            lock(&shares.0.sources).is_empty(),
+            "sources without holders are removed"
+        );
     }
 
     #[test]
-    fn a_source_evicts_its_own_oldest_where_that_is_the_rule() {
+    fn with_own_evicted_a_source_loses_its_oldest_holder_to_a_new_one() {
         let shares = Shares::new(2, 2, Own::Evicted);
         let other = enter(&shares, "192.0.2.2").unwrap();
         let first = enter(&shares, "192.0.2.1").unwrap();
@@ -342,9 +346,6 @@ mod tests {
         assert_eq!(enter(&shares, "::1").err(), Some(Full::Source));
         assert!(enter(&shares, "::2").is_ok());
         drop(held);
-        assert!(
-            enter(&shares, "::1").is_ok(),
-            "a holder that leaves makes room"
-        );
+        assert!(enter(&shares, "::1").is_ok(), "a dropped permit makes room");
     }
 }

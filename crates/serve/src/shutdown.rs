@@ -1,4 +1,4 @@
-//! A stop that tasks can wait for.
+//! The request to stop, which tasks can wait for.
 
 use tokio::sync::watch;
 
@@ -18,9 +18,9 @@ pub fn channel() -> (Trigger, Shutdown) {
 }
 
 impl Shutdown {
-    /// Returns once the stop is requested.
+    /// Waits until the stop is requested.
     pub async fn requested(mut self) {
-        // An error means that the trigger was dropped, so that nobody else can request the stop.
+        // An error means that the trigger was dropped, which requests the stop too.
         let _ = self.0.wait_for(|&stop| stop).await;
     }
 }

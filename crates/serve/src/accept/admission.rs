@@ -1,9 +1,8 @@
-//! Who gets in: bounds on connections, in all and per source address, and on handshakes in flight.
+//! Bounds on connections, in all and per source, and on TLS handshakes.
 //!
-//! A connection without a request costs an attacker little, so no one source may have all the
-//! places. A handshake that nobody finishes costs nothing at all, so when there are too many, one
-//! has to go: the oldest of the source that has the most, since whoever means it finishes within
-//! milliseconds.
+//! A connection without a request costs an attacker little, so that no source may hold all permits. An
+//! unfinished handshake costs an attacker nothing. Over the bound, the oldest handshake of the source
+//! with the most is therefore closed; a real caller finishes its handshake within milliseconds.
 
 use std::{
     io,
@@ -24,7 +23,7 @@ use crate::{
     shares::{Eviction, Held, Own, Shares},
 };
 
-/// The places of a process, shared by its cores.
+/// The permits of a process for connections and handshakes. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Admission(Arc<Shared>);
 
@@ -34,36 +33,36 @@ struct Shared {
     sources: Shares,
     handshakes: Shares,
     max_handshakes: usize,
-    /// Tells that a connection has ended.
+    /// Notifies waiting tasks that a connection has ended.
     ended: Notify,
-    /// Connections that can't be accepted.
+    /// The log lines about failures to accept.
     failing: Arc<Episode>,
     last_warning: Mutex<Option<Instant>>,
 }
 
-/// A source address's hold on one of its places.
+/// The permit of one connection of a source.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ConnectionPermit {
     shared: Arc<Shared>,
     _held: Held,
 }
 
-/// A handshake's hold on its place.
+/// The permit of one TLS handshake.
 #[derive(Debug)]
-pub(crate) struct Handshake {
-    shed: Arc<Eviction>,
+pub(crate) struct HandshakePermit {
+    eviction: Arc<Eviction>,
     _held: Option<Held>,
 }
 
-/// A flood is told of this often, not once for each connection.
+/// The shortest interval between warnings of a flood.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
 impl Admission {
-    /// All places free.
+    /// Returns an admission with all permits of `limits`.
     pub(crate) fn new(limits: &Limits) -> Self {
         Self(Arc::new(Shared {
             connections: Arc::new(Semaphore::new(limits.max_connections)),
-            // Connections are closed for no other: the total waits in `connections`.
+            // No connection is closed for another one: over the total they wait for `connections`.
             sources: Shares::new(usize::MAX, limits.max_connections_per_source, Own::Refused),
             handshakes: Shares::new(limits.max_handshakes, usize::MAX, Own::Evicted),
             max_handshakes: limits.max_handshakes,
@@ -76,17 +75,17 @@ impl Admission {
         }))
     }
 
-    /// Takes a place for a connection from `source` and starts its handshake; none when the source
-    /// has all it may have.
-    pub(crate) fn enter(&self, source: IpAddr) -> Option<(Place, Handshake)> {
+    /// Returns the permits of a new connection from `source` and of its handshake, or `None` if the
+    /// source has reached its bound.
+    pub(crate) fn admit(&self, source: IpAddr) -> Option<(ConnectionPermit, HandshakePermit)> {
         let held = self.0.sources.of(source).enter(&Arc::default());
         match held {
             Ok(held) => {
-                let place = Place {
+                let permit = ConnectionPermit {
                     shared: Arc::clone(&self.0),
                     _held: held,
                 };
-                Some((place, self.handshake(source)))
+                Some((permit, self.handshake(source)))
             }
             Err(_) => {
                 self.0.warn(|| {
@@ -97,17 +96,18 @@ impl Admission {
         }
     }
 
-    /// A core can't accept connections; it will try again.
-    pub(crate) fn accept_fails(&self, error: &io::Error) {
+    /// Notes that a core failed to accept and will try again.
+    pub(crate) fn accept_failed(&self, error: &io::Error) {
         self.0.failing.note_error(error);
     }
 
-    /// Waits until a connection of this process ends, also one that ends before the first poll.
+    /// Returns a future that waits until a connection of this process ends. It also completes for a
+    /// connection that ends before the future is first polled.
     pub(crate) fn connection_ended(&self) -> Notified<'_> {
         self.0.ended.notified()
     }
 
-    /// Waits for a place among the connections that are served.
+    /// Waits for a permit to serve a connection after its handshake.
     pub(crate) async fn connection(&self) -> OwnedSemaphorePermit {
         Arc::clone(&self.0.connections)
             .acquire_owned()
@@ -115,21 +115,24 @@ impl Admission {
             .expect("never closed")
     }
 
-    fn handshake(&self, source: IpAddr) -> Handshake {
-        let shed = Arc::default();
+    fn handshake(&self, source: IpAddr) -> HandshakePermit {
+        let eviction = Arc::default();
         if self.0.handshakes.count() >= self.0.max_handshakes {
             self.0
                 .warn(|| "more TLS handshakes than max-handshakes: closing the oldest".to_owned());
         }
-        let held = self.0.handshakes.of(source).enter(&shed).ok();
-        Handshake { shed, _held: held }
+        let held = self.0.handshakes.of(source).enter(&eviction).ok();
+        HandshakePermit {
+            eviction,
+            _held: held,
+        }
     }
 }
 
-impl Handshake {
-    /// Returns once a younger handshake took the place.
-    pub(crate) async fn shed(&self) {
-        self.shed.evicted().await;
+impl HandshakePermit {
+    /// Waits until the handshake has to make room for a newer one.
+    pub(crate) async fn evicted(&self) {
+        self.eviction.evicted().await;
     }
 }
 
@@ -143,7 +146,7 @@ impl Shared {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.shared.ended.notify_waiters();
     }
@@ -165,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn p143_a_source_has_its_places_and_no_more() {
+    fn a_source_over_its_bound_is_not_admitted_p143() {
         let admission = admission(2, 9);
         let entries = [
             ("192.0.2.1", true),
@@ -177,34 +180,37 @@ mod tests {
             ("2001:db8::2", false),
             ("2001:db8:0:1::1", true),
         ];
-        let mut inside = Vec::new();
-        for (source, enters) in entries {
-            let entered = admission.enter(network(source.parse().unwrap()));
-            assert_eq!(entered.is_some(), enters, "{source}");
-            inside.extend(entered);
+        let mut permits_held = Vec::new();
+        for (source, is_admitted) in entries {
+            let permits = admission.admit(network(source.parse().unwrap()));
+            assert_eq!(permits.is_some(), is_admitted, "{source}");
+            permits_held.extend(permits);
         }
-        inside.remove(0);
-        assert!(admission.enter("192.0.2.1".parse().unwrap()).is_some());
-        inside.clear();
+        permits_held.remove(0);
+        assert!(admission.admit("192.0.2.1".parse().unwrap()).is_some());
+        permits_held.clear();
         assert_eq!(admission.0.sources.count(), 0);
     }
 
     #[tokio::test]
-    async fn p138_the_oldest_handshake_of_the_busiest_source_makes_room() {
+    async fn the_oldest_handshake_of_the_busiest_source_is_evicted_p138() {
         let admission = admission(9, 3);
         let [one, two] = ["192.0.2.1", "192.0.2.2"].map(|source| source.parse().unwrap());
-        let is_shed = async |handshake: &(Place, Handshake)| {
-            timeout(Duration::ZERO, handshake.1.shed()).await.is_ok()
+        let is_evicted = async |permits: &(ConnectionPermit, HandshakePermit)| {
+            timeout(Duration::ZERO, permits.1.evicted()).await.is_ok()
         };
-        let other = admission.enter(one).unwrap();
-        let mut flood: Vec<_> = (0..4).map(|_| admission.enter(two).unwrap()).collect();
-        for (index, shed) in [true, true, false, false].into_iter().enumerate() {
-            assert_eq!(is_shed(&flood[index]).await, shed, "{index}");
+        let other = admission.admit(one).unwrap();
+        let mut flood: Vec<_> = (0..4).map(|_| admission.admit(two).unwrap()).collect();
+        for (index, evicted) in [true, true, false, false].into_iter().enumerate() {
+            assert_eq!(is_evicted(&flood[index]).await, evicted, "{index}");
         }
         drop(flood.pop());
-        flood.push(admission.enter(two).unwrap());
-        assert!(!is_shed(&flood[2]).await, "a finished one makes room");
-        assert!(!is_shed(&other).await);
+        flood.push(admission.admit(two).unwrap());
+        assert!(
+            !is_evicted(&flood[2]).await,
+            "a finished handshake makes room"
+        );
+        assert!(!is_evicted(&other).await);
         drop((flood, other));
         assert_eq!(admission.0.handshakes.count(), 0);
     }

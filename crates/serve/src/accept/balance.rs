@@ -1,8 +1,22 @@
-//! Connections, spread over the cores of a process.
+//! The handoff of accepted connections between the cores of a process.
 //!
-//! The kernel deals them out to the cores' listeners by chance. With many of them each core gets about
-//! as many; with a few that last and carry much (HTTP/2 from a proxy), one core may get all of them
-//! while others are idle. So a core that has more than another gives what it accepts to that one.
+//! The kernel distributes connections over the cores' listeners by a hash (`SO_REUSEPORT`). Many
+//! connections spread evenly. Of a few connections that last long and carry much, such as HTTP/2 from a
+//! proxy, one core may accept all while others are idle. A core therefore hands a connection off to the
+//! core that has the fewest, if the difference is large enough. Envoy has the same mechanism
+//! (`exact_balance`).
+//!
+//! # Alternatives
+//!
+//! tokio's multi-thread runtime moves tasks between threads, at the price of wake-ups between threads.
+//! The kernel can choose the listener with a BPF program. A classic program does not know how many
+//! connections each core has; an extended one needs `CAP_BPF`.
+//!
+//! # Measurement
+//!
+//! Without handoff, runs of `scripts/bench.sh --rows h2` differed by a half, because a proxy opens two
+//! to six connections. A handoff costs a lock for each connection, and two system calls for one that
+//! is handed off.
 
 use std::{
     future::pending,
@@ -20,38 +34,39 @@ use tokio::{
 };
 use tracing::debug;
 
-/// A core keeps what it accepts until it has more than another, by more than one in so many: to give
-/// a connection away costs some microseconds, and among many a few more make no difference.
+/// The tolerated imbalance: a core keeps a connection unless it has more than the fewest plus one in
+/// [`TOLERANCE`]. A handoff costs some microseconds, and among many connections a few more do not
+/// matter.
 const TOLERANCE: usize = 8;
 
-/// The cores of a process that accept connections; shared by them.
+/// The cores of a process that accept connections. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Balance(Arc<Mutex<Vec<Core>>>);
+pub(crate) struct Balance(Arc<Mutex<Vec<HandoffTarget>>>);
 
-/// A core as others see it.
+/// A core to which other cores can hand connections off.
 #[derive(Debug)]
-struct Core {
+struct HandoffTarget {
     connections: Arc<AtomicUsize>,
-    given: UnboundedSender<Given>,
+    sender: UnboundedSender<HandedOff>,
 }
 
-/// A connection on its way to another core.
+/// A connection that is handed off to another core.
 #[derive(Debug)]
-struct Given {
+struct HandedOff {
     tcp: StdTcpStream,
     peer: SocketAddr,
     counted: Counted,
 }
 
-/// A core's place among the cores, until it is dropped or [left](Self::leave).
+/// A core's membership in the balance, until it is dropped or [withdrawn](Self::withdraw).
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(crate) struct Member {
     balance: Balance,
     connections: Arc<AtomicUsize>,
-    given: UnboundedReceiver<Given>,
+    handoffs: UnboundedReceiver<HandedOff>,
 }
 
-/// A connection that is this core's.
+/// An accepted connection that this core serves.
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) tcp: TcpStream,
@@ -59,106 +74,109 @@ pub(crate) struct Accepted {
     pub(crate) counted: Counted,
 }
 
-/// Counts a connection as its core's, until it is dropped.
+/// Counts a connection on its core until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Counted(Arc<AtomicUsize>);
 
 impl Balance {
-    /// A core accepts connections from now on.
-    pub(crate) fn join(&self) -> Seat {
-        let (sender, given) = unbounded_channel();
+    /// Adds a core that accepts connections from now on.
+    pub(crate) fn join(&self) -> Member {
+        let (sender, handoffs) = unbounded_channel();
         let connections = Arc::<AtomicUsize>::default();
-        self.lock().push(Core {
+        self.lock().push(HandoffTarget {
             connections: Arc::clone(&connections),
-            given: sender,
+            sender,
         });
-        Seat {
+        Member {
             balance: self.clone(),
             connections,
-            given,
+            handoffs,
         }
     }
 
-    /// Nothing panics while it holds this.
-    fn lock(&self) -> MutexGuard<'_, Vec<Core>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<HandoffTarget>> {
         lock(&self.0)
     }
 }
 
-impl Seat {
-    /// Gives a connection that this core accepted to the core that has the fewest; returns it if that
-    /// is this core, or not much better off.
-    pub(crate) fn place(&self, (tcp, peer): (TcpStream, SocketAddr)) -> Option<Accepted> {
-        // Counted before the next is placed.
+impl Member {
+    /// Hands a connection that this core accepted off to the core with the fewest connections. Returns
+    /// it if this core has the fewest, or not many more.
+    pub(crate) fn keep_or_hand_off(
+        &self,
+        (tcp, peer): (TcpStream, SocketAddr),
+    ) -> Option<Accepted> {
+        // The lock is held until the connection is counted, so that other cores see the count.
         let cores = self.balance.lock();
         let with_fewest = cores.iter().min_by_key(|core| core.connections());
-        let fewest = with_fewest.map_or(0, Core::connections);
+        let fewest = with_fewest.map_or(0, HandoffTarget::connections);
         if self.connections.load(Relaxed) <= fewest + fewest / TOLERANCE {
             return Some(self.keep((tcp, peer)));
         }
         if let Some(core) = with_fewest {
-            core.give(tcp, peer);
+            core.hand_off(tcp, peer);
         }
         None
     }
 
-    /// A connection that this core accepted and keeps.
+    /// Counts a connection that this core accepted and keeps.
     pub(crate) fn keep(&self, (tcp, peer): (TcpStream, SocketAddr)) -> Accepted {
         let counted = Counted::on(&self.connections);
         Accepted { tcp, peer, counted }
     }
 
-    /// The next connection that another core gives to this one.
-    pub(crate) async fn given(&mut self) -> Accepted {
-        while let Some(given) = self.given.recv().await {
-            if let Some(accepted) = given.arrive() {
+    /// Waits for the next connection that another core hands off to this one.
+    pub(crate) async fn next_handoff(&mut self) -> Accepted {
+        while let Some(handed_off) = self.handoffs.recv().await {
+            if let Some(accepted) = handed_off.register() {
                 return accepted;
             }
         }
-        // It has left: there will be none.
+        // The core was removed, so that no connection comes.
         pending().await
     }
 
-    /// This core accepts no more; returns the last that were given to it.
-    pub(crate) fn leave(mut self) -> Vec<Accepted> {
-        self.vacate();
-        let last = std::iter::from_fn(|| self.given.try_recv().ok());
-        last.filter_map(Given::arrive).collect()
+    /// Removes this core, which accepts no more connections. Returns the ones that were handed off to
+    /// it and not yet received.
+    pub(crate) fn withdraw(mut self) -> Vec<Accepted> {
+        self.remove();
+        let last = std::iter::from_fn(|| self.handoffs.try_recv().ok());
+        last.filter_map(HandedOff::register).collect()
     }
 
-    /// From then on it is given nothing.
-    fn vacate(&self) {
-        let own = |core: &Core| Arc::ptr_eq(&core.connections, &self.connections);
+    fn remove(&self) {
+        let own = |core: &HandoffTarget| Arc::ptr_eq(&core.connections, &self.connections);
         self.balance.lock().retain(|core| !own(core));
     }
 }
 
-impl Drop for Seat {
+impl Drop for Member {
     fn drop(&mut self) {
-        self.vacate();
+        self.remove();
     }
 }
 
-impl Core {
+impl HandoffTarget {
     fn connections(&self) -> usize {
         self.connections.load(Relaxed)
     }
 
-    fn give(&self, tcp: TcpStream, peer: SocketAddr) {
+    fn hand_off(&self, tcp: TcpStream, peer: SocketAddr) {
         match tcp.into_std() {
             Ok(tcp) => {
                 let counted = Counted::on(&self.connections);
-                // Refused only by a core that has ended without a word: then it is closed.
-                let _ = self.given.send(Given { tcp, peer, counted });
+                // An error means that the core has ended without removing itself. The connection is
+                // closed then.
+                let _ = self.sender.send(HandedOff { tcp, peer, counted });
             }
             Err(error) => debug!(%peer, %error, "connection ended"),
         }
     }
 }
 
-impl Given {
-    /// Ready to be served by the core that this runs on.
-    fn arrive(self) -> Option<Accepted> {
+impl HandedOff {
+    /// Registers the connection with the runtime of the current core.
+    fn register(self) -> Option<Accepted> {
         let Self { tcp, peer, counted } = self;
         match TcpStream::from_std(tcp) {
             Ok(tcp) => Some(Accepted { tcp, peer, counted }),
@@ -190,56 +208,56 @@ mod tests {
 
     use super::*;
 
-    /// Accepts on the core of `seat`; what that core has to serve then.
-    async fn accept(seat: &Seat, callers: usize) -> Vec<Accepted> {
+    /// Accepts connections on the core of `member`, and returns those that it keeps.
+    async fn accept(member: &Member, callers: usize) -> Vec<Accepted> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut own = Vec::new();
         for _ in 0..callers {
             let (caller, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
             drop(caller.unwrap());
-            own.extend(seat.place(accepted.unwrap()));
+            own.extend(member.keep_or_hand_off(accepted.unwrap()));
         }
         own
     }
 
-    async fn given(seat: &mut Seat) -> Vec<Accepted> {
-        let mut given = Vec::new();
-        while let Some(accepted) = seat.given().now_or_never() {
-            given.push(accepted);
+    async fn handoffs(member: &mut Member) -> Vec<Accepted> {
+        let mut handoffs = Vec::new();
+        while let Some(accepted) = member.next_handoff().now_or_never() {
+            handoffs.push(accepted);
         }
-        given
+        handoffs
     }
 
     #[tokio::test]
-    async fn what_one_core_accepts_is_served_by_all() {
+    async fn connections_that_one_core_accepts_spread_over_all_cores() {
         let balance = Balance::default();
         let (one, mut two, mut three) = (balance.join(), balance.join(), balance.join());
         let own = accept(&one, 7).await;
-        let (second, third) = (given(&mut two).await, given(&mut three).await);
+        let (second, third) = (handoffs(&mut two).await, handoffs(&mut three).await);
         assert_eq!((own.len(), second.len(), third.len()), (3, 2, 2));
 
         drop(third);
         let more = accept(&one, 2).await;
-        assert_eq!((more.len(), given(&mut three).await.len()), (0, 2));
+        assert_eq!((more.len(), handoffs(&mut three).await.len()), (0, 2));
         drop(own);
     }
 
     #[tokio::test]
-    async fn among_many_a_few_more_make_no_difference() {
+    async fn a_core_keeps_connections_within_the_tolerance() {
         let balance = Balance::default();
         let (one, mut two) = (balance.join(), balance.join());
         let _many: Vec<_> = (0..16).map(|_| Counted::on(&two.connections)).collect();
         let own = accept(&one, 20).await;
-        assert_eq!((own.len(), given(&mut two).await.len()), (19, 1));
+        assert_eq!((own.len(), handoffs(&mut two).await.len()), (19, 1));
     }
 
     #[tokio::test]
-    async fn who_leaves_takes_what_was_given_and_gets_no_more() {
+    async fn a_core_that_withdraws_keeps_its_handoffs_and_gets_no_more() {
         let balance = Balance::default();
         let (one, two) = (balance.join(), balance.join());
         let own = accept(&one, 4).await;
-        let last = two.leave();
+        let last = two.withdraw();
         assert_eq!((own.len(), last.len()), (2, 2));
         assert_eq!(accept(&one, 4).await.len(), 4);
         drop(one);

@@ -1,5 +1,7 @@
-//! Connections out of the kernel's queue, also when there is no descriptor for them, and the last of
-//! them when a listener is closed.
+//! Connections accepted from the kernel's queue.
+//!
+//! The module continues when the process is out of file descriptors, and empties the queue when a
+//! listener is closed.
 
 mod admission;
 mod balance;
@@ -15,20 +17,21 @@ use tokio::{
 use tracing::debug;
 
 pub(crate) use self::{
-    admission::{Admission, Handshake},
+    admission::{Admission, HandshakePermit},
     balance::{Accepted, Balance},
 };
 use crate::listen::{Listener, Queue};
 
-/// The first and the longest pause after an accept that failed (out of file descriptors, mostly). The
-/// longest is what callers wait for a descriptor that something else than a connection of ours freed.
+/// The pauses after a failure to accept, usually because the process is out of file descriptors. A
+/// connection that ends cuts the pause short; for other descriptors callers wait for the longest pause.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(100));
 
-/// How many connections are still taken from a queue that never gets empty, before it is closed: as
-/// many as the kernel lets wait there, mostly (`net.core.somaxconn`).
-const LAST: usize = 4096;
+/// The largest number of connections that are accepted when a listener is closed. It is the usual
+/// length of the kernel's queue (`net.core.somaxconn`).
+const MAX_LAST: usize = 4096;
 
-/// The next connection. Out of file descriptors, mostly, those who wait do so in the kernel.
+/// Accepts the next connection. While the process is out of file descriptors, callers wait in the
+/// kernel's queue.
 pub(crate) async fn accept(
     listener: &TcpListener,
     admission: &Admission,
@@ -40,7 +43,7 @@ pub(crate) async fn accept(
                 None => continue,
             },
             Err(error) if is_of_one_connection(&error) => continue,
-            Err(error) => admission.accept_fails(&error),
+            Err(error) => admission.accept_failed(&error),
         }
         let attempt = || listener.accept().now_or_never();
         if let Some(ready) = retry(attempt, admission).await.and_then(ready) {
@@ -49,8 +52,8 @@ pub(crate) async fn accept(
     }
 }
 
-/// Attempts to accept again, after a pause or when a connection of this process ends, until that does
-/// not fail. Returns what it accepted, if a caller was there.
+/// Attempts to accept again after a pause, or when a connection of this process ends, until an attempt
+/// does not fail. Returns the connection, or `None` if no caller waits.
 async fn retry<T>(
     mut attempt: impl FnMut() -> Option<io::Result<T>>,
     admission: &Admission,
@@ -63,11 +66,12 @@ async fn retry<T>(
             () = sleep(BACKOFF.pause(failures)) => {}
             () = ended => {}
         }
-        // Before the attempt, so that no end after it is missed.
+        // The future is created before the attempt, so that it does not miss a later end.
         ended = admission.connection_ended();
-        // With an empty queue it would fail as well, and does not: then it is pending.
+        // Without descriptors an empty queue fails too. A pending attempt therefore means that a
+        // descriptor is free.
         match attempt() {
-            Some(Err(error)) if !is_of_one_connection(&error) => admission.accept_fails(&error),
+            Some(Err(error)) if !is_of_one_connection(&error) => admission.accept_failed(&error),
             accepted => return accepted?.ok(),
         }
     }
@@ -75,21 +79,20 @@ async fn retry<T>(
 
 /// Closes a listener. Returns the connections that wait in its queue, if the kernel would reset them.
 ///
-/// No other task runs in between, so that the queue is not filled again. Callers that come in these
-/// microseconds are reset all the same, and so are those that have sent the first packet of three and
-/// not yet the last. With `net.ipv4.tcp_migrate_req=1` the kernel gives them to another listener on the
-/// port, if there is one.
+/// No other task of the core runs before the socket is closed. Connections that arrive in these
+/// microseconds are reset, and so are those whose TCP handshake is not complete. With
+/// `net.ipv4.tcp_migrate_req=1` the kernel moves them to another listener on the port, if there is one.
 pub(crate) fn close(Listener { socket, queue }: Listener) -> Vec<(TcpStream, SocketAddr)> {
     if queue == Queue::Outlives {
         return Vec::new();
     }
-    // Asks the kernel: tokio would ask what it has last heard of it.
+    // Accepts without tokio, which would use the readiness that it was last told.
     let last = socket.into_std().map(|listener| {
         let accepted = std::iter::from_fn(|| match listener.accept() {
             Err(error) if is_of_one_connection(&error) => Some(None),
             accepted => Some(Some(accepted.ok()?)),
         });
-        accepted.take(LAST).flatten().collect::<Vec<_>>()
+        accepted.take(MAX_LAST).flatten().collect::<Vec<_>>()
     });
     let last = last.unwrap_or_default().into_iter();
     last.filter_map(|(tcp, peer)| {
@@ -99,7 +102,7 @@ pub(crate) fn close(Listener { socket, queue }: Listener) -> Vec<(TcpStream, Soc
     .collect()
 }
 
-/// Ready to be served; none if it is gone again.
+/// Prepares a connection to be served. Returns `None` if it has ended.
 fn ready((tcp, peer): (TcpStream, SocketAddr)) -> Option<(TcpStream, SocketAddr)> {
     match tcp.set_nodelay(true) {
         Ok(()) => Some((tcp, unmapped(peer))),
@@ -110,13 +113,13 @@ fn ready((tcp, peer): (TcpStream, SocketAddr)) -> Option<(TcpStream, SocketAddr)
     }
 }
 
-/// Failures that the next connection does not share.
+/// Returns whether a failure concerns one connection, so that the next one can be accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionReset)
 }
 
-/// An IPv4 caller of a dual-stack socket, as IPv4.
+/// Returns an IPv4 address that a dual-stack socket reports as IPv6 as IPv4.
 fn unmapped(peer: SocketAddr) -> SocketAddr {
     SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }
@@ -140,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn p143_a_descriptor_that_is_free_again_is_used_within_100_ms() {
+    async fn a_descriptor_that_is_free_again_is_used_within_100_ms_p143() {
         let admission = admission();
         for shortage in [1, 50, 1_000, 5_000, 60_000].map(Duration::from_millis) {
             let free = Instant::now() + shortage;
@@ -154,18 +157,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn p143_a_connection_that_ends_makes_room_at_once() {
+    async fn a_connection_that_ends_makes_room_at_once_p143() {
         let admission = admission();
         let source = "192.0.2.1".parse().unwrap();
-        let mut entered = admission.enter(source);
+        let mut permits = admission.admit(source);
         let mut attempts = 0;
         let attempt = || {
             attempts += 1;
             match attempts {
                 10 => Some(Ok("accepted")),
                 9 => {
-                    // It ends on another core in the very moment of the attempt.
-                    entered = None;
+                    // The connection ends on another core during the attempt.
+                    permits = None;
                     Some(Err(out_of_descriptors()))
                 }
                 _ => Some(Err(out_of_descriptors())),
@@ -173,12 +176,12 @@ mod tests {
         };
         let start = Instant::now();
         assert_eq!(retry(attempt, &admission).await, Some("accepted"));
-        // 5, 10, 20, 40, 80 ms, four times 100 ms, and no pause.
+        // The pauses are 5, 10, 20, 40 and 80 ms, four times 100 ms, and none.
         assert_eq!(start.elapsed(), Duration::from_millis(555));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_empty_queue_and_a_caller_that_left_end_the_attempts() {
+    async fn an_empty_queue_or_an_aborted_connection_ends_the_attempts() {
         let admission = admission();
         let start = Instant::now();
         assert_eq!(retry(|| None::<io::Result<()>>, &admission).await, None);
@@ -188,12 +191,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_is_taken_when_a_listener_is_closed() {
+    async fn waiting_connections_are_accepted_when_a_listener_is_closed() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut callers = Vec::new();
         for _ in 0..50 {
-            // Not tokio's: nothing here has heard of them.
+            // The standard library connects, so that tokio is not told of the connections.
             callers.push(std::net::TcpStream::connect(address).unwrap());
         }
         let taken = close(listener.into());
@@ -212,8 +215,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_at_a_passed_socket_is_left_to_the_next_process() {
-        // The service manager holds it like this.
+    async fn waiting_connections_of_a_passed_socket_stay_for_the_next_process() {
+        // The service manager holds the socket like this.
         let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         held.set_nonblocking(true).unwrap();
         let address = held.local_addr().unwrap();

@@ -1,7 +1,7 @@
 //! The activity of a connection, and the deadlines that follow from it.
 //!
-//! hyper's own header deadline also runs while a kept-alive connection is idle, so it can't be
-//! shorter than the idle timeout; here the two are apart.
+//! hyper has a deadline for headers too. It also runs while a kept-alive connection is idle, so that it
+//! cannot be shorter than the idle timeout. Here the two are separate.
 
 use std::{
     sync::{
@@ -15,35 +15,35 @@ use std::{
 use common::lock::lock;
 use tokio::time::{Instant, sleep_until};
 
-use super::flight::Flight;
+use super::permit::InFlightPermit;
 use crate::{in_flight::SourceLimit, limits::Limits};
 
-/// Shared by a connection's I/O, its requests and the deadline that watches both.
+/// The activity of a connection, shared by its I/O, its requests and its deadlines.
 #[derive(Debug)]
 pub(super) struct Activity {
     opened: Instant,
+    /// The number of requests in flight.
     in_flight: AtomicUsize,
-    /// When the connection became idle, in ms since `opened`.
+    /// The time when the connection became idle, in ms since `opened`.
     idle_since: AtomicU64,
-    /// When a request's first byte came, in ms since `opened`; [`NEVER`] while none has. Only
-    /// HTTP/1.1 tells requests apart by their bytes: on HTTP/2 it is for the first request alone.
+    /// The time of a request's first byte, in ms since `opened`, or [`NEVER`]. It is set for each request
+    /// over HTTP/1.1, and for the first one over HTTP/2.
     header_since: AtomicU64,
-    /// Since when output waits for the peer to read, in ms since `opened`; [`NEVER`] while none
-    /// does.
+    /// The time since when output waits for the peer to read, in ms since `opened`, or [`NEVER`].
     unread_since: AtomicU64,
-    /// Request bodies of which not all has come.
+    /// The number of request bodies that have not come as a whole.
     bodies: AtomicUsize,
-    /// Request bodies that turned out large, of these.
+    /// The number of these that are large.
     large_bodies: AtomicUsize,
-    /// The request whose answer is being streamed; only HTTP/1.1 has one at a time.
-    answering: Mutex<Weak<Flight>>,
-    /// A stop was asked for.
+    /// The permit of the request whose answer is streamed. Only HTTP/1.1 has one such request at a time.
+    answering: Mutex<Weak<InFlightPermit>>,
+    /// Set when a stop was requested, so that the connection drains.
     stopping: AtomicBool,
     /// The source's part in the in-flight limit.
     pub(super) limit: SourceLimit,
 }
 
-/// Why a connection has to go.
+/// The deadline that a connection has exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Overdue {
     #[error("idle")]
@@ -57,7 +57,7 @@ pub(crate) enum Overdue {
 const NEVER: u64 = u64::MAX;
 
 impl Activity {
-    /// Begins with a fresh connection: the first request's header is due.
+    /// Returns the activity of a new connection. The deadline of the first header starts now.
     pub(super) fn new(limit: SourceLimit) -> Arc<Self> {
         Arc::new(Self {
             opened: Instant::now(),
@@ -79,7 +79,7 @@ impl Activity {
         self.header_since.store(NEVER, Relaxed);
     }
 
-    /// Notes that a request is over.
+    /// Notes that a request has ended.
     pub(super) fn ends(&self) {
         self.idle_since.store(self.now(), Relaxed);
         self.in_flight.fetch_sub(1, Relaxed);
@@ -90,17 +90,17 @@ impl Activity {
         self.in_flight.load(Relaxed) > 0
     }
 
-    /// Ends the connection with its next answer.
+    /// Makes the next answer the last one of the connection.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Relaxed);
     }
 
-    /// Returns whether the connection ends with its next answer.
+    /// Returns whether the next answer is the last one of the connection.
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.load(Relaxed)
     }
 
-    /// Notes that bytes of HTTP/1.1 came.
+    /// Notes that bytes came over HTTP/1.1.
     pub(super) fn received(&self) {
         if self.header_since.load(Relaxed) == NEVER && !self.has_request() {
             self.header_since.store(self.now(), Relaxed);
@@ -111,27 +111,27 @@ impl Activity {
     pub(super) fn waits_for_reader(&self) {
         if !self.is_unread() {
             self.unread_since.store(self.now(), Relaxed);
-            self.tell_answering(true);
+            self.note_answering(true);
         }
     }
 
-    /// Notes that the peer has read; output may be left that waits for it again.
+    /// Notes that the peer has read. Further output may wait for it again.
     pub(super) fn was_read(&self) {
         if self.is_unread() {
             self.unread_since.store(NEVER, Relaxed);
-            self.tell_answering(false);
+            self.note_answering(false);
         }
     }
 
-    /// Notes that the answer of `flight` is streamed from now on.
-    pub(super) fn answers(&self, flight: &Arc<Flight>) {
-        *self.answering() = Arc::downgrade(flight);
+    /// Notes that the answer of the request with this permit is streamed from now on.
+    pub(super) fn answers(&self, permit: &Arc<InFlightPermit>) {
+        *self.answering() = Arc::downgrade(permit);
     }
 
-    /// Polls whether the request whose answer is being streamed has to make room for another.
+    /// Polls whether the request whose answer is streamed has to make room for another.
     pub(super) fn poll_evicted(&self, cx: &Context<'_>) -> Poll<()> {
-        let flight = self.answering().upgrade();
-        flight.map_or(Poll::Pending, |flight| flight.poll_evicted(cx))
+        let permit = self.answering().upgrade();
+        permit.map_or(Poll::Pending, |permit| permit.poll_evicted(&self.limit, cx))
     }
 
     /// Notes that a request's body begins to come.
@@ -139,7 +139,7 @@ impl Activity {
         self.bodies.fetch_add(1, Relaxed);
     }
 
-    /// Notes that a request's body turns out large.
+    /// Notes that a request's body is large.
     pub(super) fn body_is_large(&self) {
         self.large_bodies.fetch_add(1, Relaxed);
     }
@@ -155,19 +155,19 @@ impl Activity {
         self.large_bodies.load(Relaxed) > 0
     }
 
-    /// Returns whether an HTTP/1.1 connection may read on. No further request is read while an answer is
-    /// unread, or a caller that never reads would fill the memory with answers.
+    /// Returns whether an HTTP/1.1 connection may read. It reads no further request while an answer is
+    /// unread. Otherwise a caller that never reads would fill the memory with answers.
     pub(super) fn may_read(&self) -> bool {
         !self.is_unread() || self.has_request() || self.bodies.load(Relaxed) > 0
     }
 
-    fn tell_answering(&self, waits: bool) {
-        if let Some(flight) = self.answering().upgrade() {
-            flight.waits_for_reader(waits);
+    fn note_answering(&self, waits: bool) {
+        if let Some(permit) = self.answering().upgrade() {
+            permit.waits_for_reader(&self.limit, waits);
         }
     }
 
-    fn answering(&self) -> MutexGuard<'_, Weak<Flight>> {
+    fn answering(&self) -> MutexGuard<'_, Weak<InFlightPermit>> {
         lock(&self.answering)
     }
 
@@ -176,7 +176,7 @@ impl Activity {
         self.unread_since.load(Relaxed) != NEVER
     }
 
-    /// Returns, with what was overdue, once the connection has outstayed a deadline.
+    /// Waits until the connection exceeds a deadline, and returns that deadline.
     pub(super) async fn overdue(&self, limits: &Limits) -> Overdue {
         loop {
             let (deadline, what) = self.deadline(limits);
@@ -184,13 +184,13 @@ impl Activity {
             if now >= deadline {
                 return what;
             }
-            // Looks again as often as the shorter ones, so that none begun since is missed.
+            // Checks again after the shorter timeouts, so that no deadline that starts meanwhile is missed.
             let shorter = limits.header_timeout.min(limits.body_timeout);
             sleep_until(deadline.min(now + shorter)).await;
         }
     }
 
-    /// Returns once no request was in flight for `time`, from now on, and all answers have left.
+    /// Waits until all answers have left and no request was in flight for `time`, counted from now.
     pub(super) async fn without_request_for(&self, time: Duration) {
         let from = self.now();
         loop {
@@ -269,14 +269,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_idle_connection_is_kept_longer_than_a_header_may_take() {
+    async fn an_idle_connection_is_kept_for_the_idle_timeout() {
         let activity = activity();
         one_request(&activity);
         assert_eq!(overdue_after(&activity).await, (Overdue::Idle, 75));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_header_begun_late_has_its_own_deadline() {
+    async fn a_header_that_begins_late_has_its_own_deadline() {
         let activity = activity();
         one_request(&activity);
         let watched = tokio::spawn({
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_in_flight_is_never_overdue() {
+    async fn a_request_in_flight_has_no_deadline() {
         let activity = activity();
         activity.begins();
         let limits = limits();
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stop_waits_for_a_request_and_for_its_reader_and_then_a_moment() {
+    async fn a_stop_waits_for_a_request_and_its_reader_and_then_for_the_time() {
         let activity = activity();
         let start = Instant::now();
         activity.begins();
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_header_begun_after_a_long_request_has_its_own_deadline() {
+    async fn a_header_after_a_long_request_has_its_own_deadline() {
         let activity = activity();
         activity.begins();
         let watched = tokio::spawn({

@@ -1,5 +1,7 @@
-//! One request and its answer on a connection, whatever the HTTP version: the bounds on its head, its
-//! handler, and what is answered in the handler's place.
+//! One request and its answer, in either HTTP version.
+//!
+//! The module checks the bounds on the request's head, calls the handler, and answers in its place when
+//! a bound is exceeded.
 
 use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc};
 
@@ -11,7 +13,9 @@ use http::{
 use http_body::Body as _;
 use tracing::error;
 
-use super::{Received, activity::Activity, date, flight::Flight, last::LastAnswer};
+use super::{
+    activity::Activity, date, last::LastAnswer, received::Received, request::RequestInFlight,
+};
 use crate::{
     body::{self, Body, Wire},
     fields,
@@ -20,7 +24,7 @@ use crate::{
     peer::Peer,
 };
 
-/// The handler, bounds and counts that all requests of a connection share.
+/// The handler, the bounds and the activity that all requests of a connection share.
 pub(super) struct Serving<H> {
     pub(super) handler: H,
     pub(super) peer: Peer,
@@ -29,25 +33,26 @@ pub(super) struct Serving<H> {
 }
 
 impl<H: Handler> Serving<H> {
-    /// Takes a request through its bounds to its handler, and returns its answer.
+    /// Returns the answer of the handler, or one in its place if the request exceeds a bound or its body
+    /// breaks off.
     pub(super) async fn answer(
         &self,
         request: Request<Wire>,
-        flight: &Arc<Flight>,
+        in_flight: &Arc<RequestInFlight>,
     ) -> Response<Body> {
-        let refused = match flight.is_admitted() {
+        let refused = match in_flight.is_admitted() {
             true => over_bounds(&request, &self.limits),
             false => Some(overloaded(!request.body().is_end_stream())),
         };
-        let request = request.map(|body| Received::new(body, &self.limits, flight));
+        let request = request.map(|body| Received::new(body, &self.limits, in_flight));
         let mut response = match refused {
             Some(refused) => refused,
             None => tokio::select! {
                 response = self.handle(request) => response,
-                () = flight.evicted() => overloaded(true),
+                () = in_flight.evicted() => overloaded(true),
             },
         };
-        if let Some(status) = flight.fault() {
+        if let Some(status) = in_flight.fault() {
             response = refusal(status);
         }
         date::set(response.headers_mut());
@@ -60,17 +65,17 @@ impl<H: Handler> Serving<H> {
         response
     }
 
-    /// A panic is its request's end and nobody else's.
+    /// Calls the handler. A panic in it ends this request only.
     async fn handle(&self, request: Request<Received>) -> Response<Body> {
         let answering = AssertUnwindSafe(pin!(self.handler.handle(request, &self.peer)));
         answering.catch_unwind().await.unwrap_or_else(|_| {
-            error!(peer = %self.peer, "a panic: answering 500 and going on");
+            error!(peer = %self.peer, "the handler panicked: answering 500");
             body::status(StatusCode::INTERNAL_SERVER_ERROR)
         })
     }
 }
 
-/// Answers a request whose head is over a bound, before any handler sees it.
+/// Returns the answer to a request whose head exceeds a bound, or `None` if it does not.
 fn over_bounds(request: &Request<Wire>, limits: &Limits) -> Option<Response<Body>> {
     let uri = request.uri();
     let target = uri
@@ -96,15 +101,16 @@ fn over_bounds(request: &Request<Wire>, limits: &Limits) -> Option<Response<Body
     Some(refusal(status))
 }
 
-/// An answer after which an HTTP/1.1 connection closes: the rest of the body may never come.
+/// Returns an answer with this status. An HTTP/1.1 connection closes after it, because the rest of the
+/// request's body may never come.
 fn refusal(status: StatusCode) -> Response<Body> {
     let mut response = body::status(status);
     response.extensions_mut().insert(LastAnswer);
     response
 }
 
-/// Answers a request that is one more than the process takes at once. Without a body it costs its
-/// connection nothing: a new one would cost more than the request.
+/// Returns the answer to a request over the in-flight limit. The connection stays open if the request
+/// has no body, because a new connection would cost more than the request.
 fn overloaded(has_body: bool) -> Response<Body> {
     let mut response = body::status(StatusCode::SERVICE_UNAVAILABLE);
     let headers = response.headers_mut();
@@ -115,8 +121,8 @@ fn overloaded(has_body: bool) -> Response<Body> {
     response
 }
 
-/// Removes the body of an answer that has none: of 204, which has no length either (RFC 9110 §8.6),
-/// and of 304, whose length is that of the answer that a GET would have had (§15.4.5).
+/// Removes the body of a 204 or 304 answer. The length of a 204 is removed too (RFC 9110 §8.6). A 304 has
+/// the length of the answer to a GET (§15.4.5).
 fn without_body(mut response: Response<Body>) -> Response<Body> {
     if response.status() == StatusCode::NO_CONTENT {
         response.headers_mut().remove(CONTENT_LENGTH);

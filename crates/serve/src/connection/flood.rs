@@ -1,27 +1,37 @@
-//! A bound on HTTP/2 frames that cost their sender nothing and carry nothing: PING and SETTINGS
-//! (each must be answered), RST_STREAM, PRIORITY, unknown ones. h2 takes any number of them.
+//! A bound on HTTP/2 frames that carry no data: PING, SETTINGS, RST_STREAM, PRIORITY and unknown ones.
+//!
+//! Such frames cost their sender nothing, while each PING and SETTINGS must be answered (CVE-2019-9512,
+//! CVE-2019-9515). The `h2` crate bounds resets (`max_pending_accept_reset_streams`,
+//! `max_local_error_reset_streams`) and CONTINUATION frames. It accepts any number of the others and has
+//! no hook that sees them. This counter therefore reads the frame headers in the bytes of the connection
+//! before `h2` does.
+//!
+//! The counter reads the nine bytes of each frame header and skips the payload. Its cost therefore does
+//! not grow with the size of bodies. It is a part of the instructions per request that `scripts/bench.sh
+//! --check` counts, and was not measured alone.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How many such frames one connection may send in a burst, and how many each second after it.
-/// Clients that measure their bandwidth by PINGs stay far below.
+/// The number of such frames that one connection may send at once, and in each second after that.
+/// Clients that measure their bandwidth by PING send far fewer.
 const BURST: u32 = 10_000;
 const EACH_SECOND: u32 = 1_000;
 
-/// The client's connection preface (RFC 9113 §3.4), before the first frame.
+/// The length of the client's connection preface (RFC 9113 §3.4), which precedes the first frame.
 const PREFACE: u32 = 24;
 
 const FRAME_HEADER: usize = 9;
 
-/// DATA, HEADERS, WINDOW_UPDATE and CONTINUATION (RFC 9113 §6): bounded elsewhere, or of use.
-const OF_USE: [u8; 4] = [0, 1, 8, 9];
+/// The types of frames that are not counted here: DATA, HEADERS, WINDOW_UPDATE and CONTINUATION (RFC
+/// 9113 §6).
+const NOT_COUNTED: [u8; 4] = [0, 1, 8, 9];
 
-/// Counts a connection's frames as its bytes come in.
+/// Counts the frames of a connection in its incoming bytes.
 #[derive(Debug)]
 pub(super) struct FrameCounter {
-    /// Bytes until the next frame's header.
+    /// The bytes until the next frame's header.
     skip: u32,
     header: [u8; FRAME_HEADER],
     filled: usize,
@@ -29,7 +39,7 @@ pub(super) struct FrameCounter {
     refilled: Instant,
 }
 
-/// More frames than the connection may send.
+/// The error of a connection that sends more frames than it may.
 #[derive(Debug, thiserror::Error)]
 #[error("a flood of HTTP/2 control frames")]
 pub(super) struct Flood;
@@ -45,7 +55,10 @@ impl FrameCounter {
         }
     }
 
-    /// Takes note of the connection's next bytes.
+    /// Counts the frames in the connection's next bytes.
+    ///
+    /// # Errors
+    /// Fails when they are more than the connection may send.
     pub(super) fn received(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
         self.refill();
         while !bytes.is_empty() {
@@ -67,7 +80,7 @@ impl FrameCounter {
         let [a, b, c, kind, ..] = self.header;
         self.skip = u32::from_be_bytes([0, a, b, c]);
         self.filled = 0;
-        if !OF_USE.contains(&kind) {
+        if !NOT_COUNTED.contains(&kind) {
             self.left = self.left.checked_sub(1).ok_or(Flood)?;
         }
         Ok(())
@@ -98,7 +111,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn p148_p149_control_frames_are_counted_however_they_are_cut() {
+    async fn control_frames_over_the_bound_are_an_error_however_they_are_cut_p148_p149() {
         let settings: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
         let priority: &[u8] = &[0, 0, 5, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 9];
         let unknown: &[u8] = &[0, 0, 1, 0xfa, 0, 0, 0, 0, 0, 6];
@@ -124,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_steady_rate_is_no_flood() {
+    async fn frames_at_the_permitted_rate_are_accepted() {
         let mut counter = FrameCounter::new();
         counter.received(&frames(&PING, BURST)).unwrap();
         for _ in 0..100 {

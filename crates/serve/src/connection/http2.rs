@@ -21,7 +21,7 @@ use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
-use super::{exchange::Serving, flight::Flight, windows::NARROW};
+use super::{exchange::Serving, request::RequestInFlight, windows::NARROW};
 use crate::{
     body::{Body, BoxError, Wire},
     handler::Handler,
@@ -29,24 +29,26 @@ use crate::{
     limits::{MAX_HEADER_BYTES, MAX_STREAMS},
 };
 
-/// HTTP/2 resets before GOAWAY (RFC 9113 §10.5): of streams that no handler has seen yet (rapid
-/// reset, CVE-2023-44487), and resets that a peer's errors made us send (CVE-2025-8671).
+/// The resets of streams that no handler has seen, before GOAWAY (rapid reset, CVE-2023-44487, RFC 9113
+/// §10.5).
 const MAX_PENDING_RESETS: usize = 20;
+
+/// The resets that a peer's errors cause this side to send, before GOAWAY (CVE-2025-8671).
 const MAX_ERROR_RESETS: usize = 200;
 
-/// The number of streams that stay known after a reset of ours, and the time, so that frames on their
-/// way to them are not errors.
+/// The number of streams that stay known after this side has reset them, and the time. A frame that
+/// arrives late for such a stream is not an error.
 const RESETS_KEPT: usize = 1024;
 const RESETS_KEPT_FOR: Duration = Duration::from_secs(10);
 
-/// Bytes of a response that one stream holds for a connection that is slower than its source.
+/// The bytes of an answer that one stream holds while its connection is slower than the answer's source.
 const STREAM_SEND_BUFFER: usize = 64 * 1024;
 
-/// The pause between PINGs on a quiet connection, and the time for the answer.
+/// The time after which a quiet connection gets a PING, and the time for its answer.
 pub(super) const PING_EVERY: Duration = Duration::from_secs(20);
 pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Reads the client's preface.
+/// Waits for the client's connection preface (RFC 9113 §3.4).
 pub(super) async fn handshake<I>(io: I) -> Result<Connection<I, Bytes>, h2::Error>
 where
     I: AsyncRead + AsyncWrite + Unpin,
@@ -76,10 +78,10 @@ where
 {
     while let Some(accepted) = ready!(connection.poll_accept(cx)) {
         let (request, respond) = accepted?;
-        // Counted at once, and not when its task first runs.
-        let flight = Flight::begin(&serving.activity);
-        let stream = exchange(Arc::clone(serving), flight, request, respond);
-        // Boxed because it is large, and would be moved about a dozen times until it runs.
+        // The request is counted here rather than when its task first runs.
+        let in_flight = RequestInFlight::begin(&serving.activity);
+        let stream = exchange(Arc::clone(serving), in_flight, request, respond);
+        // The future is boxed because it is large and would be moved about a dozen times before it runs.
         tokio::spawn(Box::pin(stream));
     }
     Poll::Ready(Ok(()))
@@ -87,7 +89,7 @@ where
 
 async fn exchange<H: Handler>(
     serving: Arc<Serving<H>>,
-    flight: Arc<Flight>,
+    in_flight: Arc<RequestInFlight>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
@@ -95,25 +97,25 @@ async fn exchange<H: Handler>(
     let expects = request.headers().contains_key(EXPECT);
     let (head, stream) = request.into_parts();
     let body = Wire::Http2(Inflow::new(stream, &head.headers));
-    let answering = serving.answer(Request::from_parts(head, body), &flight);
-    let Some(response) = answered(answering, &mut respond, &flight, expects).await else {
+    let answering = serving.answer(Request::from_parts(head, body), &in_flight);
+    let Some(response) = answered(answering, &mut respond, &in_flight, expects).await else {
         return;
     };
-    if let Some(rest) = flight.take_rest() {
+    if let Some(rest) = in_flight.take_rest() {
         rest.read_in_background();
     }
-    if let Err(error) = send(&serving, &flight, response, respond, is_head).await {
+    if let Err(error) = send(&serving, &in_flight, response, respond, is_head).await {
         debug!(peer = %serving.peer, %error, "stream ended");
     }
-    flight.end();
+    in_flight.end();
 }
 
-/// Waits for the answer; none if the caller takes its request back. Meanwhile sends `100 (Continue)`,
-/// once the body is asked for.
+/// Waits for the answer, and sends `100 (Continue)` when the handler reads from the body. Returns `None`
+/// if the caller resets the stream.
 async fn answered(
     answering: impl Future<Output = Response<Body>>,
     respond: &mut SendResponse<Bytes>,
-    flight: &Flight,
+    in_flight: &RequestInFlight,
     mut expects: bool,
 ) -> Option<Response<Body>> {
     let mut answering = pin!(answering);
@@ -121,11 +123,11 @@ async fn answered(
         if let Poll::Ready(response) = answering.as_mut().poll(cx) {
             return Poll::Ready(Some(response));
         }
-        if expects && flight.poll_wants_body(cx).is_ready() {
+        if expects && in_flight.poll_wants_body(cx).is_ready() {
             expects = false;
             let mut response = Response::new(());
             *response.status_mut() = StatusCode::CONTINUE;
-            // A connection that is gone is found out by the answer.
+            // An error is ignored, because the answer then fails too.
             let _ = respond.send_informational(response);
         }
         respond.poll_reset(cx).map(|_| None)
@@ -133,7 +135,7 @@ async fn answered(
     .await
 }
 
-/// Why an answer was not sent as a whole; routine, and logged at debug.
+/// The reason why an answer was not sent as a whole. It is routine and logged at debug level.
 #[derive(Debug, thiserror::Error)]
 enum Unsent {
     #[error("{0}")]
@@ -148,7 +150,7 @@ enum Unsent {
 
 async fn send<H>(
     serving: &Serving<H>,
-    flight: &Flight,
+    in_flight: &RequestInFlight,
     response: Response<Body>,
     mut respond: SendResponse<Bytes>,
     is_head: bool,
@@ -168,13 +170,13 @@ async fn send<H>(
     let mut stream = respond.send_response(head, false)?;
     let patience = Some(serving.limits.body_timeout);
     let sending = send_body(&mut stream, body, patience, |waits| {
-        flight.waits_for_reader(waits);
+        in_flight.waits_for_reader(waits);
     });
-    // An answer that is in hand is sent first: it may be the one that tells of the eviction.
+    // The answer is polled first, because it may be the short one that tells of the eviction.
     let sent = tokio::select! {
         biased;
         sent = sending => Some(sent),
-        () = flight.evicted() => None,
+        () = in_flight.evicted() => None,
     };
     match sent {
         Some(Ok(())) => Ok(()),

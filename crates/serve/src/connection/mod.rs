@@ -1,16 +1,18 @@
-//! One accepted connection: TLS handshake under a deadline, then the HTTP version that ALPN chose.
+//! One accepted connection, from the TLS handshake to its end.
 
 mod activity;
 mod date;
 mod exchange;
-mod flight;
 mod flood;
-mod http1;
+pub(crate) mod http1;
 mod http2;
 pub mod last;
 mod observed;
-mod received;
-mod windows;
+mod permit;
+pub(crate) mod received;
+mod request;
+mod unread;
+pub(crate) mod windows;
 
 use std::{
     future::poll_fn,
@@ -30,44 +32,39 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-pub(crate) use self::windows::WideWindows;
 use self::{
     activity::{Activity, Overdue},
     exchange::Serving,
     observed::Observed,
     windows::Windows,
 };
-pub use self::{
-    http1::http1,
-    received::{ReceiveError, Received},
-};
 use crate::{
-    accept::Handshake, handler::Handler, http2::dead, peer::Peer, shared::Shared,
+    accept::HandshakePermit, handler::Handler, http2::dead, peer::Peer, shared::Shared,
     shutdown::Shutdown,
 };
 
 pub(crate) struct Connection {
     pub(crate) peer: Peer,
-    /// The source that its requests are counted for.
+    /// The source of the connection, which the limits count.
     pub(crate) source: IpAddr,
     pub(crate) shared: Shared,
     pub(crate) shutdown: Shutdown,
 }
 
-/// Why a connection ended early; routine, and logged at debug.
+/// The reason why a connection ended early. It is routine and logged at debug level.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("TLS handshake not complete in time")]
     HandshakeTimeout,
-    #[error("TLS handshake given up for a younger one")]
-    Shed,
+    #[error("TLS handshake closed to make room for a newer one")]
+    HandshakeEvicted,
     #[error("stopping")]
     Stopping,
     #[error("TLS handshake: {0}")]
     Handshake(std::io::Error),
     #[error("{0}")]
     Overdue(#[from] Overdue),
-    #[error("its peer does not answer")]
+    #[error("the peer does not answer")]
     Dead,
     #[error("closed for another source's request")]
     Evicted,
@@ -77,20 +74,21 @@ pub(crate) enum Error {
     Http2(#[from] h2::Error),
 }
 
-/// What a connection without a request in flight has left once a stop was asked for: to end its TLS
-/// handshake, to send the request that it has begun, to answer GOAWAY. One that says nothing must
-/// not delay the stop.
-const LAST_CALL: Duration = Duration::from_secs(1);
+/// The time that a connection without a request in flight has after a stop was requested. In it the peer
+/// can finish its TLS handshake, send the rest of a request, or answer GOAWAY. A silent peer must not
+/// delay the stop.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 impl Connection {
+    /// Serves the connection until it ends.
     pub(crate) async fn serve(
         self,
         tcp: TcpStream,
         acceptor: TlsAcceptor,
-        handshake: Handshake,
+        handshake: HandshakePermit,
         handler: impl Handler,
     ) -> Result<(), Error> {
-        let (tls, _place) = self.open(tcp, acceptor, handshake).await?;
+        let (tls, _permit) = self.open(tcp, acceptor, handshake).await?;
         let activity = Activity::new(self.shared.in_flight.of(self.source));
         let serving = Arc::new(Serving {
             handler,
@@ -98,20 +96,20 @@ impl Connection {
             limits: self.shared.limits.clone(),
             activity: Arc::clone(&activity),
         });
-        // Chosen by ALPN and never sniffed: sniffing waits without a deadline. Boxed because an idle
-        // connection of one version would have room for one of the other as well.
+        // ALPN chooses the version. Its detection in the first bytes would wait without a deadline. Each
+        // future is boxed, because an idle connection would otherwise keep memory for both versions.
         match tls.get_ref().1.alpn_protocol() == Some(b"h2") {
             true => Box::pin(self.http2(tls, &activity, serving)).await,
             false => Box::pin(self.http1(tls, &activity, serving)).await,
         }
     }
 
-    /// The handshake's place is held until there is one for the connection.
+    /// Waits for the TLS handshake and then for a permit to serve the connection, under one deadline.
     async fn open(
         &self,
         tcp: TcpStream,
         acceptor: TlsAcceptor,
-        handshake: Handshake,
+        handshake: HandshakePermit,
     ) -> Result<(TlsStream<TcpStream>, OwnedSemaphorePermit), Error> {
         let opening = async {
             let tls = acceptor.accept(tcp).await.map_err(Error::Handshake)?;
@@ -121,14 +119,16 @@ impl Connection {
             opened = timeout(self.shared.limits.handshake_timeout, opening) => {
                 opened.unwrap_or(Err(Error::HandshakeTimeout))
             }
-            () = handshake.shed() => Err(Error::Shed),
+            () = handshake.evicted() => Err(Error::HandshakeEvicted),
             () = self.stopping() => Err(Error::Stopping),
         }
     }
 
-    /// A request that is on its way when a stop comes is answered, and its answer says that it is the
-    /// last. Closed before it, the connection would fail it, and nobody knows then whether it was
-    /// served (RFC 9112 §9.6).
+    /// Serves HTTP/1.1.
+    ///
+    /// A request that is on its way when a stop is requested is answered, and its answer announces the end
+    /// of the connection. If the connection were closed instead, the caller could not know whether the
+    /// request was served (RFC 9112 §9.6).
     async fn http1<H: Handler>(
         self,
         tls: TlsStream<TcpStream>,
@@ -137,9 +137,10 @@ impl Connection {
     ) -> Result<(), Error> {
         let service = service_fn(move |request| http1::exchange(&serving, request));
         let io = TokioIo::new(Observed::http1(tls, Arc::clone(activity)));
-        let mut conversation = Http1(Box::pin(http1().serve_connection(io, service)));
+        let connection = http1::http1().serve_connection(io, service);
+        let mut connection = Http1(Box::pin(connection));
         let overdue = tokio::select! {
-            served = &mut conversation => return served,
+            served = &mut connection => return served,
             overdue = activity.overdue(&self.shared.limits) => Some(overdue),
             () = evicted(activity) => return Err(Error::Evicted),
             () = self.shutdown.clone().requested() => None,
@@ -147,18 +148,20 @@ impl Connection {
         if overdue.is_none() {
             activity.stop();
             tokio::select! {
-                served = &mut conversation => return served,
+                served = &mut connection => return served,
                 overdue = activity.overdue(&self.shared.limits) => return Err(overdue.into()),
                 () = evicted(activity) => return Err(Error::Evicted),
-                () = activity.without_request_for(self.last_call()) => {}
+                () = activity.without_request_for(self.drain_grace()) => {}
             }
         }
-        self.end(conversation, activity, overdue).await
+        self.end(connection, activity, overdue).await
     }
 
-    /// A stop is told at once, by GOAWAY. A request that crosses it on the way is served (the first
-    /// GOAWAY refuses none, the second follows the answer to a PING), or known not to be (RFC 9113
-    /// §6.8).
+    /// Serves HTTP/2.
+    ///
+    /// GOAWAY announces a stop at once. A request that crosses it is served, because the first GOAWAY
+    /// refuses no stream and the second follows the answer to a PING. The caller of any later request
+    /// knows that it was not served (RFC 9113 §6.8).
     async fn http2<H: Handler>(
         self,
         tls: TlsStream<TcpStream>,
@@ -167,25 +170,25 @@ impl Connection {
     ) -> Result<(), Error> {
         let io = Observed::http2(tls, Arc::clone(activity));
         let heard = io.heard();
-        let mut connection = tokio::select! {
-            connection = http2::handshake(io) => connection?,
+        let mut h2 = tokio::select! {
+            h2 = http2::handshake(io) => h2?,
             overdue = activity.overdue(&self.shared.limits) => return Err(overdue.into()),
             () = self.stopping() => return Err(Error::Stopping),
         };
-        let ping = connection.ping_pong();
+        let ping = h2.ping_pong();
         let dead = dead(ping, heard, http2::PING_EVERY, http2::PING_TIMEOUT);
-        let mut conversation = Http2 {
-            connection,
+        let mut connection = Http2 {
+            h2,
             windows: self.shared.wide_windows.of(self.source),
             serving,
         };
         let serving = async {
             let overdue = tokio::select! {
-                served = &mut conversation => return served,
+                served = &mut connection => return served,
                 overdue = activity.overdue(&self.shared.limits) => Some(overdue),
                 () = self.shutdown.clone().requested() => None,
             };
-            self.end(conversation, activity, overdue).await
+            self.end(connection, activity, overdue).await
         };
         tokio::select! {
             served = serving => served,
@@ -193,50 +196,50 @@ impl Connection {
         }
     }
 
-    /// Lets a connection end: what is in flight may finish.
+    /// Ends a connection after its requests in flight.
     async fn end(
         &self,
-        mut conversation: impl Conversation,
+        mut connection: impl HttpConnection,
         activity: &Activity,
         overdue: Option<Overdue>,
     ) -> Result<(), Error> {
-        conversation.say_goodbye();
+        connection.start_drain();
         match overdue {
             None => tokio::select! {
-                served = &mut conversation => served,
+                served = &mut connection => served,
                 overdue = activity.overdue(&self.shared.limits) => Err(overdue.into()),
                 () = evicted(activity) => Err(Error::Evicted),
-                () = activity.without_request_for(self.last_call()) => Err(Error::Stopping),
+                () = activity.without_request_for(self.drain_grace()) => Err(Error::Stopping),
             },
-            // There may be a response's last bytes on their way, or a request that just comes.
-            Some(Overdue::Idle) => timeout(self.shared.limits.body_timeout, conversation)
+            // The last bytes of an answer may still be leaving, or a request may just arrive.
+            Some(Overdue::Idle) => timeout(self.shared.limits.body_timeout, connection)
                 .await
                 .unwrap_or(Err(Overdue::Idle.into())),
             Some(overdue) => Err(overdue.into()),
         }
     }
 
-    /// A stop was asked for, and the time for handshakes in flight is over.
+    /// Waits until a stop is requested and the time for unfinished handshakes has passed.
     async fn stopping(&self) {
         self.shutdown.clone().requested().await;
-        sleep(self.last_call()).await;
+        sleep(self.drain_grace()).await;
     }
 
-    /// Within the time that requests in flight have: an idle connection is closed, not cut off.
-    fn last_call(&self) -> Duration {
-        LAST_CALL.min(self.shared.limits.drain_timeout / 2)
+    /// Returns [`DRAIN_GRACE`], shortened so that an idle connection is closed before the drain timeout.
+    fn drain_grace(&self) -> Duration {
+        DRAIN_GRACE.min(self.shared.limits.drain_timeout / 2)
     }
 }
 
-/// Returns once the answer that is being streamed has to make room for another request.
+/// Waits until the answer that is streamed has to make room for another request.
 async fn evicted(activity: &Activity) {
     poll_fn(|cx| activity.poll_evicted(cx)).await;
 }
 
-/// A connection that serves requests until its end.
-trait Conversation: Future<Output = Result<(), Error>> + Unpin {
-    /// Ends it after the requests that it has.
-    fn say_goodbye(&mut self);
+/// A connection in one HTTP version, which serves requests until its end.
+trait HttpConnection: Future<Output = Result<(), Error>> + Unpin {
+    /// Starts to drain: the connection ends after its requests in flight.
+    fn start_drain(&mut self);
 }
 
 struct Http1<C>(Pin<Box<C>>);
@@ -252,17 +255,17 @@ where
     }
 }
 
-impl<C> Conversation for Http1<C>
+impl<C> HttpConnection for Http1<C>
 where
     C: GracefulConnection<Error = hyper::Error>,
 {
-    fn say_goodbye(&mut self) {
+    fn start_drain(&mut self) {
         self.0.as_mut().graceful_shutdown();
     }
 }
 
 struct Http2<H> {
-    connection: h2::server::Connection<Observed<TlsStream<TcpStream>>, Bytes>,
+    h2: h2::server::Connection<Observed<TlsStream<TcpStream>>, Bytes>,
     windows: Windows,
     serving: Arc<Serving<H>>,
 }
@@ -272,17 +275,17 @@ impl<H: Handler> Future for Http2<H> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self {
-            connection,
+            h2,
             windows,
             serving,
         } = &mut *self;
-        windows.adapt(connection, &serving.activity);
-        http2::poll_serve(connection, serving, cx).map_err(Into::into)
+        windows.adapt(h2, &serving.activity);
+        http2::poll_serve(h2, serving, cx).map_err(Into::into)
     }
 }
 
-impl<H: Handler> Conversation for Http2<H> {
-    fn say_goodbye(&mut self) {
-        self.connection.graceful_shutdown();
+impl<H: Handler> HttpConnection for Http2<H> {
+    fn start_drain(&mut self) {
+        self.h2.graceful_shutdown();
     }
 }

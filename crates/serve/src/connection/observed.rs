@@ -1,9 +1,11 @@
-//! A connection's bytes, watched as they come and go.
+//! A connection's I/O, observed in both directions.
 //!
-//! An HTTP/1.1 connection reads no further request while an answer waits for its reader: hyper would
-//! read on and keep every answer in memory. A connection that ends tells its peer first, and reads
-//! what the peer is still sending: closed on unread input, the kernel would reset it, and the last
-//! answer could be lost (RFC 9112 §9.6).
+//! An HTTP/1.1 connection reads no further request while an answer waits for its reader. hyper would
+//! continue to read and would keep every answer in memory.
+//!
+//! A connection that ends closes its sending side first, and then reads what the peer still sends. The
+//! kernel would reset a socket that is closed with unread input, and the last answer could be lost (RFC
+//! 9112 §9.6).
 
 use std::{
     io,
@@ -22,14 +24,14 @@ use tokio::{
 use super::{activity::Activity, flood::FrameCounter};
 use crate::http2::Heard;
 
-/// The time that a connection without more to say waits for its peer's next bytes, the time in all,
-/// and the bytes that it reads meanwhile.
+/// The bounds after a connection has closed its sending side: the time for the peer's next bytes, the
+/// time in all, and the bytes that are read.
 const LINGER_QUIET: Duration = Duration::from_secs(2);
 const LINGER: Duration = Duration::from_secs(30);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 pin_project! {
-    /// A connection's I/O that notes when an HTTP/1.1 request begins, or counts HTTP/2 frames, and
+    /// The I/O of a connection. It notes when an HTTP/1.1 request begins, counts HTTP/2 frames, and notes
     /// whether output waits for the peer.
     pub(super) struct Observed<I> {
         #[pin]
@@ -37,13 +39,13 @@ pin_project! {
         activity: Arc<Activity>,
         frames: Option<FrameCounter>,
         heard: Heard,
-        // Wakes the task that would have read a further request.
+        // The task that waits to read a further request.
         reader: Option<Waker>,
         lingering: Option<Lingering>,
     }
 }
 
-/// The time after a connection's last word.
+/// The state of a connection that has closed its sending side.
 struct Lingering {
     quiet: Pin<Box<Sleep>>,
     until: Instant,
@@ -59,7 +61,7 @@ impl<I> Observed<I> {
         Self::new(io, activity, Some(FrameCounter::new()))
     }
 
-    /// Returns the count of what comes.
+    /// Returns the count of reads that brought bytes.
     pub(super) fn heard(&self) -> Heard {
         self.heard.clone()
     }
@@ -76,7 +78,7 @@ impl<I> Observed<I> {
     }
 }
 
-/// Notes whether a write waits for the peer, and lets a reader that waited for that go on.
+/// Notes whether a write waits for the peer. If it does not, wakes the task that waits to read.
 fn note_written<T>(
     polled: Poll<io::Result<T>>,
     activity: &Activity,
@@ -168,7 +170,8 @@ impl Lingering {
         }
     }
 
-    /// Reads to the peer's end, or to a bound. What fails from here on fails nobody.
+    /// Reads until the peer closes its side or a bound is reached. Errors are ignored, because the last
+    /// answer was sent.
     fn poll(
         &mut self,
         mut io: Pin<&mut impl AsyncRead>,

@@ -1,10 +1,10 @@
-//! Flow-control windows of HTTP/2 connections: how much of its bodies a caller may send before a
-//! handler reads.
+//! Flow-control windows of HTTP/2 connections.
 //!
-//! One stream carries no more than its window in a round trip. Windows as wide as a long path needs
-//! may all be held unread, so a connection gets wide ones while it carries a large body, and only so
-//! many connections have them at once, in all and of one source. The others carry their bodies in
-//! narrow windows. `scripts/bench.sh --rows far` measures both.
+//! A window is the number of body bytes that a caller may send before the handler reads. A stream carries
+//! at most one window in a round trip, so that distant callers need wide windows. The bytes of all windows
+//! may be held in memory unread. A connection therefore has wide windows only while it carries a large
+//! body. The number of such connections is bounded in all and per source. `scripts/bench.sh --rows far`
+//! measures uploads through both.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -15,8 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::activity::Activity;
 use crate::shares::{Eviction, Held, Own, Share, Shares};
 
-/// The windows of a stream and of its connection, in bytes. A stream's is the smaller, so that a few
-/// bodies that nobody reads hold back no others on their connection.
+/// The windows of a stream and of its connection, in bytes. The stream's is smaller, so that a few bodies
+/// that nobody reads do not delay others on the connection.
 #[derive(Clone, Copy)]
 pub(super) struct Size {
     pub(super) stream: u32,
@@ -32,19 +32,20 @@ const WIDE: Size = Size {
     connection: 4 * 1024 * 1024,
 };
 
-/// Connections that may have wide windows at once, in all and of one source: 256 MiB and 64 MiB that
-/// may be held unread.
+/// The connections that may have wide windows at once, in all and per source. At most 256 MiB and 64 MiB
+/// are held unread.
 const WIDE_CONNECTIONS: usize = 64;
 const WIDE_CONNECTIONS_PER_SOURCE: usize = 16;
 
-/// A body is large when more than so many bytes of it have come.
+/// The bytes after which a body counts as large.
 pub(super) const LARGE: u64 = 64 * 1024;
 
-/// The connections of a process that have wide windows, shared by its cores.
+/// The bound on connections with wide windows. Clones share its counts.
 #[derive(Clone, Debug)]
 pub(crate) struct WideWindows(Shares);
 
 impl WideWindows {
+    /// Returns the windows of a new connection from `source`.
     pub(crate) fn of(&self, source: IpAddr) -> Windows {
         Windows {
             share: self.0.of(source),
@@ -64,18 +65,18 @@ impl Default for WideWindows {
     }
 }
 
-/// One connection's windows.
+/// The windows of one connection.
 #[derive(Debug)]
 pub(crate) struct Windows {
     share: Arc<Share>,
-    /// Held while they are wide.
+    /// The permit for wide windows, while they are wide.
     wide: Option<(Held, Arc<Eviction>)>,
-    /// The peer was told of them.
+    /// Set when the peer was told of the windows.
     is_set: bool,
 }
 
 impl Windows {
-    /// Makes the windows as wide as the connection's bodies need and other connections allow.
+    /// Sets the windows that the connection's bodies need, if the bound permits them.
     pub(super) fn adapt<I>(&mut self, connection: &mut Connection<I, Bytes>, activity: &Activity)
     where
         I: AsyncRead + AsyncWrite + Unpin,
@@ -94,7 +95,7 @@ impl Windows {
         if !self.is_set {
             let size = if self.wide.is_some() { WIDE } else { NARROW };
             connection.set_target_window_size(size.connection);
-            // Refused while the peer has not acknowledged the last change: tried again then.
+            // The change fails while the peer has not acknowledged the last one. A later call repeats it.
             self.is_set = connection.set_initial_window_size(size.stream).is_ok();
         }
     }
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
     use crate::in_flight::InFlightLimit;
 
-    /// A connection of one source to a peer that is there.
+    /// A connection of one source.
     struct Served {
         server: Connection<DuplexStream, Bytes>,
         windows: Windows,
@@ -131,10 +132,10 @@ mod tests {
             }
         }
 
-        /// Serves until the peer was told of the windows; returns whether they are wide.
+        /// Serves until the peer was told of the windows, and returns whether they are wide.
         async fn is_wide(&mut self, activity: &Activity) -> bool {
             poll_fn(|cx| {
-                // The last change may just be acknowledged.
+                // Reads an acknowledgement of the last change.
                 let _ = self.server.poll_accept(cx);
                 self.windows.adapt(&mut self.server, activity);
                 let _ = self.server.poll_accept(cx);
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn windows_are_wide_for_a_large_body_while_a_place_is_free() {
+    async fn windows_are_wide_for_a_large_body_within_the_bounds() {
         let activity = Activity::new(InFlightLimit::new(9).of("::1".parse().unwrap()));
         let wide = WideWindows(Shares::new(2, 1, Own::Refused));
         let mut first = Served::new(&wide, "::1").await;
@@ -156,12 +157,15 @@ mod tests {
         let mut other = Served::new(&wide, "::2").await;
         assert!(!first.is_wide(&activity).await);
         activity.body_begins();
-        assert!(!first.is_wide(&activity).await, "it may be small");
+        assert!(!first.is_wide(&activity).await, "the body may be small");
         activity.body_is_large();
         assert!(first.is_wide(&activity).await);
-        assert!(!second.is_wide(&activity).await, "its source has its share");
+        assert!(
+            !second.is_wide(&activity).await,
+            "its source is at its bound"
+        );
         assert!(other.is_wide(&activity).await);
         activity.body_ends(true);
-        assert!(!first.is_wide(&activity).await, "the body is over");
+        assert!(!first.is_wide(&activity).await, "the body has ended");
     }
 }

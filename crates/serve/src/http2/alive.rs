@@ -1,4 +1,4 @@
-//! Asks a quiet peer by PING if it is still there, and how far it is (RFC 9113 §6.7).
+//! PINGs that tell whether a quiet peer still answers, and the round-trip time (RFC 9113 §6.7).
 
 use std::{
     io::{self, IoSlice},
@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// Counts how often bytes came over a connection.
+/// The number of reads that brought bytes on a connection. Clones share the count.
 #[derive(Clone, Debug, Default)]
 pub struct Heard(Arc<AtomicU64>);
 
@@ -32,12 +32,12 @@ impl Heard {
     }
 }
 
-/// The shortest round trip to a peer so far, by PING.
+/// The shortest measured round-trip time to a peer.
 #[derive(Debug)]
 pub struct RoundTrip(AtomicU64);
 
 impl RoundTrip {
-    /// Returns it, once it was measured.
+    /// Returns the time, or `None` before the first measurement.
     pub fn get(&self) -> Option<Duration> {
         match self.0.load(Relaxed) {
             u64::MAX => None,
@@ -57,14 +57,14 @@ impl Default for RoundTrip {
     }
 }
 
-/// Measures the round trip to a peer: once, and again if it seems to be `far`, because an answer may be
-/// late where a machine is busy.
+/// Measures the round-trip time to a peer. A result of `far` or more is measured again, because an answer
+/// may be late on a busy machine.
 pub async fn measure(ping: Option<&mut PingPong>, round_trip: &RoundTrip, far: Duration) {
     const PINGS: usize = 3;
     let Some(ping) = ping else { return };
     for _ in 0..PINGS {
         let sent = Instant::now();
-        // The connection ends by itself.
+        // An error means that the connection has ended, which its own task reports.
         if ping.ping(Ping::opaque()).await.is_err() {
             return;
         }
@@ -75,26 +75,26 @@ pub async fn measure(ping: Option<&mut PingPong>, round_trip: &RoundTrip, far: D
     }
 }
 
-/// Returns once the peer of a connection that was quiet for `every` has sent nothing for `patience`
-/// after a PING. A peer that is slow to read what is before the PING, and says so, is there.
+/// Waits until a peer is dead: after `every` without bytes from it, it sends nothing within `patience` of a
+/// PING. Any bytes from the peer count as a sign of life, also if it reads too slowly to see the PING.
 pub async fn dead(ping: Option<PingPong>, heard: Heard, every: Duration, patience: Duration) {
     let Some(mut ping) = ping else {
         return std::future::pending().await;
     };
     let (mut quiet, mut before) = (0, heard.count());
     loop {
-        sleep(every / LOOKS).await;
+        sleep(every / CHECKS).await;
         if heard.count() != before {
             (quiet, before) = (0, heard.count());
             continue;
         }
         quiet += 1;
-        if quiet < LOOKS {
+        if quiet < CHECKS {
             continue;
         }
         quiet = 0;
         match timeout(patience, ping.ping(Ping::opaque())).await {
-            // The connection ends by itself.
+            // The connection has ended, which its own task reports.
             Ok(Err(_)) => return std::future::pending().await,
             Err(_) if heard.count() == before => return,
             _ => {}
@@ -102,10 +102,10 @@ pub async fn dead(ping: Option<PingPong>, heard: Heard, every: Duration, patienc
     }
 }
 
-/// The looks at a connection that find nothing new before it counts as quiet.
-const LOOKS: u32 = 4;
+/// The number of checks without new bytes after which a connection counts as quiet.
+const CHECKS: u32 = 4;
 
-/// A connection's I/O that counts how often bytes come.
+/// The I/O of a connection that counts its reads.
 #[derive(Debug)]
 pub struct Listening<I> {
     io: I,
@@ -113,7 +113,7 @@ pub struct Listening<I> {
 }
 
 impl<I> Listening<I> {
-    /// Listens to what is read from `io`.
+    /// Returns I/O that counts the reads from `io`.
     #[must_use]
     pub fn new(io: I) -> Self {
         Self {
@@ -122,7 +122,7 @@ impl<I> Listening<I> {
         }
     }
 
-    /// Returns the time of the last bytes that were read.
+    /// Returns the count of reads that brought bytes.
     #[must_use]
     pub fn heard(&self) -> Heard {
         self.heard.clone()
@@ -177,7 +177,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Listening<I> {
 mod tests {
     use super::*;
 
-    /// Serves a connection whose peer is `peer`, and returns how long it took to find it dead.
+    /// Serves a connection to `peer`, and returns after how many seconds the peer is found dead.
     async fn found_dead(peer: impl AsyncFnOnce(tokio::io::DuplexStream)) -> Option<u64> {
         let (own, other) = tokio::io::duplex(1024);
         let serving = async {
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_answers_no_ping_is_dead_and_one_that_does_is_not() {
+    async fn a_peer_is_dead_only_if_it_answers_no_ping() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let silent = found_dead(async |mut io| {
             io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
@@ -209,7 +209,7 @@ mod tests {
             let mut sink = Vec::new();
             io.read_to_end(&mut sink).await.unwrap();
         });
-        // Its greeting may be heard after the first look.
+        // The peer's preface may arrive after the first check.
         assert!(matches!(silent.await, Some(30 | 35)));
         let alive = found_dead(async |io| {
             let (sender, connection) = h2::client::handshake(io).await.unwrap();

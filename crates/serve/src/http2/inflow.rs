@@ -1,4 +1,4 @@
-//! A body as it comes over an HTTP/2 stream.
+//! A body that is received over an HTTP/2 stream.
 
 use std::{
     pin::Pin,
@@ -10,18 +10,19 @@ use http::{HeaderMap, header::CONTENT_LENGTH};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Bytes;
 
-/// A body that ends where its sender ended it: by END_STREAM, or when all of its length came. Any
-/// reset before that is an error, also one with NO_ERROR.
+/// A body that ends where its sender ended it: by END_STREAM, or after its announced length. Any reset
+/// before that is an error, also one with NO_ERROR.
 #[derive(Debug)]
 pub struct Inflow {
     stream: RecvStream,
-    /// The rest of a length that was announced.
+    /// The rest of the announced length.
     left: Option<u64>,
     has_data: bool,
 }
 
 impl Inflow {
-    /// A body of the message with these header fields. `h2` checks that it has the announced length.
+    /// Returns the body of the message with these header fields. `h2` checks that it has the announced
+    /// length.
     pub fn new(stream: RecvStream, headers: &HeaderMap) -> Self {
         let length = headers.get(CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
@@ -32,8 +33,8 @@ impl Inflow {
         }
     }
 
-    /// Sorts an error: a peer that has sent everything may reset the stream, to say that it wants
-    /// no more of the other direction (RFC 9113 §8.1).
+    /// Returns the error, or the end of the body if it is complete. A peer that has sent everything may
+    /// reset the stream with NO_ERROR to stop the other direction (RFC 9113 §8.1).
     fn end(&self, error: h2::Error) -> Option<Result<Frame<Bytes>, h2::Error>> {
         let is_complete = self.left == Some(0) && error.reason() == Some(Reason::NO_ERROR);
         (!is_complete).then_some(Err(error))
@@ -41,7 +42,7 @@ impl Inflow {
 
     fn take(&mut self, bytes: Bytes) -> Frame<Bytes> {
         let length = bytes.len();
-        // An error would say that more is given back than came.
+        // An error would mean that more capacity is released than was used.
         let _ = self.stream.flow_control().release_capacity(length);
         self.left = self.left.map(|left| left.saturating_sub(length as u64));
         Frame::data(bytes)

@@ -1,12 +1,13 @@
 //! HTTP/2 streams, on either side of a connection.
 //!
-//! The `h2` crate is used directly, and not by way of hyper, because hyper's glue decides what has
-//! to be decided here: it takes `RST_STREAM(NO_ERROR)` for the end of a body, buffers an answer that
-//! its peer has no window for and forgets it, knows no `100 (Continue)`, and hides how many streams
-//! a peer takes.
+//! The `h2` crate is used directly instead of through hyper, for these reasons. hyper:
 //!
-//! - `inflow`: a body as it comes · `outflow`: a body on its way out
-//! - `alive`: whether a quiet peer is still there
+//! - accepts `RST_STREAM(NO_ERROR)` as the end of a body
+//! - buffers an answer that its peer has no window for, and no longer tracks it
+//! - sends no `100 (Continue)`
+//! - does not tell how many streams a peer accepts
+//!
+//! `inflow` receives a body, `outflow` sends one, and `alive` checks whether a quiet peer still answers.
 
 mod alive;
 mod inflow;
@@ -23,7 +24,7 @@ use http::{
     header::{CONNECTION, TRANSFER_ENCODING, UPGRADE},
 };
 
-/// Removes the fields that HTTP/2 has no use for (RFC 9113 §8.2.2).
+/// Removes the fields that HTTP/2 does not permit (RFC 9113 §8.2.2).
 pub fn remove_connection_fields(headers: &mut HeaderMap) {
     const OTHERS: [HeaderName; 4] = [
         HeaderName::from_static("keep-alive"),

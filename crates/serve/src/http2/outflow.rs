@@ -1,4 +1,4 @@
-//! A body on its way out over an HTTP/2 stream.
+//! A body that is sent over an HTTP/2 stream.
 
 use std::{
     future::poll_fn,
@@ -12,27 +12,32 @@ use http_body::{Body, Frame};
 use hyper::body::Bytes;
 use tokio::time::{Instant, timeout_at};
 
-/// The bytes that a peer has to take in each patience: a byte at a time is not progress.
+/// The bytes that a peer has to read in each `patience`. Single bytes are not progress.
 const MIN_PROGRESS_BYTES: usize = 1024;
 
-/// Bytes that are asked room for at once. Asking for a whole large part would keep a connection's
-/// window from its other streams.
+/// The largest capacity that a stream reserves at once. A larger one would keep the connection's window
+/// from its other streams.
 const STEP: usize = 64 * 1024;
 
-/// Why a body did not leave as a whole. The stream is reset then.
+/// The reason why a body was not sent as a whole. The stream is reset then.
 #[derive(Debug)]
 pub enum SendError<E> {
-    /// The body's own source failed.
+    /// The source of the body failed.
     Body(E),
     /// The peer reset the stream, or the connection ended.
     Peer(h2::Error),
-    /// The peer took too little in its time.
+    /// The peer did not read enough in its time.
     Stalled,
 }
 
-/// Sends `body` to its end. No more of it is handed to the connection than the peer has a window
-/// for, so that this returns when the peer has room for all of it. `blocked` is told when that has to
-/// be waited for and when it is over; the peer has `patience` for each [`MIN_PROGRESS_BYTES`].
+/// Sends `body` to its end.
+///
+/// The connection gets only what fits the peer's window, so that the function returns when the peer has a
+/// window for all of the body. `blocked` is called with `true` when the body waits for the window, and with
+/// `false` afterwards. The peer has `patience` for each 1 KiB.
+///
+/// # Errors
+/// Fails when the body fails, when the peer resets the stream, or when the peer reads too slowly.
 pub async fn send_body<B>(
     stream: &mut SendStream<Bytes>,
     mut body: B,
@@ -74,7 +79,7 @@ where
     sent
 }
 
-/// The next frame of a body, or none at its end.
+/// The next frame of a body, or `None` at its end.
 type NextFrame<E> = Result<Option<Frame<Bytes>>, SendError<E>>;
 
 fn poll_frame<B>(
@@ -137,7 +142,7 @@ async fn send_data<E>(
     }
 }
 
-/// Waits until the peer has room for more.
+/// Waits until the peer's window has room, and returns the number of bytes.
 async fn wait<E>(
     stream: &mut SendStream<Bytes>,
     deadline: Option<Instant>,

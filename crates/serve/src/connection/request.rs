@@ -1,0 +1,192 @@
+//! A request in flight: from its head to the last byte of its answer.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
+
+use common::lock::lock;
+use futures_util::task::AtomicWaker;
+use http::StatusCode;
+
+use super::{activity::Activity, permit::InFlightPermit, unread::Unread};
+use crate::shares::Eviction;
+
+/// A request in flight, shared by its body, its answer and its connection.
+#[derive(Debug)]
+pub(super) struct RequestInFlight {
+    activity: Arc<Activity>,
+    permit: Arc<InFlightPermit>,
+    has_ended: AtomicBool,
+    /// The status that answers a broken request body; zero while there is none.
+    fault: AtomicU16,
+    /// Set when the handler reads from the body.
+    wants_body: AtomicBool,
+    /// The bytes of the body that are still to come while its handler has it, or [`UNKNOWN`].
+    body_left: AtomicU64,
+    rest: Mutex<Rest>,
+    /// Wakes the stream's task to send `100 (Continue)`.
+    continues: AtomicWaker,
+}
+
+/// The bytes that are left of a body without a length.
+pub(super) const UNKNOWN: u64 = u64::MAX;
+
+/// The rest of a request's body that its handler has not read.
+#[derive(Debug)]
+enum Rest {
+    /// The handler still has the body.
+    Awaited,
+    /// The handler has dropped the body.
+    Left(Unread),
+    /// The answer is being sent, so that the rest is no longer needed.
+    Over,
+}
+
+impl RequestInFlight {
+    /// Counts a request whose head is complete. It is admitted if the in-flight limit has room.
+    pub(super) fn begin(activity: &Arc<Activity>) -> Arc<Self> {
+        let permit = InFlightPermit::new(&activity.limit);
+        activity.begins();
+        Arc::new(Self {
+            activity: Arc::clone(activity),
+            permit,
+            has_ended: AtomicBool::new(false),
+            fault: AtomicU16::new(0),
+            wants_body: AtomicBool::new(false),
+            body_left: AtomicU64::new(0),
+            rest: Mutex::new(Rest::Awaited),
+            continues: AtomicWaker::new(),
+        })
+    }
+
+    /// Returns the activity of the request's connection.
+    pub(super) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
+    }
+
+    /// Returns whether the in-flight limit had room for the request.
+    pub(super) fn is_admitted(&self) -> bool {
+        self.permit.is_admitted()
+    }
+
+    /// Returns whether the answer has to announce the end of an HTTP/1.1 connection.
+    pub(super) fn is_last(&self) -> bool {
+        self.activity.is_stopping()
+    }
+
+    /// Notes that the answer is streamed from now on, so that the connection's writes tell whether it
+    /// waits for its reader.
+    pub(super) fn streams_answer(&self) {
+        self.activity.answers(&self.permit);
+    }
+
+    /// Notes whether the request waits for its caller to send more of the body.
+    pub(super) fn waits_for_body(&self, waits: bool) {
+        self.permit.waits_for_body(&self.activity.limit, waits);
+    }
+
+    /// Notes whether the request waits for its caller to read more of the answer.
+    pub(super) fn waits_for_reader(&self, waits: bool) {
+        self.permit.waits_for_reader(&self.activity.limit, waits);
+    }
+
+    /// Ends the request, because its answer has left. Its body may still be read.
+    pub(super) fn end(&self) {
+        self.permit.release();
+        if !self.has_ended.swap(true, Relaxed) {
+            self.activity.ends();
+        }
+    }
+
+    /// Returns the eviction that tells the request to make room for another.
+    pub(super) fn eviction(&self) -> &Arc<Eviction> {
+        self.permit.eviction()
+    }
+
+    /// Waits until the request has to make room for another.
+    pub(super) async fn evicted(&self) {
+        self.permit.evicted(&self.activity.limit).await;
+    }
+
+    /// Polls [`Self::evicted`].
+    pub(super) fn poll_evicted(&self, cx: &Context<'_>) -> Poll<()> {
+        self.permit.poll_evicted(&self.activity.limit, cx)
+    }
+
+    /// Sets the status that answers a broken request body, whatever the handler answers.
+    pub(super) fn set_fault(&self, status: StatusCode) {
+        self.fault.store(status.as_u16(), Relaxed);
+    }
+
+    /// Returns the status that answers a broken request body.
+    pub(super) fn fault(&self) -> Option<StatusCode> {
+        StatusCode::from_u16(self.fault.load(Relaxed)).ok()
+    }
+
+    /// Notes that the handler reads from the body.
+    pub(super) fn asks_for_body(&self) {
+        if !self.wants_body.swap(true, Relaxed) {
+            self.continues.wake();
+        }
+    }
+
+    /// Returns whether the handler has read from the body.
+    pub(super) fn wants_body(&self) -> bool {
+        self.wants_body.load(Relaxed)
+    }
+
+    /// Polls [`Self::wants_body`].
+    pub(super) fn poll_wants_body(&self, cx: &Context<'_>) -> Poll<()> {
+        self.continues.register(cx.waker());
+        match self.wants_body() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+
+    /// Sets the number of bytes of the body that are still to come, or [`UNKNOWN`].
+    pub(super) fn set_body_left(&self, left: u64) {
+        self.body_left.store(left, Relaxed);
+    }
+
+    /// Returns the number of bytes of the body that are still to come while its handler has it.
+    pub(super) fn body_left(&self) -> u64 {
+        self.body_left.load(Relaxed)
+    }
+
+    /// Leaves the rest of the body to the sender of the answer. Returns it if the answer is being sent
+    /// already.
+    pub(super) fn leave(&self, rest: Unread) -> Option<Unread> {
+        let mut current = self.rest();
+        match *current {
+            Rest::Awaited => {
+                *current = Rest::Left(rest);
+                None
+            }
+            _ => Some(rest),
+        }
+    }
+
+    /// Takes the rest of the body that the handler left. A rest that is left later is returned to the
+    /// handler.
+    pub(super) fn take_rest(&self) -> Option<Unread> {
+        match std::mem::replace(&mut *self.rest(), Rest::Over) {
+            Rest::Left(rest) => Some(rest),
+            _ => None,
+        }
+    }
+
+    fn rest(&self) -> MutexGuard<'_, Rest> {
+        lock(&self.rest)
+    }
+}
+
+impl Drop for RequestInFlight {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
