@@ -4,7 +4,7 @@ use std::{io::Read, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
-use forward::outbound::Target;
+use forward::outbound::Upstream;
 use http::{HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -129,9 +129,9 @@ impl Config {
         (self.repeat.is_some() || self.every.is_some()).then_some(pace)
     }
 
-    pub(crate) fn target(&self) -> Target {
-        Target {
-            url: self.url.clone(),
+    pub(crate) fn upstream(&self) -> Upstream {
+        Upstream {
+            urls: vec![self.url.clone()],
             id: self.server_id.clone(),
             connect_timeout: self.max_time,
             response_timeout: self.max_time,

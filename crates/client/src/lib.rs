@@ -63,7 +63,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     if config.print() == Some(Print::Token) {
         return output::token(&token);
     }
-    let client = Client::new(config.target(), tls::client(&x509, &config.server_id)?);
+    let client = Client::new(config.upstream(), tls::client(&x509, &config.server_id)?);
     let exchange = async {
         let response = client.request(authorized(request, &token)?).await?;
         output::response(response, config.include).await

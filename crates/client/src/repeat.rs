@@ -107,7 +107,7 @@ impl Session {
         let workload_api = config.identity.workload_api(config.max_time);
         let x509 = workload_api.x509().await.map_err(cli::with_remedy)?.x509;
         Ok(Self {
-            client: Client::new(config.target(), tls::client(&x509, &config.server_id)?),
+            client: Client::new(config.upstream(), tls::client(&x509, &config.server_id)?),
             tokens: TokenSource::new(workload_api, vec![config.audience()], None),
             request,
             max_time: config.max_time,

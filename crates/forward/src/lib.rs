@@ -26,7 +26,7 @@ pub use self::{
     error::Error,
     rejection::{Rejected, Rejection},
 };
-use crate::outbound::{Caller, Client, Target};
+use crate::outbound::{Caller, Client, Upstream};
 
 /// Forwards requests to one upstream. Belongs to one core, as its connections do.
 #[derive(Debug)]
@@ -81,15 +81,14 @@ impl<B: http_body::Body> Checked<B> {
 }
 
 impl Forwarder {
-    /// Forwards to `upstream`, at its URL and at those of `more` alike; `tls` verifies who it is
-    /// ([`common::tls::client`]).
+    /// Forwards to `upstream`, whose identity `tls` verifies ([`common::tls::client`]).
     ///
     /// # Panics
-    /// Outside a tokio runtime.
+    /// Outside a tokio runtime, or if the upstream has no URL.
     #[must_use]
-    pub fn new(upstream: Target, more: Vec<Uri>, tls: ClientTls) -> Self {
+    pub fn new(upstream: Upstream, tls: Outgoing) -> Self {
         Self {
-            client: Client::spread(upstream, more, tls),
+            client: Client::new(upstream, tls),
         }
     }
 
@@ -103,7 +102,7 @@ impl Forwarder {
             source: peer.source(),
             eviction: request.0.body().eviction(),
         };
-        let request = request.cleaned(&self.client.target().url, peer);
+        let request = request.cleaned(self.client.upstream().url(), peer);
         let answer = self.client.request_checked(request, caller, check_response);
         let mut response = answer.await?;
         headers::clean_response(&mut response);

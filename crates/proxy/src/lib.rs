@@ -7,10 +7,11 @@
 pub mod config;
 pub mod upstream;
 
-use std::{iter, process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc};
 
+use clap::{CommandFactory, error::ErrorKind};
 use common::{sanitize::Sanitized, throttle::LogQuotas, tls};
-use forward::{Checked, Forwarder, Rejected, Rejection, outbound::Target};
+use forward::{Checked, Forwarder, Rejected, Rejection, outbound::Upstream};
 use http::{Request, Response, Uri};
 use process::{listen::Inherited, service::Service};
 use rustls::ServerConfig;
@@ -21,6 +22,9 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 
+/// The exit status after a usage error.
+const USAGE: u8 = 2;
+
 /// All that a core proxies with; made once, shared by all.
 #[derive(Clone, Debug)]
 pub struct Proxy {
@@ -29,9 +33,7 @@ pub struct Proxy {
     /// Verifies the upstream's SPIFFE ID.
     pub upstream_tls: tls::ClientTls,
     /// Where requests go, and who must be there.
-    pub upstream: Target,
-    /// Where else it is.
-    pub more_upstreams: Vec<Uri>,
+    pub upstream: Upstream,
     /// The paths that are forwarded; all others are not found.
     pub paths: Arc<[String]>,
     /// Limits the log lines about requests that did not get the upstream's answer.
@@ -53,18 +55,20 @@ struct Core {
 /// # Errors
 /// When no identity was issued, or there is nothing to listen on.
 pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
+    let upstream = match config.upstream.upstream() {
+        Ok(upstream) => upstream,
+        Err(error) => return usage_error(&error),
+    };
     let service = Service::claim(&config.serve, inherited, config.listen)?;
     let workload_api = config.identity.workload_api(config.serve.startup_timeout);
     let Some(identity) = service.identity(workload_api.x509()).await? else {
         return Ok(ExitCode::SUCCESS);
     };
     let own = identity.x509.svid()?.spiffe_id().clone();
-    let upstream = config.upstream.target();
     let proxy = Proxy {
         tls: tls::server(&identity.x509)?,
         upstream_tls: tls::client(&identity.x509, &upstream.id)?,
         upstream,
-        more_upstreams: config.upstream.more().to_vec(),
         paths: config.paths.clone().into(),
         quotas: Arc::default(),
         shared: Shared::new(config.serve.limits()),
@@ -82,9 +86,16 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     service.run(announce, core).await
 }
 
+/// Says on standard error why the flags can't be used together, as clap does for one of them.
+fn usage_error(text: &str) -> anyhow::Result<ExitCode> {
+    let mut command = Config::command();
+    command.error(ErrorKind::ValueValidation, text).print()?;
+    Ok(ExitCode::from(USAGE))
+}
+
 /// Proxies what comes to `listener` until `shutdown`, then drains.
 pub async fn run(listener: impl Into<Listener>, proxy: Proxy, shutdown: Shutdown) {
-    let forwarder = Forwarder::new(proxy.upstream, proxy.more_upstreams, proxy.upstream_tls);
+    let forwarder = Forwarder::new(proxy.upstream, proxy.upstream_tls);
     let core = Core {
         forwarder: Arc::new(forwarder),
         paths: proxy.paths,
@@ -94,9 +105,9 @@ pub async fn run(listener: impl Into<Listener>, proxy: Proxy, shutdown: Shutdown
 }
 
 impl Proxy {
-    /// All of the upstream's URLs in one line.
+    /// Returns all of the upstream's URLs in one line.
     fn urls(&self) -> String {
-        let urls = iter::once(&self.upstream.url).chain(&self.more_upstreams);
+        let urls = self.upstream.urls.iter();
         urls.map(Uri::to_string).collect::<Vec<_>>().join(",")
     }
 }

@@ -1,20 +1,17 @@
-//! The upstream's flags, checked together.
+//! The flags that describe the upstream.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
-use clap::{ArgMatches, Args, Command, FromArgMatches, error::ErrorKind};
-use forward::outbound::Target;
+use clap::Args;
+use forward::outbound::Upstream;
 use http::Uri;
 use process::cli;
 use spiffe::SpiffeId;
 
-/// Where to forward to, who must be there, and how long it may take.
-#[derive(Clone, Debug)]
-pub struct UpstreamArgs(Flags);
-
+/// The upstream's URLs, its identity, and how long it may take.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Upstream")]
-struct Flags {
+pub struct UpstreamArgs {
     /// Where to forward to: https, host and port. Repeatable, and a host may have several addresses: the load is spread over all that can be connected to
     #[arg(long = "upstream", value_name = "URL", default_value = "https://localhost:8080", value_delimiter = ',', value_parser = cli::upstream)]
     upstreams: Vec<Uri>,
@@ -33,68 +30,35 @@ struct Flags {
 }
 
 impl UpstreamArgs {
-    /// The upstream that the flags describe.
-    #[must_use]
-    pub fn target(&self) -> Target {
-        let Self(flags) = self;
-        Target {
-            url: flags.upstreams[0].clone(),
-            id: flags.upstream_id.clone(),
-            connect_timeout: flags.connect_timeout,
-            response_timeout: flags.response_timeout,
-            queue_timeout: flags.queue_timeout,
+    /// Returns the upstream that the flags describe.
+    ///
+    /// # Errors
+    /// When a URL is given twice.
+    pub fn upstream(&self) -> Result<Upstream, String> {
+        if let Some(url) = repeated(&self.upstreams) {
+            return Err(format!(
+                "--upstream {url} is given twice: name each upstream once"
+            ));
         }
-    }
-
-    /// Where else it is.
-    #[must_use]
-    pub fn more(&self) -> &[Uri] {
-        &self.0.upstreams[1..]
-    }
-}
-
-impl Args for UpstreamArgs {
-    fn augment_args(command: Command) -> Command {
-        Flags::augment_args(command)
-    }
-
-    fn augment_args_for_update(command: Command) -> Command {
-        Flags::augment_args_for_update(command)
+        Ok(Upstream {
+            urls: self.upstreams.clone(),
+            id: self.upstream_id.clone(),
+            connect_timeout: self.connect_timeout,
+            response_timeout: self.response_timeout,
+            queue_timeout: self.queue_timeout,
+        })
     }
 }
 
-impl FromArgMatches for UpstreamArgs {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let flags = Flags::from_arg_matches(matches)?;
-        match twice(&flags.upstreams) {
-            Some(url) => Err(clap::Error::raw(
-                ErrorKind::ValueValidation,
-                format!("--upstream {url} is given twice: name each upstream once"),
-            )),
-            None => Ok(Self(flags)),
-        }
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
-}
-
-/// The first URL that an earlier one says too: host names have no case, and 443 is what is meant
-/// without a port.
-fn twice(urls: &[Uri]) -> Option<&Uri> {
+/// Returns the first URL that names the same endpoint as an earlier one. Host names have no case, and
+/// a URL without a port means 443.
+fn repeated(urls: &[Uri]) -> Option<&Uri> {
     let endpoint = |url: &Uri| {
         let host = url.host().unwrap_or_default().to_ascii_lowercase();
         (host, url.port_u16().unwrap_or(443))
     };
-    let is_known = |(index, url): &(usize, &Uri)| {
-        urls[..*index]
-            .iter()
-            .any(|known| endpoint(known) == endpoint(url))
-    };
-    let (_, url) = urls.iter().enumerate().find(is_known)?;
-    Some(url)
+    let mut known = HashSet::new();
+    urls.iter().find(|url| !known.insert(endpoint(url)))
 }
 
 #[cfg(test)]
@@ -111,13 +75,13 @@ mod tests {
 
     fn urls(args: &[&str]) -> Result<Vec<String>, String> {
         let parsed = Alone::try_parse_from(["proxy"].iter().chain(args));
-        let upstream = parsed.map_err(|error| error.to_string())?.upstream;
-        let urls = std::iter::once(upstream.target().url).chain(upstream.more().to_vec());
-        Ok(urls.map(|url| url.to_string()).collect())
+        let args = parsed.map_err(|error| error.to_string())?.upstream;
+        let urls = args.upstream()?.urls;
+        Ok(urls.iter().map(Uri::to_string).collect())
     }
 
     #[test]
-    fn several_by_flag_or_by_comma() {
+    fn upstreams_are_given_by_several_flags_or_commas() {
         let (a, b) = ("https://a:1/", "https://b:1/");
         for (args, expected) in [
             (&[] as &[&str], &["https://localhost:8080/"] as &[&str]),
@@ -134,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_can_not_be_meant() {
+    fn an_upstream_given_twice_or_not_a_url_is_refused() {
         for (value, text) in [
             ("https://a:1,https://a:1", "https://a:1/ is given twice"),
             (

@@ -31,45 +31,29 @@ mod retry;
 mod sent;
 mod state;
 mod upload;
+mod upstream;
 
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
-    time::Duration,
 };
 
 use common::{cause, tls};
-use http::{Request, Response, StatusCode, Uri, Version, header::HOST, request::Parts};
+use http::{Request, Response, StatusCode, Version, header::HOST, request::Parts};
 use http_body::Body;
 use hyper::body::Bytes;
 use serve::shares::Eviction;
-use spiffe::SpiffeId;
 use tokio::task::JoinSet;
 
 pub use self::{
     answer::Answer,
     error::{At, Error},
+    upstream::Upstream,
 };
 use self::{
     answer::Arriving, connection::Connection, pool::Pool, prepared::Prepared, upload::Upload,
 };
-
-/// Where requests go, who must be there, and how long it may take.
-#[derive(Clone, Debug)]
-pub struct Target {
-    /// Scheme (`https`), host and port.
-    pub url: Uri,
-    /// The SPIFFE ID that every connection is verified to have.
-    pub id: SpiffeId,
-    /// For TCP and TLS handshakes together.
-    pub connect_timeout: Duration,
-    /// How long the target may take no part of the request's body and not begin to answer. The time
-    /// that the body's source takes is not counted, nor the response's body.
-    pub response_timeout: Duration,
-    /// The time that a request may wait for room on the connections to the target.
-    pub queue_timeout: Duration,
-}
 
 /// What can be sent as a request's body.
 pub trait RequestBody:
@@ -85,9 +69,9 @@ impl<B> RequestBody for B where
 {
 }
 
-/// Sends requests to one target.
+/// Sends requests to one upstream.
 pub struct Client<B> {
-    target: Target,
+    upstream: Upstream,
     pool: Arc<Pool<B>>,
     /// Ends with this.
     _upkeep: JoinSet<()>,
@@ -109,35 +93,27 @@ struct Unanswered<B> {
 }
 
 impl<B: RequestBody> Client<B> {
-    /// Sends to `target`; `tls` verifies who it is ([`common::tls::client`]).
+    /// Sends to `upstream`, whose identity `tls` verifies ([`common::tls::client`]).
     ///
     /// # Panics
-    /// Outside a tokio runtime.
+    /// Outside a tokio runtime, or if the upstream has no URL.
     #[must_use]
-    pub fn new(target: Target, tls: tls::ClientTls) -> Self {
-        Self::spread(target, Vec::new(), tls)
-    }
-
-    /// Sends to `target`, at its URL and at those of `more` alike.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
-    #[must_use]
-    pub fn spread(target: Target, more: Vec<Uri>, tls: tls::ClientTls) -> Self {
-        let pool = Pool::new(&target, more, tls.clone());
+    pub fn new(upstream: Upstream, tls: tls::Outgoing) -> Self {
+        assert!(!upstream.urls.is_empty(), "an upstream has a URL");
+        let pool = Pool::new(&upstream, tls.clone());
         let mut upkeep = JoinSet::new();
         upkeep.spawn(pool::upkeep(Arc::downgrade(&pool), tls));
         Self {
-            target,
+            upstream,
             pool,
             _upkeep: upkeep,
         }
     }
 
-    /// Where its requests go.
+    /// Returns the upstream that the requests go to.
     #[must_use]
-    pub fn target(&self) -> &Target {
-        &self.target
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
     }
 
     /// Sends one request; its URI has the target's scheme and authority. Returns the answer with its
@@ -202,7 +178,7 @@ impl<B: RequestBody> Client<B> {
         let (upload, body) = Upload::of(body);
         let sent = tokio::select! {
             sent = connection.send(Request::from_parts(head, body)) => sent,
-            () = upload.stalled(self.target.response_timeout) => {
+            () = upload.stalled(self.upstream.response_timeout) => {
                 let error = Error::ResponseTimeout(self.pool.at(&connection.place));
                 self.pool.silent(connection, answers, &error);
                 return Err(error.into());
@@ -256,7 +232,7 @@ impl<B: RequestBody> Client<B> {
 
 impl<B> fmt::Debug for Client<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Client").field(&self.target).finish()
+        f.debug_tuple("Client").field(&self.upstream).finish()
     }
 }
 

@@ -19,7 +19,6 @@ use common::{
     tls,
 };
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
-use http::Uri;
 use serve::shares::{Own, Shares};
 use spiffe::SpiffeId;
 use tokio::{
@@ -28,7 +27,7 @@ use tokio::{
 };
 
 use super::{
-    Caller, Error, RequestBody, Target,
+    Caller, Error, RequestBody,
     connection::{Connection, Idle},
     connector::{Connector, Fault, Offer},
     endpoint::{Endpoint, Place},
@@ -36,6 +35,7 @@ use super::{
     origin::{At, Origin},
     prepared::Need,
     state::{Failed, State, above},
+    upstream::Upstream,
 };
 
 /// How long an endpoint has to connect before another one is tried as well (RFC 8305 §5).
@@ -76,20 +76,19 @@ pub(super) struct Pool<B> {
 }
 
 impl<B: RequestBody> Pool<B> {
-    /// To `target`, which is at its URL and at `more`.
-    pub(super) fn new(target: &Target, more: Vec<Uri>, tls: tls::ClientTls) -> Arc<Self> {
-        let urls = std::iter::once(&target.url).chain(&more);
+    pub(super) fn new(upstream: &Upstream, tls: tls::Outgoing) -> Arc<Self> {
+        let urls = upstream.urls.iter();
         let origins: Vec<_> = urls.map(|url| Arc::new(Origin::new(url))).collect();
         let room = Arc::new(FairQueue::new(MAX_QUEUED));
         Arc::new(Self {
-            expected: target.id.clone(),
-            connector: Connector::new(tls, target.connect_timeout),
+            expected: upstream.id.clone(),
+            connector: Connector::new(tls, upstream.connect_timeout),
             state: Mutex::new(State::new(&origins, &room)),
             origins,
             found: Notify::new(),
             room,
             holders: Shares::new(usize::MAX, usize::MAX, Own::Refused),
-            queue_timeout: target.queue_timeout,
+            queue_timeout: upstream.queue_timeout,
         })
     }
 

@@ -1,0 +1,30 @@
+//! The upstream that requests are forwarded to, as the binaries describe it.
+
+use std::time::Duration;
+
+use http::Uri;
+use spiffe::SpiffeId;
+
+/// The servers that requests are forwarded to, the identity that they must have, and how long they may take.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Scheme (`https`), host and port of each of its names; at least one. All are used alike.
+    pub urls: Vec<Uri>,
+    /// The SPIFFE ID that every connection is verified to have.
+    pub id: SpiffeId,
+    /// The time for the TCP and TLS handshakes together.
+    pub connect_timeout: Duration,
+    /// The time in which the upstream may take no part of the request's body and not begin to answer.
+    /// The time that the body's source takes is not counted, and neither is the response's body.
+    pub response_timeout: Duration,
+    /// The time that a request may wait for room on the connections to the upstream.
+    pub queue_timeout: Duration,
+}
+
+impl Upstream {
+    /// Returns the first of the URLs: it stands for the upstream where one has to.
+    #[must_use]
+    pub(crate) fn url(&self) -> &Uri {
+        &self.urls[0]
+    }
+}
