@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context;
 use base64::{Engine, prelude::BASE64_STANDARD};
-use forward::outbound::Answer;
+use forward::outbound::ResponseBody;
 use http::{HeaderMap, Response, StatusCode, Version, header::LOCATION};
 use http_body_util::BodyExt;
 use spiffe::{JwtSvid, TrustDomain, X509BundleSet};
@@ -15,7 +15,7 @@ use spiffe::{JwtSvid, TrustDomain, X509BundleSet};
 /// Prints a response: the body of a success as it comes, otherwise the status. With `include`, the
 /// head before the body whatever the status, as curl's `-i`.
 pub(crate) async fn response(
-    response: Response<Answer>,
+    response: Response<ResponseBody>,
     include: bool,
 ) -> anyhow::Result<ExitCode> {
     let (head, body) = response.into_parts();
@@ -74,7 +74,7 @@ pub(crate) async fn line(mut text: String) -> io::Result<()> {
 }
 
 /// As it comes; on a terminal the next prompt gets a line of its own.
-async fn print_body(mut body: Answer) -> anyhow::Result<()> {
+async fn print_body(mut body: ResponseBody) -> anyhow::Result<()> {
     let mut line_ended = true;
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.context("the response broke off")?.into_data() {

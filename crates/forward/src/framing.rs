@@ -9,7 +9,7 @@ use http::{
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 
-use super::rejection::Rejection;
+use super::{list::members, rejection::Rejection};
 
 /// Checks that a request has one length, in a coding that is forwarded whole.
 pub(super) fn check_request(headers: &HeaderMap) -> Result<(), Rejection> {
@@ -77,12 +77,7 @@ enum Coding {
 
 impl Coding {
     fn of(headers: &HeaderMap) -> Option<Self> {
-        let codings: Vec<&[u8]> = headers
-            .get_all(TRANSFER_ENCODING)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
-            .map(<[u8]>::trim_ascii)
-            .collect();
+        let codings: Vec<&[u8]> = members(headers, &TRANSFER_ENCODING).collect();
         let is_chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
         let (last, before) = codings.split_last()?;
         let odd = |coding: &&[u8]| coding.is_empty() || is_chunked(coding);

@@ -14,10 +14,9 @@ use http::{
     },
 };
 use http_body::Body;
+use serve::{fields, peer::Peer};
 
-use super::{framing, rejection::Rejection, target, via};
-use serve::fields;
-use serve::peer::Peer;
+use super::{framing, list::members, rejection::Rejection, target, via};
 
 /// For one connection only, nominated by `Connection` or not. `Expect` is met by this hop: it asks
 /// for the body when the upstream takes it.
@@ -186,18 +185,6 @@ fn remove_nominated(headers: &mut HeaderMap) {
     for name in nominated {
         headers.remove(name);
     }
-}
-
-/// The members of a list field, over all its lines (RFC 9110 §5.6.1).
-pub(super) fn members<'a>(
-    headers: &'a HeaderMap,
-    name: &HeaderName,
-) -> impl Iterator<Item = &'a [u8]> {
-    headers
-        .get_all(name)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
-        .map(<[u8]>::trim_ascii)
 }
 
 /// Names with underscores are claims too: to some servers `X_Forwarded_For` is the same field.

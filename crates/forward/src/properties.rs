@@ -8,7 +8,7 @@ use hyper::body::Bytes;
 use proptest::{prelude::*, sample::select};
 use serve::peer::Peer;
 
-use super::{check_request, headers, target};
+use crate::{check::check_request, headers, target};
 
 const PEER: &str = "192.0.2.7:4711";
 

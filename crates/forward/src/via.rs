@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use http::{HeaderMap, HeaderValue, Version, header::VIA};
 
-use super::headers::members;
+use super::list::members;
 
 /// The pseudonym of every process of this product begins with this.
 const PRODUCT: &str = "spiffe-jwt-proxy-";

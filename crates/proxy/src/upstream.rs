@@ -12,19 +12,19 @@ use spiffe::SpiffeId;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Upstream")]
 pub struct UpstreamArgs {
-    /// Where to forward to: https, host and port. Repeatable, and a host may have several addresses: the load is spread over all that can be connected to
+    /// URL to forward to: https, host and port. Repeatable, and a host may have several addresses; requests are spread over all that can be connected to
     #[arg(long = "upstream", value_name = "URL", default_value = "https://localhost:8080", value_delimiter = ',', value_parser = cli::upstream)]
     upstreams: Vec<Uri>,
     /// SPIFFE ID that the upstream must have; verified on every connection
     #[arg(long, value_name = "ID", default_value = "spiffe://example.org/server", value_parser = cli::workload_id)]
     upstream_id: SpiffeId,
-    /// How long connecting to the upstream may take, TLS included
+    /// Longest time to connect to the upstream, TLS included
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = cli::duration)]
     connect_timeout: Duration,
-    /// How long the upstream may take no part of the request and not begin its answer; what the caller takes is not counted
+    /// Longest time in which the upstream may take no part of the request and not begin its answer; time that the caller takes is not counted
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = cli::duration)]
     response_timeout: Duration,
-    /// The time that a request may wait where all connections to the upstream are full; then it is answered 503
+    /// Longest time that a request may wait while all connections to the upstream are full; then it is answered 503
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = cli::duration)]
     queue_timeout: Duration,
 }

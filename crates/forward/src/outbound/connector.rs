@@ -1,4 +1,6 @@
-//! TCP and TLS to an endpoint under one deadline; its SPIFFE ID is verified in the handshake.
+//! Opens connections: TCP and TLS to an endpoint under one deadline, and then HTTP.
+//!
+//! The endpoint's SPIFFE ID is verified in the TLS handshake.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -10,9 +12,14 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::endpoint::Place;
+use super::{
+    connection::{Opened, handshake},
+    origin::Location,
+    prepared::RequestBody,
+    retry::Failure,
+};
 
-/// Opens connections. What is verified, the TLS configuration says.
+/// Opens connections. The TLS configuration decides what is verified.
 pub(super) struct Connector {
     both: TlsConnector,
     http1: TlsConnector,
@@ -29,20 +36,29 @@ pub(super) enum Offer {
     Http2,
 }
 
-/// Why there is no connection.
+/// The reason why a connection could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
+    /// The endpoint speaks HTTP/2, and not the HTTP/1.1 that was offered.
+    #[error("it does not speak HTTP/1.1")]
+    OnlyHttp2,
+    /// The endpoint could not be verified, because this process has no identity at present.
+    #[error("no identity is issued to this process at present")]
+    NoTrust,
     /// The deadline passed.
     #[error("not connected within {}", humantime::format_duration(*.0))]
     Timeout(Duration),
-    /// TCP's or TLS's.
+    /// TCP or TLS failed.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// The beginning of HTTP failed.
+    #[error(transparent)]
+    Http(Failure),
 }
 
 impl Fault {
-    /// Returns whether the target speaks no version of HTTP that was offered (RFC 7301 §3.2).
-    pub(super) fn is_of_offer(&self) -> bool {
+    /// Returns whether the endpoint speaks no version of HTTP that was offered (RFC 7301 §3.2).
+    fn is_of_offer(&self) -> bool {
         let Self::Io(error) = self else {
             return false;
         };
@@ -73,30 +89,47 @@ impl Connector {
         }
     }
 
-    /// Whether there is anything to verify by.
-    pub(super) fn is_usable(&self) -> bool {
-        self.tls.is_usable()
-    }
-
-    /// How long connecting may take.
+    /// Returns the time that connecting may take.
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// Connects to the first of the addresses of `place` that lets it.
-    pub(super) async fn connect(
+    /// Opens a connection to an endpoint.
+    pub(super) async fn open<B: RequestBody>(
         &self,
-        place: &Place,
+        location: &Location,
         offer: Offer,
-    ) -> Result<TlsStream<TcpStream>, Fault> {
-        timeout(self.timeout, self.connect_to_any(place, offer))
-            .await
-            .unwrap_or(Err(Fault::Timeout(self.timeout)))
+    ) -> Result<Opened<B>, Fault> {
+        let tls = self.connect(location, offer).await?;
+        let is_exclusive = offer != Offer::Both;
+        match timeout(self.timeout, handshake(tls, is_exclusive)).await {
+            Ok(opened) => opened.map_err(Fault::Http),
+            Err(_) => Err(Fault::Timeout(self.timeout)),
+        }
     }
 
+    async fn connect(
+        &self,
+        location: &Location,
+        offer: Offer,
+    ) -> Result<TlsStream<TcpStream>, Fault> {
+        let connected = timeout(self.timeout, self.connect_to_any(location, offer)).await;
+        match connected.unwrap_or(Err(Fault::Timeout(self.timeout))) {
+            // An endpoint that chooses HTTP/2 where it may, and no protocol here.
+            Ok(tls) if offer == Offer::Http1 && tls.get_ref().1.alpn_protocol().is_none() => {
+                Err(Fault::OnlyHttp2)
+            }
+            Err(fault) if offer == Offer::Http1 && fault.is_of_offer() => Err(Fault::OnlyHttp2),
+            // After a withdrawal a handshake fails as if the endpoint were at fault.
+            Err(_) if !self.tls.is_usable() => Err(Fault::NoTrust),
+            connected => connected,
+        }
+    }
+
+    /// Connects to the first address of the endpoint that accepts.
     async fn connect_to_any(
         &self,
-        place: &Place,
+        location: &Location,
         offer: Offer,
     ) -> Result<TlsStream<TcpStream>, Fault> {
         let config = match offer {
@@ -104,9 +137,9 @@ impl Connector {
             Offer::Http1 => &self.http1,
             Offer::Http2 => &self.http2,
         };
-        let name = place.origin.server_name()?;
+        let name = location.origin.server_name()?;
         let mut fault = None;
-        for address in &place.addresses {
+        for address in &location.addresses {
             let tcp = match tcp(*address).await {
                 Ok(tcp) => tcp,
                 Err(error) => {
@@ -116,7 +149,7 @@ impl Connector {
             };
             match self.handshake(config, *address, tcp, &name).await {
                 Ok(tls) => return Ok(tls),
-                // Says more than that nobody is there.
+                // This error says more than one of TCP.
                 Err(error) => fault = Some(error),
             }
         }
@@ -125,7 +158,8 @@ impl Connector {
             .into())
     }
 
-    /// A handshake that failed while what it verifies by changed says nothing about the target.
+    /// Verifies the endpoint. A handshake that failed while trust changed is repeated, because it says
+    /// nothing about the endpoint.
     async fn handshake(
         &self,
         config: &TlsConnector,
@@ -143,7 +177,7 @@ impl Connector {
         }
     }
 
-    /// Of what is verified by, once it has one.
+    /// Waits until the current SVIDs and bundles are in use, and returns their number.
     async fn revision(&self) -> u64 {
         loop {
             match self.tls.revision() {
@@ -157,7 +191,7 @@ impl Connector {
 async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
     let tcp = loop {
         match TcpStream::connect(address).await {
-            // It is nobody's fault, and over when a connection ends.
+            // A descriptor is free as soon as some connection ends.
             Err(error) if is_out_of_files(&error) => sleep(FILES_PAUSE).await,
             connected => break connected?,
         }
@@ -166,7 +200,7 @@ async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(tcp)
 }
 
-/// Returns whether a process or the machine is out of file descriptors.
+/// Returns whether the process or the machine is out of file descriptors.
 fn is_out_of_files(error: &io::Error) -> bool {
     use nix::errno::Errno::{EMFILE, ENFILE};
     [EMFILE, ENFILE]
@@ -174,8 +208,8 @@ fn is_out_of_files(error: &io::Error) -> bool {
         .any(|&errno| error.raw_os_error() == Some(errno as i32))
 }
 
-/// The pause before a descriptor is asked for again.
+/// The pause before the next attempt to get a descriptor.
 const FILES_PAUSE: Duration = Duration::from_millis(20);
 
-/// How long `spiffe-rustls` is given to take in a new SVID or bundle before the next look.
+/// The pause before the next look whether `spiffe-rustls` uses a new SVID or bundle.
 const REVISION_PAUSE: Duration = Duration::from_millis(1);

@@ -1,38 +1,44 @@
-//! An endpoint: its connections, and how it fares.
+//! An endpoint: its connections, its health, and the versions of HTTP that it speaks.
 
 use std::{sync::Arc, time::Duration};
 
 use common::fair::FairQueue;
+use futures_util::future::{BoxFuture, Shared};
 use tokio::time::Instant;
 
 use super::{
-    RequestBody,
     choice::least_of_two,
-    connection::{Connection, Idle, Lane, Opened},
+    connection::{Connection, Opened},
     connector::Offer,
+    error::Error,
+    exclusive::ExclusiveConnection,
+    generation::Generation,
     health::Health,
     http2::FAR,
-    in_flight::Load,
-    opening::Opening,
-    origin::{Addresses, At, Origin},
-    prepared::Need,
+    in_flight::InFlight,
+    origin::Location,
+    prepared::{Need, RequestBody},
+    shared::SharedConnection,
 };
 
-/// Lanes of one core to one endpoint that a busy core opens to spread its work. A server of ours
-/// serves each of them on one core, so one alone would keep a busy proxy's requests from the others.
-/// More of them write smaller batches, which costs CPU time.
-const SPREAD_LANES: usize = 3;
+/// The shared connections of one core to one endpoint that a busy core opens to spread its work. A
+/// server of ours serves each of them on one core, so a single one would keep a busy proxy's requests
+/// from the others. More of them write smaller batches, which costs CPU time.
+const SPREAD: usize = 3;
 
-/// Requests on each of the lanes there are before another is opened to spread them: as many as make a
-/// good batch.
+/// The requests on each shared connection before another is opened to spread them. They are as many as
+/// make a good batch.
 const BUSY: usize = 32;
 
-/// The most lanes of one core to one endpoint; beyond [`SPREAD_LANES`] they are opened where the
-/// endpoint takes few requests on one.
-pub(super) const MAX_LANES: usize = 64;
+/// The most shared connections of one core to one endpoint. Beyond [`SPREAD`] they are opened where
+/// the endpoint takes few requests on one.
+const MAX_SHARED: usize = 64;
 
-/// Idle connections for one request that are kept; more are closed as they become idle.
+/// The most idle exclusive connections that are kept. More are closed as they become idle.
 const MAX_IDLE: usize = 256;
+
+/// The outcome of opening a connection, for all that wait for it.
+pub(super) type Opening = Shared<BoxFuture<'static, Result<(), Error>>>;
 
 /// The versions of HTTP that an endpoint speaks, as far as is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,242 +51,225 @@ enum Protocol {
     OnlyHttp2,
 }
 
-/// Where an endpoint is.
-#[derive(Debug)]
-pub(super) struct Place {
-    pub(super) origin: Arc<Origin>,
-    pub(super) addresses: Addresses,
-}
-
-/// One of a target's servers.
+/// One server of an upstream.
 pub(super) struct Endpoint<B> {
-    pub(super) id: u64,
-    pub(super) place: Arc<Place>,
+    pub(super) location: Arc<Location>,
     pub(super) health: Health,
-    pub(super) load: Arc<Load>,
-    /// The lane that is being opened, for all who wait for one.
+    pub(super) in_flight: Arc<InFlight>,
+    /// The shared connection that is being opened, for all that wait for one.
     pub(super) opening: Option<Opening>,
     protocol: Protocol,
-    lanes: Vec<Arc<Lane>>,
-    /// The one used last comes last.
-    idle: Vec<Idle<B>>,
-}
-
-impl Place {
-    /// What to call it; with its address, if there are `several` endpoints.
-    pub(super) fn at(&self, several: bool) -> At {
-        match several && self.origin.literal().is_none() {
-            true => At::new(&self.origin.url, &self.addresses),
-            false => At::new(&self.origin.url, &[]),
-        }
-    }
+    shared: Vec<Arc<SharedConnection>>,
+    /// The exclusive connections without a request. The one used last comes last.
+    idle: Vec<ExclusiveConnection<B>>,
 }
 
 impl<B: RequestBody> Endpoint<B> {
-    pub(super) fn new(
-        id: u64,
-        origin: &Arc<Origin>,
-        addresses: Addresses,
-        room: &Arc<FairQueue>,
-    ) -> Self {
+    /// Begins without a connection. Each request that ends makes room for one in `room`.
+    pub(super) fn new(location: &Arc<Location>, room: &Arc<FairQueue>) -> Self {
         Self {
-            id,
-            place: Arc::new(Place {
-                origin: Arc::clone(origin),
-                addresses,
-            }),
+            location: Arc::clone(location),
             health: Health::default(),
-            load: Load::of_endpoint(room),
+            in_flight: InFlight::of_endpoint(room),
             opening: None,
             protocol: Protocol::Unknown,
-            lanes: Vec::new(),
+            shared: Vec::new(),
             idle: Vec::new(),
         }
     }
 
-    /// Returns whether it speaks HTTP/1.1 alone, as far as is known.
+    /// Returns the number that tells the endpoint from all others.
+    pub(super) fn id(&self) -> u64 {
+        self.location.id
+    }
+
+    /// Returns whether the endpoint speaks HTTP/1.1 alone, as far as is known.
     pub(super) fn is_http1(&self) -> bool {
         self.protocol == Protocol::Http1
     }
 
-    /// Whether a request could go there now, over a connection with a number above `above`.
-    pub(super) fn has_room(&self, need: Need, above: u64) -> bool {
-        self.lane(need, above).is_some()
-            || self.takes_idle(need) && self.idle.iter().any(|idle| idle.number > above)
+    /// Returns whether a request could go there now, over a connection of generation `since` or later.
+    pub(super) fn has_room(&self, need: Need, since: Generation) -> bool {
+        let is_recent = |idle: &ExclusiveConnection<B>| idle.generation >= since;
+        self.choose_shared(need, since).is_some()
+            || self.takes_exclusive(need) && self.idle.iter().any(is_recent)
     }
 
-    /// Returns whether it has a connection without a request, or a lane.
+    /// Returns whether there is an idle connection or a shared one.
     pub(super) fn has_connection(&self) -> bool {
-        !self.lanes.is_empty() || !self.idle.is_empty()
+        !self.shared.is_empty() || !self.idle.is_empty()
     }
 
-    /// Returns whether it has lanes, with or without room.
-    pub(super) fn has_lanes(&self) -> bool {
-        !self.lanes.is_empty()
+    /// Returns whether there are shared connections, with or without room.
+    pub(super) fn has_shared(&self) -> bool {
+        !self.shared.is_empty()
     }
 
-    /// Returns whether it has no connection at all, idle or busy.
+    /// Returns whether there is no connection at all, idle or busy.
     pub(super) fn is_unconnected(&self) -> bool {
-        let is_busy = self.is_http1() && self.load.requests() > 0;
+        let is_busy = self.is_http1() && self.in_flight.requests() > 0;
         !is_busy && !self.has_connection()
     }
 
-    /// A connection with a number above `above` for one more request. Those found closed or too old
-    /// are left.
-    pub(super) fn take(&mut self, need: Need, above: u64, now: Instant) -> Option<Connection<B>> {
-        while let Some(index) = self.lane(need, above) {
-            let lane = &self.lanes[index];
-            if lane.is_to_be_used(now) {
-                return Some(Connection::over_lane(self.id, &self.place, lane, need));
+    /// Takes a connection of generation `since` or later for one more request. Drops those that are
+    /// found closed or too old.
+    pub(super) fn take(
+        &mut self,
+        need: Need,
+        since: Generation,
+        now: Instant,
+    ) -> Option<Connection<B>> {
+        while let Some(index) = self.choose_shared(need, since) {
+            let shared = &self.shared[index];
+            if shared.touch(now) {
+                return Some(Connection::shared(&self.location, shared, need));
             }
-            self.lanes.swap_remove(index);
+            self.shared.swap_remove(index);
         }
-        if !self.takes_idle(need) {
+        if !self.takes_exclusive(need) {
             return None;
         }
-        while let Some(index) = self.idle.iter().rposition(|idle| idle.number > above) {
+        let is_recent = |idle: &ExclusiveConnection<B>| idle.generation >= since;
+        while let Some(index) = self.idle.iter().rposition(is_recent) {
             let mut idle = self.idle.remove(index);
             if idle.is_usable(now) {
-                let connection = Connection::over_idle(self.id, &self.place, idle, &self.load);
+                let connection = Connection::exclusive(&self.location, idle, &self.in_flight);
                 return Some(connection);
             }
         }
         None
     }
 
-    /// Returns whether a request takes a connection of its own. A body does where no lane has room.
-    fn takes_idle(&self, need: Need) -> bool {
+    /// Returns whether a request may take an exclusive connection. A body does so where no shared
+    /// connection has room.
+    fn takes_exclusive(&self, need: Need) -> bool {
         match need {
-            Need::Own => true,
+            Need::Exclusive => true,
             Need::Shared(bytes) => bytes > 0 || self.is_http1() || self.is_far(),
         }
     }
 
-    /// Returns whether requests to it share no connection because the path is long.
+    /// Returns whether requests to the endpoint share no connection because the path is long.
     ///
     /// One HTTP/2 stream carries no more than its window in a round trip, and windows as wide as a
-    /// long path needs would be held unread by the hundred. TCP's own windows follow the path, so a
+    /// long path needs would be held unread by the hundred. TCP's own windows follow the path. So a
     /// far endpoint that speaks HTTP/1.1 too gets a connection for each request: 32 MiB down over
-    /// 50 ms at 190 MiB/s, against 4.6 on a lane (`scripts/bench.sh --rows far`). Small requests cost
-    /// more so: 28.0 against 24.8 µs for server and proxy (`--rows wrk32`, with [`FAR`] at zero).
+    /// 50 ms at 190 MiB/s, against 4.6 on a shared one (`scripts/bench.sh --rows far`). Small requests
+    /// cost more this way: 28.0 against 24.8 µs for server and proxy (`--rows wrk32`, with [`FAR`] at
+    /// zero).
     fn is_far(&self) -> bool {
         let is_far = |round_trip| round_trip >= FAR;
         self.protocol == Protocol::Http2 && self.round_trip().is_some_and(is_far)
     }
 
-    /// Returns what its lanes measured. One that is not used ends, and the next one measures again.
+    /// Returns the round trip that the shared connections measured. An unused one ends, and the next
+    /// one measures again.
     fn round_trip(&self) -> Option<Duration> {
-        self.lanes.iter().filter_map(|lane| lane.round_trip()).min()
+        self.shared.iter().filter_map(|one| one.round_trip()).min()
     }
 
-    fn lane(&self, need: Need, above: u64) -> Option<usize> {
+    fn choose_shared(&self, need: Need, since: Generation) -> Option<usize> {
         let Need::Shared(bytes) = need else {
             return None;
         };
         if self.is_far() {
             return None;
         }
-        let lanes = self.lanes.iter().enumerate();
-        let with_room = lanes.filter(|(_, lane)| {
-            lane.number > above
-                && lane.load.requests() < lane.max_requests()
-                && lane.has_room_for(bytes)
-        });
-        let loads = with_room.map(|(index, lane)| (index, lane.load.requests()));
+        let candidates = self.shared.iter().enumerate();
+        let with_room = candidates
+            .filter(|(_, shared)| shared.generation >= since && shared.has_room_for(bytes));
+        let loads = with_room.map(|(index, shared)| (index, shared.in_flight.requests()));
         least_of_two(loads, |below| fastrand::usize(..below))
     }
 
-    /// Returns the versions that a new connection for this need has to offer. The first one offers
-    /// all, to learn which the endpoint speaks.
+    /// Returns the versions that a new connection for this need has to offer. The first connection
+    /// offers all, to learn which the endpoint speaks.
     pub(super) fn offer(&self, need: Need) -> Offer {
-        let is_own = match need {
-            Need::Own => true,
+        let is_exclusive = match need {
+            Need::Exclusive => true,
             Need::Shared(_) if self.is_far() => true,
-            // There are lanes, and no room for a body on them.
-            Need::Shared(bytes) => {
-                bytes > 0 && self.lanes.iter().any(|lane| !lane.has_room_for(bytes))
-            }
+            // There are shared connections without room for the body.
+            Need::Shared(bytes) => self.shared.iter().any(|shared| !shared.takes_body(bytes)),
         };
         match self.protocol {
-            Protocol::Http2 if is_own => Offer::Http1,
-            Protocol::OnlyHttp2 if is_own => Offer::Http2,
+            Protocol::Http2 if is_exclusive => Offer::Http1,
+            Protocol::OnlyHttp2 if is_exclusive => Offer::Http2,
             _ => Offer::Both,
         }
     }
 
-    /// Returns whether it may have one more lane. A peer that takes no requests at present takes them on no
-    /// other connection either.
+    /// Returns whether one more connection may be opened. A peer that takes no requests at present
+    /// takes them on no other shared connection either.
     pub(super) fn may_open(&self, offer: Offer) -> bool {
-        let takes_none = |lane: &Arc<Lane>| lane.max_requests() == 0;
-        offer != Offer::Both || self.lanes.len() < MAX_LANES && !self.lanes.iter().any(takes_none)
+        let takes_none = |shared: &Arc<SharedConnection>| shared.max_requests() == 0;
+        offer != Offer::Both
+            || self.shared.len() < MAX_SHARED && !self.shared.iter().any(takes_none)
     }
 
-    /// The endpoint does not speak HTTP/1.1.
+    /// Notes that the endpoint does not speak HTTP/1.1.
     pub(super) fn refuses_http1(&mut self) {
         self.protocol = Protocol::OnlyHttp2;
     }
 
-    /// Returns whether one more lane would spread the requests, or will be needed soon.
-    pub(super) fn wants_lane(&self, now: Instant) -> bool {
-        let count = self.lanes.len();
-        if count == 0 || count >= MAX_LANES || self.opening.is_some() || self.is_far() {
+    /// Returns whether one more shared connection would spread the requests, or will be needed soon.
+    pub(super) fn wants_shared(&self, now: Instant) -> bool {
+        let count = self.shared.len();
+        if count == 0 || count >= MAX_SHARED || self.opening.is_some() || self.is_far() {
             return false;
         }
-        let is_full = |lane: &Arc<Lane>| {
-            let (requests, max) = (lane.load.requests(), lane.max_requests());
-            requests.saturating_add(max / 4) >= max
+        let is_busy = |shared: &Arc<SharedConnection>| {
+            let (requests, max) = (shared.in_flight.requests(), shared.max_requests());
+            count < SPREAD && requests > BUSY || requests.saturating_add(max / 4) >= max
         };
-        let is_busy =
-            |lane: &Arc<Lane>| count < SPREAD_LANES && lane.load.requests() > BUSY || is_full(lane);
-        self.lanes.iter().all(is_busy) && self.health.left_out(now).is_none()
+        self.shared.iter().all(is_busy) && self.health.ejected(now).is_none()
     }
 
     /// Takes in a connection that was just opened.
-    pub(super) fn add(&mut self, number: u64, opened: Opened<B>, offer: Offer) {
+    pub(super) fn add(&mut self, generation: Generation, opened: Opened<B>, offer: Offer) {
         self.health.connects();
         match opened {
-            Opened::Lane(sender, round_trip) => {
+            Opened::Shared(sender, round_trip) => {
                 if self.protocol != Protocol::OnlyHttp2 {
                     self.protocol = Protocol::Http2;
                 }
-                self.lanes
-                    .push(Lane::new(number, sender, round_trip, &self.load));
+                let shared = SharedConnection::new(generation, sender, round_trip, &self.in_flight);
+                self.shared.push(shared);
             }
-            Opened::Own(sender) => {
+            Opened::Exclusive(sender) => {
                 if offer == Offer::Both {
                     self.protocol = Protocol::Http1;
                 }
-                self.idle.push(Idle::new(number, sender));
+                self.idle.push(ExclusiveConnection::new(generation, sender));
             }
         }
     }
 
-    /// Takes back a connection that has no request any more.
-    pub(super) fn take_back(&mut self, idle: Idle<B>) {
+    /// Takes back an exclusive connection whose request is over.
+    pub(super) fn take_back(&mut self, idle: ExclusiveConnection<B>) {
         if self.idle.len() < MAX_IDLE {
             self.idle.push(idle);
         }
     }
 
-    /// Leaves one connection, if it takes more than one request.
-    pub(super) fn leave(&mut self, number: u64) {
-        self.lanes.retain(|lane| lane.number != number);
+    /// Drops one shared connection. Requests on it continue.
+    pub(super) fn discard(&mut self, shared: &Arc<SharedConnection>) {
+        self.shared.retain(|one| !Arc::ptr_eq(one, shared));
     }
 
-    /// Leaves all connections: they end with the requests that they have.
-    pub(super) fn leave_all(&mut self) {
-        self.lanes.clear();
+    /// Drops all connections. They end with the requests on them.
+    pub(super) fn discard_all(&mut self) {
+        self.shared.clear();
         self.idle.clear();
     }
 
-    /// Leaves lanes that are closed.
-    pub(super) fn leave_closed(&mut self) {
-        self.lanes.retain(|lane| lane.is_open());
+    /// Drops shared connections that are closed.
+    pub(super) fn discard_closed(&mut self) {
+        self.shared.retain(|shared| shared.is_open());
     }
 
-    /// Leaves the connections that are closed, too old, or were idle for too long.
+    /// Drops the connections that are closed, too old, or were idle for too long.
     pub(super) fn sweep(&mut self, now: Instant) {
-        self.lanes.retain(|lane| lane.is_kept(now));
+        self.shared.retain(|shared| shared.is_kept(now));
         self.idle.retain_mut(|idle| idle.is_usable(now));
     }
 }

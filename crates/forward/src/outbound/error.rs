@@ -1,4 +1,4 @@
-//! Why a request got no answer, by whose fault.
+//! The error of a request that got no answer, and the status that it becomes.
 
 use std::io;
 
@@ -6,55 +6,56 @@ use common::{cause, sanitize::Sanitized};
 use http::StatusCode;
 use spiffe::SpiffeId;
 
-pub use super::origin::At;
-use super::{connector::Fault, retry::Failure};
+use super::{connector::Fault, origin::At, retry::Failure};
 
-/// A request without an answer.
+/// A request got no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The target is verified to be somebody else.
+    /// The upstream was verified, and has another identity.
     #[error("{at} is not who it should be: expected {expected}, presented {presented}")]
     Impostor {
-        /// Where it was connected to.
+        /// The place that was connected to.
         at: At,
-        /// Who should have been there.
+        /// The identity that it should have.
         expected: SpiffeId,
-        /// Who was.
+        /// The identity that it has.
         presented: SpiffeId,
     },
-    /// No verified connection: refused, no such host, a certificate not trusted.
+    /// No verified connection could be opened: it was refused, the host does not exist, or the
+    /// certificate is not trusted.
     #[error("cannot connect to {at} as {expected}: {cause}")]
     Connect {
-        /// Where it was connected to.
+        /// The place that was connected to.
         at: At,
-        /// Who should have been there.
+        /// The identity that it should have.
         expected: SpiffeId,
-        /// What went wrong, the whole chain of causes.
+        /// The whole chain of causes.
         cause: String,
     },
-    /// There is nothing to verify it by: the own identity was withdrawn, or has expired.
+    /// The upstream can't be verified, because the own identity was withdrawn or has expired.
     #[error("cannot verify {0}: no identity is issued to this process at present")]
     NoTrust(At),
-    /// Longer to connect to than it may take.
+    /// Connecting took longer than it may.
     #[error("cannot connect to {0}: {1}")]
     ConnectTimeout(At, String),
-    /// Longer to answer than it may take.
+    /// The answer took longer than it may.
     #[error("{0} did not answer in time")]
     ResponseTimeout(At),
     /// The request's own body failed before the answer.
     #[error("the request body failed: {0}")]
     RequestBody(String),
-    /// All connections that there may be are full, for longer than a request may wait.
+    /// All connections that there may be were full for longer than a request may wait.
     #[error("no room on the connections to {0} {1}")]
     Full(At, String),
-    /// The target broke off, or answered with what is no HTTP response.
+    /// The upstream broke off, or its answer is not a valid HTTP response.
     #[error("{0} failed: {1}")]
     Failed(At, String),
 }
 
 impl Error {
-    /// The status that a proxy answers with. The one place where this error becomes a status.
+    /// Returns the status that a proxy answers with. This is the one place where the error becomes a
+    /// status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -67,11 +68,14 @@ impl Error {
         }
     }
 
-    /// Without a connection.
+    /// Returns the error of a request for which no connection could be opened.
     pub(super) fn unconnected(fault: &Fault, at: At, expected: SpiffeId) -> Self {
         let error = match fault {
-            Fault::Timeout(_) => return Self::ConnectTimeout(at, fault.to_string()),
             Fault::Io(error) => error,
+            Fault::Timeout(_) => return Self::ConnectTimeout(at, fault.to_string()),
+            Fault::NoTrust => return Self::NoTrust(at),
+            Fault::Http(failure) => return Self::unanswered(failure, at),
+            Fault::OnlyHttp2 => return Self::Failed(at, fault.to_string()),
         };
         if let Some(spiffe_rustls::Error::UnauthorizedSpiffeId(presented)) = cause::find(error) {
             return Self::Impostor {
@@ -93,7 +97,7 @@ impl Error {
         }
     }
 
-    /// Without an address.
+    /// Returns the error of a request for which no address was found.
     pub(super) fn unresolved(error: &io::Error, at: At, expected: SpiffeId) -> Self {
         Self::Connect {
             at,
@@ -102,19 +106,18 @@ impl Error {
         }
     }
 
-    /// On a connection.
+    /// Returns the error of a request that failed on its connection.
     pub(super) fn unanswered(failure: &Failure, at: At) -> Self {
         Self::Failed(at, quoted(failure))
     }
 
-    /// By the request's own body.
+    /// Returns the error of a request whose own body failed.
     pub(super) fn request_body(cause: String) -> Self {
         Self::RequestBody(Sanitized(cause).to_string())
     }
 }
 
-/// The whole chain of causes, some of which quote the peer: what it wrote into a GOAWAY, or into its
-/// certificate.
+/// Returns the whole chain of causes, sanitized because some quote the peer's GOAWAY or certificate.
 fn quoted(error: &(dyn std::error::Error + 'static)) -> String {
     Sanitized(cause::chain(error)).to_string()
 }

@@ -1,27 +1,27 @@
-//! How an endpoint that fails is left out, for a growing while. Pure: who asks says what time it is.
+//! Ejects an endpoint that fails, for a growing while. Pure: the time is an argument.
 
 use std::time::Duration;
 
 use common::backoff::Backoff;
 use tokio::time::Instant;
 
-/// The pauses of an endpoint that fails.
+/// The times for which an endpoint that fails is ejected.
 pub(super) const PAUSE: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
-/// What is known of an endpoint's failures.
+/// The failures of an endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    /// Since its last answer.
+    /// The failures since the last answer.
     failures: u32,
-    /// How many answers it had given when it failed last.
+    /// The number of answers before the last failure.
     answers: u64,
     failed: Option<Instant>,
-    left_out_until: Option<Instant>,
+    ejected_until: Option<Instant>,
 }
 
 impl Health {
-    /// It could not be connected to, or was silent; it has given `answers` so far. How long it is
-    /// left out for; `chance` is from 0 to 1.
+    /// Notes that the endpoint could not be connected to or was silent, after `answers` in all. Returns
+    /// the time for which it is ejected; `chance` is from 0 to 1.
     pub(super) fn fails(&mut self, now: Instant, answers: u64, chance: f64) -> Duration {
         if answers != self.answers {
             self.failures = 0;
@@ -30,33 +30,34 @@ impl Health {
         self.answers = answers;
         let pause = pause(self.failures, chance);
         self.failed = Some(now);
-        self.left_out_until = Some(now + pause);
+        self.ejected_until = Some(now + pause);
         pause
     }
 
-    /// It is connected to. Only an answer proves more than that: until then its next pause is longer.
+    /// Notes that the endpoint was connected to. Its next pause is still longer, because only an answer
+    /// shows that it works.
     pub(super) fn connects(&mut self) {
-        self.left_out_until = None;
+        self.ejected_until = None;
     }
 
-    /// Whether this failure was the first since its last answer.
+    /// Returns whether the last failure was the first since the last answer.
     pub(super) fn is_first_failure(&self) -> bool {
         self.failures == 1
     }
 
-    /// When it may be tried again, if it is left out at `now`.
-    pub(super) fn left_out(&self, now: Instant) -> Option<Instant> {
-        self.left_out_until.filter(|until| *until > now)
+    /// Returns the time of the next attempt, if the endpoint is ejected at `now`.
+    pub(super) fn ejected(&self, now: Instant) -> Option<Instant> {
+        self.ejected_until.filter(|until| *until > now)
     }
 
-    /// When it failed last.
+    /// Returns the time of the last failure.
     pub(super) fn failed(&self) -> Option<Instant> {
         self.failed
     }
 }
 
-/// From three quarters to five quarters of the doubled time: what failed together is not tried again
-/// by all cores and proxies together.
+/// Returns from three quarters to five quarters of the doubled time, so that cores and proxies do not
+/// all try an endpoint again at the same moment.
 fn pause(failures: u32, chance: f64) -> Duration {
     PAUSE.pause(failures).mul_f64(0.75 + chance / 2.0)
 }
@@ -70,7 +71,7 @@ mod tests {
     const MIDDLE: f64 = 0.5;
 
     #[test]
-    fn pauses_double_up_to_a_bound_and_are_spread() {
+    fn pauses_double_up_to_a_bound_and_vary_by_chance() {
         for (failures, chance, seconds) in [
             (1, MIDDLE, 1.0),
             (2, MIDDLE, 2.0),
@@ -90,16 +91,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_endpoint_comes_back_after_its_pause() {
         let mut health = Health::default();
-        assert_eq!(health.left_out(Instant::now()), None);
+        assert_eq!(health.ejected(Instant::now()), None);
         for seconds in [1, 2, 4, 8, 16, 30, 30] {
             let pause = health.fails(Instant::now(), 0, MIDDLE);
             assert_eq!(pause, Duration::from_secs(seconds));
             assert_eq!(health.is_first_failure(), seconds == 1);
             let until = Instant::now() + pause;
             advance(pause - Duration::from_millis(1)).await;
-            assert_eq!(health.left_out(Instant::now()), Some(until));
+            assert_eq!(health.ejected(Instant::now()), Some(until));
             advance(Duration::from_millis(1)).await;
-            assert_eq!(health.left_out(Instant::now()), None);
+            assert_eq!(health.ejected(Instant::now()), None);
         }
     }
 
@@ -108,7 +109,7 @@ mod tests {
         let mut health = Health::default();
         health.fails(Instant::now(), 7, MIDDLE);
         health.connects();
-        assert_eq!(health.left_out(Instant::now()), None, "in use at once");
+        assert_eq!(health.ejected(Instant::now()), None, "in use at once");
         let pause = health.fails(Instant::now(), 7, MIDDLE);
         assert_eq!(pause, PAUSE.pause(2), "it connects and is silent");
         health.connects();

@@ -24,38 +24,43 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{RequestBody, answer::Arriving, retry::Failure, upload::Outgoing};
+use super::{
+    arriving::{Arriving, Exchange},
+    prepared::RequestBody,
+    retry::Failure,
+    upload::UploadBody,
+};
 
 /// Sends requests over one connection.
 pub(super) type Sender = h2::client::SendRequest<Bytes>;
 
 /// Flow-control windows, in bytes. A body that its caller does not read holds back at most its
-/// stream's window; the connection's is as large as can be, so that a few such bodies don't hold back
-/// all other callers on the same connection.
+/// stream's window. The connection's window is as large as can be, so that a few such bodies don't
+/// hold back all other callers on the same connection.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = i32::MAX.cast_unsigned();
 
-/// The longest head of an answer that is taken in before it is looked at, in bytes. It is far more
-/// than any that is passed on, because a longer one ends the whole connection (`h2` counts its frames).
+/// The longest head of an answer that is read before it is checked, in bytes. It is far more than any
+/// that is passed on, because a longer one ends the whole connection (`h2` counts its frames).
 const MAX_HEAD_READ: u32 = 16 * 1024 * 1024;
 
-/// Bytes of a request's body that one stream holds for a connection that is slower than its caller.
+/// The bytes of a request's body that one stream holds for a connection that is slower than its caller.
 const STREAM_SEND_BUFFER: usize = 64 * 1024;
 
-/// The budget for unread small DATA frames of a connection: each spends the bytes that it has less
-/// than 256, so that about 250,000 frames may wait. By the windows alone it would be a gigabyte.
+/// The budget for unread small DATA frames of a connection. Each frame spends the bytes that it has
+/// less than 256, so that about 250,000 frames may wait. By the windows alone it would be a gigabyte.
 const SMALL_FRAMES: usize = 64 * 1024 * 1024;
 
-/// The number of streams that stay known after a reset of ours, and the time, so that frames on their
-/// way to them are not errors.
+/// The number of streams that stay known after a reset of ours, and for how long. Frames that are on
+/// their way to such a stream are not errors.
 const RESETS_KEPT: usize = 1024;
 const RESETS_KEPT_FOR: Duration = Duration::from_secs(30);
 
-/// The round trip from which on an upstream is far, by PING.
+/// The least round trip of an upstream that is far, by PING.
 pub(super) const FAR: Duration = Duration::from_millis(20);
 
-/// The pause between PINGs on a quiet connection, and the time for the answer. A connection that died
-/// without a word would take all requests until it is left.
+/// The pause between PINGs on a quiet connection, and the time for the answer. A dead connection that
+/// nobody closed would otherwise take all requests.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -79,7 +84,7 @@ where
         .max_send_buffer_size(STREAM_SEND_BUFFER)
         .max_concurrent_reset_streams(RESETS_KEPT)
         .reset_stream_duration(RESETS_KEPT_FOR)
-        // An answer to a request that is given up may be on its way: that is nobody's fault.
+        // The answer to a request that was reset may be on its way, which is not an error.
         .max_local_error_reset_streams(None)
         .handshake(io)
         .await?;
@@ -93,15 +98,15 @@ where
         () = measure(ping.as_mut(), &round_trip, FAR) => {}
     }
     tokio::spawn(async move {
-        let ended = tokio::select! {
-            ended = connection => ended,
+        tokio::select! {
+            ended = connection => {
+                if let Err(error) = ended {
+                    debug!(%error, "upstream connection ended");
+                }
+            }
             () = dead(ping, heard, PING_EVERY, PING_TIMEOUT) => {
                 debug!("upstream connection ended: no answer to a PING");
-                return;
             }
-        };
-        if let Err(error) = ended {
-            debug!(%error, "upstream connection ended");
         }
     });
     Ok((sender, round_trip))
@@ -119,7 +124,7 @@ pub(super) fn is_open(sender: &mut Sender) -> bool {
 /// When the connection takes no more requests; nothing was sent then.
 pub(super) fn send_whole<B>(
     mut sender: Sender,
-    request: Request<Outgoing<B>>,
+    request: Request<UploadBody<B>>,
 ) -> Result<ResponseFuture, Failure>
 where
     B: RequestBody,
@@ -152,11 +157,12 @@ impl From<Sender> for Single {
 }
 
 impl Single {
+    /// Returns whether neither an end nor a GOAWAY has come.
     pub(super) fn is_open(&mut self) -> bool {
         is_open(&mut self.sender)
     }
 
-    /// Returns once its request is over; whether it can take another.
+    /// Waits until the request is over. Returns whether the connection can take another.
     pub(super) async fn becomes_free(&mut self) -> bool {
         if let Some(mut request) = self.request.take() {
             request.recv().await;
@@ -167,7 +173,7 @@ impl Single {
     /// Sends a request whose body is sent as it comes.
     pub(super) async fn send<B>(
         &mut self,
-        request: Request<Outgoing<B>>,
+        request: Request<UploadBody<B>>,
     ) -> Result<Response<Arriving>, Failure>
     where
         B: RequestBody,
@@ -176,49 +182,38 @@ impl Single {
         let head = head_of(head, body.size_hint().exact());
         let sent = self.sender.send_request(head, body.is_end_stream());
         let (answer, mut stream) = sent.map_err(Failure::Unsent)?;
-        let (during, request) = mpsc::channel(1);
+        let (busy, request) = mpsc::channel(1);
         self.request = Some(request);
         let mut upload = JoinSet::new();
         if !body.is_end_stream() {
-            let during = during.clone();
+            let busy = busy.clone();
             upload.spawn(async move {
-                // Why it broke off, its source and the answer say.
+                // The body's source and the answer have the reason of a failure.
                 let _ = send_body(&mut stream, body, None, |_| ()).await;
-                drop(during);
+                drop(busy);
             });
         }
         let response = answer.await?;
-        let during = During {
-            _request: during,
-            _upload: upload,
-        };
-        Ok(body_of(response, Some(during)))
+        Ok(body_of(response, Some(Exchange::new(busy, upload))))
     }
 }
 
-/// Held by an answer: its connection is busy, and the request's body is sent on, until it is dropped.
-#[derive(Debug)]
-pub(super) struct During {
-    _request: mpsc::Sender<()>,
-    _upload: JoinSet<()>,
-}
-
-/// The answer of a request over HTTP/2.
+/// Returns the answer to a request over HTTP/2.
 pub(super) fn body_of(
     response: Response<h2::RecvStream>,
-    during: Option<During>,
+    exchange: Option<Exchange>,
 ) -> Response<Arriving> {
     let (head, stream) = response.into_parts();
     let body = Inflow::new(stream, &head.headers);
     let body = Arriving {
         body: Wire::Http2(body),
-        during,
+        exchange,
     };
     Response::from_parts(head, body)
 }
 
-/// A request's head as HTTP/2 has it. The length is set where a body has one, and where a method is
-/// expected to have a body (RFC 9110 §8.6).
+/// Returns a request's head as HTTP/2 has it. The length is set where a body has one, and where a
+/// method is expected to have a body (RFC 9110 §8.6).
 fn head_of(mut head: Parts, length: Option<u64>) -> Request<()> {
     head.version = http::Version::HTTP_2;
     remove_connection_fields(&mut head.headers);

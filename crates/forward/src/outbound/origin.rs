@@ -1,4 +1,4 @@
-//! An upstream as it was named, and the endpoints behind that name.
+//! A URL of an upstream, and the endpoints behind its name.
 
 use std::{fmt, io, net::SocketAddr, sync::Arc};
 
@@ -10,18 +10,37 @@ use tokio::net::lookup_host;
 #[derive(Debug)]
 pub(super) struct Origin {
     pub(super) url: Uri,
-    /// What `Host` says of it.
+    /// The value of `Host`.
     pub(super) host_field: HeaderValue,
     host: String,
     port: u16,
 }
 
-/// One endpoint: the addresses by which one server is reached, tried in this order. More than one
-/// only where they are the same machine.
+/// The addresses of one endpoint, tried in this order. There are several only where they are the same
+/// machine.
 pub(super) type Addresses = Vec<SocketAddr>;
 
+/// The location of an endpoint.
+#[derive(Debug)]
+pub(super) struct Location {
+    /// Distinguishes an endpoint from an earlier one at the same addresses.
+    pub(super) id: u64,
+    pub(super) origin: Arc<Origin>,
+    pub(super) addresses: Addresses,
+}
+
+impl Location {
+    /// Returns what errors call the endpoint. The name has the address if there are `several`.
+    pub(super) fn at(&self, several: bool) -> At {
+        match several && self.origin.literal().is_none() {
+            true => At::new(&self.origin.url, &self.addresses),
+            false => At::new(&self.origin.url, &[]),
+        }
+    }
+}
+
 impl Origin {
-    /// Of `url`, which is `https` and has a host.
+    /// Takes apart `url`, which is `https` and has a host.
     pub(super) fn new(url: &Uri) -> Self {
         let host = url.host().unwrap_or_default();
         let port = url.port_u16().unwrap_or(443);
@@ -38,13 +57,13 @@ impl Origin {
         }
     }
 
-    /// The endpoints, if they are known without asking anybody.
+    /// Returns the endpoints, if they are known without a look-up.
     pub(super) fn literal(&self) -> Option<Vec<Addresses>> {
         let ip = self.host.parse().ok()?;
         Some(vec![vec![SocketAddr::new(ip, self.port)]])
     }
 
-    /// The endpoints of this moment.
+    /// Looks the name up and returns its endpoints.
     pub(super) async fn resolve(&self) -> io::Result<Vec<Addresses>> {
         let found: Vec<_> = lookup_host((self.host.as_str(), self.port))
             .await?
@@ -55,14 +74,14 @@ impl Origin {
         }
     }
 
-    /// What TLS calls it. Who it is, its SPIFFE ID says.
+    /// Returns the name for TLS. The identity is verified by SPIFFE ID, not by this name.
     pub(super) fn server_name(&self) -> io::Result<ServerName<'static>> {
         ServerName::try_from(self.host.clone()).map_err(io::Error::other)
     }
 }
 
-/// Each address is an endpoint. But the two loopback addresses are one machine, and a server often
-/// listens on one of them only: they are one endpoint.
+/// Groups addresses to endpoints. Each address is an endpoint, except that the two loopback addresses
+/// are one endpoint, because a server often listens on one of them only.
 fn endpoints(found: Vec<SocketAddr>) -> Vec<Addresses> {
     let mut endpoints: Vec<Addresses> = Vec::with_capacity(found.len());
     for address in found {
@@ -83,7 +102,7 @@ fn endpoints(found: Vec<SocketAddr>) -> Vec<Addresses> {
     endpoints
 }
 
-/// Where something happened: the URL, and the addresses if they are not to be known from it.
+/// The place of an error: the URL, and the addresses where the URL does not have them.
 #[derive(Clone, Debug)]
 pub struct At(Arc<str>);
 
@@ -112,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn each_address_is_an_endpoint_but_for_loopback_pairs() {
+    fn each_address_is_an_endpoint_and_a_loopback_pair_is_one() {
         for (found, expected) in [
             (
                 &["10.0.0.1:1"] as &[&str],
@@ -160,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn host_leaves_out_the_scheme_s_own_port() {
+    fn host_omits_the_port_of_the_scheme() {
         for (url, field) in [
             ("https://localhost:8080/", "localhost:8080"),
             ("https://localhost", "localhost"),
@@ -172,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn says_the_address_where_it_is_given() {
+    fn an_error_s_place_has_the_addresses_that_are_given() {
         let url = "https://a:1".parse().unwrap();
         assert_eq!(At::new(&url, &[]).to_string(), "https://a:1/");
         let addresses = ["10.0.0.1:1", "[::1]:1"].map(|text| text.parse().unwrap());

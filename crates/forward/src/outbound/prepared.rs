@@ -1,10 +1,10 @@
-//! A request's body before it is sent: in hand as a whole, or to be sent as it comes.
+//! A request's body before it is sent: read as a whole, or to be sent as it comes.
 //!
 //! A small body is read before a connection is chosen. So a caller that sends it slowly holds no
-//! connection, it can be sent again, and it can share a connection with others' requests. Any other
-//! body has a connection to itself: an upstream that does not read it would hold back all that share
-//! its flow-control window. HTTP/1.1 also carries large bodies at less cost: 64 MiB up at 583 MiB/s,
-//! against 524 over a lane (`scripts/bench.sh --rows bodies`).
+//! connection, the body can be sent again, and it can share a connection with others' requests. Any
+//! other body gets an exclusive connection, because an upstream that does not read it would hold back
+//! all bodies that share its flow-control window. HTTP/1.1 also carries large bodies at less cost:
+//! 64 MiB up at 583 MiB/s, against 524 over a shared connection (`scripts/bench.sh --rows bodies`).
 
 use std::{
     pin::Pin,
@@ -16,37 +16,39 @@ use http::{
     HeaderMap,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
-use http_body::{Frame, SizeHint};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Bytes;
+use serve::body::BoxError;
 use tokio::time::{Instant, timeout_at};
 
-use super::RequestBody;
+/// A body that a request can have.
+pub trait RequestBody: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static {}
 
-/// Any error of a body's source.
-pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+impl<B> RequestBody for B where B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static
+{}
 
 /// The longest body that is read before it is sent on, in bytes.
 const SMALL: usize = 8 * 1024;
 
-/// The time that a body of unknown length has to turn out small.
+/// The time in which a body of unknown length has to end to be read as a whole.
 const BRIEF: Duration = Duration::from_millis(2);
 
 /// The kind of connection that a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
-    /// One that it may share, for a body of so many bytes, or none.
+    /// A connection that it may share, for a body of this many bytes.
     Shared(usize),
-    /// One of its own.
-    Own,
+    /// A connection for this request alone.
+    Exclusive,
 }
 
 impl Need {
-    /// Bytes of its body on a shared connection.
+    /// Returns the bytes of its body on a shared connection.
     pub(super) fn shared_bytes(self) -> usize {
         match self {
             Self::Shared(bytes) => bytes,
-            Self::Own => 0,
+            Self::Exclusive => 0,
         }
     }
 }
@@ -54,14 +56,14 @@ impl Need {
 /// A body, as far as it is known before it is sent.
 #[derive(Debug)]
 pub(super) enum Prepared<B> {
-    /// All of it.
+    /// A body that was read to its end.
     Whole(Bytes),
-    /// The part that has come already, and the rest.
+    /// The part that was read, and the rest.
     Streamed(Bytes, B),
 }
 
 impl<B: RequestBody> Prepared<B> {
-    /// Reads a body that is small.
+    /// Reads a small body to its end, and the beginning of one that may be small.
     pub(super) async fn read(mut body: B) -> Result<Self, BoxError> {
         if body.is_end_stream() {
             return Ok(Self::Whole(Bytes::new()));
@@ -93,16 +95,16 @@ impl<B: RequestBody> Prepared<B> {
         Ok(Self::Streamed(begun, body))
     }
 
-    /// The connection that it needs.
+    /// Returns the kind of connection that the request needs.
     pub(super) fn need(&self) -> Need {
         match self {
             Self::Whole(bytes) => Need::Shared(bytes.len()),
-            Self::Streamed(..) => Need::Own,
+            Self::Streamed(..) => Need::Exclusive,
         }
     }
 
-    /// Frames the body in a request's header fields: one that is in hand has a length, whatever it
-    /// came with.
+    /// Frames the body in a request's header fields. A body that was read has a length, whatever framing
+    /// it came with.
     pub(super) fn frame(&self, headers: &mut HeaderMap) {
         if let Self::Whole(bytes) = self {
             headers.remove(TRANSFER_ENCODING);
@@ -159,23 +161,24 @@ fn joined(begun: Bytes, more: Bytes) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use http_body_util::{Channel, Full};
     use tokio::time::sleep;
 
     use super::*;
-    use crate::outbound::upload::Upload;
 
     fn full(length: usize) -> Full<Bytes> {
         Full::new(Bytes::from(vec![b'a'; length]))
     }
 
     #[tokio::test(start_paused = true)]
-    async fn small_bodies_are_read_before_they_are_sent() {
+    async fn small_bodies_are_read_as_a_whole() {
         for (length, need) in [
             (0, Need::Shared(0)),
             (1, Need::Shared(1)),
             (SMALL, Need::Shared(SMALL)),
-            (SMALL + 1, Need::Own),
+            (SMALL + 1, Need::Exclusive),
         ] {
             let prepared = Prepared::read(full(length)).await.unwrap();
             assert_eq!(prepared.need(), need);
@@ -185,11 +188,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_of_unknown_length_turns_out_small_or_is_sent_as_it_comes() {
+    async fn a_body_of_unknown_length_is_read_if_it_ends_soon_and_otherwise_streamed() {
         for (parts, pause, need) in [
             ([3_usize, 4], Duration::ZERO, Need::Shared(7)),
-            ([SMALL, 1], Duration::ZERO, Need::Own),
-            ([3, 4], BRIEF * 2, Need::Own),
+            ([SMALL, 1], Duration::ZERO, Need::Exclusive),
+            ([3, 4], BRIEF * 2, Need::Exclusive),
         ] {
             let (mut source, body) = Channel::<Bytes>::new(9);
             tokio::spawn(async move {
@@ -198,11 +201,13 @@ mod tests {
                     sleep(pause).await;
                 }
             });
-            let prepared = Prepared::read(body).await.unwrap();
+            let mut prepared = Prepared::read(body).await.unwrap();
             assert_eq!(prepared.need(), need, "{parts:?}");
-            let (_upload, body) = Upload::of(prepared);
-            let whole = body.collect().await.unwrap().to_bytes();
-            assert_eq!(whole.len(), parts.iter().sum::<usize>());
+            let mut length = 0;
+            while let Some(frame) = poll_fn(|cx| prepared.poll_frame(cx)).await {
+                length += frame.unwrap().into_data().unwrap().len();
+            }
+            assert_eq!(length, parts.iter().sum::<usize>());
         }
     }
 }

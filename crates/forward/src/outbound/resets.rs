@@ -1,4 +1,4 @@
-//! A budget for resets of streams on a connection that callers share.
+//! A budget for resets of streams on a shared connection.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const RESETS_AT_ONCE: u32 = 200;
 const RESETS_EACH_SECOND: u32 = 20;
 
 impl Resets {
-    /// Begins with all of them.
+    /// Begins with a full budget.
     pub(super) fn new(now: Instant) -> Self {
         Self {
             left: RESETS_AT_ONCE,
@@ -25,7 +25,7 @@ impl Resets {
         }
     }
 
-    /// Takes one; returns whether there was one left.
+    /// Takes one reset. Returns whether one was left.
     pub(super) fn take(&mut self, now: Instant) -> bool {
         let seconds = (now - self.refilled).as_secs();
         if seconds > 0 {

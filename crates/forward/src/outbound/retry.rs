@@ -1,27 +1,27 @@
-//! Which requests are sent again. Pure: nothing that may have an effect is ever sent twice.
+//! Decides which requests are sent again. Pure: no request that may have an effect is sent twice.
 
 use http::Method;
 use hyper::client::conn::TrySendError;
 
-/// What is known of a request that failed before its answer began.
+/// The progress of a request that failed before its answer began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// The target can't have acted on it: it was not written, or the target said that it had not
-    /// looked at it.
+    /// The upstream can't have acted on it: it was not written, or the upstream said that it had not
+    /// processed it.
     Unprocessed,
-    /// The target may have acted on it.
+    /// The upstream may have acted on it.
     Uncertain,
-    /// An answer came that is none.
+    /// An answer came that is not valid.
     Decided,
 }
 
-/// Whether a request may be sent as often as one likes: its method only asks (RFC 9110 §9.2.1), and
-/// it has no body, so that there is nothing in it that may be used up.
+/// Returns whether a request may be sent any number of times: its method is safe (RFC 9110 §9.2.1),
+/// and it has no body that could be used up.
 pub(super) fn is_repeatable(method: &Method, has_body: bool) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) && !has_body
 }
 
-/// Whether a request that failed may be sent once more.
+/// Returns whether a request that failed may be sent once more.
 pub(super) fn is_allowed(progress: Progress, repeatable: bool) -> bool {
     match progress {
         Progress::Unprocessed => true,
@@ -36,13 +36,13 @@ pub(super) enum Failure {
     /// The connection took no more requests.
     #[error(transparent)]
     Unsent(h2::Error),
-    /// Over HTTP/2.
+    /// The request failed over HTTP/2.
     #[error(transparent)]
     Http2(#[from] h2::Error),
-    /// Over HTTP/1.1.
+    /// The request failed over HTTP/1.1.
     #[error(transparent)]
     Http1(#[from] hyper::Error),
-    /// Over HTTP/1.1, before a byte of it was written.
+    /// The request failed over HTTP/1.1 before a byte of it was written.
     #[error(transparent)]
     Unwritten(hyper::Error),
 }
@@ -68,8 +68,8 @@ impl Failure {
     }
 }
 
-/// HTTP/2 says so: the stream is above the last one of GOAWAY, or was refused (RFC 9113 §8.7). A
-/// stream that GOAWAY leaves alone never ends by this error.
+/// Returns whether HTTP/2 says that the request was not processed: the stream is above the last one of
+/// GOAWAY, or was refused (RFC 9113 §8.7). Other streams never end by this error.
 fn is_unprocessed(error: &h2::Error) -> bool {
     let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
     error.is_remote() && (error.is_go_away() || refused)
@@ -80,7 +80,7 @@ mod tests {
     use super::{Progress::*, *};
 
     #[test]
-    fn only_what_can_have_no_effect_is_sent_again() {
+    fn only_requests_without_an_effect_are_sent_again() {
         for (method, has_body, progress, allowed) in [
             ("GET", false, Unprocessed, true),
             ("GET", false, Uncertain, true),
@@ -93,7 +93,7 @@ mod tests {
             ("POST", false, Uncertain, false),
             ("POST", true, Unprocessed, true),
             ("POST", true, Uncertain, false),
-            // Idempotent, and yet they change something: whoever sent them may know better.
+            // These are idempotent but change something, so their sender has to decide.
             ("PUT", false, Uncertain, false),
             ("DELETE", false, Uncertain, false),
             ("TRACE", false, Uncertain, false),

@@ -1,8 +1,8 @@
-//! A request that was sent over a lane, which it shares with those of other callers.
+//! A request that was sent over a shared connection.
 //!
 //! Servers end a connection on which many requests are taken back as soon as they came (rapid reset,
-//! CVE-2023-44487), ours among them. A caller who does that must not have the others' requests ended,
-//! so it is not passed on at once: by the time that it would be, most such requests are answered.
+//! CVE-2023-44487). Ours does so too. A caller who takes requests back must not end those of others.
+//! So a reset is not passed on at once, and most such requests are answered before it would be.
 
 use std::{
     pin::{Pin, pin},
@@ -20,36 +20,37 @@ use tokio::{
 };
 
 use super::{
-    answer::Arriving, connection::Lane, http2::body_of, in_flight::InFlight, retry::Failure,
+    arriving::Arriving, http2::body_of, in_flight::Counted, retry::Failure,
+    shared::SharedConnection,
 };
 
-/// The least age of a request when its target hears that it is given up.
+/// The least age of a request at which the upstream is told that it was abandoned.
 ///
 /// Envoy ends a connection when half of its streams live for less than a second.
 const MIN_AGE: Duration = Duration::from_secs(1);
 
-/// The time after which a request is given up though its connection has no reset left.
+/// The time after which an abandoned request is reset though its connection has no reset left.
 const MAX_AGE: Duration = Duration::from_secs(30);
 
-/// The answer to come. Dropped before, it is waited for until the request is [`MIN_AGE`] old; so long
-/// the request is in flight.
+/// Waits for the answer. If it is dropped before, a task waits until the request is [`MIN_AGE`] old,
+/// and counts the request as in flight until then.
 pub(super) struct Sent<'a> {
     answer: Option<ResponseFuture>,
-    lane: &'a Arc<Lane>,
-    in_flight: &'a InFlight,
+    connection: &'a Arc<SharedConnection>,
+    counted: &'a Counted,
     since: Instant,
 }
 
 impl<'a> Sent<'a> {
     pub(super) fn new(
         answer: ResponseFuture,
-        lane: &'a Arc<Lane>,
-        in_flight: &'a InFlight,
+        connection: &'a Arc<SharedConnection>,
+        counted: &'a Counted,
     ) -> Self {
         Self {
             answer: Some(answer),
-            lane,
-            in_flight,
+            connection,
+            counted,
             since: Instant::now(),
         }
     }
@@ -76,10 +77,10 @@ impl Drop for Sent<'_> {
             return;
         };
         let left = MIN_AGE.saturating_sub(self.since.elapsed());
-        if left.is_zero() && self.lane.may_reset() {
+        if left.is_zero() && self.connection.may_reset() {
             return;
         }
-        let (lane, in_flight) = (Arc::clone(self.lane), self.in_flight.clone());
+        let (connection, counted) = (Arc::clone(self.connection), self.counted.clone());
         runtime.spawn(async move {
             let mut rest = pin!(async {
                 if let Ok(response) = answer.await {
@@ -87,11 +88,11 @@ impl Drop for Sent<'_> {
                     while let Some(Ok(_)) = body.frame().await {}
                 }
             });
-            if timeout(left, rest.as_mut()).await.is_err() && !lane.may_reset() {
-                // Either way it is given up then.
+            if timeout(left, rest.as_mut()).await.is_err() && !connection.may_reset() {
+                // The request is reset afterwards in either case.
                 let _ = timeout(MAX_AGE, rest).await;
             }
-            drop(in_flight);
+            drop(counted);
         });
     }
 }

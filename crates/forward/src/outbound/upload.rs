@@ -1,4 +1,4 @@
-//! A request's body on its way out, and how long the target may take nothing and say nothing.
+//! A request's body while it is sent, and the time in which the upstream neither takes of it nor answers.
 
 use std::{
     pin::Pin,
@@ -10,40 +10,39 @@ use std::{
 use common::{cause, lock::lock};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Bytes;
+use serve::body::BoxError;
 use tokio::time::{Instant, sleep_until};
 
-use super::{
-    RequestBody,
-    prepared::{BoxError, Prepared},
-};
+use super::prepared::{Prepared, RequestBody};
 
-/// Since when it is the target that a request waits for, and its body, if nothing was taken of it.
+/// The progress of a request's body, shared with the connection that sends it.
 #[derive(Debug)]
 pub(super) struct Upload<B>(Arc<Mutex<State<B>>>);
 
 #[derive(Debug)]
 struct State<B> {
-    /// `None` while it is the body's source that is waited for.
+    /// The time since which the request waits for the upstream. `None` while it waits for the body's
+    /// source.
     since: Option<Instant>,
-    /// Gone once it was taken back.
+    /// `None` once it was taken back.
     body: Option<Prepared<B>>,
-    /// A copy, of a body that is in hand as a whole.
+    /// A copy of a body that was read as a whole.
     whole: Option<Bytes>,
-    /// Nothing was taken of it.
+    /// Set while nothing was taken of the body.
     is_untouched: bool,
-    /// Its end was handed over.
+    /// Set once the body's end was handed to the connection.
     is_sent: bool,
-    /// Why its source failed.
+    /// The error of the body's source.
     failure: Option<String>,
 }
 
-/// A body that notes who is waited for, and can be taken back while nothing was taken of it.
+/// A body that notes its progress, and can be taken back while nothing was taken of it.
 #[derive(Debug)]
-pub(super) struct Outgoing<B>(Upload<B>);
+pub(super) struct UploadBody<B>(Upload<B>);
 
 impl<B: RequestBody> Upload<B> {
-    /// `body`, and who it waits for.
-    pub(super) fn of(body: Prepared<B>) -> (Self, Outgoing<B>) {
+    /// Returns `body` as it is sent, and its progress.
+    pub(super) fn of(body: Prepared<B>) -> (Self, UploadBody<B>) {
         let whole = match &body {
             Prepared::Whole(bytes) => Some(bytes.clone()),
             Prepared::Streamed(..) => None,
@@ -56,10 +55,10 @@ impl<B: RequestBody> Upload<B> {
             is_sent: false,
             failure: None,
         }));
-        (Self(Arc::clone(&state)), Outgoing(Self(state)))
+        (Self(Arc::clone(&state)), UploadBody(Self(state)))
     }
 
-    /// Returns once the target has neither taken a part of the body nor answered for `patience`.
+    /// Waits until the upstream has neither taken a part of the body nor answered for `patience`.
     pub(super) async fn stalled(&self, patience: Duration) {
         loop {
             let now = Instant::now();
@@ -87,7 +86,7 @@ impl<B: RequestBody> Upload<B> {
         state.is_sent || state.body.as_ref().is_some_and(Prepared::is_end_stream)
     }
 
-    /// Why the body's own source failed, if it did.
+    /// Returns the error of the body's own source, if it failed.
     pub(super) fn failure(&self) -> Option<String> {
         self.lock().failure.clone()
     }
@@ -97,22 +96,22 @@ impl<B: RequestBody> Upload<B> {
     }
 }
 
-impl<B: RequestBody> Outgoing<B> {
-    /// All of a body that is in hand.
+impl<B: RequestBody> UploadBody<B> {
+    /// Returns all of a body that was read as a whole.
     pub(super) fn into_whole(self) -> Bytes {
         self.0.lock().whole.clone().unwrap_or_default()
     }
 }
 
-impl<B> Drop for Outgoing<B> {
+impl<B> Drop for UploadBody<B> {
     fn drop(&mut self) {
-        // Sent to its end, or not wanted any more: what is missing is the answer.
+        // The body was sent to its end or is not wanted any more, so the answer is waited for.
         let mut state = lock(&self.0.0);
         state.since = Some(Instant::now());
     }
 }
 
-impl<B: RequestBody> Body for Outgoing<B> {
+impl<B: RequestBody> Body for UploadBody<B> {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_target_that_takes_nothing_has_its_time_p157() {
+    async fn an_upstream_that_takes_nothing_stalls_after_the_timeout_p157() {
         let (upload, body) = Upload::of(Prepared::Streamed(Bytes::new(), full(9)));
         assert_eq!(stalled_after(&upload).await, 30);
         drop(body);
@@ -182,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_time_that_the_source_takes_is_not_the_target_s_p157() {
+    async fn time_that_the_source_takes_is_not_counted_p157() {
         let (mut source, body) = Channel::<Bytes>::new(1);
         let (upload, mut body) = Upload::of(Prepared::Streamed(Bytes::new(), body));
         let sending = tokio::spawn(async move {
@@ -208,12 +207,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_comes_back_whole_or_not_at_all() {
+    async fn a_body_is_taken_back_as_a_whole_or_not_at_all() {
         let (upload, body) = Upload::of(Prepared::<Full<Bytes>>::Whole("whole".into()));
         assert_eq!(body.collect().await.unwrap().to_bytes(), "whole");
         assert!(matches!(upload.taken_back(), Some(Prepared::Whole(whole)) if whole == "whole"));
 
-        // Asked for, and nothing came yet.
+        // The body was polled, and nothing came yet.
         let (_source, pending) = Channel::<Bytes>::new(1);
         let (upload, mut body) = Upload::of(Prepared::Streamed(Bytes::new(), pending));
         let asked = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx).is_pending()));
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_source_that_fails_is_told_from_a_target_that_does() {
+    async fn an_error_of_the_source_is_told_from_one_of_the_upstream() {
         let (source, body) = Channel::<Bytes, std::io::Error>::new(1);
         let (upload, body) = Upload::of(Prepared::Streamed(Bytes::new(), body));
         assert_eq!(upload.failure(), None);

@@ -1,4 +1,4 @@
-//! A response's body, which its target has to do with until its end.
+//! A response's body, which keeps its upstream connection busy until its end.
 
 use std::{
     pin::Pin,
@@ -8,41 +8,33 @@ use std::{
 
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 use serve::body::{Wire, WireError};
 use tokio::{runtime::Handle, time::timeout};
 
-use super::{http2::During, in_flight::InFlight};
+use super::{arriving::Arriving, in_flight::Counted};
 
-/// The time in which a stream that nobody reads any more may end by itself, and the most that is read
-/// of it meanwhile. Reset at once it would count for a flood of resets: Envoy ends a connection when
-/// half of its streams live for less than a second, and all callers share it.
+/// The time in which an abandoned stream may end by itself, and the most that is read of it
+/// meanwhile. An immediate reset would count for a flood of resets: Envoy ends a connection when half
+/// of its streams live for less than a second, and all callers share it.
 const ABANDONED: Duration = Duration::from_secs(1);
 const ABANDONED_BYTES: usize = 256 * 1024;
 
-/// The body of an answer as it comes. It ends where the upstream ended it; whatever else ends it is
-/// an error.
+/// The body of a response as it comes. It ends where the upstream ended it; any other end is an
+/// error.
 #[derive(Debug)]
-pub struct Answer {
-    /// `None` once the answer is dropped.
+pub struct ResponseBody {
+    /// `None` once the body is dropped.
     body: Option<Arriving>,
     /// Counts the request on its connection.
-    in_flight: Option<InFlight>,
+    counted: Option<Counted>,
 }
 
-/// A body as it arrives, and what has to go on meanwhile.
-#[derive(Debug)]
-pub(super) struct Arriving {
-    pub(super) body: Wire,
-    /// Present on a connection of the request's own.
-    pub(super) during: Option<During>,
-}
-
-impl Answer {
-    pub(super) fn new(body: Arriving, in_flight: InFlight) -> Self {
+impl ResponseBody {
+    pub(super) fn new(body: Arriving, counted: Counted) -> Self {
         Self {
             body: Some(body),
-            in_flight: Some(in_flight),
+            counted: Some(counted),
         }
     }
 
@@ -50,17 +42,17 @@ impl Answer {
     pub(super) fn into_empty(self) -> Self {
         Self {
             body: None,
-            in_flight: None,
+            counted: None,
         }
     }
 }
 
 /// Lets the stream of a shared connection end by itself, if it does so soon.
-impl Drop for Answer {
+impl Drop for ResponseBody {
     fn drop(&mut self) {
         let Some(Arriving {
             body: mut body @ Wire::Http2(_),
-            during: None,
+            exchange: None,
         }) = self.body.take()
         else {
             return;
@@ -68,8 +60,8 @@ impl Drop for Answer {
         let (false, Ok(runtime)) = (body.is_end_stream(), Handle::try_current()) else {
             return;
         };
-        let in_flight = self.in_flight.take();
-        if in_flight.as_ref().is_some_and(InFlight::is_evicted) {
+        let counted = self.counted.take();
+        if counted.as_ref().is_some_and(Counted::is_evicted) {
             return;
         }
         runtime.spawn(timeout(ABANDONED, async move {
@@ -81,31 +73,12 @@ impl Drop for Answer {
                 left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
             }
             std::future::pending::<()>().await;
-            drop(in_flight);
+            drop(counted);
         }));
     }
 }
 
-impl From<Incoming> for Arriving {
-    fn from(body: Incoming) -> Self {
-        Self {
-            body: Wire::Http1(body),
-            during: None,
-        }
-    }
-}
-
-/// An answer that does not come from a [`Client`](super::Client).
-impl From<Incoming> for Answer {
-    fn from(body: Incoming) -> Self {
-        Self {
-            body: Some(body.into()),
-            in_flight: None,
-        }
-    }
-}
-
-impl Body for Answer {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = WireError;
 

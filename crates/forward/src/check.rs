@@ -1,0 +1,71 @@
+//! Checks that a request and an answer mean the same to every reader. No I/O.
+
+use http::{Method, Request, Response, Uri};
+use serve::{Received, peer::Peer};
+
+use crate::{
+    body::WithoutTrailers,
+    framing, headers,
+    rejection::{Rejected, Rejection},
+    target,
+};
+
+/// A request that is fit to be forwarded: it means the same to every reader.
+#[derive(Debug)]
+pub struct Checked<B = Received>(pub(crate) Request<B>);
+
+impl<B: http_body::Body> Checked<B> {
+    /// Checks method, target, `Host`, framing and fields that must not be doubled.
+    ///
+    /// # Errors
+    /// When the request is answered here instead.
+    pub fn new(request: Request<B>) -> Result<Self, Box<Rejected<B>>> {
+        match check_request(&request) {
+            Ok(()) => Ok(Self(request)),
+            Err(rejection) => Err(Self(request).rejected(rejection)),
+        }
+    }
+
+    /// Rejects the request for a reason of the caller of this function.
+    #[must_use]
+    pub fn rejected(self, rejection: Rejection) -> Box<Rejected<B>> {
+        let Self(request) = self;
+        Box::new(Rejected { request, rejection })
+    }
+
+    /// Returns the method.
+    #[must_use]
+    pub fn method(&self) -> &Method {
+        self.0.method()
+    }
+
+    /// Returns the path of the target. Every reader of it takes it for the same path.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.0.uri().path()
+    }
+
+    /// Returns the request that is sent to `upstream` (scheme and authority): the fields that its caller
+    /// may set, and those that are known of `peer`, its sender.
+    #[must_use]
+    pub fn cleaned(self, upstream: &Uri, peer: &Peer) -> Request<WithoutTrailers<B>> {
+        let Self(mut request) = self;
+        headers::clean_request(&mut request, peer);
+        *request.uri_mut() = target::upstream_url(upstream, request.uri());
+        request.map(WithoutTrailers)
+    }
+}
+
+/// Checks that a request means the same to every reader.
+pub(super) fn check_request<B>(request: &Request<B>) -> Result<(), Rejection> {
+    target::check(request)?;
+    framing::check_request(request.headers())?;
+    headers::check_request(request)
+}
+
+/// Checks that an upstream's response means the same to every reader. Returns the reason if not.
+pub(super) fn check_response<B>(response: &Response<B>) -> Result<(), &'static str> {
+    framing::check_response(response)?;
+    headers::check_response_size(response.headers())?;
+    headers::check_names(response.headers())
+}

@@ -1,0 +1,40 @@
+//! A response's body as it arrives from an upstream connection.
+
+use hyper::body::Incoming;
+use serve::body::Wire;
+use tokio::{sync::mpsc, task::JoinSet};
+
+/// A body as it arrives, and the work that has to continue meanwhile.
+#[derive(Debug)]
+pub(crate) struct Arriving {
+    pub(super) body: Wire,
+    /// Present on an exclusive HTTP/2 connection.
+    pub(super) exchange: Option<Exchange>,
+}
+
+/// Held by a response's body. Until it is dropped, its connection is busy and the request's body is
+/// sent.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    _busy: mpsc::Sender<()>,
+    _upload: JoinSet<()>,
+}
+
+impl Exchange {
+    /// Holds the connection that `busy` marks, and the task of `upload`.
+    pub(super) fn new(busy: mpsc::Sender<()>, upload: JoinSet<()>) -> Self {
+        Self {
+            _busy: busy,
+            _upload: upload,
+        }
+    }
+}
+
+impl From<Incoming> for Arriving {
+    fn from(body: Incoming) -> Self {
+        Self {
+            body: Wire::Http1(body),
+            exchange: None,
+        }
+    }
+}

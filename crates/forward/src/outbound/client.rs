@@ -1,0 +1,237 @@
+//! Sends requests to an upstream: checks a connection out, sends, and sends again where that is safe.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use common::{cause, tls};
+use http::{Request, Response, StatusCode, Uri, Version, header::HOST, request::Parts};
+use tokio::task::JoinSet;
+
+use super::{
+    arriving::Arriving,
+    checkout::Checkout,
+    endpoints::Failed,
+    error::Error,
+    in_flight::Caller,
+    pool::Pool,
+    prepared::{Prepared, RequestBody},
+    response::ResponseBody,
+    retry::{self, Failure},
+    upload::Upload,
+    upstream::Upstream,
+};
+
+/// Sends requests to one upstream.
+pub struct Client<B> {
+    upstream: Upstream,
+    pool: Pool<B>,
+    /// Ends with the client.
+    _upkeep: JoinSet<()>,
+}
+
+/// An answer whose head may still be rejected.
+pub(crate) struct Answered<B> {
+    response: Response<Arriving>,
+    checkout: Checkout<B>,
+    /// Set if all of the request's body was sent. An upstream that has not read it may close its
+    /// connection after the answer.
+    is_reusable: bool,
+}
+
+/// A request without an answer.
+struct Unanswered<B> {
+    error: Error,
+    again: Option<Again<B>>,
+}
+
+/// A request that may be sent again.
+struct Again<B> {
+    head: Parts,
+    body: Prepared<B>,
+    failed: Failed,
+}
+
+impl<B: RequestBody> Client<B> {
+    /// Sends to `upstream`, whose identity `tls` verifies ([`common::tls::client`]).
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, or if the upstream has no URL.
+    #[must_use]
+    pub fn new(upstream: Upstream, tls: tls::Outgoing) -> Self {
+        assert!(!upstream.urls.is_empty(), "an upstream has a URL");
+        let pool = Pool::new(&upstream, tls.clone());
+        let mut upkeep = JoinSet::new();
+        upkeep.spawn(pool.upkeep(tls));
+        Self {
+            upstream,
+            pool,
+            _upkeep: upkeep,
+        }
+    }
+
+    /// Returns the upstream that the requests go to.
+    #[must_use]
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    /// Sends one request, whose URI has the upstream's scheme and authority. Returns the answer with its
+    /// body still streaming.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn request(&self, request: Request<B>) -> Result<Response<ResponseBody>, Error> {
+        let caller = Caller {
+            source: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            eviction: Arc::default(),
+        };
+        let answered = self.request_for(request, &caller).await?;
+        Ok(answered.accept())
+    }
+
+    /// Sends one request for a `caller` of a listener. Where requests have to wait, sources are served in
+    /// turn.
+    ///
+    /// A request that can't have had an effect and failed on its connection is sent once more, on
+    /// another one.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub(crate) async fn request_for(
+        &self,
+        request: Request<B>,
+        caller: &Caller,
+    ) -> Result<Answered<B>, Error> {
+        let (mut head, body) = request.into_parts();
+        let mut body = Prepared::read(body)
+            .await
+            .map_err(|error| Error::request_body(cause::chain(&*error)))?;
+        body.frame(&mut head.headers);
+        let mut failed = None;
+        loop {
+            let checkout = self.pool.checkout(body.need(), caller, failed.as_ref());
+            let exchange = self.exchange(checkout.await?, head, body, failed.is_none());
+            let unanswered = match exchange.await {
+                Ok(answered) => return Ok(answered),
+                Err(unanswered) => unanswered,
+            };
+            let again = unanswered.again.ok_or(unanswered.error)?;
+            (head, body, failed) = (again.head, again.body, Some(again.failed));
+        }
+    }
+
+    /// Sends a request over its connection and waits for the head of the answer.
+    async fn exchange(
+        &self,
+        mut checkout: Checkout<B>,
+        mut head: Parts,
+        body: Prepared<B>,
+        is_first: bool,
+    ) -> Result<Answered<B>, Unanswered<B>> {
+        let is_repeatable = retry::is_repeatable(&head.method, body.is_some());
+        // Another attempt may have another address.
+        let copy = is_first.then(|| head.clone());
+        address(&mut head, &checkout);
+        let (upload, body) = Upload::of(body);
+        let sent = tokio::select! {
+            sent = checkout.send(Request::from_parts(head, body)) => sent,
+            () = upload.stalled(self.upstream.response_timeout) => {
+                return Err(checkout.time_out().into());
+            }
+        };
+        match sent {
+            Ok(response) => Ok(Answered {
+                response,
+                checkout,
+                is_reusable: upload.is_sent(),
+            }),
+            Err(failure) => {
+                let is_allowed = retry::is_allowed(failure.progress(), is_repeatable);
+                let again = copy.filter(|_| is_allowed);
+                Err(Unanswered::new(&failure, checkout, &upload, again))
+            }
+        }
+    }
+}
+
+impl<B: RequestBody> Unanswered<B> {
+    /// Takes the body of a request back that failed on its connection. The request may be sent again if
+    /// there is a `head` for it and the body is whole.
+    fn new(
+        failure: &Failure,
+        checkout: Checkout<B>,
+        upload: &Upload<B>,
+        head: Option<Parts>,
+    ) -> Self {
+        if let Some(cause) = upload.failure() {
+            return Error::request_body(cause).into();
+        }
+        let error = Error::unanswered(failure, checkout.at());
+        let again = head.zip(upload.taken_back());
+        let again = again.map(|(head, body)| Again {
+            head,
+            body,
+            failed: checkout.fail(),
+        });
+        Self { error, again }
+    }
+}
+
+impl<B: RequestBody> Answered<B> {
+    /// Returns the answer, to check its head.
+    pub(crate) fn response(&self) -> &Response<Arriving> {
+        &self.response
+    }
+
+    /// Accepts the answer.
+    pub(crate) fn accept(self) -> Response<ResponseBody> {
+        let response = self.checkout.complete(self.response, self.is_reusable);
+        match response.status() {
+            // These have no body, however their streams end (RFC 9110 §6.4.1).
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => {
+                response.map(ResponseBody::into_empty)
+            }
+            _ => response,
+        }
+    }
+
+    /// Rejects the answer. New requests then use another connection.
+    pub(crate) fn reject(self, reason: &str) -> Error {
+        let at = self.checkout.at();
+        self.checkout.discard(self.response);
+        Error::Failed(at, reason.to_owned())
+    }
+}
+
+impl<B> fmt::Debug for Client<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Client").field(&self.upstream).finish()
+    }
+}
+
+impl<B> From<Error> for Unanswered<B> {
+    fn from(error: Error) -> Self {
+        Self { error, again: None }
+    }
+}
+
+/// Addresses a request to the endpoint of its connection: over HTTP/2 in its URI, over HTTP/1.1 in
+/// `Host`.
+fn address<B: RequestBody>(head: &mut Parts, checkout: &Checkout<B>) {
+    let origin = checkout.origin();
+    // A request marked HTTP/2 would be refused on HTTP/1.1.
+    head.version = Version::HTTP_11;
+    let path = head.uri.path_and_query().cloned();
+    if !checkout.is_http2() {
+        let host = || origin.host_field.clone();
+        head.headers.entry(HOST).or_insert_with(host);
+        head.uri = path.map(Uri::from).unwrap_or_default();
+    } else if head.uri.authority() != origin.url.authority() {
+        let mut parts = origin.url.clone().into_parts();
+        parts.path_and_query = path.or(parts.path_and_query);
+        head.uri = Uri::from_parts(parts).expect("an absolute URL and a path");
+    }
+}

@@ -1,0 +1,72 @@
+//! An exclusive connection: for one request at a time, over HTTP/1.1 mostly.
+
+use http::{Request, Response};
+use hyper::client::conn::http1;
+use tokio::time::Instant;
+
+use super::{
+    age::Age, arriving::Arriving, generation::Generation, http2::Single, prepared::RequestBody,
+    retry::Failure, upload::UploadBody,
+};
+
+/// A connection for one request at a time.
+pub(super) struct ExclusiveConnection<B> {
+    pub(super) generation: Generation,
+    age: Age,
+    sender: ExclusiveSender<B>,
+}
+
+/// What an exclusive connection sends its requests with.
+pub(super) enum ExclusiveSender<B> {
+    Http1(http1::SendRequest<UploadBody<B>>),
+    Http2(Single),
+}
+
+impl<B: RequestBody> ExclusiveConnection<B> {
+    /// Takes in a connection that was just opened.
+    pub(super) fn new(generation: Generation, sender: ExclusiveSender<B>) -> Self {
+        Self {
+            generation,
+            age: Age::new(),
+            sender,
+        }
+    }
+
+    /// Returns whether the connection speaks HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(self.sender, ExclusiveSender::Http2(_))
+    }
+
+    /// Returns whether the connection can take a request.
+    pub(super) fn is_usable(&mut self, now: Instant) -> bool {
+        let is_ready = match &mut self.sender {
+            ExclusiveSender::Http1(sender) => sender.is_ready(),
+            ExclusiveSender::Http2(single) => single.is_open(),
+        };
+        !self.age.is_expired(now) && !self.age.is_idle(now) && is_ready
+    }
+
+    /// Sends a request.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<UploadBody<B>>,
+    ) -> Result<Response<Arriving>, Failure> {
+        match &mut self.sender {
+            ExclusiveSender::Http1(sender) => {
+                let sent = sender.try_send_request(request).await;
+                Ok(sent?.map(Into::into))
+            }
+            ExclusiveSender::Http2(single) => single.send(request).await,
+        }
+    }
+
+    /// Waits until the request is over. Returns whether the connection can take another.
+    pub(super) async fn becomes_free(&mut self) -> bool {
+        let is_free = match &mut self.sender {
+            ExclusiveSender::Http1(sender) => sender.is_ready() || sender.ready().await.is_ok(),
+            ExclusiveSender::Http2(single) => single.becomes_free().await,
+        };
+        self.age.touch(Instant::now());
+        is_free
+    }
+}
