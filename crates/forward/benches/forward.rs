@@ -1,4 +1,4 @@
-//! What it costs to check a request and to clean it for the upstream.
+//! Measures how long it takes to check a request and to clean it for the upstream.
 #![allow(clippy::unwrap_used, reason = "a bench that can't go on should stop")]
 
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use serve::peer::Peer;
 
 type Body = Empty<Bytes>;
 
-/// What a program of somebody's sends: ten fields.
+/// The fields of a typical program, to which the token adds one.
 const TYPICAL: [(&str, &str); 9] = [
     ("host", "shop.example.org:8443"),
     ("user-agent", "shop/4.2.0 (linux; x86_64)"),
@@ -28,7 +28,7 @@ const TYPICAL: [(&str, &str); 9] = [
     ("x-request-id", "6f1c2f0e-35a7-4d5e-9f0c-6c0f2b0a7d11"),
 ];
 
-/// What else a caller may try: fields for one hop, some by nomination, and claims to be somebody.
+/// Fields that are removed: fields for one hop, some of them nominated, and claims of an identity.
 const REMOVED: [(&str, &str); 24] = [
     (
         "connection",

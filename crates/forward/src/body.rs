@@ -1,4 +1,4 @@
-//! Bodies as they cross.
+//! The form in which bodies cross the proxy.
 
 use std::{
     pin::Pin,
@@ -9,8 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Bytes;
 use serve::Received;
 
-/// A body without its trailers. Trailers are fields that would pass every check of fields
-/// (RFC 9110 §6.5.1).
+/// A body without its trailers, because trailers bypass the checks of fields (RFC 9110 §6.5.1).
 #[derive(Debug)]
 pub struct WithoutTrailers<B = Received>(pub B);
 

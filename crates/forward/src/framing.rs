@@ -1,8 +1,9 @@
-//! Where a message ends: rules that leave two readers no room for two answers. No I/O.
+//! The end of a message: rules by which two readers can't find two ends. No I/O.
 //!
-//! hyper frames messages by itself; what it lets through and another reader could take differently
-//! is refused here (RFC 9112 §6). What it has removed before is gone: of `Content-Length` beside
-//! `Transfer-Encoding` in a request it keeps the latter and closes the connection after the answer.
+//! hyper frames messages by itself. Framing that it accepts and another reader could take differently
+//! is refused here (RFC 9112 §6). Fields that hyper has removed are not seen here. Of `Content-Length`
+//! next to `Transfer-Encoding` in a request, it keeps the latter and closes the connection after the
+//! answer.
 
 use http::{
     HeaderMap, Response, StatusCode,
@@ -27,7 +28,7 @@ pub(super) fn check_request(headers: &HeaderMap) -> Result<(), Rejection> {
     }
 }
 
-/// Checks that an upstream's response has one length; the reason if not.
+/// Checks that an upstream's response has one length. Returns the reason if not.
 pub(super) fn check_response<B>(response: &Response<B>) -> Result<(), &'static str> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err("it switched protocols unasked");
@@ -42,8 +43,8 @@ pub(super) fn check_response<B>(response: &Response<B>) -> Result<(), &'static s
     }
 }
 
-/// The length that all `Content-Length` fields agree on. More lenient readers take `+5`, `5, 5` or
-/// an overflow, each for another number.
+/// Returns the length that all `Content-Length` fields agree on. More lenient readers take `+5`, `5, 5`
+/// or an overflow, each for another number.
 pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, &'static str> {
     let mut length = None;
     for value in headers.get_all(CONTENT_LENGTH) {
@@ -65,11 +66,11 @@ pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, &'stati
 const BOTH: &str = "both Content-Length and Transfer-Encoding";
 const AMBIGUOUS: &str = "Transfer-Encoding does not end in one chunked";
 
-/// What the `Transfer-Encoding` fields say together.
+/// The transfer coding that all `Transfer-Encoding` fields give together.
 enum Coding {
     /// `chunked` and nothing else.
     Chunked,
-    /// Ends in `chunked`; removing the field would lose the codings before it.
+    /// Other codings before `chunked`, which would be lost with the field.
     Others,
     /// `chunked` twice, not last or not at all, or an empty member.
     Ambiguous,
@@ -107,7 +108,7 @@ mod tests {
     const TE: &str = "transfer-encoding";
 
     #[test]
-    fn a_request_has_one_length() {
+    fn a_request_without_exactly_one_length_is_rejected() {
         let malformed = Some(400);
         for (number, fields, refused) in [
             ("", &[] as &[(&'static str, &str)], None),
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_has_one_length() {
+    fn a_response_without_exactly_one_length_is_rejected() {
         for (number, status, fields, accepted) in [
             ("", 200, &[] as &[(&'static str, &str)], true),
             ("", 200, &[(CL, "5")], true),

@@ -1,7 +1,7 @@
-//! Which header fields cross the proxy, and which it sets itself. No I/O.
+//! The header fields that cross the proxy, and those that it sets itself. No I/O.
 //!
-//! Hop-by-hop fields are for one connection and end here (RFC 9110 §7.6.1). What says who the caller
-//! is comes from the connection, never from the caller (RFC 7239 §8.1).
+//! Hop-by-hop fields are for one connection and end here (RFC 9110 §7.6.1). Fields that name the caller
+//! come from the connection, never from the caller (RFC 7239 §8.1).
 
 #[cfg(test)]
 mod tests;
@@ -18,7 +18,7 @@ use serve::{fields, peer::Peer};
 
 use super::{framing, list::members, rejection::Rejection, target, via};
 
-/// For one connection only, nominated by `Connection` or not. `Expect` is met by this hop: it asks
+/// Fields for one connection only, nominated by `Connection` or not. This hop meets `Expect`: it asks
 /// for the body when the upstream takes it.
 const HOP_BY_HOP: [HeaderName; 11] = [
     CONNECTION,
@@ -34,8 +34,8 @@ const HOP_BY_HOP: [HeaderName; 11] = [
     EXPECT,
 ];
 
-/// Fields that a caller may not have removed by nominating them in `Connection`: credentials, what
-/// frames the message, and what is set here.
+/// Fields that a caller can't have removed by nominating them in `Connection`: credentials, fields that
+/// frame the message, and fields that are set here.
 const NOT_NOMINABLE: [HeaderName; 6] = [
     AUTHORIZATION,
     CONTENT_LENGTH,
@@ -45,8 +45,8 @@ const NOT_NOMINABLE: [HeaderName; 6] = [
     COOKIE,
 ];
 
-/// What callers send to claim an origin or an identity; or another target than they ask for, which
-/// some frameworks take in place of a path that is not forwarded.
+/// Fields by which callers claim an origin, an identity or another target. Some frameworks take that
+/// target in place of a path that is not forwarded.
 const CLAIMS: [&str; 9] = [
     "forwarded",
     "proxy",
@@ -69,14 +69,14 @@ const CLAIM_PREFIXES: [&str; 8] = [
     "x-ssl-client-",
 ];
 
-/// Checked once, not for each message.
+/// A static value is checked once, and not for each message.
 static HTTPS: HeaderValue = HeaderValue::from_static("https");
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Checks what no hop may see twice or can't do.
+/// Checks the fields that must not be doubled, and those that ask for something this hop can't do.
 pub(super) fn check_request<B>(request: &Request<B>) -> Result<(), Rejection> {
     let headers = request.headers();
     check_names(headers).map_err(Rejection::Malformed)?;
@@ -97,17 +97,17 @@ pub(super) fn check_request<B>(request: &Request<B>) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Checks that names are tokens (RFC 9110 §5.6.2). Over HTTP/2 the library lets one octet through that
-/// no name over HTTP/1.1 may have.
+/// Checks that names are tokens (RFC 9110 §5.6.2). Over HTTP/2 the library accepts one octet that
+/// names over HTTP/1.1 can't have.
 pub(super) fn check_names(headers: &HeaderMap) -> Result<(), &'static str> {
     match headers.keys().any(|name| name.as_str().contains('"')) {
-        true => Err("a field name that is no token"),
+        true => Err("a field name that is not a token"),
         false => Ok(()),
     }
 }
 
-/// The longest head of an answer that crosses, in bytes as HTTP/1.1 writes them, and the most fields;
-/// of both HTTP versions.
+/// The longest head of an answer that crosses, in bytes as HTTP/1.1 writes them, and the most fields.
+/// Both hold for both versions of HTTP.
 const MAX_ANSWER_HEAD_BYTES: usize = 64 * 1024;
 const MAX_ANSWER_FIELDS: usize = 256;
 
@@ -161,14 +161,15 @@ pub(super) fn clean_response<B>(response: &mut Response<B>) {
     response.extensions_mut().clear();
 }
 
-/// hyper drops a body of unknown length of these methods unless told that there is one.
+/// Returns whether `Transfer-Encoding` has to say that there is a body. hyper drops a body of unknown
+/// length of these methods otherwise.
 fn is_to_be_chunked<B: Body>(request: &Request<B>) -> bool {
     matches!(*request.method(), Method::GET | Method::HEAD)
         && !request.body().is_end_stream()
         && !request.headers().contains_key(CONTENT_LENGTH)
 }
 
-/// Removes all fields of these names; most messages have none of them.
+/// Removes all fields of these names. Most messages have none of them.
 fn remove(headers: &mut HeaderMap, is_removed: impl Fn(&HeaderName) -> bool) {
     let names = headers.keys().filter(|name| is_removed(name));
     for name in names.cloned().collect::<Vec<_>>() {
@@ -176,7 +177,7 @@ fn remove(headers: &mut HeaderMap, is_removed: impl Fn(&HeaderName) -> bool) {
     }
 }
 
-/// Removes what the `Connection` fields name, all of them.
+/// Removes all fields that the `Connection` fields nominate.
 fn remove_nominated(headers: &mut HeaderMap) {
     let nominated: Vec<_> = members(headers, &CONNECTION)
         .filter_map(|name| HeaderName::from_bytes(name).ok())
@@ -187,15 +188,16 @@ fn remove_nominated(headers: &mut HeaderMap) {
     }
 }
 
-/// Names with underscores are claims too: to some servers `X_Forwarded_For` is the same field.
+/// Returns whether a name is a claim. Names with underscores are claims too, because some servers read
+/// `X_Forwarded_For` as the same field.
 fn is_claim(name: &str) -> bool {
     name.contains('_')
         || CLAIMS.contains(&name)
         || CLAIM_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// What HTTP/2 may say in ways that HTTP/1.1 may not: values with spaces around (RFC 9113 §8.2.1),
-/// cookies in several fields (§8.2.3), a length twice or with leading zeros.
+/// Writes fields as HTTP/1.1 has them. HTTP/2 also allows spaces around values (RFC 9113 §8.2.1) and
+/// cookies in several fields (§8.2.3). A length may come twice, or with leading zeros.
 fn one_line_each(headers: &mut HeaderMap) {
     for value in headers.values_mut() {
         let trimmed = value.as_bytes().trim_ascii();
@@ -220,7 +222,7 @@ fn one_line_each(headers: &mut HeaderMap) {
     }
 }
 
-/// A number as everybody writes it.
+/// Returns whether there is one length, without leading zeros.
 fn is_written_once(lengths: GetAll<'_, HeaderValue>) -> bool {
     let mut lengths = lengths.iter().map(HeaderValue::as_bytes);
     let is_plain = lengths
@@ -229,7 +231,7 @@ fn is_written_once(lengths: GetAll<'_, HeaderValue>) -> bool {
     is_plain && lengths.next().is_none()
 }
 
-/// How many hops may still forward an OPTIONS request (RFC 9110 §7.6.2).
+/// Returns the number of hops that may still forward an OPTIONS request (RFC 9110 §7.6.2).
 fn hops_left(headers: &HeaderMap) -> Option<u32> {
     headers
         .get(MAX_FORWARDS)?

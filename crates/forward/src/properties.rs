@@ -1,4 +1,5 @@
-//! Whatever a caller sends, what is sent upstream is one request, to the upstream, by nobody else.
+//! Properties of arbitrary requests: one that is forwarded is one request, to the upstream, and claims
+//! no other identity.
 
 use std::net::SocketAddr;
 
@@ -12,7 +13,7 @@ use crate::{check::check_request, headers, target};
 
 const PEER: &str = "192.0.2.7:4711";
 
-/// What never crosses, and what crosses only as it is set here.
+/// Fields that never cross, or only with a value that is set here.
 const GONE: [&str; 13] = [
     "connection",
     "keep-alive",
@@ -110,7 +111,7 @@ fn request() -> impl Strategy<Value = Request<Full<Bytes>>> {
 
 proptest! {
     #[test]
-    fn p021_p085_nothing_gets_across_that_should_not(mut request in request()) {
+    fn a_forwarded_request_is_clean_and_goes_to_the_upstream_p021_p085(mut request in request()) {
         let credentials = request.headers().get_all("authorization").iter().count();
         if check_request(&request).is_ok() {
             prop_assert!(credentials <= 1);
@@ -135,9 +136,9 @@ proptest! {
         }
     }
 
-    /// What passes for a host has one reading: no credentials, no path, a port that is one.
+    /// Checks that a text that passes for a host has no credentials, no path, and a valid port.
     #[test]
-    fn p071_a_host_is_a_host_to_every_reader(text in "([ab]{1,2}(:b)?@)?([ab0-9.-]{0,4}|\\[::1\\])(:[0-9a+]{0,6})?([/?#,@ é%\\\\][ab]?)?") {
+    fn a_host_is_a_host_to_every_reader_p071(text in "([ab]{1,2}(:b)?@)?([ab0-9.-]{0,4}|\\[::1\\])(:[0-9a+]{0,6})?([/?#,@ é%\\\\][ab]?)?") {
         if target::is_host(&text) {
             prop_assert!(!text.contains(['@', '/', '?', '#', ',', ' ', '\\']), "{}", text);
             let (name, port) = match text.rsplit_once(':') {
@@ -152,21 +153,21 @@ proptest! {
     }
 
     #[test]
-    fn p071_hosts_are_taken(name in "[a-z0-9][a-z0-9.-]{0,20}", port in prop::option::of(any::<u16>())) {
+    fn names_with_or_without_a_port_are_hosts_p071(name in "[a-z0-9][a-z0-9.-]{0,20}", port in prop::option::of(any::<u16>())) {
         let host = port.map_or_else(|| name.clone(), |port| format!("{name}:{port}"));
         prop_assert!(target::is_host(&host), "{}", host);
     }
 
-    /// Path and query as they were asked for, whatever they look like.
+    /// Checks that path and query are sent as they were asked for.
     #[test]
-    fn p085_a_path_stays_as_it_is(path in "/[!$-;=?-Z_a-z~]{0,24}", whole in any::<bool>()) {
+    fn a_path_stays_as_it_is_p085(path in "/[!$-;=?-Z_a-z~]{0,24}", whole in any::<bool>()) {
         let asked = if whole { format!("https://evil.example{path}") } else { path.clone() };
         let url = target::upstream_url(&"https://up:1".parse().unwrap(), &asked.parse().unwrap());
         prop_assert_eq!(url.to_string(), format!("https://up:1{path}"));
     }
 
     #[test]
-    fn p010_answers_lose_what_is_of_one_connection(fields in fields()) {
+    fn answers_lose_hop_by_hop_fields_p010(fields in fields()) {
         let mut response = http::Response::new(());
         *response.headers_mut() = fields;
         headers::clean_response(&mut response);
@@ -176,7 +177,8 @@ proptest! {
     }
 }
 
-/// How many lines the head has on the wire, the empty one that ends it and what is after it included.
+/// Returns the number of lines of the head on the wire, with the empty line that ends it and the text
+/// after that.
 fn lines_of<B>(request: &Request<B>, url: &Uri) -> usize {
     let target = url.path_and_query().unwrap();
     let mut head = format!("{} {target} HTTP/1.1\r\n", request.method()).into_bytes();

@@ -1,4 +1,4 @@
-//! Why a request is not forwarded, and what is answered instead.
+//! The reason why a request is not forwarded, and the answer that it gets instead.
 
 use http::{HeaderValue, Request, Response, StatusCode, header::ALLOW};
 use serve::{
@@ -6,29 +6,30 @@ use serve::{
     last::LastAnswer,
 };
 
-/// Why a request is answered here and not forwarded. Its texts hold nothing that the caller sent.
+/// The reason why a request is answered here and not forwarded. Its texts hold nothing that the caller
+/// sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejection {
-    /// It could mean one thing here and another upstream.
+    /// The request could mean one thing here and another upstream.
     #[error("malformed request: {0}")]
     Malformed(&'static str),
-    /// A body in a coding that is not implemented (RFC 9112 §6.1).
+    /// The body has a coding that is not implemented (RFC 9112 §6.1).
     #[error("a transfer coding other than chunked")]
     TransferCoding,
-    /// An expectation that can't be met (RFC 9110 §10.1.1).
+    /// The request has an expectation that can't be met (RFC 9110 §10.1.1).
     #[error("an expectation other than 100-continue")]
     Expectation,
     /// CONNECT would be a tunnel, TRACE would echo the credential (RFC 9110 §9.3.6, §9.3.8).
     #[error("a method that is never forwarded")]
     Method,
-    /// It has been here before, or at many proxies of this product (RFC 9110 §7.6.3).
+    /// The request was here before, or at many proxies of this product (RFC 9110 §7.6.3).
     #[error("the request goes in a circle: does the upstream lead back to this proxy?")]
     Loop,
-    /// Its path is not among those that are forwarded.
+    /// The path is not among those that are forwarded.
     #[error("not found: a path that is not forwarded")]
     NotFound,
-    /// It asks this hop and none after it: `OPTIONS *`, `Max-Forwards: 0`.
+    /// The request asks this hop and none after it: `OPTIONS *`, `Max-Forwards: 0`.
     #[error("a question to this hop, answered by it")]
     OwnHop,
 }
@@ -38,16 +39,17 @@ pub enum Rejection {
 pub struct Rejected<B> {
     /// The request as it came.
     pub request: Request<B>,
-    /// Why it is not forwarded.
+    /// The reason why it is not forwarded.
     pub rejection: Rejection,
 }
 
-/// What may be forwarded; in answers that must or may say so (RFC 9110 §15.5.6, §9.3.7).
+/// The methods that may be forwarded, for answers that must or may name them (RFC 9110 §15.5.6,
+/// §9.3.7).
 const ALLOWED: HeaderValue =
     HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 
 impl Rejection {
-    /// The status that it is answered with.
+    /// Returns the status of the answer.
     #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
@@ -61,8 +63,8 @@ impl Rejection {
         }
     }
 
-    /// Returns the answer. After a request that was not understood it is the last one of its
-    /// connection, because what follows may not be a request.
+    /// Returns the answer. After a request that was not understood, it is the last one of its
+    /// connection, because the next bytes may not be a request.
     #[must_use]
     pub fn into_response(self) -> Response<Body> {
         let mut response = match self {
@@ -85,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_has_its_status_and_ends_the_connection_unless_it_was_understood() {
+    fn a_rejection_has_its_status_and_ends_the_connection_unless_it_was_understood() {
         for (rejection, status, closes, allow) in [
             (Rejection::Malformed("x"), 400, true, false),
             (Rejection::TransferCoding, 501, true, false),

@@ -1,7 +1,7 @@
-//! What a request is for: method, target and `Host` (RFC 9112 §3, RFC 9113 §8.3.1). No I/O.
+//! Method, target and `Host` of a request (RFC 9112 §3, RFC 9113 §8.3.1). No I/O.
 //!
-//! The upstream's address never comes from the caller; what is checked here is that the caller's
-//! own words can't be read in two ways.
+//! The upstream's address never comes from the caller. The checks here make sure that the caller's own
+//! words can't be read in two ways.
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Uri, Version,
@@ -21,11 +21,11 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), Rejection> {
     match (request.uri().path(), request.method()) {
         ("*", &Method::OPTIONS) => Err(Rejection::OwnHop),
         (path, _) if path.starts_with('/') => Ok(()),
-        _ => Err(Rejection::Malformed("the target is no path")),
+        _ => Err(Rejection::Malformed("the target is not a path")),
     }
 }
 
-/// Who the caller asked for: the target's authority, which replaces `Host` (RFC 9112 §3.2.2).
+/// Returns the host that the caller asked for. The target's authority replaces `Host` (RFC 9112 §3.2.2).
 pub(super) fn requested_host<B>(request: &Request<B>) -> Option<HeaderValue> {
     match request.uri().authority() {
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
@@ -33,7 +33,8 @@ pub(super) fn requested_host<B>(request: &Request<B>) -> Option<HeaderValue> {
     }
 }
 
-/// Takes scheme and authority from `upstream` only; path and query byte for byte as requested.
+/// Returns the URL to send to: scheme and authority of `upstream`, and path and query byte for byte as
+/// requested.
 pub(super) fn upstream_url(upstream: &Uri, requested: &Uri) -> Uri {
     let mut parts = upstream.clone().into_parts();
     let own = requested.path_and_query();
@@ -95,19 +96,19 @@ fn check_host(version: Version, target: &Uri, headers: &HeaderMap) -> Result<(),
     }
 }
 
-/// `host [ ":" port ]`: no credentials, not empty (RFC 9110 §7.2, §4.2.2), and no comma, which would
-/// make a list of `X-Forwarded-Host`.
+/// Returns whether a text is `host [ ":" port ]`, without credentials and not empty (RFC 9110 §7.2,
+/// §4.2.2). A comma would make a list of `X-Forwarded-Host`.
 pub(super) fn is_host(text: &str) -> bool {
     let Ok(authority) = Authority::try_from(text) else {
         return false;
     };
     let Some(after) = text.strip_prefix(authority.host()) else {
-        return false; // What is before the host is userinfo.
+        return false; // Userinfo comes before the host.
     };
     let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     let is_port = match after.strip_prefix(':') {
         Some(port) => port.is_empty() || is_number(port) && authority.port_u16().is_some(),
-        None => after.is_empty(), // Else it is the rest of a userinfo that begins as the host does.
+        None => after.is_empty(), // Otherwise it is the rest of a userinfo that begins as the host does.
     };
     !authority.host().is_empty() && !text.contains(',') && is_port
 }
@@ -117,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn p071_a_host_is_a_name_or_an_address_and_a_port() {
+    fn a_host_is_a_name_or_an_address_and_a_port_p071() {
         for text in ["a", "a.example:8443", "[::1]:1", "192.0.2.1", "a:", "xn--a"] {
             assert!(is_host(text), "{text}");
         }
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_and_hosts() {
+    fn targets_and_hosts_with_two_meanings_are_rejected() {
         use Version as V;
         for (number, version, method, target, hosts, status) in [
             ("P69", V::HTTP_11, "GET", "/", &[] as &[&str], 400),
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn p085_the_upstream_s_authority_comes_from_configuration_only() {
+    fn the_upstream_s_authority_comes_from_configuration_only_p085() {
         let upstream = "https://upstream:8080".parse().unwrap();
         for (requested, sent) in [
             ("/", "https://upstream:8080/"),

@@ -6,16 +6,17 @@ use http::{HeaderMap, HeaderValue, Version, header::VIA};
 
 use super::list::members;
 
-/// The pseudonym of every process of this product begins with this.
+/// The beginning of the pseudonym of every process of this product.
 const PRODUCT: &str = "spiffe-jwt-proxy-";
 
-/// A request that names more hops of this product is in a circle of several processes.
+/// The most hops of this product that a request may name. One that names more is in a circle of several
+/// processes.
 const MAX_HOPS: usize = 10;
 
-/// This process; made once, since each message gets one of the values.
+/// This process. It is made once, because each message gets one of its values.
 static HOP: LazyLock<Hop> = LazyLock::new(Hop::new);
 
-/// A process as a hop. Its values are static, so that cores do not count their clones together.
+/// A process as a hop. The values are static, so that cores do not share a reference count.
 struct Hop {
     pseudonym: String,
     http_1_0: HeaderValue,
@@ -24,7 +25,7 @@ struct Hop {
 }
 
 impl Hop {
-    /// Draws a pseudonym, so that a proxy in front of another is told from a proxy in front of itself.
+    /// Draws a random pseudonym, which tells a proxy in front of another from one in front of itself.
     fn new() -> Self {
         let pseudonym = format!("{PRODUCT}{:016x}", fastrand::u64(..));
         let value = |version| HeaderValue::from_static(format!("{version} {pseudonym}").leak());
@@ -46,7 +47,7 @@ pub(super) fn is_loop(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Appends this hop, with the version that the message came in.
+/// Appends this hop, with the version of HTTP that the message came over.
 pub(super) fn append(headers: &mut HeaderMap, received: Version) {
     let hop = match received {
         Version::HTTP_10 => &HOP.http_1_0,
@@ -56,7 +57,7 @@ pub(super) fn append(headers: &mut HeaderMap, received: Version) {
     headers.append(VIA, hop.clone());
 }
 
-/// Returns who a member of `Via` names: `protocol by (comment)`.
+/// Returns the hop that a member of `Via` names. A member reads `protocol by (comment)`.
 fn received_by(member: &[u8]) -> Option<&[u8]> {
     let words = member.split(u8::is_ascii_whitespace);
     words.filter(|word| !word.is_empty()).nth(1)
@@ -71,7 +72,7 @@ fn begins_with(by: &[u8], prefix: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// `Via` with these lines.
+    /// Returns `Via` with these lines.
     fn via(lines: &[String]) -> HeaderMap {
         let line = |line: &String| (VIA, HeaderValue::try_from(line).unwrap());
         lines.iter().map(line).collect()
@@ -83,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn p018_each_version_has_its_value_with_the_same_pseudonym() {
+    fn each_version_has_its_value_with_the_same_pseudonym_p018() {
         let mut headers = HeaderMap::new();
         for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
             append(&mut headers, version);
@@ -102,12 +103,12 @@ mod tests {
     }
 
     #[test]
-    fn p018_another_process_has_another_pseudonym() {
+    fn another_process_has_another_pseudonym_p018() {
         assert_ne!(Hop::new().pseudonym, Hop::new().pseudonym);
     }
 
     #[test]
-    fn p019_a_request_that_was_here_is_a_loop() {
+    fn a_request_that_was_here_before_is_a_loop_p019() {
         let own = &HOP.pseudonym;
         for (lines, is_a_loop) in [
             (vec![], false),
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn p019_more_than_ten_hops_of_this_product_are_a_loop() {
+    fn more_than_ten_hops_of_this_product_are_a_loop_p019() {
         for (hops, is_a_loop) in [(1, false), (10, false), (11, true), (90, true)] {
             assert_eq!(is_loop(&via(&others(hops))), is_a_loop, "{hops}");
             let in_one = [others(hops).join(" , ").to_uppercase()];

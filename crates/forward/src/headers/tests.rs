@@ -23,7 +23,7 @@ fn cleaned(fields: &[(&str, &str)]) -> HeaderMap {
 }
 
 #[test]
-fn hop_by_hop_fields_end_here() {
+fn hop_by_hop_fields_are_removed() {
     for (fields, gone) in [
         (&[("connection", "close")] as &[(&str, &str)], "connection"),
         (&[("connection", "x-foo"), ("x-foo", "1")], "x-foo"),
@@ -46,9 +46,9 @@ fn hop_by_hop_fields_end_here() {
     }
 }
 
-/// All names that the library takes are tokens, but for those that are refused.
+/// Checks each octet that the library accepts in a name.
 #[test]
-fn p051_names_are_tokens() {
+fn names_that_are_not_tokens_are_refused_p051() {
     for byte in 0..=u8::MAX {
         let is_tchar = byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         for name in [
@@ -69,7 +69,7 @@ fn p051_names_are_tokens() {
 }
 
 #[test]
-fn p017_cookies_are_joined_but_for_empty_ones() {
+fn cookies_are_joined_without_empty_ones_p017() {
     for (cookies, joined) in [
         (&["a=1", "b=2"][..], "a=1; b=2"),
         (&["a=1", "", " "], "a=1"),
@@ -82,7 +82,7 @@ fn p017_cookies_are_joined_but_for_empty_ones() {
 }
 
 #[test]
-fn the_credential_can_not_be_nominated_away() {
+fn the_credential_stays_though_it_is_nominated() {
     let headers = cleaned(&[
         ("connection", "authorization, via, close"),
         ("authorization", "Bearer a.b.c"),
@@ -92,7 +92,7 @@ fn the_credential_can_not_be_nominated_away() {
 }
 
 #[test]
-fn what_says_who_the_caller_is_comes_from_the_connection() {
+fn fields_that_name_the_caller_come_from_the_connection() {
     let headers = cleaned(&[
         ("host", "proxy.example"),
         ("x-forwarded-for", "10.0.0.1"),

@@ -12,8 +12,8 @@ pub(crate) struct Arriving {
     pub(super) exchange: Option<Exchange>,
 }
 
-/// Held by a response's body. Until it is dropped, its connection is busy and the request's body is
-/// sent.
+/// Keeps an exclusive connection busy, and the request's body being sent, until the response's body is
+/// dropped.
 #[derive(Debug)]
 pub(super) struct Exchange {
     _busy: mpsc::Sender<()>,

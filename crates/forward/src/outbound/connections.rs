@@ -1,4 +1,4 @@
-//! One core's upstream connections: taken, opened, given back and closed.
+//! The upstream connections of one core, and the tasks that open and close them.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, Weak},

@@ -72,8 +72,8 @@ impl Fault {
 }
 
 impl Connector {
-    /// Connects with `tls`, which decides who may be at the other end.
-    pub(super) fn new(tls: tls::ClientTls, timeout: Duration) -> Self {
+    /// Connects with `tls`, which decides the identity that is accepted.
+    pub(super) fn new(tls: tls::Outgoing, timeout: Duration) -> Self {
         let [http2, http1] = tls::ALPN;
         let offering = |protocols: &[&[u8]]| {
             let mut config = tls.config().clone();

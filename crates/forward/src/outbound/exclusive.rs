@@ -16,7 +16,7 @@ pub(super) struct ExclusiveConnection<B> {
     sender: ExclusiveSender<B>,
 }
 
-/// What an exclusive connection sends its requests with.
+/// The sender of the requests of an exclusive connection.
 pub(super) enum ExclusiveSender<B> {
     Http1(http1::SendRequest<UploadBody<B>>),
     Http2(Single),

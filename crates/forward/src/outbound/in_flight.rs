@@ -12,8 +12,8 @@ use common::fair::FairQueue;
 use serve::shares::{Eviction, Held, Shares};
 
 /// The most bytes of bodies that the unanswered requests of a shared connection have together. Every
-/// peer's window for a connection is 65,535 bytes or more (RFC 9113 §6.9.2). So bodies that the
-/// upstream does not read hold back no other caller's.
+/// peer's window for a connection is 65,535 bytes or more (RFC 9113 §6.9.2). So a body that the
+/// upstream does not read does not hold back another caller's.
 const SHARED_BODY_BYTES: usize = 32 * 1024;
 
 /// The caller of a listener that a request comes from.

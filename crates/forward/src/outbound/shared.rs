@@ -70,7 +70,7 @@ impl SharedConnection {
         self.lock().is_open()
     }
 
-    /// Returns what a request is sent with.
+    /// Returns a sender for one more request.
     pub(super) fn sender(&self) -> Sender {
         self.lock().sender.clone()
     }
