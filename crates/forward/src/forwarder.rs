@@ -1,6 +1,6 @@
 //! Forwards requests: cleans a checked request, sends it, checks the answer and cleans that.
 
-use common::tls::Outgoing;
+use common::tls::ClientTls;
 use http::{Response, Version};
 use serve::{body::Body, peer::Peer};
 
@@ -24,7 +24,7 @@ impl Forwarder {
     /// # Panics
     /// Outside a tokio runtime, or if the upstream has no URL.
     #[must_use]
-    pub fn new(upstream: Upstream, tls: Outgoing) -> Self {
+    pub fn new(upstream: Upstream, tls: ClientTls) -> Self {
         Self {
             client: Client::new(upstream, tls),
         }

@@ -60,7 +60,7 @@ impl<B: RequestBody> Client<B> {
     /// # Panics
     /// Outside a tokio runtime, or if the upstream has no URL.
     #[must_use]
-    pub fn new(upstream: Upstream, tls: tls::Outgoing) -> Self {
+    pub fn new(upstream: Upstream, tls: tls::ClientTls) -> Self {
         assert!(!upstream.urls.is_empty(), "an upstream has a URL");
         let pool = Pool::new(&upstream, tls.clone());
         let mut upkeep = JoinSet::new();

@@ -38,7 +38,11 @@ pub(super) struct Connections<B> {
 
 impl<B: RequestBody> Connections<B> {
     /// Begins without a connection. Room on a connection goes to the requests that wait in `room`.
-    pub(super) fn new(upstream: &Upstream, tls: tls::Outgoing, room: &Arc<FairQueue>) -> Arc<Self> {
+    pub(super) fn new(
+        upstream: &Upstream,
+        tls: tls::ClientTls,
+        room: &Arc<FairQueue>,
+    ) -> Arc<Self> {
         let resolver = Resolver::new(&upstream.urls, upstream.id.clone());
         Arc::new(Self {
             expected: upstream.id.clone(),
@@ -207,7 +211,7 @@ impl<B: RequestBody> Connections<B> {
 /// Drops those that are idle or old, and looks up names in use, from time to time.
 pub(super) async fn upkeep<B: RequestBody>(
     connections: Weak<Connections<B>>,
-    mut tls: tls::Outgoing,
+    mut tls: tls::ClientTls,
 ) {
     let mut ticks = interval(UPKEEP_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

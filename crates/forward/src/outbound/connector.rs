@@ -73,7 +73,7 @@ impl Fault {
 
 impl Connector {
     /// Connects with `tls`, which decides the identity that is accepted.
-    pub(super) fn new(tls: tls::Outgoing, timeout: Duration) -> Self {
+    pub(super) fn new(tls: tls::ClientTls, timeout: Duration) -> Self {
         let [http2, http1] = tls::ALPN;
         let offering = |protocols: &[&[u8]]| {
             let mut config = tls.config().clone();

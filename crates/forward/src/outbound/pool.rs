@@ -62,7 +62,7 @@ pub(super) struct Pool<B> {
 }
 
 impl<B: RequestBody> Pool<B> {
-    pub(super) fn new(upstream: &Upstream, tls: tls::Outgoing) -> Self {
+    pub(super) fn new(upstream: &Upstream, tls: tls::ClientTls) -> Self {
         let room = Arc::new(FairQueue::new(MAX_QUEUED));
         Self {
             connections: Connections::new(upstream, tls, &room),
@@ -73,7 +73,7 @@ impl<B: RequestBody> Pool<B> {
     }
 
     /// Returns the task that drops connections when it is time, and ends with the pool.
-    pub(super) fn upkeep(&self, tls: tls::Outgoing) -> impl Future<Output = ()> + use<B> {
+    pub(super) fn upkeep(&self, tls: tls::ClientTls) -> impl Future<Output = ()> + use<B> {
         upkeep(Arc::downgrade(&self.connections), tls)
     }
 
