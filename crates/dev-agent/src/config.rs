@@ -1,51 +1,52 @@
-//! What an agent is told at its start, and what it refuses to be told.
+//! The settings of an agent, and the rules that they must follow.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use spiffe::TrustDomain;
 
-use crate::entry::Entry;
-use crate::error::Error;
-use crate::federation::{self, FederatedBundle};
+use crate::{
+    entry::Entry,
+    error::Error,
+    federation::{self, FederatedBundle},
+};
 
-/// What the Rust `spiffe` crate's sources take from an agent at most.
+/// The most entries that sources of the Rust `spiffe` crate accept from an agent.
 const MAX_ENTRIES: usize = 100;
-/// Below this, certificates expire before a workload can change to the next one.
+/// The shortest life in which a workload can still change to the next certificate.
 const MIN_X509_TTL: Duration = Duration::from_secs(2);
-/// Tokens count whole seconds.
+/// The shortest life of a token, which counts whole seconds.
 const MIN_JWT_TTL: Duration = Duration::from_secs(1);
-/// Below this, keys change faster than workloads follow.
+/// The shortest period of rotation that workloads can follow.
 const MIN_ROTATION: Duration = Duration::from_secs(2);
-/// Ten years: nobody means more, and all times fit in a certificate.
+/// Ten years. A longer life is a mistake, and all times fit in a certificate.
 const MAX_TTL: Duration = Duration::from_secs(315_576_000);
 
-/// How to start an agent. [`Config::new`] gives the defaults.
+/// The settings of an agent. [`Config::new`] gives the defaults.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen.
+    /// The path of the Workload API socket.
     pub socket: PathBuf,
-    /// Who gets which identity; the first match is a caller's default identity.
-    /// All are of one trust domain, which is the agent's.
+    /// The registration entries. The first match is a caller's default identity. All are of one
+    /// trust domain, which is the agent's.
     pub entries: Vec<Entry>,
-    /// The life of X.509-SVIDs; 1 h. They are issued anew at half of it.
+    /// The life of X.509-SVIDs; 1 h by default. The next one is issued at half of it.
     pub x509_ttl: Duration,
-    /// The life of JWT-SVIDs; 5 min.
+    /// The life of JWT-SVIDs; 5 min by default.
     pub jwt_ttl: Duration,
-    /// The life of the CA; 24 h. It is replaced at half of it.
+    /// The life of the CA; 24 h by default. It is replaced at half of it.
     pub ca_ttl: Duration,
-    /// How often to issue all X.509-SVIDs anew, besides at half of their life.
+    /// The period after which all X.509-SVIDs are issued again, in addition to half of their life.
     pub rotate_x509_every: Option<Duration>,
-    /// How often to replace the JWT key; never if absent.
+    /// The period after which the JWT key is replaced; never if absent.
     pub rotate_jwt_key_every: Option<Duration>,
-    /// How often to replace the CA, if that is sooner than half of its life.
+    /// The period after which the CA is replaced, if that is sooner than half of its life.
     pub rotate_ca_every: Option<Duration>,
     /// Trust bundles of other trust domains, given to every workload.
     pub federated: Vec<FederatedBundle>,
 }
 
 impl Config {
-    /// The defaults, for these entries on this socket.
+    /// Returns the default settings for these entries on this socket.
     pub fn new(socket: impl Into<PathBuf>, entries: Vec<Entry>) -> Self {
         Self {
             socket: socket.into(),
@@ -60,12 +61,10 @@ impl Config {
         }
     }
 
-    /// Checks what can be checked before anything is started, and says which
-    /// trust domain the entries are of.
+    /// Checks the settings without a start. Returns the trust domain of the entries.
     ///
     /// # Errors
-    ///
-    /// The first setting that is refused, and why.
+    /// Fails with the first setting that is refused, and the reason.
     pub fn check(&self) -> Result<TrustDomain, Error> {
         let trust_domain = self.check_entries()?;
         self.check_times()?;
@@ -73,13 +72,13 @@ impl Config {
         Ok(trust_domain)
     }
 
-    /// The longest life of any X.509-SVID.
+    /// Returns the longest life of any X.509-SVID.
     pub(crate) fn max_x509_ttl(&self) -> Duration {
         let own = self.entries.iter().filter_map(Entry::x509_ttl);
         own.fold(self.x509_ttl, Duration::max)
     }
 
-    /// The longest life of any JWT-SVID.
+    /// Returns the longest life of any JWT-SVID.
     pub(crate) fn max_jwt_ttl(&self) -> Duration {
         let own = self.entries.iter().filter_map(Entry::jwt_ttl);
         own.fold(self.jwt_ttl, Duration::max)
@@ -89,7 +88,7 @@ impl Config {
         let Some(first) = self.entries.first() else {
             return Err(Error::entry(
                 "",
-                "there is none; without one nobody gets an identity",
+                "there is none; an agent without entries issues no identity",
             ));
         };
         let trust_domain = first.id().trust_domain();
@@ -169,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn w014_the_trust_domain_is_that_of_the_entries() {
+    fn the_trust_domain_is_that_of_the_entries_w014() {
         let config = config(&[
             "spiffe://a.test/x=unix:uid:1",
             "spiffe://a.test/y=unix:uid:2",
@@ -178,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn w059_what_cannot_work_is_refused_by_name() {
+    fn settings_that_cannot_work_are_refused_by_name_w059() {
         let good = config(&["spiffe://a.test/x=unix:uid:1"]);
         let second = Duration::from_secs(1);
         for (config, reason) in [

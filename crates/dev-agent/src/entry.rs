@@ -1,14 +1,10 @@
-//! Registration entries: who gets which identity.
+//! Registration entries: the identity of each kind of caller.
 
-use std::collections::HashSet;
-use std::fmt;
-use std::str::FromStr;
-use std::time::Duration;
+use std::{collections::HashSet, fmt, str::FromStr, time::Duration};
 
 use spiffe::SpiffeId;
 
-use crate::Error;
-use crate::selector::Selector;
+use crate::{error::Error, selector::Selector};
 
 /// The longest hint a workload has to accept (Workload API §8).
 const MAX_HINT: usize = 1024;
@@ -17,7 +13,7 @@ const MAX_ID: usize = 2048;
 
 /// A registration entry: callers that have all of its selectors get its SPIFFE ID.
 ///
-/// Written as SPIRE users know it, options after semicolons:
+/// The text form uses SPIRE's names of selectors, and options follow semicolons:
 ///
 /// ```
 /// use dev_agent::Entry;
@@ -38,43 +34,43 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The SPIFFE ID that matching callers get.
+    /// Returns the SPIFFE ID that matching callers get.
     #[must_use]
     pub fn id(&self) -> &SpiffeId {
         &self.id
     }
 
-    /// What a caller must have, all of it.
+    /// Returns the selectors that a caller must have, all of them.
     #[must_use]
     pub fn selectors(&self) -> &[Selector] {
         &self.selectors
     }
 
-    /// What tells a workload with several identities which one this is (`hint=`).
+    /// Returns the hint, by which a workload with several identities knows this one (`hint=`).
     #[must_use]
     pub fn hint(&self) -> &str {
         &self.hint
     }
 
-    /// DNS names in the X.509-SVID (`dns=`, repeatable).
+    /// Returns the DNS names in the X.509-SVID (`dns=`, repeatable).
     #[must_use]
     pub fn dns_names(&self) -> &[String] {
         &self.dns_names
     }
 
-    /// The life of its X.509-SVIDs, where it is not the agent's (`x509-ttl=`).
+    /// Returns the life of its X.509-SVIDs, if it differs from the agent's (`x509-ttl=`).
     #[must_use]
     pub fn x509_ttl(&self) -> Option<Duration> {
         self.x509_ttl
     }
 
-    /// The life of its JWT-SVIDs, where it is not the agent's (`jwt-ttl=`).
+    /// Returns the life of its JWT-SVIDs, if it differs from the agent's (`jwt-ttl=`).
     #[must_use]
     pub fn jwt_ttl(&self) -> Option<Duration> {
         self.jwt_ttl
     }
 
-    /// Whether a caller with these selectors gets this identity.
+    /// Returns whether a caller with these selectors gets this identity.
     pub(crate) fn matches(&self, caller: &HashSet<Selector>) -> bool {
         self.selectors
             .iter()
@@ -140,7 +136,7 @@ impl fmt::Display for Entry {
     }
 }
 
-/// A SPIFFE ID that may stand in an SVID, in its one canonical spelling.
+/// Parses the SPIFFE ID of a workload in its canonical spelling.
 pub(crate) fn parse_id(text: &str) -> Result<SpiffeId, String> {
     let id =
         SpiffeId::new(text).map_err(|error| format!("'{text}' is not a SPIFFE ID: {error}"))?;
@@ -162,7 +158,10 @@ pub(crate) fn parse_id(text: &str) -> Result<SpiffeId, String> {
 
 fn parse_selectors(text: &str) -> Result<Vec<Selector>, String> {
     if text.is_empty() {
-        return Err("there is no selector after '='; without one nobody could match".to_owned());
+        return Err(
+            "there is no selector after '='; an entry without selectors would match no caller"
+                .to_owned(),
+        );
     }
     text.split(',').map(str::parse).collect()
 }
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn w053_an_entry_matches_only_a_caller_with_all_of_its_selectors() {
+    fn an_entry_matches_only_a_caller_with_all_of_its_selectors_w053() {
         let full = ["unix:uid:1000", "unix:gid:5", "unix:path:/x"];
         for (selectors, has, expected) in [
             ("unix:uid:1000", &full[..], true),
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn options_follow_semicolons() {
+    fn options_after_semicolons_are_parsed() {
         let entry: Entry = "spiffe://example.org/a=unix:uid:1;hint=main;dns=localhost;dns=a.test;x509-ttl=10s;jwt-ttl=1m"
             .parse()
             .unwrap();
@@ -227,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn w059_a_bad_entry_says_which_one_what_is_wrong_and_what_is_right() {
+    fn a_bad_entry_is_refused_with_entry_fault_and_example_w059() {
         let long = format!("spiffe://example.org/{}=unix:uid:1", "a".repeat(2048));
         let hint = format!(
             "spiffe://example.org/a=unix:uid:1;hint={}",

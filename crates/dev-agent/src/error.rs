@@ -1,31 +1,29 @@
-//! What can go wrong in setting the agent up. Faults of callers are gRPC
-//! statuses, not errors of this kind.
+//! The errors of the agent's set-up and control. Faults of callers are gRPC statuses instead.
 
-use std::io;
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 /// An entry that people can copy; every message about a bad entry shows it.
 const EXAMPLE: &str = "spiffe://example.org/server=unix:user:server-workload";
 
-/// Why the agent refuses a setting, or cannot start.
+/// The reason why the agent refuses a setting, can't start, or can't be controlled.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A registration entry that does not parse, or does not go with the others.
+    /// A registration entry that can't be parsed, or that contradicts the other entries.
     #[error("entry '{entry}': {reason}; an entry looks like '{EXAMPLE}'")]
     Entry {
-        /// The entry as it was given, control characters escaped.
+        /// The given entry, with control characters escaped.
         entry: String,
-        /// What is wrong with it, and what would be right.
+        /// The fault, and the remedy.
         reason: String,
     },
 
-    /// A federated trust bundle that must not be handed to workloads.
+    /// A federated trust bundle that workloads must not get.
     #[error("federated bundle '{bundle}': {reason}")]
     Federated {
-        /// The trust domain, or the text that should have named it.
+        /// The trust domain, or the text in its place.
         bundle: String,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
 
@@ -34,16 +32,16 @@ pub enum Error {
     Setting {
         /// The setting's name.
         setting: &'static str,
-        /// Its value, what is wrong with it, and what would be right.
+        /// The value, the fault, and the remedy.
         reason: String,
     },
 
-    /// The socket's path is taken or cannot be used.
+    /// The socket's path is taken or can't be used.
     #[error("cannot listen on {}: {reason}", path.display())]
     Socket {
         /// The path.
         path: PathBuf,
-        /// What is there, and what to do about it.
+        /// The obstacle, and the remedy.
         reason: String,
     },
 
@@ -60,23 +58,23 @@ pub enum Error {
     #[error("the agent is already running; stop it first")]
     Running,
 
-    /// A lever that has no effect on an agent that is stopped.
-    #[error("the agent is stopped; it answers nobody until it is started again")]
+    /// A command that does not apply to a stopped agent.
+    #[error("the agent is stopped; it answers no calls until it is started again")]
     Stopped,
 
-    /// A running agent that cannot be controlled from here.
+    /// A running agent that can't be controlled from here.
     #[error("cannot control an agent by {}: {reason}", path.display())]
     Control {
         /// The control socket.
         path: PathBuf,
-        /// What is there, and what to do about it.
+        /// The obstacle, and the remedy.
         reason: String,
     },
 
-    /// A key or a certificate could not be made.
+    /// A key or a certificate can't be made.
     #[error("cannot make the {what}")]
     Certificate {
-        /// What was being made.
+        /// The key or certificate.
         what: &'static str,
         /// The cause.
         source: rcgen::Error,
@@ -85,7 +83,7 @@ pub enum Error {
     /// The cryptographic library refused an operation that has no reason to fail.
     #[error("cannot {what}: the cryptographic library failed")]
     Crypto {
-        /// What was being done.
+        /// The operation.
         what: &'static str,
     },
 }

@@ -1,25 +1,23 @@
-//! The security header that every call must have (Workload Endpoint §3). It
-//! shows that the caller means to speak to this API: whatever can be tricked
-//! into sending a request to a URL cannot be tricked into this header.
+//! The security header that every call must have (Workload Endpoint §3). A program that can be
+//! tricked into a request to a URL can't be tricked into this header.
 
 use std::task::{Context, Poll};
 
 use futures_util::future::{Either, Ready, ready};
 use http::{HeaderMap, Request, Response};
-use tonic::Status;
-use tonic::body::Body;
+use tonic::{Status, body::Body};
 use tower_service::Service;
 
-use crate::attest::Peer;
+use crate::attest::PeerProcess;
 
 const HEADER: &str = "workload.spiffe.io";
 
-/// A service behind which no call lacks the header, whatever its method.
+/// A service that rejects every call without the header, and passes on the others.
 #[derive(Clone)]
 pub(crate) struct RequireHeader<S> {
     pub(crate) service: S,
-    /// Who calls, for the log.
-    pub(crate) peer: Peer,
+    /// The calling process, for the log.
+    pub(crate) peer: PeerProcess,
 }
 
 impl<S, B> Service<Request<B>> for RequireHeader<S>
@@ -36,11 +34,11 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let status = if !is_present(request.headers()) {
-            let Peer { pid, uid, .. } = self.peer;
+            let PeerProcess { pid, uid, .. } = self.peer;
             tracing::info!(pid, uid, "denied: no security header");
             Status::invalid_argument("security header missing from request")
         } else if is_compressed(request.headers()) {
-            // Here, because tonic's own answer repeats what the caller wrote.
+            // Rejected here, because tonic's own answer repeats the caller's text.
             Status::unimplemented("compression is not supported")
         } else {
             return Either::Left(self.service.call(request));
@@ -49,7 +47,7 @@ where
     }
 }
 
-/// Exactly one value, exactly `true`.
+/// Returns whether the header has exactly one value, exactly `true`.
 fn is_present(headers: &HeaderMap) -> bool {
     headers.get_all(HEADER).iter().eq(["true"])
 }
@@ -64,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn w020_one_header_with_the_one_value_is_present() {
+    fn only_one_header_with_the_value_true_is_accepted_w020() {
         for (values, expected) in [
             (/* "W18" */ &["true"][..], true),
             (&[], false),

@@ -1,12 +1,12 @@
-//! JSON that means one thing only: a member that is given twice is an error,
-//! as two readers would otherwise see two different keys (Bundle §6.3).
+//! Strict JSON: a member that is given twice is an error. Otherwise two readers could see two
+//! different keys (Bundle §6.3).
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// Parses `text`, refusing members that are given twice, at any depth.
+/// Parses `text`, and rejects members that are given twice, at any depth.
 pub(crate) fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
     serde_json::from_slice::<Strict>(text).map(|strict| strict.0)
 }
@@ -78,14 +78,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_serde_json_reads() {
+    fn json_is_parsed_as_by_serde_json() {
         let text = r#"{"a":[null,true,-1,18446744073709551615,1.5,"x"],"b":{"c":{}}}"#;
         let expected: Value = serde_json::from_str(text).unwrap();
         assert_eq!(parse(text.as_bytes()).unwrap(), expected);
     }
 
     #[test]
-    fn refuses_a_member_given_twice() {
+    fn a_member_that_is_given_twice_is_refused() {
         for text in [r#"{"a":1,"a":1}"#, r#"[{"b":{"a":1,"\u0061":2}}]"#] {
             let error = parse(text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(r#"member "a" is given twice"#), "{error}");

@@ -1,30 +1,30 @@
-//! The JWT side of the authority: ES256 keys, the tokens that they sign
-//! (JWT-SVID §2–§3) and their public halves as JWKs (RFC 7517, RFC 7518 §6.2).
-//! Keys live in memory only.
+//! The JWT authority: ES256 keys, the tokens that they sign (JWT-SVID §2–§3) and their public
+//! halves as JWKs. Keys live in memory only.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-use crate::authority::random_bytes;
-use crate::error::Error;
+use crate::{error::Error, jwk::ec_jwk, random::random_bytes};
 
-/// The two parts of a token that get signed, for tests that need a token the
-/// agent would not issue. [`crate::DevAgent::jwt_claims`] makes a good one to
-/// start from; what is in them when they are signed is signed as it is.
+/// The two signed parts of a token, for tests that need a token the agent would not issue.
+///
+/// [`crate::DevAgent::jwt_claims`] makes the parts of a valid token. A test changes them, and
+/// [`crate::DevAgent::mint_jwt`] signs them unchecked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JwtClaims {
-    /// The JOSE header: `alg`, `kid` and `typ` in a good token.
+    /// The JOSE header: `alg`, `kid` and `typ` in a valid token.
     pub header: Value,
-    /// The claims: `sub`, `aud`, `iat` and `exp` in a good token.
+    /// The claims: `sub`, `aud`, `iat` and `exp` in a valid token.
     pub payload: Value,
 }
 
-/// One signing key of the trust domain.
+/// A signing key of the trust domain.
 pub(crate) struct JwtKey {
     /// The `kid` of its tokens.
     pub(crate) id: String,
@@ -32,25 +32,27 @@ pub(crate) struct JwtKey {
 }
 
 impl JwtKey {
+    /// Generates a key with a random ID.
     pub(crate) fn generate() -> Result<Self, Error> {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(|_| {
             Error::Crypto {
                 what: "make a JWT key",
             }
         })?;
-        // Random, so that a new key never has the name of one that is still published.
+        // A random ID differs from that of every key that is still published.
         let id = URL_SAFE_NO_PAD.encode(random_bytes::<16>()?);
         Ok(Self { id, pair })
     }
 
-    /// The public half, without `use`: readers of plain JWK Sets know no `jwt-svid`.
+    /// Returns the public half. It has no `use`, because readers of plain JWK Sets know no
+    /// `jwt-svid`.
     pub(crate) fn jwk(&self) -> Value {
         let mut jwk = ec_jwk(self.pair.public_key().as_ref());
         jwk["kid"] = self.id.as_str().into();
         jwk
     }
 
-    /// The parts of a JWT-SVID that this key would sign now.
+    /// Returns the parts of a JWT-SVID that this key would sign at `now`.
     pub(crate) fn claims(
         &self,
         subject: &str,
@@ -70,7 +72,7 @@ impl JwtKey {
         }
     }
 
-    /// The token in JWS compact form.
+    /// Signs `claims` and returns the token in JWS compact form.
     pub(crate) fn sign(&self, claims: &JwtClaims) -> Result<String, Error> {
         let part = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
         let message = format!("{}.{}", part(&claims.header), part(&claims.payload));
@@ -84,29 +86,15 @@ impl JwtKey {
     }
 }
 
-/// The JWK of a P-256 key, given as an uncompressed point: 4, x, y (SEC 1 §2.3.3).
-pub(crate) fn ec_jwk(point: &[u8]) -> Value {
-    json!({
-        "kty": "EC",
-        "crv": "P-256",
-        "x": URL_SAFE_NO_PAD.encode(&point[1..33]),
-        "y": URL_SAFE_NO_PAD.encode(&point[33..65]),
-    })
-}
-
-/// A JWK Set (RFC 7517 §5) of these keys.
-pub(crate) fn jwk_set(keys: impl Iterator<Item = Value>) -> String {
-    json!({ "keys": keys.collect::<Vec<_>>() }).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use spiffe::{JwtBundle, JwtBundleSet, JwtSvid, TrustDomain};
 
     use super::*;
+    use crate::jwk::jwk_set;
 
     #[test]
-    fn w101_a_token_verifies_against_the_published_key() {
+    fn a_token_verifies_against_the_published_key_w101() {
         let key = JwtKey::generate().unwrap();
         let claims = key.claims(
             "spiffe://example.org/a",
@@ -126,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn w107_header_and_claims_are_the_few_that_the_standard_names() {
+    fn header_and_claims_have_only_members_of_the_standard_w107() {
         let key = JwtKey::generate().unwrap();
         let now = UNIX_EPOCH + Duration::from_millis(1_700_000_000_900);
         let claims = key.claims("s", &["a".to_owned()], Duration::from_secs(60), now);
@@ -141,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn w117_a_jwk_is_public_and_of_fixed_length() {
+    fn a_jwk_is_public_and_of_fixed_length_w117() {
         let key = JwtKey::generate().unwrap();
         let jwk = key.jwk();
         let members: Vec<_> = jwk.as_object().unwrap().keys().cloned().collect();

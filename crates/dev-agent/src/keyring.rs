@@ -1,14 +1,13 @@
-//! The order in which keys come and go, the same for CAs and JWT keys.
+//! The order in which keys are published, used and dropped. It is the same for CAs and JWT keys.
 //!
-//! A new key is published before it is used, and an old one stays published
-//! until nothing that it signed is valid any more (Trust Domain and Bundle §3).
+//! A new key is published before it is used. An old key stays published until nothing that it
+//! signed is valid any more (Trust Domain and Bundle §3).
 
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
-use crate::state::status::KeyUse;
+use crate::status::KeyUse;
 
-/// The keys of one kind: at most one prepared, one in use, any number retired.
+/// The keys of one kind: one in use, at most one prepared, and any number of retired ones.
 pub(crate) struct Keyring<K> {
     current: Arc<K>,
     next: Option<Arc<K>>,
@@ -17,7 +16,8 @@ pub(crate) struct Keyring<K> {
 
 struct Retired<K> {
     key: Arc<K>,
-    /// When the last thing that it signed expires; `None`: kept until asked.
+    /// The time when everything that it signed has expired. `None`: the key is kept until
+    /// [`Keyring::drop_retired`].
     until: Option<SystemTime>,
 }
 
@@ -30,17 +30,17 @@ impl<K> Keyring<K> {
         }
     }
 
-    /// The key that signs.
+    /// Returns the key that signs.
     pub(crate) fn current(&self) -> &Arc<K> {
         &self.current
     }
 
-    /// Every key that belongs in the bundle, the one that signs first.
+    /// Returns every key that belongs in the bundle, the one that signs first.
     pub(crate) fn published(&self) -> impl Iterator<Item = &K> {
         self.uses().map(|(key, _)| key)
     }
 
-    /// The same, and what each is for.
+    /// Returns every published key and its use.
     pub(crate) fn uses(&self) -> impl Iterator<Item = (&K, KeyUse)> {
         let next = self.next.as_deref().map(|key| (key, KeyUse::Next));
         let retired = self
@@ -52,20 +52,20 @@ impl<K> Keyring<K> {
             .chain(retired)
     }
 
-    /// Publishes a key that is not used yet, if none is waiting already: that one
-    /// may be known to workloads by now.
+    /// Publishes a key that is not used yet, and returns it. A key that is prepared already is
+    /// kept, because workloads may know it by now.
     pub(crate) fn prepare<E>(&mut self, make: impl FnOnce() -> Result<K, E>) -> Result<Arc<K>, E> {
         let next = match self.next.take() {
             Some(next) => next,
             None => Arc::new(make()?),
         };
-        Ok(self.next.insert(next).clone())
+        Ok(Arc::clone(self.next.insert(next)))
     }
 
-    /// Signs with `prepared` from now on, and says whether that is so. The old key
-    /// stays published until `until`, or until [`Self::drop_retired`]. Another key than
-    /// the one that is waiting is not used: whoever asks has not seen how long that one
-    /// has been published.
+    /// Signs with `prepared` from now on. Returns whether it is the key in use.
+    ///
+    /// The old key stays published until `until`, or until [`Self::drop_retired`]. A prepared key
+    /// that is not `prepared` stays unused, because it may not have been published for long enough.
     pub(crate) fn activate(&mut self, prepared: &Arc<K>, until: Option<SystemTime>) -> bool {
         if let Some(next) = self.next.take_if(|next| Arc::ptr_eq(next, prepared)) {
             let key = std::mem::replace(&mut self.current, next);
@@ -74,12 +74,12 @@ impl<K> Keyring<K> {
         Arc::ptr_eq(&self.current, prepared)
     }
 
-    /// Forgets every key that is not in use any more; says how many.
+    /// Drops every key that is not in use any more. Returns how many there were.
     pub(crate) fn drop_retired(&mut self) -> usize {
         self.retired.drain(..).count()
     }
 
-    /// Forgets the retired keys whose time has come; says whether there were any.
+    /// Drops the retired keys that are due at `now`. Returns whether there were any.
     pub(crate) fn drop_expired(&mut self, now: SystemTime) -> bool {
         let before = self.retired.len();
         self.retired
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn w142_a_key_is_published_before_it_signs_and_after() {
+    fn a_key_is_published_before_it_signs_and_after_w142() {
         let now = SystemTime::UNIX_EPOCH;
         let later = now + Duration::from_secs(60);
         let mut ring = Keyring::new("a");
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_retired_by_hand_waits_for_a_hand() {
+    fn a_key_that_is_retired_without_a_time_stays_until_it_is_dropped() {
         let mut ring = Keyring::new("a");
         let b = ring.prepare(|| Ok::<_, ()>("b")).unwrap();
         assert!(ring.activate(&b, None));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn two_rotations_at_once_use_no_key_before_its_time() {
+    fn concurrent_rotations_use_no_key_that_was_just_published() {
         let mut ring = Keyring::new("a");
         let (one, two) = [(), ()]
             .map(|()| ring.prepare(|| Ok::<_, ()>("b")).unwrap())

@@ -1,45 +1,50 @@
-//! The socket file: made without taking anybody else's place, and removed only
-//! while it is still ours.
+//! The socket file. It replaces no socket that is in use, and is removed only while it is ours.
 
-use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{
+    fs,
+    io::ErrorKind,
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use nix::unistd::geteuid;
-use tokio::net::{UnixListener, UnixSocket, UnixStream};
-use tokio::time::timeout;
+use tokio::{
+    net::{UnixListener, UnixSocket, UnixStream},
+    time::timeout,
+};
 
 use crate::error::Error;
 
-/// What fits into `sun_path` with its final zero (unix(7)).
+/// The longest path that fits into `sun_path` with its final zero (unix(7)).
 const MAX_PATH: usize = 107;
-/// How many connections may wait to be accepted; the kernel has a limit of its own.
+/// The most connections that wait to be accepted. The kernel may have a lower limit.
 const BACKLOG: u32 = 1024;
-/// How long a live agent may take to accept.
+/// The time in which a live agent accepts a connection.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// Who may connect.
+/// The users that may connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Everybody: who gets what is decided by attestation.
-    Everybody,
-    /// Processes of our own user, and root's.
+    /// All users, because attestation decides which identity a caller gets.
+    All,
+    /// Our own user and root.
     Owner,
 }
 
-/// A socket file that we made. It is removed when this is dropped.
+/// A socket file that we made. Dropping this removes it.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    /// Device and inode: the file's identity, whatever is at the path later.
-    identity: (u64, u64),
+    /// Device and inode, by which we know the file again.
+    inode: (u64, u64),
 }
 
 impl SocketFile {
-    /// Binds `path`. A socket that a dead agent left behind is removed;
-    /// anything else that is there stays, and is an error.
+    /// Binds `path`. Removes a socket that a dead agent left behind.
+    ///
+    /// # Errors
+    /// Fails when anything else is there, or when the path can't be used.
     pub(crate) async fn bind(path: &Path, access: Access) -> Result<(Self, UnixListener), Error> {
         if !fits(path) {
             let length = path.as_os_str().len();
@@ -51,19 +56,19 @@ impl SocketFile {
             ));
         }
         check_directory(path, access)?;
-        make_way(path).await?;
+        remove_stale(path).await?;
         let failed = |source| Error::Listen {
             path: path.to_owned(),
             source,
         };
         let listener = UnixSocket::new_stream().map_err(failed)?;
         listener.bind(path).map_err(failed)?;
-        let identity = fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()));
+        let inode = fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()));
         let socket = Self {
             path: path.to_owned(),
-            identity: identity.map_err(failed)?,
+            inode: inode.map_err(failed)?,
         };
-        // Before we listen nobody can connect, so that no other mode ever counts.
+        // The mode is set before we listen, because no process can connect until then.
         let mode = fs::Permissions::from_mode(access.mode());
         fs::set_permissions(path, mode).map_err(failed)?;
         Ok((socket, listener.listen(BACKLOG).map_err(failed)?))
@@ -73,7 +78,7 @@ impl SocketFile {
 impl Access {
     fn mode(self) -> u32 {
         match self {
-            Self::Everybody => 0o777,
+            Self::All => 0o777,
             Self::Owner => 0o600,
         }
     }
@@ -81,7 +86,7 @@ impl Access {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if identity(&self.path) == Some(self.identity)
+        if inode(&self.path) == Some(self.inode)
             && let Err(error) = fs::remove_file(&self.path)
         {
             tracing::warn!(%error, path = %self.path.display(), "socket not removed");
@@ -89,11 +94,13 @@ impl Drop for SocketFile {
     }
 }
 
-/// Whether a socket can have this path.
+/// Returns whether a socket can have this path.
 pub(crate) fn fits(path: &Path) -> bool {
     path.as_os_str().len() <= MAX_PATH
 }
 
+/// Refuses a directory that every user may write to, and warns of one where other users could
+/// replace the socket.
 fn check_directory(path: &Path, access: Access) -> Result<(), Error> {
     let directory = path.parent().unwrap_or(path);
     let metadata = fs::metadata(directory).map_err(|error| {
@@ -105,7 +112,7 @@ fn check_directory(path: &Path, access: Access) -> Result<(), Error> {
     })?;
     let (sticky, group_writes, others_write) = (0o1000, 0o020, 0o002);
     let mode = metadata.mode();
-    // Whoever may write there can put a socket of his own in the place of ours.
+    // A user who may write there can replace our socket with another one.
     if mode & (sticky | others_write) == others_write {
         let directory = directory.display();
         return Err(refused(
@@ -116,8 +123,8 @@ fn check_directory(path: &Path, access: Access) -> Result<(), Error> {
         ));
     }
     let owned = [0, geteuid().as_raw()].contains(&metadata.uid());
-    // Who uses a control socket looks whose process it is.
-    if access == Access::Everybody && (!owned || mode & (sticky | group_writes) == group_writes) {
+    // The user of a control socket checks which user is at the other end.
+    if access == Access::All && (!owned || mode & (sticky | group_writes) == group_writes) {
         tracing::warn!(
             directory = %directory.display(),
             "other users can replace the socket in this directory"
@@ -126,8 +133,8 @@ fn check_directory(path: &Path, access: Access) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes a socket that nobody listens on.
-async fn make_way(path: &Path) -> Result<(), Error> {
+/// Removes a socket on which no process listens.
+async fn remove_stale(path: &Path) -> Result<(), Error> {
     let file = match fs::symlink_metadata(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -155,15 +162,16 @@ async fn make_way(path: &Path) -> Result<(), Error> {
             ));
         }
     }
-    // Not one that came since.
-    if identity(path) == Some((file.dev(), file.ino())) {
+    // Another process may have replaced it since.
+    if inode(path) == Some((file.dev(), file.ino())) {
         fs::remove_file(path)
             .map_err(|error| refused(path, format!("the old socket cannot be removed: {error}")))?;
     }
     Ok(())
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
+/// Returns device and inode of the file at `path`.
+fn inode(path: &Path) -> Option<(u64, u64)> {
     let file = fs::symlink_metadata(path).ok()?;
     Some((file.dev(), file.ino()))
 }
@@ -182,7 +190,7 @@ mod tests {
     use super::*;
 
     async fn bind(path: &Path) -> Result<(SocketFile, UnixListener), Error> {
-        SocketFile::bind(path, Access::Everybody).await
+        SocketFile::bind(path, Access::All).await
     }
 
     async fn refusal(path: &Path) -> String {
@@ -190,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn w008_a_socket_is_made_for_everybody_and_removed_in_the_end() {
+    async fn a_socket_is_open_to_all_users_and_removed_in_the_end_w008() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.sock");
         let (file, _listener) = bind(&path).await.unwrap();
@@ -200,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn w008_a_directory_that_anybody_may_write_to_is_refused() {
+    async fn a_directory_that_every_user_may_write_to_is_refused_w008() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.sock");
         for (mode, accepted) in [
@@ -224,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn w005_what_is_not_a_socket_stays_untouched() {
+    async fn a_file_that_is_not_a_socket_is_refused_and_stays_untouched_w005() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name| directory.path().join(name);
         fs::write(at("file"), "precious").unwrap();
@@ -241,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn w006_a_stale_socket_is_replaced_and_a_live_one_is_not() {
+    async fn a_stale_socket_is_replaced_and_a_live_one_is_not_w006() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
@@ -255,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn w011_a_socket_that_is_not_ours_any_more_stays() {
+    async fn a_socket_file_that_was_replaced_is_not_removed_w011() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.sock");
         let (file, _listener) = bind(&path).await.unwrap();
@@ -266,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn w010_a_path_that_cannot_be_is_an_error_that_says_why() {
+    async fn a_path_that_cannot_be_used_is_an_error_with_the_reason_w010() {
         let directory = tempfile::tempdir().unwrap();
         let long = directory.path().join("x".repeat(100));
         let error = refusal(&long).await;

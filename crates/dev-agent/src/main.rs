@@ -1,25 +1,23 @@
-//! Entry point of dev-agent: reads the command line, and is an agent or moves the
-//! levers of one.
+//! Entry point of dev-agent: reads the command line, and serves as an agent or controls one.
 
 mod cli;
 mod run;
 
-use std::io::Write as _;
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
-use cli::Task;
+use crate::cli::Task;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    // Refuses bad flags with exit code 2.
+    // Exits with status 2 on a wrong command line.
     let result = match cli::task() {
         Task::Serve(config, control) => {
             cli::log_to_stderr();
             let served = run::serve(config, control).await;
             served.inspect_err(|error| tracing::error!("{error:#}"))
         }
-        Task::Ctl(order) => run::ctl(order).await.inspect_err(|error| {
-            // Without a standard error there is nobody to tell.
+        Task::Ctl(request) => run::ctl(request).await.inspect_err(|error| {
+            // The exit status tells enough if standard error is closed.
             let _ = writeln!(std::io::stderr(), "error: {error:#}");
         }),
     };

@@ -1,21 +1,21 @@
-//! How often a caller may call: signing costs, and one that loops must not
-//! slow the others.
+//! The rate limit per caller. Signing takes time, and a caller that loops must not slow the others.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Mutex;
-use std::time::Duration;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Mutex,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
-use crate::lock::lock;
-use crate::selector::Selector;
+use crate::{lock::lock, selector::Selector};
 
-/// Far more than a workload needs, and little enough to leave the others a core.
+/// The most calls in a [`PERIOD`]: more than a workload needs, but not enough to load a core.
 const CALLS: u32 = 1000;
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The calls of the current period, by what the callers were attested to be: a
-/// second connection, or a second process of the same kind, is the same caller.
+/// The calls of the current period, by the callers' selectors. A second connection, or a second
+/// process with the same selectors, is the same caller.
 pub(crate) struct Rate(Mutex<Window>);
 
 struct Window {
@@ -28,7 +28,7 @@ impl Rate {
         Self(Mutex::new(Window::now()))
     }
 
-    /// Counts a call; false if the caller has had its share.
+    /// Counts a call. Returns false if the caller has made too many in this period.
     pub(crate) fn admit(&self, caller: &HashSet<Selector>) -> bool {
         let mut window = lock(&self.0);
         if window.began.elapsed() >= PERIOD {
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn w146_a_caller_has_its_share_and_no_more() {
+    async fn a_caller_over_its_rate_limit_is_refused_w146() {
         let rate = Rate::new();
         let caller = |uid| HashSet::from([Selector::Uid(uid), Selector::Gid(5)]);
         let admitted = || (0..CALLS + 10).filter(|_| rate.admit(&caller(1))).count();

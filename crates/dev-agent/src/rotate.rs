@@ -1,21 +1,23 @@
-//! Rotation on timers. Times are those of the wall clock, looked at often, so
-//! that a machine that was suspended catches up at once.
+//! Rotation on timers. They read the wall clock often, so that a machine that was suspended catches
+//! up at once.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::state::State;
 
-/// How often to look at the clock.
+/// The time between two readings of the clock.
 const TICK: Duration = Duration::from_millis(250);
-/// The longest that a new key is published before it is used.
+/// The longest time that a new key is published before it is used.
 const MAX_LEAD: Duration = Duration::from_secs(5);
-/// How long a key outlives what it signed, for verifiers whose clock is behind.
+/// The time that a key outlives what it signed, for verifiers whose clock is behind.
 const MARGIN: Duration = Duration::from_secs(10);
 
-/// Rotates what the configuration says, for as long as it is polled.
+/// Rotates at the times of the configuration, for as long as the future is polled.
 pub(crate) async fn rotate(state: Arc<State>) {
     let config = &state.config;
     let start = SystemTime::now();
@@ -23,7 +25,7 @@ pub(crate) async fn rotate(state: Arc<State>) {
     let mut leaves = Schedule::new(config.rotate_x509_every, start);
     let mut cas = Schedule::new(Some(ca_every.min(config.ca_ttl / 2)), start);
     let mut jwt_keys = Schedule::new(config.rotate_jwt_key_every, start);
-    // What we published ourselves, and so know how long ago.
+    // The timers use only keys that they published themselves, a known time ago.
     let (mut next_ca, mut next_jwt_key) = (None, None);
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -56,16 +58,16 @@ pub(crate) async fn rotate(state: Arc<State>) {
     }
 }
 
-/// What to do with a key at some moment.
+/// A step of a rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// Publish the next one.
+    /// Publish the next key.
     Prepare,
-    /// Use it.
+    /// Use the published key.
     Activate,
 }
 
-/// When the next key is published, and when it is used.
+/// The times at which the next key is published and used.
 struct Schedule {
     every: Option<Duration>,
     activated: SystemTime,
@@ -81,11 +83,11 @@ impl Schedule {
         }
     }
 
-    /// What is to be done now; never more than one step at a time, so that a
-    /// key is published first however late we are.
+    /// Returns the step that is due at `now`. There is at most one at a time, so that a key is
+    /// published before it is used even if the timers are late.
     fn step(&mut self, now: SystemTime) -> Option<Step> {
         let every = self.every?;
-        // A clock that was set back starts the period anew.
+        // The period starts again after the clock was set back.
         let age = now.duration_since(self.activated).unwrap_or_else(|_| {
             self.activated = now;
             Duration::ZERO
@@ -109,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn w142_a_key_is_prepared_before_it_is_used() {
+    fn a_key_is_prepared_before_it_is_used_w142() {
         let start = SystemTime::now();
         let mut schedule = Schedule::new(Some(Duration::from_secs(60)), start);
         for (seconds, expected) in [
@@ -120,7 +122,7 @@ mod tests {
             (60, Some(Step::Activate)),
             (61, None),
             (115, Some(Step::Prepare)),
-            // Suspended meanwhile.
+            // The machine was suspended meanwhile.
             (1000, Some(Step::Activate)),
             (1001, None),
             (5000, Some(Step::Prepare)),
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn w076_a_clock_set_back_starts_the_period_anew() {
+    fn a_clock_that_is_set_back_restarts_the_period_w076() {
         let start = SystemTime::now();
         let mut schedule = Schedule::new(Some(Duration::from_secs(4)), start);
         let back = start - Duration::from_secs(3600);
@@ -148,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_rotated_unasked() {
+    fn nothing_is_rotated_without_a_period() {
         let start = SystemTime::now();
         let mut schedule = Schedule::new(None, start);
         assert_eq!(schedule.step(start + Duration::from_secs(1 << 30)), None);

@@ -1,19 +1,23 @@
-//! The two things that this program does: be an agent, and move the levers of one.
+//! The two tasks of this program: to serve as an agent, and to control one.
 
-use std::future::pending;
-use std::io::{self, Write as _};
-use std::path::Path;
+use std::{
+    future::pending,
+    io::{self, Write},
+    path::Path,
+};
 
-use anyhow::{Context as _, bail};
-use dev_agent::control::{self, ControlSocket, Reply};
-use dev_agent::{Config, DevAgent};
+use anyhow::{Context, bail};
+use dev_agent::{
+    Config, DevAgent,
+    control::{self, ControlSocket, Reply},
+};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::{Control, Order};
+use crate::cli::{Control, CtlRequest};
 
-/// Serves until a signal.
+/// Serves until a signal arrives.
 pub(crate) async fn serve(config: Config, control: Control) -> anyhow::Result<()> {
-    // Before the sockets are there: a signal meanwhile must not leave them behind.
+    // Handled before the sockets exist, so that an early signal does not leave them behind.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let control = control_socket(control, &config.socket)
@@ -35,6 +39,7 @@ pub(crate) async fn serve(config: Config, control: Control) -> anyhow::Result<()
     Ok(())
 }
 
+/// Makes the control socket, if there is to be one.
 async fn control_socket(
     control: Control,
     workload_api: &Path,
@@ -42,10 +47,10 @@ async fn control_socket(
     let path = match &control {
         Control::Off => return Ok(None),
         Control::At(path) => path.clone(),
-        Control::Beside => control::path_beside(workload_api),
+        Control::Default => control::default_path(workload_api),
     };
-    if control == Control::Beside && !control::fits(&path) {
-        // An agent must not fail for a socket that nobody asked for.
+    if control == Control::Default && !control::fits(&path) {
+        // The socket is a default, so an agent must not fail for it.
         tracing::warn!(
             "no control socket: {} is too long a path; name another one with --control-socket",
             path.display()
@@ -55,16 +60,16 @@ async fn control_socket(
     Ok(Some(ControlSocket::bind(&path).await?))
 }
 
-/// Moves a lever, and prints what has become of it.
-pub(crate) async fn ctl(order: Order) -> anyhow::Result<()> {
-    let text = match control::ask(&order.control, &order.lever).await? {
+/// Sends a command to an agent, and prints its reply.
+pub(crate) async fn ctl(request: CtlRequest) -> anyhow::Result<()> {
+    let text = match control::ask(&request.control, &request.command).await? {
         Reply::Done(done) => done,
-        Reply::Status(status) if order.json => serde_json::to_string(&status)?,
+        Reply::Status(status) if request.json => serde_json::to_string(&status)?,
         Reply::Status(status) => status.to_string(),
         Reply::Refused(reason) => bail!("{reason}"),
     };
     match io::stdout().write_all(format!("{text}\n").as_bytes()) {
-        // A reader such as `grep -q` had enough.
+        // A reader such as `grep -q` closes the pipe early.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         printed => printed.context("done, but the answer cannot be printed"),
     }

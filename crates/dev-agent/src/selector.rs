@@ -1,13 +1,11 @@
-//! Selectors: what the agent can know about a caller, and what an entry demands.
+//! Selectors: the properties of a caller that the agent can verify and that an entry demands.
 //!
-//! The kinds and their spelling are those of SPIRE's unix workload attestor, so
-//! an entry that works here works there.
+//! The kinds and their spelling are those of SPIRE's unix workload attestor, so an entry that works
+//! here works there.
 
-use std::ffi::OsString;
-use std::fmt;
-use std::str::FromStr;
+use std::{ffi::OsString, fmt, str::FromStr};
 
-/// What the kernel appends to `/proc/PID/exe` when the binary is gone.
+/// The suffix that the kernel appends to `/proc/PID/exe` when the binary is gone.
 pub(crate) const DELETED: &str = " (deleted)";
 
 /// One property of a caller. Values are compared exactly.
@@ -22,16 +20,17 @@ pub enum Selector {
     User(String),
     /// `unix:group:NAME`: the name of that group in the system's group database.
     Group(String),
-    /// `unix:path:PATH`: the caller's binary, as the kernel spells it. A script's
-    /// binary is its interpreter, so such an entry covers all of its scripts.
-    /// Not a `PathBuf`, whose comparison takes `/a/` for `/a`.
+    /// `unix:path:PATH`: the caller's binary, as the kernel spells it. A script's binary is its
+    /// interpreter, so such an entry covers all scripts of that interpreter.
+    ///
+    /// An `OsString` compares byte by byte, but a `PathBuf` takes `/a/` for `/a`.
     Path(OsString),
 }
 
 impl FromStr for Selector {
     type Err = String;
 
-    /// Parses `unix:KIND:VALUE`; all that follows the second colon is the value.
+    /// Parses `unix:KIND:VALUE`. Everything after the second colon is the value.
     fn from_str(text: &str) -> Result<Self, String> {
         let (kind, value) = text
             .strip_prefix("unix:")
@@ -67,7 +66,8 @@ impl fmt::Display for Selector {
     }
 }
 
-/// A second spelling of the same number would be an entry that never matches in SPIRE.
+/// Parses a number in its canonical spelling. SPIRE compares text, so another spelling would never
+/// match there.
 fn number(selector: &str, value: &str) -> Result<u32, String> {
     value
         .parse()
@@ -80,6 +80,7 @@ fn number(selector: &str, value: &str) -> Result<u32, String> {
         })
 }
 
+/// Checks that a path can be one that the kernel reports.
 fn path(selector: &str, value: &str) -> Result<OsString, String> {
     if !value.starts_with('/') {
         return Err(format!("the path in '{selector}' is not absolute"));
@@ -97,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn w046_parses_and_prints_every_kind() {
+    fn every_kind_of_selector_is_parsed_and_printed_w046() {
         for text in [
             "unix:uid:0",
             "unix:uid:4294967295",
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn w058_refuses_what_could_never_match() {
+    fn selectors_that_could_never_match_are_refused_w058() {
         for (text, reason) in [
             ("", "is not a selector"),
             ("unix", "is not a selector"),
@@ -128,7 +129,7 @@ mod tests {
             ("UNIX:uid:1", "is not a selector"),
             ("unix:uid:", "has no value"),
             ("unix:path:", "has no value"),
-            // "W57": exact, so a second spelling is a mistake.
+            // "W57": another spelling is a mistake, because values are compared exactly.
             ("unix:uid:01000", "without leading zeros"),
             ("unix:uid:+1", "without leading zeros"),
             ("unix:uid:-1", "without leading zeros"),

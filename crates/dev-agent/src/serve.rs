@@ -1,48 +1,57 @@
-//! From the listening socket to answered calls: connections are bounded, the
-//! caller's credentials are taken as it connects, and it has to speak soon.
+//! Connections from the listening socket to their end. They are bounded, the caller's credentials
+//! are read when it connects, and the HTTP/2 preface must come soon.
 
-use std::collections::HashMap;
-use std::io::{self, Cursor};
-use std::pin::pin;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    io::{self, Cursor},
+    pin::pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use hyper::server::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    net::{UnixListener, UnixStream},
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
-use crate::attest::{Attestor, Peer};
-use crate::header::RequireHeader;
-use crate::lock::lock;
-use crate::pb::spiffe_workload_api_server::SpiffeWorkloadApiServer;
-use crate::service::WorkloadApi;
-use crate::state::{Phase, Snapshot, State};
+use crate::{
+    attest::{Attestor, PeerProcess},
+    header::RequireHeader,
+    lock::lock,
+    pb::spiffe_workload_api_server::SpiffeWorkloadApiServer,
+    service::WorkloadApi,
+    state::{Snapshot, State},
+    status::Phase,
+};
 
-/// What an HTTP/2 client sends first (RFC 9113 §3.4).
+/// The first bytes of an HTTP/2 client (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How long it may take for that.
+/// The longest wait for the preface.
 const PREFACE_DEADLINE: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = 800;
-/// Less than all, so that one user cannot shut out the others.
+/// The most connections of one user, fewer than all, so that a user can't exclude the others.
 const MAX_CONNECTIONS_PER_UID: usize = 500;
 const MAX_STREAMS: u32 = 100;
 const MAX_HEADERS: u32 = 16 << 10;
-/// How often a silent peer is asked whether it is there, and how long it may take to answer.
+/// The time between pings to a silent peer, and the time for its answer.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_DEADLINE: Duration = Duration::from_secs(20);
-/// Waits after a failed accept, for instance when file descriptors run out.
+/// The waits after a failed accept, for instance when file descriptors run out.
 const MIN_BACKOFF: Duration = Duration::from_millis(5);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Serves until the state says stop, and then until the last connection has ended.
+/// Serves until the agent stops, and then until the last connection has ended.
 pub(crate) async fn serve(listener: UnixListener, state: Arc<State>, attestor: Arc<Attestor>) {
     let mut connections = JoinSet::new();
-    let users = Users::default();
+    let users = UserConnections::default();
     let mut stop = pin!(stopped(state.subscribe()));
     let mut backoff = MIN_BACKOFF;
     loop {
@@ -53,7 +62,7 @@ pub(crate) async fn serve(listener: UnixListener, state: Arc<State>, attestor: A
                 Ok((stream, _)) => {
                     backoff = MIN_BACKOFF;
                     if connections.len() < MAX_CONNECTIONS {
-                        connections.spawn(connection(stream, state.clone(), attestor.clone(), users.clone()));
+                        connections.spawn(connection(stream, Arc::clone(&state), Arc::clone(&attestor), users.clone()));
                     } else {
                         tracing::warn!("connection refused: {MAX_CONNECTIONS} are open");
                     }
@@ -70,16 +79,21 @@ pub(crate) async fn serve(listener: UnixListener, state: Arc<State>, attestor: A
     while connections.join_next().await.is_some() {}
 }
 
-/// One connection from its credentials to its end.
-async fn connection(stream: UnixStream, state: Arc<State>, attestor: Arc<Attestor>, users: Users) {
-    let peer = match Peer::of(&stream) {
+/// Serves one connection from its credentials to its end.
+async fn connection(
+    stream: UnixStream,
+    state: Arc<State>,
+    attestor: Arc<Attestor>,
+    users: UserConnections,
+) {
+    let peer = match PeerProcess::of(&stream) {
         Ok(peer) => peer,
         Err(error) => {
             tracing::warn!(%error, "connection refused: no credentials");
             return;
         }
     };
-    let Some(_place) = users.enter(peer.uid) else {
+    let Some(_permit) = users.admit(peer.uid) else {
         tracing::warn!(
             uid = peer.uid,
             "connection refused: {MAX_CONNECTIONS_PER_UID} of this user are open"
@@ -108,8 +122,8 @@ async fn connection(stream: UnixStream, state: Arc<State>, attestor: Arc<Attesto
     }
 }
 
-/// Waits until the peer has shown that it speaks HTTP/2 without TLS, and gives
-/// the connection back as if nothing had been read.
+/// Waits for the preface of HTTP/2 without TLS. Returns a stream that begins with the preface
+/// again.
 async fn open(stream: UnixStream) -> io::Result<impl AsyncRead + AsyncWrite + Unpin> {
     let (mut read, write) = stream.into_split();
     let mut preface = [0; PREFACE.len()];
@@ -120,7 +134,7 @@ async fn open(stream: UnixStream) -> io::Result<impl AsyncRead + AsyncWrite + Un
     Ok(tokio::io::join(Cursor::new(preface).chain(read), write))
 }
 
-/// What answers the requests of one connection.
+/// Returns the service that answers the requests of one connection.
 pub(crate) fn service(api: WorkloadApi) -> RequireHeader<SpiffeWorkloadApiServer<WorkloadApi>> {
     RequireHeader {
         peer: api.peer.clone(),
@@ -128,6 +142,7 @@ pub(crate) fn service(api: WorkloadApi) -> RequireHeader<SpiffeWorkloadApiServer
     }
 }
 
+/// Serves HTTP/2 until the connection ends, and drains it when the agent stops.
 async fn http2(
     io: impl AsyncRead + AsyncWrite + Unpin + 'static,
     api: WorkloadApi,
@@ -148,39 +163,41 @@ async fn http2(
     connection.await
 }
 
+/// Waits until the agent stops.
 async fn stopped(mut snapshots: watch::Receiver<Arc<Snapshot>>) {
-    // An error means that the state is gone, which is a stop too.
+    // An error means that the state was dropped, which is a stop too.
     let _ = snapshots
         .wait_for(|snapshot| snapshot.phase == Phase::Stopped)
         .await;
 }
 
-/// How many connections each user has.
+/// The number of connections of each user.
 #[derive(Clone, Default)]
-struct Users(Arc<Mutex<HashMap<u32, usize>>>);
+struct UserConnections(Arc<Mutex<HashMap<u32, usize>>>);
 
-/// One of a user's connections; its end makes room for another.
-struct Place {
-    users: Users,
+/// The right to be counted as a connection of the user. Dropping it frees it.
+struct UserPermit {
+    users: UserConnections,
     uid: u32,
 }
 
-impl Users {
-    fn enter(&self, uid: u32) -> Option<Place> {
+impl UserConnections {
+    /// Counts a connection of `uid`, or returns `None` if the user has too many.
+    fn admit(&self, uid: u32) -> Option<UserPermit> {
         let mut counts = lock(&self.0);
         let count = counts.entry(uid).or_default();
         if *count == MAX_CONNECTIONS_PER_UID {
             return None;
         }
         *count += 1;
-        Some(Place {
+        Some(UserPermit {
             users: self.clone(),
             uid,
         })
     }
 }
 
-impl Drop for Place {
+impl Drop for UserPermit {
     fn drop(&mut self) {
         let mut counts = lock(&self.users.0);
         if let Some(count) = counts.get_mut(&self.uid) {
@@ -195,15 +212,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn w147_one_user_cannot_shut_out_another() {
-        let users = Users::default();
-        let mut places: Vec<_> = (0..MAX_CONNECTIONS_PER_UID)
-            .map(|_| users.enter(1).unwrap())
+    fn a_user_with_too_many_connections_does_not_exclude_another_w147() {
+        let users = UserConnections::default();
+        let mut permits: Vec<_> = (0..MAX_CONNECTIONS_PER_UID)
+            .map(|_| users.admit(1).unwrap())
             .collect();
-        assert!(users.enter(1).is_none());
-        assert!(users.enter(2).is_some());
-        places.pop();
-        assert!(users.enter(1).is_some());
+        assert!(users.admit(1).is_none());
+        assert!(users.admit(2).is_some());
+        permits.pop();
+        assert!(users.admit(1).is_some());
     }
 
     fn api() -> (Arc<State>, Arc<Attestor>) {
@@ -214,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn w148_a_connection_that_says_nothing_is_closed() {
+    async fn a_connection_without_a_preface_is_closed_w148() {
         for sent in [
             &b""[..],
             b"PRI * HTTP/2.0\r\n",
@@ -224,14 +241,14 @@ mod tests {
             let (ours, theirs) = UnixStream::pair().unwrap();
             theirs.try_write(sent).unwrap();
             let began = tokio::time::Instant::now();
-            connection(ours, state, attestor, Users::default()).await;
+            connection(ours, state, attestor, UserConnections::default()).await;
             assert!(began.elapsed() <= PREFACE_DEADLINE + Duration::from_secs(1));
             drop(theirs);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn w072_a_peer_that_answers_no_ping_is_dead() {
+    async fn a_peer_that_answers_no_ping_is_disconnected_w072() {
         let (state, attestor) = api();
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut theirs, PREFACE)
@@ -242,7 +259,7 @@ mod tests {
             .await
             .unwrap();
         let began = tokio::time::Instant::now();
-        connection(ours, state, attestor, Users::default()).await;
+        connection(ours, state, attestor, UserConnections::default()).await;
         let lived = began.elapsed();
         assert!(
             lived >= PING_EVERY && lived <= PING_EVERY + PING_DEADLINE * 2,

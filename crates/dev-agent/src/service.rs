@@ -1,22 +1,27 @@
-//! The five RPCs, for one connection.
+//! The five RPCs of the Workload API, for one connection.
 
-use std::os::unix::ffi::OsStrExt as _;
-use std::sync::Arc;
+use std::{os::unix::ffi::OsStrExt, sync::Arc};
 
 use futures_util::stream::try_unfold;
 use spiffe::SpiffeId;
 use tokio::sync::watch;
-use tonic::codegen::BoxStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, codegen::BoxStream};
 
-use crate::attest::{AttestError, Attestor, Caller, Peer};
-use crate::error::Error;
-use crate::pb::spiffe_workload_api_server::SpiffeWorkloadApi;
-use crate::state::{Identity, Phase, Snapshot, State};
-use crate::{answer, entry, pb, validate};
+use crate::{
+    answer,
+    attest::{AttestError, Attestor, Caller, PeerProcess},
+    entry,
+    error::Error,
+    pb,
+    pb::spiffe_workload_api_server::SpiffeWorkloadApi,
+    state::{ActiveEntry, Snapshot, State},
+    status::Phase,
+    validate,
+};
 
-/// What a verifier of the Rust `spiffe` crate takes at most.
+/// The most audiences that a verifier of the Rust `spiffe` crate accepts.
 const MAX_AUDIENCES: usize = 32;
+/// The longest audience in bytes that such a verifier accepts.
 const MAX_AUDIENCE: usize = 2048;
 
 /// The Workload API as the process at the other end of one connection sees it.
@@ -24,20 +29,20 @@ const MAX_AUDIENCE: usize = 2048;
 pub(crate) struct WorkloadApi {
     pub(crate) state: Arc<State>,
     pub(crate) attestor: Arc<Attestor>,
-    pub(crate) peer: Peer,
+    pub(crate) peer: PeerProcess,
 }
 
-/// How a message of one stream is made.
-type Answer<M> = fn(&Snapshot, &[&Identity]) -> M;
+/// A function that makes a message of one stream.
+type MakeMessage<M> = fn(&Snapshot, &[&ActiveEntry]) -> M;
 
-/// One open stream: what it watches, and what it sent last.
+/// An open stream and its last message.
 struct Watch<M> {
     api: WorkloadApi,
     rpc: &'static str,
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    answer: Answer<M>,
+    make_message: MakeMessage<M>,
     last: Option<M>,
-    /// For the count of open streams.
+    /// A clone that counts as an open stream.
     _open: Arc<()>,
 }
 
@@ -51,7 +56,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         _: Request<pb::X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        // After a suspend the timers may be late.
+        // The timers may be late after the machine was suspended.
         self.state.reissue_due();
         self.watch("FetchX509SVID", answer::x509_svids).await
     }
@@ -78,14 +83,14 @@ impl SpiffeWorkloadApi for WorkloadApi {
         let audience = audience(request.audience)?;
         let wanted = wanted(&request.spiffe_id)?;
         let (snapshot, caller) = self.admit(&mut self.state.subscribe()).await?;
-        let mut identities = identities(&snapshot, &caller);
-        identities.retain(|identity| wanted.as_ref().is_none_or(|id| identity.entry.id() == id));
+        let mut entries = matching(&snapshot, &caller);
+        entries.retain(|active| wanted.as_ref().is_none_or(|id| active.entry.id() == id));
         self.limit("FetchJWTSVID", &caller)?;
-        permit("FetchJWTSVID", &caller, &identities)?;
+        permit("FetchJWTSVID", &caller, &entries)?;
         let ttl = self.state.config.jwt_ttl;
         let response =
-            answer::jwt_svids(&snapshot, &identities, &audience, ttl).map_err(not_issued)?;
-        log_granted("FetchJWTSVID", &caller, &identities);
+            answer::jwt_svids(&snapshot, &entries, &audience, ttl).map_err(not_issued)?;
+        log_granted("FetchJWTSVID", &caller, &entries);
         Ok(Response::new(response))
     }
 
@@ -102,7 +107,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
         }
         let (snapshot, caller) = self.admit(&mut self.state.subscribe()).await?;
         self.limit("ValidateJWTSVID", &caller)?;
-        permit("ValidateJWTSVID", &caller, &identities(&snapshot, &caller))?;
+        permit("ValidateJWTSVID", &caller, &matching(&snapshot, &caller))?;
         validate::validate(&snapshot, &request.audience, &request.svid)
             .map(Response::new)
             .map_err(|reason| {
@@ -113,9 +118,10 @@ impl SpiffeWorkloadApi for WorkloadApi {
 }
 
 impl WorkloadApi {
-    /// Waits while the agent is stalled, then says who the caller is and what
-    /// there is to give. The snapshot is taken last: an entry that was withdrawn
-    /// during the attestation is not in it.
+    /// Waits while the agent is stalled, then attests the caller and takes a snapshot.
+    ///
+    /// The snapshot comes last, so that it lacks an entry that was withdrawn during the
+    /// attestation.
     async fn admit(
         &self,
         snapshots: &mut watch::Receiver<Arc<Snapshot>>,
@@ -124,7 +130,7 @@ impl WorkloadApi {
             serving(snapshots).await?;
             let attested = self.attestor.attest(self.peer.clone()).await;
             let caller = attested.map_err(|error| unattested(&self.peer, &error))?;
-            let snapshot = snapshots.borrow_and_update().clone();
+            let snapshot = Arc::clone(&snapshots.borrow_and_update());
             if snapshot.phase == Phase::Serving {
                 return Ok((snapshot, caller));
             }
@@ -136,25 +142,26 @@ impl WorkloadApi {
         if self.attestor.rate.admit(&caller.selectors) {
             return Ok(());
         }
-        let Peer { pid, uid, .. } = caller.peer;
+        let PeerProcess { pid, uid, .. } = caller.peer;
         tracing::debug!(pid, uid, "{rpc} denied: too many calls");
         Err(Status::unavailable("rate limit exceeded"))
     }
 
-    /// Answers now, and again whenever the answer changes. The first answer is
-    /// made before this returns, so that a refusal is the RPC's own.
+    /// Returns a stream with the current message, and another one whenever the message changes.
+    ///
+    /// The first message is made before this returns, so that a refusal is the status of the RPC.
     async fn watch<M: Clone + PartialEq + Send + 'static>(
         &self,
         rpc: &'static str,
-        answer: Answer<M>,
+        make_message: MakeMessage<M>,
     ) -> Result<Response<BoxStream<M>>, Status> {
         let mut watch = Watch {
             api: self.clone(),
             rpc,
             snapshots: self.state.subscribe(),
-            answer,
+            make_message,
             last: None,
-            _open: self.state.streams.clone(),
+            _open: Arc::clone(&self.state.streams),
         };
         watch.snapshots.mark_changed();
         let first = watch.next().await?;
@@ -170,8 +177,10 @@ impl WorkloadApi {
 }
 
 impl<M: Clone + PartialEq> Watch<M> {
-    /// Waits for a message that differs from the last one. The caller is attested
-    /// anew for each: it may be another program by now, or gone.
+    /// Waits for a message that differs from the last one.
+    ///
+    /// The caller is attested again for each message, because it may run another program by now, or
+    /// have ended.
     async fn next(&mut self) -> Result<M, Status> {
         loop {
             self.snapshots.changed().await.map_err(|_| stopping())?;
@@ -179,11 +188,11 @@ impl<M: Clone + PartialEq> Watch<M> {
             if self.last.is_none() {
                 self.api.limit(self.rpc, &caller)?;
             }
-            let identities = identities(&snapshot, &caller);
-            permit(self.rpc, &caller, &identities)?;
-            let message = (self.answer)(&snapshot, &identities);
+            let entries = matching(&snapshot, &caller);
+            permit(self.rpc, &caller, &entries)?;
+            let message = (self.make_message)(&snapshot, &entries);
             if self.last.as_ref() != Some(&message) {
-                log_granted(self.rpc, &caller, &identities);
+                log_granted(self.rpc, &caller, &entries);
                 self.last = Some(message.clone());
                 return Ok(message);
             }
@@ -191,7 +200,7 @@ impl<M: Clone + PartialEq> Watch<M> {
     }
 }
 
-/// Waits while the agent is stalled; an error if it stops.
+/// Waits while the agent is stalled. Fails if the agent stops.
 async fn serving(snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> Result<(), Status> {
     let changed = snapshots.wait_for(|snapshot| snapshot.phase != Phase::Stalled);
     match changed.await.map_err(|_| stopping())?.phase {
@@ -200,43 +209,46 @@ async fn serving(snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> Result<(), S
     }
 }
 
-fn identities<'a>(snapshot: &'a Snapshot, caller: &Caller) -> Vec<&'a Identity> {
-    let all = snapshot.identities.iter();
-    all.filter(|identity| identity.entry.matches(&caller.selectors))
+/// Returns the entries that match the caller.
+fn matching<'a>(snapshot: &'a Snapshot, caller: &Caller) -> Vec<&'a ActiveEntry> {
+    let all = snapshot.entries.iter();
+    all.filter(|active| active.entry.matches(&caller.selectors))
         .collect()
 }
 
-/// Refuses a caller for whom there is nothing.
-fn permit(rpc: &str, caller: &Caller, identities: &[&Identity]) -> Result<(), Status> {
-    if !identities.is_empty() {
+/// Refuses a caller that no entry matches.
+fn permit(rpc: &str, caller: &Caller, entries: &[&ActiveEntry]) -> Result<(), Status> {
+    if !entries.is_empty() {
         return Ok(());
     }
-    let (Peer { pid, uid, .. }, path) = (&caller.peer, shown_path(caller));
+    let (PeerProcess { pid, uid, .. }, path) = (&caller.peer, sanitized_path(caller));
     tracing::info!(pid, uid, path, "{rpc} denied: no entry matches");
     Err(Status::permission_denied("no identity issued"))
 }
 
-fn log_granted(rpc: &str, caller: &Caller, identities: &[&Identity]) {
-    let (Peer { pid, uid, .. }, path) = (&caller.peer, shown_path(caller));
-    for identity in identities {
-        let id = identity.entry.id();
+/// Logs the SPIFFE IDs that a caller gets.
+fn log_granted(rpc: &str, caller: &Caller, entries: &[&ActiveEntry]) {
+    let (PeerProcess { pid, uid, .. }, path) = (&caller.peer, sanitized_path(caller));
+    for active in entries {
+        let id = active.entry.id();
         tracing::info!(pid, uid, path, "{rpc} granted: {id}");
     }
 }
 
-/// The caller's binary for the log, on one line whatever its name is.
-fn shown_path(caller: &Caller) -> Option<String> {
+/// Returns the path of the caller's binary, sanitized for the log.
+fn sanitized_path(caller: &Caller) -> Option<String> {
     let path = caller.path.as_deref()?;
     Some(path.as_os_str().as_bytes().escape_ascii().to_string())
 }
 
-fn unattested(peer: &Peer, error: &AttestError) -> Status {
+/// Logs why a caller can't be attested, and returns its status.
+fn unattested(peer: &PeerProcess, error: &AttestError) -> Status {
     let cause = std::error::Error::source(error).map(ToString::to_string);
     tracing::warn!(pid = peer.pid, uid = peer.uid, %error, cause, "caller not attested");
     Status::unavailable("workload attestation failed")
 }
 
-/// The caller learns nothing of what went wrong in here.
+/// Logs an internal fault, and returns a status that tells the caller nothing of it.
 fn not_issued(error: Error) -> Status {
     tracing::error!(%error, "JWT-SVID not issued");
     Status::unavailable("could not issue the JWT-SVID")
@@ -246,7 +258,7 @@ fn stopping() -> Status {
     Status::unavailable("the agent is stopping")
 }
 
-/// The audiences of a token, each once, in the order given.
+/// Returns the audiences of a token, each once, in the given order.
 fn audience(asked: Vec<String>) -> Result<Vec<String>, Status> {
     let mut audience: Vec<String> = Vec::new();
     for value in asked {
@@ -271,7 +283,7 @@ fn audience(asked: Vec<String>) -> Result<Vec<String>, Status> {
     Ok(audience)
 }
 
-/// The identity asked for; empty: every one.
+/// Parses the requested SPIFFE ID. An empty text requests all identities.
 fn wanted(spiffe_id: &str) -> Result<Option<SpiffeId>, Status> {
     if spiffe_id.is_empty() {
         return Ok(None);
@@ -286,13 +298,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn w100_audiences_are_kept_in_order_and_once() {
+    fn audiences_are_kept_in_order_and_once_w100() {
         let given = ["b", "a", "b"].map(str::to_owned).to_vec();
         assert_eq!(audience(given).unwrap(), ["b", "a"]);
     }
 
     #[test]
-    fn w099_audiences_that_cannot_be_meant_are_refused() {
+    fn malformed_audiences_are_rejected_w099() {
         let many = (0..33).map(|n| n.to_string()).collect();
         for given in [
             vec![],
@@ -310,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn w029_what_fails_in_here_is_not_told() {
+    fn an_internal_failure_is_not_told_to_the_caller_w029() {
         let status = not_issued(Error::Crypto { what: "sign" });
         assert_eq!(
             (status.code(), status.message()),

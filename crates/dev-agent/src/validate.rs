@@ -1,29 +1,25 @@
-//! Checking a JWT-SVID on behalf of a caller (Workload API §6.2.3). The rules
-//! are those of the `spiffe` crate, as in the servers that check for themselves.
+//! Validation of a JWT-SVID for a caller (Workload API §6.2.3). The rules are those of the `spiffe`
+//! crate, which servers use themselves.
 
-use std::collections::BTreeMap;
-use std::error::Error as _;
+use std::{collections::BTreeMap, error::Error};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use prost_types::value::Kind;
-use prost_types::{ListValue, Struct, Value as ProtoValue};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use prost_types::{ListValue, Struct, Value as ProtoValue, value::Kind};
 use serde_json::Value;
 use spiffe::JwtSvid;
 
-use crate::pb;
-use crate::state::Snapshot;
+use crate::{pb, state::Snapshot};
 
-/// How deep claims may be nested. Readers of protobuf follow 100 messages (C++, Java, Rust), and
-/// each level of JSON is up to three of them.
+/// The deepest nesting of claims. Readers of protobuf follow 100 messages (C++, Java, Rust), and a
+/// level of JSON is up to three messages.
 const MAX_DEPTH: usize = 30;
-/// The longest SPIFFE ID that anybody has to accept (SPIFFE-ID §2.3).
+/// The longest SPIFFE ID that readers must accept (SPIFFE-ID §2.3).
 const MAX_ID: usize = 2048;
-/// What a foreign trust domain may say to our workloads; it may give its other
-/// claims any meaning it likes.
+/// The claims of another trust domain that our workloads get. Its private claims could mean
+/// anything.
 const REGISTERED: [&str; 7] = ["sub", "aud", "exp", "iat", "nbf", "iss", "jti"];
 
-/// Checks `token` for `audience`; the error is for the log.
+/// Validates `token` for `audience`. The error is for the log.
 pub(crate) fn validate(
     snapshot: &Snapshot,
     audience: &str,
@@ -36,7 +32,7 @@ pub(crate) fn validate(
         },
     )?;
     let spiffe_id = svid.spiffe_id().to_string();
-    // The crate takes upper-case schemes and domains for the lower-case ones.
+    // The crate accepts upper-case schemes and domains.
     if svid.claims().sub() != spiffe_id || spiffe_id.len() > MAX_ID {
         return Err("the subject is not a SPIFFE ID in its canonical form".to_owned());
     }
@@ -50,7 +46,7 @@ pub(crate) fn validate(
     })
 }
 
-/// The claims of a token that has been verified.
+/// Returns the claims of a token that is verified.
 fn claims(token: &str, own: bool) -> Result<Struct, String> {
     let payload = token.split('.').nth(1).unwrap_or_default();
     let payload = URL_SAFE_NO_PAD
@@ -71,7 +67,7 @@ fn claims(token: &str, own: bool) -> Result<Struct, String> {
     Ok(Struct { fields })
 }
 
-/// JSON as protobuf has it, unless it is nested deeper than this.
+/// Converts JSON to protobuf. Returns `None` if it is nested deeper than `depth`.
 fn proto(value: Value, depth: usize) -> Option<ProtoValue> {
     let depth = depth.checked_sub(1)?;
     let kind = match value {
@@ -98,14 +94,14 @@ fn proto(value: Value, depth: usize) -> Option<ProtoValue> {
 
 #[cfg(test)]
 mod tests {
-    use prost::Message as _;
+    use prost::Message;
     use serde_json::json;
 
     use super::*;
 
-    /// Nobody could read the answer.
+    /// A reader can't parse an answer that is nested deeper.
     #[test]
-    fn w133_claims_are_as_deep_as_readers_of_protobuf_follow() {
+    fn claims_deeper_than_protobuf_readers_follow_are_refused_w133() {
         let nested = |levels: usize| {
             let claims = (0..levels).fold(json!(1), |inside, _| json!({ "a": inside }));
             let payload = URL_SAFE_NO_PAD.encode(claims.to_string());

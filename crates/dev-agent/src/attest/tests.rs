@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn w037_the_start_time_is_counted_from_the_last_parenthesis() {
+fn the_start_time_is_counted_from_the_last_parenthesis_w037() {
     let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 987654 20";
     for (stat, expected) in [
         (format!("77 (cat) {rest}"), Some(987_654)),
@@ -16,9 +16,9 @@ fn w037_the_start_time_is_counted_from_the_last_parenthesis() {
     }
 }
 
-async fn own_peer() -> Peer {
+async fn own_peer() -> PeerProcess {
     let (ours, _theirs) = UnixStream::pair().unwrap();
-    Peer::of(&ours).unwrap()
+    PeerProcess::of(&ours).unwrap()
 }
 
 fn attestor(selectors: &str) -> Arc<Attestor> {
@@ -29,7 +29,7 @@ fn attestor(selectors: &str) -> Arc<Attestor> {
 }
 
 #[tokio::test]
-async fn w033_a_live_process_is_attested_by_what_the_entries_ask_for() {
+async fn a_live_process_is_attested_by_the_selectors_of_the_entries_w033() {
     let peer = own_peer().await;
     let uid = Selector::Uid(Uid::effective().as_raw());
     let gid = Selector::Gid(Gid::effective().as_raw());
@@ -43,9 +43,9 @@ async fn w033_a_live_process_is_attested_by_what_the_entries_ask_for() {
 }
 
 #[tokio::test]
-async fn w036_another_process_with_the_same_number_is_refused() {
+async fn another_process_with_the_same_number_is_refused_w036() {
     let mut peer = own_peer().await;
-    // As before Linux 6.5.
+    // Linux has no pidfd of a peer before 6.5.
     peer.pidfd = None;
     let attestor = attestor("unix:uid:0");
     for start_time in [peer.start_time.map(|time| time + 1), None] {
@@ -56,7 +56,7 @@ async fn w036_another_process_with_the_same_number_is_refused() {
 }
 
 #[tokio::test]
-async fn w039_a_process_that_changed_its_user_is_refused() {
+async fn a_process_that_changed_its_user_is_refused_w039() {
     let mut peer = own_peer().await;
     peer.uid += 1;
     let error = attestor("unix:uid:0").attest(peer).await.unwrap_err();
@@ -64,11 +64,11 @@ async fn w039_a_process_that_changed_its_user_is_refused() {
 }
 
 #[tokio::test]
-async fn w034_a_caller_of_another_namespace_is_refused() {
+async fn a_caller_of_another_namespace_is_refused_w034() {
     let peer = own_peer().await;
     let attestor = attestor("unix:uid:0");
     let error = attestor
-        .attest(Peer {
+        .attest(PeerProcess {
             pid: 0,
             ..peer.clone()
         })
@@ -76,14 +76,18 @@ async fn w034_a_caller_of_another_namespace_is_refused() {
         .unwrap_err();
     assert!(matches!(error, AttestError::NoProcess), "{error}");
     let uid = OVERFLOW_UID;
-    let error = attestor.attest(Peer { uid, ..peer }).await.unwrap_err();
+    let error = attestor
+        .attest(PeerProcess { uid, ..peer })
+        .await
+        .unwrap_err();
     assert!(matches!(error, AttestError::UnmappedUser), "W61: {error}");
 }
 
-/// A number of its own, not the pidfd: for processes that did not connect.
-fn child_peer(peer: &Peer, child: &std::process::Child) -> Peer {
+/// Returns the peer with the number of a child, and without a pidfd, because the child did not
+/// connect.
+fn child_peer(peer: &PeerProcess, child: &std::process::Child) -> PeerProcess {
     let pid = child.id();
-    Peer {
+    PeerProcess {
         pid,
         start_time: start_time(pid),
         pidfd: None,
@@ -92,11 +96,11 @@ fn child_peer(peer: &Peer, child: &std::process::Child) -> Peer {
 }
 
 #[tokio::test]
-async fn w048_the_binary_of_a_script_is_its_interpreter() {
+async fn the_binary_of_a_script_is_its_interpreter_w048() {
     let directory = tempfile::tempdir().unwrap();
     let script = directory.path().join("server");
-    // Not by this process: what another thread starts meanwhile would hold it open for writing, and
-    // the kernel would not run it.
+    // Another process writes the file. A child that another thread starts meanwhile would otherwise
+    // hold it open for writing, and then the kernel refuses to run it.
     let write = "echo '#!/bin/cat' >\"$0\" && chmod 755 \"$0\"";
     let written = std::process::Command::new("sh")
         .args(["-c", write])
@@ -119,7 +123,7 @@ async fn w048_the_binary_of_a_script_is_its_interpreter() {
 }
 
 #[test]
-fn w049_a_path_counts_where_it_is_the_same_file_for_us() {
+fn a_path_matches_only_if_it_is_the_same_file_for_the_agent_w049() {
     let pid = std::process::id();
     let exe = std::env::current_exe().unwrap();
     let deleted = format!("{}{DELETED}", exe.display());
@@ -143,7 +147,7 @@ fn w049_a_path_counts_where_it_is_the_same_file_for_us() {
 }
 
 #[test]
-fn w051_a_path_is_compared_byte_by_byte() {
+fn a_path_is_compared_byte_by_byte_w051() {
     use std::ffi::OsStr;
     let path = |bytes: &[u8]| Selector::Path(OsStr::from_bytes(bytes).to_owned());
     assert_ne!(path(b"/a\xff"), path("/a\u{fffd}".as_bytes()));
@@ -152,7 +156,7 @@ fn w051_a_path_is_compared_byte_by_byte() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn w062_an_attestation_that_hangs_is_given_up() {
+async fn an_attestation_that_hangs_ends_at_its_deadline_w062() {
     let peer = own_peer().await;
     let attestor = attestor("unix:uid:0");
     let _all = attestor
@@ -164,12 +168,12 @@ async fn w062_an_attestation_that_hangs_is_given_up() {
     assert!(matches!(error, AttestError::Deadline), "{error}");
 }
 
-/// What another user's agent sees: it cannot read which binary the caller runs.
+/// The agent of another user can't read which binary the caller runs.
 #[tokio::test]
-async fn w052_a_binary_that_cannot_be_read_refuses_where_an_entry_asks() {
+async fn a_caller_whose_binary_cannot_be_read_is_refused_if_an_entry_has_a_path_w052() {
     let peer = own_peer().await;
-    // A process that there is not: the same step fails.
-    let peer = Peer {
+    // The same step fails for a process that does not exist.
+    let peer = PeerProcess {
         pid: u32::MAX / 2,
         ..peer
     };
@@ -181,7 +185,7 @@ async fn w052_a_binary_that_cannot_be_read_refuses_where_an_entry_asks() {
 }
 
 #[tokio::test]
-async fn w038_a_process_that_ended_is_refused() {
+async fn a_process_that_ended_is_refused_w038() {
     let mut peer = own_peer().await;
     let mut child = std::process::Command::new("cat")
         .stdin(std::process::Stdio::piped())

@@ -41,7 +41,7 @@ fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
 }
 
 #[test]
-fn w089_the_root_has_the_profile_of_a_signing_certificate() {
+fn the_root_has_the_profile_of_a_signing_certificate_w089() {
     let ca = ca(24 * HOUR, SystemTime::now());
     let root = parse(ca.der());
     assert!(root.is_ca());
@@ -57,7 +57,7 @@ fn w089_the_root_has_the_profile_of_a_signing_certificate() {
 }
 
 #[test]
-fn w088_a_leaf_has_the_profile_of_an_x509_svid() {
+fn a_leaf_has_the_profile_of_an_x509_svid_w088() {
     let now = SystemTime::now();
     let ca = ca(24 * HOUR, now);
     let root = parse(ca.der());
@@ -88,7 +88,7 @@ fn w088_a_leaf_has_the_profile_of_an_x509_svid() {
 }
 
 #[test]
-fn w089_a_leaf_names_its_key_and_its_issuer() {
+fn a_leaf_names_its_key_and_its_issuer_w089() {
     let now = SystemTime::now();
     let ca = ca(24 * HOUR, now);
     let issued = ca.issue(&entry(), HOUR, now).unwrap();
@@ -111,7 +111,7 @@ fn w089_a_leaf_names_its_key_and_its_issuer() {
 }
 
 #[test]
-fn w091_a_leaf_lives_for_its_ttl_but_never_past_its_root() {
+fn a_leaf_lives_for_its_ttl_but_not_longer_than_its_root_w091() {
     let now = SystemTime::now();
     let seconds = |time: SystemTime| {
         i64::try_from(time.duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap()
@@ -128,7 +128,7 @@ fn w091_a_leaf_lives_for_its_ttl_but_never_past_its_root() {
 }
 
 #[test]
-fn w139_a_leaf_is_due_at_half_of_its_life() {
+fn a_leaf_is_due_at_half_of_its_life_w139() {
     let now = SystemTime::now();
     let leaf = ca(24 * HOUR, now).issue(&entry(), HOUR, now).unwrap();
     for (time, due) in [
@@ -141,9 +141,9 @@ fn w139_a_leaf_is_due_at_half_of_its_life() {
     }
 }
 
-/// The key's bytes are wiped when they are dropped; aws-lc wipes what it frees.
+/// The key's bytes are wiped when they are dropped. aws-lc wipes the memory that it frees.
 #[test]
-fn w013_private_keys_are_wiped() {
+fn private_keys_are_wiped_w013() {
     fn wiped<T: zeroize::ZeroizeOnDrop>(_: &T) {}
     let now = SystemTime::now();
     let issued = ca(HOUR, now).issue(&entry(), HOUR, now).unwrap();
@@ -154,7 +154,7 @@ fn w013_private_keys_are_wiped() {
 }
 
 #[test]
-fn w092_keys_and_serials_are_fresh() {
+fn keys_and_serials_are_fresh_w092() {
     let now = SystemTime::now();
     let ca = ca(24 * HOUR, now);
     let (a, b) = (

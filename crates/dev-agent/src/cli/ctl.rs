@@ -1,95 +1,94 @@
-//! `dev-agent ctl`: the levers of an agent that runs, as commands.
+//! The command line of `dev-agent ctl`.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
-use dev_agent::control::{Lever, MAX_WAIT, path_beside};
+use dev_agent::control::{Command, MAX_WAIT, default_path};
 use spiffe::{SpiffeId, TrustDomain};
 
 use super::values::{self, Control, FederateFile, workload_api};
 
 const EXAMPLES: &str = "\
 Examples:
-  What the agent has, and who has it:
+  Show the agent's entries, keys and streams:
     dev-agent ctl status
 
-  A CA rotation that no workload notices, and its end:
+  Rotate the CA without an interruption of any workload, and drop the old one:
     dev-agent ctl rotate-ca && dev-agent ctl drop-old-ca
 
-  An agent that is away for a minute and comes back with other keys:
+  Stop the agent for a minute, and start it again with other keys:
     dev-agent ctl restart --down-for 60s --new-keys
 
-Exit status: 0 it is done, 1 the agent refused or there is none, 2 the command line is wrong.";
+Exit status: 0 the command is done; 1 the agent refused it, or there is no agent; 2 the command
+line is wrong.";
 
-/// Move the levers of an agent that runs: rotate, withdraw, stall, restart.
+/// Control a running agent: rotate, withdraw, stall, restart.
 ///
-/// It speaks to the agent through a socket beside that of the Workload API, which only the
-/// user who runs the agent, and root, may use. It returns when what was asked is done.
+/// Commands go through the agent's control socket, which only the user who runs the agent and root
+/// may use. Each command returns when it is done.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES, max_term_width = 100)]
 pub(super) struct Ctl {
-    /// The agent's socket: a path, or an address of the form unix:///PATH [default: the
-    /// address in SPIFFE_ENDPOINT_SOCKET, else /tmp/agent.sock].
+    /// The agent's socket: a path, or an address of the form unix:///PATH [default:
+    /// SPIFFE_ENDPOINT_SOCKET, otherwise /tmp/agent.sock].
     #[arg(long, global = true, env = "DEV_AGENT_SOCKET", value_name = "PATH",
         value_parser = values::socket)]
     socket: Option<PathBuf>,
 
-    /// Its control socket [default: the path of the socket and '.ctl'].
+    /// The agent's control socket [default: the path of the socket and '.ctl'].
     #[arg(long, global = true, env = "DEV_AGENT_CONTROL_SOCKET", value_name = "PATH",
         value_parser = values::control)]
     control_socket: Option<Control>,
 
     #[command(subcommand)]
-    command: Command,
+    command: CtlCommand,
 }
 
 #[derive(Subcommand, Debug)]
-enum Command {
-    /// Show the agent's identities, keys and streams.
+enum CtlCommand {
+    /// Show the agent's entries, keys and streams.
     Status {
-        /// As one line of JSON.
+        /// Print one line of JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Issue all X.509-SVIDs anew, under the same CA.
+    /// Issue all X.509-SVIDs again, under the same CA.
     RotateX509,
-    /// Publish a new CA, wait, and issue all X.509-SVIDs anew under it.
+    /// Publish a new CA, wait, and issue all X.509-SVIDs again under it.
     RotateCa(Lead),
-    /// Take all CAs but the one in use, and the next one, out of the trust bundle.
+    /// Remove all CAs from the trust bundle except the current and the next one.
     DropOldCa,
     /// Publish a new key for JWT-SVIDs, wait, and sign with it.
     RotateJwt(Lead),
-    /// Take all JWT keys but the one in use, and the next one, out of the trust bundle.
+    /// Remove all JWT keys from the trust bundle except the current and the next one.
     DropOldJwt,
-    /// Take an identity away from all that have it.
+    /// Withdraw an identity from all workloads that have it.
     Withdraw(Id),
-    /// Give it back to them.
+    /// Restore a withdrawn identity.
     Restore(Id),
-    /// Let workloads wait: open streams stay silent, calls get no answer.
+    /// Let workloads wait: open streams stay silent, and calls get no answer.
     Stall,
-    /// Answer again, and first of all those who waited.
+    /// Answer again, waiting workloads included.
     Unstall,
-    /// Close the Workload API socket, wait, and make it again.
+    /// Remove the Workload API socket, wait, and make it again.
     Restart {
-        /// How long there is no agent to be found.
+        /// Time without a socket, at most 1h.
         #[arg(long, value_name = "TIME", default_value = "0s", value_parser = wait)]
         down_for: Duration,
-        /// Come back with fresh keys, as an agent that was killed and started again: all that
-        /// it ever issued stops being valid.
+        /// Start again with fresh keys. All SVIDs that the agent ever issued stop being valid.
         #[arg(long)]
         new_keys: bool,
     },
-    /// Give workloads the trust bundle of another trust domain, or a newer one.
+    /// Add or replace the trust bundle of another trust domain.
     Federate {
-        /// From a file as `spire-server bundle show -format spiffe` prints it.
+        /// The trust domain, and a file with the output of `spire-server bundle show -format
+        /// spiffe`.
         #[arg(value_name = "spiffe://TRUST-DOMAIN=FILE", value_parser = values::federate)]
         bundle: FederateFile,
     },
-    /// Take the trust bundle of another trust domain away.
+    /// Remove the trust bundle of another trust domain.
     Unfederate {
-        /// The trust domain whose bundle it is.
+        /// The trust domain of the bundle.
         #[arg(value_name = "spiffe://TRUST-DOMAIN", value_parser = values::trust_domain)]
         trust_domain: TrustDomain,
     },
@@ -97,74 +96,75 @@ enum Command {
 
 #[derive(Args, Debug)]
 struct Lead {
-    /// How long workloads get to take it in before it is used.
+    /// Time between the publication of the new key and its use, at most 1h.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = wait)]
     lead: Duration,
 }
 
 #[derive(Args, Debug)]
 struct Id {
-    /// The SPIFFE ID of one or more of the agent's entries.
+    /// SPIFFE ID of one or more of the agent's entries.
     #[arg(value_name = "SPIFFE-ID", value_parser = id)]
     id: String,
 }
 
-/// A lever, of which agent, and how to show the answer.
+/// A command, its agent, and the form of the reply.
 #[derive(Debug)]
-pub(crate) struct Order {
+pub(crate) struct CtlRequest {
     /// The agent's control socket.
     pub(crate) control: PathBuf,
-    /// What it is to do.
-    pub(crate) lever: Lever,
-    /// Show a status as JSON.
+    /// The command for the agent.
+    pub(crate) command: Command,
+    /// True if a status is printed as JSON.
     pub(crate) json: bool,
 }
 
 impl Ctl {
-    pub(super) fn into_order(self, endpoint: Option<OsString>) -> Result<Order, String> {
-        let control = match self.control_socket.unwrap_or(Control::Beside) {
-            Control::Beside => path_beside(&workload_api(self.socket, endpoint)?),
+    pub(super) fn into_request(self, endpoint: Option<OsString>) -> Result<CtlRequest, String> {
+        let control = match self.control_socket.unwrap_or(Control::Default) {
+            Control::Default => default_path(&workload_api(self.socket, endpoint)?),
             Control::At(path) => path,
             Control::Off => {
-                return Err("--control-socket: 'none' is an agent that cannot be controlled; start it without that".to_owned());
+                return Err("--control-socket: an agent with 'none' cannot be controlled; start it without that".to_owned());
             }
         };
-        let json = matches!(self.command, Command::Status { json: true });
-        let lever = self.command.into_lever()?;
-        Ok(Order {
+        let json = matches!(self.command, CtlCommand::Status { json: true });
+        let command = self.command.into_command()?;
+        Ok(CtlRequest {
             control,
-            lever,
+            command,
             json,
         })
     }
 }
 
-impl Command {
-    fn into_lever(self) -> Result<Lever, String> {
+impl CtlCommand {
+    fn into_command(self) -> Result<Command, String> {
         Ok(match self {
-            Self::Status { json: _ } => Lever::Status,
-            Self::RotateX509 => Lever::RotateX509,
-            Self::RotateCa(Lead { lead }) => Lever::RotateCa { lead },
-            Self::DropOldCa => Lever::DropOldCa,
-            Self::RotateJwt(Lead { lead }) => Lever::RotateJwt { lead },
-            Self::DropOldJwt => Lever::DropOldJwt,
-            Self::Withdraw(Id { id }) => Lever::Withdraw { id },
-            Self::Restore(Id { id }) => Lever::Restore { id },
-            Self::Stall => Lever::Stall,
-            Self::Unstall => Lever::Unstall,
-            Self::Restart { down_for, new_keys } => Lever::Restart { down_for, new_keys },
-            // Read here: the agent may be in another directory, and another user.
-            Self::Federate { bundle } => Lever::Federate {
+            Self::Status { json: _ } => Command::Status,
+            Self::RotateX509 => Command::RotateX509,
+            Self::RotateCa(Lead { lead }) => Command::RotateCa { lead },
+            Self::DropOldCa => Command::DropOldCa,
+            Self::RotateJwt(Lead { lead }) => Command::RotateJwt { lead },
+            Self::DropOldJwt => Command::DropOldJwt,
+            Self::Withdraw(Id { id }) => Command::Withdraw { id },
+            Self::Restore(Id { id }) => Command::Restore { id },
+            Self::Stall => Command::Stall,
+            Self::Unstall => Command::Unstall,
+            Self::Restart { down_for, new_keys } => Command::Restart { down_for, new_keys },
+            // Read here, because the agent may be in another directory and of another user.
+            Self::Federate { bundle } => Command::Federate {
                 trust_domain: bundle.trust_domain.id_string(),
                 document: bundle.read()?.document().to_owned(),
             },
-            Self::Unfederate { trust_domain } => Lever::Unfederate {
+            Self::Unfederate { trust_domain } => Command::Unfederate {
                 trust_domain: trust_domain.id_string(),
             },
         })
     }
 }
 
+/// Parses a wait of at most [`MAX_WAIT`].
 fn wait(text: &str) -> Result<Duration, String> {
     let wait = values::duration(text)?;
     if wait > MAX_WAIT {
@@ -174,6 +174,7 @@ fn wait(text: &str) -> Result<Duration, String> {
     Ok(wait)
 }
 
+/// Checks that the text is a SPIFFE ID. The agent checks the rest.
 fn id(text: &str) -> Result<String, String> {
     match SpiffeId::new(text) {
         Ok(_) => Ok(text.to_owned()),

@@ -1,12 +1,18 @@
-//! Which option or variable a refused value came from.
+//! The origin of a refused value: its option and its environment variable.
 
-use clap::Command;
-use clap::error::{ContextKind, ContextValue};
+use clap::{
+    Command,
+    error::{ContextKind, ContextValue},
+};
 use dev_agent::Error;
 
-/// A bad value that came from the environment is hard to find by the name of an option: says so.
-pub(super) fn tell(mut error: clap::Error, command: &mut Command) -> clap::Error {
-    command.build(); // else arguments have no text
+/// Adds the environment variable to an error, if the bad value came from there.
+///
+/// The binaries of this repository have the same function in `process`. It is written twice because
+/// dev-agent uses none of the other crates.
+pub(super) fn with_origin(mut error: clap::Error, command: &mut Command) -> clap::Error {
+    // Arguments have no text before the build.
+    command.build();
     let context = [ContextKind::InvalidArg, ContextKind::InvalidValue].map(|kind| error.get(kind));
     let variable = match context {
         [
@@ -33,7 +39,8 @@ pub(super) fn tell(mut error: clap::Error, command: &mut Command) -> clap::Error
     error.format(command)
 }
 
-/// What the agent's library refuses, by the names that the setting has here.
+/// Returns the text of an error of the library, with the names that the setting has on the command
+/// line.
 pub(super) fn of_setting(error: Error) -> String {
     match error {
         Error::Setting { setting, reason } => format!(

@@ -1,39 +1,36 @@
-//! Values that both the agent and `ctl` are given.
+//! Values of options that the agent and `ctl` share.
 
-use std::ffi::OsString;
-use std::fs::File;
-use std::io::Read as _;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::{ffi::OsString, fs::File, io::Read, path::PathBuf, time::Duration};
 
 use dev_agent::FederatedBundle;
 use spiffe::TrustDomain;
 
 const DEFAULT_SOCKET: &str = "/tmp/agent.sock";
-/// The standard's variable, in which clients find the agent (Workload Endpoint §4).
+/// The standard variable by which clients find the agent (Workload Endpoint §4).
 pub(super) const ENDPOINT_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
-/// Longer files are refused when they are parsed.
+/// The most bytes that are read of a bundle file. The parser refuses a longer one.
 const MAX_BUNDLE_FILE: u64 = (1 << 20) + 1;
 
-/// Where an agent is controlled.
+/// The control socket of an agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Control {
-    /// Beside its Workload API socket.
-    Beside,
-    /// On this socket.
+    /// The default path, next to the Workload API socket.
+    Default,
+    /// This path.
     At(PathBuf),
-    /// Nowhere.
+    /// No socket.
     Off,
 }
 
-/// A trust domain and the file that has its bundle.
+/// A trust domain and the file of its bundle.
 #[derive(Clone, Debug)]
 pub(super) struct FederateFile {
     pub(super) trust_domain: TrustDomain,
     path: String,
 }
 
-/// The agent's socket: the one that was named, else that of the environment, else the default.
+/// Returns the agent's socket: the named one, otherwise that of the environment, otherwise the
+/// default.
 pub(super) fn workload_api(
     named: Option<PathBuf>,
     endpoint: Option<OsString>,
@@ -46,18 +43,18 @@ pub(super) fn workload_api(
     }
 }
 
-/// A path as it is, or an address that clients would be given.
+/// Parses the path of a socket, or its address in the form that clients use.
 pub(super) fn socket(text: &str) -> Result<PathBuf, String> {
     if text.starts_with("unix:") {
         return endpoint_path(text);
     }
     if text.is_empty() || text.contains("://") || text.starts_with("tcp:") {
-        return Err("give the path of a Unix socket, or unix:///PATH; no other transport tells who the caller is".to_owned());
+        return Err("expected the path of a Unix socket, or unix:///PATH; no other transport tells which process the caller is".to_owned());
     }
     Ok(text.into())
 }
 
-/// The same, or 'none'.
+/// Parses the path or address of a control socket, or 'none'.
 pub(super) fn control(text: &str) -> Result<Control, String> {
     match text {
         "none" => Ok(Control::Off),
@@ -65,11 +62,13 @@ pub(super) fn control(text: &str) -> Result<Control, String> {
     }
 }
 
+/// Parses a duration with a unit.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|_| "expected a number and a unit, for example 90s, 5m or 1h".to_owned())
 }
 
+/// Parses an address of the form unix:///PATH.
 fn endpoint_path(text: &str) -> Result<PathBuf, String> {
     let path = text
         .strip_prefix("unix://")
@@ -83,6 +82,7 @@ fn endpoint_path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
+/// Parses a trust domain and the path of its bundle.
 pub(super) fn federate(text: &str) -> Result<FederateFile, String> {
     let (domain, path) = text
         .split_once('=')
@@ -93,6 +93,7 @@ pub(super) fn federate(text: &str) -> Result<FederateFile, String> {
     })
 }
 
+/// Parses a trust domain in its canonical spelling.
 pub(super) fn trust_domain(text: &str) -> Result<TrustDomain, String> {
     TrustDomain::new(text)
         .ok()
@@ -101,7 +102,8 @@ pub(super) fn trust_domain(text: &str) -> Result<TrustDomain, String> {
 }
 
 impl FederateFile {
-    /// Reads the file; only now, as `ctl` has no use for what the agent was given.
+    /// Reads and parses the file. `ctl` ignores the agent's variables, so files are not read
+    /// earlier.
     pub(super) fn read(&self) -> Result<FederatedBundle, String> {
         let path = &self.path;
         let mut document = String::new();

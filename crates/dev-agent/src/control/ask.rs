@@ -1,26 +1,24 @@
-//! The other end of the control socket.
+//! The end of the control socket that sends commands.
 
-use std::io::ErrorKind;
-use std::path::Path;
-use std::time::Duration;
+use std::{io::ErrorKind, path::Path, time::Duration};
 
-use tokio::io::BufReader;
-use tokio::net::UnixStream;
+use tokio::{io::BufReader, net::UnixStream};
 
-use super::lever::{Lever, Reply};
-use super::{receive, send, trusted};
+use super::{
+    channel::{is_trusted, receive, send},
+    command::{Command, Reply},
+};
 use crate::error::Error;
 
-/// How long an agent may take, besides what it is asked to wait.
+/// The longest time for an agent to reply, in addition to the wait of the command.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Moves a lever of the agent whose control socket is at `path`, and waits until that is done.
+/// Sends a command to the agent whose control socket is at `path`, and waits until it is done.
 ///
 /// # Errors
-///
-/// [`Error::Control`] if no agent answers there that may be believed; a lever that the
-/// agent refuses is a [`Reply`].
-pub async fn ask(path: &Path, lever: &Lever) -> Result<Reply, Error> {
+/// Fails with [`Error::Control`] if no trusted agent answers there. A refusal by the agent is a
+/// [`Reply`].
+pub async fn ask(path: &Path, command: &Command) -> Result<Reply, Error> {
     let failed = |reason: String| Error::Control {
         path: path.to_owned(),
         reason,
@@ -29,27 +27,28 @@ pub async fn ask(path: &Path, lever: &Lever) -> Result<Reply, Error> {
         .await
         .map(BufReader::new)
         .map_err(|error| failed(advice(&error)))?;
-    // In a directory such as /tmp, anybody may have made a socket of that name.
+    // Any user may have made a socket of that name in a directory such as /tmp.
     let peer = stream.get_ref().peer_cred();
     let uid = peer.map_err(|error| failed(error.to_string()))?.uid();
-    if !nix::unistd::geteuid().is_root() && !trusted(uid) {
+    if !nix::unistd::geteuid().is_root() && !is_trusted(uid) {
         return Err(failed(format!(
-            "who listens there is user {uid}, and not you; start an agent of your own"
+            "its owner is user {uid}, and not you; start an agent of your own"
         )));
     }
-    // An agent that refuses us does not read first; its answer says more than this error.
-    let sent = send(stream.get_mut(), lever).await;
-    let reply = receive(&mut stream, lever.wait() + DEADLINE).await;
+    // An agent that refuses us does not read the command. Its reply says more than this error.
+    let sent = send(stream.get_mut(), command).await;
+    let reply = receive(&mut stream, command.wait() + DEADLINE).await;
     reply.map_err(|error| failed(format!("no answer: {}", sent.err().unwrap_or(error))))
 }
 
+/// Returns the remedy for a failed connection.
 fn advice(error: &std::io::Error) -> String {
     let what = match error.kind() {
         ErrorKind::NotFound => {
             "no socket is there; start dev-agent, or name the socket of the one that runs with --socket"
         }
         ErrorKind::ConnectionRefused => {
-            "nobody listens there any more; start dev-agent again, or name the socket of the one that runs with --socket"
+            "no agent listens there any more; start dev-agent again, or name the socket of the one that runs with --socket"
         }
         ErrorKind::PermissionDenied => "only the user who runs the agent and root may",
         _ => return error.to_string(),

@@ -1,8 +1,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::authority::Ca;
-use crate::jwt::JwtKey;
+use crate::{authority::Ca, jwt::JwtKey};
 
 fn domain(name: &str) -> TrustDomain {
     TrustDomain::new(name).unwrap()
@@ -36,7 +35,7 @@ fn parse(keys: &[Value]) -> Result<FederatedBundle, Error> {
 }
 
 #[test]
-fn w119_keys_are_sorted_by_use_and_unknown_ones_left_out() {
+fn keys_are_sorted_by_use_and_unknown_ones_left_out_w119() {
     let (root, key) = (root(), key());
     let bundle = parse(&[
         root.clone(),
@@ -58,7 +57,7 @@ fn w119_keys_are_sorted_by_use_and_unknown_ones_left_out() {
 }
 
 #[test]
-fn w125_what_is_wrong_with_a_known_key_refuses_the_bundle() {
+fn a_fault_of_a_known_key_refuses_the_bundle_w125() {
     let (root, key) = (root(), key());
     let n = |bytes: usize| URL_SAFE_NO_PAD.encode(vec![0xff; bytes]);
     let rsa =
@@ -111,7 +110,7 @@ fn w125_what_is_wrong_with_a_known_key_refuses_the_bundle() {
 }
 
 #[test]
-fn w125_what_is_no_document_is_refused() {
+fn a_text_that_is_not_a_bundle_document_is_refused_w125() {
     for (document, reason) in [
         ("", "is not JSON"),
         ("{}", "no 'keys' array"),
@@ -128,7 +127,7 @@ fn w125_what_is_no_document_is_refused() {
 }
 
 #[test]
-fn w124_bundles_must_go_together() {
+fn bundles_that_share_a_domain_or_a_key_are_refused_w124() {
     let bundle = |name: &str, keys: Vec<Value>| {
         FederatedBundle::parse(domain(name), &json!({ "keys": keys }).to_string()).unwrap()
     };
@@ -164,7 +163,7 @@ fn w124_bundles_must_go_together() {
 }
 
 #[test]
-fn w094_bundles_are_not_more_than_a_client_takes() {
+fn more_bundles_than_a_client_accepts_are_refused_w094() {
     let bundle = |number: usize, padding: usize| {
         let document = format!(r#"{{"keys":[]}}{}"#, " ".repeat(padding));
         FederatedBundle::parse(domain(&format!("d{number}.test")), &document).unwrap()

@@ -1,20 +1,24 @@
-use std::fs;
-use std::io::{BufRead as _, BufReader, Lines};
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::{
+    fs,
+    io::{BufRead, BufReader, Lines},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
+    },
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Stdio},
+};
 
 use dev_agent::pb;
 use nix::unistd::{Gid, Uid};
-use prost::Message as _;
+use prost::Message;
 use tempfile::TempDir;
 use tonic::Code;
 
-use crate::support::{TestAgent, another_user, install, skip};
-use crate::wire::{Messages, Wire};
+use crate::{
+    support::{TestAgent, another_user, install, skip},
+    wire::{Messages, Wire},
+};
 
 const ENDPOINT: &str = "DEV_AGENT_TEST_ENDPOINT";
 const MODE: &str = "DEV_AGENT_TEST_MODE";
@@ -23,7 +27,7 @@ const PARENT: &str = "DEV_AGENT_TEST_PARENT";
 const ARGS: [&str; 4] = ["attestation::caller", "--exact", "--ignored", "--nocapture"];
 const ANSWER: &str = "answer: ";
 
-/// What the tests below run as another process, in one of its [`MODE`]s.
+/// The caller that the tests below run as another process, in one of its [`MODE`]s.
 #[tokio::test]
 #[ignore = "the other tests run it, in processes of their own"]
 async fn caller() {
@@ -31,9 +35,9 @@ async fn caller() {
         return;
     };
     match std::env::var(MODE).as_deref() {
-        Ok("given") => given().await,
-        Ok("give") => give(&connection(&endpoint), false),
-        Ok("exec") => give(&connection(&endpoint), true),
+        Ok("given") => call_on_given().await,
+        Ok("give") => pass_on(&connection(&endpoint), false),
+        Ok("exec") => pass_on(&connection(&endpoint), true),
         Ok("groups") => {
             nix::unistd::setgroups(&[Gid::from_raw(27)]).unwrap();
             call(connection(&endpoint)).await;
@@ -47,19 +51,19 @@ async fn caller() {
     }
 }
 
-/// Connects, waits for a line of input, and prints what it got.
+/// Waits for a line of input, makes a call, and prints the answer.
 async fn call(stream: UnixStream) {
     println!("{ANSWER}connected");
     std::io::stdin().read_line(&mut String::new()).unwrap();
     println!("{ANSWER}{}", fetch(&mut wire(stream).await).await.1);
 }
 
-/// Hands its connection to another binary: its child, or what it becomes.
+/// Passes the connection to another binary: to a child, or by exec.
 #[expect(
     clippy::zombie_processes,
     reason = "the child is to outlive this process"
 )]
-fn give(stream: &UnixStream, exec: bool) {
+fn pass_on(stream: &UnixStream, exec: bool) {
     let mut other = Command::new(std::env::var(OTHER).unwrap());
     other
         .args(ARGS)
@@ -70,12 +74,12 @@ fn give(stream: &UnixStream, exec: bool) {
         panic!("{}", other.exec());
     }
     other.spawn().unwrap();
-    // Lives until its own input ends.
+    // The process lives until its own input ends.
     std::io::stdin().read_line(&mut String::new()).unwrap();
 }
 
 /// Calls on a connection that another process made, until its messages end.
-async fn given() {
+async fn call_on_given() {
     let stream = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
     let mut wire = wire(stream.into()).await;
     let (messages, answer) = fetch(&mut wire).await;
@@ -98,7 +102,7 @@ async fn wire(stream: UnixStream) -> Wire {
     Wire::over(tokio::net::UnixStream::from_std(stream).unwrap()).await
 }
 
-/// The stream of a FetchX509SVID, and its first IDs or the reason why there are none.
+/// Calls FetchX509SVID. Returns its stream, and its first IDs or the status.
 async fn fetch(wire: &mut Wire) -> (Option<Messages>, String) {
     let mut messages = match wire.call("FetchX509SVID", &[]).await {
         Ok(messages) => messages,
@@ -119,22 +123,22 @@ async fn fetch(wire: &mut Wire) -> (Option<Messages>, String) {
     (Some(messages), ids.join(" "))
 }
 
-/// A place for binaries and a socket that other users can get to.
-struct Place(TempDir);
+/// A directory for binaries and a socket that other users can enter.
+struct BinaryDirectory(TempDir);
 
-impl Place {
+impl BinaryDirectory {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         Self(directory)
     }
 
-    /// The path as the kernel has it.
+    /// Returns the path of a file as the kernel spells it.
     fn path(&self, name: &str) -> PathBuf {
         self.0.path().canonicalize().unwrap().join(name)
     }
 
-    /// This test program under another name.
+    /// Copies this test program to a file of that name.
     fn binary(&self, name: &str) -> PathBuf {
         let path = self.path(name);
         install(&std::env::current_exe().unwrap(), &path);
@@ -152,9 +156,9 @@ fn command(binary: &Path, agent: &TestAgent) -> Command {
     command
 }
 
-/// Runs a caller to its end and gives its last answer.
+/// Runs a caller to its end and returns its last answer.
 async fn answer(mut command: Command) -> String {
-    // Elsewhere: the agent runs on this thread.
+    // Waits on another thread, because the agent runs on this one.
     let output = tokio::task::spawn_blocking(move || command.output().unwrap());
     let output = String::from_utf8(output.await.unwrap().stdout).unwrap();
     let (_, answer) = output.rsplit_once(ANSWER).expect("no answer");
@@ -162,9 +166,9 @@ async fn answer(mut command: Command) -> String {
 }
 
 #[tokio::test]
-async fn w046_one_user_has_as_many_identities_as_binaries() {
-    let place = Place::new();
-    let (server, proxy) = (place.binary("server"), place.binary("proxy"));
+async fn one_user_has_as_many_identities_as_binaries_w046() {
+    let directory = BinaryDirectory::new();
+    let (server, proxy) = (directory.binary("server"), directory.binary("proxy"));
     let entries = [&server, &proxy].map(|path| {
         let name = path.file_name().unwrap().display();
         format!("spiffe://example.org/{name}=unix:path:{}", path.display())
@@ -185,13 +189,13 @@ async fn w046_one_user_has_as_many_identities_as_binaries() {
     );
 }
 
-/// A caller that goes on while the test looks at its answers.
-struct Talking {
+/// A caller that runs while the test reads its answers.
+struct Caller {
     child: Child,
     output: Lines<BufReader<ChildStdout>>,
 }
 
-impl Talking {
+impl Caller {
     fn start(mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::piped())
@@ -202,7 +206,7 @@ impl Talking {
         Self { child, output }
     }
 
-    /// Its next answer; waits elsewhere, as the agent runs on this thread.
+    /// Returns the next answer. Waits on another thread, because the agent runs on this one.
     async fn answer(mut self) -> (Self, String) {
         let answer = tokio::task::spawn_blocking(move || {
             let mut lines = self.output.by_ref().map(Result::unwrap);
@@ -212,21 +216,21 @@ impl Talking {
         answer.await.unwrap()
     }
 
-    /// Ends its input.
-    fn go_on(&mut self) {
+    /// Ends the input of the caller.
+    fn end_input(&mut self) {
         drop(self.child.stdin.take());
     }
 }
 
 #[tokio::test]
-async fn w047_a_binary_that_was_replaced_has_no_identity() {
-    let place = Place::new();
-    let server = place.binary("server");
+async fn a_binary_that_was_replaced_has_no_identity_w047() {
+    let directory = BinaryDirectory::new();
+    let server = directory.binary("server");
     let entry = format!("spiffe://example.org/a=unix:path:{}", server.display());
     let agent = TestAgent::start(&[&entry]).await;
-    let (mut child, _connected) = Talking::start(command(&server, &agent)).answer().await;
-    fs::rename(place.binary("next"), &server).unwrap();
-    child.go_on();
+    let (mut child, _connected) = Caller::start(command(&server, &agent)).answer().await;
+    fs::rename(directory.binary("next"), &server).unwrap();
+    child.end_input();
     let (mut child, answer) = child.answer().await;
     assert_eq!(
         answer, "PermissionDenied: no identity issued",
@@ -235,20 +239,20 @@ async fn w047_a_binary_that_was_replaced_has_no_identity() {
     child.child.wait().unwrap();
 }
 
-/// A process hands its connection to its child. The child is who its parent was
-/// (W40, a limit of SO_PEERCRED), for as long as that one lives.
+/// A process passes its connection to its child. The child is attested as the parent (W40, a limit
+/// of SO_PEERCRED) for as long as the parent lives.
 #[tokio::test]
-async fn w036_a_connection_is_worth_nothing_after_the_process_that_made_it() {
-    let place = Place::new();
-    let (parent, child) = (place.binary("parent"), place.binary("child"));
+async fn a_connection_is_refused_after_the_process_that_made_it_has_ended_w036() {
+    let directory = BinaryDirectory::new();
+    let (parent, child) = (directory.binary("parent"), directory.binary("child"));
     let entry = format!("spiffe://example.org/parent=unix:path:{}", parent.display());
     let agent = TestAgent::start(&[&entry]).await;
     let mut command = command(&parent, &agent);
     command.env(MODE, "give").env(OTHER, child);
-    let (mut parent, answer) = Talking::start(command).answer().await;
+    let (mut parent, answer) = Caller::start(command).answer().await;
     assert_eq!(answer, "spiffe://example.org/parent", "W40");
 
-    parent.go_on();
+    parent.end_input();
     parent.child.wait().unwrap();
     agent.rotate_x509();
     let (parent, answer) = parent.answer().await;
@@ -261,9 +265,9 @@ async fn w036_a_connection_is_worth_nothing_after_the_process_that_made_it() {
 }
 
 #[tokio::test]
-async fn w041_a_process_that_becomes_another_binary_is_that_binary() {
-    let place = Place::new();
-    let (before, after) = (place.binary("before"), place.binary("after"));
+async fn a_process_that_executes_another_binary_is_attested_as_that_binary_w041() {
+    let directory = BinaryDirectory::new();
+    let (before, after) = (directory.binary("before"), directory.binary("after"));
     let entries = [&before, &after].map(|path| {
         let name = path.file_name().unwrap().display();
         format!("spiffe://example.org/{name}=unix:path:{}", path.display())
@@ -274,11 +278,10 @@ async fn w041_a_process_that_becomes_another_binary_is_that_binary() {
     assert_eq!(answer(command).await, "spiffe://example.org/after");
 }
 
-/// Neither what it says its name is, nor its environment.
 #[tokio::test]
-async fn w063_a_caller_has_no_part_in_its_attestation() {
-    let place = Place::new();
-    let (server, other) = (place.binary("server"), place.binary("other"));
+async fn names_and_variables_of_a_caller_do_not_change_its_attestation_w063() {
+    let directory = BinaryDirectory::new();
+    let (server, other) = (directory.binary("server"), directory.binary("other"));
     let entry = format!("spiffe://example.org/server=unix:path:{}", server.display());
     let agent = TestAgent::start(&[&entry]).await;
     let mut command = command(&other, &agent);
@@ -294,7 +297,7 @@ async fn w063_a_caller_has_no_part_in_its_attestation() {
 }
 
 #[tokio::test]
-async fn w039_rights_are_those_at_the_connection_and_of_the_primary_group() {
+async fn a_change_of_user_is_refused_and_only_the_primary_group_counts_w039() {
     if !Uid::effective().is_root() {
         skip("changing rights after connecting needs root");
         return;
@@ -315,12 +318,12 @@ async fn w039_rights_are_those_at_the_connection_and_of_the_primary_group() {
 }
 
 #[tokio::test]
-async fn w042_another_user_is_known_by_its_numbers_and_names() {
+async fn another_user_is_attested_by_its_numbers_and_names_w042() {
     let Some(user) = another_user() else {
         return;
     };
-    let place = Place::new();
-    let binary = place.binary("caller");
+    let directory = BinaryDirectory::new();
+    let binary = directory.binary("caller");
     let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
     let entries = [
         format!("spiffe://example.org/uid=unix:uid:{uid}"),
@@ -335,7 +338,7 @@ async fn w042_another_user_is_known_by_its_numbers_and_names() {
     ];
     let entries: Vec<_> = entries.iter().map(String::as_str).collect();
     let agent =
-        TestAgent::start_with(&entries, |config| config.socket = place.path("a.sock")).await;
+        TestAgent::start_with(&entries, |config| config.socket = directory.path("a.sock")).await;
 
     let mut daemon = command(&binary, &agent);
     daemon.uid(uid).gid(gid);
@@ -343,7 +346,7 @@ async fn w042_another_user_is_known_by_its_numbers_and_names() {
         ["uid", "gid", "user", "group", "path"].map(|name| format!("spiffe://example.org/{name}"));
     assert_eq!(answer(daemon).await, all.join(" "), "W43, W44, W54");
 
-    // W44: a user without a name: only what needs the name is missing.
+    // "W44": a user without a name lacks only the selectors that need the name.
     let mut nameless = command(&binary, &agent);
     nameless.uid(4_000_000_001).gid(gid);
     assert_eq!(

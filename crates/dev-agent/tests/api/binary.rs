@@ -1,16 +1,21 @@
-use std::fs;
-use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
 
 use dev_agent::pb;
 use spiffe::{X509BundleSet, X509SourceBuilder};
 use tonic::Code;
 
-use crate::process::{Running, command, entry};
-use crate::support::{TestAgent, another_user, assert_status, connect, install, soon, with_header};
+use crate::{
+    process::{Running, command, entry},
+    support::{TestAgent, another_user, assert_status, connect, install, soon, with_header},
+};
 
+/// Runs dev-agent, and returns its exit code and standard error.
 fn refused(args: &[&str]) -> (Option<i32>, String) {
     let Output { status, stderr, .. } = command().args(args).output().unwrap();
     (status.code(), String::from_utf8(stderr).unwrap())
@@ -24,7 +29,7 @@ async fn fetch(socket: &Path) -> pb::X509svidResponse {
 }
 
 #[tokio::test]
-async fn w014_it_says_what_it_is_for_then_that_it_is_ready_and_ends_on_a_signal() {
+async fn the_log_warns_then_says_ready_and_a_signal_ends_the_agent_w014() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("a.sock");
     for signal in ["-TERM", "-INT"] {
@@ -53,7 +58,7 @@ async fn w014_it_says_what_it_is_for_then_that_it_is_ready_and_ends_on_a_signal(
 }
 
 #[tokio::test]
-async fn it_can_be_set_by_the_environment() {
+async fn options_are_read_from_the_environment() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("a.sock");
     let other = TestAgent::start(&["spiffe://b.test/y=unix:uid:{uid}"]).await;
@@ -79,7 +84,7 @@ async fn it_can_be_set_by_the_environment() {
 }
 
 #[tokio::test]
-async fn w012_an_agent_that_was_killed_is_followed_by_one_with_other_keys() {
+async fn an_agent_that_replaces_a_killed_one_has_other_keys_w012() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("a.sock");
     let start = || {
@@ -104,7 +109,7 @@ async fn w012_an_agent_that_was_killed_is_followed_by_one_with_other_keys() {
     let old = bundles();
 
     drop(killed);
-    assert!(socket.exists(), "W6: it could not clean up");
+    assert!(socket.exists(), "W6: the killed agent left it behind");
     let _next = start();
     while bundles() == old {
         soon(updates.changed()).await.unwrap();
@@ -114,7 +119,7 @@ async fn w012_an_agent_that_was_killed_is_followed_by_one_with_other_keys() {
         assert_eq!(
             bundle.authorities().len(),
             1,
-            "the old CA is trusted no more"
+            "the old CA is not trusted any more"
         );
         bundle.authorities()[0].as_bytes().to_vec()
     };
@@ -122,7 +127,7 @@ async fn w012_an_agent_that_was_killed_is_followed_by_one_with_other_keys() {
 }
 
 #[tokio::test]
-async fn w137_no_token_and_no_key_is_logged() {
+async fn no_token_and_no_key_is_logged_w137() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("a.sock");
     let mut command = command();
@@ -132,7 +137,7 @@ async fn w137_no_token_and_no_key_is_logged() {
         .arg(&socket)
         .env("RUST_LOG", "trace");
     let (mut running, _) = Running::start(command);
-    // Read all the time: it waits when nobody does.
+    // The log is read all the time, because the agent waits for its reader.
     let log = running.log.take().unwrap();
     let log = std::thread::spawn(|| log.map(Result::unwrap).collect::<Vec<_>>().join("\n"));
     let key = fetch(&socket).await.svids.remove(0).x509_svid_key;
@@ -157,7 +162,7 @@ async fn w137_no_token_and_no_key_is_logged() {
     for part in token.split('.') {
         assert!(!log.contains(part), "{log}");
     }
-    // "W13": as a library would print bytes, and as people do.
+    // "W13": in the spellings of libraries and of people.
     let part = &key[40..56];
     let hex: String = part.iter().map(|byte| format!("{byte:02x}")).collect();
     for text in [format!("{part:?}"), part.escape_ascii().to_string(), hex] {
@@ -166,7 +171,7 @@ async fn w137_no_token_and_no_key_is_logged() {
 }
 
 #[tokio::test]
-async fn w150_running_out_of_file_descriptors_is_survived() {
+async fn an_agent_without_file_descriptors_waits_and_serves_again_w150() {
     const WANTED: usize = 40;
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("a.sock");
@@ -191,9 +196,8 @@ async fn w150_running_out_of_file_descriptors_is_survived() {
     assert!(failures.count() < 20, "it backs off");
 }
 
-/// An agent that may not read which binary runs does not guess.
 #[tokio::test]
-async fn w052_an_agent_of_another_user_attests_no_paths() {
+async fn an_agent_of_another_user_attests_no_paths_w052() {
     let Some(user) = another_user() else {
         return;
     };

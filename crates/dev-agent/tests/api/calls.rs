@@ -1,14 +1,13 @@
 use dev_agent::pb;
-use tonic::client::Grpc;
-use tonic::codegen::http::uri::PathAndQuery;
-use tonic::metadata::MetadataMap;
-use tonic::transport::Endpoint;
-use tonic::{Code, Request, Status};
+use tonic::{
+    Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, metadata::MetadataMap,
+    transport::Endpoint,
+};
 use tonic_prost::ProstCodec;
 
 use crate::support::{TestAgent, assert_status, soon};
 
-/// "W23": an RPC that is added is tested too.
+/// Returns the RPCs of the .proto, so that an added one is tested too ("W23").
 fn rpcs() -> impl Iterator<Item = &'static str> {
     include_str!("../../proto/workload.proto")
         .lines()
@@ -16,7 +15,7 @@ fn rpcs() -> impl Iterator<Item = &'static str> {
         .filter_map(|line| Some(line.split_once('(')?.0))
 }
 
-/// Any method, with an empty message, up to the first message of the answer.
+/// Calls any method with an empty message, up to the first message of the answer.
 async fn call(agent: &TestAgent, method: &str, headers: &[&str]) -> Result<(), Status> {
     let endpoint = Endpoint::try_from(agent.endpoint()).unwrap();
     let mut client = Grpc::new(endpoint.connect().await.unwrap());
@@ -34,7 +33,7 @@ async fn call(agent: &TestAgent, method: &str, headers: &[&str]) -> Result<(), S
 }
 
 #[tokio::test]
-async fn w019_no_call_is_answered_without_exactly_one_header() {
+async fn no_call_is_answered_without_exactly_one_header_w019() {
     let agent = TestAgent::start(&["spiffe://example.org/a=unix:uid:{uid}"]).await;
     assert_eq!(rpcs().count(), 5, "W23");
     for rpc in rpcs().chain(["FetchWITSVID"]) {
@@ -60,7 +59,7 @@ async fn w019_no_call_is_answered_without_exactly_one_header() {
 }
 
 #[tokio::test]
-async fn w001_the_five_rpcs_are_there_and_no_others() {
+async fn only_the_five_rpcs_are_served_w001() {
     let agent = TestAgent::start(&["spiffe://example.org/a=unix:uid:{uid}"]).await;
     for (method, expected) in [
         ("SpiffeWorkloadAPI/FetchX509SVID", None),
@@ -80,7 +79,7 @@ async fn w001_the_five_rpcs_are_there_and_no_others() {
             "SpiffeWorkloadAPI/FetchWITBundles",
             Some(Code::Unimplemented),
         ),
-        // "W15": neither is offered.
+        // "W15": neither service is offered.
         ("grpc.health.v1.Health/Check", Some(Code::Unimplemented)),
         (
             "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
@@ -102,7 +101,7 @@ async fn w001_the_five_rpcs_are_there_and_no_others() {
 }
 
 #[tokio::test]
-async fn w026_a_caller_that_no_entry_matches_gets_nothing() {
+async fn a_caller_that_no_entry_matches_gets_nothing_w026() {
     let agent =
         TestAgent::start(&["spiffe://example.org/a=unix:uid:{uid},unix:path:/nowhere"]).await;
     for rpc in ["FetchX509SVID", "FetchX509Bundles", "FetchJWTBundles"] {
@@ -113,18 +112,18 @@ async fn w026_a_caller_that_no_entry_matches_gets_nothing() {
             "no identity issued",
         );
     }
-    // "W96", "W126": as with the SVIDs. "W60": the caller is the agent's own process.
+    // "W96", "W126": the same as for X.509-SVIDs. "W60": the caller is the agent's own process.
     let status = agent.fetch_jwt(&["x"], "").await.unwrap_err();
     assert_status(&status, Code::PermissionDenied, "no identity issued");
-    // "W136", "S6": validation too is for workloads.
+    // "W136", "S6": validation too is only for workloads.
     let status = agent.validate("x", "y").await.unwrap_err();
     assert_status(&status, Code::PermissionDenied, "no identity issued");
 }
 
-/// A browser, or whatever else can be made to send requests to a socket.
+/// A browser can be made to send requests to a socket.
 #[tokio::test]
-async fn w024_http1_is_refused() {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+async fn http1_is_refused_w024() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     let agent = TestAgent::start(&["spiffe://example.org/a=unix:uid:{uid}"]).await;
     let mut stream = tokio::net::UnixStream::connect(agent.socket())
@@ -134,7 +133,7 @@ async fn w024_http1_is_refused() {
         b"POST /SpiffeWorkloadAPI/FetchX509SVID HTTP/1.1\r\nworkload.spiffe.io: true\r\n\r\n";
     stream.write_all(request).await.unwrap();
     let mut answer = Vec::new();
-    // Closed, with a reset if the agent had not read all of it.
+    // The agent closes the connection, with a reset if it had not read everything.
     let _ = soon(stream.read_to_end(&mut answer)).await;
     assert!(answer.is_empty(), "{answer:?}");
 }

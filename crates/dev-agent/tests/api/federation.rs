@@ -7,7 +7,7 @@ use tonic::Code;
 use crate::support::{TestAgent, assert_status};
 
 #[tokio::test]
-async fn w083_two_trust_domains_know_each_other() {
+async fn two_federated_trust_domains_get_each_others_bundles_w083() {
     let a = TestAgent::start(&["spiffe://a.test/x=unix:uid:{uid}"]).await;
     let b = TestAgent::start_with(&["spiffe://b.test/y=unix:uid:{uid}"], |config| {
         config.federated = vec![a.federation()];
@@ -47,7 +47,7 @@ async fn w083_two_trust_domains_know_each_other() {
 }
 
 #[tokio::test]
-async fn w097_a_bundle_without_certificates_is_absent_and_one_without_keys_is_empty() {
+async fn a_bundle_without_certificates_is_absent_and_one_without_keys_is_empty_w097() {
     let a = TestAgent::start(&["spiffe://a.test/x=unix:uid:{uid}"]).await;
     let empty = FederatedBundle::parse(TrustDomain::new("b.test").unwrap(), r#"{"keys":[]}"#);
     a.set_federated(vec![empty.unwrap()]).unwrap();
@@ -63,7 +63,7 @@ async fn w097_a_bundle_without_certificates_is_absent_and_one_without_keys_is_em
 }
 
 #[tokio::test]
-async fn w134_a_token_of_another_trust_domain_needs_its_bundle_and_loses_its_private_claims() {
+async fn a_token_of_another_trust_domain_needs_its_bundle_and_loses_private_claims_w134() {
     let a = TestAgent::start(&["spiffe://a.test/x=unix:uid:{uid}"]).await;
     let b = TestAgent::start(&["spiffe://b.test/y=unix:uid:{uid}"]).await;
     let mut claims = b.jwt_claims("spiffe://b.test/y", &["x"]);
@@ -79,13 +79,13 @@ async fn w134_a_token_of_another_trust_domain_needs_its_bundle_and_loses_its_pri
     let names: Vec<_> = fields.keys().map(String::as_str).collect();
     assert_eq!(names, ["aud", "exp", "iat", "sub"]);
 
-    // Its keys are good for its own domain only.
+    // Its keys verify only tokens of its own domain.
     claims.payload["sub"] = "spiffe://a.test/x".into();
     a.validate("x", &b.mint_jwt(&claims)).await.unwrap_err();
 }
 
 #[tokio::test]
-async fn w145_bundles_that_do_not_fit_change_nothing() {
+async fn refused_bundles_change_nothing_w145() {
     let a = TestAgent::start(&["spiffe://a.test/x=unix:uid:{uid}"]).await;
     let own = a.federation();
     let error = a.set_federated(vec![own]).unwrap_err().to_string();

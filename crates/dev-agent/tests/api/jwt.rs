@@ -1,7 +1,6 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use dev_agent::pb;
 use prost_types::value::Kind;
 use serde_json::{Value, json};
@@ -22,7 +21,7 @@ fn kids(response: &pb::JwtBundlesResponse) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn w106_a_token_has_the_members_of_the_standard_and_no_others() {
+async fn a_token_has_the_members_of_the_standard_and_no_others_w106() {
     let agent = TestAgent::start(&["spiffe://example.org/a=unix:uid:{uid};hint=h"]).await;
     let svids = agent.fetch_jwt(&["y", "x", "y"], "").await.unwrap();
     let [svid] = &svids[..] else {
@@ -53,7 +52,7 @@ async fn w106_a_token_has_the_members_of_the_standard_and_no_others() {
 }
 
 #[tokio::test]
-async fn w108_an_entry_can_have_a_life_of_its_own() {
+async fn the_jwt_ttl_of_an_entry_overrides_that_of_the_agent_w108() {
     let agent = TestAgent::start(&["spiffe://example.org/a=unix:uid:{uid};jwt-ttl=30s"]).await;
     let svids = agent.fetch_jwt(&["x"], "").await.unwrap();
     let claims = part(&svids[0].svid, 1);
@@ -64,7 +63,7 @@ async fn w108_an_entry_can_have_a_life_of_its_own() {
 }
 
 #[tokio::test]
-async fn w102_a_caller_gets_the_identity_that_it_asks_for_or_all() {
+async fn a_caller_gets_the_identity_that_it_requests_or_all_w102() {
     let agent = TestAgent::start(&[
         "spiffe://example.org/b=unix:uid:{uid}",
         "spiffe://example.org/a=unix:uid:{uid}",
@@ -115,7 +114,7 @@ async fn w102_a_caller_gets_the_identity_that_it_asks_for_or_all() {
 }
 
 #[tokio::test]
-async fn w142_an_old_key_stays_in_the_bundle_until_it_is_dropped() {
+async fn an_old_key_stays_in_the_bundle_until_it_is_dropped_w142() {
     let agent = TestAgent::start(&["spiffe://example.org/a=unix:uid:{uid}"]).await;
     let mut bundles = agent.jwt_bundle_stream().await;
     let old = kids(&bundles.next().await);
@@ -141,7 +140,7 @@ async fn w142_an_old_key_stays_in_the_bundle_until_it_is_dropped() {
 }
 
 #[tokio::test]
-async fn w109_a_prepared_key_is_published_before_it_is_used() {
+async fn a_prepared_key_is_published_before_it_is_used_w109() {
     let agent = TestAgent::start(&["spiffe://example.org/a=unix:uid:{uid}"]).await;
     let mut bundles = agent.jwt_bundle_stream().await;
     let old = kids(&bundles.next().await);
@@ -158,7 +157,7 @@ async fn w109_a_prepared_key_is_published_before_it_is_used() {
 }
 
 #[tokio::test]
-async fn w130_a_valid_token_is_answered_with_its_claims() {
+async fn a_valid_token_is_answered_with_its_claims_w130() {
     let agent = TestAgent::start(&["spiffe://example.org/a=unix:uid:{uid}"]).await;
     let mut claims = agent.jwt_claims("spiffe://example.org/b", &["x"]);
     claims.payload["aud"] = json!("x");
@@ -182,7 +181,7 @@ async fn w130_a_valid_token_is_answered_with_its_claims() {
 }
 
 #[tokio::test]
-async fn w129_a_token_that_the_standard_allows_is_valid() {
+async fn a_token_that_the_standard_allows_is_valid_w129() {
     let agent = TestAgent::start(&["spiffe://example.org/a=unix:uid:{uid}"]).await;
     let good = agent.jwt_claims("spiffe://example.org/a", &["x"]);
     for (number, part, name, value) in [
@@ -207,7 +206,7 @@ async fn w129_a_token_that_the_standard_allows_is_valid() {
 }
 
 #[tokio::test]
-async fn w128_an_invalid_token_is_refused_without_a_reason() {
+async fn an_invalid_token_is_refused_without_a_reason_w128() {
     let agent = TestAgent::start(&["spiffe://example.org/a=unix:uid:{uid}"]).await;
     let good = agent.jwt_claims("spiffe://example.org/a", &["x"]);
     let with = |part: &str, name: &str, value: Value| {

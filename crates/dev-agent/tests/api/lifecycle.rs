@@ -7,7 +7,7 @@ fn id(id: &str) -> spiffe::SpiffeId {
 }
 
 #[tokio::test]
-async fn w066_a_withdrawn_identity_leaves_and_the_last_one_ends_the_streams() {
+async fn a_withdrawn_identity_is_removed_and_the_last_one_ends_the_streams_w066() {
     let agent = TestAgent::start(&[
         "spiffe://example.org/a=unix:uid:{uid}",
         "spiffe://example.org/b=unix:uid:{uid}",
@@ -37,7 +37,7 @@ async fn w066_a_withdrawn_identity_leaves_and_the_last_one_ends_the_streams() {
 }
 
 #[tokio::test]
-async fn a_stalled_agent_says_nothing_until_it_goes_on() {
+async fn a_stalled_agent_sends_nothing_until_it_is_unstalled() {
     let agent = TestAgent::start(&["spiffe://example.org/a=unix:uid:{uid}"]).await;
     let mut svids = agent.x509_stream().await;
     let first = svids.next().await;
@@ -56,7 +56,7 @@ async fn a_stalled_agent_says_nothing_until_it_goes_on() {
 }
 
 #[tokio::test]
-async fn w011_a_stopped_agent_ends_its_streams_and_comes_back_the_same() {
+async fn a_stopped_agent_ends_its_streams_and_restarts_with_the_same_svids_w011() {
     let agent = TestAgent::start(&["spiffe://example.org/a=unix:uid:{uid}"]).await;
     let mut svids = agent.x509_stream().await;
     let first = svids.next().await;
@@ -75,7 +75,7 @@ async fn w011_a_stopped_agent_ends_its_streams_and_comes_back_the_same() {
 }
 
 #[tokio::test]
-async fn w028_a_stalled_agent_can_be_stopped() {
+async fn a_stalled_agent_can_be_stopped_w028() {
     let agent = TestAgent::start(&["spiffe://example.org/a=unix:uid:{uid}"]).await;
     let mut svids = agent.x509_stream().await;
     svids.next().await;
@@ -90,7 +90,7 @@ async fn w028_a_stalled_agent_can_be_stopped() {
 }
 
 #[tokio::test]
-async fn w007_dropping_the_handle_removes_the_socket() {
+async fn dropping_the_handle_removes_the_socket_w007() {
     let directory = tempfile::tempdir().unwrap();
     let entry = "spiffe://example.org/a=unix:uid:0".parse().unwrap();
     let config = dev_agent::Config::new(directory.path().join("a.sock"), vec![entry]);

@@ -1,9 +1,8 @@
 use std::time::Duration;
 
-use spiffe::bundle::BundleSource;
 use spiffe::{
     JwtSource, JwtSourceBuilder, JwtSvid, SpiffeId, TrustDomain, WorkloadApiClient,
-    WorkloadApiError, X509Source, X509SourceBuilder,
+    WorkloadApiError, X509Source, X509SourceBuilder, bundle::BundleSource,
 };
 
 use crate::support::{TestAgent, soon};
@@ -47,7 +46,7 @@ async fn wait_for_jwt(source: &JwtSource, wanted: impl Fn(&JwtSource) -> bool) {
 }
 
 #[tokio::test]
-async fn w095_the_client_takes_every_answer() {
+async fn the_spiffe_client_accepts_every_answer_w095() {
     let agent = TestAgent::start(&[ENTRY, "spiffe://example.org/b=unix:uid:{uid};hint=h"]).await;
     let client = WorkloadApiClient::connect_to(agent.endpoint())
         .await
@@ -79,7 +78,7 @@ async fn w095_the_client_takes_every_answer() {
 }
 
 #[tokio::test]
-async fn w094_a_source_takes_the_most_that_the_agent_gives() {
+async fn a_source_accepts_the_most_entries_of_an_agent_w094() {
     let entries: Vec<_> = (0..100)
         .map(|index| format!("spiffe://example.org/{index}=unix:uid:{{uid}}"))
         .collect();
@@ -93,7 +92,7 @@ async fn w094_a_source_takes_the_most_that_the_agent_gives() {
 }
 
 #[tokio::test]
-async fn w067_an_x509_source_follows_rotation_withdrawal_and_return() {
+async fn an_x509_source_follows_rotation_withdrawal_and_restoration_w067() {
     let agent = TestAgent::start(&[ENTRY]).await;
     let source = x509_source(&agent).await;
     let first = source.svid().unwrap();
@@ -122,7 +121,7 @@ async fn w067_an_x509_source_follows_rotation_withdrawal_and_return() {
 }
 
 #[tokio::test]
-async fn w012_an_x509_source_follows_an_agent_that_starts_again() {
+async fn an_x509_source_follows_a_restarted_agent_w012() {
     let agent = TestAgent::start(&[ENTRY]).await;
     let source = x509_source(&agent).await;
     let first = source.svid().unwrap();
@@ -137,7 +136,7 @@ async fn w012_an_x509_source_follows_an_agent_that_starts_again() {
 }
 
 #[tokio::test]
-async fn w117_a_jwt_source_follows_rotation_and_withdrawal() {
+async fn a_jwt_source_follows_rotation_and_withdrawal_w117() {
     let agent = TestAgent::start(&[ENTRY]).await;
     let source = jwt_source(&agent).await;
     let first = soon(source.fetch_jwt_svid(["x"])).await.unwrap();

@@ -1,37 +1,38 @@
-//! An agent on a socket of its own, and a client that is nothing but the stubs.
+//! An agent on its own socket, and a client of generated stubs.
 
-use std::io::Write;
-use std::ops::Deref;
-use std::path::Path;
-use std::time::Duration;
+use std::{io::Write, ops::Deref, path::Path, time::Duration};
 
-use dev_agent::pb::spiffe_workload_api_client::SpiffeWorkloadApiClient;
-use dev_agent::{Config, DevAgent, pb};
+use dev_agent::{Config, DevAgent, pb, pb::spiffe_workload_api_client::SpiffeWorkloadApiClient};
 use nix::unistd::{Uid, User};
 use tempfile::TempDir;
 use tokio::time::timeout;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{
+    Code, Request, Status, Streaming,
+    transport::{Channel, Endpoint},
+};
 
-/// No answer takes that long, even on a busy machine.
+/// More time than any answer takes, even on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
-/// Long enough to believe that nothing comes.
+/// The time after which a test takes a stream for silent.
 const SILENCE: Duration = Duration::from_millis(150);
 
-/// Says why a test does nothing; the test runner keeps `println!` of a passing test to itself, and
-/// `scripts/test.sh` looks for these lines.
+/// Reports why a test is skipped. The line goes to standard error itself, because the test runner
+/// hides `println!` of passing tests, and `scripts/test.sh` counts these lines.
 pub(crate) fn skip(why: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
-/// Copies a program to be run. Not by this process: what another thread starts meanwhile would hold
-/// the copy open for writing, and the kernel would not run it.
+/// Copies a program that is to be run.
+///
+/// Another process makes the copy. A child that another thread starts meanwhile would otherwise
+/// hold the copy open for writing, and then the kernel refuses to run it.
 pub(crate) fn install(from: &Path, to: &Path) {
     let copied = std::process::Command::new("cp").arg(from).arg(to).status();
     assert!(copied.unwrap().success(), "cannot copy {}", from.display());
 }
 
-/// A user to run as who is not us; `None`, and a line that says so, where we can't be another one.
+/// Returns another user to run programs as. Returns `None`, and reports it, if that is not
+/// possible.
 pub(crate) fn another_user() -> Option<User> {
     let user = User::from_name("daemon")
         .unwrap()
@@ -42,7 +43,7 @@ pub(crate) fn another_user() -> Option<User> {
     user
 }
 
-/// An agent in a directory of its own.
+/// An agent in its own directory.
 pub(crate) struct TestAgent {
     agent: DevAgent,
     // Dropped after the agent, which removes its socket from it.
@@ -50,7 +51,7 @@ pub(crate) struct TestAgent {
 }
 
 impl TestAgent {
-    /// Starts an agent; `{uid}` in an entry is the user that runs the tests.
+    /// Starts an agent. `{uid}` in an entry stands for the user of the tests.
     pub(crate) async fn start(entries: &[&str]) -> Self {
         Self::start_with(entries, |_| {}).await
     }
@@ -70,7 +71,7 @@ impl TestAgent {
         }
     }
 
-    /// A connection of its own.
+    /// Opens a new connection.
     pub(crate) async fn connect(&self) -> Client {
         connect(&self.endpoint()).await
     }
@@ -150,7 +151,7 @@ impl<M> Stream<M> {
         self.message().await.unwrap().expect("the stream has ended")
     }
 
-    /// Reads until a message is as wanted.
+    /// Reads messages until one is as wanted.
     pub(crate) async fn wait_for(&mut self, wanted: impl Fn(&M) -> bool) -> M {
         loop {
             let message = self.next().await;

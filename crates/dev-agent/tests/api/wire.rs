@@ -1,17 +1,21 @@
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http2;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    body::{Bytes, Incoming},
+    client::conn::http2,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::UnixStream;
-use tokio::task::JoinSet;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::UnixStream,
+    task::JoinSet,
+};
 
 use crate::support::{TestAgent, soon};
 
-/// gRPC by hand, over any stream: any headers, any body.
+/// A gRPC client that sends any headers and any body, over any stream.
 pub(crate) struct Wire(http2::SendRequest<Full<Bytes>>);
 
-/// A gRPC status, as its number and its text.
+/// The number and the text of a gRPC status.
 pub(crate) type Status = (u32, String);
 
 /// The answer to one call, message by message.
@@ -22,7 +26,7 @@ pub(crate) struct Messages {
 
 impl Wire {
     pub(crate) async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
-        // A small window, so that what is not read stays at the sender.
+        // The window is small, so that unread messages stay at the sender.
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(2000)
             .handshake(TokioIo::new(stream))
@@ -45,7 +49,7 @@ impl Wire {
             .await
     }
 
-    /// Sends exactly this.
+    /// Sends a request with exactly these headers and this body.
     pub(crate) async fn send(
         &mut self,
         path: &str,
@@ -73,7 +77,7 @@ impl Wire {
 }
 
 impl Messages {
-    /// The next message, or the status with which the call ends.
+    /// Returns the next message, or the status with which the call ends.
     pub(crate) async fn next(&mut self) -> Result<Vec<u8>, Status> {
         loop {
             if let [0, a, b, c, d, rest @ ..] = &self.buffer[..] {
@@ -101,10 +105,10 @@ fn status(headers: &http::HeaderMap) -> Option<Status> {
 const ENTRY: &str = "spiffe://example.org/a=unix:uid:{uid}";
 const UNIMPLEMENTED: u32 = 12;
 
-/// What a client may send that is no call: it gets a status that says nothing of
-/// the caller's own bytes, and the connection and the agent live on.
+/// The status of a malformed call does not repeat the caller's bytes, and the connection stays
+/// usable.
 #[tokio::test]
-async fn w031_what_is_no_message_is_answered_with_a_status() {
+async fn a_malformed_message_is_answered_with_a_status_w031() {
     let agent = TestAgent::start(&[ENTRY]).await;
     let mut wire = Wire::connect(&agent).await;
     let path = "/SpiffeWorkloadAPI/ValidateJWTSVID";
@@ -157,9 +161,9 @@ async fn w031_what_is_no_message_is_answered_with_a_status() {
     wire.call("FetchX509SVID", &[]).await.unwrap();
 }
 
-/// The request is half-closed from the start, as in all calls here.
+/// All calls here half-close their request at once.
 #[tokio::test]
-async fn w075_calls_on_one_connection_are_independent() {
+async fn calls_on_one_connection_are_independent_w075() {
     let agent = TestAgent::start(&[ENTRY]).await;
     let mut wire = Wire::connect(&agent).await;
     let mut svids = wire.call("FetchX509SVID", &[]).await.unwrap();
@@ -174,9 +178,9 @@ async fn w075_calls_on_one_connection_are_independent() {
     svids.next().await.expect("W73: the stream stays open");
 }
 
-/// Latest wins: what waits for a reader is one message and what is on its way.
+/// One message waits for a slow reader, in addition to the messages that were already sent.
 #[tokio::test]
-async fn w072_a_consumer_that_does_not_read_costs_one_message() {
+async fn a_consumer_that_does_not_read_costs_one_message_w072() {
     let agent = TestAgent::start(&[ENTRY]).await;
     let mut wire = Wire::connect(&agent).await;
     let mut slow = wire.call("FetchX509SVID", &[]).await.unwrap();
@@ -199,7 +203,7 @@ async fn w072_a_consumer_that_does_not_read_costs_one_message() {
     assert!(messages <= 5, "{messages} messages had been kept");
 }
 
-/// Frames as they are (RFC 9113 §4.1).
+/// A connection that reads and writes single frames (RFC 9113 §4.1).
 struct Raw<S = UnixStream>(S);
 
 const HEADERS: u8 = 1;
@@ -224,7 +228,8 @@ impl Raw {
 }
 
 impl<S: AsyncRead + Unpin> Raw<S> {
-    /// Reads to the first frame of one of these kinds; `None`: the connection ended before.
+    /// Reads up to the first frame of one of these kinds. Returns `None` if the connection ends
+    /// before.
     async fn read(&mut self, kinds: &[u8]) -> Option<(u8, Vec<u8>)> {
         loop {
             let mut head = [0; 9];
@@ -240,7 +245,7 @@ impl<S: AsyncRead + Unpin> Raw<S> {
 }
 
 impl Raw {
-    /// Writes `count` times, until the agent has had enough; then reads its verdict.
+    /// Writes `count` times, or until the agent closes the connection. Then reads its verdict.
     async fn flood(self, count: u32, frames: impl Fn(u32) -> Vec<u8>) -> Option<u8> {
         let (read, mut write) = self.0.into_split();
         let write = async {
@@ -249,7 +254,7 @@ impl Raw {
                     return;
                 }
             }
-            // It may have hung up already.
+            // The agent may have closed the connection already.
             let _ = write.write_all(&frame(PING, 0, 0, b"the end.")).await;
         };
         let mut read = Raw(read);
@@ -270,7 +275,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// Literal fields without indexing (RFC 7541 §6.2.2), none longer than 126 bytes.
+/// Returns literal fields without indexing (RFC 7541 §6.2.2), none longer than 126 bytes.
 fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
     let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
     let field = |(name, value): &(&str, &str)| [vec![0], text(name), text(value)].concat();
@@ -289,7 +294,7 @@ fn request(stream: u32, header: &str, flags: u8) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn w003_http2_without_tls_is_what_is_spoken() {
+async fn http2_without_tls_is_served_w003() {
     let agent = TestAgent::start(&[ENTRY]).await;
     let mut raw = Raw::connect(&agent).await;
     let (_, settings) = raw.read(&[SETTINGS]).await.unwrap();
@@ -307,7 +312,7 @@ async fn w003_http2_without_tls_is_what_is_spoken() {
 }
 
 #[tokio::test]
-async fn w022_a_header_name_in_upper_case_is_an_error_of_the_protocol() {
+async fn a_header_name_in_upper_case_is_a_protocol_error_w022() {
     let agent = TestAgent::start(&[ENTRY]).await;
     let mut raw = Raw::connect(&agent).await;
     let all = END_HEADERS | END_STREAM;
@@ -322,7 +327,7 @@ async fn w022_a_header_name_in_upper_case_is_an_error_of_the_protocol() {
 }
 
 #[tokio::test]
-async fn w148_floods_end_a_connection_and_not_the_agent() {
+async fn floods_end_a_connection_and_not_the_agent_w148() {
     let agent = TestAgent::start(&[ENTRY]).await;
     let good = agent.x509_stream();
     let name = "workload.spiffe.io";
@@ -356,9 +361,9 @@ async fn w148_floods_end_a_connection_and_not_the_agent() {
     good.await.next().await;
 }
 
-/// 10 000 calls whose caller has lost patience: nothing of them stays.
+/// No task of 10,000 cancelled calls stays.
 #[tokio::test]
-async fn w030_cancelled_calls_leave_nothing_behind() {
+async fn cancelled_calls_leave_nothing_behind_w030() {
     let agent = TestAgent::start(&[ENTRY]).await;
     let alive = || {
         tokio::runtime::Handle::current()

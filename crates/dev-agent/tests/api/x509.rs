@@ -1,6 +1,6 @@
 use dev_agent::pb;
-use rcgen::PublicKeyData as _;
-use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+use rcgen::PublicKeyData;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::support::TestAgent;
 
@@ -19,14 +19,14 @@ fn ids(response: &pb::X509svidResponse) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn w077_an_answer_has_certificate_key_bundle_and_id_of_the_same_identity() {
+async fn an_answer_has_certificate_key_bundle_and_id_of_the_same_identity_w077() {
     let agent = TestAgent::start(&[
         "spiffe://example.org/b=unix:uid:{uid};hint=main",
         "spiffe://example.org/a=unix:uid:{uid}",
         "spiffe://example.org/c=unix:uid:{uid},unix:path:/nowhere",
     ])
     .await;
-    // "W64": at once, though nothing changes.
+    // "W64": the first answer comes at once, though nothing changes.
     let response = agent.x509_stream().await.next().await;
     assert_eq!(
         ids(&response),
@@ -51,7 +51,7 @@ async fn w077_an_answer_has_certificate_key_bundle_and_id_of_the_same_identity()
 
         let key = rcgen::KeyPair::try_from(&svid.x509_svid_key[..]).unwrap();
         assert_eq!(key.subject_public_key_info(), leaf.public_key().raw, "W79");
-        // Version 0 and an algorithm, where SEC 1 has version 1 and the key.
+        // PKCS#8 has version 0 and an algorithm where SEC 1 has version 1 and the key.
         let pkcs8 = [0x02, 0x01, 0x00, 0x30];
         assert!(
             svid.x509_svid_key[2..]
@@ -72,7 +72,7 @@ async fn w077_an_answer_has_certificate_key_bundle_and_id_of_the_same_identity()
 }
 
 #[tokio::test]
-async fn w086_a_hint_is_given_to_one_svid_only() {
+async fn a_hint_is_given_to_one_svid_only_w086() {
     let agent = TestAgent::start(&[
         "spiffe://example.org/a=unix:uid:{uid};hint=h",
         "spiffe://example.org/b=unix:uid:{uid};hint=h",
@@ -92,14 +92,14 @@ async fn w086_a_hint_is_given_to_one_svid_only() {
 }
 
 #[tokio::test]
-async fn w092_two_callers_of_one_entry_share_its_svid() {
+async fn two_callers_of_one_entry_share_its_svid_w092() {
     let agent = TestAgent::start(&["spiffe://example.org/a=unix:uid:{uid}"]).await;
     let one = agent.x509_stream().await.next().await;
     assert_eq!(one, agent.x509_stream().await.next().await);
 }
 
 #[tokio::test]
-async fn w070_a_rotated_svid_is_pushed_and_bundle_streams_stay_silent() {
+async fn a_rotated_svid_is_pushed_and_bundle_streams_stay_silent_w070() {
     let agent = TestAgent::start(&["spiffe://example.org/a=unix:uid:{uid}"]).await;
     let mut svids = agent.x509_stream().await;
     let mut bundles = agent.x509_bundle_stream().await;
@@ -115,7 +115,7 @@ async fn w070_a_rotated_svid_is_pushed_and_bundle_streams_stay_silent() {
 }
 
 #[tokio::test]
-async fn w082_an_old_ca_stays_in_the_bundle_until_it_is_dropped() {
+async fn an_old_ca_stays_in_the_bundle_until_it_is_dropped_w082() {
     let agent = TestAgent::start(&["spiffe://example.org/a=unix:uid:{uid}"]).await;
     let mut bundles = agent.x509_bundle_stream().await;
     let of_domain = |response: pb::X509BundlesResponse| {
@@ -154,7 +154,7 @@ async fn w082_an_old_ca_stays_in_the_bundle_until_it_is_dropped() {
 }
 
 #[tokio::test]
-async fn w142_a_prepared_ca_is_published_before_it_is_used() {
+async fn a_prepared_ca_is_published_before_it_is_used_w142() {
     let agent = TestAgent::start(&["spiffe://example.org/a=unix:uid:{uid}"]).await;
     let mut svids = agent.x509_stream().await;
     let first = svids.next().await.svids.remove(0);
@@ -172,7 +172,7 @@ async fn w142_a_prepared_ca_is_published_before_it_is_used() {
 }
 
 #[tokio::test]
-async fn w071_many_changes_are_one_message_to_a_slow_reader() {
+async fn many_changes_are_one_message_to_a_slow_reader_w071() {
     let agent = TestAgent::start(&["spiffe://example.org/a=unix:uid:{uid}"]).await;
     let mut svids = agent.x509_stream().await;
     let other = TestAgent::start(&["spiffe://b.test/y=unix:uid:{uid}"]).await;
@@ -192,7 +192,7 @@ async fn w071_many_changes_are_one_message_to_a_slow_reader() {
 }
 
 #[tokio::test]
-async fn w140_short_lives_are_renewed_in_time_and_old_cas_go_by_themselves() {
+async fn short_lived_svids_are_renewed_in_time_and_old_cas_are_dropped_w140() {
     let second = std::time::Duration::from_secs(1);
     let agent = TestAgent::start_with(&["spiffe://example.org/a=unix:uid:{uid}"], |config| {
         config.x509_ttl = 2 * second;
@@ -203,7 +203,7 @@ async fn w140_short_lives_are_renewed_in_time_and_old_cas_go_by_themselves() {
     // "W69", "W76"
     let mut svids = agent.x509_stream().await;
     let mut seen = 0;
-    // Prepared, that is two roots in the bundle, before one leaf is under the new one.
+    // The next CA is in the bundle before a leaf is under it.
     let prepared = loop {
         let svid = svids.next().await.svids.remove(0);
         let leaf = &certificates(&svid.x509_svid)[0];

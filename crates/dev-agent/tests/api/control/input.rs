@@ -1,20 +1,24 @@
 use std::time::Duration;
 
-use dev_agent::KeyUse;
-use dev_agent::control::{Lever, Reply, ask};
+use dev_agent::{
+    KeyUse,
+    control::{Command, Reply, ask},
+};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixStream;
-use tokio::time::sleep;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    time::sleep,
+};
 
 use super::{controlled, refused, status, until, uses};
 use crate::support::soon;
 
-/// What is sent, and a part of the reason why it is refused.
-fn odd() -> Vec<(Vec<u8>, &'static str)> {
+/// Returns malformed inputs, each with a part of its refusal.
+fn malformed() -> Vec<(Vec<u8>, &'static str)> {
     let long = [b"\"".to_vec(), vec![b'x'; 3 << 20]].concat();
     let deep = vec![b'['; 100_000];
-    let mut odd: Vec<(Vec<u8>, _)> = [
+    let mut inputs: Vec<(Vec<u8>, _)> = [
         ("", "not a command"),
         ("\n", "not a command"),
         ("\"stat", "not a command"),
@@ -38,20 +42,20 @@ fn odd() -> Vec<(Vec<u8>, &'static str)> {
     ]
     .map(|(text, reason)| (text.into(), reason))
     .into();
-    odd.push((b"\"\xff\xfe\0status\"\n".to_vec(), "not a command"));
-    odd.push((deep, "not a command"));
-    odd.push((long, "longer than 2101248 bytes"));
-    odd
+    inputs.push((b"\"\xff\xfe\0status\"\n".to_vec(), "not a command"));
+    inputs.push((deep, "not a command"));
+    inputs.push((long, "longer than 2101248 bytes"));
+    inputs
 }
 
 #[tokio::test]
-async fn odd_input_is_refused_and_does_no_harm() {
+async fn malformed_input_is_refused_and_changes_nothing() {
     controlled(async |_, path| {
         let before = status(path).await;
-        for (sent, reason) in odd() {
+        for (sent, reason) in malformed() {
             let (mut read, mut write) = UnixStream::connect(path).await.unwrap().into_split();
             let send = async {
-                // It may have heard enough before the end.
+                // The agent may refuse before the end.
                 let _ = write.write_all(&sent).await;
                 let _ = write.shutdown().await;
             };
@@ -69,9 +73,9 @@ async fn odd_input_is_refused_and_does_no_harm() {
 }
 
 #[tokio::test]
-async fn one_line_is_enough_for_other_programs() {
+async fn a_line_with_or_without_its_end_is_a_command() {
     controlled(async |_, path| {
-        // Without a newline, and one that comes in two parts with more after it.
+        // One line ends without a newline, the other comes in two parts with more after it.
         for parts in [["\"sta", "tus\""], ["\"status\"", "\n\"stall\"\n"]] {
             let mut stream = UnixStream::connect(path).await.unwrap();
             for part in parts {
@@ -89,7 +93,7 @@ async fn one_line_is_enough_for_other_programs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_says_nothing_is_sent_away() {
+async fn a_silent_caller_is_disconnected_after_5_s() {
     controlled(async |_, path| {
         let mut silent = UnixStream::connect(path).await.unwrap();
         silent.write_all(b"\"sta").await.unwrap();
@@ -101,17 +105,17 @@ async fn who_says_nothing_is_sent_away() {
 }
 
 #[tokio::test]
-async fn those_who_say_nothing_take_only_so_many_places() {
+async fn silent_callers_are_limited_in_number() {
     controlled(async |_, path| {
         let mut silent = Vec::new();
         for _ in 0..16 {
             silent.push(UnixStream::connect(path).await.unwrap());
         }
-        let refusal = refused(path, Lever::Stall).await;
+        let refusal = refused(path, Command::Stall).await;
         assert!(refusal.contains("16 commands are in progress"), "{refusal}");
         drop(silent);
         soon(async {
-            while let Reply::Refused(_) = ask(path, &Lever::RotateX509).await.unwrap() {}
+            while let Reply::Refused(_) = ask(path, &Command::RotateX509).await.unwrap() {}
         })
         .await;
     })
@@ -119,7 +123,7 @@ async fn those_who_say_nothing_take_only_so_many_places() {
 }
 
 #[tokio::test]
-async fn a_command_goes_on_when_nobody_waits_for_its_end() {
+async fn a_command_continues_after_its_caller_has_gone() {
     controlled(async |agent, path| {
         let line = json!({ "rotate-jwt": { "lead": { "secs": 0, "nanos": 100_000_000 } } });
         let mut stream = UnixStream::connect(path).await.unwrap();

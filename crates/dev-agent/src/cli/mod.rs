@@ -1,22 +1,17 @@
-//! The command line and its environment variables, as what is to be done, and the log.
+//! The command line with its environment variables, and the log.
 
 mod ctl;
 mod origin;
 mod values;
 
-use std::ffi::OsString;
-use std::io::IsTerminal as _;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::{ffi::OsString, io::IsTerminal, path::PathBuf, time::Duration};
 
-use clap::error::ErrorKind;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 use dev_agent::{Config, Entry};
 use tracing_subscriber::EnvFilter;
 
-pub(crate) use ctl::Order;
-pub(crate) use values::Control;
-use values::{ENDPOINT_VARIABLE, FederateFile, workload_api};
+use self::values::{ENDPOINT_VARIABLE, FederateFile, workload_api};
+pub(crate) use self::{ctl::CtlRequest, values::Control};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -32,20 +27,19 @@ Examples:
     dev-agent --entry 'spiffe://example.org/me=unix:uid:1000' \\
               --x509-ttl 20s --jwt-ttl 10s --rotate-jwt-key-every 15s --rotate-ca-every 30s
 
-  Look at the agent that runs, and take an identity away ('dev-agent ctl --help' has more):
+  Show the running agent, and withdraw an identity ('dev-agent ctl --help' has more):
     dev-agent ctl status
     dev-agent ctl withdraw spiffe://example.org/client
 
-Each option can also be given in the environment, as DEV_AGENT_ and its name;
-several entries in DEV_AGENT_ENTRY are separated by newlines. RUST_LOG sets how
-much is logged.";
+Each option can also be set by an environment variable: DEV_AGENT_ and its name.
+Newlines separate several entries in DEV_AGENT_ENTRY. RUST_LOG selects what is
+logged.";
 
 /// A SPIFFE Workload API for one machine, for development and tests only.
 ///
-/// It gives identities to the programs on this machine, as a SPIRE agent would:
-/// a program that connects to the socket is known by its user, its group and its
-/// binary, and gets the SPIFFE IDs of all entries that match. Keys are made in
-/// memory at start.
+/// It issues identities to the programs on this machine, like a SPIRE agent. It attests a program
+/// that connects by its user, its group and its binary. The program gets the SPIFFE IDs of all
+/// entries that match. Keys are made at the start and kept in memory.
 #[derive(Parser, Debug)]
 #[command(
     version,
@@ -56,27 +50,27 @@ much is logged.";
 )]
 struct Cli {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<CliCommand>,
 
-    /// Who gets which identity: SPIFFE-ID=SELECTOR[,SELECTOR…][;OPTION…]. Repeatable; a
-    /// caller must have all selectors of an entry, and its first entry is its default identity.
-    /// Selectors: unix:uid:N, unix:user:NAME, unix:gid:N, unix:group:NAME, unix:path:BINARY.
-    /// Options: hint=TEXT, dns=NAME, x509-ttl=TIME, jwt-ttl=TIME.
+    /// Registration entry: SPIFFE-ID=SELECTOR[,SELECTOR…][;OPTION…]. Repeatable. A caller must have
+    /// all selectors of an entry. Its first match is its default identity. Selectors: unix:uid:N,
+    /// unix:user:NAME, unix:gid:N, unix:group:NAME, unix:path:BINARY. Options: hint=TEXT, dns=NAME,
+    /// x509-ttl=TIME, jwt-ttl=TIME.
     #[arg(long, required = true, env = "DEV_AGENT_ENTRY", value_delimiter = '\n')]
     entry: Vec<Entry>,
 
-    /// Where to listen: a path, or an address of the form unix:///PATH [default: the address in
-    /// SPIFFE_ENDPOINT_SOCKET, else /tmp/agent.sock].
+    /// Socket to listen on: a path, or an address of the form unix:///PATH [default:
+    /// SPIFFE_ENDPOINT_SOCKET, otherwise /tmp/agent.sock].
     #[arg(long, env = "DEV_AGENT_SOCKET", value_name = "PATH", value_parser = values::socket)]
     socket: Option<PathBuf>,
 
-    /// Where 'dev-agent ctl' of the same user, or root's, finds this agent: a path, or 'none'
-    /// [default: the path of the socket and '.ctl'].
+    /// Socket for 'dev-agent ctl' of the same user or of root: a path, or 'none' [default: the path
+    /// of the socket and '.ctl'].
     #[arg(long, env = "DEV_AGENT_CONTROL_SOCKET", value_name = "PATH", value_parser = values::control)]
     control_socket: Option<Control>,
 
-    /// Give workloads the trust bundle of another trust domain, from a file as
-    /// `spire-server bundle show -format spiffe` prints it. Repeatable.
+    /// Trust bundle of another trust domain, for all workloads. Repeatable. The file is the output
+    /// of `spire-server bundle show -format spiffe`.
     #[arg(
         long,
         env = "DEV_AGENT_FEDERATE",
@@ -86,7 +80,7 @@ struct Cli {
     )]
     federate: Vec<FederateFile>,
 
-    /// Life of X.509-SVIDs; the next one is issued at half of it.
+    /// Life of X.509-SVIDs. The next one is issued at half of it.
     #[arg(long, env = "DEV_AGENT_X509_TTL", value_name = "TIME", default_value = "1h",
         value_parser = values::duration, help_heading = "Lifetimes and rotation")]
     x509_ttl: Duration,
@@ -96,52 +90,52 @@ struct Cli {
         value_parser = values::duration, help_heading = "Lifetimes and rotation")]
     jwt_ttl: Duration,
 
-    /// Life of the CA; the next one is made at half of it.
+    /// Life of the CA. The next one is made at half of it.
     #[arg(long, env = "DEV_AGENT_CA_TTL", value_name = "TIME", default_value = "24h",
         value_parser = values::duration, help_heading = "Lifetimes and rotation")]
     ca_ttl: Duration,
 
-    /// Issue all X.509-SVIDs anew that often, besides at half of their life.
+    /// Time after which all X.509-SVIDs are issued again [default: at half of their life only].
     #[arg(long, env = "DEV_AGENT_ROTATE_X509_EVERY", value_name = "TIME",
         value_parser = values::duration, help_heading = "Lifetimes and rotation")]
     rotate_x509_every: Option<Duration>,
 
-    /// Replace the key that signs JWT-SVIDs that often.
+    /// Time after which the key that signs JWT-SVIDs is replaced [default: never].
     #[arg(long, env = "DEV_AGENT_ROTATE_JWT_KEY_EVERY", value_name = "TIME",
         value_parser = values::duration, help_heading = "Lifetimes and rotation")]
     rotate_jwt_key_every: Option<Duration>,
 
-    /// Replace the CA that often, if that is sooner than half of its life.
+    /// Time after which the CA is replaced [default: half of its life, which is also the maximum].
     #[arg(long, env = "DEV_AGENT_ROTATE_CA_EVERY", value_name = "TIME",
         value_parser = values::duration, help_heading = "Lifetimes and rotation")]
     rotate_ca_every: Option<Duration>,
 }
 
 #[derive(Subcommand, Debug)]
-enum Command {
+enum CliCommand {
     Ctl(ctl::Ctl),
 }
 
-/// What this process is to do.
+/// The task of this process.
 pub(crate) enum Task {
-    /// Be an agent.
+    /// Serves the Workload API.
     Serve(Config, Control),
-    /// Move a lever of one.
-    Ctl(Order),
+    /// Sends a command to a running agent.
+    Ctl(CtlRequest),
 }
 
-/// The task of this process; exits with code 2 if there is none.
+/// Parses the command line. Exits with status 2 if it is wrong.
 pub(crate) fn task() -> Task {
     let mut command = Cli::command();
     command
         .try_get_matches_from_mut(std::env::args_os())
         .and_then(|matches| Cli::from_arg_matches(&matches))
-        .unwrap_or_else(|error| origin::tell(error, &mut command).exit())
+        .unwrap_or_else(|error| origin::with_origin(error, &mut command).exit())
         .into_task(std::env::var_os(ENDPOINT_VARIABLE))
         .unwrap_or_else(|error| error.exit())
 }
 
-/// Logs lines of text; RUST_LOG says how many, and exits with code 2 if it says nothing known.
+/// Logs lines of text to standard error. Exits with status 2 if RUST_LOG is wrong.
 pub(crate) fn log_to_stderr() {
     let filter = EnvFilter::builder()
         .with_default_directive(tracing::Level::INFO.into())
@@ -161,9 +155,9 @@ pub(crate) fn log_to_stderr() {
 impl Cli {
     fn into_task(mut self, endpoint: Option<OsString>) -> Result<Task, clap::Error> {
         let (task, usage) = match self.command.take() {
-            Some(Command::Ctl(ctl)) => (ctl.into_order(endpoint).map(Task::Ctl), "ctl"),
+            Some(CliCommand::Ctl(ctl)) => (ctl.into_request(endpoint).map(Task::Ctl), "ctl"),
             None => {
-                let control = self.control_socket.take().unwrap_or(Control::Beside);
+                let control = self.control_socket.take().unwrap_or(Control::Default);
                 let config = self.into_config(endpoint);
                 (config.map(|config| Task::Serve(config, control)), "")
             }
@@ -212,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_is_that_of_the_option_then_of_the_clients_then_the_default() {
+    fn the_socket_is_that_of_the_option_then_of_the_environment_then_the_default() {
         for (args, endpoint, expected) in [
             (&[][..], None, "/tmp/agent.sock"),
             (&[], Some("unix:///run/a.sock"), "/run/a.sock"),
@@ -231,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn w002_bad_values_are_refused_with_the_setting_the_value_and_the_remedy() {
+    fn bad_values_are_refused_with_setting_value_and_remedy_w002() {
         for (args, endpoint, parts) in [
             (
                 &["--socket", "tcp://1.2.3.4:5"][..],
@@ -296,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_is_well_formed() {
+    fn clap_accepts_the_command_definition() {
         Cli::command().debug_assert();
     }
 }

@@ -1,31 +1,33 @@
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::process::{Running, command, entry};
-use crate::support::TestAgent;
+use crate::{
+    process::{Running, command, entry},
+    support::TestAgent,
+};
 
-/// Where the control socket is, and who may use it.
+/// The path of the control socket, and the users that may use it.
 mod socket;
 
-/// A directory for one agent, and the environment in which it and `ctl` run.
-struct Place {
-    directory: TempDir,
-}
+/// A directory for one agent, and the environment of the agent and `ctl`.
+struct AgentDirectory(TempDir);
 
-impl Place {
+impl AgentDirectory {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        Self { directory }
+        Self(directory)
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        self.0.path().join(name)
     }
 
     fn command(&self) -> Command {
@@ -39,8 +41,8 @@ impl Place {
         Running::start(self.command().args(["--entry", &entry()])).0
     }
 
-    fn ctl(&self, args: &[&str]) -> Answer {
-        Answer::of(self.command().arg("ctl").args(args))
+    fn ctl(&self, args: &[&str]) -> Finished {
+        Finished::of(self.command().arg("ctl").args(args))
     }
 
     fn status(&self) -> Value {
@@ -48,14 +50,15 @@ impl Place {
     }
 }
 
+/// The status and the output of a process that has ended.
 #[derive(Debug)]
-struct Answer {
+struct Finished {
     code: Option<i32>,
     stdout: String,
     stderr: String,
 }
 
-impl Answer {
+impl Finished {
     fn of(command: &mut Command) -> Self {
         let Output {
             status,
@@ -84,12 +87,12 @@ impl Answer {
 }
 
 #[test]
-fn each_lever_says_on_one_line_what_it_did() {
-    let place = Place::new();
-    let _agent = place.agent();
+fn each_command_prints_its_effect_on_one_line() {
+    let directory = AgentDirectory::new();
+    let _agent = directory.agent();
     let id = "spiffe://example.org/a";
     for (args, expected) in [
-        (&["rotate-x509"][..], "all X.509-SVIDs issued anew\n"),
+        (&["rotate-x509"][..], "all X.509-SVIDs issued again\n"),
         (
             &["rotate-ca", "--lead", "10ms"],
             "new CA in use: dev-agent CA ",
@@ -107,44 +110,42 @@ fn each_lever_says_on_one_line_what_it_did() {
         ),
         (&["restart", "--new-keys"], "restarted with new keys\n"),
     ] {
-        let answer = place.ctl(args).done();
+        let answer = directory.ctl(args).done();
         assert!(answer.starts_with(expected), "{args:?}: {answer}");
         assert_eq!(answer.lines().count(), 1, "{args:?}: {answer}");
     }
 }
 
 #[tokio::test]
-async fn a_bundle_is_read_by_ctl_and_its_path_is_of_no_use_to_others() {
-    let place = Place::new();
+async fn ctl_reads_the_bundle_of_federate_only() {
+    let directory = AgentDirectory::new();
     let other = TestAgent::start(&["spiffe://b.test/y=unix:uid:{uid}"]).await;
-    let bundle = place.path("b.json");
+    let bundle = directory.path("b.json");
     fs::write(&bundle, other.federation().document()).unwrap();
     let federate = format!("spiffe://b.test={}", bundle.display());
-    let mut agent = place.command();
+    let mut agent = directory.command();
     agent
         .args(["--entry", &entry()])
         .env("DEV_AGENT_FEDERATE", &federate);
     let (_agent, _) = Running::start(&mut agent);
     let ctl = |args: &[&str]| {
-        let mut ctl = place.command();
+        let mut ctl = directory.command();
         ctl.env("DEV_AGENT_FEDERATE", &federate)
             .env("DEV_AGENT_ENTRY", entry());
-        Answer::of(ctl.arg("ctl").args(args))
+        Finished::of(ctl.arg("ctl").args(args))
     };
-    assert_eq!(place.status()["federated"][0], "spiffe://b.test");
+    assert_eq!(directory.status()["federated"][0], "spiffe://b.test");
     let answer = ctl(&["unfederate", "spiffe://b.test"]).done();
-    assert_eq!(answer, "federated no more: spiffe://b.test\n");
+    assert_eq!(answer, "unfederated: spiffe://b.test\n");
 
-    let mut relative = place.command();
-    relative.current_dir(place.directory.path()).args([
-        "ctl",
-        "federate",
-        "spiffe://b.test=b.json",
-    ]);
-    let answer = Answer::of(&mut relative).done();
+    let mut relative = directory.command();
+    relative
+        .current_dir(directory.0.path())
+        .args(["ctl", "federate", "spiffe://b.test=b.json"]);
+    let answer = Finished::of(&mut relative).done();
     assert_eq!(answer, "federated: spiffe://b.test\n");
 
-    // What the agent was started with is in the environment, and its file is gone.
+    // The agent's variables are in the environment, but the file is gone.
     fs::remove_file(&bundle).unwrap();
     ctl(&["unfederate", "spiffe://b.test"]).done();
     ctl(&["federate", &federate]).refused(2, "cannot read");
@@ -152,10 +153,10 @@ async fn a_bundle_is_read_by_ctl_and_its_path_is_of_no_use_to_others() {
 }
 
 #[test]
-fn the_status_is_for_people_and_for_machines() {
-    let place = Place::new();
-    let _agent = place.agent();
-    let text = place.ctl(&["status"]).done();
+fn the_status_is_printed_as_text_and_as_json() {
+    let directory = AgentDirectory::new();
+    let _agent = directory.agent();
+    let text = directory.ctl(&["status"]).done();
     for part in [
         "phase:         serving\n",
         "trust domain:  example.org\n",
@@ -171,15 +172,17 @@ fn the_status_is_for_people_and_for_machines() {
     ] {
         assert!(text.contains(part), "{part:?} in {text}");
     }
-    place.ctl(&["withdraw", "spiffe://example.org/a"]).done();
-    let text = place.ctl(&["status"]).done();
+    directory
+        .ctl(&["withdraw", "spiffe://example.org/a"])
+        .done();
+    let text = directory.ctl(&["status"]).done();
     assert!(
         text.contains("spiffe://example.org/a  withdrawn "),
         "{text}"
     );
 
-    place.ctl(&["rotate-jwt", "--lead", "0s"]).done();
-    let status = place.status();
+    directory.ctl(&["rotate-jwt", "--lead", "0s"]).done();
+    let status = directory.status();
     assert_eq!(status["phase"], "serving");
     let entry = &status["entries"][0];
     assert_eq!(entry["withdrawn"], true);
@@ -190,47 +193,46 @@ fn the_status_is_for_people_and_for_machines() {
     assert_eq!(status["jwt_keys"][1]["use"], "old");
 }
 
-/// An agent that is started as it always was must not fail for its control socket's name.
 #[test]
-fn a_reader_that_has_had_enough_is_no_failure() {
-    let place = Place::new();
-    let _agent = place.agent();
+fn a_closed_standard_output_is_not_a_failure() {
+    let directory = AgentDirectory::new();
+    let _agent = directory.agent();
     let (read, write) = std::io::pipe().unwrap();
     drop(read);
-    let mut ctl = place.command();
+    let mut ctl = directory.command();
     let ctl = ctl.args(["ctl", "status"]).stdout(write);
     let answer = ctl.output().unwrap();
     assert_eq!((answer.status.code(), &*answer.stderr), (Some(0), &b""[..]));
 }
 
 #[test]
-fn two_rotations_at_once_are_one() {
-    let place = Place::new();
-    let _agent = place.agent();
+fn concurrent_rotations_by_ctl_are_one() {
+    let directory = AgentDirectory::new();
+    let _agent = directory.agent();
     let rotate = || {
-        let mut ctl = place.command();
+        let mut ctl = directory.command();
         ctl.args(["ctl", "rotate-jwt", "--lead", "2s"]);
         ctl.stdout(Stdio::piped()).spawn().unwrap()
     };
     let [one, two] = [rotate(), rotate()].map(|ctl| ctl.wait_with_output().unwrap());
     assert!(one.status.success() && two.status.success());
     assert_eq!(one.stdout, two.stdout);
-    let kid = place.status()["jwt_keys"][0]["kid"].clone();
+    let kid = directory.status()["jwt_keys"][0]["kid"].clone();
     let answer = String::from_utf8(one.stdout).unwrap();
     assert_eq!(
         answer,
         format!("new JWT key in use: {}\n", kid.as_str().unwrap())
     );
-    assert_eq!(place.status()["jwt_keys"].as_array().unwrap().len(), 2);
+    assert_eq!(directory.status()["jwt_keys"].as_array().unwrap().len(), 2);
 }
 
 #[test]
-fn failures_and_bad_commands_have_codes_of_their_own() {
-    let place = Place::new();
+fn failures_exit_with_1_and_bad_commands_with_2() {
+    let directory = AgentDirectory::new();
     let none = "no socket is there; start dev-agent, or name the socket of the one that runs";
-    place.ctl(&["status"]).refused(1, none);
-    let _agent = place.agent();
-    place
+    directory.ctl(&["status"]).refused(1, none);
+    let _agent = directory.agent();
+    directory
         .ctl(&["withdraw", "spiffe://example.org/c"])
         .refused(1, "there are spiffe://example.org/a");
     for (args, reason) in [
@@ -244,25 +246,25 @@ fn failures_and_bad_commands_have_codes_of_their_own() {
         (&["unfederate", "b.test"], "is not a trust domain"),
         (&["status", "--socket", "tcp://x"], "unix:///PATH"),
     ] {
-        place.ctl(args).refused(2, reason);
+        directory.ctl(args).refused(2, reason);
     }
-    let mut bad = place.command();
+    let mut bad = directory.command();
     bad.env("SPIFFE_ENDPOINT_SOCKET", "a.sock");
-    Answer::of(bad.args(["ctl", "status"])).refused(2, "SPIFFE_ENDPOINT_SOCKET: 'a.sock'");
-    // No command at all: the help, as an error.
-    let answer = place.ctl(&[]);
+    Finished::of(bad.args(["ctl", "status"])).refused(2, "SPIFFE_ENDPOINT_SOCKET: 'a.sock'");
+    // The help is printed as an error if there is no command.
+    let answer = directory.ctl(&[]);
     assert_eq!(answer.code, Some(2));
     assert!(answer.stderr.contains("Usage: dev-agent ctl"), "{answer:?}");
 }
 
 #[test]
-fn the_help_has_every_lever_and_says_what_comes_of_it() {
-    let help = |args: &[&str]| Answer::of(command().args(args)).done();
+fn the_help_lists_every_command_and_the_exit_status() {
+    let help = |args: &[&str]| Finished::of(command().args(args)).done();
     assert!(help(&["--help"]).contains("dev-agent ctl status"));
     assert!(help(&["--help"]).contains("--control-socket"));
     for args in [&["ctl", "--help"][..], &["help", "ctl"]] {
         let text = help(args);
-        for lever in [
+        for command in [
             "status",
             "rotate-x509",
             "rotate-ca",
@@ -277,8 +279,11 @@ fn the_help_has_every_lever_and_says_what_comes_of_it() {
             "federate",
             "unfederate",
         ] {
-            assert!(text.contains(&format!("\n  {lever} ")), "{lever}: {text}");
-            assert!(help(&["ctl", lever, "--help"]).contains("--socket"));
+            assert!(
+                text.contains(&format!("\n  {command} ")),
+                "{command}: {text}"
+            );
+            assert!(help(&["ctl", command, "--help"]).contains("--socket"));
         }
         assert!(text.contains("Exit status: 0"), "{text}");
     }

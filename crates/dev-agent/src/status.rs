@@ -1,37 +1,33 @@
-//! What an agent says about itself: for people as lines of text, for machines
-//! through serde.
+//! The status of an agent: lines of text for people, serde for machines.
 
-use std::fmt;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Registered, State};
-use crate::authority::Ca;
-
-/// Whether callers get answers.
+/// The readiness of an agent to answer calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// They do.
+    /// Calls are answered.
     Serving,
-    /// They wait.
+    /// Calls wait.
     Stalled,
-    /// They are told that the agent is not available, or find no socket.
+    /// Calls end with Unavailable, and then there is no socket.
     Stopped,
 }
 
-/// What a published key is for.
+/// The use of a published key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyUse {
-    /// It signs.
+    /// The key signs.
     Current,
-    /// It will sign next.
+    /// The key will sign next.
     Next,
-    /// What it signed may still be valid.
+    /// The key signs no more, but SVIDs that it signed may still be valid.
     Old,
 }
 
@@ -39,13 +35,13 @@ pub enum KeyUse {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Status {
-    /// Whether callers get answers.
+    /// The readiness of the agent to answer calls.
     pub phase: Phase,
     /// The trust domain of all entries.
     pub trust_domain: String,
     /// The path of the Workload API socket.
     pub socket: String,
-    /// How many streams of X.509-SVIDs, X.509 bundles and JWT bundles are open.
+    /// The number of open streams of X.509-SVIDs, X.509 bundles and JWT bundles.
     pub open_streams: usize,
     /// The entries in the order in which they were given.
     pub entries: Vec<EntryStatus>,
@@ -63,13 +59,13 @@ pub struct Status {
 pub struct EntryStatus {
     /// The SPIFFE ID that matching callers get.
     pub spiffe_id: String,
-    /// What a caller must have, all of it.
+    /// The selectors that a caller must have, all of them.
     pub selectors: Vec<String>,
-    /// Whether it is out of force.
+    /// True while the entry is withdrawn.
     pub withdrawn: bool,
-    /// The serial number of its X.509-SVID, in hex.
+    /// The serial number of the X.509-SVID, in hex.
     pub serial: String,
-    /// When that expires.
+    /// The expiry of the X.509-SVID.
     #[serde(flatten)]
     pub expiry: Expiry,
 }
@@ -80,10 +76,10 @@ pub struct EntryStatus {
 pub struct CaStatus {
     /// The common name of its certificate.
     pub name: String,
-    /// What it is for.
+    /// The use of the key.
     #[serde(rename = "use")]
     pub key_use: KeyUse,
-    /// When its certificate expires.
+    /// The expiry of the certificate.
     #[serde(flatten)]
     pub expiry: Expiry,
 }
@@ -92,74 +88,25 @@ pub struct CaStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct JwtKeyStatus {
-    /// Its key ID.
+    /// The key ID.
     pub kid: String,
-    /// What it is for.
+    /// The use of the key.
     #[serde(rename = "use")]
     pub key_use: KeyUse,
 }
 
-/// When a certificate expires.
+/// The time at which a certificate expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Expiry {
-    /// In seconds since 1970.
+    /// Seconds since 1970.
     pub not_after: u64,
-    /// In seconds from now; 0 if it has.
+    /// Seconds from now; 0 after the expiry.
     pub seconds_left: u64,
 }
 
-impl State {
-    /// The state now, as people and machines are told.
-    pub(crate) fn status(&self, socket: &Path) -> Status {
-        let now = SystemTime::now();
-        let inner = self.lock();
-        let entry = |registered: &Registered| EntryStatus::new(registered, now);
-        let ca = |(ca, key_use): (&Ca, KeyUse)| CaStatus {
-            name: ca.name.clone(),
-            key_use,
-            expiry: Expiry::new(ca.not_after, now),
-        };
-        Status {
-            phase: inner.phase,
-            trust_domain: self.trust_domain.to_string(),
-            socket: socket.display().to_string(),
-            // One is the state's own.
-            open_streams: Arc::strong_count(&self.streams) - 1,
-            entries: inner.registered.iter().map(entry).collect(),
-            cas: inner.cas.uses().map(ca).collect(),
-            jwt_keys: inner
-                .jwt_keys
-                .uses()
-                .map(|(key, key_use)| JwtKeyStatus {
-                    kid: key.id.clone(),
-                    key_use,
-                })
-                .collect(),
-            federated: inner
-                .federated
-                .iter()
-                .map(|bundle| bundle.trust_domain().id_string())
-                .collect(),
-        }
-    }
-}
-
-impl EntryStatus {
-    fn new(registered: &Registered, now: SystemTime) -> Self {
-        let (entry, leaf) = (&registered.identity.entry, &registered.identity.leaf);
-        Self {
-            spiffe_id: entry.id().to_string(),
-            selectors: entry.selectors().iter().map(ToString::to_string).collect(),
-            withdrawn: registered.withdrawn,
-            serial: leaf.serial.clone(),
-            expiry: Expiry::new(leaf.not_after, now),
-        }
-    }
-}
-
 impl Expiry {
-    fn new(not_after: SystemTime, now: SystemTime) -> Self {
+    pub(crate) fn new(not_after: SystemTime, now: SystemTime) -> Self {
         let seconds = |since| {
             not_after
                 .duration_since(since)
@@ -206,7 +153,7 @@ impl fmt::Display for Expiry {
     }
 }
 
-/// Lines for people; the last one has no newline.
+/// Writes lines for people; the last one has no newline.
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "phase:         {}", self.phase.name())?;

@@ -1,143 +1,81 @@
-//! What can be asked of a running agent, and how it is done.
+//! The execution of commands.
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use spiffe::{SpiffeId, TrustDomain};
-use tokio::sync::Mutex;
-use tokio::time::sleep;
+use tokio::{sync::Mutex, time::sleep};
 
-use crate::agent::DevAgent;
-use crate::entry;
-use crate::federation::FederatedBundle;
-use crate::state::status::Status;
+use super::command::{Command, MAX_WAIT, Reply};
+use crate::{agent::DevAgent, entry, federation::FederatedBundle};
 
-/// The longest lead, and the longest that an agent stays down.
-pub const MAX_WAIT: Duration = Duration::from_secs(3600);
-
-/// What can be asked of an agent. All but those that wait take effect at once.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-#[expect(missing_docs, reason = "the methods of DevAgent have the same names")]
-pub enum Lever {
-    RotateX509,
-    RotateCa {
-        lead: Duration,
-    },
-    DropOldCa,
-    RotateJwt {
-        lead: Duration,
-    },
-    DropOldJwt,
-    Withdraw {
-        id: String,
-    },
-    Restore {
-        id: String,
-    },
-    Stall,
-    Unstall,
-    /// Stops the agent, waits, and starts it again on the same socket.
-    Restart {
-        down_for: Duration,
-        new_keys: bool,
-    },
-    Federate {
-        trust_domain: String,
-        document: String,
-    },
-    Unfederate {
-        trust_domain: String,
-    },
-    Status,
-}
-
-/// What the agent answers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Reply {
-    /// What was done, on one line.
-    Done(String),
-    /// What the agent says about itself.
-    Status(Box<Status>),
-    /// Why nothing was done, or not all of it.
-    Refused(String),
-}
-
-impl Lever {
-    /// How long the agent waits before it is done.
-    pub(crate) fn wait(&self) -> Duration {
-        match self {
-            Self::RotateCa { lead } | Self::RotateJwt { lead } => *lead,
-            Self::Restart { down_for, .. } => *down_for,
-            _ => Duration::ZERO,
-        }
-    }
-}
-
-/// The levers of one agent.
-pub(crate) struct Levers<'a> {
+/// Executes commands on one agent.
+pub(super) struct Executor<'a> {
     agent: &'a DevAgent,
     restarting: Mutex<()>,
 }
 
-impl<'a> Levers<'a> {
-    pub(crate) fn new(agent: &'a DevAgent) -> Self {
+impl<'a> Executor<'a> {
+    pub(super) fn new(agent: &'a DevAgent) -> Self {
         Self {
             agent,
             restarting: Mutex::default(),
         }
     }
 
-    pub(crate) async fn pull(&self, lever: Lever) -> Reply {
-        let wait = lever.wait();
+    /// Executes a command, and returns when it is done.
+    pub(super) async fn execute(&self, command: Command) -> Reply {
+        let wait = command.wait();
         if wait > MAX_WAIT {
             return Reply::Refused(format!("{wait:?} is longer than {MAX_WAIT:?}"));
         }
-        self.answer(lever).await.unwrap_or_else(Reply::Refused)
+        self.try_execute(command)
+            .await
+            .unwrap_or_else(Reply::Refused)
     }
 
-    async fn answer(&self, lever: Lever) -> Result<Reply, String> {
+    async fn try_execute(&self, command: Command) -> Result<Reply, String> {
         let (agent, state) = (self.agent, &self.agent.state);
         let in_log = || "it failed; the agent's log says why".to_owned();
-        let done = match lever {
-            Lever::RotateX509 => state
+        let done = match command {
+            Command::RotateX509 => state
                 .reissue()
-                .map(|()| "all X.509-SVIDs issued anew".into()),
-            Lever::RotateCa { lead } => agent
+                .map(|()| "all X.509-SVIDs issued again".into()),
+            Command::RotateCa { lead } => agent
                 .rotate_ca_with_lead(lead)
                 .await
                 .map(|name| format!("new CA in use: {name}")),
-            Lever::DropOldCa => state.drop_old_ca().map(|n| format!("old CAs dropped: {n}")),
-            Lever::RotateJwt { lead } => agent
+            Command::DropOldCa => state.drop_old_ca().map(|n| format!("old CAs dropped: {n}")),
+            Command::RotateJwt { lead } => agent
                 .rotate_jwt_key_with_lead(lead)
                 .await
                 .map(|id| format!("new JWT key in use: {id}")),
-            Lever::DropOldJwt => state
+            Command::DropOldJwt => state
                 .drop_old_jwt_key()
                 .map(|n| format!("old JWT keys dropped: {n}")),
-            Lever::Withdraw { id } => state
+            Command::Withdraw { id } => state
                 .set_withdrawn(&self.entry(&id)?, true)
                 .map(|()| format!("withdrawn: {id}")),
-            Lever::Restore { id } => state
+            Command::Restore { id } => state
                 .set_withdrawn(&self.entry(&id)?, false)
                 .map(|()| format!("restored: {id}")),
-            Lever::Stall => Some(self.set_stalled(true)?),
-            Lever::Unstall => Some(self.set_stalled(false)?),
-            Lever::Restart { down_for, new_keys } => Some(self.restart(down_for, new_keys).await?),
-            Lever::Federate {
+            Command::Stall => Some(self.set_stalled(true)?),
+            Command::Unstall => Some(self.set_stalled(false)?),
+            Command::Restart { down_for, new_keys } => {
+                Some(self.restart(down_for, new_keys).await?)
+            }
+            Command::Federate {
                 trust_domain,
                 document,
             } => Some(self.federate(&trust_domain, &document)?),
-            Lever::Unfederate { trust_domain } => Some(self.unfederate(&trust_domain)?),
-            Lever::Status => return Ok(Reply::Status(Box::new(agent.status()))),
+            Command::Unfederate { trust_domain } => Some(self.unfederate(&trust_domain)?),
+            Command::Status => return Ok(Reply::Status(Box::new(agent.status()))),
         };
         done.map(Reply::Done).ok_or_else(in_log)
     }
 
-    /// A SPIFFE ID that there is an entry for.
+    /// Parses a SPIFFE ID that an entry has.
     fn entry(&self, id: &str) -> Result<SpiffeId, String> {
-        // Its text is in what we answer.
+        // The text is escaped because the reply contains it.
         let id = entry::parse_id(&id.escape_debug().to_string())?;
         let entries = &self.agent.state.config.entries;
         if entries.iter().any(|entry| *entry.id() == id) {
@@ -161,7 +99,7 @@ impl<'a> Levers<'a> {
         let _restarting = self
             .restarting
             .try_lock()
-            .map_err(|_| "it is being restarted already; wait for that to end")?;
+            .map_err(|_| "the agent is being restarted already; wait for that to end")?;
         self.agent.stop().await;
         sleep(down_for).await;
         let (restarted, done) = if new_keys {
@@ -187,17 +125,17 @@ impl<'a> Levers<'a> {
         let trust_domain = parse_trust_domain(trust_domain)?;
         let id = trust_domain.id_string();
         if self.agent.unfederate(&trust_domain) {
-            return Ok(format!("federated no more: {id}"));
+            return Ok(format!("unfederated: {id}"));
         }
         let others = match self.agent.status().federated {
-            none if none.is_empty() => "no bundle of another trust domain".to_owned(),
-            others => format!("those of {}", others.join(", ")),
+            none if none.is_empty() => "no bundles of other trust domains".to_owned(),
+            others => format!("bundles of {}", others.join(", ")),
         };
         Err(format!("there is no bundle of '{id}'; there are {others}"))
     }
 }
 
-/// A trust domain in its one spelling as a SPIFFE ID: spiffe://example.com.
+/// Parses a trust domain in its canonical spelling as a SPIFFE ID: spiffe://example.com.
 fn parse_trust_domain(text: &str) -> Result<TrustDomain, String> {
     TrustDomain::new(text)
         .ok()

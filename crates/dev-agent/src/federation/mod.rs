@@ -1,26 +1,30 @@
-//! Trust bundles of other trust domains, as SPIFFE bundle documents (Trust
-//! Domain and Bundle §4): a JWK Set in which `use` says what a key is for.
+//! Trust bundles of other trust domains, as SPIFFE bundle documents (Trust Domain and Bundle §4):
+//! JWK Sets in which `use` tells X.509 from JWT authorities.
 
 use std::collections::HashSet;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use serde_json::{Value, json};
 use spiffe::TrustDomain;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
-use x509_parser::public_key::PublicKey;
+use x509_parser::{
+    prelude::{FromDer, X509Certificate},
+    public_key::PublicKey,
+};
 
-use crate::error::Error;
-use crate::json;
+use crate::{error::Error, json};
 
-/// Larger documents are refused before they are parsed.
+/// The largest document in bytes. Larger ones are refused before they are parsed.
 const MAX_DOCUMENT: usize = 1 << 20;
-/// What the Rust `spiffe` crate's sources take from an agent at most.
+/// The most bundles that sources of the Rust `spiffe` crate accept from an agent.
 const MAX_BUNDLES: usize = 200;
-/// A gRPC message has at most 4 MiB; this leaves room for the SVIDs.
+/// The largest sum of documents in bytes. A gRPC message has at most 4 MiB, and the SVIDs need room
+/// too.
 const MAX_TOTAL: usize = 3 << 20;
 const MIN_RSA_BITS: usize = 2048;
-/// What private and symmetric keys have and public ones have not (RFC 7518 §6).
+/// The members of private and symmetric keys, which public keys do not have (RFC 7518 §6).
 const SECRET_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
 /// The trust bundle of another trust domain.
@@ -30,17 +34,16 @@ pub struct FederatedBundle {
     document: String,
     certificates: Vec<Vec<u8>>,
     jwks: Vec<Value>,
-    /// What tells each key from others, whatever it is called.
+    /// The public key of each member, by which keys are compared whatever their IDs are.
     fingerprints: Vec<String>,
 }
 
 impl FederatedBundle {
-    /// Reads a SPIFFE bundle document. Keys of an unknown type or use are left
-    /// out (§4.1.3); anything that is wrong with a known one refuses the document.
+    /// Parses a SPIFFE bundle document. Keys of an unknown type or use are left out (§4.1.3). A
+    /// fault of a known key refuses the document.
     ///
     /// # Errors
-    ///
-    /// [`Error::Federated`] with the reason.
+    /// Fails with [`Error::Federated`] and the reason.
     pub fn parse(trust_domain: TrustDomain, document: &str) -> Result<Self, Error> {
         let mut bundle = Self {
             trust_domain,
@@ -55,24 +58,24 @@ impl FederatedBundle {
         Ok(bundle)
     }
 
-    /// The trust domain whose keys these are.
+    /// Returns the trust domain of the keys.
     #[must_use]
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
-    /// The document it was read from.
+    /// Returns the document that was parsed.
     #[must_use]
     pub fn document(&self) -> &str {
         &self.document
     }
 
-    /// The CA certificates, in DER, one after another.
+    /// Returns the CA certificates in DER, concatenated.
     pub(crate) fn x509_bundle(&self) -> Vec<u8> {
         self.certificates.concat()
     }
 
-    /// The JWT keys, as the Workload API wants them: without `use`.
+    /// Returns the JWT keys without `use`, as the Workload API has them.
     pub(crate) fn jwks(&self) -> impl Iterator<Item = Value> {
         self.jwks.iter().cloned()
     }
@@ -143,8 +146,8 @@ impl FederatedBundle {
     }
 }
 
-/// Refuses bundles that must not go together, or not with the agent's own
-/// trust domain.
+/// Refuses bundles that share a trust domain or a key, bundles of the agent's own trust domain, and
+/// too many bundles.
 pub(crate) fn check(own: &TrustDomain, bundles: &[FederatedBundle]) -> Result<(), Error> {
     if bundles.len() > MAX_BUNDLES {
         return Err(Error::setting(
@@ -177,8 +180,8 @@ pub(crate) fn check(own: &TrustDomain, bundles: &[FederatedBundle]) -> Result<()
     Ok(())
 }
 
-/// The members that make the key, in their only form, or `None` where the type
-/// is one that readers do not have to know (§4.2.1).
+/// Returns the members that define the key, in their canonical form. Returns `None` for a type that
+/// readers do not have to know (§4.2.1).
 fn public_members(key: &Value) -> Result<Option<Value>, String> {
     let length = match (text(key, "kty")?, text(key, "crv")) {
         ("RSA", _) => {
@@ -201,6 +204,7 @@ fn public_members(key: &Value) -> Result<Option<Value>, String> {
     ))
 }
 
+/// Refuses RSA keys that are too short.
 fn check_rsa(modulus: &[u8]) -> Result<(), String> {
     let digits = modulus.iter().skip_while(|&&byte| byte == 0);
     let bits = digits.clone().count() * 8

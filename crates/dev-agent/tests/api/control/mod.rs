@@ -1,28 +1,32 @@
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::pin::pin;
-use std::time::Duration;
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    pin::pin,
+    time::Duration,
+};
 
-use dev_agent::control::{ControlSocket, Lever, MAX_WAIT, Reply, ask, path_beside};
-use dev_agent::{KeyUse, Phase, Status};
+use dev_agent::{
+    KeyUse, Phase, Status,
+    control::{Command, ControlSocket, MAX_WAIT, Reply, ask, default_path},
+};
 use tokio::time::sleep;
 use tonic::Code;
 
 use crate::support::{TestAgent, soon};
 
-/// What people and programs may send by mistake, or not send.
+/// Malformed, partial and missing input.
 mod input;
 
 const A: &str = "spiffe://example.org/a";
 
-/// Runs a test beside an agent that is controlled by the socket that it gets.
+/// Runs a test against an agent, and passes it the agent's control socket.
 async fn controlled(test: impl AsyncFnOnce(&TestAgent, &Path)) {
     let agent = TestAgent::start(&[
         "spiffe://example.org/a=unix:uid:{uid}",
         "spiffe://example.org/b=unix:uid:{uid};hint=b",
     ])
     .await;
-    let path = path_beside(agent.socket());
+    let path = default_path(agent.socket());
     let control = ControlSocket::bind(&path).await.unwrap();
     tokio::select! {
         () = test(&agent, &path) => {}
@@ -31,28 +35,28 @@ async fn controlled(test: impl AsyncFnOnce(&TestAgent, &Path)) {
     assert!(!path.exists());
 }
 
-async fn done(path: &Path, lever: Lever) -> String {
-    match soon(ask(path, &lever)).await.unwrap() {
+async fn done(path: &Path, command: Command) -> String {
+    match soon(ask(path, &command)).await.unwrap() {
         Reply::Done(done) => done,
-        other => panic!("{lever:?}: {other:?}"),
+        other => panic!("{command:?}: {other:?}"),
     }
 }
 
-async fn refused(path: &Path, lever: Lever) -> String {
-    match soon(ask(path, &lever)).await.unwrap() {
+async fn refused(path: &Path, command: Command) -> String {
+    match soon(ask(path, &command)).await.unwrap() {
         Reply::Refused(reason) => reason,
-        other => panic!("{lever:?}: {other:?}"),
+        other => panic!("{command:?}: {other:?}"),
     }
 }
 
 async fn status(path: &Path) -> Status {
-    match soon(ask(path, &Lever::Status)).await.unwrap() {
+    match soon(ask(path, &Command::Status)).await.unwrap() {
         Reply::Status(status) => *status,
         other => panic!("{other:?}"),
     }
 }
 
-/// Asks until the agent is as wanted.
+/// Asks for the status until it is as wanted.
 async fn until(path: &Path, wanted: impl Fn(&Status) -> bool) {
     soon(async {
         while !wanted(&status(path).await) {
@@ -69,7 +73,7 @@ fn uses(status: &Status) -> (Vec<KeyUse>, Vec<KeyUse>) {
 }
 
 #[tokio::test]
-async fn the_socket_is_its_owners() {
+async fn the_control_socket_is_open_to_its_owner_only() {
     controlled(async |agent, path| {
         let mode = std::fs::metadata(path).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o600);
@@ -89,22 +93,22 @@ async fn identities_are_rotated_withdrawn_and_restored() {
         let first = svids.next().await;
         let serials = |status: Status| status.entries.into_iter().map(|e| e.serial);
         let before: Vec<_> = serials(status(path).await).collect();
-        let answer = done(path, Lever::RotateX509).await;
-        assert_eq!(answer, "all X.509-SVIDs issued anew");
+        let answer = done(path, Command::RotateX509).await;
+        assert_eq!(answer, "all X.509-SVIDs issued again");
         let second = svids.next().await;
         assert_ne!(second.svids[0].x509_svid, first.svids[0].x509_svid);
         let after: Vec<_> = serials(status(path).await).collect();
         assert!(after.iter().zip(&before).all(|(a, b)| a != b));
 
         let id = || A.to_owned();
-        let answer = done(path, Lever::Withdraw { id: id() }).await;
+        let answer = done(path, Command::Withdraw { id: id() }).await;
         assert_eq!(answer, "withdrawn: spiffe://example.org/a");
         assert_eq!(svids.next().await.svids[..], second.svids[1..]);
         let withdrawn = status(path).await.entries;
         let withdrawn: Vec<_> = withdrawn.iter().map(|e| e.withdrawn).collect();
         assert_eq!(withdrawn, [true, false]);
 
-        let answer = done(path, Lever::Restore { id: id() }).await;
+        let answer = done(path, Command::Restore { id: id() }).await;
         assert_eq!(answer, "restored: spiffe://example.org/a");
         assert_eq!(svids.next().await, second);
     })
@@ -112,7 +116,7 @@ async fn identities_are_rotated_withdrawn_and_restored() {
 }
 
 #[tokio::test]
-async fn an_id_that_nobody_has_is_refused_with_those_there_are() {
+async fn an_id_without_an_entry_is_refused_with_the_known_ids() {
     controlled(async |_, path| {
         for (id, reason) in [
             (
@@ -124,8 +128,8 @@ async fn an_id_that_nobody_has_is_refused_with_those_there_are() {
             ("\u{1b}[2J\n", "'\\u{1b}[2J\\n' is not a SPIFFE ID"),
         ] {
             let id = id.to_owned();
-            for lever in [Lever::Withdraw { id: id.clone() }, Lever::Restore { id }] {
-                let refusal = refused(path, lever).await;
+            for command in [Command::Withdraw { id: id.clone() }, Command::Restore { id }] {
+                let refusal = refused(path, command).await;
                 assert!(refusal.contains(reason), "{refusal}");
             }
         }
@@ -135,15 +139,15 @@ async fn an_id_that_nobody_has_is_refused_with_those_there_are() {
 }
 
 #[tokio::test]
-async fn a_new_key_is_published_for_a_while_and_then_used() {
+async fn a_new_key_is_published_for_its_lead_and_then_used() {
     use KeyUse::{Current, Next, Old};
     controlled(async |agent, path| {
         let mut svids = agent.x509_stream().await;
         let first = svids.next().await;
         let lead = Duration::from_millis(500);
         let rotated = tokio::join!(
-            done(path, Lever::RotateCa { lead }),
-            done(path, Lever::RotateJwt { lead }),
+            done(path, Command::RotateCa { lead }),
+            done(path, Command::RotateJwt { lead }),
             async {
                 until(path, |status| status.cas.len() == 2).await;
                 until(path, |status| status.jwt_keys.len() == 2).await;
@@ -162,18 +166,18 @@ async fn a_new_key_is_published_for_a_while_and_then_used() {
         assert_eq!(rotated.1, format!("new JWT key in use: {kid}"));
         assert_eq!(uses(&now), (vec![Current, Old], vec![Current, Old]));
 
-        assert_eq!(done(path, Lever::DropOldCa).await, "old CAs dropped: 1");
-        let answer = done(path, Lever::DropOldJwt).await;
+        assert_eq!(done(path, Command::DropOldCa).await, "old CAs dropped: 1");
+        let answer = done(path, Command::DropOldJwt).await;
         assert_eq!(answer, "old JWT keys dropped: 1");
         assert_eq!(uses(&status(path).await), (vec![Current], vec![Current]));
-        assert_eq!(done(path, Lever::DropOldCa).await, "old CAs dropped: 0");
+        assert_eq!(done(path, Command::DropOldCa).await, "old CAs dropped: 0");
     })
     .await;
 }
 
-/// Whatever comes in between: nothing is signed with a key that workloads had no time to take in.
+/// Nothing is signed with a key that was published less than its lead ago, whatever comes between.
 #[tokio::test(start_paused = true)]
-async fn rotations_at_the_same_time_keep_their_lead() {
+async fn concurrent_rotations_keep_their_lead() {
     let agent = TestAgent::start(&["spiffe://example.org/a=unix:uid:{uid}"]).await;
     let current = || agent.status().cas[0].name.clone();
     let next = || {
@@ -211,16 +215,16 @@ async fn a_stalled_agent_waits_and_a_stopped_one_does_not() {
     controlled(async |agent, path| {
         let mut svids = agent.x509_stream().await;
         svids.next().await;
-        assert_eq!(done(path, Lever::Stall).await, "stalled");
+        assert_eq!(done(path, Command::Stall).await, "stalled");
         assert_eq!(status(path).await.phase, Phase::Stalled);
-        done(path, Lever::RotateX509).await;
+        done(path, Command::RotateX509).await;
         assert!(svids.is_silent().await);
-        assert_eq!(done(path, Lever::Unstall).await, "serving");
+        assert_eq!(done(path, Command::Unstall).await, "serving");
         svids.next().await;
 
         agent.stop().await;
-        for lever in [Lever::Stall, Lever::Unstall] {
-            let refusal = refused(path, lever).await;
+        for command in [Command::Stall, Command::Unstall] {
+            let refusal = refused(path, command).await;
             assert!(refusal.contains("the agent is stopped"), "{refusal}");
         }
         agent.stall();
@@ -230,9 +234,9 @@ async fn a_stalled_agent_waits_and_a_stopped_one_does_not() {
 }
 
 #[tokio::test]
-async fn an_agent_comes_back_with_the_same_keys_or_with_new_ones() {
+async fn an_agent_restarts_with_the_same_keys_or_with_new_ones() {
     controlled(async |agent, path| {
-        let restart = |new_keys| Lever::Restart {
+        let restart = |new_keys| Command::Restart {
             down_for: Duration::ZERO,
             new_keys,
         };
@@ -252,9 +256,9 @@ async fn an_agent_comes_back_with_the_same_keys_or_with_new_ones() {
 }
 
 #[tokio::test]
-async fn levers_move_while_the_agent_is_down_and_it_is_restarted_once() {
+async fn commands_work_while_the_agent_is_down_and_a_second_restart_is_refused() {
     controlled(async |agent, path| {
-        let restart = |down_for| Lever::Restart {
+        let restart = |down_for| Command::Restart {
             down_for,
             new_keys: false,
         };
@@ -263,7 +267,7 @@ async fn levers_move_while_the_agent_is_down_and_it_is_restarted_once() {
         let meanwhile = async {
             until(path, |status| status.phase == Phase::Stopped).await;
             assert!(!agent.socket().exists());
-            done(path, Lever::RotateX509).await;
+            done(path, Command::RotateX509).await;
             let refusal = refused(path, restart(Duration::ZERO)).await;
             assert!(refusal.contains("being restarted already"), "{refusal}");
         };
@@ -279,14 +283,14 @@ async fn levers_move_while_the_agent_is_down_and_it_is_restarted_once() {
 }
 
 #[tokio::test]
-async fn bundles_of_other_trust_domains_come_and_go() {
+async fn bundles_of_other_trust_domains_are_added_and_removed() {
     let other = TestAgent::start(&["spiffe://b.test/x=unix:uid:{uid}"]).await;
     controlled(async |agent, path| {
-        let federate = |trust_domain: &str, document: String| Lever::Federate {
+        let federate = |trust_domain: &str, document: String| Command::Federate {
             trust_domain: trust_domain.to_owned(),
             document,
         };
-        let unfederate = |trust_domain: &str| Lever::Unfederate {
+        let unfederate = |trust_domain: &str| Command::Unfederate {
             trust_domain: trust_domain.to_owned(),
         };
         let document = || other.federation().document().to_owned();
@@ -302,18 +306,18 @@ async fn bundles_of_other_trust_domains_come_and_go() {
         assert_eq!(status(path).await.federated, ["spiffe://b.test"]);
 
         let own = agent.federation().document().to_owned();
-        for (lever, reason) in [
+        for (command, reason) in [
             (federate("spiffe://b.test", "{".to_owned()), "not JSON"),
             (federate("spiffe://example.org", own), "own trust domain"),
             (federate("b.test", document()), "is not a trust domain"),
-            (unfederate("spiffe://c.test"), "those of spiffe://b.test"),
+            (unfederate("spiffe://c.test"), "bundles of spiffe://b.test"),
         ] {
-            let refusal = refused(path, lever).await;
+            let refusal = refused(path, command).await;
             assert!(refusal.contains(reason), "{refusal}");
         }
 
         let answer = done(path, unfederate("spiffe://b.test")).await;
-        assert_eq!(answer, "federated no more: spiffe://b.test");
+        assert_eq!(answer, "unfederated: spiffe://b.test");
         assert_eq!(bundles.next().await.bundles.len(), 1);
         let refusal = refused(path, unfederate("spiffe://b.test")).await;
         assert!(refusal.contains("there are no bundle"), "{refusal}");

@@ -1,63 +1,68 @@
-//! Who a caller is: what the kernel says about the process at the other end of
-//! the socket. Nothing that the caller sends has a part in it (Workload Endpoint §5).
+//! Attestation of callers by what the kernel says about the process at the other end of the socket.
+//! Nothing that the caller sends has a part in it (Workload Endpoint §5).
 
-use std::collections::HashSet;
-use std::fs;
-use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::{
+    collections::HashSet,
+    fs, io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{ffi::OsStrExt, fs::MetadataExt},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{getsockopt, sockopt};
-use nix::unistd::{Gid, Group, Uid, User};
-use tokio::net::UnixStream;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{getsockopt, sockopt},
+    unistd::{Gid, Group, Uid, User},
+};
+use tokio::{net::UnixStream, sync::Semaphore, time::timeout};
 
-use crate::entry::Entry;
-use crate::rate::Rate;
-use crate::selector::{DELETED, Selector};
+use crate::{
+    entry::Entry,
+    rate::Rate,
+    selector::{DELETED, Selector},
+};
 
-/// The kernel's answer for users that have no number in our user namespace.
-/// Another namespace's root would be `nobody` here.
+/// The kernel's answer for users that have no number in our user namespace. Root of another
+/// namespace appears as `nobody` here.
 const OVERFLOW_UID: u32 = 65534;
-/// How long one attestation may take; a user database may be on the network.
+/// The longest time for one attestation. A user database may be on the network.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// How many attestations may be in progress.
+/// The most attestations at once.
 const CONCURRENCY: usize = 32;
 
 /// The process that connected, as the kernel noted it at that moment (SO_PEERCRED).
 ///
-/// A process that connects and hands the open socket to another one hands its
-/// identity with it: that is a limit of the mechanism.
+/// A process that passes its open socket to another process passes its identity too. The mechanism
+/// can't prevent that.
 #[derive(Clone, Debug)]
-pub(crate) struct Peer {
-    /// 0: a process of another PID namespace, of which nothing can be known.
+pub(crate) struct PeerProcess {
+    /// The process number; 0 stands for a process of another PID namespace, which can't be
+    /// attested.
     pub(crate) pid: u32,
     pub(crate) uid: u32,
     gid: u32,
-    /// The process itself, so that no later one can pass for it. Linux 6.5 has it.
+    /// A handle on the process itself, which no later process can have. Linux has it from 6.5 on.
     pidfd: Option<Arc<OwnedFd>>,
-    /// Without that, what tells it from a later one with the same number; `None`: it
-    /// had ended by the time we looked, or was about to become another program.
+    /// The start time, which tells the process from a later one with the same number where there is
+    /// no pidfd. `None`: the process had ended, or was about to execute another program.
     start_time: Option<u64>,
 }
 
 /// An attested caller.
 #[derive(Debug)]
 pub(crate) struct Caller {
-    pub(crate) peer: Peer,
-    /// Its binary, where it may be known.
+    pub(crate) peer: PeerProcess,
+    /// The path of its binary, if the agent may read it.
     pub(crate) path: Option<PathBuf>,
     pub(crate) selectors: HashSet<Selector>,
 }
 
-/// Attests callers, as far as the entries ask, and counts their calls.
+/// Attests callers by the kinds of selectors that the entries have, and counts their calls.
 pub(crate) struct Attestor {
     users: bool,
     groups: bool,
@@ -66,7 +71,7 @@ pub(crate) struct Attestor {
     pub(crate) rate: Rate,
 }
 
-/// Why a caller could not be attested.
+/// The reason why a caller can't be attested.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AttestError {
     #[error("the kernel does not say which process it is")]
@@ -85,8 +90,8 @@ pub(crate) enum AttestError {
     Deadline,
 }
 
-impl Peer {
-    /// Takes the credentials of the process that connected `stream`.
+impl PeerProcess {
+    /// Reads the credentials of the process that connected `stream`.
     pub(crate) fn of(stream: &UnixStream) -> io::Result<Self> {
         let credentials = stream.peer_cred()?;
         let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok());
@@ -107,7 +112,7 @@ impl Peer {
 }
 
 impl Attestor {
-    /// An attestor that finds out what these entries ask for.
+    /// Makes an attestor that finds the kinds of selectors that `entries` have.
     pub(crate) fn new(entries: &[Entry]) -> Self {
         let asked = |kind: fn(&Selector) -> bool| {
             entries
@@ -123,13 +128,16 @@ impl Attestor {
         }
     }
 
-    /// Finds out who `peer` is now, or that it is not the one that connected.
-    pub(crate) async fn attest(self: &Arc<Self>, peer: Peer) -> Result<Caller, AttestError> {
-        let attestor = self.clone();
+    /// Finds the selectors of `peer`.
+    ///
+    /// # Errors
+    /// Fails when the process has ended, has changed, or can't be examined in time.
+    pub(crate) async fn attest(self: &Arc<Self>, peer: PeerProcess) -> Result<Caller, AttestError> {
+        let attestor = Arc::clone(self);
         let attested = async move {
-            let permit = attestor.permits.clone().acquire_owned().await;
+            let permit = Arc::clone(&attestor.permits).acquire_owned().await;
             tokio::task::spawn_blocking(move || {
-                // Held until a look-up that hangs returns: these threads are bounded too.
+                // A look-up that hangs keeps its permit, so that its thread is counted.
                 let _permit = permit;
                 attestor.look_up(&peer)
             })
@@ -141,7 +149,7 @@ impl Attestor {
             .unwrap_or(Err(AttestError::Deadline))
     }
 
-    fn look_up(&self, peer: &Peer) -> Result<Caller, AttestError> {
+    fn look_up(&self, peer: &PeerProcess) -> Result<Caller, AttestError> {
         if peer.pid == 0 {
             return Err(AttestError::NoProcess);
         }
@@ -168,7 +176,7 @@ impl Attestor {
         {
             selectors.insert(Selector::Group(group.name));
         }
-        // Last: then all that was read before was this process's.
+        // Checked last, so that everything read before was certainly of this process.
         check_same(peer)?;
         Ok(Caller {
             peer: peer.clone(),
@@ -178,8 +186,8 @@ impl Attestor {
     }
 }
 
-/// Refuses a process that is not the one that connected, or has other rights by now.
-fn check_same(peer: &Peer) -> Result<(), AttestError> {
+/// Refuses a process that is not the one that connected, or that has changed its user or group.
+fn check_same(peer: &PeerProcess) -> Result<(), AttestError> {
     let owner = fs::metadata(format!("/proc/{}", peer.pid)).map_err(|_| AttestError::Ended)?;
     let ended = match &peer.pidfd {
         Some(pidfd) => has_ended(pidfd),
@@ -194,19 +202,20 @@ fn check_same(peer: &Peer) -> Result<(), AttestError> {
     Ok(())
 }
 
-/// Whether `path` is, for us too, the file that the process runs. It is not if
-/// the file is gone, or if the process sees another file system than we do: in
-/// a container anybody can have a /usr/bin/server.
+/// Returns whether `path` is the file that the process runs, in our file system too.
+///
+/// It is not if the file is gone, or if the process sees another file system: any user can have a
+/// /usr/bin/server in a container.
 fn is_our_file(pid: u32, path: &Path) -> bool {
     if path.as_os_str().as_bytes().ends_with(DELETED.as_bytes()) {
         return false;
     }
-    let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
-    let ours = identity(path);
-    ours.is_some() && ours == identity(Path::new(&proc_file(pid, "exe")))
+    let inode = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    let ours = inode(path);
+    ours.is_some() && ours == inode(Path::new(&proc_file(pid, "exe")))
 }
 
-/// A pidfd becomes readable when its process ends (pidfd_open(2)).
+/// Returns whether the process has ended: then its pidfd is readable (pidfd_open(2)).
 fn has_ended(pidfd: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
     poll(&mut fds, PollTimeout::ZERO) != Ok(0)
@@ -216,15 +225,16 @@ fn start_time(pid: u32) -> Option<u64> {
     parse_start_time(&fs::read(proc_file(pid, "stat")).ok()?)
 }
 
-/// Field 22 of `/proc/PID/stat` (proc(5)), if the process lives. Field 2 is its
-/// name in parentheses and may contain anything, so fields count from the last ')'.
+/// Parses field 22 of `/proc/PID/stat` (proc(5)), if the process lives.
+///
+/// Field 2 is the name in parentheses and may contain anything, so fields count from the last ')'.
 fn parse_start_time(stat: &[u8]) -> Option<u64> {
     let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
     let mut fields = str::from_utf8(&stat[after_name..])
         .ok()?
         .split_ascii_whitespace();
     let state = fields.next()?;
-    // Dead, but its parent has not asked for its exit status yet.
+    // A zombie has ended, but its parent has not read its exit status yet.
     if matches!(state, "Z" | "X" | "x") {
         return None;
     }

@@ -1,51 +1,46 @@
-//! The X.509 side of the authority: root certificates and the leaves under them
-//! (X509-SVID §2–§5). Keys live in memory only.
+//! The X.509 authority: root certificates and the leaves under them (X509-SVID §2–§5). Keys live in
+//! memory only.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::rand;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use rcgen::string::Ia5String;
+use base64::{Engine, engine::general_purpose::STANDARD};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
-    SigningKey,
+    SigningKey, string::Ia5String,
 };
 use serde_json::{Value, json};
 use spiffe::TrustDomain;
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::{Zeroize, Zeroizing};
 
-use crate::entry::Entry;
-use crate::error::Error;
-use crate::jwt::ec_jwk;
+use crate::{entry::Entry, error::Error, jwk::ec_jwk, random::random_bytes};
 
-/// What a peer's clock may be behind ours.
+/// The most that a peer's clock may be behind ours.
 const BACKDATE: Duration = Duration::from_secs(10);
 
-/// One self-signed root of the trust domain, and its key.
+/// A self-signed root of the trust domain, and its key.
 pub(crate) struct Ca {
-    /// Its common name; each has one of its own.
+    /// The common name, which no other root has.
     pub(crate) name: String,
     pub(crate) not_after: SystemTime,
     der: Vec<u8>,
     issuer: Issuer<'static, Key>,
 }
 
-/// One X.509-SVID: a certificate directly under a root, and its private key.
+/// An X.509-SVID: a certificate directly under a root, and its private key.
 pub(crate) struct Leaf {
     /// The certificate in DER.
     pub(crate) certificate: Vec<u8>,
     /// The private key, PKCS#8 in DER.
     pub(crate) key: Zeroizing<Vec<u8>>,
-    /// Its serial number, in hex.
+    /// The serial number, in hex.
     pub(crate) serial: String,
     pub(crate) not_after: SystemTime,
     not_before: SystemTime,
     reissue_at: SystemTime,
 }
 
-/// A private key that leaves nothing behind in memory.
+/// A private key that is wiped when it is dropped.
 struct Key(KeyPair);
 
 impl Ca {
@@ -56,7 +51,7 @@ impl Ca {
         now: SystemTime,
     ) -> Result<Self, Error> {
         let serial = random_serial()?;
-        // Each root has a name of its own: a verifier that builds paths by name must not mix two.
+        // Each root has its own name, because verifiers build paths by name.
         let name = format!("dev-agent CA {}", hex(&serial[..4]));
         let not_after = round_up(now + ttl);
         let mut params = CertificateParams::default();
@@ -79,31 +74,30 @@ impl Ca {
         })
     }
 
-    /// The root certificate in DER.
+    /// Returns the root certificate in DER.
     pub(crate) fn der(&self) -> &[u8] {
         &self.der
     }
 
-    /// The root certificate in PEM.
+    /// Returns the root certificate in PEM (RFC 7468).
     pub(crate) fn pem(&self) -> String {
-        let text = STANDARD.encode(&self.der);
+        let base64 = STANDARD.encode(&self.der);
         let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
-        for line in text.as_bytes().chunks(64) {
-            pem.extend(line.iter().map(|&b| char::from(b)));
+        for line in base64.as_bytes().chunks(64) {
+            pem.extend(line.iter().copied().map(char::from));
             pem.push('\n');
         }
         pem + "-----END CERTIFICATE-----\n"
     }
 
-    /// The root as an element of a SPIFFE bundle document, without `use`.
+    /// Returns the root as an element of a SPIFFE bundle document, without `use`.
     pub(crate) fn jwk(&self) -> Value {
         let mut jwk = ec_jwk(self.issuer.key().der_bytes());
         jwk["x5c"] = json!([STANDARD.encode(&self.der)]);
         jwk
     }
 
-    /// Issues an X.509-SVID with a fresh key that lives for `ttl`, or for as
-    /// long as the root if that is shorter.
+    /// Issues an X.509-SVID with a fresh key. It lives for `ttl`, but not longer than the root.
     pub(crate) fn issue(
         &self,
         entry: &Entry,
@@ -129,8 +123,8 @@ impl Ca {
 }
 
 impl Leaf {
-    /// Whether it is time for the next one: about half of the life is over, or
-    /// the clock went back to before this one became valid.
+    /// Returns whether the next SVID is due. That is at about half of the life, or when the clock was
+    /// set back to before this one became valid.
     pub(crate) fn is_due(&self, now: SystemTime) -> bool {
         now >= self.reissue_at || now < self.not_before
     }
@@ -166,7 +160,7 @@ impl SigningKey for Key {
     }
 }
 
-/// The leaf profile of X509-SVID §2 and §4, with SPIRE's key usages.
+/// Returns the leaf profile of X509-SVID §2 and §4, with SPIRE's key usages.
 fn leaf_params(
     entry: &Entry,
     serial: &[u8],
@@ -196,28 +190,22 @@ fn leaf_params(
     Ok(params)
 }
 
-/// Half of the life, a tenth of that earlier or later, so that identities do
-/// not all change at the same moment.
+/// Returns the time of the next issue: half of the life, and a random tenth of that earlier or
+/// later. So SVIDs do not all change at the same moment.
 fn reissue_at(now: SystemTime, not_after: SystemTime) -> Result<SystemTime, Error> {
     let half = not_after.duration_since(now).unwrap_or_default() / 2;
     let random = u32::from(u16::from_be_bytes(random_bytes()?));
     Ok(now + half * 9 / 10 + half / 5 * random / 65536)
 }
 
-/// 128 random bits; the top bit clear, as a serial number is positive, and the
-/// next one set, as its encoding has no leading zeros (RFC 5280 §4.1.2.2).
+/// Returns 128 random bits as a serial number (RFC 5280 §4.1.2.2).
+///
+/// The top bit is clear, because a serial number is positive. The next bit is set, because the
+/// encoding has no leading zeros.
 fn random_serial() -> Result<[u8; 16], Error> {
     let mut serial: [u8; 16] = random_bytes()?;
     serial[0] = serial[0] & 0x7f | 0x40;
     Ok(serial)
-}
-
-pub(crate) fn random_bytes<const N: usize>() -> Result<[u8; N], Error> {
-    let mut bytes = [0; N];
-    rand::fill(&mut bytes).map_err(|_| Error::Crypto {
-        what: "get random bytes",
-    })?;
-    Ok(bytes)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -243,7 +231,7 @@ fn failed(what: &'static str, source: rcgen::Error) -> Error {
     Error::Certificate { what, source }
 }
 
-/// Certificates count whole seconds; without this a life of 2 s could be 1 s.
+/// Rounds up to whole seconds, which certificates count. Rounded down, a life of 2 s could be 1 s.
 fn round_up(time: SystemTime) -> SystemTime {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     UNIX_EPOCH + Duration::from_secs(since.as_secs() + u64::from(since.subsec_nanos() > 0))

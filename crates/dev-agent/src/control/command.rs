@@ -1,0 +1,70 @@
+//! The commands of `dev-agent ctl`, and the replies to them.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::status::Status;
+
+/// The longest lead, and the longest time that an agent stays down.
+pub const MAX_WAIT: Duration = Duration::from_secs(3600);
+
+/// A command to an agent. All take effect at once, except those that wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[expect(missing_docs, reason = "the methods of DevAgent have the same names")]
+pub enum Command {
+    RotateX509,
+    RotateCa {
+        lead: Duration,
+    },
+    DropOldCa,
+    RotateJwt {
+        lead: Duration,
+    },
+    DropOldJwt,
+    Withdraw {
+        id: String,
+    },
+    Restore {
+        id: String,
+    },
+    Stall,
+    Unstall,
+    /// Stops the agent, waits, and starts it again on the same socket.
+    Restart {
+        down_for: Duration,
+        new_keys: bool,
+    },
+    Federate {
+        trust_domain: String,
+        document: String,
+    },
+    Unfederate {
+        trust_domain: String,
+    },
+    Status,
+}
+
+/// The reply of the agent to a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// The effect of the command, on one line.
+    Done(String),
+    /// The status of the agent.
+    Status(Box<Status>),
+    /// The reason why the command had no effect, or not its full effect.
+    Refused(String),
+}
+
+impl Command {
+    /// Returns the time that the command takes by itself.
+    pub(crate) fn wait(&self) -> Duration {
+        match self {
+            Self::RotateCa { lead } | Self::RotateJwt { lead } => *lead,
+            Self::Restart { down_for, .. } => *down_for,
+            _ => Duration::ZERO,
+        }
+    }
+}
