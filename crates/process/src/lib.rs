@@ -1,8 +1,8 @@
-//! Everything that makes a binary of the libraries below it: the command line, logs, runtimes, signals,
-//! listening sockets, and the protection of the process's memory.
+//! The parts that every binary needs: the command line, logs, runtimes, signals, listening sockets,
+//! and the protection of the process's memory.
 //!
 //! - [`cli`]: `main`, and the flags that binaries share
-//! - [`listen`]: sockets of our own, or sockets passed to the process
+//! - [`listen`]: the process's own sockets, or sockets passed to it
 //! - [`service`]: the life of a binary that listens
 //! - [`runtime`]: one runtime per core
 //! - [`signal`]: SIGTERM and SIGINT

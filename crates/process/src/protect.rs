@@ -1,4 +1,4 @@
-//! What others may read of this process: private keys and tokens are in its memory.
+//! Protection of the process's memory, which has private keys and tokens.
 
 use nix::{
     sys::{
@@ -9,21 +9,24 @@ use nix::{
 };
 use tracing::warn;
 
-/// No file takes a core of one byte, and for this value the kernel starts no program to take one
-/// (fs/coredump.c). To such a program, systemd-coredump for one, a limit of 0 says nothing (core(5)).
+/// The limit that turns core dumps off. A file of one byte can't have a core, and with this value
+/// the kernel starts no program that takes cores, such as systemd-coredump (fs/coredump.c). Such a
+/// program ignores a limit of 0 (core(5)).
 const NO_CORE: u64 = 1;
 
-/// Turns core dumps off for good.
+/// Turns core dumps off until the process ends.
 pub fn forbid_core_dumps() {
     if let Err(error) = setrlimit(Resource::RLIMIT_CORE, NO_CORE, NO_CORE) {
         warn!(%error, "cannot turn core dumps off");
     }
 }
 
-/// Lets root alone trace this process or read its memory (`PR_SET_DUMPABLE`, prctl(2)).
+/// Forbids all users but root to trace this process or to read its memory (`PR_SET_DUMPABLE`,
+/// prctl(2)).
 ///
-/// `agent` is the user of the agent that attests us. An unprivileged agent of our own user must still
-/// read which binary we are, and whoever could trace us could as well be that agent.
+/// `agent` is the user of the agent that attests us. An unprivileged agent of our own user must be
+/// able to read which binary we are. In that case tracing stays allowed, because another process of
+/// this user could act as the agent anyway.
 pub fn forbid_tracing(agent: u32) {
     if agent == geteuid().as_raw() && agent != 0 {
         return;

@@ -1,4 +1,5 @@
-//! The life of a binary that listens: claim the address, get an identity, serve on each core, stop.
+//! The life of a binary that listens. It claims its address, gets an identity, serves on each core,
+//! and stops.
 
 use std::{net::SocketAddr, process::ExitCode};
 
@@ -9,19 +10,20 @@ use tracing::info;
 
 use crate::{
     cli::{self, ServeArgs},
-    listen::{self, Inherited, Place},
+    listen::{self, ClaimedAddress, Inherited},
     runtime, signal,
 };
 
 /// A binary that has claimed its address and does not listen yet.
 #[derive(Debug)]
 pub struct Service {
-    place: Place,
+    address: ClaimedAddress,
     shutdown: Shutdown,
 }
 
 impl Service {
-    /// Handles signals and claims the address, so that a mistake in either is found first.
+    /// Handles signals and claims the address. A mistake in the address is found before anything
+    /// else.
     ///
     /// # Errors
     /// Fails when the address can't be listened on.
@@ -31,12 +33,12 @@ impl Service {
         listen: SocketAddr,
     ) -> anyhow::Result<Self> {
         let shutdown = signal::shutdown().context("cannot handle signals")?;
-        let place = args.place(inherited, listen)?;
+        let address = args.claim(inherited, listen)?;
         args.raise_open_files();
-        Ok(Self { place, shutdown })
+        Ok(Self { address, shutdown })
     }
 
-    /// Waits for an identity. Returns none if a stop is requested first.
+    /// Waits for an identity. Returns `None` if a stop is requested first.
     ///
     /// # Errors
     /// Fails when no identity is issued in time.
@@ -63,9 +65,9 @@ impl Service {
     where
         F: Future<Output = ()>,
     {
-        let Self { place, shutdown } = self;
-        let queue = place.queue();
-        let listeners = place.listen()?;
+        let Self { address, shutdown } = self;
+        let queue = address.queue();
+        let listeners = address.listen()?;
         announce(listeners.len(), &listen::addresses(&listeners)?);
         runtime::run_cores(listeners, move |socket| {
             core(Listener { socket, queue }, shutdown.clone())

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT.
+//! SIGTERM and SIGINT, which stop a process.
 
 use serve::shutdown::{self, Shutdown};
 use tokio::signal::unix::{SignalKind, signal};
@@ -6,8 +6,8 @@ use tracing::info;
 
 use crate::telemetry;
 
-/// Returns a stop that the first SIGTERM or SIGINT requests. The second one ends the process at once,
-/// with status 1.
+/// Returns a stop that the first SIGTERM or SIGINT requests. The second one ends the process at
+/// once, with status 1.
 ///
 /// # Errors
 /// Fails when the handlers can't be installed.

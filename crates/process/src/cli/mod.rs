@@ -27,10 +27,10 @@ use crate::{
     telemetry::{self, LogFormat},
 };
 
-/// What every binary's `main` does: reads flags and environment, starts logs and crypto, runs.
+/// Runs a binary: reads flags and environment, starts logs and crypto, and then calls `run`.
 ///
-/// Every flag has an environment variable: `prefix`, `_`, its name. Bad input ends the process with
-/// status 2 before anything else happens; a failure of `run` is logged once and is status 1.
+/// Every flag has an environment variable: `prefix`, `_`, its name. A bad value ends the process
+/// with status 2 before anything else happens. A failure of `run` is logged once and is status 1.
 pub fn main<C, F>(prefix: &str, default_level: LevelFilter, run: impl FnOnce(C) -> F) -> ExitCode
 where
     C: CommandFactory + FromArgMatches + AsRef<LogArgs>,
@@ -51,7 +51,7 @@ where
     status
 }
 
-/// Gives every argument an environment variable, unless it has one of its own.
+/// Gives every argument an environment variable, unless it already has one.
 fn with_environment(command: clap::Command, prefix: &str) -> clap::Command {
     command.mut_args(|arg| match arg.get_env() {
         Some(_) => arg,
@@ -66,7 +66,9 @@ fn with_environment(command: clap::Command, prefix: &str) -> clap::Command {
     })
 }
 
-/// A bad value that came from the environment is hard to find by the name of a flag: says so.
+/// Adds the environment variable to an error, if the bad value came from there.
+///
+/// dev-agent has the same function, because it uses none of the other crates.
 fn with_origin(mut error: clap::Error, command: &clap::Command) -> clap::Error {
     let context = [ContextKind::InvalidArg, ContextKind::InvalidValue].map(|kind| error.get(kind));
     let variable = match context {
@@ -93,7 +95,7 @@ fn with_origin(mut error: clap::Error, command: &clap::Command) -> clap::Error {
     error
 }
 
-/// Adds the flag that mends an identity error, where one does.
+/// Adds the flag that corrects an identity error, if there is one.
 #[must_use]
 pub fn with_remedy(error: workload::Error) -> anyhow::Error {
     match error.reason() {
@@ -104,7 +106,7 @@ pub fn with_remedy(error: workload::Error) -> anyhow::Error {
     }
 }
 
-/// Where identity comes from.
+/// The Workload API.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Identity")]
 pub struct WorkloadApiArgs {
@@ -120,18 +122,18 @@ pub struct WorkloadApiArgs {
 }
 
 impl WorkloadApiArgs {
-    /// The Workload API that the flags name, given `timeout` to issue an identity.
+    /// Returns the Workload API that the flags name. It has `timeout` to issue an identity.
     #[must_use]
     pub fn workload_api(&self, timeout: Duration) -> WorkloadApi {
         WorkloadApi::new(self.workload_api.clone(), timeout).on_agent(protect::forbid_tracing)
     }
 }
 
-/// How to log.
+/// The log.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Logs (standard error; RUST_LOG selects what is logged)")]
 pub struct LogArgs {
-    /// text for people or json for machines
+    /// Format of log lines: text for people, or json for machines
     #[arg(
         long,
         value_name = "FORMAT",

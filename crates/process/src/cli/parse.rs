@@ -1,17 +1,17 @@
-//! Values of flags, each with a rule and an example for whoever breaks it.
+//! Parsers of flag values. Their errors give the rule and an example.
 
 use std::{net::SocketAddr, str::FromStr, time::Duration};
 
 use http::{Uri, uri::Authority};
 use spiffe::SpiffeId;
 
-/// Longer is a mistake, and sums of such times must not overflow the clock.
+/// The longest duration. A longer one is a mistake, and sums must not overflow the clock.
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// Parses a time with its unit: more than zero, at most a year.
+/// Parses a duration with its unit, more than zero and at most a year.
 ///
 /// # Errors
-/// When it is none, with a right example.
+/// Fails with an example when the text is not such a duration.
 pub fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration > MAX_DURATION => {
@@ -26,7 +26,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// Parses a count of at least 1.
 ///
 /// # Errors
-/// When it is none.
+/// Fails with an example when the text is not such a count.
 pub fn positive(text: &str) -> Result<usize, String> {
     text.parse()
         .ok()
@@ -37,7 +37,7 @@ pub fn positive(text: &str) -> Result<usize, String> {
 /// Parses a whole number.
 ///
 /// # Errors
-/// When it is none, with a right example.
+/// Fails with an example when the text is not a whole number.
 pub fn whole_number<N: FromStr>(text: &str) -> Result<N, String> {
     text.parse()
         .map_err(|_| "expected a whole number, for example 10000".into())
@@ -46,17 +46,17 @@ pub fn whole_number<N: FromStr>(text: &str) -> Result<N, String> {
 /// Parses an IP address and port to listen on.
 ///
 /// # Errors
-/// When it is none, with right examples.
+/// Fails with examples when the text is not such an address.
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         "expected an IP address and a port, for example [::]:8080 or 127.0.0.1:8080".into()
     })
 }
 
-/// Parses the SPIFFE ID of a workload: with a path.
+/// Parses the SPIFFE ID of a workload, which has a path.
 ///
 /// # Errors
-/// When it is none, with a right example.
+/// Fails with an example when the text is not such a SPIFFE ID.
 pub fn workload_id(text: &str) -> Result<SpiffeId, String> {
     let id = SpiffeId::new(text)
         .map_err(|error| format!("{error}; expected for example spiffe://example.org/server"))?;
@@ -69,7 +69,7 @@ pub fn workload_id(text: &str) -> Result<SpiffeId, String> {
 /// Parses a non-empty audience (JWT-SVID §3.2).
 ///
 /// # Errors
-/// When it is empty, or holds what no audience has.
+/// Fails with an example when the text is empty or has control characters.
 pub fn audience(text: &str) -> Result<String, String> {
     if text.is_empty() || text.chars().any(char::is_control) {
         return Err("an audience must not be empty or hold control characters; expected for example spiffe://example.org/server".into());
@@ -77,10 +77,10 @@ pub fn audience(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Parses an `https://` URL: a host, and whatever comes after it.
+/// Parses an `https://` URL with a host. Port, path and query are optional.
 ///
 /// # Errors
-/// When it is none, or could send a token in clear, with a right example.
+/// Fails with an example when the text is not such a URL, or when a token would be sent in clear.
 pub fn https_url(text: &str) -> Result<Uri, String> {
     let error = |rule: &str| format!("{rule}; expected for example https://localhost:8443/");
     if text.contains('#') {
@@ -105,21 +105,22 @@ pub fn https_url(text: &str) -> Result<Uri, String> {
     }
 }
 
-/// What is written as a port and is none would silently become 443.
+/// Returns whether the port is not a valid one. Without this check it would silently become 443.
 fn has_bad_port(authority: &Authority) -> bool {
     let written = authority.as_str().len() > authority.host().len();
     written && authority.port_u16().is_none_or(|port| port == 0)
 }
 
-/// Parses an upstream: scheme, host and port of a URL, nothing after them.
+/// Parses an upstream: scheme, host and port of a URL. It has no path, because the request's own
+/// path is kept.
 ///
 /// # Errors
-/// When it is none, or has a path: the request's own path is kept.
+/// Fails with an example when the text is not such a URL.
 pub fn upstream(text: &str) -> Result<Uri, String> {
     let url = https_url(text).map_err(|error| error.replace("8443/", "8080"))?;
     match url.path_and_query().map(http::uri::PathAndQuery::as_str) {
         None | Some("" | "/") => Ok(url),
-        Some(_) => Err("an upstream has no path, the request's own is kept; expected for example https://localhost:8080".into()),
+        Some(_) => Err("an upstream has no path, because the request's own path is kept; expected for example https://localhost:8080".into()),
     }
 }
 
@@ -128,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_need_a_unit_and_a_length() {
+    fn durations_without_a_unit_or_length_are_refused() {
         assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
         for text in [
             "",
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workload_has_a_path() {
+    fn a_workload_id_without_a_path_is_refused() {
         assert!(workload_id("spiffe://example.org/server").is_ok());
         for text in [
             "",
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_https_with_a_host() {
+    fn urls_that_are_not_https_with_a_host_are_refused() {
         for text in [
             "https://localhost",
             "https://localhost:8443/",
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_has_no_path() {
+    fn an_upstream_with_a_path_is_refused() {
         assert!(upstream("https://localhost:8080").is_ok());
         assert!(upstream("https://localhost:8080/").is_ok());
         for text in [
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn an_audience_is_not_empty() {
+    fn an_empty_audience_is_refused() {
         assert_eq!(
             audience("spiffe://example.org/server").unwrap(),
             "spiffe://example.org/server"

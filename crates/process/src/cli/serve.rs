@@ -1,4 +1,4 @@
-//! The flags of what listens.
+//! The flags of the binaries that listen.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -7,51 +7,56 @@ use serve::Limits;
 
 use super::parse::{duration, positive, whole_number};
 use crate::{
-    listen::{self, Inherited},
+    listen::{self, ClaimedAddress, Inherited},
     runtime,
 };
 
-/// What a listener may take, and how it stops.
+/// The bounds of a listener, and its drain.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Serving")]
 pub struct ServeArgs {
-    /// How long start-up waits for an identity
+    /// Longest wait for an identity at start-up
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub startup_timeout: Duration,
-    /// How long a TLS handshake may take
+    /// Longest time for a TLS handshake
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     handshake_timeout: Duration,
-    /// How long a request's header may take
+    /// Longest time for a request's header
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     header_timeout: Duration,
-    /// How long a connection without a request is kept
+    /// Longest time that a connection without a request is kept
     #[arg(long, value_name = "DURATION", default_value = "75s", value_parser = duration)]
     idle_timeout: Duration,
-    /// How long a body may stand still for its caller: a request's for each KiB, a response's until more of it is read
+    /// Longest wait for each KiB of a request's body, and for the caller to read more of a
+    /// response's body
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     body_timeout: Duration,
-    /// Longest request body, in bytes [default: any]
+    /// Longest request body in bytes. A longer one is answered 413 [default: no limit]
     #[arg(long, value_name = "BYTES", value_parser = whole_number::<u64>)]
     max_body: Option<u64>,
-    /// How long requests in flight may go on after SIGTERM or SIGINT; a second signal ends at once
+    /// Longest time for requests in flight to finish after SIGTERM or SIGINT. A second signal ends
+    /// the process at once
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     drain_timeout: Duration,
-    /// Connections at once; more wait for one to end, as long as their handshake may take
+    /// Connections at once. Further ones wait for one to end, at most --handshake-timeout
     #[arg(long, value_name = "N", default_value = "10000", value_parser = positive)]
     max_connections: usize,
-    /// Connections at once from one IPv4 address or IPv6 /64; more are closed [default: half of --max-connections]
+    /// Connections at once from one IPv4 address or IPv6 /64. Further ones are closed [default:
+    /// half of --max-connections]
     #[arg(long, value_name = "N", value_parser = positive)]
     max_connections_per_address: Option<usize>,
-    /// TLS handshakes at once; for one more the oldest of the address with the most is closed
+    /// TLS handshakes at once. For a further one, the oldest handshake of the address with the most
+    /// is closed
     #[arg(long, value_name = "N", default_value = "1000", value_parser = positive)]
     max_handshakes: usize,
-    /// Requests at once, over all connections; more are answered 503
+    /// Requests in flight at once, over all connections. Further ones are answered 503
     #[arg(long, value_name = "N", default_value = "10000", value_parser = positive)]
     max_requests: usize,
-    /// Cores to serve on, each with a listener of its own [default: all that this process may use]
+    /// Cores to serve on, each with its own listener [default: all cores that this process may use]
     #[arg(long, value_name = "N", value_parser = positive)]
     cores: Option<usize>,
-    /// Listen though another process of this user listens there: to start a new one before the old one is stopped
+    /// Listen even if another process of this user listens there, so that a new process can start
+    /// before the old one stops
     #[arg(long)]
     reuse_port: bool,
 }
@@ -76,23 +81,23 @@ impl ServeArgs {
         }
     }
 
-    /// Raises the limit of open files to the hard limit, and warns when that is less than the flags
-    /// allow connections.
+    /// Raises the limit of open files to the hard limit. Warns when that is less than the
+    /// connections that the flags allow.
     pub fn raise_open_files(&self) {
         let (connections, handshakes) = (self.max_connections, self.max_handshakes);
         runtime::allow_open_files(connections.saturating_add(handshakes));
     }
 
-    /// Finds where to listen: on sockets that were passed to this process, otherwise on `address`.
+    /// Claims the sockets that were passed to this process, otherwise `address`.
     ///
     /// # Errors
-    /// Fails when that is impossible.
-    pub fn place(
+    /// Fails when these can't be listened on.
+    pub fn claim(
         &self,
         inherited: Inherited,
         address: SocketAddr,
-    ) -> Result<listen::Place, listen::Error> {
+    ) -> Result<ClaimedAddress, listen::Error> {
         let cores = self.cores.unwrap_or_else(runtime::available_cores);
-        listen::Place::find(inherited, address, self.reuse_port, cores)
+        ClaimedAddress::claim(inherited, address, self.reuse_port, cores)
     }
 }

@@ -1,4 +1,4 @@
-//! Sockets of our own, one for each core on the same address (SO_REUSEPORT).
+//! The process's own sockets, one for each core on the same address (SO_REUSEPORT).
 
 use std::{
     io,
@@ -7,7 +7,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Connections that the kernel holds for a core that is busy.
+/// The most connections that the kernel queues for a busy core.
 const BACKLOG: i32 = 1024;
 
 /// An address that can't be listened on.
@@ -21,7 +21,7 @@ pub struct ListenError {
 #[derive(Debug, thiserror::Error)]
 enum Reason {
     #[error(
-        "the port is in use; stop what listens there, choose another with --listen, or share it with --reuse-port if it is this program that listens there, and is to be replaced"
+        "the port is in use; stop the process that listens there, or choose another port with --listen; --reuse-port shares the port with an older process of this program"
     )]
     InUse,
     #[error(
@@ -38,23 +38,25 @@ enum Reason {
     Other(io::Error),
 }
 
-/// Who else may listen on the address meanwhile.
+/// The other processes that may listen on the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Others {
-    /// Nobody.
+    /// No process.
     Refused,
     /// Processes of the same user that share it too, such as the one that this one replaces.
-    Welcome,
+    Allowed,
 }
 
-/// Checks that `address` can be listened on, without listening. Since cores share it, a second
-/// process of the same user could listen there unnoticed: that must be asked for.
+/// Checks that `address` can be listened on, without listening.
+///
+/// Cores share the address, so a second process of the same user could listen there unnoticed. That
+/// is refused unless `others` are allowed.
 pub(super) fn probe(address: SocketAddr, others: Others) -> Result<(), ListenError> {
-    bind(address, others == Others::Welcome).map(drop)
+    bind(address, others == Others::Allowed).map(drop)
 }
 
-/// Listens on `address` once for each of `cores`; on a machine without IPv6 `[::]` is `0.0.0.0`.
-/// With port 0 all have the port that the kernel gave the first.
+/// Listens on `address` once for each of `cores`. On a machine without IPv6, `[::]` is `0.0.0.0`.
+/// With port 0, all sockets have the port that the kernel chose for the first.
 pub(super) fn bind_each(
     address: SocketAddr,
     cores: usize,
@@ -79,6 +81,7 @@ pub(super) fn bind_each(
     Ok(sockets.into_iter().map(Into::into).collect())
 }
 
+/// Binds a socket. Falls back to IPv4 on a machine without IPv6.
 fn bind(address: SocketAddr, reuse_port: bool) -> Result<Socket, ListenError> {
     match try_bind(address, reuse_port) {
         Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && has_no_such_address(&error) => {
@@ -135,7 +138,7 @@ mod tests {
     const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
     #[test]
-    fn all_cores_share_one_port() {
+    fn all_cores_listen_on_one_port() {
         let listeners = bind_each(ANY, 3).unwrap();
         let ports: Vec<u16> = listeners
             .iter()
@@ -145,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_in_use_is_refused_though_cores_share_it() {
+    fn a_port_in_use_is_refused_although_cores_share_it() {
         let listeners = bind_each(ANY, 1).unwrap();
         let address = listeners[0].local_addr().unwrap();
         let error = probe(address, Others::Refused).unwrap_err().to_string();
@@ -153,14 +156,14 @@ mod tests {
             error.starts_with(&format!("cannot listen on {address}: the port is in use")),
             "{error}"
         );
-        assert!(probe(address, Others::Welcome).is_ok());
+        assert!(probe(address, Others::Allowed).is_ok());
     }
 
     #[test]
-    fn a_port_that_is_not_shared_cannot_be_shared() {
+    fn a_port_of_a_process_that_does_not_share_it_is_refused() {
         let listener = TcpListener::bind(ANY).unwrap();
         let address = listener.local_addr().unwrap();
-        let error = probe(address, Others::Welcome).unwrap_err().to_string();
+        let error = probe(address, Others::Allowed).unwrap_err().to_string();
         assert!(error.contains("by one that doesn't share it"), "{error}");
     }
 

@@ -1,52 +1,53 @@
-//! Socket activation: listening sockets that whoever started this process made for it, as
-//! sd_listen_fds(3) has it. They outlive the process, and with them the connections that wait there: a
-//! process that stops leaves those to the next one ([`Queue::Outlives`](serve::listen::Queue::Outlives)).
+//! Socket activation: the parent of this process passes listening sockets to it (sd_listen_fds(3)).
+//!
+//! Such sockets outlive the process, and so do the connections that wait there. A process that
+//! stops leaves those to the next one ([`Queue::Outlives`](serve::listen::Queue::Outlives)).
 
 use std::{io, net::TcpListener, process};
 
 use listenfd::ListenFd;
 use nix::sys::socket::{getsockopt, sockopt::AcceptConn};
 
-/// More are a mistake.
+/// The most sockets. A larger number is a mistake.
 const MAX: usize = 1000;
 
-/// Listening sockets that were passed to this process; none, mostly.
+/// The listening sockets that were passed to this process, if any.
 #[derive(Debug, Default)]
 pub struct Inherited(Option<Result<Vec<TcpListener>, InheritError>>);
 
-/// Sockets that were passed and can't be listened on.
+/// The reason why the passed sockets can't be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum InheritError {
-    /// Not a number of sockets.
+    /// `LISTEN_FDS` is not a number of sockets.
     #[error(
         "LISTEN_FDS is {0:?}: expected how many sockets are passed, a whole number from 1 to {MAX}; unset it to listen on --listen"
     )]
     Count(String),
-    /// Not what can be listened on.
+    /// A socket can't be listened on.
     #[error(
         "socket {number} of LISTEN_FDS is no listening TCP socket: {error}; pass others (ListenStream=, and not Accept=yes), or unset LISTEN_FDS to listen on --listen"
     )]
     Socket {
-        /// Which one, from 1.
+        /// The number of the socket, from 1.
         number: usize,
-        /// Why not.
+        /// The reason.
         error: io::Error,
     },
 }
 
 impl Inherited {
-    /// Takes the sockets of `LISTEN_FDS`, if `LISTEN_PID` says that they are for this process, and
-    /// both variables out of the environment, so that no child takes them for its own.
+    /// Takes the sockets of `LISTEN_FDS`, if `LISTEN_PID` names this process. Removes both
+    /// variables from the environment, so that no child takes the sockets for its own.
     ///
-    /// Call it before there are other threads: they may read the environment meanwhile.
+    /// This must be called before there are other threads, because they may read the environment.
     #[must_use]
     pub fn take() -> Self {
         let variable = |name| std::env::var(name).ok();
         let ours = variable("LISTEN_PID").is_some_and(|pid| pid == process::id().to_string());
         let sockets = variable("LISTEN_FDS").map(|text| match text.parse() {
             Ok(count @ 1..=MAX) => {
-                // It takes both variables away, and would take sockets that are for nobody in
-                // particular: `ours` is ours to see to.
+                // This removes both variables. It also accepts sockets without LISTEN_PID, so the
+                // check of `ours` remains to be done here.
                 let passed = ListenFd::from_env();
                 if ours {
                     sockets(passed, count)
@@ -59,12 +60,13 @@ impl Inherited {
         Self(sockets.filter(|_| ours))
     }
 
-    /// The sockets, if any were passed.
+    /// Returns the sockets, if any were passed.
     pub(super) fn listeners(self) -> Result<Option<Vec<TcpListener>>, InheritError> {
         self.0.transpose()
     }
 }
 
+/// Takes the passed sockets, and checks that each listens.
 fn sockets(mut passed: ListenFd, count: usize) -> Result<Vec<TcpListener>, InheritError> {
     let socket = |index| {
         let listener = passed.take_tcp_listener(index).and_then(|listener| {

@@ -1,5 +1,5 @@
-//! Where a process listens: on sockets of its own, one for each core on the same address, so that
-//! the kernel spreads connections over them; or on sockets that were passed to it.
+//! The listening sockets of a process. They are its own, one for each core on the same address, so
+//! that the kernel spreads connections over them. Or they were passed to the process.
 
 mod bind;
 mod inherited;
@@ -18,9 +18,9 @@ pub use self::{
     inherited::{InheritError, Inherited},
 };
 
-/// A place to listen that was found usable, before anything else of the start that takes time.
+/// An address or sockets that can be listened on. The claim comes before the slow parts of a start.
 #[derive(Debug)]
-pub struct Place {
+pub struct ClaimedAddress {
     cores: usize,
     sockets: Sockets,
 }
@@ -31,35 +31,36 @@ enum Sockets {
     Inherited(Vec<TcpListener>),
 }
 
-/// Why there is nothing to listen on.
+/// The reason why there is nothing to listen on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Of `--listen`.
+    /// The address of `--listen` can't be listened on.
     #[error(transparent)]
     Address(#[from] ListenError),
-    /// Of `LISTEN_FDS`.
+    /// The sockets of `LISTEN_FDS` can't be listened on.
     #[error(transparent)]
     Inherited(#[from] InheritError),
-    /// The system has no more of something.
+    /// A socket can't be duplicated.
     #[error("cannot share a listening socket among the cores: {0}")]
     Share(io::Error),
 }
 
-impl Place {
-    /// Sockets that were passed to this process, or else `address`, which other processes of this
-    /// user may share if `reuse_port` says so; for `cores` to listen on.
+impl ClaimedAddress {
+    /// Claims the sockets that were passed to this process, otherwise `address`, for `cores`.
+    ///
+    /// With `reuse_port`, other processes of this user may share the address.
     ///
     /// # Errors
-    /// When the address is in use, not allowed, or not of this machine; when what was passed can't
-    /// be listened on.
-    pub fn find(
+    /// Fails when the address is in use, not allowed, or not of this machine. Fails when a passed
+    /// socket can't be listened on.
+    pub fn claim(
         inherited: Inherited,
         address: SocketAddr,
         reuse_port: bool,
         cores: usize,
     ) -> Result<Self, Error> {
         let others = match reuse_port {
-            true => Others::Welcome,
+            true => Others::Allowed,
             false => Others::Refused,
         };
         let sockets = match inherited.listeners()? {
@@ -78,7 +79,7 @@ impl Place {
         Ok(Self { cores, sockets })
     }
 
-    /// Returns the fate of the sockets' queues.
+    /// Returns what happens to the sockets' queues when the process ends.
     #[must_use]
     pub fn queue(&self) -> Queue {
         match self.sockets {
@@ -87,11 +88,11 @@ impl Place {
         }
     }
 
-    /// Listens: one socket for each core. Sockets that were passed are spread over the cores, each
-    /// shared by several if there are more cores; if there are fewer, each has a core of its own.
+    /// Listens on one socket for each core. Passed sockets are spread over the cores: several cores
+    /// share a socket if there are more cores. If there are fewer, each socket has its own core.
     ///
     /// # Errors
-    /// As [`Self::find`]: somebody may have come since.
+    /// Fails like [`Self::claim`], because another process may have taken the address since.
     pub fn listen(self) -> Result<Vec<TcpListener>, Error> {
         match self.sockets {
             Sockets::Own(address, others) => {
@@ -105,6 +106,7 @@ impl Place {
     }
 }
 
+/// Duplicates the passed sockets, so that each core has one.
 fn spread(passed: &[TcpListener], cores: usize) -> io::Result<Vec<TcpListener>> {
     let listeners = passed.iter().cycle().take(cores.max(passed.len()));
     listeners
@@ -116,10 +118,10 @@ fn spread(passed: &[TcpListener], cores: usize) -> io::Result<Vec<TcpListener>> 
         .collect()
 }
 
-/// The addresses, each once, for the log.
+/// Returns the addresses for the log, each once.
 ///
 /// # Errors
-/// When a listener has none.
+/// Fails when a listener has no address.
 pub fn addresses(listeners: &[TcpListener]) -> io::Result<String> {
     let mut addresses = Vec::new();
     for listener in listeners {

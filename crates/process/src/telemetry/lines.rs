@@ -1,5 +1,10 @@
-//! Log lines on their way to standard error. No request waits for it: each thread collects its lines
-//! in a buffer of its own, and one thread for all of them writes what came in a short while.
+//! The log writer. Requests do not wait for standard error. Each thread collects its lines in its
+//! own bounded buffer, and one thread writes the lines of all buffers every 10 ms.
+//!
+//! tracing-subscriber alone writes each line from the thread that serves the request. That was
+//! about a tenth of a request's cost, and a slow reader stopped all requests. The non-blocking
+//! writer of tracing-appender sends each line through a channel, and wakes its thread for it. That
+//! cost more than it saved.
 
 use std::{
     cell::OnceCell,
@@ -20,20 +25,20 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::output::{Lost, Output};
 
-/// How long lines are collected before they are written.
+/// The time that lines are collected before they are written.
 const TICK: Duration = Duration::from_millis(10);
 
-/// What one thread's buffer may hold, in bytes: some 5000 lines. When whoever reads standard error
-/// falls that far behind, further lines are left out, and counted.
+/// The most bytes in the buffer of a thread, about 5000 lines. When the reader of standard error is
+/// that far behind, further lines are left out and counted.
 const MAX_BUFFERED: usize = 1024 * 1024;
 
-/// What an emptied buffer keeps of its memory.
+/// The capacity that an emptied buffer keeps.
 const KEPT: usize = 64 * 1024;
 
-/// How long a process that ends waits for its last lines to be read.
+/// The longest wait of a process that ends for its last lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// The buffers of all threads; made by [`start`].
+/// The buffers of all threads, made by [`start`].
 static SHARED: OnceLock<Shared> = OnceLock::new();
 
 thread_local! {
@@ -42,19 +47,20 @@ thread_local! {
 
 struct Shared {
     buffers: Mutex<Vec<Arc<Buffer>>>,
-    /// The writing thread knows that there is something to write.
+    /// True if the writing thread knows that there are lines.
     awake: AtomicBool,
     requests: Sender<Request>,
 }
 
-/// What the writing thread is asked for.
+/// A request to the writing thread.
 enum Request {
-    /// There are lines, for the end of the tick.
+    /// Write the lines at the end of the tick.
     Lines,
-    /// All that there is, now; and word of it.
+    /// Write all lines now, and answer.
     Flush(Sender<()>),
 }
 
+/// The lines of one thread that are not written yet.
 #[derive(Default)]
 struct Buffer(Mutex<Pending>);
 
@@ -64,7 +70,7 @@ struct Pending {
     left_out: u64,
 }
 
-/// Makes lines of what is logged.
+/// The writer that tracing-subscriber passes its lines to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lines;
 
@@ -82,21 +88,22 @@ pub(super) fn start() -> io::Result<Lines> {
     Ok(Lines)
 }
 
-/// Waits until all lines so far are written, for a second at most.
+/// Waits until all lines so far are written, at most a second.
 pub(crate) fn flush() {
     let Some(shared) = SHARED.get() else { return };
     let (done, written) = channel();
     if shared.requests.send(Request::Flush(done)).is_ok() {
-        // Without an answer nobody reads them.
+        // Standard error is not read if there is no answer in time.
         let _ = written.recv_timeout(LAST_LINES);
     }
 }
 
 impl Shared {
+    /// Adds a line to the buffer of this thread, and wakes the writing thread if necessary.
     fn take(&self, line: &[u8]) {
         let taken = OWN.try_with(|own| own.get_or_init(|| self.register()).take(line));
         if taken.is_err() {
-            // This thread is about to end.
+            // The buffer of a thread that ends is gone already.
             let _ = io::stderr().write_all(line);
             return;
         }
@@ -105,11 +112,11 @@ impl Shared {
         }
     }
 
-    /// Writes what all threads have collected, by way of `bytes`; whether lines are missing, and the
-    /// log says so now.
+    /// Writes the lines of all threads, with `bytes` as a scratch buffer. Returns whether lines are
+    /// missing. Then a line that says so waits to be written.
     fn write(&self, output: &mut Output<impl Write>, bytes: &mut Vec<u8>) -> bool {
         let (mut left_out, mut lost) = (0, None);
-        // Not locked while somebody may be slow to read: a core's first line would wait for it.
+        // The list is not locked during slow writes, because a core's first line needs the lock.
         let buffers = lock(&self.buffers).clone();
         for buffer in &buffers {
             left_out += buffer.swap(bytes);
@@ -131,6 +138,7 @@ impl Shared {
         left_out > 0 || lost.is_some()
     }
 
+    /// Makes the buffer of this thread.
     fn register(&self) -> Arc<Buffer> {
         let buffer = Arc::<Buffer>::default();
         lock(&self.buffers).push(Arc::clone(&buffer));
@@ -139,6 +147,7 @@ impl Shared {
 }
 
 impl Buffer {
+    /// Adds a line, or counts it if the buffer is full.
     fn take(&self, line: &[u8]) {
         let mut pending = lock(&self.0);
         match pending.bytes.len() + line.len() <= MAX_BUFFERED {
@@ -147,12 +156,12 @@ impl Buffer {
         }
     }
 
-    /// Its thread still runs, or has left something behind.
+    /// Returns whether its thread still runs, or has lines that are not written.
     fn is_needed(self: &Arc<Self>) -> bool {
         Arc::strong_count(self) > 1 || !lock(&self.0).bytes.is_empty()
     }
 
-    /// Swaps its bytes for `empty`; how many lines were left out.
+    /// Swaps its bytes with `empty`. Returns how many lines were left out.
     fn swap(&self, empty: &mut Vec<u8>) -> u64 {
         let mut pending = lock(&self.0);
         mem::swap(&mut pending.bytes, empty);
@@ -160,6 +169,7 @@ impl Buffer {
     }
 }
 
+/// Serves the requests of all threads until the process ends.
 fn write_all(requests: &Receiver<Request>) {
     let mut output = Output::new(io::stderr());
     let mut bytes = Vec::new();
@@ -167,10 +177,10 @@ fn write_all(requests: &Receiver<Request>) {
         if let Request::Lines = request {
             request = requests.recv_timeout(TICK).unwrap_or(request);
         }
-        // Before the buffers are locked: a line that comes too late for this is a request of its own.
+        // Cleared before the buffers are read, so that a later line sends its own request.
         shared.awake.store(false, Relaxed);
         if shared.write(&mut output, &mut bytes) {
-            // What was said of it is written too, in case it is the end.
+            // The line about the loss is written too, because the process may end now.
             shared.write(&mut output, &mut bytes);
         }
         if let Request::Flush(done) = request {
@@ -188,7 +198,7 @@ impl MakeWriter<'_> for Lines {
 }
 
 impl Write for Lines {
-    /// Takes one whole line: that is how the formatter gives them.
+    /// Takes one whole line, because the formatter writes whole lines.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if let Some(shared) = SHARED.get() {
             shared.take(line);
@@ -206,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_takes_whole_lines_up_to_its_bound_and_counts_the_rest() {
+    fn a_full_buffer_leaves_whole_lines_out_and_counts_them() {
         let buffer = Buffer::default();
         let line = [b'a'; 1000];
         for _ in 0..2000 {
@@ -218,7 +228,7 @@ mod tests {
 
         bytes.clear();
         buffer.take(&line);
-        assert_eq!(buffer.swap(&mut bytes), 0, "told once");
+        assert_eq!(buffer.swap(&mut bytes), 0, "counted once");
         assert_eq!(bytes, line);
     }
 }

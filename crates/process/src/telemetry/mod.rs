@@ -1,4 +1,4 @@
-//! Logs: lines on standard error, as text for people or JSON for machines.
+//! The log: lines on standard error, as text for people or JSON for machines.
 
 mod lines;
 mod output;
@@ -11,22 +11,23 @@ use tracing_subscriber::{EnvFilter, filter::Directive};
 
 pub(crate) use self::lines::flush;
 
-/// How a log line looks.
+/// The format of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// A line of text; coloured on a terminal.
+    /// A line of text, coloured on a terminal.
     #[default]
     Text,
     /// A JSON object on a line.
     Json,
 }
 
-/// Starts logging. `RUST_LOG` selects what is logged; without it, `default` and above. The HTTP/2
-/// library's own warnings are for whom `RUST_LOG` selects them: they name no peer, and peers can make
-/// it write any number of them.
+/// Starts logging. `RUST_LOG` selects what is logged; without it, `default` and above.
+///
+/// Warnings of the HTTP/2 library are logged only if `RUST_LOG` selects them. They name no peer,
+/// and peers can cause any number of them.
 ///
 /// # Errors
-/// When `RUST_LOG` is set to something that selects nothing, or there can be no more threads.
+/// Fails when `RUST_LOG` can't be parsed, or when the thread can't be started.
 pub fn init(format: LogFormat, default: LevelFilter) -> Result<(), String> {
     let filter = EnvFilter::builder().with_default_directive(Directive::from(default)).from_env().map_err(|error| {
         format!("invalid value for RUST_LOG: {error}; expected for example info, debug, or warn,proxy=debug")

@@ -1,4 +1,8 @@
-//! Where log lines end up: what it does not take is lost, counted, and told once it takes lines again.
+//! The output of log lines. Lines that it does not accept are lost and counted, and the loss is
+//! reported when the output accepts lines again.
+//!
+//! tracing-appender (0.2) discards a line whose write fails without any report, and does not end a
+//! line that was cut.
 
 use std::{
     io::{self, ErrorKind, Write},
@@ -6,17 +10,17 @@ use std::{
     time::Duration,
 };
 
-/// How long a pipe that is full and does not block is left alone.
+/// The wait before the next write to a full pipe that does not block.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Writes lines, as far as that works.
+/// Writes lines, and counts those that can't be written.
 #[derive(Debug)]
 pub(super) struct Output<W> {
     to: W,
     lost: u64,
-    /// Of the first line that was lost.
+    /// The error of the first line that was lost.
     error: Option<io::Error>,
-    /// The last line that was written is not whole.
+    /// True if the last line that was written is not whole.
     cut: bool,
 }
 
@@ -37,12 +41,12 @@ impl<W: Write> Output<W> {
         }
     }
 
-    /// Writes whole lines; if that works again, what was lost meanwhile.
+    /// Writes whole lines. Returns the loss when a write succeeds again.
     pub(super) fn write(&mut self, lines: &[u8]) -> Option<Lost> {
         if lines.is_empty() {
             return None;
         }
-        // What follows a line that was cut must not be read as its rest.
+        // A line that was cut is ended first, so that the next line is not read as its rest.
         let mut end: &[u8] = if self.cut { b"\n" } else { b"" };
         let mut left = lines;
         let written = self.write_all(&mut end);
@@ -59,7 +63,7 @@ impl<W: Write> Output<W> {
         }
     }
 
-    /// Takes off what was written.
+    /// Writes the bytes, and removes from `left` what was written.
     fn write_all(&mut self, left: &mut &[u8]) -> io::Result<()> {
         while !left.is_empty() {
             match self.to.write(left) {
@@ -83,7 +87,7 @@ impl<W: Write> Output<W> {
 mod tests {
     use super::*;
 
-    /// Takes so many bytes of each write, none when it is full.
+    /// A disk that accepts bytes until it is full.
     struct Disk {
         bytes: Vec<u8>,
         free: usize,
@@ -106,31 +110,34 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_counted_and_told_when_there_is_room_again() {
+    fn lines_that_do_not_fit_are_counted_and_reported_when_there_is_room() {
         let mut disk = Disk {
             bytes: Vec::new(),
             free: 10,
         };
         let mut output = Output::new(&mut disk);
         assert!(output.write(b"one\n").is_none());
-        assert!(output.write(b"two\nthree\n").is_none(), "only lost");
+        assert!(
+            output.write(b"two\nthree\n").is_none(),
+            "the lines are lost"
+        );
         assert!(output.write(b"four\nfive\n").is_none());
         output.to.free = 1;
         assert!(
             output.write(b"six\n").is_none(),
-            "room for the line end alone"
+            "there is room for the line end only"
         );
         output.to.free = 100;
-        assert!(output.write(b"").is_none(), "nothing was tried");
+        assert!(output.write(b"").is_none(), "nothing was written");
         let lost = output.write(b"seven\n").unwrap();
         assert_eq!((lost.lines, lost.error.kind()), (4, ErrorKind::StorageFull));
-        assert!(output.write(b"eight\n").is_none(), "told once");
+        assert!(output.write(b"eight\n").is_none(), "reported once");
         let text = String::from_utf8(disk.bytes).unwrap();
         assert_eq!(text, "one\ntwo\nth\nseven\neight\n");
     }
 
     #[test]
-    fn a_line_that_was_cut_is_ended_before_the_next() {
+    fn a_cut_line_is_ended_before_the_next() {
         let mut disk = Disk {
             bytes: Vec::new(),
             free: 2,

@@ -1,8 +1,8 @@
-//! One current-thread runtime per core. Identity, its watchers and signals live on the main thread;
-//! a core owns a listener, its upstream connections and its timers, and wakes another only to give it
-//! a connection.
+//! One current-thread runtime per core. Identity, its watchers and signals live on the main thread.
+//! A core owns a listener, its upstream connections and its timers. It wakes another core only to
+//! hand off a connection.
 
-mod turn;
+mod parking;
 
 use std::{net::TcpListener as StdListener, process::ExitCode, thread};
 
@@ -15,11 +15,11 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-/// Runs `main` on the main thread's runtime; a failure is logged here, once, as one line.
+/// Runs `main` on the main thread's runtime. Logs a failure once, as one line.
 pub fn run<F: Future<Output = anyhow::Result<ExitCode>>>(main: F) -> ExitCode {
     let finished = build(&mut Builder::new_current_thread()).and_then(|runtime| {
         let finished = runtime.block_on(main);
-        // Not to wait for a name look-up that hangs in a thread of its own.
+        // A name look-up in another thread may hang, so it is not waited for.
         runtime.shutdown_background();
         finished
     });
@@ -29,10 +29,10 @@ pub fn run<F: Future<Output = anyhow::Result<ExitCode>>>(main: F) -> ExitCode {
     })
 }
 
-/// Runs `core` on a thread and runtime of its own for each of `listeners`, until all have returned.
+/// Runs `core` for each of `listeners`, on its own thread and runtime, until all have returned.
 ///
 /// # Errors
-/// When a runtime can't be made, or a core ended by a panic.
+/// Fails when a runtime can't be made, or a core ends by a panic.
 pub async fn run_cores<C, F>(listeners: Vec<StdListener>, core: C) -> anyhow::Result<()>
 where
     C: Fn(TcpListener) -> F + Clone + Send + 'static,
@@ -45,12 +45,12 @@ where
             .name(format!("core-{index}"))
             .spawn(move || {
                 let mut builder = Builder::new_current_thread();
-                let runtime = build(builder.on_thread_park(turn::give))?;
+                let runtime = build(builder.on_thread_park(parking::yield_before_park))?;
                 let finished = runtime.block_on(async {
                     core(TcpListener::from_std(listener)?).await;
                     anyhow::Ok(())
                 });
-                // As above: upstreams are looked up here.
+                // A look-up of an upstream may hang, so it is not waited for.
                 runtime.shutdown_background();
                 finished
             });
@@ -59,20 +59,20 @@ where
     }
     while let Some(joined) = cores.join_next().await {
         joined
-            .context("a core was not waited for")?
+            .context("cannot wait for a core")?
             .map_err(|_| anyhow::anyhow!("a core ended by a panic"))??;
     }
     Ok(())
 }
 
-/// Raises the soft limit of open files to the hard one; warns when that is less than `connections`
-/// and what a process has open besides.
+/// Raises the soft limit of open files to the hard one. Warns when that is less than `connections`
+/// and the other files of a process.
 pub(crate) fn allow_open_files(connections: usize) {
-    const BESIDES: u64 = 100;
+    const OTHERS: u64 = 100;
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
     match raised {
-        Ok(hard) if hard < connections as u64 + BESIDES => warn!(
+        Ok(hard) if hard < connections as u64 + OTHERS => warn!(
             "{connections} connections and handshakes are allowed, but only {hard} open files: lower --max-connections and --max-handshakes, or raise the limit (ulimit -n, LimitNOFILE=)"
         ),
         Ok(_) => {}
@@ -80,12 +80,13 @@ pub(crate) fn allow_open_files(connections: usize) {
     }
 }
 
-/// Cores that this process may use.
+/// Returns the number of cores that this process may use.
 #[must_use]
 pub fn available_cores() -> usize {
     thread::available_parallelism().map_or(1, Into::into)
 }
 
+/// Builds a runtime with timers and I/O.
 fn build(builder: &mut Builder) -> anyhow::Result<Runtime> {
     let runtime = builder.enable_all().build();
     runtime.context("cannot start the async runtime")
