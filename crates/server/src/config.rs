@@ -14,8 +14,8 @@ use spiffe::{JwtSource, SpiffeId};
     version,
     max_term_width = 100,
     about = "HTTPS server that authenticates its callers by SPIFFE JWT-SVID\n\n\
-        Presents its X.509-SVID, checks the JWT-SVID in each request's bearer token against the live \
-        JWT bundles, and answers / with Success!!!",
+        It presents its X.509-SVID, verifies the JWT-SVID in each request's bearer token with the \
+        current JWT bundles, and answers / with Success!!!",
     after_help = "\
 Each flag can also be set by SERVER_ and its name: SERVER_LISTEN=127.0.0.1:8080, SERVER_ALLOW=ID,ID
 
@@ -25,13 +25,14 @@ Examples:
   server --allow spiffe://example.org/client --allow 'spiffe://example.org/ns/batch/*'"
 )]
 pub struct Config {
-    /// IP address and port to serve on; the default takes IPv4 too
+    /// IP address and port to listen on. The default accepts IPv4 too
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:8080", value_parser = cli::listen_address)]
     pub listen: SocketAddr,
-    /// Audience that a token must be for; repeatable [default: this server's SPIFFE ID]
+    /// Audience that a token must have; repeatable [default: this server's SPIFFE ID]
     #[arg(long, value_name = "AUDIENCE", value_parser = cli::audience, help_heading = "Authentication")]
     pub audience: Vec<String>,
-    /// Caller to allow: a SPIFFE ID, or all below a path as spiffe://example.org/ns/*; repeatable [default: every workload of this server's trust domain]
+    /// Caller to allow: a SPIFFE ID, or a pattern such as spiffe://example.org/ns/*; repeatable
+    /// [default: every workload of this server's trust domain]
     #[arg(
         long,
         value_name = "PATTERN",
@@ -39,13 +40,16 @@ pub struct Config {
         help_heading = "Authentication"
     )]
     pub allow: Vec<Pattern>,
-    /// How far clocks may be apart, up to 5m, for a token's exp and nbf. None by default: a token is refused the moment it expires; with clocks kept by NTP that costs nothing, and each second here lets a stolen token live one more
+    /// Tolerated difference of clocks for a token's exp and nbf, in whole seconds up to 5m. Each
+    /// second lets a stolen token live one second longer
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = clock_skew, help_heading = "Authentication")]
     pub clock_skew: Duration,
-    /// Longest life of a token, exp - iat (exp - now without iat); longer ones are refused. No limit by default: how long tokens live is set where they are issued, SPIRE's live 5 minutes
+    /// Longest lifetime of a token, exp - iat, or exp - now without iat. Tokens with a longer one
+    /// are refused [default: no limit]
     #[arg(long, value_name = "DURATION", value_parser = cli::duration, help_heading = "Authentication")]
     pub max_token_lifetime: Option<Duration>,
-    /// Verified tokens to remember, about 300 bytes each, so that the next request with the same one need not be verified in full; one is forgotten when it expires or its trust bundle changes. 0 remembers none
+    /// Verified tokens to cache, about 300 bytes each. A token leaves the cache when it expires or
+    /// its trust bundle changes. 0 turns the cache off
     #[arg(
         long,
         value_name = "N",
@@ -54,19 +58,19 @@ pub struct Config {
         help_heading = "Authentication"
     )]
     pub token_cache: usize,
-    /// Where identity comes from.
+    /// The Workload API.
     #[command(flatten)]
     pub identity: WorkloadApiArgs,
-    /// What the listener may take.
+    /// The bounds of the listener, and its drain.
     #[command(flatten)]
     pub serve: ServeArgs,
-    /// How to log.
+    /// The log.
     #[command(flatten)]
     pub log: LogArgs,
 }
 
 impl Config {
-    /// The authenticator that the flags describe, for a server whose SPIFFE ID is `own`.
+    /// Returns the authenticator that the flags describe. `own` is the SPIFFE ID of the server.
     #[must_use]
     pub fn authenticator(&self, bundles: JwtSource, own: &SpiffeId) -> Authenticator {
         let audiences = if self.audience.is_empty() {
@@ -95,10 +99,10 @@ impl AsRef<LogArgs> for Config {
     }
 }
 
-/// RFC 7519 §4.1.4: "usually no more than a few minutes".
+/// The largest clock skew. RFC 7519 §4.1.4 says "usually no more than a few minutes".
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(300);
 
-/// Parses a clock skew: whole seconds, none to 5 minutes.
+/// Parses a clock skew in whole seconds from 0 to 5 minutes.
 fn clock_skew(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(skew) if skew <= MAX_CLOCK_SKEW && skew.subsec_nanos() == 0 => Ok(skew),
@@ -111,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_skew_is_small_and_of_whole_seconds() {
+    fn a_clock_skew_that_is_long_or_not_of_whole_seconds_is_refused() {
         for (text, seconds) in [("0s", 0), ("30s", 30), ("5m", 300)] {
             assert_eq!(clock_skew(text), Ok(Duration::from_secs(seconds)));
         }

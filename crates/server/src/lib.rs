@@ -1,8 +1,8 @@
-//! The server of the scenario: presents its X.509-SVID, authenticates each request by the JWT-SVID in
-//! its bearer token, and serves `/`.
+//! The server of the scenario. It presents its X.509-SVID, authenticates each request by the
+//! JWT-SVID in its bearer token, and serves `/`.
 //!
 //! - [`config`]: flags and environment, typed
-//! - [`run`]: one core; a test runs it in its own process, on port 0
+//! - [`run`]: serves on one core; a test can run it in its own process, on port 0
 //!
 //! [`JwtSvidLayer`] does the authentication; this crate shows its use.
 
@@ -31,20 +31,20 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 
-/// Everything that a core serves with; made once, shared by all cores.
+/// Everything that a core serves with. All cores share it.
 #[derive(Clone, Debug)]
 pub struct Server {
-    /// Presents the X.509-SVID; asks for no certificate.
+    /// Presents the X.509-SVID, and requests no certificate.
     pub tls: Arc<ServerConfig>,
     /// Decides which requests are let through.
     pub authenticator: Arc<Authenticator>,
     /// Limits the log lines about requests that were not let through.
     pub quotas: Arc<LogQuotas>,
-    /// The deadlines and bounds, and what is counted under them.
+    /// The deadlines and bounds, and the counts under these bounds.
     pub shared: Shared,
 }
 
-/// Connects to the Workload API, listens, and serves until a signal.
+/// Connects to the Workload API, listens, and serves until a signal arrives.
 ///
 /// # Errors
 /// Fails when no identity is issued, or when there is nothing to listen on.
@@ -116,7 +116,7 @@ fn refused(refusal: &Refusal, head: &Parts, quotas: &LogQuotas) -> Response<Body
     answer_refusal(refusal)
 }
 
-/// Returns the answer to a request that is refused. It says no more than its status and challenge.
+/// Returns the answer to a refused request. It tells only the status and the challenge.
 #[must_use]
 pub fn answer_refusal(refusal: &Refusal) -> Response<Body> {
     let (head, ()) = refusal.response().into_parts();
