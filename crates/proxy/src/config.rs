@@ -14,7 +14,7 @@ use crate::upstream::UpstreamArgs;
     version,
     max_term_width = 100,
     about = "TLS-terminating reverse proxy that verifies its upstream by SPIFFE ID\n\n\
-        Presents its own X.509-SVID and forwards requests, bearer token included, only to the \
+        It presents its own X.509-SVID, and forwards requests, bearer token included, only to the \
         workload with the given SPIFFE ID",
     after_help = "\
 Each flag can also be set by PROXY_ and its name: PROXY_UPSTREAM=https://localhost:8080
@@ -26,22 +26,22 @@ Examples:
   proxy --listen 127.0.0.1:8443 --path / --path /status"
 )]
 pub struct Config {
-    /// IP address and port to serve on; the default takes IPv4 too
+    /// IP address and port to listen on. The default accepts IPv4 too
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:8443", value_parser = cli::listen_address)]
     pub listen: SocketAddr,
-    /// Where to forward to, and who must be there.
+    /// The upstream, and its SPIFFE ID.
     #[command(flatten)]
     pub upstream: UpstreamArgs,
-    /// Path to forward, exactly; repeatable. Every other path is 404
+    /// Path to forward, matched exactly; repeatable. Every other path is answered 404
     #[arg(long = "path", value_name = "PATH", default_value = "/", value_delimiter = ',', value_parser = path, help_heading = "Upstream")]
     pub paths: Vec<String>,
-    /// Where identity comes from.
+    /// The Workload API.
     #[command(flatten)]
     pub identity: WorkloadApiArgs,
-    /// What the listener may take.
+    /// The bounds of the listener, and its drain.
     #[command(flatten)]
     pub serve: ServeArgs,
-    /// How to log.
+    /// The log.
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -52,8 +52,8 @@ impl AsRef<LogArgs> for Config {
     }
 }
 
-/// A path as requests have it: it is compared byte for byte, so dots and escapes would never match
-/// what their author meant.
+/// Parses a path. Paths are compared byte by byte, so a path with dots or escapes would match no
+/// equivalent spelling, and is refused.
 fn path(text: &str) -> Result<String, String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
     let dots = text
@@ -73,7 +73,7 @@ mod tests {
     use super::path;
 
     #[test]
-    fn paths_are_plain() {
+    fn paths_with_patterns_escapes_or_dots_are_refused() {
         for text in ["/", "/status", "/a/b.json", "/~user"] {
             assert_eq!(path(text).as_deref(), Ok(text));
         }

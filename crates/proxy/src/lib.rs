@@ -1,8 +1,8 @@
-//! The proxy of the scenario: terminates TLS with its X.509-SVID, verifies by SPIFFE ID that it
-//! talks to the server, and forwards. It checks no tokens: it passes them on.
+//! The proxy of the scenario. It terminates TLS with its X.509-SVID, verifies the SPIFFE ID of the
+//! upstream, and forwards requests. It passes tokens on and does not verify them.
 //!
 //! - [`config`], [`upstream`]: flags and environment, typed
-//! - [`run`]: what one core runs; a test runs it once on port 0
+//! - [`run`]: proxies on one core; a test can run it in its own process, on port 0
 
 pub mod config;
 pub mod upstream;
@@ -22,38 +22,37 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 
-/// The exit status after a usage error.
-const USAGE: u8 = 2;
-
-/// All that a core proxies with; made once, shared by all.
+/// Everything that a core proxies with. All cores share it.
 #[derive(Clone, Debug)]
 pub struct Proxy {
-    /// Presents the X.509-SVID; asks for no certificate.
+    /// Presents the X.509-SVID, and requests no certificate.
     pub tls: Arc<ServerConfig>,
     /// Verifies the upstream's SPIFFE ID.
-    pub upstream_tls: tls::ClientTls,
-    /// Where requests go, and who must be there.
-    pub upstream: Upstream,
-    /// The paths that are forwarded; all others are not found.
+    pub upstream_tls: tls::Outgoing,
+    /// The upstream, and its SPIFFE ID.
+    pub upstream: Target,
+    /// The other URLs of the upstream.
+    pub more_upstreams: Vec<Uri>,
+    /// The paths that are forwarded. Every other path is answered 404.
     pub paths: Arc<[String]>,
-    /// Limits the log lines about requests that did not get the upstream's answer.
+    /// Limits the log lines about requests without an answer of the upstream.
     pub quotas: Arc<LogQuotas>,
-    /// The deadlines and bounds, and what is counted under them.
+    /// The deadlines and bounds, and the counts under these bounds.
     pub shared: Shared,
 }
 
-/// What one core answers with: its own pool of upstream connections.
+/// The request handler of one core, which has its own pool of upstream connections.
 #[derive(Clone, Debug)]
-struct Core {
+struct ProxyHandler {
     forwarder: Arc<Forwarder>,
     paths: Arc<[String]>,
     quotas: Arc<LogQuotas>,
 }
 
-/// Connects to the Workload API, listens, and proxies until a signal.
+/// Connects to the Workload API, listens, and proxies until a signal arrives.
 ///
 /// # Errors
-/// When no identity was issued, or there is nothing to listen on.
+/// Fails when no identity is issued, or when there is nothing to listen on.
 pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
     let upstream = match config.upstream.upstream() {
         Ok(upstream) => upstream,
@@ -86,33 +85,26 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     service.run(announce, core).await
 }
 
-/// Says on standard error why the flags can't be used together, as clap does for one of them.
-fn usage_error(text: &str) -> anyhow::Result<ExitCode> {
-    let mut command = Config::command();
-    command.error(ErrorKind::ValueValidation, text).print()?;
-    Ok(ExitCode::from(USAGE))
-}
-
-/// Proxies what comes to `listener` until `shutdown`, then drains.
+/// Proxies requests to `listener` until `shutdown`, then drains. Each core runs it once.
 pub async fn run(listener: impl Into<Listener>, proxy: Proxy, shutdown: Shutdown) {
-    let forwarder = Forwarder::new(proxy.upstream, proxy.upstream_tls);
-    let core = Core {
+    let forwarder = Forwarder::new(proxy.upstream, proxy.more_upstreams, proxy.upstream_tls);
+    let handler = ProxyHandler {
         forwarder: Arc::new(forwarder),
         paths: proxy.paths,
         quotas: proxy.quotas,
     };
-    serve::serve(listener, proxy.tls, core, proxy.shared, shutdown).await;
+    serve::serve(listener, proxy.tls, handler, proxy.shared, shutdown).await;
 }
 
 impl Proxy {
-    /// Returns all of the upstream's URLs in one line.
+    /// Returns all URLs of the upstream on one line.
     fn urls(&self) -> String {
         let urls = self.upstream.urls.iter();
         urls.map(Uri::to_string).collect::<Vec<_>>().join(",")
     }
 }
 
-impl Handler for Core {
+impl Handler for ProxyHandler {
     async fn handle(&self, request: Request<Received>, peer: &Peer) -> Response<Body> {
         match self.check(request) {
             Ok(request) => self.forward(request, peer).await,
@@ -121,7 +113,8 @@ impl Handler for Core {
     }
 }
 
-impl Core {
+impl ProxyHandler {
+    /// Rejects malformed requests, and paths that are not forwarded.
     fn check(&self, request: Request<Received>) -> Result<Checked, Box<Rejected<Received>>> {
         let request = Checked::new(request)?;
         match self.paths.iter().any(|path| path == request.path()) {
@@ -130,9 +123,9 @@ impl Core {
         }
     }
 
-    /// Logs each request that is forwarded, and its failure within the quota.
+    /// Forwards a request and logs it. Logs a failure within the quota.
     async fn forward(&self, request: Checked, peer: &Peer) -> Response<Body> {
-        // The query stays out of the log: callers put secrets there.
+        // The query is not logged, because callers put secrets there.
         let (method, path) = (
             Sanitized(request.method().as_str()),
             Sanitized(request.path()),
@@ -147,7 +140,7 @@ impl Core {
         }
     }
 
-    /// Logs a caller's fault as a warning, the upstream's as an error.
+    /// Logs a fault of the caller as a warning, and a fault of the upstream as an error.
     fn log_failure(&self, error: &forward::Error, peer: &Peer) {
         let status = error.status();
         let is_callers = status.is_client_error();
@@ -165,7 +158,7 @@ impl Core {
         }
     }
 
-    /// Logs a request that is answered here, within the quota.
+    /// Answers a rejected request, and logs it within the quota.
     fn reject(&self, rejected: &Rejected<Received>, peer: &Peer) -> Response<Body> {
         let Rejected { request, rejection } = rejected;
         if let Some(left_out) = self.quotas.refused.take(peer.source()) {
