@@ -17,14 +17,14 @@ use spiffe::SpiffeId;
     name = "client",
     version,
     max_term_width = 100,
-    about = "Makes a request as this workload: with a SPIFFE JWT-SVID, to a verified SPIFFE ID\n\n\
-        Fetches a JWT-SVID for AUDIENCE, verifies the SPIFFE ID at the other end before a byte of the \
+    about = "Makes a request as this workload, with a SPIFFE JWT-SVID, to a server with a verified SPIFFE ID\n\n\
+        It fetches a JWT-SVID for AUDIENCE, verifies the SPIFFE ID of the server before a byte of the \
         request is sent, and prints the response's body. The exit status is 0 if the response's was 2xx.",
     after_help = "\
-With --repeat or --every, each request is a line: when it began (UTC), its status or 'failed' and \
-why, how long it took. Bodies are read to their end and not printed. A summary comes last, at \
-Ctrl-C too; the exit status is 0 if every status was 2xx. The token is renewed as it ages, and \
-when a 401 says that it is invalid: that request is made once more.
+With --repeat or --every, the client prints a line for each request: its start (UTC), its status or \
+'failed' and the reason, and its duration. Bodies are read to their end and not printed. A summary \
+comes last, also after Ctrl-C. The exit status is 0 if every status was 2xx. The token is renewed \
+before it expires. If a 401 says that the token is invalid, the request is made once more.
 
 Each flag can also be set by CLIENT_ and its name: CLIENT_URL=https://proxy.example.org:8443/
 
@@ -37,13 +37,13 @@ Examples:
   curl --cacert <(client --print-bundle) -H \"Authorization: Bearer $(client --print-token)\" URL"
 )]
 pub struct Config {
-    /// Who the token is for [default: the server's SPIFFE ID]
+    /// Audience of the token [default: the server's SPIFFE ID]
     #[arg(value_name = "AUDIENCE", value_parser = cli::audience)]
     audience: Option<String>,
-    /// URL to request; https only, redirects are shown and not followed
+    /// URL to request; https only. Redirects are shown and not followed
     #[arg(long, value_name = "URL", default_value = "https://localhost:8443/", value_parser = cli::https_url)]
     pub url: Uri,
-    /// SPIFFE ID that must be at the other end
+    /// SPIFFE ID that the server must have
     #[arg(long, value_name = "ID", default_value = "spiffe://example.org/server", value_parser = cli::workload_id)]
     pub server_id: SpiffeId,
     /// Request method [default: GET, or POST with -d]
@@ -52,19 +52,20 @@ pub struct Config {
     /// Request header; repeatable
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// Request body, sent as it is; @FILE reads it from a file, @- from standard input
+    /// Request body, sent unchanged. @FILE reads it from a file, @- from standard input
     #[arg(short = 'd', long = "data", value_name = "DATA")]
     data: Option<String>,
     /// Print the response's status and header before its body
     #[arg(short = 'i', long, value_parser = boolean)]
     pub include: bool,
-    /// How long the whole run may take; with --repeat or --every the start, and then each request
+    /// Longest time for the whole run, or with --repeat or --every for the start and for each request
     #[arg(short = 'm', long, value_name = "DURATION", default_value = "30s", value_parser = cli::duration)]
     pub max_time: Duration,
-    /// Make N requests, with a line for each instead of the response's body
+    /// Make N requests, and print a line for each instead of the response's body
     #[arg(long, value_name = "N", value_parser = cli::positive, conflicts_with_all = ["include", "print"])]
     repeat: Option<usize>,
-    /// Make a request this often; without --repeat, until Ctrl-C or SIGTERM [default with --repeat: 1s]
+    /// Time between two requests. Without --repeat, requests continue until Ctrl-C or SIGTERM
+    /// [default with --repeat: 1s]
     #[arg(long, value_name = "DURATION", value_parser = cli::duration, conflicts_with_all = ["include", "print"])]
     every: Option<Duration>,
     /// Print the token instead of making the request
@@ -73,30 +74,30 @@ pub struct Config {
     /// Print the server's X.509 trust bundle (PEM) instead of making the request
     #[arg(long, value_parser = boolean, group = "print", conflicts_with_all = ["method", "headers", "data", "include", "audience"])]
     print_bundle: bool,
-    /// Where identity comes from.
+    /// The Workload API.
     #[command(flatten)]
     pub identity: WorkloadApiArgs,
-    /// How to log.
+    /// The log.
     #[command(flatten)]
     pub log: LogArgs,
 }
 
-/// What to print instead of a response.
+/// The output instead of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Print {
     Token,
     Bundle,
 }
 
-/// How many requests, and how often.
+/// The number of requests, and their interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pace {
-    /// Without it, until a signal comes.
+    /// The number of requests. `None`: requests continue until a signal arrives.
     pub(crate) requests: Option<usize>,
     pub(crate) every: Duration,
 }
 
-/// Fields that the request's own parts decide.
+/// Fields that other parts of the request determine, each with the reason.
 const NOT_SETTABLE: [(HeaderName, &str); 5] = [
     (header::AUTHORIZATION, "it carries the JWT-SVID"),
     (header::HOST, "it comes from --url"),
@@ -106,12 +107,14 @@ const NOT_SETTABLE: [(HeaderName, &str); 5] = [
 ];
 
 impl Config {
+    /// Returns the audience of the token.
     pub(crate) fn audience(&self) -> String {
         self.audience
             .clone()
             .unwrap_or_else(|| self.server_id.to_string())
     }
 
+    /// Returns the output instead of a response, if there is one.
     pub(crate) fn print(&self) -> Option<Print> {
         match (self.print_token, self.print_bundle) {
             (true, _) => Some(Print::Token),
@@ -120,7 +123,7 @@ impl Config {
         }
     }
 
-    /// Unless there is one request only.
+    /// Returns the pace of repeated requests, or `None` for a single request.
     pub(crate) fn pace(&self) -> Option<Pace> {
         let pace = Pace {
             requests: self.repeat,
@@ -129,9 +132,10 @@ impl Config {
         (self.repeat.is_some() || self.every.is_some()).then_some(pace)
     }
 
-    pub(crate) fn upstream(&self) -> Upstream {
-        Upstream {
-            urls: vec![self.url.clone()],
+    /// Returns the server as an upstream.
+    pub(crate) fn target(&self) -> Target {
+        Target {
+            url: self.url.clone(),
             id: self.server_id.clone(),
             connect_timeout: self.max_time,
             response_timeout: self.max_time,
@@ -139,7 +143,7 @@ impl Config {
         }
     }
 
-    /// The request without its token.
+    /// Returns the request without its token.
     pub(crate) fn request(&self) -> anyhow::Result<Request<Full<Bytes>>> {
         let default = if self.data.is_some() {
             Method::POST
@@ -172,12 +176,13 @@ impl AsRef<LogArgs> for Config {
     }
 }
 
+/// Parses a request method.
 fn method(text: &str) -> Result<Method, String> {
     text.parse()
         .map_err(|_| "not a request method; expected for example PUT".into())
 }
 
-/// What the environment may set a flag without a value to.
+/// Parses the value that the environment gives to a flag without a value.
 fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "true" | "yes" | "on" | "1" => Ok(true),
@@ -186,6 +191,7 @@ fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
+/// Parses a header field, and refuses fields that other parts of the request determine.
 fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     const EXAMPLE: &str = "expected for example 'Accept: application/json'";
     let (name, value) = text
@@ -204,6 +210,7 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     Ok((name, value))
 }
 
+/// Reads the request body from the value of `-d`.
 fn read_data(data: &str) -> anyhow::Result<Vec<u8>> {
     match data.strip_prefix('@') {
         None => Ok(data.as_bytes().to_vec()),
@@ -229,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_audience_is_the_server_unless_given() {
+    fn the_default_audience_is_the_server() {
         assert_eq!(
             config(&[]).unwrap().audience(),
             "spiffe://example.org/server"
@@ -247,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_one_request_unless_more_are_asked_for() {
+    fn requests_are_repeated_only_on_request() {
         let second = Duration::from_secs(1);
         for (args, pace) in [
             (&[] as &[&str], None),
@@ -264,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_spelt_as_in_curl() {
+    fn method_header_and_body_have_the_defaults_of_curl() {
         let request = config(&["-d", "a=b"]).unwrap().request().unwrap();
         assert_eq!(request.method(), Method::POST);
         assert_eq!(
@@ -292,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_would_be_ignored_or_leak() {
+    fn values_that_would_be_ignored_or_leak_are_refused() {
         for (args, text) in [
             (
                 &["--url", "http://localhost:8443/"] as &[&str],

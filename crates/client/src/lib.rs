@@ -1,10 +1,13 @@
-//! The client of the scenario: fetches a JWT-SVID, verifies by SPIFFE ID whom it talks to, makes one
-//! request with the token, and prints the answer; or many, to watch what becomes of them.
+//! The client of the scenario. It fetches a JWT-SVID, verifies the SPIFFE ID of the server, makes
+//! one request with the token, and prints the response. It can repeat the request and print the
+//! outcomes.
 //!
 //! - [`config`]: flags and environment, typed
-//! - `output`: what goes to standard output and standard error
-//! - `repeat`: one request after another; `tally`: what came of them
+//! - `authorize`: the token in the request
+//! - `output`: standard output and standard error
+//! - `repeat`: one request after another; `tally`: counts and times of their outcomes
 
+mod authorize;
 pub mod config;
 mod output;
 mod repeat;
@@ -12,22 +15,22 @@ mod tally;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use common::tls;
 use forward::outbound::Client;
-use http::{HeaderValue, Request, header::AUTHORIZATION};
-use http_body_util::Full;
-use hyper::body::Bytes;
 use process::cli;
-use spiffe::JwtSvid;
 use tokio::time::{Instant, timeout_at};
 
-use crate::config::{Config, Print};
+use crate::{
+    authorize::authorize,
+    config::{Config, Print},
+};
 
-/// Does what the flags say; success is a 2xx status of every request, or what was to be printed.
+/// Makes the requests or prints what the flags say. Returns success if every status was 2xx, or if
+/// the output was printed.
 ///
 /// # Errors
-/// Never: a failure is one line on standard error and exit status 1.
+/// Never fails. A failure is one line on standard error, and exit status 1.
 pub async fn start(config: Config) -> anyhow::Result<ExitCode> {
     Ok(run(config).await.unwrap_or_else(|error| {
         eprintln!("client: {error:#}");
@@ -65,21 +68,10 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     }
     let client = Client::new(config.upstream(), tls::client(&x509, &config.server_id)?);
     let exchange = async {
-        let response = client.request(authorized(request, &token)?).await?;
+        let response = client.request(authorize(request, &token)?).await?;
         output::response(response, config.include).await
     };
     timeout_at(deadline, exchange)
         .await
         .map_err(|_| late(&format!("no complete answer from {}", config.url)))?
-}
-
-fn authorized(
-    mut request: Request<Full<Bytes>>,
-    token: &JwtSvid,
-) -> anyhow::Result<Request<Full<Bytes>>> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.token()))
-        .context("the token is no header value")?;
-    value.set_sensitive(true);
-    request.headers_mut().insert(AUTHORIZATION, value);
-    Ok(request)
 }

@@ -1,4 +1,5 @@
-//! Entry point of the client: reads flags and environment, makes its request, prints the answer.
+//! Entry point of the client: reads flags and environment, makes its request, and prints the
+//! response.
 
 use std::process::ExitCode;
 

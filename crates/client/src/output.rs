@@ -1,4 +1,4 @@
-//! Bodies and what was asked for go to standard output; everything else to standard error.
+//! The output. Bodies, lines and tokens go to standard output, everything else to standard error.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -12,8 +12,8 @@ use http::{HeaderMap, Response, StatusCode, Version, header::LOCATION};
 use http_body_util::BodyExt;
 use spiffe::{JwtSvid, TrustDomain, X509BundleSet};
 
-/// Prints a response: the body of a success as it comes, otherwise the status. With `include`, the
-/// head before the body whatever the status, as curl's `-i`.
+/// Prints a response: the body of a success while it arrives, otherwise the status. With `include`,
+/// prints head and body whatever the status, like curl's `-i`.
 pub(crate) async fn response(
     response: Response<ResponseBody>,
     include: bool,
@@ -50,7 +50,7 @@ pub(crate) fn token(svid: &JwtSvid) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints the certificates that vouch for `trust_domain`, as PEM (RFC 7468).
+/// Prints the X.509 authorities of `trust_domain` as PEM (RFC 7468).
 pub(crate) fn bundle(
     bundles: &X509BundleSet,
     trust_domain: &TrustDomain,
@@ -64,17 +64,18 @@ pub(crate) fn bundle(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints a line, in a thread of its own: whoever reads may be slow, and what runs here goes on.
+/// Prints a line on another thread, because a slow reader must not stop the other tasks.
 ///
 /// # Errors
-/// When standard output takes no more; `BrokenPipe` if nobody reads it any more.
+/// Fails when standard output can't be written, with `BrokenPipe` if its reader has closed it.
 pub(crate) async fn line(mut text: String) -> io::Result<()> {
     text.push('\n');
     tokio::task::spawn_blocking(move || write(text.as_bytes())).await?
 }
 
-/// As it comes; on a terminal the next prompt gets a line of its own.
-async fn print_body(mut body: ResponseBody) -> anyhow::Result<()> {
+/// Prints a body while it arrives. Ends the last line on a terminal, so that the prompt has its own
+/// line.
+async fn print_body(mut body: Answer) -> anyhow::Result<()> {
     let mut line_ended = true;
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.context("the response broke off")?.into_data() {
@@ -98,6 +99,7 @@ fn write(bytes: &[u8]) -> io::Result<()> {
     stdout.flush()
 }
 
+/// Returns the head in the form of HTTP/1.1.
 fn head_text(version: Version, status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
     let mut text = format!("{version:?} {status}\r\n").into_bytes();
     for (name, value) in headers {
@@ -107,16 +109,18 @@ fn head_text(version: Version, status: StatusCode, headers: &HeaderMap) -> Vec<u
     text
 }
 
+/// Returns a certificate as PEM.
+///
+/// This is written here because no crate of the workspace writes PEM: rcgen and x509-parser would
+/// need another dependency for it.
 fn pem(der: &[u8]) -> String {
     let base64 = BASE64_STANDARD.encode(der);
-    let lines: Vec<&str> = (0..base64.len())
-        .step_by(64)
-        .map(|at| &base64[at..base64.len().min(at + 64)])
-        .collect();
-    format!(
-        "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
-        lines.join("\n")
-    )
+    let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    for line in base64.as_bytes().chunks(64) {
+        pem.extend(line.iter().copied().map(char::from));
+        pem.push('\n');
+    }
+    pem + "-----END CERTIFICATE-----\n"
 }
 
 #[cfg(test)]
@@ -124,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pem_has_lines_of_64() {
+    fn pem_is_written_in_lines_of_64() {
         let text = pem(&[0; 60]);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
@@ -134,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_reads_as_on_the_wire() {
+    fn a_head_is_printed_in_the_form_of_http1() {
         let headers = HeaderMap::from_iter([(LOCATION, "/a".parse().unwrap())]);
         let text = head_text(Version::HTTP_2, StatusCode::FOUND, &headers);
         assert_eq!(

@@ -1,4 +1,5 @@
-//! One request after another, to watch a rotation or an outage: a line for each, a summary at the end.
+//! Repeated requests, to watch a rotation or an outage. Each request prints a line, and a summary
+//! comes last.
 
 use std::{
     io::{self, ErrorKind},
@@ -7,6 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use anyhow::Context;
 use common::{tls, workload::tokens::TokenSource};
 use forward::outbound::Client;
 use http::{HeaderMap, Request, StatusCode, header::WWW_AUTHENTICATE};
@@ -18,14 +20,13 @@ use spiffe::JwtSvid;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::{
-    authorized,
+    authorize::authorize,
     config::{Config, Pace},
     output,
     tally::Tally,
 };
-use anyhow::Context;
 
-/// What one request needs; connections and token outlive it.
+/// The parts that all requests share: connections, token and the request itself.
 struct Session {
     client: Client<Full<Bytes>>,
     tokens: TokenSource,
@@ -33,17 +34,17 @@ struct Session {
     max_time: Duration,
 }
 
-/// What came of a request that was answered.
-struct Answer {
+/// The outcome of a request that was answered.
+struct Outcome {
     status: StatusCode,
-    /// The server would not have the token (RFC 6750 §3.1).
+    /// True if the server refused the token as invalid (RFC 6750 §3.1).
     token_refused: bool,
-    /// There was another before: the token was refused, and this is the answer to a new one.
+    /// True if the request was made again with a new token, after its first one was refused.
     renewed: bool,
 }
 
-/// Makes requests at `pace` until they are done, a signal comes, or nobody reads any more; success is
-/// at least one, and a 2xx status for all.
+/// Makes requests at `pace` until they are done, a signal arrives, or standard output is closed.
+/// Returns success if there was at least one request and every status was 2xx.
 pub(crate) async fn run(
     config: &Config,
     pace: Pace,
@@ -56,7 +57,7 @@ pub(crate) async fn run(
         failed => failed,
     };
     match printed {
-        // Whoever read has seen enough, as `head` has.
+        // A reader such as `head` closes the pipe early.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(error).context("cannot write to standard output")
         }
@@ -65,7 +66,7 @@ pub(crate) async fn run(
     }
 }
 
-/// The outer error is one of start-up, the inner one of standard output.
+/// Makes the requests. The outer error is one of the start, the inner one of standard output.
 async fn requests(
     config: &Config,
     pace: Pace,
@@ -80,7 +81,7 @@ async fn requests(
         session = Session::start(config, request) => session?,
     };
     let mut ticks = interval(pace.every);
-    // After a slow one the next begins when it would have begun anyway.
+    // A slow request does not shift the times of the following ones.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut left = pace.requests;
     while left != Some(0) {
@@ -93,7 +94,7 @@ async fn requests(
             () = &mut stop => break,
             line = next => line,
         };
-        // Not broken off by a stop: it comes before the summary.
+        // A stop does not interrupt the line, because it comes before the summary.
         if let Err(error) = output::line(line).await {
             return Ok(Err(error));
         }
@@ -103,6 +104,7 @@ async fn requests(
 }
 
 impl Session {
+    /// Gets the identity of the workload.
     async fn start(config: &Config, request: Request<Full<Bytes>>) -> anyhow::Result<Self> {
         let workload_api = config.identity.workload_api(config.max_time);
         let x509 = workload_api.x509().await.map_err(cli::with_remedy)?.x509;
@@ -114,7 +116,7 @@ impl Session {
         })
     }
 
-    /// Makes one request and counts it; the line that tells of it.
+    /// Makes one request and counts it. Returns its line.
     async fn one(&self, tally: &mut Tally) -> String {
         let (time, began) = (SystemTime::now(), Instant::now());
         let answer = self.exchange(began + self.max_time).await;
@@ -124,16 +126,17 @@ impl Session {
         line(time, took, &answer)
     }
 
-    async fn exchange(&self, deadline: Instant) -> anyhow::Result<Answer> {
+    /// Makes one request before `deadline`.
+    async fn exchange(&self, deadline: Instant) -> anyhow::Result<Outcome> {
         match timeout_at(deadline, self.authorized_exchange(deadline)).await {
             Ok(answer) => answer,
             Err(_) => anyhow::bail!("not done within {:?} (--max-time)", self.max_time),
         }
     }
 
-    /// A request whose token was refused was not processed: it is made again, once, if there is
-    /// another token by `deadline`.
-    async fn authorized_exchange(&self, deadline: Instant) -> anyhow::Result<Answer> {
+    /// Makes one request, and makes it again if its token is refused and there is another token
+    /// before `deadline`. A request whose token was refused was not processed.
+    async fn authorized_exchange(&self, deadline: Instant) -> anyhow::Result<Outcome> {
         let token = self.tokens.token().await?;
         let answer = self.send(&token).await?;
         if !answer.token_refused {
@@ -141,7 +144,7 @@ impl Session {
         }
         self.tokens.invalidate(&token);
         match timeout_at(deadline, self.tokens.token()).await {
-            Ok(Ok(fresh)) if fresh.token() != token.token() => Ok(Answer {
+            Ok(Ok(fresh)) if fresh.token() != token.token() => Ok(Outcome {
                 renewed: true,
                 ..self.send(&fresh).await?
             }),
@@ -149,14 +152,15 @@ impl Session {
         }
     }
 
-    async fn send(&self, token: &JwtSvid) -> anyhow::Result<Answer> {
-        let request = authorized(self.request.clone(), token)?;
+    /// Sends the request, and reads the response to its end.
+    async fn send(&self, token: &JwtSvid) -> anyhow::Result<Outcome> {
+        let request = authorize(self.request.clone(), token)?;
         let (head, mut body) = self.client.request(request).await?.into_parts();
         while let Some(frame) = body.frame().await {
             frame.context("the response broke off")?;
         }
         let unauthorized = head.status == StatusCode::UNAUTHORIZED;
-        Ok(Answer {
+        Ok(Outcome {
             status: head.status,
             token_refused: unauthorized && says_invalid_token(&head.headers),
             renewed: false,
@@ -164,7 +168,7 @@ impl Session {
     }
 }
 
-/// Whether a Bearer challenge has `error="invalid_token"`.
+/// Returns whether a Bearer challenge has `error="invalid_token"`.
 fn says_invalid_token(headers: &HeaderMap) -> bool {
     let challenges = headers.get_all(WWW_AUTHENTICATE).iter();
     challenges
@@ -183,8 +187,9 @@ fn says_invalid_token(headers: &HeaderMap) -> bool {
         })
 }
 
-/// The time of day in UTC, as the logs have it, the status or that there is none, and how long it took.
-fn line(time: SystemTime, took: Duration, answer: &anyhow::Result<Answer>) -> String {
+/// Returns the line of a request: the time of day in UTC, the status or the failure, and the
+/// duration.
+fn line(time: SystemTime, took: Duration, answer: &anyhow::Result<Outcome>) -> String {
     let time = time_of_day(time);
     let ms = took.as_secs_f64() * 1000.0;
     match answer {
@@ -202,6 +207,7 @@ fn line(time: SystemTime, took: Duration, answer: &anyhow::Result<Answer>) -> St
     }
 }
 
+/// Returns the time of day in UTC, as it is in the log.
 fn time_of_day(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (seconds, millis) = (since.as_secs() % (24 * 60 * 60), since.subsec_millis());
@@ -244,7 +250,7 @@ mod tests {
         let time = UNIX_EPOCH + Duration::from_millis(1_800_000_000_042);
         let took = Duration::from_micros(1849);
         let answer = |status, renewed| {
-            Ok(Answer {
+            Ok(Outcome {
                 status,
                 token_refused: false,
                 renewed,

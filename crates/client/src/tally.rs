@@ -1,4 +1,4 @@
-//! What came of many requests, in memory that does not grow with their number.
+//! Counts and times of requests, in memory that does not grow with their number.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,9 +10,9 @@ pub(crate) struct Tally {
     began: Instant,
     last_success: Instant,
     longest_gap: Duration,
-    /// By status; without one there was no answer.
+    /// Requests by status. `None` stands for requests without an answer.
     by_status: BTreeMap<Option<StatusCode>, u64>,
-    /// Of successes, by their time in tenths of a millisecond: as exact as it is shown.
+    /// Successes by their duration in tenths of a millisecond, the precision of the summary.
     by_tenths: BTreeMap<u64, u64>,
 }
 
@@ -27,7 +27,7 @@ impl Tally {
         }
     }
 
-    /// Counts a request that took so long and ended at `now`.
+    /// Counts a request that took `took` and ended at `now`.
     pub(crate) fn count(&mut self, status: Option<StatusCode>, took: Duration, now: Instant) {
         *self.by_status.entry(status).or_default() += 1;
         if status.is_some_and(|status| status.is_success()) {
@@ -37,13 +37,13 @@ impl Tally {
         }
     }
 
-    /// Whether there was at least one, and none that failed.
+    /// Returns whether there was at least one request, and all succeeded.
     pub(crate) fn all_succeeded(&self) -> bool {
         let (ok, failed) = self.ok_and_failed();
         ok > 0 && failed == 0
     }
 
-    /// All of it in one line.
+    /// Returns a summary on one line.
     pub(crate) fn summary(&self, now: Instant) -> String {
         let (ok, failed) = self.ok_and_failed();
         let requests = ok + failed;
@@ -57,17 +57,18 @@ impl Tally {
         )
     }
 
-    /// The longest time without success, until `now`.
+    /// Returns the longest time without success until `now`.
     fn gap(&self, now: Instant) -> Duration {
         self.longest_gap.max(now - self.last_success)
     }
 
+    /// Returns the numbers of successes and failures.
     fn ok_and_failed(&self) -> (u64, u64) {
         let ok = self.by_tenths.values().sum();
         (ok, self.by_status.values().sum::<u64>() - ok)
     }
 
-    /// How many of each, unless all are well.
+    /// Returns the number of each status, or nothing if all succeeded.
     fn statuses(&self, failed: u64) -> String {
         if failed == 0 {
             return String::new();
@@ -84,6 +85,7 @@ impl Tally {
         format!(" ({})", counts.join(", "))
     }
 
+    /// Returns the durations of the successes, if there are any.
     fn times(&self, ok: u64) -> String {
         if ok == 0 {
             return String::new();
@@ -93,13 +95,13 @@ impl Tally {
             "; ms min {:.1}, median {:.1}, p99 {:.1}, max {:.1}",
             ms(1),
             ms(ok.div_ceil(2)),
-            // Nearest rank, without a sum that could overflow.
+            // This is the nearest rank, without a product that could overflow.
             ms(ok - ok / 100),
             ms(ok)
         )
     }
 
-    /// The time of the success that comes at `rank`, from the quickest, which is 1.
+    /// Returns the duration at `rank`, where the shortest has rank 1.
     fn ranked(&self, rank: u64) -> u64 {
         let mut seen = 0;
         let reached = self.by_tenths.iter().find(|(_, count)| {
@@ -120,7 +122,7 @@ mod tests {
 
     const OK: Option<StatusCode> = Some(StatusCode::OK);
 
-    /// One request a second, each with its status and the milliseconds that it took.
+    /// Returns the summary of one request a second, each with its status and its milliseconds.
     fn summary(requests: &[(Option<StatusCode>, f64)]) -> (String, bool) {
         let began = Instant::now();
         let mut now = began;
