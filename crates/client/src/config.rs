@@ -133,9 +133,9 @@ impl Config {
     }
 
     /// Returns the server as an upstream.
-    pub(crate) fn target(&self) -> Target {
-        Target {
-            url: self.url.clone(),
+    pub(crate) fn upstream(&self) -> Upstream {
+        Upstream {
+            urls: vec![self.url.clone()],
             id: self.server_id.clone(),
             connect_timeout: self.max_time,
             response_timeout: self.max_time,

@@ -75,7 +75,7 @@ pub(crate) async fn line(mut text: String) -> io::Result<()> {
 
 /// Prints a body while it arrives. Ends the last line on a terminal, so that the prompt has its own
 /// line.
-async fn print_body(mut body: Answer) -> anyhow::Result<()> {
+async fn print_body(mut body: ResponseBody) -> anyhow::Result<()> {
     let mut line_ended = true;
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.context("the response broke off")?.into_data() {

@@ -22,17 +22,18 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 
+/// The exit status after a usage error.
+const USAGE: u8 = 2;
+
 /// Everything that a core proxies with. All cores share it.
 #[derive(Clone, Debug)]
 pub struct Proxy {
     /// Presents the X.509-SVID, and requests no certificate.
     pub tls: Arc<ServerConfig>,
     /// Verifies the upstream's SPIFFE ID.
-    pub upstream_tls: tls::Outgoing,
-    /// The upstream, and its SPIFFE ID.
-    pub upstream: Target,
-    /// The other URLs of the upstream.
-    pub more_upstreams: Vec<Uri>,
+    pub upstream_tls: tls::ClientTls,
+    /// The upstream: its URLs, and its SPIFFE ID.
+    pub upstream: Upstream,
     /// The paths that are forwarded. Every other path is answered 404.
     pub paths: Arc<[String]>,
     /// Limits the log lines about requests without an answer of the upstream.
@@ -85,9 +86,16 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     service.run(announce, core).await
 }
 
+/// Prints the reason why flags can't be used together, as clap does for one flag.
+fn usage_error(text: &str) -> anyhow::Result<ExitCode> {
+    let mut command = Config::command();
+    command.error(ErrorKind::ValueValidation, text).print()?;
+    Ok(ExitCode::from(USAGE))
+}
+
 /// Proxies requests to `listener` until `shutdown`, then drains. Each core runs it once.
 pub async fn run(listener: impl Into<Listener>, proxy: Proxy, shutdown: Shutdown) {
-    let forwarder = Forwarder::new(proxy.upstream, proxy.more_upstreams, proxy.upstream_tls);
+    let forwarder = Forwarder::new(proxy.upstream, proxy.upstream_tls);
     let handler = ProxyHandler {
         forwarder: Arc::new(forwarder),
         paths: proxy.paths,
