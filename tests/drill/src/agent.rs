@@ -1,4 +1,4 @@
-//! An agent that is gone, silent, or another one.
+//! Stops, stalls and replaces the agent.
 
 use std::time::Duration;
 
@@ -13,14 +13,15 @@ use crate::{
     tally::Wanted,
 };
 
-/// What a stack may answer while its identities are replaced without an overlap, or have expired.
+/// A stack may give these answers while its identities are replaced without an overlap, or have
+/// expired.
 const WITHOUT_IDENTITY: Wanted = Wanted {
     statuses: &[401, 502, 503],
     broken: true,
     lost_posts: &[],
 };
 
-/// For a minute: one warning, and back by itself.
+/// Stops the agent for a minute. Each workload warns once and recovers without help.
 pub(crate) async fn stopped(stack: &Stack, scale: Scale, found: &mut Findings) -> Result<()> {
     let written = stack.workloads().map(Node::written);
     let down_for = format!("{}s", scale.seconds(60).as_secs());
@@ -36,7 +37,7 @@ pub(crate) async fn stopped(stack: &Stack, scale: Scale, found: &mut Findings) -
     Ok(())
 }
 
-/// For a minute: nobody notices, as long as the SVIDs live.
+/// Stalls the agent for a minute. No workload warns, because the SVIDs live longer.
 pub(crate) async fn stalled(stack: &Stack, scale: Scale, found: &mut Findings) -> Result<()> {
     let written = stack.workloads().map(Node::written);
     stack.ctl(&["stall"]).await?;
@@ -49,8 +50,8 @@ pub(crate) async fn stalled(stack: &Stack, scale: Scale, found: &mut Findings) -
     Ok(())
 }
 
-/// What it issued before is worth nothing: refused is what the workloads that don't know of it yet
-/// and those that do have to refuse of each other.
+/// Restarts the agent with new keys. A workload that has the new keys and one that has the old keys
+/// must refuse each other.
 pub(crate) async fn new_keys(stack: &Stack, found: &mut Findings) -> Result<()> {
     found.strict(stack.load.take());
     let written = stack.workloads().map(Node::written);
@@ -73,14 +74,14 @@ pub(crate) async fn new_keys(stack: &Stack, found: &mut Findings) -> Result<()> 
     })
     .await?;
     found.within("all on the new keys", begun.elapsed(), SOON);
-    // Callers who were refused just now try their next request in a moment.
+    // Callers that were refused last send their next request now.
     sleep(A_WHILE / 2).await;
     found.allowing(stack.load.take(), WITHOUT_IDENTITY);
     sleep(A_WHILE / 2).await;
     Ok(())
 }
 
-/// On a stack of its own, whose SVIDs live for seconds.
+/// Stops the agent of another stack until its SVIDs expire, which live for seconds.
 pub(crate) async fn svid_expires(found: &mut Findings) -> Result<()> {
     const A_FEW_REQUESTS: f64 = 200.0;
     let stack = Stack::with_agent(&["--x509-ttl", "9s"]).await?;
@@ -92,7 +93,7 @@ pub(crate) async fn svid_expires(found: &mut Findings) -> Result<()> {
             for text in ["lost the Workload API", "no new X.509-SVID has come"] {
                 told.push(stack.proxy.logged(text, written[2]).await);
             }
-            // All that was before it expired.
+            // The SVIDs have not expired before this point.
             found.strict(stack.load.take());
             for (node, written) in stack.workloads().into_iter().zip(written) {
                 told.push(node.logged("the X.509-SVID has expired", written).await);
@@ -104,7 +105,7 @@ pub(crate) async fn svid_expires(found: &mut Findings) -> Result<()> {
             };
             found.check(!connected, "an expired SVID is presented");
             for told in told {
-                found.check(told.is_ok(), "it was not told step by step");
+                found.check(told.is_ok(), "a step was not logged");
             }
         },
         stack.ctl(&["restart", "--down-for", "14s"])
@@ -123,7 +124,7 @@ pub(crate) async fn svid_expires(found: &mut Findings) -> Result<()> {
     stack.end().await
 }
 
-/// How often it warned, since it had logged so much.
+/// Checks how many warnings the workload has logged after the first `written` bytes.
 fn warned(node: &Node, written: usize, times: usize, found: &mut Findings) -> Result<()> {
     let log = node.log_since(written)?;
     let warnings: Vec<_> = log
@@ -134,7 +135,7 @@ fn warned(node: &Node, written: usize, times: usize, found: &mut Findings) -> Re
     let name = node.name();
     found.check(
         count == times,
-        format!("{name}: {count} warnings, not {times}: {warnings:?}"),
+        format!("{name}: {count} warnings instead of {times}: {warnings:?}"),
     );
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The caller does what a good client does: it follows the trust bundles, renews its token, and sends
-//! a request again only where HTTP allows that.
+//! Sends requests as a good client does: it follows the trust bundles, renews its token, and sends
+//! a request again only if HTTP allows that.
 
 use std::{
     sync::{Arc, Mutex},
@@ -26,10 +26,10 @@ use crate::{
     tally::{Kind, Outcome, Tally},
 };
 
-/// No request takes this long.
+/// Every request takes less time.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Whom to trust, by the trust bundles of the moment, and what to say.
+/// Holds the trust bundles and the tokens of a caller.
 pub(crate) struct Caller {
     port: u16,
     x509: X509Source,
@@ -42,12 +42,13 @@ type Sender = SendRequest<Payload>;
 /// The reason why there is no answer.
 struct Unanswered {
     error: hyper::Error,
-    /// The peer can't have seen any of the request.
+    /// The peer cannot have received any part of the request.
     unsent: bool,
 }
 
 impl Caller {
-    /// Calls `port` of this machine by the identity that the Workload API gives this process as `id`.
+    /// Returns a caller of `port` of this machine. Its identity is the one that the Workload API
+    /// gives this process as `id`.
     pub(crate) async fn new(
         port: u16,
         api: &WorkloadApi,
@@ -58,7 +59,7 @@ impl Caller {
         let id = Some(SpiffeId::new(id)?);
         let trust = (x509.updated().last(), Arc::new(config(&x509)?));
         let tokens = TokenSource::new(api.clone(), vec![audience.to_owned()], id);
-        // There from the start, whatever happens then.
+        // Fetches a token now, so that there is one whatever happens later.
         tokens.token().await.context("no token")?;
         Ok(Self {
             port,
@@ -68,7 +69,7 @@ impl Caller {
         })
     }
 
-    /// A TLS connection to `port`, whose certificate is verified by the current bundles.
+    /// Opens a TLS connection to `port` and verifies the certificate with the current bundles.
     pub(crate) async fn connect(&self, port: u16) -> Result<TlsStream<TcpStream>> {
         let connecting = async {
             let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
@@ -85,7 +86,7 @@ impl Caller {
             .context("no connection in time")?
     }
 
-    /// The certificate that `port` presents.
+    /// Returns the certificate that `port` presents.
     pub(crate) async fn presented(&self, port: u16) -> Result<CertificateDer<'static>> {
         let tls = self.connect(port).await?;
         let chain = tls
@@ -96,14 +97,14 @@ impl Caller {
         Ok(chain[0].clone().into_owned())
     }
 
-    /// The status of one request with `token` on a connection of its own.
+    /// Returns the status of one request with `token` on a connection of its own.
     pub(crate) async fn status(&self, token: &str) -> Result<StatusCode> {
         let mut sender = self.open().await?;
         let request = Shape::Get.request(token)?;
         Ok(sender.send_request(request).await?.status())
     }
 
-    /// Sends one request after the other on one connection until `end`; returns what became of them.
+    /// Sends one request after the other on one connection until `end`, and returns their outcomes.
     pub(crate) async fn insist(&self, mut sequence: Sequence, end: Instant) -> Result<Tally> {
         let (mut kept, mut reopened) = (None, false);
         let mut tally = Tally::default();
@@ -147,7 +148,8 @@ impl Caller {
         }
     }
 
-    /// Replaces a token that is refused once, because its key may be gone.
+    /// Sends a request. If its token is refused, sends it once more with a new token, because the
+    /// key may have been removed.
     async fn authorized(
         &self,
         kept: &mut Option<Sender>,
@@ -219,7 +221,7 @@ async fn attempt(
     }))
 }
 
-/// Reads the answer to its end; keeps the connection if the other end does.
+/// Reads the answer to its end, and keeps the connection if the peer does.
 async fn finish(
     sender: Sender,
     response: Response<Incoming>,
@@ -250,7 +252,7 @@ async fn finish(
     Ok(head.status)
 }
 
-/// Trusts what the bundles of this moment have.
+/// Trusts the certificates of the current bundles.
 fn config(x509: &X509Source) -> Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     for (_, bundle) in x509.bundle_set()?.iter() {

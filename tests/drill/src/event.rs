@@ -1,4 +1,4 @@
-//! The events of a drill, in the order in which they happen on each of the two stacks.
+//! Defines the events of a drill, in the order in which they happen on each of the two stacks.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
     tally::{Judgement, Tally, Wanted},
 };
 
-/// What happens to a stack.
+/// An event that happens to a stack.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Event {
     NewSvids,
@@ -38,21 +38,21 @@ pub(crate) enum Event {
     NoFilesLeft,
 }
 
-/// What an event adds to its row, as it goes.
+/// Collects what an event adds to its row.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     requests: u64,
     posts: u64,
     judged: Judgement,
     worst: Duration,
-    /// What was measured.
+    /// Measurements.
     notes: Vec<String>,
-    /// What should not have been.
+    /// Deviations from what is required.
     faults: Vec<String>,
 }
 
 impl Event {
-    /// All, in the order of the table.
+    /// All events, in the order of the table.
     pub(crate) const ALL: [Self; 19] = [
         Self::NewSvids,
         Self::CaRotation,
@@ -75,7 +75,7 @@ impl Event {
         Self::NoFilesLeft,
     ];
 
-    /// Its name for people.
+    /// Returns the name for people.
     fn title(self) -> &'static str {
         match self {
             Self::NewSvids => "new X.509-SVIDs every 2 s",
@@ -100,7 +100,8 @@ impl Event {
         }
     }
 
-    /// Whether it happens on the stack whose proxy is handed its socket; else on the other one.
+    /// Returns whether it happens on the stack whose proxy gets its socket handed over. Otherwise
+    /// it happens on the other stack.
     pub(crate) fn is_of_first_stack(self) -> bool {
         !matches!(
             self,
@@ -114,7 +115,7 @@ impl Event {
         )
     }
 
-    /// Lets it happen under the stack's load.
+    /// Runs the event under the stack's load.
     pub(crate) async fn run(self, stack: &mut Stack, scale: Scale) -> Result<Row> {
         let mut found = Findings::default();
         found.strict(stack.load.take());
@@ -161,13 +162,13 @@ impl Event {
 }
 
 impl Findings {
-    /// Nothing in it may have failed.
+    /// Adds requests of which none may have failed.
     pub(crate) fn strict(&mut self, tally: Tally) {
         self.allowing(tally, Wanted::default());
     }
 
-    /// Adds requests, of which those that are not `wanted` to fail become a fault; returns the
-    /// judgement of GETs and of POSTs.
+    /// Adds requests. Those that failed although `wanted` does not allow it are a fault. Returns
+    /// the judgement of GETs and of POSTs.
     pub(crate) fn allowing(&mut self, tally: Tally, wanted: Wanted) -> [Judgement; 2] {
         let [gets, posts] = tally.judge(wanted);
         self.requests += tally.requests();
@@ -180,18 +181,18 @@ impl Findings {
         [gets, posts]
     }
 
-    /// One request more, that was refused as it should be.
+    /// Adds one request that was refused as required.
     pub(crate) fn refused(&mut self) {
         self.requests += 1;
         self.judged.refused += 1;
     }
 
-    /// Something that was measured.
+    /// Adds a measurement.
     pub(crate) fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
     }
 
-    /// What took `time` had to take `most`.
+    /// Adds a measurement that must not exceed `most`.
     pub(crate) fn within(&mut self, what: &str, time: Duration, most: Duration) {
         self.note(format!("{what} after {} ms", time.as_millis()));
         self.check(
@@ -200,7 +201,7 @@ impl Findings {
         );
     }
 
-    /// A fault unless it `holds`.
+    /// Adds a fault unless `holds` is true.
     pub(crate) fn check(&mut self, holds: bool, fault: impl Into<String>) {
         if !holds {
             self.faults.push(fault.into());

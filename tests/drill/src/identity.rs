@@ -1,4 +1,4 @@
-//! Keys and identities that change, and refusals that take effect at once.
+//! Changes keys and identities, and checks that refusals take effect at once.
 
 use std::{
     fs,
@@ -18,14 +18,15 @@ use crate::{
     tally::Wanted,
 };
 
-/// From the change to its effect.
+/// The longest time from a change to its effect.
 const AT_ONCE: Duration = Duration::from_millis(200);
-/// From the agent's return to its workloads'.
+/// The longest time from the agent's return to the recovery of its workloads.
 pub(crate) const SOON: Duration = Duration::from_secs(5);
-/// To see that nothing comes after.
+/// The time after which no late effect of a change is expected.
 pub(crate) const A_WHILE: Duration = Duration::from_secs(2);
 
-/// For a minute; new handshakes present the new one at once, and the old connections go on.
+/// Rotates SVIDs for a minute. New handshakes present the new SVID at once, and connections stay
+/// open.
 pub(crate) async fn new_svids(stack: &Stack, scale: Scale, found: &mut Findings) -> Result<()> {
     const EVERY: Duration = Duration::from_secs(2);
     let end = Instant::now() + scale.seconds(60);
@@ -61,7 +62,7 @@ pub(crate) async fn ca_rotation(stack: &Stack, scale: Scale) -> Result<()> {
     Ok(())
 }
 
-/// A token by the new key is accepted on its first request.
+/// Checks that a token signed by the new key is accepted on its first request.
 pub(crate) async fn jwt_rotation(stack: &Stack, scale: Scale, found: &mut Findings) -> Result<()> {
     for _ in 0..scale.times(10).clamp(1, 3) {
         stack.ctl(&["rotate-jwt"]).await?;
@@ -72,7 +73,7 @@ pub(crate) async fn jwt_rotation(stack: &Stack, scale: Scale, found: &mut Findin
     Ok(())
 }
 
-/// Its tokens are refused at once, though they were accepted a moment before.
+/// Removes a JWT key. Its tokens, which were accepted before, are refused at once.
 pub(crate) async fn jwt_key_removed(stack: &Stack, found: &mut Findings) -> Result<()> {
     let caller = stack.load.caller();
     let old = fetch(stack, CLIENT_ID).await?;
@@ -81,7 +82,8 @@ pub(crate) async fn jwt_key_removed(stack: &Stack, found: &mut Findings) -> Resu
         caller.status(&old).await? == 200,
         "the old key's token is refused too soon"
     );
-    // The callers get tokens by the new key in time, as they do when keys live longer than tokens.
+    // The callers renew their tokens before the key is removed, as they do when keys live longer
+    // than tokens.
     let current = caller.tokens.token().await?;
     caller.tokens.invalidate(&current);
     caller.tokens.token().await?;
@@ -99,7 +101,7 @@ pub(crate) async fn jwt_key_removed(stack: &Stack, found: &mut Findings) -> Resu
     Ok(())
 }
 
-/// It gets no token any more.
+/// Withdraws the entry of a caller, which gets no more tokens.
 pub(crate) async fn caller_withdrawn(stack: &Stack, found: &mut Findings) -> Result<()> {
     ensure!(
         fetch(stack, GUEST_ID).await.is_ok(),
@@ -115,7 +117,7 @@ pub(crate) async fn caller_withdrawn(stack: &Stack, found: &mut Findings) -> Res
     Ok(())
 }
 
-/// Tokens of that trust domain are accepted while its bundle is there, and no moment longer.
+/// Adds and removes a federated bundle. Tokens of its trust domain are accepted only in between.
 pub(crate) async fn federation_removed(stack: &Stack, found: &mut Findings) -> Result<()> {
     let socket = stack.directory().join("partner.sock");
     let partner = DevAgent::start(Config::new(
@@ -145,7 +147,8 @@ pub(crate) async fn federation_removed(stack: &Stack, found: &mut Findings) -> R
     Ok(())
 }
 
-/// The servers refuse everything until they have an identity again, and need no restart for it.
+/// Withdraws the servers' identity. They refuse everything until they have it again, and they
+/// recover without a restart.
 pub(crate) async fn server_withdrawn(stack: &Stack, found: &mut Findings) -> Result<()> {
     const REFUSALS: Wanted = Wanted {
         statuses: &[502, 503],
@@ -178,7 +181,7 @@ pub(crate) async fn server_withdrawn(stack: &Stack, found: &mut Findings) -> Res
     Ok(())
 }
 
-/// A token for the servers.
+/// Fetches a token for the servers.
 async fn fetch(stack: &Stack, id: &str) -> Result<String> {
     let id = SpiffeId::new(id)?;
     let audience = [SERVER_ID.to_owned()];
@@ -186,14 +189,14 @@ async fn fetch(stack: &Stack, id: &str) -> Result<String> {
     Ok(svid.context("no token")?.token().to_owned())
 }
 
-/// Waits until a token is not accepted any more.
+/// Waits until a token is refused.
 async fn refused(stack: &Stack, token: &str) -> Result<()> {
     let caller = stack.load.caller();
     until(async || (caller.status(token).await.ok()? == 401).then_some(())).await?;
     Ok(())
 }
 
-/// The JWK Set that workloads get, as a SPIFFE bundle (SPIFFE Trust Domain and Bundle §4).
+/// Returns the JWK Set of workloads as a SPIFFE bundle (SPIFFE Trust Domain and Bundle §4).
 fn bundle_document(jwks: &str) -> Result<String> {
     let mut document: serde_json::Value = serde_json::from_str(jwks)?;
     let keys = document["keys"].as_array_mut().context("no keys")?;

@@ -1,4 +1,4 @@
-//! The load consists of callers that keep their connection and callers that open one per request.
+//! Runs callers that keep their connection and callers that open one per request.
 
 use std::{
     sync::{
@@ -12,14 +12,14 @@ use tokio::task::JoinSet;
 
 use crate::{caller::Caller, request::Sequence, tally::Tally};
 
-/// Connections that are kept, and callers that open one for each request.
+/// The number of callers that keep a connection, and of those that open one for each request.
 pub(crate) const KEPT: u32 = 32;
 pub(crate) const RECONNECTING: u32 = 4;
-/// How often a caller that has no turn yet looks at what its pace is.
+/// The interval at which a waiting caller reads the pace.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The callers at work.
-pub(crate) struct Load {
+/// Holds the callers.
+pub(crate) struct Traffic {
     shared: Arc<Shared>,
     _callers: JoinSet<()>,
 }
@@ -27,15 +27,15 @@ pub(crate) struct Load {
 struct Shared {
     caller: Arc<Caller>,
     tally: Mutex<Tally>,
-    /// Between two requests of one caller, in µs.
+    /// The time between two requests of one caller, in µs.
     pause: AtomicU64,
 }
 
-/// Nobody makes requests.
+/// The callers send no requests.
 const AT_REST: u64 = u64::MAX;
 
-impl Load {
-    /// Callers that are at rest, until [`Self::go`].
+impl Traffic {
+    /// Starts callers that send nothing until [`Self::go`].
     pub(crate) fn new(caller: Arc<Caller>) -> Self {
         let shared = Arc::new(Shared {
             caller,
@@ -61,7 +61,7 @@ impl Load {
         Arc::clone(&self.shared.caller)
     }
 
-    /// From now on so many requests a second; as many as there can be without a number.
+    /// Sends this many requests a second from now on, or as many as are answered.
     pub(crate) fn go(&self, per_second: Option<f64>) {
         let callers = f64::from(KEPT + RECONNECTING);
         let pause = per_second.map_or(0, |rate| (callers / rate * 1e6) as u64);
@@ -72,12 +72,12 @@ impl Load {
         self.shared.pause.store(AT_REST, Relaxed);
     }
 
-    /// What became of the requests since the last time.
+    /// Returns the outcomes of the requests since the last call.
     pub(crate) fn take(&self) -> Tally {
         std::mem::take(&mut *lock(&self.shared.tally))
     }
 
-    /// How many there were since [`Self::take`].
+    /// Returns the number of requests since [`Self::take`].
     pub(crate) fn requests(&self) -> u64 {
         lock(&self.shared.tally).requests()
     }
@@ -101,8 +101,8 @@ impl Shared {
         }
     }
 
-    /// Waits for this caller's next turn; when the one after that is due. One that was held up does
-    /// not make up for it.
+    /// Waits until this caller's next request is due, and returns when the one after that is. A
+    /// caller that was delayed does not catch up.
     async fn turn(&self, due: Instant) -> Instant {
         loop {
             let pause = self.pause.load(Relaxed);
@@ -117,7 +117,7 @@ impl Shared {
     }
 }
 
-/// Locks a mutex; nothing panics while it holds one of these.
+/// Locks a mutex. No code panics while it holds one of these.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -136,7 +136,8 @@ mod tests {
     use super::*;
     use crate::{request::Framing, tally::Wanted};
 
-    /// Counts requests that the server has read to their end, by framing; the last are without a body.
+    /// Counts requests that the server has read to their end, by framing. The last count is of
+    /// requests without a body.
     static READ: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
     const ENOUGH: u64 = 1_000;
 
@@ -169,7 +170,7 @@ mod tests {
         let port = upstream::answering(&stack, &["http/1.1"], answer).await;
         let api = WorkloadApi::new(stack.agent.endpoint().parse().unwrap(), PATIENCE);
         let caller = Caller::new(port, &api, SERVER_ID, SERVER_ID).await;
-        let load = Load::new(Arc::new(caller.unwrap()));
+        let load = Traffic::new(Arc::new(caller.unwrap()));
         load.go(None);
         let enough = async {
             while load.requests() < ENOUGH {

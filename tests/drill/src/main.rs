@@ -1,5 +1,5 @@
-//! What scripts/drill.sh runs: everything that changes under running processes, one event after the
-//! other, while a load goes on that must not notice.
+//! Runs for scripts/drill.sh. It changes everything that can change under running processes, one
+//! event after the other. Meanwhile no request of the load may fail.
 //!
 //! Half of the load are GETs, and half are POSTs with bodies of 0 to 100 KiB (`request`).
 //!

@@ -1,4 +1,4 @@
-//! What scripts/drill.sh is told.
+//! Parses the options of scripts/drill.sh.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::{event::Event, report::Report, soak, stack::Stack};
 /// See scripts/drill.sh --help.
 #[derive(Debug, Parser)]
 pub(crate) struct Options {
-    /// Everything, each for a shorter time
+    /// Run all events, each for a shorter time
     #[arg(long)]
     short: bool,
-    /// Events, of those in the table
+    /// Events to run, by their names in the help of drill.sh
     #[arg(long, value_enum, value_delimiter = ',')]
     events: Vec<Event>,
     /// Print JSON
@@ -22,32 +22,32 @@ pub(crate) struct Options {
     /// Also write the table into tests/README.md
     #[arg(long)]
     readme: bool,
-    /// Instead: so many requests while all identities rotate without end
+    /// Instead send this many requests while all identities rotate continuously
     #[arg(long, value_name = "REQUESTS", conflicts_with_all = ["short", "events", "readme"])]
     soak: Option<u64>,
 }
 
-/// How long events last.
+/// The duration of events.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scale {
     short: bool,
 }
 
 impl Scale {
-    /// What takes `full` seconds in a full drill.
+    /// Returns the duration of an event that takes `full` seconds in a full drill.
     pub(crate) fn seconds(self, full: u64) -> Duration {
         let seconds = if self.short { full / 12 } else { full };
         Duration::from_secs(seconds.max(2))
     }
 
-    /// How often to do what is done `full` times in a full drill.
+    /// Returns how often an event repeats what it repeats `full` times in a full drill.
     pub(crate) fn times(self, full: u32) -> u32 {
         if self.short { full / 10 } else { full }
     }
 }
 
 impl Options {
-    /// Does what they ask for.
+    /// Does the work that the options ask for.
     pub(crate) async fn run(&self) -> Result<()> {
         if let Some(requests) = self.soak {
             return soak::run(requests, self.json).await;
@@ -63,11 +63,11 @@ impl Options {
         }
         match report.faults() {
             0 => Ok(()),
-            faults => bail!("{faults} events did not go as they should"),
+            faults => bail!("{faults} events failed"),
         }
     }
 
-    /// Two stacks side by side, each with half of the load.
+    /// Runs two stacks at the same time, each with half of the load.
     async fn drill(&self) -> Result<Report> {
         let scale = Scale { short: self.short };
         let chosen = |event: &Event| self.events.is_empty() || self.events.contains(event);
@@ -85,7 +85,7 @@ impl Options {
     }
 }
 
-/// The events on one stack.
+/// Runs the events of one stack.
 async fn run_all(
     events: Vec<Event>,
     stack: impl Future<Output = Result<Stack>>,

@@ -1,4 +1,4 @@
-//! Processes that end, by plan or not, and processes that have too much to do.
+//! Stops, kills and overloads processes.
 
 use std::time::{Duration, Instant};
 
@@ -8,14 +8,14 @@ use tokio::{process::Command, task::JoinSet, time::sleep};
 use crate::{
     event::Findings,
     identity::A_WHILE,
-    load::{KEPT, Load, RECONNECTING},
+    load::{KEPT, RECONNECTING, Traffic},
     options::Scale,
     request::Sequence,
     stack::{Stack, stop, until},
     tally::{Tally, Wanted},
 };
 
-/// Nobody behind the proxy.
+/// No server is behind the proxy.
 const NO_SERVER: Wanted = Wanted {
     statuses: &[502, 503, 504],
     broken: false,
@@ -27,7 +27,7 @@ const ONE_SERVER_GONE: Wanted = Wanted {
     broken: false,
     lost_posts: &[502],
 };
-/// Anything may be missing.
+/// Any request may be refused or lost.
 const ANY_LOSS: Wanted = Wanted {
     statuses: &[401, 502, 503, 504],
     broken: true,
@@ -39,7 +39,7 @@ const SHED: Wanted = Wanted {
     lost_posts: &[],
 };
 
-/// One after the other: the proxy always has one.
+/// Restarts one server after the other, so that the proxy always has one.
 pub(crate) async fn server_restarted(stack: &mut Stack) -> Result<()> {
     for index in 0..stack.servers.len() {
         stack.servers[index].stop().await?;
@@ -50,7 +50,7 @@ pub(crate) async fn server_restarted(stack: &mut Stack) -> Result<()> {
     Ok(())
 }
 
-/// Only what comes while there is none is refused.
+/// Restarts the only server. Only requests that come while there is none are refused.
 pub(crate) async fn only_server_restarted(stack: &mut Stack, found: &mut Findings) -> Result<()> {
     let [only, other] = &mut stack.servers;
     other.stop().await?;
@@ -69,8 +69,9 @@ pub(crate) async fn only_server_restarted(stack: &mut Stack, found: &mut Finding
     Ok(())
 }
 
-/// With the socket handed over the old one may end first: who comes meanwhile waits in the kernel.
-/// With a shared port the new one is there before.
+/// Restarts the proxy. If the socket is handed over, the old proxy may end first, and new
+/// connections wait in the kernel. If the port is shared, the new proxy listens before the old one
+/// ends.
 pub(crate) async fn proxy_restarted(stack: &mut Stack, old_first: bool) -> Result<()> {
     for _ in 0..3 {
         if old_first {
@@ -123,7 +124,7 @@ fn random() -> Result<u8> {
     Ok(random)
 }
 
-/// At random points; the next start works, and nothing is left behind.
+/// Kills processes at random. Each starts again, and no state of the killed process hinders it.
 pub(crate) async fn killed(stack: &mut Stack, scale: Scale, found: &mut Findings) -> Result<()> {
     let times = scale.times(100);
     found.strict(stack.load.take());
@@ -131,7 +132,7 @@ pub(crate) async fn killed(stack: &mut Stack, scale: Scale, found: &mut Findings
         let which = random()?;
         sleep(Duration::from_millis(u64::from(random()?) / 4)).await;
         let [first, second] = &mut stack.servers;
-        // The agent less often: with its keys everything else has to begin anew.
+        // The agent is killed less often, because everything must start again with its new keys.
         let node = match which % 10 {
             0 => &mut stack.agent,
             1..=3 => &mut stack.proxy,
@@ -155,7 +156,7 @@ pub(crate) async fn killed(stack: &mut Stack, scale: Scale, found: &mut Findings
     Ok(())
 }
 
-/// A thousand callers more, who ask as fast as they are answered.
+/// Adds a thousand callers, each of which sends the next request once the last is answered.
 pub(crate) async fn overload(stack: &Stack, scale: Scale, found: &mut Findings) -> Result<()> {
     const CALLERS: usize = 1000;
     found.strict(stack.load.take());
@@ -186,15 +187,16 @@ pub(crate) async fn overload(stack: &Stack, scale: Scale, found: &mut Findings) 
     );
     found.check(
         good > 0 && judged.refused > 0,
-        "there was no overload, or only that",
+        "no request was shed, or all were",
     );
     sleep(A_WHILE / 2).await;
     Ok(())
 }
 
-/// Who has a connection is served, who wants one waits until there are descriptors again.
+/// Takes all file descriptors from the proxy. Existing connections are served, and new ones wait
+/// until descriptors are there again.
 pub(crate) async fn no_files_left(stack: &Stack, scale: Scale, found: &mut Findings) -> Result<()> {
-    // A core that is new has no connection to the servers, and could open none.
+    // A core that has just started has no connection to the servers, and could open none.
     sleep(A_WHILE).await;
     let pid = stack.proxy.pid().to_string();
     let before = stack.proxy.max_open_files()?;
@@ -206,12 +208,13 @@ pub(crate) async fn no_files_left(stack: &Stack, scale: Scale, found: &mut Findi
             let status = command
                 .status()
                 .await
-                .context("prlimit (util-linux) can't be run")?;
+                .context("cannot run prlimit (util-linux)")?;
             ensure!(status.success(), "prlimit failed");
             Ok(())
         }
     };
-    // Not the number that is open: the limit is for the next one, and there may be gaps.
+    // The limit applies to the next descriptor. A limit of the number that is open would leave
+    // gaps.
     limit("1:".into()).await?;
     let shortage = scale.seconds(5);
     sleep(shortage).await;
@@ -228,13 +231,16 @@ pub(crate) async fn no_files_left(stack: &Stack, scale: Scale, found: &mut Findi
     found.strict(held_up);
     let log = stack.proxy.log_since(written)?;
     let told = log.iter().filter(|line| line.contains("WARN")).count();
-    found.check(told == 1, format!("told {told} times: {log:?}"));
+    found.check(
+        told == 1,
+        format!("logged {told} warnings instead of 1: {log:?}"),
+    );
     sleep(A_WHILE).await;
     Ok(())
 }
 
-/// Waits until a request gets through.
-async fn served(load: &Load) -> Result<()> {
+/// Waits until a request is answered 200.
+async fn served(load: &Traffic) -> Result<()> {
     let caller = load.caller();
     until(async || {
         let token = caller.tokens.token().await.ok()?;

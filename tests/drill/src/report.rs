@@ -1,4 +1,5 @@
-//! What a drill found: as a table for people and `tests/README.md`, as JSON for machines.
+//! Reports the findings of a drill: a table for people and `tests/README.md`, and JSON for
+//! machines.
 
 use std::{
     fmt::Write as _,
@@ -16,7 +17,7 @@ const MARKS: Marks = Marks {
     end: "<!-- to here, the drill -->\n",
 };
 
-/// What came of one event.
+/// The findings of one event.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
     pub(crate) event: &'static str,
@@ -28,7 +29,7 @@ pub(crate) struct Row {
     pub(crate) faults: Vec<String>,
 }
 
-/// A whole drill.
+/// The findings of a whole drill.
 #[derive(Debug)]
 pub(crate) struct Report {
     full_speed: f64,
@@ -45,7 +46,7 @@ impl Row {
         self.worst.as_millis()
     }
 
-    /// For a terminal.
+    /// Returns the findings for a terminal.
     pub(crate) fn line(&self) -> String {
         let verdict = if self.is_good() { "ok" } else { "FAULT" };
         let mut line = format!(
@@ -105,19 +106,19 @@ impl Report {
         }
     }
 
-    /// How many events did not go as they should.
+    /// Returns how many events failed.
     pub(crate) fn faults(&self) -> usize {
         self.rows.iter().filter(|row| !row.is_good()).count()
     }
 
-    /// The last lines for a terminal; each event has had its own.
+    /// Returns the last lines for a terminal, which come after the lines of each event.
     pub(crate) fn text(&self) -> String {
         let requests: u64 = self.rows.iter().map(|row| row.requests).sum();
         let posts: u64 = self.rows.iter().map(|row| row.posts).sum();
         let judged = self.rows.iter().map(|row| row.judged);
         let judged = judged.fold(Judgement::default(), |sum, row| sum + row);
         format!(
-            "{} events, {} not as they should be; {requests} requests, {posts} of them POSTs; \
+            "{} events, {} with a fault; {requests} requests, {posts} of them POSTs; \
              {} failed, {} refused as wanted, {} POSTs lost with a server; full speed {:.0} requests/s\n",
             self.rows.len(),
             self.faults(),

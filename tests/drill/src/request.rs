@@ -31,7 +31,7 @@ pub(crate) enum Shape {
     },
 }
 
-/// The way in which the length of a body is told.
+/// The framing of a body, which decides how its length is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
     ContentLength,
@@ -44,7 +44,7 @@ pub(crate) struct Payload {
     left: Bytes,
     piece: usize,
     framing: Framing,
-    /// The next piece is not held back any more.
+    /// The next piece may be sent.
     is_due: bool,
 }
 
@@ -87,7 +87,7 @@ impl Sequence {
 impl Iterator for Sequence {
     type Item = Shape;
 
-    /// Returns the next request; there always is one.
+    /// Returns the next request. The sequence never ends.
     fn next(&mut self) -> Option<Shape> {
         if self.flip() {
             return Some(Shape::Get);
@@ -156,7 +156,7 @@ impl Body for Payload {
             return Poll::Ready(None);
         }
         if !self.is_due {
-            // hyper sends the piece before, instead of collecting several.
+            // hyper sends the piece before this one now. Otherwise it would collect several.
             self.is_due = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;

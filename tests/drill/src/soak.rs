@@ -1,4 +1,5 @@
-//! Many requests while all keys and SVIDs rotate without end: nothing fails, nothing grows.
+//! Sends many requests while all keys and SVIDs rotate continuously. No request may fail and no
+//! process may grow.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,8 @@ use crate::{
     tally::{Tally, Wanted},
 };
 
-/// Everything changes every few seconds; what is retired leaves the bundles as soon as nothing by it
-/// is valid any more.
+/// Everything rotates every few seconds. A retired key leaves the bundles once nothing that it
+/// signed is valid.
 const ROTATING: [&str; 10] = [
     "--x509-ttl",
     "8s",
@@ -25,10 +26,10 @@ const ROTATING: [&str; 10] = [
     "--rotate-jwt-key-every",
     "6s",
 ];
-/// How often it is looked at.
+/// The interval at which the number of requests is read.
 const LOOK: Duration = Duration::from_millis(200);
-/// What a process may have grown by since a tenth of the requests: noise of its allocator, and
-/// connections that are just being replaced.
+/// A process may grow by this much after a tenth of the requests: noise of its allocator, and
+/// connections that are being replaced.
 const GROWTH_KIB: u64 = 8 * 1024;
 const GROWTH_FILES: usize = 16;
 
@@ -43,7 +44,7 @@ struct Found {
     late: Usage,
 }
 
-/// Makes `requests` as fast as they are answered.
+/// Sends `requests` as fast as they are answered.
 pub(crate) async fn run(requests: u64, json: bool) -> Result<()> {
     let stack = Stack::with_agent(&ROTATING).await?;
     let begun = Instant::now();

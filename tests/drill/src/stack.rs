@@ -1,4 +1,5 @@
-//! An agent, two servers, a proxy before both, and callers: real processes on ports of their own.
+//! Starts an agent, two servers, a proxy in front of both, and callers. The processes listen on
+//! free ports.
 
 use std::{
     fs::{self, File},
@@ -18,21 +19,21 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::{process::Command, time::sleep};
 
-use crate::{caller::Caller, load::Load};
+use crate::{caller::Caller, load::Traffic};
 
-/// Not the server's, so that one of the two can lose its identity.
+/// The proxy's own identity, so that the servers can lose theirs.
 pub(crate) const PROXY_ID: &str = "spiffe://example.org/proxy";
 /// A second identity of the callers.
 pub(crate) const GUEST_ID: &str = "spiffe://example.org/guest";
 /// A workload of another trust domain.
 pub(crate) const STRANGER_ID: &str = "spiffe://partner.example/guest";
-/// Requests in flight that the proxy takes: few, so that a drill can bring more.
+/// The in-flight limit of the proxy. It is low, so that a drill can exceed it.
 const MAX_REQUESTS: &str = "200";
-/// Nothing here takes this long.
+/// Every wait takes less time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// A server logs this for each request that it answers 200.
 const SERVED: &str = "Request received";
-/// How often a thing that is waited for is looked at.
+/// The interval between two checks of a condition.
 const LOOK: Duration = Duration::from_millis(2);
 
 pub(crate) struct Stack {
@@ -41,39 +42,39 @@ pub(crate) struct Stack {
     pub(crate) agent: Node,
     pub(crate) servers: [Node; 2],
     pub(crate) proxy: Node,
-    pub(crate) load: Load,
+    pub(crate) load: Traffic,
     pub(crate) api: WorkloadApi,
 }
 
-/// A process that can be started again as it was.
+/// Holds a process that can be started again with the same arguments.
 pub(crate) struct Node {
     name: String,
     program: PathBuf,
     args: Vec<String>,
     endpoint: String,
     log: PathBuf,
-    /// The socket that it is handed, if it is.
+    /// The socket that is handed over to the process, if any.
     listener: Option<TcpListener>,
     process: Process,
 }
 
 impl Stack {
-    /// A proxy that is handed its listening socket.
+    /// Starts a stack whose proxy gets its listening socket handed over.
     pub(crate) async fn handed_over() -> Result<Self> {
         Self::start(&[], true).await
     }
 
-    /// A proxy that shares its port with its successor.
+    /// Starts a stack whose proxy shares its port with its successor.
     pub(crate) async fn sharing_its_port() -> Result<Self> {
         Self::start(&[], false).await
     }
 
-    /// An agent with these flags.
+    /// Starts a stack whose agent has these flags.
     pub(crate) async fn with_agent(args: &[&str]) -> Result<Self> {
         Self::start(args, false).await
     }
 
-    /// How many requests a second the callers get through a stack that nothing happens to.
+    /// Returns how many requests a second the callers get through a stack without events.
     pub(crate) async fn full_speed() -> Result<f64> {
         const WARM_UP: Duration = Duration::from_secs(1);
         const MEASURED: Duration = Duration::from_secs(2);
@@ -129,7 +130,7 @@ impl Stack {
         let api = WorkloadApi::new(endpoint.parse()?, PATIENCE);
         let caller = Caller::new(port, &api, CLIENT_ID, SERVER_ID).await?;
         Ok(Self {
-            load: Load::new(Arc::new(caller)),
+            load: Traffic::new(Arc::new(caller)),
             directory,
             socket,
             agent,
@@ -139,7 +140,7 @@ impl Stack {
         })
     }
 
-    /// Moves a lever of the agent; what it says.
+    /// Gives the agent a command and returns its output.
     pub(crate) async fn ctl(&self, args: &[&str]) -> Result<String> {
         let mut command = Command::new(binary("dev-agent"));
         command
@@ -157,18 +158,18 @@ impl Stack {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Where this stack may write.
+    /// Returns the directory that this stack may write to.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Those that have an identity of their own to lose.
+    /// Returns the processes that get an identity from the agent.
     pub(crate) fn workloads(&self) -> [&Node; 3] {
         let [first, second] = &self.servers;
         [first, second, &self.proxy]
     }
 
-    /// Everything ends by itself.
+    /// Stops all processes by SIGTERM.
     pub(crate) async fn end(mut self) -> Result<()> {
         self.load.rest();
         let [first, second] = &mut self.servers;
@@ -204,7 +205,8 @@ impl Node {
         Ok(node)
     }
 
-    /// Starts it again as it was; it listens when this returns. The one before is not waited for.
+    /// Starts the process again and waits until it listens. Returns the process before, which may
+    /// still run.
     pub(crate) async fn start_again(&mut self) -> Result<Process> {
         let written = self.written();
         let listener = self.listener.as_ref();
@@ -220,12 +222,12 @@ impl Node {
         Ok(last)
     }
 
-    /// Asks it to end, and waits until it has, well.
+    /// Stops the process by SIGTERM, and fails unless it exits with status 0.
     pub(crate) async fn stop(&mut self) -> Result<()> {
         stop(&self.name, &mut self.process).await
     }
 
-    /// Ends it as the kernel would.
+    /// Kills the process.
     pub(crate) async fn kill(&mut self) {
         self.process.signal(Signal::SIGKILL);
         self.process.ended().await;
@@ -239,7 +241,7 @@ impl Node {
         &self.name
     }
 
-    /// Where it listens.
+    /// Returns the port that it listens on.
     pub(crate) fn port(&self) -> Result<u16> {
         let log = fs::read_to_string(&self.log)?;
         let line = log
@@ -249,12 +251,12 @@ impl Node {
         Ok(process::port(line.context("it does not listen")?))
     }
 
-    /// How much it has logged so far, in bytes.
+    /// Returns the size of its log in bytes.
     pub(crate) fn written(&self) -> usize {
         fs::metadata(&self.log).map_or(0, |log| log.len() as usize)
     }
 
-    /// What it has logged since there were so many bytes, without its requests.
+    /// Returns its log lines after the first `written` bytes, except those of requests.
     pub(crate) fn log_since(&self, written: usize) -> Result<Vec<String>> {
         let log = fs::read(&self.log)?;
         let log = String::from_utf8_lossy(log.get(written..).unwrap_or_default()).into_owned();
@@ -266,7 +268,7 @@ impl Node {
             .collect())
     }
 
-    /// Returns whether it has answered a request since it had logged so many bytes.
+    /// Returns whether it has answered a request after the first `written` bytes of its log.
     pub(crate) fn has_served_since(&self, written: usize) -> Result<bool> {
         let mut log = File::open(&self.log)?;
         log.seek(SeekFrom::Start(written as u64))?;
@@ -275,7 +277,7 @@ impl Node {
         Ok(String::from_utf8_lossy(&text).contains(SERVED))
     }
 
-    /// Waits until it has logged `text`, after so many bytes.
+    /// Waits until it has logged `text` after the first `written` bytes of its log.
     pub(crate) async fn logged(&self, text: &str, written: usize) -> Result<()> {
         let begun = Instant::now();
         while !self
@@ -285,14 +287,14 @@ impl Node {
         {
             if begun.elapsed() > PATIENCE {
                 let log = self.log_since(written)?.join("\n");
-                bail!("{} did not log {text:?} in time, but:\n{log}", self.name);
+                bail!("{} did not log {text:?} in time:\n{log}", self.name);
             }
             sleep(LOOK * 5).await;
         }
         Ok(())
     }
 
-    /// What it uses: resident memory in KiB, and open files.
+    /// Returns its resident memory in KiB and its number of open files.
     pub(crate) fn usage(&self) -> Result<(u64, usize)> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -300,7 +302,7 @@ impl Node {
         Ok((resident.context("no VmRSS")?, self.open_files()?))
     }
 
-    /// How many files it may have open: its soft limit.
+    /// Returns its soft limit of open files.
     pub(crate) fn max_open_files(&self) -> Result<u64> {
         let limits = fs::read_to_string(format!("/proc/{}/limits", self.pid()))?;
         let line = limits
@@ -315,7 +317,7 @@ impl Node {
     }
 }
 
-/// Asks a process to end, and waits until it has, well.
+/// Stops a process by SIGTERM, and fails unless it exits with status 0.
 pub(crate) async fn stop(name: &str, process: &mut Process) -> Result<()> {
     process.signal(Signal::SIGTERM);
     let status = process.ended().await;
@@ -323,7 +325,7 @@ pub(crate) async fn stop(name: &str, process: &mut Process) -> Result<()> {
     Ok(())
 }
 
-/// Asks again until there is a value; how long that took.
+/// Waits until `wanted` returns a value. Returns the value and the time that it took.
 pub(crate) async fn until<T>(mut wanted: impl AsyncFnMut() -> Option<T>) -> Result<(T, Duration)> {
     let begun = Instant::now();
     loop {
@@ -332,7 +334,7 @@ pub(crate) async fn until<T>(mut wanted: impl AsyncFnMut() -> Option<T>) -> Resu
         }
         ensure!(
             begun.elapsed() < PATIENCE,
-            "waited for {PATIENCE:?} in vain"
+            "nothing happened within {PATIENCE:?}"
         );
         sleep(LOOK).await;
     }
@@ -345,7 +347,7 @@ fn spawn(
     log: &Path,
     listener: Option<&TcpListener>,
 ) -> Result<Process> {
-    // As systemd does it (sd_listen_fds(3)): the socket is file 3. The shell becomes the program.
+    // The socket is file 3, as with systemd (sd_listen_fds(3)). The shell becomes the program.
     const HAND_OVER: &str =
         r#"exec 3<&0 0</dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec "$0" "$@""#;
     let mut command = match listener {
@@ -367,7 +369,7 @@ fn spawn(
     Ok(Process::spawn_unread(command))
 }
 
-/// Who is who, by the binaries.
+/// Returns the entries that give each binary its identity.
 fn entries() -> Result<Vec<String>> {
     let own = std::env::current_exe()?.canonicalize()?;
     let entries = [

@@ -11,40 +11,40 @@ pub(crate) enum Kind {
     Post,
 }
 
-/// What became of one request.
+/// The outcome of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The answer that it should have.
+    /// The request was answered 200.
     Good,
-    /// Another status.
+    /// The request was answered with another status.
     Status(u16),
-    /// No answer, and why.
+    /// The request had no answer, for this reason.
     Broken(String),
 }
 
 /// The outcomes that are not failures while an event lasts. The drill's documentation has the rule.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Wanted {
-    /// Answers with these.
+    /// A request may be answered with these statuses.
     pub(crate) statuses: &'static [u16],
-    /// No connection, or none that lasts.
+    /// A request may have no answer.
     pub(crate) broken: bool,
-    /// Answers with these to POSTs that a killed server may have had.
+    /// A POST that a killed server may have received may be answered with these statuses.
     pub(crate) lost_posts: &'static [u16],
 }
 
-/// The number of requests without a good answer, by what was wanted.
+/// Counts requests without a good answer, by what was wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Judgement {
-    /// Requests that should have been answered well.
+    /// Requests that had to be answered 200.
     pub(crate) failed: u64,
     /// Requests that nobody could have answered otherwise.
     pub(crate) refused: u64,
-    /// POSTs that a killed server may have had.
+    /// POSTs that a killed server may have received.
     pub(crate) lost: u64,
 }
 
-/// Requests of one kind.
+/// Counts requests of one kind.
 #[derive(Clone, Debug, Default)]
 struct Counts {
     good: u64,
@@ -53,14 +53,14 @@ struct Counts {
     broken: BTreeMap<String, u64>,
 }
 
-/// Requests, counted by what became of them.
+/// Counts requests by their outcome.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     gets: Counts,
     posts: Counts,
-    /// Connections that are meant to be kept and had to be opened anew.
+    /// The number of kept connections that ended and were opened again.
     pub(crate) reopened: u64,
-    /// The longest that a good one took, repetitions included.
+    /// The longest time of a request that was answered 200, repetitions included.
     pub(crate) worst: Duration,
 }
 
@@ -73,7 +73,7 @@ impl Counts {
         self.broken.values().sum()
     }
 
-    /// Returns how many were answered with a status other than 200 that `counts`.
+    /// Returns how many were answered with a status other than 200 for which `counts` is true.
     fn of(&self, counts: impl Fn(u16) -> bool) -> u64 {
         let counted = self.statuses.iter().filter(|(status, _)| counts(**status));
         counted.map(|(_, count)| count).sum()
@@ -89,7 +89,7 @@ impl Counts {
         }
     }
 
-    /// Returns what failed in words.
+    /// Describes the failures.
     fn failures(&self, wanted: Wanted, lost: &[u16]) -> Vec<String> {
         let excused = |status| wanted.statuses.contains(status) || lost.contains(status);
         let statuses = self.statuses.iter();
@@ -155,7 +155,7 @@ impl Tally {
         ]
     }
 
-    /// Returns what failed in words.
+    /// Describes the failures.
     pub(crate) fn failures(&self, wanted: Wanted) -> Vec<String> {
         let gets = self.gets.failures(wanted, &[]);
         let posts = self.posts.failures(wanted, wanted.lost_posts);
@@ -181,7 +181,7 @@ impl std::ops::Add for Judgement {
 mod tests {
     use super::*;
 
-    /// Counts four requests: one answered well, one with 503, one with 401, and one not at all.
+    /// Counts four requests: one answered 200, one 503, one 401, and one without an answer.
     fn count(tally: &mut Tally, kind: Kind) {
         let second = Duration::from_secs(1);
         tally.count(kind, Outcome::Good, second);
