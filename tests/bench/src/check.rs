@@ -1,10 +1,11 @@
-//! The guard: instructions per request under callgrind against a committed figure. Instructions,
-//! unlike times, are the same on a busy machine.
+//! Compares the instructions per request, counted by callgrind, with committed figures.
+//! Instructions, unlike times, are the same on a busy machine.
 //!
-//! Server and proxy run on one core each, and one connection sends the same token again and again.
-//! What a process needs to start and to end is in every run: so a request is the difference between a
-//! run of many and one of few, divided by the difference of their numbers. Callgrind shows programs
-//! a CPU without AVX-512; if it has what the committed figure's had, the same code runs.
+//! Server and proxy run on one core each, and one connection sends the same token repeatedly. Each
+//! run includes the start and the end of the processes. Therefore the figure is the difference
+//! between a long run and a short one, divided by the difference of their requests. Callgrind shows
+//! programs a CPU without AVX-512. The same code runs if that CPU has the same features as the one
+//! of the committed figures.
 
 use std::{
     collections::BTreeMap,
@@ -17,15 +18,16 @@ use serde_json::{Value, json};
 
 use crate::{contender::World, load::Caller, machine};
 
-/// Requests of the two runs: enough that what happens once, or by the clock, does not matter.
+/// The numbers of requests of the two runs. They are large enough that events at the start or on a
+/// timer do not matter.
 const FEW: usize = 200;
 const MANY: usize = 4_200;
-/// How far from the committed figure is far enough to fail, as a share of it.
+/// The check fails if a figure differs from the committed one by more than this share.
 const TOLERANCE: f64 = 0.05;
-/// Where the committed figures are, from the package.
+/// The path of the committed figures, from the package.
 const COMMITTED: &str = "instructions.json";
 
-/// CPU features that libraries choose code by, among those that callgrind passes on.
+/// CPU features that callgrind passes on and by which libraries choose their code.
 const FEATURES: [&str; 13] = [
     "aes",
     "avx",
@@ -42,28 +44,28 @@ const FEATURES: [&str; 13] = [
     "ssse3",
 ];
 
-/// Instructions per request.
+/// Counts instructions per request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Counts {
     server: f64,
     proxy: f64,
 }
 
-/// What instructions are counted of.
+/// The conditions under which instructions were counted.
 #[derive(Debug, PartialEq)]
 struct Conditions {
-    /// Others run other code: figures of two of them do not compare.
+    /// Another CPU runs other code, so that its figures cannot be compared.
     cpu: String,
-    /// Others compile to other code.
+    /// Other versions of these tools compile or count differently.
     tools: BTreeMap<String, String>,
 }
 
-/// Counts, then compares with the committed figures, or replaces them.
+/// Counts, and then compares with the committed figures or replaces them.
 pub(crate) async fn run(update: bool) -> Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(COMMITTED);
     let here = Conditions::here().await?;
     if !update {
-        // Before it takes a minute to count.
+        // Checks this first, because to count takes a minute.
         if let Err(error) = comparable(&read(&path)?.1, &here) {
             println!("skipped: {error}");
             return Ok(());
@@ -91,7 +93,7 @@ async fn count() -> Result<Counts> {
     })
 }
 
-/// All instructions of server and proxy, from their start over `requests` to their end.
+/// Counts all instructions of server and proxy for `requests`, from their start to their end.
 async fn totals(requests: usize) -> Result<[u64; 2]> {
     let valgrind = env::var_os("VALGRIND").filter(|path| !path.is_empty());
     let valgrind = PathBuf::from(valgrind.context("valgrind is missing")?);
@@ -110,7 +112,7 @@ async fn totals(requests: usize) -> Result<[u64; 2]> {
     Ok([server?, proxy?])
 }
 
-/// The total of a callgrind profile of one event: `totals: 123456`.
+/// Returns the total of a callgrind profile with one event: `totals: 123456`.
 fn total(profile: &str) -> Option<u64> {
     let total = |line: &str| line.strip_prefix("totals: ")?.trim().parse().ok();
     profile.lines().find_map(total)
@@ -132,7 +134,7 @@ impl Conditions {
     }
 }
 
-/// Those of [`FEATURES`] that the CPU has.
+/// Returns those of [`FEATURES`] that the CPU has.
 fn features(cpuinfo: &str) -> String {
     let flags = cpuinfo.lines().find_map(|line| line.strip_prefix("flags"));
     let flags: Vec<_> = flags.unwrap_or_default().split_whitespace().collect();
@@ -147,8 +149,8 @@ fn features(cpuinfo: &str) -> String {
 fn comparable(there: &Conditions, here: &Conditions) -> Result<()> {
     ensure!(
         there == here,
-        "can't compare: the committed figures are of\n  {} {:?}\nand this is\n  {} {:?}\n\
-         take the commit before as the figure: scripts/bench.sh --check --update there, --check here",
+        "can't compare: the committed figures are for\n  {} {:?}\nand this machine has\n  {} {:?}\n\
+         compare with the parent commit: run scripts/bench.sh --check --update there, then --check here",
         there.cpu,
         there.tools,
         here.cpu,
@@ -157,7 +159,7 @@ fn comparable(there: &Conditions, here: &Conditions) -> Result<()> {
     Ok(())
 }
 
-/// Fails if any figure is too far from the committed one, for better or worse.
+/// Fails if a figure is too far above or below the committed one.
 fn compare(committed: Counts, counted: Counts) -> Result<()> {
     let far: Vec<_> = [
         ("server", committed.server, counted.server),
@@ -175,7 +177,7 @@ fn compare(committed: Counts, counted: Counts) -> Result<()> {
     }
     bail!(
         "instructions per request changed by more than {:.0} %: {}\n\
-         If that is meant: scripts/bench.sh --check --update",
+         If this is intended, run scripts/bench.sh --check --update",
         TOLERANCE * 100.0,
         far.join(", ")
     );
@@ -183,7 +185,7 @@ fn compare(committed: Counts, counted: Counts) -> Result<()> {
 
 fn read(path: &Path) -> Result<(Counts, Conditions)> {
     let text = fs::read_to_string(path).context("no committed figures: add --update first")?;
-    from_json(&serde_json::from_str(&text)?).context("the committed figures can't be read")
+    from_json(&serde_json::from_str(&text)?).context("the committed figures cannot be read")
 }
 
 fn to_json(counts: Counts, conditions: &Conditions) -> Value {

@@ -1,4 +1,4 @@
-//! The stacks that meet the same load, and how each is started.
+//! Starts each of the stacks that the bench compares.
 
 use std::{
     ffi::OsString,
@@ -18,28 +18,28 @@ use crate::{
     running::Running,
 };
 
-/// How long tokens live: longer than any run.
+/// The life of a token, which is longer than any run.
 const TOKEN_TTL: Duration = Duration::from_secs(3600);
 
-/// A server and a proxy before it.
+/// A stack, which is a server and a proxy in front of it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Contender {
     /// This project, as scripts/release.sh builds it.
     Project,
-    /// The same, as `cargo build --release` builds it.
+    /// This project, as `cargo build --release` builds it.
     Plain,
-    /// hyper and rustls as usual, without identity: floor.rs.
+    /// hyper and rustls as they are usually used, without identity: floor.rs.
     Floor,
     /// Envoy with jwt_authn and its token cache.
     Envoy,
-    /// The same without its cache.
+    /// Envoy with jwt_authn, without its token cache.
     EnvoyUncached,
     /// go-spiffe: the program in tests/interop/go-spiffe, which has the shape of go-spiffe's own example.
     GoSpiffe,
 }
 
 impl Contender {
-    /// All, in the order of the tables.
+    /// All stacks, in the order of the tables.
     pub(crate) const ALL: [Self; 6] = [
         Self::Project,
         Self::Plain,
@@ -49,7 +49,7 @@ impl Contender {
         Self::GoSpiffe,
     ];
 
-    /// Its name for people.
+    /// Returns the name for people.
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Project => "this project",
@@ -61,7 +61,7 @@ impl Contender {
         }
     }
 
-    /// Its name for machines and flags.
+    /// Returns the name for machines and flags.
     pub(crate) fn key(self) -> &'static str {
         match self {
             Self::Project => "project",
@@ -74,26 +74,27 @@ impl Contender {
     }
 }
 
-/// Where contenders run: an agent that takes any process of this user for the server, their logs.
+/// Holds the agent and the logs of the stacks. The agent gives any process of this user the
+/// server's identity.
 pub(crate) struct World {
-    /// The agent, and what it issues.
+    /// The agent, which issues the identities.
     pub(crate) stack: Stack,
     directory: TempDir,
-    /// What scripts/release.sh built.
+    /// The directory of the binaries that scripts/release.sh built.
     released: Option<PathBuf>,
     envoy: Option<PathBuf>,
     go: Option<PathBuf>,
 }
 
-/// What to run as one process of a contender.
+/// The command line of one process of a stack.
 struct Program {
     path: PathBuf,
     args: Vec<OsString>,
 }
 
 impl World {
-    /// Starts the agent. `RELEASED` may name the directory of what scripts/release.sh built, `ENVOY` the
-    /// Envoy binary, `GO_SPIFFE` the built tests/interop/go-spiffe.
+    /// Starts the agent. `RELEASED` may name the directory of the binaries that scripts/release.sh
+    /// built, `ENVOY` the Envoy binary, `GO_SPIFFE` the built tests/interop/go-spiffe.
     pub(crate) async fn new() -> Result<Self> {
         let any = format!("{SERVER_ID}=unix:uid:{};dns=localhost", Uid::current());
         let entry = any.parse()?;
@@ -117,7 +118,7 @@ impl World {
         })
     }
 
-    /// Whether everything that this contender needs is there.
+    /// Returns whether all programs of this stack are there.
     pub(crate) fn has(&self, contender: Contender) -> bool {
         match contender {
             Contender::Project | Contender::Floor => true,
@@ -127,12 +128,12 @@ impl World {
         }
     }
 
-    /// What the agent would issue to the client.
+    /// Returns the token that the agent would issue to the client.
     pub(crate) fn token(&self) -> String {
         self.stack.token(|_| ())
     }
 
-    /// As many tokens, no two of them the same.
+    /// Returns `count` tokens that all differ.
     pub(crate) fn new_tokens(&self, count: usize) -> Vec<String> {
         let token = |number: usize| {
             let number = number.to_string();
@@ -142,7 +143,7 @@ impl World {
         (0..count).map(token).collect()
     }
 
-    /// Starts both processes of a contender; they accept connections when this returns.
+    /// Starts both processes of a stack and waits until they accept connections.
     pub(crate) async fn start(&self, contender: Contender) -> Result<Running> {
         self.start_stack(contender, false).await
     }
@@ -188,7 +189,7 @@ impl World {
         Ok(running)
     }
 
-    /// Only the proxy of a contender, before an `upstream` that is already there.
+    /// Starts only the proxy of a stack, in front of an `upstream` that runs already.
     pub(crate) async fn start_proxy(&self, contender: Contender, upstream: u16) -> Result<Running> {
         let [port] = process::free_ports();
         let mut running = Running::new(port);
@@ -197,8 +198,9 @@ impl World {
         Ok(running)
     }
 
-    /// Starts the plain build (profiles differ from one to the next) on one core under callgrind; also
-    /// where that writes what it counted of the server and of the proxy once [`Running::end`] is done.
+    /// Starts the plain build on one core under callgrind, because profiles differ between builds.
+    /// Returns the files with the counts of the server and of the proxy, which are complete after
+    /// [`Running::end`].
     pub(crate) async fn start_counted(&self, valgrind: &Path) -> Result<(Running, [PathBuf; 2])> {
         let [server, proxy] = process::free_ports();
         let counts = ["server", "proxy"].map(|role| self.directory.path().join(role));
@@ -256,7 +258,7 @@ impl World {
             Contender::GoSpiffe => {
                 let upstream = url.map(|url| ["-upstream".to_owned(), url]);
                 let own = vec![role.to_owned(), "-listen".into(), listen];
-                let path = self.go.clone().context("there is no go-spiffe")?;
+                let path = self.go.clone().context("go-spiffe is missing")?;
                 (path, [own, flat(upstream)].concat())
             }
             Contender::Envoy | Contender::EnvoyUncached => bail!("Envoy has no {role} of its own"),
@@ -265,11 +267,11 @@ impl World {
         Ok(Program { path, args })
     }
 
-    /// Both hops in one process.
+    /// Returns the command line of Envoy, which runs both hops in one process.
     fn envoy(&self, server: u16, proxy: u16, features: Features) -> Result<Program> {
         let config = envoy::write_config(self.directory.path(), server, proxy, features)?;
         Ok(Program {
-            path: self.envoy.clone().context("there is no Envoy")?,
+            path: self.envoy.clone().context("Envoy is missing")?,
             args: vec!["-c".into(), config.into(), "-l".into(), "error".into()],
         })
     }

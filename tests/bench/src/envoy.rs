@@ -1,5 +1,5 @@
-//! Envoy as both hops in one process: the server's listener checks tokens by a local JWK Set, the
-//! proxy's listener forwards to it and verifies its SPIFFE ID.
+//! Configures Envoy as both hops in one process. The server's listener verifies tokens with a local
+//! JWK Set. The proxy's listener forwards to it and verifies its SPIFFE ID.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
 
-/// The largest body that the server waits for.
+/// The largest body that the server waits for, in bytes.
 const MAX_BODY: usize = 1 << 20;
 
 /// Optional parts of a configuration.
@@ -57,7 +57,8 @@ pub(crate) fn write_config(
     Ok(path)
 }
 
-/// Envoy takes a key only for the algorithm and use that JWK Sets outside SPIFFE give it.
+/// Adds `alg` and `use` to each key, as JWK Sets outside SPIFFE have them. Envoy accepts a key only
+/// for these.
 fn jwks(set: &str) -> Result<String> {
     let mut set: Value = serde_json::from_str(set)?;
     for key in set["keys"].as_array_mut().into_iter().flatten() {
@@ -133,7 +134,7 @@ fn jwt_authn(directory: &Path, cached: bool) -> Value {
         "local_jwks": { "filename": directory.join("jwks.json") },
     });
     if cached {
-        // Enough for every token of a run.
+        // The cache has room for every token of a run.
         provider["jwt_cache_config"] = json!({ "jwt_cache_size": 100_000 });
     }
     let rules = json!([{ "match": { "prefix": "/" }, "requires": { "provider_name": "spiffe" } }]);
@@ -164,7 +165,7 @@ fn address(port: u16) -> Value {
     json!({ "socket_address": { "address": "127.0.0.1", "port_value": port } })
 }
 
-/// An extension by its type: its settings, and the name that has to be the same throughout.
+/// Returns an extension of this type with its settings, under the name that Envoy requires.
 fn extension(kind: &str, mut settings: Value) -> Value {
     settings["@type"] = format!("{TYPES}.{kind}").into();
     json!({ "name": format!("envoy.{kind}"), "typed_config": settings })

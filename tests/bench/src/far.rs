@@ -1,6 +1,7 @@
-//! Measures large bodies over a long way: between the proxy and its upstream, and between a caller
-//! and the proxy. Each is compared with the same body without the proxy, over as long a way to the
-//! same upstream. Only the body is timed, because a small request before it opens all connections.
+//! Measures large bodies over a connection with a long round trip. It is between the proxy and its
+//! upstream, or between a caller and the proxy. Each is compared with the same body without the
+//! proxy, over the same round trip to the same upstream. Only the body is timed, because a small
+//! request before it opens all connections.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,8 @@
-//! What is measured: figures, their samples over the rounds, medians and ratios.
+//! Defines the figures, their samples over the rounds, medians and ratios.
 
 use crate::{contender::Contender, growth::Case, row::Row};
 
-/// One thing that a row measures.
+/// A quantity that a row measures.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Figure {
     /// Answers per second.
@@ -13,31 +13,34 @@ pub(crate) enum Figure {
     P99Millis,
     /// The number of requests that had no answer or another status than 2xx, in all rounds.
     Failed,
-    /// The most memory that the processes of a stack ever had, in MiB, added up.
+    /// The sum of the peak memory of all processes of a stack, in MiB.
     PeakMib,
-    /// TLS connections that resumed a session, in %.
+    /// The share of TLS connections that resumed a session, in %.
     ResumedPercent,
-    /// Request bodies in MiB/s.
+    /// The speed of request bodies, in MiB/s.
     UploadMibPerSecond,
-    /// Response bodies in MiB/s.
+    /// The speed of response bodies, in MiB/s.
     DownloadMibPerSecond,
-    /// Response bodies in MiB/s, where the proxy and its upstream are far from each other.
+    /// The speed of response bodies in MiB/s when the upstream is far from the proxy.
     FarDownloadMibPerSecond,
-    /// Response bodies in MiB/s without a proxy, where the caller is as far from the upstream.
+    /// The speed of response bodies in MiB/s without a proxy, when the upstream is as far from the
+    /// caller.
     FarDownloadDirectMibPerSecond,
-    /// Request bodies in MiB/s, where the caller and the proxy are far from each other.
+    /// The speed of request bodies in MiB/s when the caller is far from the proxy.
     FarUploadMibPerSecond,
-    /// Request bodies in MiB/s without a proxy, where the caller is as far from the upstream.
+    /// The speed of request bodies in MiB/s without a proxy, when the caller is as far from the
+    /// upstream.
     FarUploadDirectMibPerSecond,
-    /// What bodies added to the proxy's peak memory, in MiB.
+    /// The growth of the proxy's peak memory during the transfer of bodies, in MiB.
     GrowthMib,
-    /// [`Self::P99Millis`] of small requests while nothing else goes on.
+    /// [`Self::P99Millis`] of small requests without other load.
     SmallAloneP99Millis,
-    /// The same while bodies pass.
+    /// [`Self::P99Millis`] of small requests during the transfer of bodies.
     SmallBesideP99Millis,
-    /// From exec to the first accepted connection, the agent up, in ms.
+    /// The time from exec of the server to its first accepted connection, with a running agent, in
+    /// ms.
     ServerStartMillis,
-    /// The same of the proxy.
+    /// The time from exec of the proxy to its first accepted connection, in ms.
     ProxyStartMillis,
     /// [`Self::CpuMicros`] in a case of [`Row::Growth`].
     Growing(Case),
@@ -46,19 +49,19 @@ pub(crate) enum Figure {
 /// One measurement of one stack.
 pub(crate) type Sample = Vec<(Figure, f64)>;
 
-/// What became of one row.
+/// The result of one row.
 #[derive(Debug)]
 pub(crate) struct RowResult {
-    /// Which row.
+    /// The row that was measured.
     pub(crate) row: Row,
     /// The samples of each stack, in the order of the tables.
     pub(crate) stacks: Vec<(Contender, Vec<Sample>)>,
-    /// Stacks that have no figures here, and why.
+    /// The stacks that have no figures here, and the reasons.
     pub(crate) left_out: Vec<(Contender, String)>,
 }
 
 impl Figure {
-    /// Its name for people.
+    /// Returns the name for people.
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::RequestsPerSecond => "requests/s",
@@ -82,7 +85,7 @@ impl Figure {
         }
     }
 
-    /// Its name for machines.
+    /// Returns the name for machines.
     pub(crate) fn key(self) -> &'static str {
         match self {
             Self::RequestsPerSecond => "requests_per_second",
@@ -111,7 +114,7 @@ impl Figure {
         self == Self::Failed
     }
 
-    /// Writes a value of this figure for people.
+    /// Formats a value of this figure for people.
     pub(crate) fn written(self, value: f64) -> String {
         if self.is_total() && value < 999.5 {
             return format!("{value:.0}");
@@ -121,7 +124,7 @@ impl Figure {
 }
 
 impl RowResult {
-    /// The figures that the row has, in the order in which they were measured.
+    /// Returns the figures of the row, in the order in which they were measured.
     pub(crate) fn figures(&self) -> Vec<Figure> {
         let mut figures = Vec::new();
         for (figure, _) in self
@@ -136,7 +139,7 @@ impl RowResult {
         figures
     }
 
-    /// All values of a figure of a stack, one for each round.
+    /// Returns all values of a figure of a stack, one for each round.
     pub(crate) fn values(&self, contender: Contender, figure: Figure) -> Vec<f64> {
         let of_stack = self.stacks.iter().find(|(stack, _)| *stack == contender);
         let samples = of_stack.map(|(_, samples)| samples.as_slice());
@@ -149,7 +152,7 @@ impl RowResult {
             .collect()
     }
 
-    /// The median over the rounds.
+    /// Returns the median over the rounds.
     pub(crate) fn median(&self, contender: Contender, figure: Figure) -> Option<f64> {
         median(&self.values(contender, figure))
     }
@@ -163,7 +166,7 @@ impl RowResult {
         (!values.is_empty()).then(|| values.iter().sum())
     }
 
-    /// The median as a multiple of the floor's.
+    /// Returns the median as a multiple of the floor's.
     pub(crate) fn ratio(&self, contender: Contender, figure: Figure) -> Option<f64> {
         if figure.is_total() {
             return None;
@@ -174,7 +177,7 @@ impl RowResult {
     }
 }
 
-/// The middle one, or the mean of the two in the middle.
+/// Returns the value in the middle, or the mean of the two in the middle.
 pub(crate) fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -183,14 +186,14 @@ pub(crate) fn median(values: &[f64]) -> Option<f64> {
     Some(f64::midpoint(lower, upper))
 }
 
-/// The value that a share `quantile` (0 to 1) of `values` do not exceed; `values` gets sorted.
+/// Returns the value that a share `quantile` (0 to 1) of `values` do not exceed. Sorts `values`.
 pub(crate) fn quantile(values: &mut [f64], quantile: f64) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let rank = (values.len() as f64 * quantile).ceil() as usize;
     values.get(rank.max(1) - 1).copied()
 }
 
-/// Three significant digits, or all before the point.
+/// Formats a number with three significant digits, or with all digits before the point.
 pub(crate) fn number(value: f64) -> String {
     let decimals = match value.abs() {
         v if v >= 99.95 => 0,

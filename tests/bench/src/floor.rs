@@ -1,8 +1,9 @@
-//! The floor that the bench compares with: the same two hops by hyper and rustls as they are usually
-//! put together, on one multi-threaded runtime, with a pool of HTTP/1.1 connections to the upstream.
-//! No identity, nothing verified, no limits, no logs; its key is made at start.
+//! The floor is the stack that the bench compares with: the same two hops by hyper and rustls as
+//! they are usually used. It has one multi-threaded runtime, and a pool of HTTP/1.1 connections to
+//! the upstream. It makes its key at start. It has neither an identity nor limits nor logs, and it
+//! verifies nothing.
 //!
-//! `floor server PORT` reads the body of a request and answers `Success!!!`;
+//! `floor server PORT` reads the body of a request and answers `Success!!!`.
 //! `floor proxy PORT UPSTREAM_PORT` forwards.
 
 mod unverified;
@@ -26,7 +27,7 @@ use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-/// What each connection is served with.
+/// The service for each connection.
 #[derive(Clone)]
 #[allow(clippy::large_enum_variant, reason = "copied once per connection")]
 enum Role {
@@ -69,7 +70,7 @@ fn server_tls() -> Result<ServerConfig> {
         .with_no_client_auth()
         .with_single_cert(vec![own.cert.der().clone()], key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // As the project: no session is resumed.
+    // The floor offers no session tickets, as the project.
     config.send_tls13_tickets = 0;
     Ok(config)
 }
@@ -88,7 +89,7 @@ fn client() -> Client<HttpsConnector<HttpConnector>, Incoming> {
         .build(connector)
 }
 
-/// Serves one connection to its end; how it ends is its caller's business.
+/// Serves one connection to its end. Errors are ignored, because the caller counts its failures.
 async fn serve(tls: TlsStream<TcpStream>, role: Role) {
     let io = TokioIo::new(tls);
     let http = auto::Builder::new(TokioExecutor::new());
@@ -106,7 +107,7 @@ async fn serve(tls: TlsStream<TcpStream>, role: Role) {
     };
 }
 
-/// Answers once the body of the request has come to its end.
+/// Reads the body of the request to its end, and answers.
 async fn greet(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let mut body = request.into_body();
     while let Some(frame) = body.frame().await {

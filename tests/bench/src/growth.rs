@@ -1,4 +1,5 @@
-//! What a request costs the project as what it has to do grows: each case with a stack of its own.
+//! Measures the CPU time of a request as the number of connections, keys, patterns or callers
+//! grows. Each case has a stack of its own.
 
 use anyhow::Result;
 use harness::{CLIENT_ID, SERVER_ID};
@@ -14,27 +15,29 @@ use crate::{
 const KEYS: usize = 1_000;
 const PATTERNS: usize = 1_000;
 const CALLERS: usize = 10_000;
-/// Requests for each second of the cases that wrk can't make.
+/// The requests for each second of a case that wrk cannot run.
 const REQUESTS: usize = 10_000;
 
-/// What grows, and how far.
+/// The quantity that grows, and its size.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Case {
     /// 8 connections.
     Connections8,
-    /// 32 connections: what the next cases compare with.
+    /// 32 connections, with which the next cases are compared.
     Connections32,
     /// 512 connections.
     Connections512,
-    /// 32 connections, server and proxy on one core each.
+    /// 32 connections, with server and proxy on one core each.
     OneCore,
-    /// 32 connections, and so many keys in the JWT bundle.
+    /// 32 connections, and [`KEYS`] keys in the JWT bundle.
     Keys,
-    /// 32 connections, and so many patterns before the one that the caller matches.
+    /// 32 connections, and [`PATTERNS`] patterns of which the caller matches the last.
     Patterns,
-    /// 32 connections of our own load, one caller: what the next case compares with.
+    /// 32 connections of our own load generator with one caller, with which the next case is
+    /// compared.
     OneCaller,
-    /// The same with as many callers, whose tokens were seen before, in turn.
+    /// 32 connections of our own load generator with [`CALLERS`] callers in turn, whose tokens were
+    /// verified before.
     Callers,
 }
 
@@ -50,7 +53,7 @@ impl Case {
         Self::Callers,
     ];
 
-    /// Its name for people.
+    /// Returns the name for people.
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Connections8 => "8 connections, µs",
@@ -64,7 +67,7 @@ impl Case {
         }
     }
 
-    /// Its name for machines.
+    /// Returns the name for machines.
     pub(crate) fn key(self) -> &'static str {
         match self {
             Self::Connections8 => "cpu_us_8_connections",
@@ -86,7 +89,7 @@ impl Case {
         }
     }
 
-    /// Flags of the server, and flags of both.
+    /// Returns the flags of the server, and the flags of both processes.
     fn flags(self) -> (Vec<String>, Vec<String>) {
         match self {
             Self::OneCore => (Vec::new(), vec!["--cores".to_owned(), "1".to_owned()]),
@@ -101,7 +104,7 @@ impl Case {
     }
 }
 
-/// All cases, one after the other.
+/// Measures all cases, one after the other.
 pub(crate) async fn sample(seconds: u64) -> Result<Sample> {
     let mut sample = Sample::new();
     for case in Case::ALL {
@@ -140,7 +143,7 @@ async fn cpu(case: Case, seconds: u64) -> Result<f64> {
     Ok(micros)
 }
 
-/// One token for each of `callers` workloads.
+/// Returns one token for each of `callers` workloads.
 fn tokens(world: &World, callers: usize) -> Vec<String> {
     let agent = &world.stack.agent;
     (0..callers)

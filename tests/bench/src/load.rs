@@ -1,5 +1,5 @@
-//! Load that wrk and h2load can't make: a new TLS connection for each request (wrk resumes sessions
-//! without saying), another token for each request, connections that stay idle, large bodies.
+//! Generates load that wrk and h2load cannot: a new TLS connection or another token for each
+//! request, and connections that stay idle. wrk resumes sessions without a report.
 
 use std::{
     sync::{
@@ -20,16 +20,16 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::{figure::quantile, tools::Load, unverified};
+use crate::{figure::quantile, tools::LoadResult, unverified};
 
-/// The answer of every stack begins with this.
+/// The answer of every stack begins with this text.
 const GOOD: &[u8] = b"HTTP/1.1 200 ";
-/// And ends with this.
+/// The answer of every stack ends with this text.
 const BODY: &[u8] = b"Success!!!";
-/// No answer takes this long.
+/// Every answer takes less time.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Who makes requests, each checked for its answer.
+/// Sends requests and checks each answer.
 #[derive(Clone)]
 pub(crate) struct Caller {
     https: Https,
@@ -37,7 +37,7 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Calls `port` of this machine.
+    /// Returns a caller that sends to `port` of this machine.
     pub(crate) fn new(port: u16) -> Self {
         let mut tls = unverified::client();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -47,35 +47,35 @@ impl Caller {
         }
     }
 
-    /// The same over HTTP/2, for [`Self::connect`] alone.
+    /// Returns a caller that offers HTTP/2, for [`Self::connect`] only.
     pub(crate) fn http2(mut self) -> Self {
         self.tls.alpn_protocols = vec![b"h2".to_vec()];
         self
     }
 
-    /// The same with sessions of its own to resume, where that is offered.
+    /// Returns a caller that resumes its own sessions if the server offers that.
     fn resuming(&self) -> Self {
         let mut caller = self.clone();
         caller.tls.resumption = Resumption::in_memory_sessions(1);
         caller
     }
 
-    /// A TLS connection, from `source`, an address of this machine.
+    /// Opens a TLS connection from `source`, an address of this machine.
     pub(crate) async fn connect(&self, source: &str) -> Result<TlsStream<TcpStream>> {
         let https = self.https.from(source);
         let connecting = https.connect_with(self.tls.clone(), "localhost");
         Ok(timeout(PATIENCE, connecting).await??)
     }
 
-    /// `connections` at a time for `duration`, each for one request, by full handshakes unless told
-    /// to `resume` sessions.
+    /// Keeps `connections` open for `duration`, each for one request. All handshakes are full ones
+    /// unless `resume` is set.
     pub(crate) async fn new_connections(
         &self,
         token: &str,
         connections: usize,
         duration: Duration,
         resume: bool,
-    ) -> Result<Load> {
+    ) -> Result<LoadResult> {
         let head = head(token, "Connection: close\r\n");
         let end = Instant::now() + duration;
         let resumed = AtomicU64::new(0);
@@ -98,18 +98,18 @@ impl Caller {
             Ok(times)
         };
         let load = run(connections, worker).await?;
-        Ok(Load {
+        Ok(LoadResult {
             resumed: resumed.into_inner(),
             ..load
         })
     }
 
-    /// `connections` kept-alive connections, together one request for each token.
+    /// Sends one request for each token over `connections` kept-alive connections.
     pub(crate) async fn each_token(
         &self,
         tokens: Arc<Vec<String>>,
         connections: usize,
-    ) -> Result<Load> {
+    ) -> Result<LoadResult> {
         let next = AtomicUsize::new(0);
         let worker = || async {
             let mut connection = self.connect("127.0.0.1").await?;
@@ -131,7 +131,7 @@ impl Caller {
         connections: usize,
         count: usize,
         bytes: usize,
-    ) -> Result<Load> {
+    ) -> Result<LoadResult> {
         let length = format!("Content-Length: {bytes}\r\n");
         let mut post = b"POST".to_vec();
         post.extend(&head(token, &length)["GET".len()..]);
@@ -151,13 +151,13 @@ impl Caller {
         run(connections, worker).await
     }
 
-    /// Requests on `connections` until `work` is done; its result and their times.
-    pub(crate) async fn beside<T>(
+    /// Sends requests on `connections` until `work` is done. Returns its result and their times.
+    pub(crate) async fn next_to<T>(
         &self,
         token: &str,
         connections: usize,
         work: impl Future<Output = Result<T>>,
-    ) -> Result<(T, Load)> {
+    ) -> Result<(T, LoadResult)> {
         let done = AtomicBool::new(false);
         let head = head(token, "");
         let worker = || async {
@@ -179,8 +179,8 @@ impl Caller {
         Ok((result?, load?))
     }
 
-    /// `count` connections that have had one request each and now stay idle. They come from several
-    /// addresses: what one address may have is limited.
+    /// Returns `count` connections that had one request each and now stay idle. They come from
+    /// several addresses, because the connections of one address are limited.
     pub(crate) async fn idle(
         &self,
         token: &str,
@@ -205,19 +205,19 @@ impl Caller {
     }
 }
 
-/// Runs the same `worker` as often as asked, at once, and adds up the times in ms that they return.
+/// Runs `worker` `workers` times at once, and joins the times in ms that they return.
 async fn run<F: Future<Output = Result<Vec<f64>>>>(
     workers: usize,
     worker: impl Fn() -> F,
-) -> Result<Load> {
+) -> Result<LoadResult> {
     let begin = Instant::now();
     let times = try_join_all((0..workers).map(|_| worker())).await?;
     let elapsed = begin.elapsed();
     let mut times = times.concat();
     if times.is_empty() {
-        bail!("not one request was made");
+        bail!("no request was made");
     }
-    Ok(Load {
+    Ok(LoadResult {
         requests: times.len() as u64,
         bad: 0,
         per_second: times.len() as f64 / elapsed.as_secs_f64(),
@@ -231,7 +231,7 @@ fn head(token: &str, fields: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Sends a request and reads its whole answer, which must be the good one.
+/// Sends a request and reads its whole answer, which must be the expected one.
 async fn exchange(connection: &mut TlsStream<TcpStream>, head: &[u8]) -> Result<()> {
     connection.write_all(head).await?;
     connection.flush().await?;
@@ -245,7 +245,10 @@ async fn exchange(connection: &mut TlsStream<TcpStream>, head: &[u8]) -> Result<
     }
     if !answer.starts_with(GOOD) || !answer.ends_with(BODY) {
         let start: Vec<u8> = answer.into_iter().take(200).collect();
-        bail!("a bad answer: {:?}", String::from_utf8_lossy(&start));
+        bail!(
+            "an unexpected answer: {:?}",
+            String::from_utf8_lossy(&start)
+        );
     }
     Ok(())
 }

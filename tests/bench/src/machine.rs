@@ -1,22 +1,23 @@
-//! Where a run took place: figures of two machines do not compare.
+//! Describes the machine of a run, because figures of two machines cannot be compared.
 
 use std::{env, fs};
 
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-/// A machine, and what was measured with and against.
+/// Describes a machine and the programs that took part.
 #[derive(Debug)]
 pub(crate) struct Machine {
     cpu: String,
     cores: usize,
     kernel: String,
-    /// Names and versions of compiler, load generators and peers, those that are there.
+    /// The names and versions of the compiler, the load generators and the other stacks, if they
+    /// are there.
     programs: Vec<(&'static str, String)>,
 }
 
 impl Machine {
-    /// This one.
+    /// Describes this machine.
     pub(crate) async fn here() -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let mut programs = Vec::new();
@@ -44,7 +45,7 @@ impl Machine {
         }
     }
 
-    /// For people.
+    /// Returns the description for people.
     pub(crate) fn lines(&self) -> Vec<String> {
         let programs = self.programs.iter();
         let programs: Vec<_> = programs
@@ -56,7 +57,7 @@ impl Machine {
         ]
     }
 
-    /// For machines.
+    /// Returns the description for machines.
     pub(crate) fn json(&self) -> Value {
         let programs = self.programs.iter();
         json!({
@@ -80,18 +81,19 @@ impl Machine {
     }
 }
 
-/// The first version number that a program prints; wrk prints its own with a status of failure.
+/// Returns the first version number that a program prints. wrk prints its own and fails.
 pub(crate) async fn version(program: &str, argument: &str) -> Option<String> {
     let mut command = Command::new(program);
     let output = command.arg(argument).kill_on_drop(true).output().await;
     let output = output.ok()?;
     let text = [output.stdout, output.stderr].concat();
-    // Some say where they are first, and that may have a number of its own.
+    // Some programs print their path first, which may contain a number.
     let text = String::from_utf8_lossy(&text).replace(program, "");
     first_version(&text).map(str::to_owned)
 }
 
-/// Two or more numbers with dots between them: `4.1.0` in `debian/4.1.0-3`, `1.24` in `go1.24`.
+/// Finds two or more numbers with dots between them: `4.1.0` in `debian/4.1.0-3`, `1.24` in
+/// `go1.24`.
 fn first_version(text: &str) -> Option<&str> {
     text.split(|c: char| !c.is_ascii_digit() && c != '.')
         .map(|word| word.trim_matches('.'))

@@ -1,5 +1,5 @@
-//! What scripts/bench.sh runs: the project beside the floor and its peers, under the same loads.
-//! Rounds are interleaved, so that a machine that drifts does so for all of them.
+//! Runs for scripts/bench.sh. It measures the project, the floor and other proxies under the same
+//! load. Rounds are interleaved, so that a change of the machine's speed affects all of them.
 
 mod bodies;
 mod check;

@@ -1,4 +1,5 @@
-//! A whole run. Rounds are interleaved, so that a machine that drifts does so for all stacks.
+//! Measures all rows. Rounds are interleaved, so that a change of the machine's speed affects all
+//! stacks.
 
 use std::time::SystemTime;
 
@@ -15,11 +16,11 @@ use crate::{
     signature,
 };
 
-/// Measures the rows and stacks that were asked for, of those that are there.
+/// Measures the rows and stacks that were asked for, as far as their programs are there.
 pub(crate) async fn all(options: &Options) -> Result<Results> {
     let mut rows = chosen(&options.rows);
     if options.rows.is_empty() {
-        // Not a comparison of stacks, and longer than all the others.
+        // The row compares no stacks, and it takes longer than all others.
         rows.retain(|row| *row != Row::Growth);
     }
     let bench = Bench::new(&rows, options.seconds).await?;
@@ -44,7 +45,7 @@ pub(crate) async fn all(options: &Options) -> Result<Results> {
     Ok(results)
 }
 
-/// One round of each stack, then the next round. A stack that fails is left out from then on.
+/// Measures one round of each stack, then the next round. Leaves out a stack after it has failed.
 async fn one(bench: &Bench, row: Row, contenders: &[Contender], rounds: usize) -> RowResult {
     let mut stacks: Vec<_> = contenders.iter().map(|c| (*c, Vec::new())).collect();
     let mut left_out = Vec::new();
@@ -72,7 +73,7 @@ async fn one(bench: &Bench, row: Row, contenders: &[Contender], rounds: usize) -
     }
 }
 
-/// Those that were asked for, or all.
+/// Returns the values that were asked for, or all.
 fn chosen<T: ValueEnum + Clone>(asked: &[T]) -> Vec<T> {
     if asked.is_empty() {
         return T::value_variants().to_vec();
@@ -80,7 +81,7 @@ fn chosen<T: ValueEnum + Clone>(asked: &[T]) -> Vec<T> {
     asked.to_vec()
 }
 
-/// The day in UTC, as in 2026-01-31.
+/// Returns the day in UTC, as in 2026-01-31.
 fn today() -> String {
     let mut now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     now.truncate("2026-01-31".len());

@@ -1,4 +1,4 @@
-//! What scripts/bench.sh is told.
+//! Parses the options of scripts/bench.sh.
 
 use anyhow::{Result, ensure};
 use clap::Parser;
@@ -8,37 +8,37 @@ use crate::{check, contender::Contender, measure, readme, row::Row, train};
 /// See scripts/bench.sh --help.
 #[derive(Debug, Parser)]
 pub(crate) struct Options {
-    /// Loads, in this order
+    /// Rows to measure, in this order
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) rows: Vec<Row>,
-    /// Stacks, of those that are there
+    /// Stacks to measure, if their programs are there
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) stacks: Vec<Contender>,
-    /// How often to measure
+    /// Rounds of each measurement
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
     pub(crate) rounds: u8,
-    /// How long to measure
+    /// Seconds of each measurement
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) seconds: u64,
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Also write the table into tests/README.md, and the plot beside it
+    /// Also write the table into tests/README.md, and the plot next to it
     #[arg(long)]
     readme: bool,
-    /// Compare instructions per request with the committed figures instead
+    /// Compare the instructions per request with the committed figures instead
     #[arg(long)]
     check: bool,
     /// Replace the committed figures
     #[arg(long, requires = "check")]
     update: bool,
-    /// Only load the project, for scripts/release.sh
+    /// Only send load to the project, for scripts/release.sh
     #[arg(long, conflicts_with = "check")]
     train: bool,
 }
 
 impl Options {
-    /// Does what they ask for.
+    /// Does the work that the options ask for.
     pub(crate) async fn run(&self) -> Result<()> {
         if self.check {
             return check::run(self.update).await;

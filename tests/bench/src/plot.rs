@@ -1,4 +1,4 @@
-//! CPU per request by stack as an SVG: bars for each load, readable on light and dark pages.
+//! Draws the CPU time per request as an SVG, with a bar for each stack under each load.
 
 use std::fmt::Write as _;
 
@@ -8,14 +8,14 @@ use crate::{
 };
 
 const WIDTH: usize = 720;
-/// Where bars begin: right of the stacks' names.
+/// The x coordinate where bars begin, to the right of the names.
 const BARS: usize = 150;
-/// How long the longest bar of a load is; its value stands to the right.
+/// The length of the longest bar of a load. Its value stands to the right.
 const LONGEST: f64 = 420.0;
 const HEADING: usize = 34;
 const BAR: usize = 22;
 
-/// As an image an SVG inherits no colours, so it has its own for either kind of page.
+/// An SVG image does not inherit colours, so it has its own for light and dark pages.
 const STYLE: &str = "\
 text { font: 13px system-ui, sans-serif; fill: #1f2328 }
 .load { font-weight: 600 }
@@ -27,7 +27,7 @@ rect { fill: #8c959f }
   .own { fill: #58a6ff }
 }";
 
-/// Draws the rows that measured CPU per request, each to a scale of its own from zero.
+/// Draws the rows that measured CPU per request. Each has its own scale, which begins at zero.
 pub(crate) fn svg(rows: &[RowResult], date: &str) -> String {
     let mut marks = String::new();
     let mut y = 0;
@@ -57,7 +57,7 @@ pub(crate) fn svg(rows: &[RowResult], date: &str) -> String {
     )
 }
 
-/// One stack: its name, its bar, its value and ratio to the floor.
+/// Draws one stack: its name, its bar, its value and its ratio to the floor.
 fn bar(marks: &mut String, row: &RowResult, contender: Contender, length: f64, y: usize) {
     let own = contender == Contender::Project;
     let class = if own { " class=\"own\"" } else { "" };
@@ -79,7 +79,7 @@ fn bar(marks: &mut String, row: &RowResult, contender: Contender, length: f64, y
     text(marks, "value", after, y + 15, &value);
 }
 
-/// Text that has no character of meaning to XML.
+/// Writes a text that needs no escapes in XML.
 fn text(marks: &mut String, class: &str, x: usize, y: usize, text: &str) {
     let _ = writeln!(
         marks,
@@ -96,7 +96,7 @@ mod tests {
     fn bars_are_as_long_as_their_figures() {
         let results = results();
         let svg = svg(&results.rows, &results.date);
-        // 32, 40 and 320 µs.
+        // The medians are 32, 40 and 320 µs.
         let bar = |attributes: &str, width: &str| {
             format!("<rect{attributes} x=\"150\" y=\"Y\" width=\"{width}\"")
         };

@@ -1,4 +1,4 @@
-//! Writes the results into `tests/README.md`: the table, and the plot beside it.
+//! Writes the table into `tests/README.md`, and the plot next to it.
 
 use std::{fs, path::Path};
 
@@ -11,7 +11,7 @@ const MARKS: Marks = Marks {
     begin: "<!-- scripts/bench.sh --readme writes from here -->\n",
     end: "<!-- to here -->\n",
 };
-/// The plot's path, from the directory of the document.
+/// The path of the plot, from the directory of the document.
 const PLOT: &str = "bench/cpu.svg";
 
 /// Rewrites the table and the plot.

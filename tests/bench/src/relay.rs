@@ -1,5 +1,5 @@
-//! The relay makes a long way between two processes of one machine. It delays each byte by the same
-//! time in either direction and does not limit the bandwidth.
+//! Relays bytes between two processes of one machine as over a long round trip. It delays each byte
+//! by the same time in either direction and does not limit the bandwidth.
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -19,20 +19,20 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// The most bytes that are on their way in one direction of one connection. At a delay of 25 ms this
-/// allows 2.5 GiB/s, more than the 345 MiB/s that a direct connection reaches in the row `far`.
+/// The most bytes in flight in one direction of one connection. At a delay of 25 ms this allows 2.5
+/// GiB/s, more than the 345 MiB/s that a direct connection reaches in the row `far`.
 const QUEUE: usize = 64 << 20;
 /// The relay reads at most this many bytes at once.
 const CHUNK: usize = 256 << 10;
 
-/// A relay that runs. It ends, with its connections, when this is dropped.
+/// Holds a relay that runs. Dropping it ends the relay and its connections.
 pub(crate) struct Relay {
-    /// The port where it listens.
+    /// The port that it listens on.
     pub(crate) port: u16,
     accepting: AbortHandle,
 }
 
-/// Bytes on their way.
+/// Holds bytes in flight.
 struct Chunk {
     bytes: Bytes,
     due: Instant,
@@ -83,7 +83,7 @@ async fn carry(from: OwnedReadHalf, to: OwnedWriteHalf, delay: Duration) {
     tokio::join!(receive(from, sender, delay), deliver(to, queue));
 }
 
-/// Queues what is read. Waits while the queue is full.
+/// Queues all bytes that it reads. Waits while the queue is full.
 async fn receive(mut from: OwnedReadHalf, queue: UnboundedSender<Chunk>, delay: Duration) {
     let room = Arc::new(Semaphore::new(QUEUE));
     let mut buffer = vec![0; CHUNK];
@@ -111,7 +111,7 @@ async fn deliver(mut to: OwnedWriteHalf, mut queue: UnboundedReceiver<Chunk>) {
             return;
         }
     }
-    // A peer that has gone away needs no end.
+    // A peer that has closed its connection needs no end.
     let _ = to.shutdown().await;
 }
 

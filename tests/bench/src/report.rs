@@ -1,4 +1,5 @@
-//! Results as text for a terminal, as Markdown for `tests/README.md`, and as JSON for machines.
+//! Writes results as text for a terminal, as Markdown for `tests/README.md`, and as JSON for
+//! machines.
 
 use serde_json::{Value, json};
 
@@ -8,31 +9,31 @@ use crate::{
     machine::Machine,
 };
 
-/// A whole run.
+/// The results of a whole run.
 #[derive(Debug)]
 pub(crate) struct Results {
     /// The day, as in 2026-01-31.
     pub(crate) date: String,
-    /// Where it ran.
+    /// The machine of the run.
     pub(crate) machine: Machine,
-    /// How often each row was measured.
+    /// The number of rounds of each row.
     pub(crate) rounds: usize,
-    /// How long each time, in seconds.
+    /// The duration of each measurement in seconds.
     pub(crate) seconds: u64,
-    /// One check of a P-256 signature, in µs.
+    /// The time of one P-256 signature verification, in µs.
     pub(crate) signature_check_micros: f64,
-    /// What was measured.
+    /// The rows that were measured.
     pub(crate) rows: Vec<RowResult>,
 }
 
-/// A table's line: the figure's name or a heading, and a cell for each stack.
+/// A line of a table: the name of a figure or a heading, and a cell for each stack.
 struct Line {
     title: String,
     cells: Vec<String>,
 }
 
 impl Results {
-    /// The stacks that have any figure.
+    /// Returns the stacks that have any figure.
     fn contenders(&self) -> Vec<Contender> {
         let present = |contender: &Contender| {
             let of = |row: &RowResult| row.stacks.iter().any(|(stack, _)| stack == contender);
@@ -41,7 +42,7 @@ impl Results {
         Contender::ALL.into_iter().filter(present).collect()
     }
 
-    /// A row's figures, with the ratio to the floor beside each but the floor's own.
+    /// Returns the figures of a row, each with its ratio to the floor. The floor's own have none.
     fn lines(&self, row: &RowResult) -> Vec<Line> {
         let cell = |contender, figure: Figure| match row.summary(contender, figure) {
             None => "–".to_owned(),
@@ -84,7 +85,7 @@ impl Results {
         notes
     }
 
-    /// For a terminal.
+    /// Returns the results for a terminal.
     pub(crate) fn text(&self) -> String {
         let mut lines = vec![Line {
             title: String::new(),
@@ -122,7 +123,7 @@ impl Results {
         text.trim_end_matches('\\').to_owned() + "\n"
     }
 
-    /// For machines: medians, ratios and every sample.
+    /// Returns the medians, the ratios and every sample for machines.
     pub(crate) fn json(&self) -> Value {
         json!({
             "date": self.date,
@@ -162,7 +163,7 @@ fn row_json(row: &RowResult) -> Value {
     })
 }
 
-/// Columns as wide as their widest cell, numbers to the right.
+/// Makes columns as wide as their widest cell, with numbers to the right.
 fn align(lines: &[Line]) -> String {
     let width = |text: &str| text.chars().count();
     let title = lines.iter().map(|l| width(&l.title)).max().unwrap_or(0);
@@ -190,7 +191,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::row::Row;
 
-    /// One row of three stacks, of which Envoy failed.
+    /// Returns one row of three stacks and Envoy, which failed.
     pub(crate) fn results() -> Results {
         let samples = |values: [f64; 3]| {
             let sample = |value| {

@@ -1,4 +1,4 @@
-//! The rows of the table: which load, and what is measured under it.
+//! Defines the rows of the table, each of which is a load and its figures.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,16 +14,16 @@ use crate::{
     growth,
     load::Caller,
     running::Running,
-    tools::{self, Load},
+    tools::{self, LoadResult},
 };
 
-/// Seconds of the same load before anything is measured.
+/// The seconds of the same load before a measurement.
 const WARM_UP: u64 = 1;
-/// Tokens for each second that a row may take.
+/// The number of tokens for each second of a measurement.
 const NEW_TOKENS: usize = 10_000;
-/// How many callers send them, and how many make new connections.
+/// The number of callers that send new tokens or open new connections.
 const CALLERS: usize = 32;
-/// How many connections stay idle: all that the project takes by default.
+/// The number of idle connections, which is the project's default limit.
 const IDLE: usize = 10_000;
 
 /// The number of wrk's connections, unless the row has its own.
@@ -35,7 +35,7 @@ pub(crate) enum Row {
     /// wrk, 32 kept-alive HTTP/1.1 connections.
     #[value(name = "wrk32")]
     Wrk32,
-    /// The same with 512.
+    /// wrk, 512 kept-alive HTTP/1.1 connections.
     #[value(name = "wrk512")]
     Wrk512,
     /// h2load, 4 connections of 64 streams.
@@ -43,43 +43,44 @@ pub(crate) enum Row {
     Http2,
     /// A new TLS connection for each request.
     Handshake,
-    /// The same by callers that resume sessions where that is offered.
+    /// A new TLS connection for each request, by callers that resume sessions if the stack offers
+    /// that.
     Resumed,
     /// Another token for each request.
     NewTokens,
     /// wrk, 32 kept-alive HTTP/1.1 connections, POST with a body of 5 bytes.
     #[value(name = "post-5b")]
     Post5B,
-    /// The same with 1 KiB.
+    /// wrk, 32 kept-alive HTTP/1.1 connections, POST with a body of 1 KiB.
     #[value(name = "post-1k")]
     Post1K,
-    /// The same with 64 KiB.
+    /// wrk, 32 kept-alive HTTP/1.1 connections, POST with a body of 64 KiB.
     #[value(name = "post-64k")]
     Post64K,
     /// Bodies of 64 MiB through the proxy.
     Bodies,
-    /// Bodies of 32 MiB with 50 ms of round trip before or after the proxy.
+    /// Bodies of 32 MiB with a round trip of 50 ms before or after the proxy.
     Far,
     /// 10,000 idle connections.
     Idle,
-    /// From exec to accepting.
+    /// The time from exec to the first accepted connection.
     Start,
-    /// The project alone, as what it has to do grows.
+    /// The project alone, with growing numbers of connections, keys, patterns or callers.
     Growth,
 }
 
-/// What the rows have in common.
+/// Holds what all rows share.
 pub(crate) struct Bench {
-    /// Where the stacks run.
+    /// The agent and the programs of the stacks.
     pub(crate) world: World,
-    /// How long each measurement takes.
+    /// The duration of each measurement in seconds.
     pub(crate) seconds: u64,
-    /// For [`Row::NewTokens`]: any process that starts has seen none of them.
+    /// The tokens of [`Row::NewTokens`]. A process that starts has verified none of them.
     pub(crate) tokens: Arc<Vec<String>>,
 }
 
 impl Row {
-    /// Its name for people.
+    /// Returns the name for people.
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Wrk32 => "32 kept-alive HTTP/1.1 connections",
@@ -99,7 +100,7 @@ impl Row {
         }
     }
 
-    /// Its name for machines and flags.
+    /// Returns the name for machines and flags.
     pub(crate) fn key(self) -> &'static str {
         match self {
             Self::Wrk32 => "wrk32",
@@ -129,9 +130,9 @@ impl Row {
         }
     }
 
-    /// Returns whether a stack is measured under this load. Envoy without its cache is a stack of its
-    /// own only where the cache would help, and so is the project without a profile only where its
-    /// code decides. The last rows are about what the project promises.
+    /// Returns whether a stack is measured under this load. Envoy without its cache is measured
+    /// only where the cache would help. The project without a profile is measured only where its
+    /// code decides the result. The last rows measure promises of the project.
     pub(crate) fn includes(self, contender: Contender) -> bool {
         match self {
             Self::Wrk32 => true,
@@ -147,14 +148,14 @@ impl Row {
         }
     }
 
-    /// How many rounds of `rounds` are worth their time.
+    /// Returns how many of `rounds` the row needs.
     pub(crate) fn rounds(self, rounds: usize) -> usize {
         if self == Self::Idle { 1 } else { rounds }
     }
 }
 
 impl Bench {
-    /// A world with tokens enough for `rows`.
+    /// Starts the agent and issues enough tokens for `rows`.
     pub(crate) async fn new(rows: &[Row], seconds: u64) -> Result<Self> {
         let world = World::new().await?;
         let count = if rows.contains(&Row::NewTokens) {
@@ -170,7 +171,7 @@ impl Bench {
         })
     }
 
-    /// Starts a stack, loads it, and ends it.
+    /// Starts a stack, sends the load, and stops the stack.
     pub(crate) async fn sample(&self, row: Row, contender: Contender) -> Result<Sample> {
         match row {
             Row::Bodies => return bodies::sample(&self.world, contender).await,
@@ -193,7 +194,7 @@ impl Bench {
 
     async fn load(&self, row: Row, running: &Running) -> Result<Sample> {
         let token = self.world.token();
-        // What is bad about it will be bad after it.
+        // A failure during the warm-up would occur during the measurement too.
         self.once(row, running.port, &token, WARM_UP, true).await?;
         let load = async {
             let load = self.once(row, running.port, &token, self.seconds, false);
@@ -227,7 +228,7 @@ impl Bench {
         token: &str,
         seconds: u64,
         warm_up: bool,
-    ) -> Result<Load> {
+    ) -> Result<LoadResult> {
         let caller = Caller::new(port);
         let duration = Duration::from_secs(seconds);
         if let Some(size) = row.post_size() {
@@ -266,11 +267,11 @@ fn start_times(running: &Running) -> Sample {
     figures.into_iter().zip(millis).collect()
 }
 
-/// Returns what a load saw, and the CPU time of the stack for each answer, in µs.
+/// Returns the result of a load, and the CPU time of the stack for each answer in µs.
 pub(crate) async fn cpu_per_request(
     running: &Running,
-    load: impl Future<Output = Result<Load>>,
-) -> Result<(Load, f64)> {
+    load: impl Future<Output = Result<LoadResult>>,
+) -> Result<(LoadResult, f64)> {
     let before = running.cpu_time();
     let load = load.await?;
     let cpu = running.cpu_time() - before;
@@ -278,14 +279,14 @@ pub(crate) async fn cpu_per_request(
     Ok((load, micros))
 }
 
-/// Fails unless there were answers.
-fn answered(load: Load) -> Result<Load> {
+/// Fails if there was no answer.
+fn answered(load: LoadResult) -> Result<LoadResult> {
     ensure!(load.requests > 0, "no answer came in time");
     Ok(load)
 }
 
-/// Fails unless all requests were answered well.
-pub(crate) fn good(load: Load) -> Result<Load> {
+/// Fails if a request was not answered with 200.
+pub(crate) fn good(load: LoadResult) -> Result<LoadResult> {
     let load = answered(load)?;
     if load.bad > 0 {
         bail!(

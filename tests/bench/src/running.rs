@@ -1,4 +1,4 @@
-//! A stack that runs: its processes, and what they used.
+//! Runs the processes of a stack and reads their use of CPU time and memory.
 
 use std::{
     net::Ipv4Addr,
@@ -10,23 +10,23 @@ use harness::process::Process;
 use nix::sys::signal::Signal;
 use tokio::{net::TcpStream, process::Command, time::sleep};
 
-/// How long a process may take to accept its first connection.
+/// The longest time from exec to the first accepted connection.
 const START: Duration = Duration::from_secs(20);
-/// How often it is tried: the resolution of the times to start.
+/// The interval between two attempts to connect, which is the resolution of the start times.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// A contender that accepts connections. Killed when dropped.
+/// Holds a stack that accepts connections. Dropping it kills its processes.
 pub(crate) struct Running {
-    /// Its processes, the proxy last.
+    /// The processes, the proxy last.
     processes: Vec<Process>,
-    /// Where its proxy listens.
+    /// The port of the proxy.
     pub(crate) port: u16,
-    /// From exec to accepting, for each process.
+    /// The time from exec to the first accepted connection, for each process.
     pub(crate) start: Vec<Duration>,
 }
 
 impl Running {
-    /// Nothing yet; its proxy will listen on `port`.
+    /// Returns a stack without processes, whose proxy will listen on `port`.
     pub(crate) fn new(port: u16) -> Self {
         Self {
             processes: Vec::new(),
@@ -35,7 +35,7 @@ impl Running {
         }
     }
 
-    /// Runs one more process; it accepts connections on `port` when this returns.
+    /// Starts one more process and waits until it accepts connections on `port`.
     pub(crate) async fn add(&mut self, command: Command, port: u16) -> Result<()> {
         let begin = Instant::now();
         self.processes.push(Process::spawn_unread(command));
@@ -52,18 +52,18 @@ impl Running {
         Ok(())
     }
 
-    /// User and system time of all its processes so far.
+    /// Returns the user and system time of all processes so far.
     pub(crate) fn cpu_time(&self) -> Duration {
         self.processes.iter().map(Process::cpu_time).sum()
     }
 
-    /// The most memory that its processes ever had, in MiB, added up.
+    /// Returns the sum of the peak memory of its processes, in MiB.
     pub(crate) fn peak_mib(&self) -> f64 {
         let kib: usize = self.processes.iter().map(Process::peak_memory).sum();
         kib as f64 / 1024.0
     }
 
-    /// Lets its processes end by themselves, the proxy first.
+    /// Stops its processes by SIGTERM, the proxy first.
     pub(crate) async fn end(mut self) -> Result<()> {
         for process in self.processes.iter_mut().rev() {
             process.signal(Signal::SIGTERM);

@@ -1,4 +1,4 @@
-//! What one signature check costs by itself: the part of a new token that nobody can save.
+//! Measures one signature verification, which is the cost of a new token that cannot be avoided.
 
 use std::{hint::black_box, time::Instant};
 
@@ -16,7 +16,8 @@ use crate::figure::median;
 const CHECKS: u32 = 500;
 const ROUNDS: usize = 5;
 
-/// One check of a P-256 signature on a message as long as a token, in µs: the median of some rounds.
+/// Returns the time in µs to verify a P-256 signature of a message as long as a token, as the
+/// median of some rounds.
 pub(crate) fn check_micros() -> Result<f64> {
     let message = [b'a'; 300];
     let failed = |_| anyhow!("a P-256 signature could not be made or checked");

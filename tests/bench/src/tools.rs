@@ -1,25 +1,30 @@
-//! wrk and h2load as subprocesses, and what they print as numbers.
+//! Runs wrk and h2load and parses their output.
 
 use anyhow::{Context as _, Result, bail};
 use tokio::process::Command;
 
-/// What a load generator saw.
+/// The result of a load generator.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Load {
-    /// Answers that came.
+pub(crate) struct LoadResult {
+    /// The number of answers.
     pub(crate) requests: u64,
-    /// Those that were not 200, and requests without an answer.
+    /// The number of answers other than 200 and of requests without an answer.
     pub(crate) bad: u64,
     /// Answers per second.
     pub(crate) per_second: f64,
-    /// The 99th percentile of the time to an answer, where the generator has it, in ms.
+    /// The 99th percentile of the time to an answer, in ms. Some generators do not report it.
     pub(crate) p99_millis: Option<f64>,
-    /// TLS connections that resumed a session, where the generator counts them.
+    /// The number of TLS connections that resumed a session, if the generator counts them.
     pub(crate) resumed: u64,
 }
 
-/// `connections` kept-alive HTTP/1.1 connections for `seconds`.
-pub(crate) async fn wrk(port: u16, token: &str, connections: u32, seconds: u64) -> Result<Load> {
+/// Runs wrk with `connections` kept-alive HTTP/1.1 connections for `seconds`.
+pub(crate) async fn wrk(
+    port: u16,
+    token: &str,
+    connections: u32,
+    seconds: u64,
+) -> Result<LoadResult> {
     let args = wrk_args(port, token, connections, seconds);
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     parse_wrk(&output("wrk", &args).await?)
@@ -27,16 +32,16 @@ pub(crate) async fn wrk(port: u16, token: &str, connections: u32, seconds: u64) 
 
 /// Runs [`wrk`] with POST and a body of `size` bytes.
 ///
-/// A connection of wrk hangs, unreported, if its answer comes before its body is written to the end.
-/// This does not happen here, because the send buffer of a loopback connection takes a body at once:
-/// it has 3.7 MiB (`SO_SNDBUF` after connecting, Linux 6.18).
+/// A connection of wrk hangs without a report if its answer comes before the end of its body.
+/// This does not happen here, because the send buffer of a loopback connection holds a whole body.
+/// The buffer has 3.7 MiB (`SO_SNDBUF` after connecting, Linux 6.18).
 pub(crate) async fn wrk_post(
     port: u16,
     token: &str,
     connections: u32,
     seconds: u64,
     size: usize,
-) -> Result<Load> {
+) -> Result<LoadResult> {
     const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/post.lua");
     let args = wrk_args(port, token, connections, seconds);
     let size = size.to_string();
@@ -58,8 +63,8 @@ fn wrk_args(port: u16, token: &str, connections: u32, seconds: u64) -> [String; 
     ]
 }
 
-/// Four HTTP/2 connections of 64 streams for `seconds`.
-pub(crate) async fn h2load(port: u16, token: &str, seconds: u64) -> Result<Load> {
+/// Runs h2load with four HTTP/2 connections of 64 streams for `seconds`.
+pub(crate) async fn h2load(port: u16, token: &str, seconds: u64) -> Result<LoadResult> {
     let args = [
         "-c4",
         "-m64",
@@ -72,12 +77,12 @@ pub(crate) async fn h2load(port: u16, token: &str, seconds: u64) -> Result<Load>
     parse_h2load(&output("h2load", &args).await?)
 }
 
-/// Runs a program to its end, or ends it when this is dropped.
+/// Runs a program to its end, and kills it if this is dropped.
 pub(crate) async fn output(program: &str, args: &[&str]) -> Result<String> {
     let mut command = Command::new(program);
     command.args(args).kill_on_drop(true);
     let output = command.output().await;
-    let output = output.with_context(|| format!("{program} can't be run"))?;
+    let output = output.with_context(|| format!("cannot run {program}"))?;
     if !output.status.success() {
         let error = String::from_utf8_lossy(&output.stderr);
         bail!("{program} failed ({}): {error}", output.status);
@@ -85,7 +90,7 @@ pub(crate) async fn output(program: &str, args: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn parse_wrk(text: &str) -> Result<Load> {
+fn parse_wrk(text: &str) -> Result<LoadResult> {
     let count = |marker| number_after(text, marker).unwrap_or(0.0) as u64;
     // "Socket errors: connect 0, read 0, write 0, timeout 3"
     let socket_errors = text
@@ -95,10 +100,11 @@ fn parse_wrk(text: &str) -> Result<Load> {
             line.split([' ', ','])
                 .filter_map(|word| word.parse::<u64>().ok())
         });
-    Ok(Load {
-        requests: number_before(text, " requests in").context("wrk did not say how many")? as u64,
+    Ok(LoadResult {
+        requests: number_before(text, " requests in")
+            .context("wrk did not print the number of requests")? as u64,
         bad: count("Non-2xx or 3xx responses:") + socket_errors.into_iter().flatten().sum::<u64>(),
-        per_second: number_after(text, "Requests/sec:").context("wrk did not say how fast")?,
+        per_second: number_after(text, "Requests/sec:").context("wrk did not print the rate")?,
         p99_millis: text
             .lines()
             .find_map(|line| line.trim().strip_prefix("99% "))
@@ -107,39 +113,40 @@ fn parse_wrk(text: &str) -> Result<Load> {
     })
 }
 
-fn parse_h2load(text: &str) -> Result<Load> {
+fn parse_h2load(text: &str) -> Result<LoadResult> {
     let line = |start: &str| {
         let found = text.lines().find(|line| line.starts_with(start));
         found.with_context(|| format!("h2load did not print '{start}'"))
     };
     let (requests, statuses) = (line("requests:")?, line("status codes:")?);
     let number = |line, marker| number_before(line, marker).map(|n| n as u64);
-    let good = number(statuses, " 2xx").context("h2load has no 2xx")?;
-    let failed = number(requests, " failed").context("h2load has no failures")?;
-    let done = number(requests, " done").context("h2load did not say how many")?;
-    Ok(Load {
+    let good = number(statuses, " 2xx").context("h2load did not print the number of 2xx")?;
+    let failed =
+        number(requests, " failed").context("h2load did not print the number of failures")?;
+    let done = number(requests, " done").context("h2load did not print the number of requests")?;
+    Ok(LoadResult {
         requests: done,
         bad: failed + done.saturating_sub(good),
         per_second: number_before(line("finished in")?, " req/s")
-            .context("h2load did not say how fast")?,
+            .context("h2load did not print the rate")?,
         p99_millis: None,
         resumed: 0,
     })
 }
 
-/// The word after `marker`, as a number.
+/// Parses the word after `marker` as a number.
 fn number_after(text: &str, marker: &str) -> Option<f64> {
     let (_, rest) = text.split_once(marker)?;
     rest.split_whitespace().next()?.parse().ok()
 }
 
-/// The word before `marker`, as a number.
+/// Parses the word before `marker` as a number.
 fn number_before(text: &str, marker: &str) -> Option<f64> {
     let (rest, _) = text.split_once(marker)?;
     rest.split_whitespace().next_back()?.parse().ok()
 }
 
-/// A time as wrk writes it: `870.00us`, `2.41ms`, `1.02s`.
+/// Parses a time of wrk's output: `870.00us`, `2.41ms`, `1.02s`.
 fn millis(text: &str) -> Option<f64> {
     let text = text.trim();
     let unit = text.find(|c: char| c.is_ascii_alphabetic())?;

@@ -1,5 +1,5 @@
-//! The load that scripts/release.sh learns from: each kind of request that server and proxy are for,
-//! over both versions of HTTP, and what they refuse.
+//! Sends the load from which scripts/release.sh takes its profile: each usual kind of request over
+//! both versions of HTTP, and tokens that are refused.
 
 use std::time::Duration;
 
@@ -19,26 +19,27 @@ use crate::{
     load::Caller,
 };
 
-/// Connections of HTTP/1.1 at once.
+/// The number of concurrent HTTP/1.1 connections.
 const CALLERS: usize = 32;
-/// Requests of all of them with the same token, and with another one each.
+/// The total of requests with the same token, and the total of requests with a new token each.
 const KNOWN: usize = 60_000;
 const NEW: usize = 5_000;
-/// POSTs of all of them, and the bytes of each.
+/// The total of POSTs, and the bytes of each body.
 const POSTS: [(usize, usize); 3] = [(20_000, 5), (20_000, 1024), (3_000, 64 * 1024)];
-/// How long they connect anew for each request; and again, resuming sessions.
+/// The time during which each request opens a new connection. It applies once without and once with
+/// resumption.
 const CONNECTING: Duration = Duration::from_secs(1);
-/// Connections of HTTP/2, streams of each, and requests of each stream.
+/// The number of HTTP/2 connections, of streams of each, and of requests of each stream.
 const CONNECTIONS: usize = 4;
 const STREAMS: usize = 64;
 const OF_A_STREAM: usize = 200;
-/// One request of so many is refused.
+/// One of this many requests is refused.
 const REFUSED: usize = 20;
 
 type Sender = SendRequest<Empty<Bytes>>;
 
-/// Loads the project's binaries and lets them end by themselves: that is when they write what was
-/// counted.
+/// Sends load to the project's binaries and stops them by SIGTERM, because they write their profile
+/// when they end.
 pub(crate) async fn run() -> Result<()> {
     let world = World::new().await?;
     let running = world.start(Contender::Project).await?;
@@ -62,7 +63,7 @@ pub(crate) async fn run() -> Result<()> {
     bodies::both_ways(&world).await
 }
 
-/// One connection of HTTP/2.
+/// Sends requests over one HTTP/2 connection.
 async fn over_http2(caller: &Caller, world: &World) -> Result<()> {
     let io = TokioIo::new(caller.connect("127.0.0.1").await?);
     let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;

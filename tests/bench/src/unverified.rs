@@ -1,4 +1,4 @@
-//! TLS without any check of who answers: for the floor, and for the load that meets every stack.
+//! Offers TLS that verifies nothing, for the floor and for the load generator.
 
 use std::sync::Arc;
 
@@ -12,8 +12,9 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
-/// Accepts any certificate and any signature. Resumes no session, so that each connection is a full
-/// handshake, unless `config.resumption` is set. Its key exchange is X25519, which every stack has.
+/// Accepts any certificate and any signature. Resumes no session, so that each connection has a
+/// full handshake, unless `config.resumption` is set. Its key exchange is X25519, which every stack
+/// has.
 pub(crate) fn client() -> ClientConfig {
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups = vec![aws_lc_rs::kx_group::X25519];
