@@ -12,16 +12,16 @@ use tokio::{
 
 use crate::plan::{Part, Plan, Upload};
 
-/// Says what a caller gets.
+/// The result that a caller gets.
 #[derive(Clone, Debug)]
 pub(crate) enum Seen {
     /// The caller gets no head of an answer.
     Nothing(String),
-    Answer(Answer),
+    Answer(CallerAnswer),
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
+pub(crate) struct CallerAnswer {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Vec<u8>,
@@ -34,13 +34,13 @@ type Body = Either<Full<Bytes>, Channel<Bytes, io::Error>>;
 /// This field names the exchange to the upstream.
 pub(crate) const NAME: &str = "x-exchange";
 
-/// No exchange takes as long as this.
+/// Every exchange takes less time.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Sends the request of `plan` over `version` and returns what the caller gets.
 ///
 /// # Errors
-/// The caller gets neither an answer nor a break in time.
+/// Fails if the caller gets neither an answer nor a break in time.
 pub(crate) async fn ask(
     https: &Https,
     version: Version,
@@ -111,7 +111,7 @@ async fn pause(part: Part) {
     }
 }
 
-async fn read_http1(answer: Response<Incoming>, upload: &Upload) -> Answer {
+async fn read_http1(answer: Response<Incoming>, upload: &Upload) -> CallerAnswer {
     let (head, mut incoming) = answer.into_parts();
     let mut body = Vec::new();
     let leaves_after = upload.leaves_after.unwrap_or(usize::MAX);
@@ -125,7 +125,7 @@ async fn read_http1(answer: Response<Incoming>, upload: &Upload) -> Answer {
             Some(Ok(frame)) => body.extend(frame.into_data().unwrap_or_default()),
         }
     };
-    Answer {
+    CallerAnswer {
         status: head.status.as_u16(),
         headers: head.headers,
         body,
@@ -133,7 +133,7 @@ async fn read_http1(answer: Response<Incoming>, upload: &Upload) -> Answer {
     }
 }
 
-/// Asks by `h2`, because hyper takes RST_STREAM with NO_ERROR for the end of a body.
+/// Sends the request by `h2`, because hyper takes RST_STREAM with NO_ERROR for the end of a body.
 async fn over_http2(https: &Https, mut request: Request<()>, plan: &Plan) -> Seen {
     let url = format!("https://localhost:{}/", https.port());
     *request.uri_mut() = url.parse().unwrap();
@@ -147,9 +147,9 @@ async fn try_over_http2(
     https: &Https,
     request: Request<()>,
     plan: &Plan,
-) -> Result<Answer, h2::Error> {
+) -> Result<CallerAnswer, h2::Error> {
     let (sender, connection) = client::handshake(https.connect(b"h2").await).await?;
-    // The connection ends by itself when its stream has ended or was reset.
+    // The connection ends when its stream has ended or was reset.
     tokio::spawn(connection);
     let is_empty = plan.request.is_empty();
     let (answer, stream) = sender.ready().await?.send_request(request, is_empty)?;
@@ -187,7 +187,7 @@ pub(crate) async fn send_data(stream: &mut SendStream<Bytes>, mut data: Bytes) -
     Some(())
 }
 
-async fn read_http2(answer: Response<RecvStream>, upload: &Upload) -> Answer {
+async fn read_http2(answer: Response<RecvStream>, upload: &Upload) -> CallerAnswer {
     let (head, mut stream) = answer.into_parts();
     let mut body = Vec::new();
     let leaves_after = upload.leaves_after.unwrap_or(usize::MAX);
@@ -204,7 +204,7 @@ async fn read_http2(answer: Response<RecvStream>, upload: &Upload) -> Answer {
             }
         }
     };
-    Answer {
+    CallerAnswer {
         status: head.status.as_u16(),
         headers: head.headers,
         body,

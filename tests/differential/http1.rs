@@ -20,7 +20,7 @@ struct Connection {
     buffer: Vec<u8>,
 }
 
-/// Holds the fields of a request's head that count here.
+/// Holds the method, the name and the framing of a request.
 struct Head {
     method: String,
     name: String,
@@ -83,7 +83,7 @@ impl Connection {
         (read > 0).then_some(())
     }
 
-    /// Reads up to the next `end`, which is included.
+    /// Reads up to and including the next `end`.
     async fn until(&mut self, end: &[u8]) -> Option<Vec<u8>> {
         loop {
             let found = self.buffer.windows(end.len()).position(|here| here == end);

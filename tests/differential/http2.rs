@@ -19,11 +19,11 @@ use crate::{
     upstream::World,
 };
 
-/// Tells a connection how to end.
+/// Tells a connection how it must end.
 enum Told {
     Cut,
     GoAway(u32),
-    /// The connection takes no more requests.
+    /// The connection accepts no more requests.
     Leave,
 }
 

@@ -1,7 +1,7 @@
 use http::HeaderMap;
 
 use crate::{
-    caller::{Answer, Seen},
+    caller::{CallerAnswer, Seen},
     plan::{Break, End, Plan},
     upstream::{Body, Received},
 };
@@ -9,14 +9,14 @@ use crate::{
 /// These fields cross unchanged.
 const CROSSING: [&str; 5] = ["x-a", "set-cookie", "etag", "location", "content-type"];
 
-/// A reset with this code gives a request back unread (RFC 9113 §8.7).
+/// A reset with this code says that the request was not processed (RFC 9113 §8.7).
 const REFUSED_STREAM: u32 = 7;
 
-/// Compares what a caller saw of the upstream itself and through the proxy. Checks what the upstream
-/// `received` through the proxy.
+/// Compares the results of a caller at the upstream itself and through the proxy. Checks the
+/// requests that the upstream `received` through the proxy.
 ///
 /// # Errors
-/// The text says what is wrong.
+/// Fails with a description of the difference.
 pub(crate) fn judge(
     plan: &Plan,
     direct: Result<Seen, &'static str>,
@@ -47,7 +47,7 @@ pub(crate) fn judge(
     }
 }
 
-/// Checks that the upstream itself does what it is told. Otherwise the test is wrong.
+/// Checks that the upstream itself follows the plan. Otherwise the test is wrong.
 fn expected(plan: &Plan, direct: &Seen) -> Result<(), String> {
     let breaks = match plan.answer.end {
         End::Whole => false,
@@ -67,7 +67,7 @@ fn expected(plan: &Plan, direct: &Seen) -> Result<(), String> {
 }
 
 /// Checks that a whole answer crosses whole.
-fn same(direct: &Answer, proxied: &Answer) -> Result<(), String> {
+fn same(direct: &CallerAnswer, proxied: &CallerAnswer) -> Result<(), String> {
     if !proxied.is_whole || proxied.status != direct.status || proxied.body != direct.body {
         return Err(format!("{} became {}", short(direct), short(proxied)));
     }
@@ -98,12 +98,12 @@ fn fields(direct: &HeaderMap, proxied: &HeaderMap) -> Result<(), String> {
     Ok(())
 }
 
-fn is_own_failure(answer: &Answer) -> bool {
+fn is_own_failure(answer: &CallerAnswer) -> bool {
     matches!(answer.status, 502 | 504) && answer.is_whole
 }
 
 /// Checks that an answer which the upstream broke off is broken and begins as it did.
-fn begun(plan: &Plan, proxied: &Answer) -> Result<(), String> {
+fn begun(plan: &Plan, proxied: &CallerAnswer) -> Result<(), String> {
     let is_beginning = plan.answer_body().starts_with(&proxied.body);
     if proxied.is_whole || !is_beginning || proxied.status != plan.answer.status {
         return Err(format!("a break became {}", short(proxied)));
@@ -144,7 +144,7 @@ fn may_be_repeated(plan: &Plan) -> bool {
 }
 
 /// Describes an answer without its body.
-fn short(answer: &Answer) -> String {
+fn short(answer: &CallerAnswer) -> String {
     let (status, length) = (answer.status, answer.body.len());
     let whole = if answer.is_whole { "whole" } else { "broken" };
     format!("{status} with {length} bytes, {whole}")
@@ -188,7 +188,7 @@ mod tests {
     }
 
     fn answer(plan: &Plan, status: u16, length: usize, is_whole: bool) -> Seen {
-        Seen::Answer(Answer {
+        Seen::Answer(CallerAnswer {
             status,
             headers: HeaderMap::new(),
             body: plan.answer_body()[..length].to_vec(),
@@ -196,7 +196,8 @@ mod tests {
         })
     }
 
-    /// Returns what a caller saw of the upstream and through the proxy, and whether that may be.
+    /// Returns results of a caller at the upstream and through the proxy, and whether they are
+    /// allowed.
     fn cases(plan: &Plan) -> Vec<(Seen, Seen, bool)> {
         let nothing = Seen::Nothing(String::new());
         let of = |status, length, is_whole| answer(plan, status, length, is_whole);

@@ -1,9 +1,9 @@
-//! This test has random exchanges with an upstream, through the proxy and without it. A caller has to
-//! see the same answer through the proxy, and a break where the upstream broke. Each exchange is
-//! drawn from its seed.
+//! Makes random exchanges with an upstream, through the proxy and without it. Through the proxy, a
+//! caller must get the same answer, or a break if the upstream broke off. Each exchange is drawn
+//! from its seed.
 //!
-//! `DIFFERENTIAL_EXCHANGES` sets how many exchanges each test has. `DIFFERENTIAL_FROM` sets the first
-//! seed.
+//! `DIFFERENTIAL_EXCHANGES` sets the number of exchanges of each test. `DIFFERENTIAL_FROM` sets the
+//! first seed.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
 /// Sends requests and reads answers.
@@ -12,11 +12,11 @@ mod caller;
 mod http1;
 /// Serves HTTP/2 as an upstream.
 mod http2;
-/// Compares what was seen.
+/// Compares the results.
 mod judge;
 /// Draws exchanges from seeds.
 mod plan;
-/// Listens, and knows the exchanges of both upstreams.
+/// Listens, and holds the exchanges of both upstreams.
 mod upstream;
 
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 
 use self::{plan::Plan, upstream::World};
 
-/// Each of these seeds has found the fault next to it. Every run tries them.
+/// Each of these seeds has found the fault next to it. Every run includes them.
 const FOUND: &[(u64, &str)] = &[
     (
         5,
@@ -37,20 +37,20 @@ const FOUND: &[(u64, &str)] = &[
     (10, "as 5, of an OPTIONS request"),
 ];
 
-/// A run has this many exchanges in each test.
+/// The number of exchanges in each test.
 const EXCHANGES: u64 = 300;
 
-/// This many workers have exchanges that may end a whole connection. So each has proxies and
+/// The number of workers whose exchanges may end a whole connection. Therefore each has proxies and
 /// upstreams of its own.
 const ALONE: usize = 4;
 
-/// Servers often take this many requests at once on a connection.
+/// The in-flight limit of a connection of many servers.
 const MANY: u32 = 200;
 
-/// This many callers share a proxy.
+/// The number of callers that share a proxy.
 const TOGETHER: usize = 16;
 
-/// Holds the way to an upstream and the way to its proxy.
+/// Connects to an upstream, and to its proxy.
 struct Path {
     direct: Https,
     proxied: Https,
@@ -65,8 +65,8 @@ struct Worker {
 }
 
 impl Worker {
-    /// Starts upstreams and proxies. The upstream over HTTP/2 takes `streams` requests at once on a
-    /// connection.
+    /// Starts upstreams and proxies. The upstream over HTTP/2 allows `streams` requests at once on
+    /// a connection.
     async fn new(streams: u32) -> Self {
         let (stack, world) = (Stack::new().await, Arc::<World>::default());
         let known = Arc::clone(&world);
@@ -87,7 +87,7 @@ impl Worker {
         }
     }
 
-    /// Has an exchange both ways and returns what is wrong with it.
+    /// Makes an exchange without and with the proxy, and returns its fault.
     async fn exchange(&self, plan: Plan, source: &str) -> Option<String> {
         let seed = plan.seed;
         let path = match plan.upstream {
@@ -158,7 +158,7 @@ async fn exchanges_through_the_proxy_are_as_those_with_the_upstream_itself() {
     nothing_is_wrong(workers).await;
 }
 
-/// Has exchanges of many callers through one proxy.
+/// Makes exchanges of many callers through one proxy.
 async fn together(streams: u32) {
     let (shared, mut workers) = (Arc::new(Worker::new(streams).await), JoinSet::new());
     for number in 0..TOGETHER {

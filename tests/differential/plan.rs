@@ -2,7 +2,7 @@ use fastrand::Rng;
 use http::Version;
 use hyper::body::Bytes;
 
-/// Says what the caller of an exchange sends and what its upstream does.
+/// Describes what the caller of an exchange sends and what its upstream does.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     /// The exchange was drawn from this seed.
@@ -20,9 +20,9 @@ pub(crate) struct Upload {
     pub(crate) method: &'static str,
     pub(crate) has_length: bool,
     pub(crate) parts: Vec<Part>,
-    /// The caller gives up after the parts, though more would have to follow.
+    /// The caller gives up after the parts, although its body is not complete.
     pub(crate) is_given_up: bool,
-    /// The caller leaves when it has this many bytes of the answer.
+    /// The caller closes its connection when it has this many bytes of the answer.
     pub(crate) leaves_after: Option<usize>,
     /// The caller asks for `100 (Continue)` and does not wait for it.
     pub(crate) expects: bool,
@@ -35,7 +35,7 @@ pub(crate) struct Part {
     pub(crate) pause_ms: u64,
 }
 
-/// Says what an upstream does with a request.
+/// Describes what an upstream does with a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Download {
     pub(crate) reads: Reads,
@@ -46,11 +46,11 @@ pub(crate) struct Download {
     pub(crate) has_length: bool,
     pub(crate) parts: Vec<Part>,
     pub(crate) end: End,
-    /// The connection takes no more requests after a whole answer.
+    /// The connection accepts no more requests after a whole answer.
     pub(crate) is_last: bool,
 }
 
-/// Says how much of a request's body the upstream reads before it answers.
+/// The part of a request's body that the upstream reads before it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reads {
     All,
@@ -60,18 +60,18 @@ pub(crate) enum Reads {
     Never,
 }
 
-/// Says how an answer ends.
+/// The end of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Whole,
-    /// The answer breaks off after its parts, though more would have to follow.
+    /// The answer breaks off after its parts, although its body is not complete.
     Break(Break),
     /// The answer breaks off before its head.
     BreakBeforeHead(Break),
 }
 
-/// Says how an answer breaks off. Over HTTP/1.1 each break ends the connection: GOAWAY stands for
-/// close_notify there, any other for none.
+/// The way in which an answer breaks off. Over HTTP/1.1 each break ends the connection. GOAWAY is
+/// then close_notify, and the other ways send none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Break {
     /// The upstream sends RST_STREAM with this code.
@@ -82,7 +82,7 @@ pub(crate) enum Break {
     Cut,
 }
 
-/// A body that breaks off lacks this many bytes.
+/// The number of bytes that a body lacks when it breaks off.
 pub(crate) const MISSING: usize = 17;
 
 impl Plan {
@@ -227,7 +227,8 @@ fn end(rng: &mut Rng) -> End {
     }
 }
 
-/// Draws a body of up to 200 KiB. Lengths at which the proxy changes its way are drawn more often.
+/// Draws a body of up to 200 KiB. Lengths at which the proxy behaves differently are drawn more
+/// often.
 fn parts(rng: &mut Rng) -> Vec<Part> {
     let total = match rng.u8(..6) {
         0 => rng.usize(..10),
@@ -269,7 +270,7 @@ fn length(parts: &[Part]) -> usize {
     parts.iter().map(|part| part.length).sum()
 }
 
-/// Returns bytes that differ from place to place and from seed to seed.
+/// Returns bytes that differ within a body and from seed to seed.
 fn bytes(seed: u64, length: usize) -> Bytes {
     let mut rng = Rng::with_seed(!seed);
     (0..length).map(|_| rng.u8(..)).collect()

@@ -2,14 +2,14 @@ use std::{collections::HashMap, sync::Mutex};
 
 use crate::plan::Plan;
 
-/// Holds what upstreams know of exchanges, by name.
+/// Holds the plans of exchanges and the requests that upstreams received, by name.
 #[derive(Debug, Default)]
 pub(crate) struct World {
     plans: Mutex<HashMap<String, Plan>>,
     received: Mutex<HashMap<String, Vec<Received>>>,
 }
 
-/// Describes a request as an upstream got it.
+/// Describes a request as an upstream received it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Received {
     pub(crate) method: String,
@@ -25,7 +25,7 @@ pub(crate) enum Body {
 }
 
 impl World {
-    /// Makes an exchange known to the upstreams.
+    /// Tells the upstreams of an exchange.
     pub(crate) fn plan(&self, name: &str, plan: &Plan) {
         let mut plans = self.plans.lock().unwrap();
         plans.insert(name.to_owned(), plan.clone());
@@ -38,7 +38,7 @@ impl World {
         received.unwrap_or_default()
     }
 
-    /// Notes a request that has come. Returns its exchange and its number in it, or `None` if the
+    /// Records a request that has come. Returns its exchange and its number in it, or `None` if the
     /// exchange is forgotten.
     pub(crate) fn begin(&self, name: &str, method: &str) -> Option<(Plan, usize)> {
         let plan = self.plans.lock().unwrap().get(name)?.clone();
@@ -51,7 +51,7 @@ impl World {
         Some((plan, all.len() - 1))
     }
 
-    /// Notes how a request's body ended.
+    /// Records how the body of a request ended.
     pub(crate) fn end(&self, name: &str, number: usize, body: Option<Vec<u8>>) {
         let mut received = self.received.lock().unwrap();
         if let Some(one) = received.get_mut(name).and_then(|all| all.get_mut(number)) {
