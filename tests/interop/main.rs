@@ -1,5 +1,5 @@
-//! Every combination of our server, proxy and client with those of go-spiffe. The Go program is in
-//! `go-spiffe/`.
+//! Runs every combination of our server, proxy and client with those of go-spiffe. The Go program
+//! is in `go-spiffe/`.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
 use std::{
@@ -16,7 +16,7 @@ use harness::{
 
 const OTHER_AUDIENCE: &str = "spiffe://example.org/some-other-server";
 
-/// A role played by our binary or by go-spiffe's library.
+/// The implementation of a role, which is our binary or the one that uses go-spiffe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Player {
     Ours,
@@ -32,7 +32,7 @@ async fn any_of_the_three_works_with_the_others_from_go_spiffe() {
     };
     let go = directory.path().join("interop");
     let stack = Stack::with("spiffe://example.org/test", |config| {
-        // One program plays all three roles in Go: it is told apart by the name it was copied to.
+        // One Go program has all three roles. The agent tells them apart by the path of the copy.
         for (role, id) in [
             ("server", "server"),
             ("proxy", "server"),
@@ -78,7 +78,7 @@ async fn any_of_the_three_works_with_the_others_from_go_spiffe() {
     }
 }
 
-/// Flags have the same names; ours have two dashes.
+/// Returns flags, which have the same names for both. Ours have two dashes.
 fn flags(player: Player, flags: &[&str]) -> Vec<String> {
     let dashes = if player == Ours { "--" } else { "-" };
     flags
@@ -123,7 +123,7 @@ async fn request(
         .unwrap()
 }
 
-/// The Go program under the name of a role, so that the agent can tell roles apart by path.
+/// Returns a copy of the Go program for a role, so that the agent can tell roles apart by path.
 fn copy(go: &Path, role: &str) -> PathBuf {
     let path = go.with_file_name(format!("go-{role}"));
     if !path.exists() {
@@ -132,7 +132,7 @@ fn copy(go: &Path, role: &str) -> PathBuf {
     path.canonicalize().unwrap()
 }
 
-/// Builds the Go program; without Go there is nothing to test with, which CI does not accept.
+/// Builds the Go program. Skips the test if Go is missing, which CI does not allow.
 async fn go_build() -> Option<tempfile::TempDir> {
     let directory = tempfile::tempdir().unwrap();
     let mut build = Command::new("go");

@@ -14,13 +14,13 @@ import (
 )
 
 // runClient gets -url with a fresh JWT-SVID for -audience and prints the body.
-// Any status but 200 is the returned error, such as "401 Unauthorized".
+// It returns any status but 200 as an error, such as "401 Unauthorized".
 func runClient(ctx context.Context, args []string) error {
 	flags, address := newFlags("client")
 	url := flags.String("url", "", "`URL` to get, such as https://127.0.0.1:8443/ (required)")
-	serverID := flags.String("server-id", defaultServerID, "`SPIFFE ID` that whoever answers at -url must have")
+	serverID := flags.String("server-id", defaultServerID, "`SPIFFE ID` that the server at -url must have")
 	audience := flags.String("audience", "", "`audience` to ask a token for (default: -server-id)")
-	_ = flags.Parse(args) // exits by itself on a mistake
+	_ = flags.Parse(args) // exits if a flag is wrong
 
 	if *url == "" {
 		return errors.New("no URL: set -url")
@@ -77,7 +77,7 @@ func get(ctx context.Context, client *http.Client, url, token string) error {
 	defer response.Body.Close()
 
 	if response.StatusCode != http.StatusOK {
-		// Not response.Status: over HTTP/1.1 its wording is the peer's choice.
+		// response.Status is not used, because over HTTP/1.1 the peer chooses its words.
 		return fmt.Errorf("%d %s", response.StatusCode, http.StatusText(response.StatusCode))
 	}
 	if _, err := io.Copy(os.Stdout, response.Body); err != nil {

@@ -12,14 +12,14 @@ import (
 )
 
 // runProxy forwards every request to -upstream, whose SPIFFE ID must be
-// -upstream-id. The caller's token passes untouched: checking it is the
-// upstream's task.
+// -upstream-id. The caller's token passes unchanged, because the upstream
+// verifies it.
 func runProxy(ctx context.Context, args []string) error {
 	flags, address := newFlags("proxy")
 	listen := flags.String("listen", "127.0.0.1:0", "`address` to listen on")
 	upstream := flags.String("upstream", "", "`URL` to forward to, such as https://127.0.0.1:8080 (required)")
 	upstreamID := flags.String("upstream-id", defaultServerID, "`SPIFFE ID` that the upstream must have")
-	_ = flags.Parse(args) // exits by itself on a mistake
+	_ = flags.Parse(args) // exits if a flag is wrong
 
 	target, err := url.Parse(*upstream)
 	if err != nil || target.Scheme != "https" || target.Host == "" {

@@ -19,9 +19,9 @@ const (
 	drainTimeout      = 10 * time.Second
 )
 
-// serve answers requests on address with handler until ctx ends, then lets the
-// open requests finish. It shows the source's X.509-SVID and asks the caller for
-// no certificate. HTTP/2 and HTTP/1.1 are both offered: ServeTLS sees to ALPN.
+// serve answers requests on address with handler until ctx ends, and then drains.
+// It presents the source's X.509-SVID and requests no certificate of the caller.
+// ServeTLS offers both HTTP/2 and HTTP/1.1 by ALPN.
 func serve(ctx context.Context, address string, source *workloadapi.X509Source, handler http.Handler) error {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
@@ -45,14 +45,14 @@ func serve(ctx context.Context, address string, source *workloadapi.X509Source, 
 	drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
 	if err := server.Shutdown(drain); err != nil {
-		return fmt.Errorf("open requests did not finish: %w", errors.Join(err, server.Close()))
+		return fmt.Errorf("requests in flight did not finish: %w", errors.Join(err, server.Close()))
 	}
 	return nil
 }
 
 // transport connects only to the holder of an X.509-SVID with the SPIFFE ID
 // peer, and presents no certificate. A transport with TLS settings of its own
-// speaks HTTP/2 only when told to try.
+// speaks HTTP/2 only if ForceAttemptHTTP2 is set.
 func transport(source *workloadapi.X509Source, peer spiffeid.ID) *http.Transport {
 	return &http.Transport{
 		TLSClientConfig:   tlsconfig.TLSClientConfig(source, tlsconfig.AuthorizeID(peer)),

@@ -16,7 +16,7 @@ func runServer(ctx context.Context, args []string) error {
 	flags, address := newFlags("server")
 	listen := flags.String("listen", "127.0.0.1:0", "`address` to listen on")
 	audience := flags.String("audience", defaultServerID, "`audience` that a caller's token must be for")
-	_ = flags.Parse(args) // exits by itself on a mistake
+	_ = flags.Parse(args) // exits if a flag is wrong
 
 	option, err := workloadAPI(*address)
 	if err != nil {
@@ -43,8 +43,8 @@ func greet(w http.ResponseWriter, _ *http.Request) {
 }
 
 // authenticate passes a request on to next only if its bearer token is a
-// JWT-SVID for audience, signed by a key in bundles. Why it is not goes to the
-// log, not to the caller.
+// JWT-SVID for audience, signed by a key in bundles. The reason of a refusal
+// goes to the log and not to the caller.
 func authenticate(bundles jwtbundle.Source, audience string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		token, ok := bearerToken(r.Header)
