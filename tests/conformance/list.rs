@@ -11,9 +11,9 @@ pub(crate) const PARTS: [(char, u32); 5] =
 /// A row of the list.
 pub(crate) struct Row<'a> {
     pub(crate) number: &'a str,
-    /// The number, the rule and its source, as they stand there.
+    /// The cells of the number, the rule and its source.
     kept: &'a str,
-    /// The tests that prove the rule, or the reason why there is none.
+    /// The cell of the tests that prove the rule, or of the reason why there is none.
     last: &'a str,
 }
 
@@ -30,24 +30,24 @@ impl<'a> Row<'a> {
         Some(Self { number, kept, last })
     }
 
-    /// Returns whether it gives a reason in place of tests.
+    /// Returns whether the last cell has a reason instead of tests.
     fn has_reason(&self) -> bool {
         !self.last.contains(".rs`") && self.last.split_whitespace().count() >= 4
     }
 
-    /// Returns the row as the tests want it, or what is wrong with it.
+    /// Returns the row with its tests, or its fault.
     pub(crate) fn written(&self, tests: &BTreeMap<String, Tests>) -> Result<String, String> {
         let proof = proof(self.number, tests);
         match (proof.is_empty(), self.has_reason()) {
             (true, true) => Ok(format!("| {} | {} |", self.kept, self.last)),
             (false, false) => Ok(format!("| {} | {proof} |", self.kept)),
-            (true, false) => Err("neither a test says it, nor is there a reason".to_owned()),
-            (false, true) => Err(format!("it has a reason, but a test says it: {proof}")),
+            (true, false) => Err("no test names it, and there is no reason".to_owned()),
+            (false, true) => Err(format!("it has a reason, but a test names it: {proof}")),
         }
     }
 }
 
-/// Returns the tests that say a number, by file.
+/// Returns the tests that name a number, by file.
 fn proof(number: &str, tests: &BTreeMap<String, Tests>) -> String {
     let files = tests.iter().filter_map(|(file, tests)| {
         let named = tests.iter().filter(|(_, said)| said.contains(number));
@@ -57,7 +57,7 @@ fn proof(number: &str, tests: &BTreeMap<String, Tests>) -> String {
     files.collect::<Vec<_>>().join("; ")
 }
 
-/// Writes the last cell of each row of `list` anew. Returns the list, and what is wrong with rows.
+/// Writes the last cell of each row of `list` again. Returns the list, and the faults of its rows.
 pub(crate) fn written(list: &str, tests: &BTreeMap<String, Tests>) -> (String, Vec<String>) {
     let mut faults = Vec::new();
     let lines = list.lines().map(|line| {

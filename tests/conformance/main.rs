@@ -1,8 +1,8 @@
 //! `CONFORMANCE.md` lists what must be accepted and refused. The last cell of a row names the tests
-//! that say its number, or gives a reason why there is none.
+//! of its number, or gives a reason why there is none.
 //!
-//! A test says a number in its name (`…_j029`), or in a table or comment within it (`J29`). So the
-//! cells can be written by a program, and no row can name a test that is not there:
+//! A test names a number in its own name (`…_j029`), or in a table or comment within it (`J29`). A
+//! program writes the cells from these, so that no row can name a test that does not exist:
 //!
 //! ```sh
 //! CONFORMANCE=write cargo test -p tests --test conformance
@@ -11,7 +11,7 @@
 
 /// Reads and writes the rows of the list.
 mod list;
-/// Finds the tests and the numbers that they say.
+/// Finds the tests and the numbers that they name.
 mod source;
 
 use std::{
@@ -55,7 +55,7 @@ fn every_row_names_exactly_the_tests_that_say_its_number() {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
-/// A file that no module declares is not compiled, so its tests would prove nothing.
+/// A file that no module declares is not compiled, so that its tests would prove nothing.
 #[test]
 fn every_file_with_tests_is_a_module() {
     let root = root();

@@ -1,4 +1,4 @@
-//! Finds the tests of the workspace in its source, and the numbers that each of them says.
+//! Finds the tests of the workspace in its source, and the numbers that each of them names.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The tests of a file: the name of each, and the numbers that it says.
+/// The tests of a file: the name of each, and the numbers that it names.
 pub(crate) type Tests = BTreeMap<String, BTreeSet<String>>;
 
 /// Reads the tests of all files below these directories of `root`. The key is the path from `root`.
@@ -23,12 +23,12 @@ pub(crate) fn tests_below(root: &Path, directories: &[&str]) -> BTreeMap<String,
     tests.filter(|(_, tests)| !tests.is_empty()).collect()
 }
 
-/// Collects Rust files. Packages of their own workspace are not a part of this one.
+/// Collects Rust files. It skips this test and the fuzz targets, which are not in the workspace.
 fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
-        let is_apart = |name: &str| path.ends_with(name);
-        if path.is_dir() && !is_apart("tests/fuzz") && !is_apart("tests/conformance") {
+        let is = |name: &str| path.ends_with(name);
+        if path.is_dir() && !is("tests/fuzz") && !is("tests/conformance") {
             collect(&path, files);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             files.push(path);
@@ -36,7 +36,7 @@ fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Reads the tests of a file. A test goes from its documentation to the brace that closes it.
+/// Reads the tests of a file. A test extends from its documentation to its closing brace.
 pub(crate) fn tests_in(text: &str) -> Tests {
     let lines: Vec<_> = text.lines().collect();
     let is_test = |line: &str| {
@@ -69,7 +69,7 @@ fn name(line: &str) -> Option<&str> {
     is_declaration.then(|| after.split(['(', '<']).next())?
 }
 
-/// Returns the numbers that a line says: `J29` in a table or a comment, `_j029` in a name.
+/// Returns the numbers that a line names: `J29` in a table or a comment, `_j029` in a name.
 fn numbers(line: &str) -> Vec<String> {
     let words = line.split(|c: char| !c.is_ascii_alphanumeric());
     let number = |word: &str| {
