@@ -22,7 +22,7 @@ use harness::{
     upstream,
 };
 
-/// A client that makes one request after another, and its lines as they come.
+/// Holds a client that makes one request after another, and the lines that it prints.
 struct Repeating {
     client: Process,
     lines: Lines<BufReader<Receiver>>,
@@ -44,13 +44,13 @@ impl Repeating {
 
     async fn line(&mut self) -> Option<String> {
         let line = timeout(PATIENCE, self.lines.next_line()).await;
-        line.expect("goes on").unwrap()
+        line.expect("a line comes in time").unwrap()
     }
 
-    /// Reads on to a line with `text`; the lines before it are as `others` says.
+    /// Reads up to a line with `text`. The lines before it must contain `others`.
     async fn until(&mut self, text: &str, others: &str) -> String {
         loop {
-            let line = self.line().await.expect("goes on");
+            let line = self.line().await.expect("the client continues");
             if line.contains(text) {
                 return line;
             }
@@ -58,7 +58,7 @@ impl Repeating {
         }
     }
 
-    /// Sends a signal; what comes last, and the exit status.
+    /// Sends a signal, and returns the last line and the exit status.
     async fn end(&mut self, signal: Signal) -> (String, i32) {
         self.client.signal(signal);
         let mut last = String::new();
@@ -146,7 +146,7 @@ async fn token_is_renewed_and_outlives_its_agent_for_a_while_w115() {
         line.ends_with(": no such socket; start the agent"),
         "{line}"
     );
-    assert!(tokens() <= before + 1, "one fetch may have been under way");
+    assert!(tokens() <= before + 1, "at most one fetch was in flight");
 
     stack.agent.restart().await.unwrap();
     watch.until(" 200 ", " failed ").await;
@@ -154,7 +154,11 @@ async fn token_is_renewed_and_outlives_its_agent_for_a_while_w115() {
     assert!(summary.contains(" failed (no answer: "), "{summary}");
     assert_eq!(status, 1);
     let log = watch.client.log().join("\n");
-    assert_eq!(log.matches("cannot renew").count(), 1, "said once:\n{log}");
+    assert_eq!(
+        log.matches("cannot renew").count(),
+        1,
+        "it is logged once:\n{log}"
+    );
 }
 
 #[tokio::test]
@@ -226,7 +230,7 @@ async fn a_request_without_an_answer_has_its_reason_and_its_own_deadline() {
     })
     .await;
     let [nobody] = process::free_ports();
-    // Two deadlines end at the same time; either may be the first.
+    // Two deadlines end at the same time, so that either may be the first.
     let late = [
         "ms: not done within 2s (--max-time)",
         "/ did not answer in time",

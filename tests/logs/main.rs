@@ -1,7 +1,7 @@
-//! Logs: their form, outputs that nobody reads, and secrets that must not be in them.
+//! Tests the form of logs, outputs that nobody reads, and that no secret is in a log.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
-/// Closes, fills and stalls the output that a log goes to.
+/// Closes, fills and blocks the output of a log.
 mod output;
 /// Searches logs at `RUST_LOG=trace`, and what others can read of a process, for tokens and keys.
 mod secrets;

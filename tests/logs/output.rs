@@ -40,14 +40,15 @@ async fn logs_can_be_json() {
     assert_eq!(line["caller"], "spiffe://example.org/client");
 }
 
-/// A server that logs everything, and whose log is read by the test alone.
+/// Holds a server that logs at every level, and its log, which only the test reads.
 struct Server {
     process: Child,
     log: Lines<BufReader<ChildStderr>>,
 }
 
 impl Server {
-    /// Has answered so much that neither the pipe nor the buffer holds the lines, and nobody read.
+    /// Starts a server and sends requests until neither the pipe nor the buffer can hold its log
+    /// lines.
     async fn unread(stack: &Stack) -> Self {
         let args = ["--listen", "127.0.0.1:0", "--cores", "1"];
         let mut command = process::command(&binary("server"), &stack.agent.endpoint(), &args);
@@ -58,14 +59,14 @@ impl Server {
         let port = process::port(&server.line_with(process::LISTENING).await);
         let https = stack.https(port);
         for _ in 0..150 {
-            // At this level HTTP/2 has some hundred lines to say of each.
+            // At this level HTTP/2 logs some hundred lines for each request.
             let answer = https.send_over(Version::HTTP_2, get(&[])).await;
             assert_eq!(answer.status, 401);
         }
         server
     }
 
-    /// Reads on to a line with `text`.
+    /// Reads up to a line with `text`.
     async fn line_with(&mut self, text: &str) -> String {
         let reading = async {
             loop {
@@ -140,8 +141,12 @@ async fn lost_lines_are_counted_and_told_when_the_log_takes_lines_again() {
     let told = async {
         loop {
             drop(log);
-            assert_eq!(https.send(get(&[])).await.status, 401, "without a log");
-            // Lines are written every 10 ms: with luck, this one is lost by now.
+            assert_eq!(
+                https.send(get(&[])).await.status,
+                401,
+                "it is served without a log"
+            );
+            // Lines are written every 10 ms, so that this one is probably lost by now.
             tokio::time::sleep(Duration::from_millis(50)).await;
             log = reader();
             assert_eq!(https.send(get(&[])).await.status, 401);
@@ -158,7 +163,9 @@ async fn lost_lines_are_counted_and_told_when_the_log_takes_lines_again() {
             }
         }
     };
-    let line = timeout(PATIENCE, told).await.expect("is told in time");
+    let line = timeout(PATIENCE, told)
+        .await
+        .expect("the loss is logged in time");
     assert!(
         line.contains("lines=") && line.contains("Broken pipe"),
         "{line}"

@@ -8,13 +8,14 @@ use harness::{
 };
 use tokio::{net::TcpListener, time::timeout};
 
-/// How a PKCS#8 P-256 private key or a JWT begins, in the ways that code prints bytes.
+/// The beginning of a PKCS#8 P-256 private key or of a JWT, in the forms in which code prints
+/// bytes.
 const SECRETS: [&str; 9] = [
     "eyJ",                    // any JWT: base64url of {"
     "MIGHAgEA",               // base64
     "308187020100",           // hex
     r"0\x81\x87\x02\x01",     // escaped
-    r"\x30\x81\x87\x02\x01",  // escaped, all of it
+    r"\x30\x81\x87\x02\x01",  // escaped, every byte
     "48, 129, 135, 2, 1, 0",  // a list of numbers
     "30, 81, 87, 2, 1, 0, 3", // a list in hex
     "30, 81, 87, 02, 01, 00",
@@ -114,7 +115,7 @@ async fn a_process_can_be_dumped_and_traced_by_root_alone() {
     server.listening().await;
     let proxy = Process::spawn(users.command("proxy", "daemon", &listen));
     proxy.listening().await;
-    // By the time that it connects it has its identity.
+    // The client has its identity by the time that it connects.
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}/", mute.local_addr().unwrap());
     let client = Process::spawn(users.command("client", "games", &["--url", &url]));
@@ -129,8 +130,13 @@ async fn a_process_can_be_dumped_and_traced_by_root_alone() {
             .find_map(|line| line.strip_prefix("Max core file size"))
             .unwrap();
         let core: Vec<_> = core.split_whitespace().take(2).collect();
-        assert_eq!(core, ["1", "1"], "{name}: less than any core has");
-        // The kernel gives what a tracer could read to root when a process is not dumpable (proc(5)).
+        assert_eq!(
+            core,
+            ["1", "1"],
+            "{name}: the limit is less than any core dump needs"
+        );
+        // The kernel makes root the owner of what a tracer could read if a process is not dumpable
+        // (proc(5)).
         let environ = std::fs::metadata(of_process("environ")).unwrap();
         assert_eq!(environ.uid(), 0, "{name}");
     }

@@ -81,7 +81,7 @@ async fn an_http2_request_that_crosses_goaway_is_served() {
             _ => {}
         }
     }
-    // Served, or known not to be: then it may be sent again elsewhere.
+    // The request is served, or the caller knows that it is not and may send it again elsewhere.
     assert_eq!(
         served.contains(&5),
         last >= Some(5),
@@ -104,7 +104,7 @@ async fn an_http2_client_that_never_stops_sees_no_failure() {
         .unwrap();
     let connection = tokio::spawn(connection);
     let mut answers = 0;
-    // Ready no more once the GOAWAY is there.
+    // The sender is no longer ready once the GOAWAY has come.
     while sender.ready().await.is_ok() {
         let mut request = get(&[("authorization", &token)]);
         *request.uri_mut() = "https://localhost/".parse().unwrap();

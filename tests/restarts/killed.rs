@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 const KILLS: u32 = 100;
 const SEED: u64 = 6;
 
-/// The processes of one machine, always on the same socket and ports.
+/// Holds the processes of one machine, always on the same socket and ports.
 struct Machine {
     directory: TempDir,
     server: u16,
@@ -69,7 +69,7 @@ impl Machine {
         }
     }
 
-    /// Waits until the client's whole run is a success.
+    /// Waits until a run of the client succeeds.
     async fn works(&self) {
         let endpoint = format!("unix://{}", self.socket().display());
         let url = format!("https://localhost:{}/", self.proxy);
@@ -81,17 +81,19 @@ impl Machine {
                 }
             }
         };
-        timeout(PATIENCE, working).await.expect("works again");
+        timeout(PATIENCE, working)
+            .await
+            .expect("the client succeeds in time");
     }
 }
 
-/// Ports that the kernel gives to nobody who asks for any: others of the tests do so all the time.
+/// Returns ports that the kernel does not give out for port 0, which other tests use all the time.
 fn own_ports() -> impl Iterator<Item = u16> {
     let start = 10_000 + (std::process::id() % 20_000) as u16;
     (start..32_768).filter(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
 }
 
-/// xorshift64: the same points of time with each run, as far as the machine is.
+/// Returns the same numbers in each run (xorshift64), so that kills come at similar points.
 struct Random(u64);
 
 impl Random {
@@ -111,7 +113,7 @@ async fn after_a_kill_at_any_point_the_next_start_works() {
     machine.works().await;
     for kill in 1..=KILLS {
         let victim = random.below(3) as usize;
-        // A start takes some 40 ms: it may meet any point of it, or be after it.
+        // A start takes some 40 ms, so that the kill comes during the start or after it.
         sleep(Duration::from_millis(random.below(60))).await;
         running[victim].signal(Signal::SIGKILL);
         assert_eq!(running[victim].ended().await.code(), None);

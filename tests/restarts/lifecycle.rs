@@ -98,7 +98,7 @@ async fn silent_caller_does_not_delay_the_end() {
     let _silent = tokio::net::TcpStream::connect(("127.0.0.1", port))
         .await
         .unwrap();
-    // Accepted by now: the next one on its core was.
+    // The silent caller has been accepted, because the next one on its core was.
     assert_eq!(stack.https(port).send(get(&[])).await.status, 401);
     server.signal(Signal::SIGTERM);
     assert_eq!(server.ended().await.code(), Some(0));

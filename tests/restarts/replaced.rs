@@ -28,7 +28,7 @@ use serve::{
 };
 use tokio::{task::JoinSet, time::timeout};
 
-/// A server on sockets that are passed to it.
+/// Starts a server on sockets that are passed to it.
 fn activated(stack: &Stack, sockets: &[&TcpListener], args: &[&str]) -> Process {
     let mut passed = sockets
         .iter()
@@ -52,7 +52,7 @@ fn passing(
     Process::spawn(command)
 }
 
-/// Callers that connect anew for each request, until they are stopped.
+/// Runs callers that open a connection for each request, until they are stopped.
 struct Callers {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicUsize>,
@@ -84,7 +84,7 @@ impl Callers {
         }
     }
 
-    /// Waits until so many more calls were answered.
+    /// Waits until this many more calls were answered.
     async fn answered(&self, more: usize) {
         let enough = self.answered.load(SeqCst) + more;
         let waiting = async {
@@ -118,7 +118,7 @@ async fn a_passed_socket_outlives_the_process_and_no_connection_is_lost() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = socket.local_addr().unwrap().port();
     let callers = Callers::start(&stack.https(port), &token, 4);
-    // Theirs is the port that --listen names: it is not used.
+    // The callers use the port that `--listen` names, and the server does not use `--listen`.
     let args = ["--listen", &format!("127.0.0.1:{port}")];
     for _ in 0..3 {
         let mut server = activated(&stack, &[&socket], &args);
@@ -209,7 +209,7 @@ async fn passed_descriptors_that_do_not_listen_are_refused_or_ignored() {
         assert_eq!(
             https.send(get(&[])).await.status,
             401,
-            "for another: {pid:?}"
+            "the sockets are for another process: {pid:?}"
         );
         assert!(!server.log().join("\n").contains("LISTEN_FDS"));
     }
@@ -294,7 +294,7 @@ async fn caller_that_waits_at_a_passed_socket_at_the_stop_is_served_by_the_next_
     }
 }
 
-/// Answers nothing.
+/// Never answers.
 #[derive(Clone)]
 struct Silent;
 
@@ -327,7 +327,7 @@ async fn stop_takes_no_caller_out_of_the_queue_of_a_passed_socket() {
         serve::serve(listener, Arc::clone(&tls), Silent, shared, shutdown).await;
 
         let left = std::iter::from_fn(|| held.accept().ok()).count();
-        // It may accept some before it looks whether it is to stop.
+        // It may accept some connections before it sees that it must stop.
         assert_eq!(left == 0, all_are_taken, "{queue:?}: {left} are left");
     }
 }
@@ -347,10 +347,10 @@ async fn paused(process: &Process) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(PATIENCE, polling).await.expect("stops");
+    timeout(PATIENCE, polling).await.expect("stops in time");
 }
 
-/// Waits until the kernel has so many connections for the listeners on a port.
+/// Waits until this many connections wait in the kernel for the listeners on a port.
 async fn until_waiting(port: u16, count: u32) {
     let waiting = || -> u32 {
         let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
@@ -358,7 +358,8 @@ async fn until_waiting(port: u16, count: u32) {
             let fields: Vec<_> = line.split_whitespace().collect();
             let listens = fields.get(3) == Some(&"0A");
             let here = fields.get(1)?.ends_with(&format!(":{port:04X}"));
-            // `tx_queue:rx_queue`; of a listener the latter is how many wait.
+            // The field is `tx_queue:rx_queue`. For a listener, `rx_queue` is the number of waiting
+            // connections.
             let queue = fields.get(4)?.split_once(':')?.1;
             (listens && here).then(|| u32::from_str_radix(queue, 16).unwrap())
         });
@@ -369,5 +370,5 @@ async fn until_waiting(port: u16, count: u32) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(PATIENCE, polling).await.expect("all are there");
+    timeout(PATIENCE, polling).await.expect("all wait in time");
 }

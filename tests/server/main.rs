@@ -1,7 +1,7 @@
-//! The server, alone and behind the proxy: which requests get through, and which are refused.
+//! Tests which requests the server accepts and which it refuses, alone and behind the proxy.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
-/// Sends requests that get through, over every combination of HTTP versions.
+/// Sends requests that are accepted, over every combination of HTTP versions.
 mod accepted;
 /// Sends requests that the server refuses, by reason.
 mod refused;

@@ -110,7 +110,7 @@ async fn each_reason_has_its_answer_and_its_log_line() {
             .iter()
             .map(|value| ("authorization", value.as_str()))
             .collect();
-        // The proxy does not let two credentials pass: the server is asked itself.
+        // The proxy rejects two credentials, so that they are sent to the server directly.
         let https = if fields.len() > 1 { &direct } else { &https };
         let answer = https.send(get(&fields)).await;
         assert_eq!(answer.status, status, "{log}");
@@ -121,7 +121,7 @@ async fn each_reason_has_its_answer_and_its_log_line() {
     assert!(!server.whole_log().await.contains("Request received"));
 }
 
-/// The same token with another payload under the old signature.
+/// Returns the token with its signature reversed.
 fn tampered(token: &str) -> String {
     let parts: Vec<&str> = token.split('.').collect();
     let flipped: String = parts[2].chars().rev().collect();

@@ -15,14 +15,14 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Both sides of ours that accept TLS.
+/// Starts a server and a proxy, both of which accept TLS.
 async fn both(stack: &Stack) -> [harness::process::Process; 2] {
     let server = stack.server(&[]).await;
     let proxy = stack.proxy(server.listening().await, &[]).await;
     [server, proxy]
 }
 
-/// Has a certificate to offer, and counts how often it was asked for one.
+/// Has a certificate to offer, and counts how often a server requests one.
 #[derive(Debug, Default)]
 struct Asked(AtomicUsize);
 
@@ -54,13 +54,13 @@ async fn callers_are_not_asked_for_a_certificate_p178_d051() {
             let uri = b"spiffe://example.org/server";
             assert!(
                 chain[0].windows(uri.len()).any(|bytes| bytes == uri),
-                "presents its X.509-SVID"
+                "the X.509-SVID is presented"
             );
         }
     }
 }
 
-/// Protocols that a caller offers, and the one that is chosen, if any is.
+/// The protocols that a caller offers, and the one that is chosen, if any.
 type Offered = &'static [&'static [u8]];
 type Chosen = Option<&'static [u8]>;
 
@@ -90,7 +90,7 @@ async fn alpn_chooses_h2_or_http1_and_refuses_others_p199() {
                 }
             }
         }
-        // Without ALPN it is HTTP/1.1.
+        // HTTP/1.1 is used without ALPN.
         let mut tls = https
             .connect_with(https.config(&[]), "localhost")
             .await
@@ -113,7 +113,7 @@ async fn any_server_name_is_served_p200() {
         silent.enable_sni = false;
         https.connect_with(silent, "localhost").await.unwrap();
 
-        // The handshake is over when the name is found wrong: by this side alone.
+        // Only this side finds the name wrong, and it does so at the end of the handshake.
         let unknown = https
             .connect_with(https.config(&[b"http/1.1"]), "unknown.test")
             .await;
@@ -122,8 +122,8 @@ async fn any_server_name_is_served_p200() {
     }
 }
 
-/// A ClientHello (RFC 5246 §7.4.1.2) of this version with these cipher suites and nothing else but
-/// what elliptic curves need.
+/// Returns a ClientHello (RFC 5246 §7.4.1.2) of this version with these cipher suites. It has only
+/// the extensions that elliptic curves need.
 fn client_hello(version: [u8; 2], suites: &[u16]) -> Vec<u8> {
     let block = |length: usize, content: &[u8]| {
         let size = (content.len() as u32).to_be_bytes();
@@ -216,7 +216,7 @@ async fn tiny_records_are_served_p153() {
     assert_eq!(https.send(get(&[])).await.status, 401);
 }
 
-/// `rustls` picks a provider by itself only where it was built with one alone.
+/// `rustls` chooses a provider by itself only if it was built with a single one.
 #[test]
 fn one_crypto_provider_is_compiled_in_and_installed_first_p201() {
     let tree = |package| {

@@ -41,7 +41,8 @@ async fn expired_svid_is_not_presented_p180() {
 
     until(async || match https.try_connect(b"h2").await {
         Ok(_) => false,
-        // Refused by the server; this side would say that the certificate expired.
+        // The server refuses the handshake. Otherwise this side would report an expired
+        // certificate.
         Err(error) => {
             error.to_string().contains("alert") || {
                 assert!(error.to_string().contains("xpired"), "{error}");
@@ -64,7 +65,7 @@ async fn withdrawn_svid_is_not_presented_p180() {
     }
 }
 
-/// A proxy before an upstream of a trust domain whose CA is the test's own, and that CA.
+/// Starts a proxy in front of an upstream of another trust domain, and returns that domain's CA.
 async fn before(upstream: &Presenting) -> (Stack, Process, Authority) {
     let root = Authority::root();
     upstream.present(&root.issue("spiffe://odd.test/server", |_| ()));
@@ -88,7 +89,7 @@ async fn no_session_with_the_upstream_is_resumed_p195() {
     assert_eq!(seen.full_handshakes.load(SeqCst), 3);
 }
 
-/// Waits until the process has taken in one more update after `change`.
+/// Waits until the process has applied one more update after `change`.
 async fn updated(process: &Process, change: impl FnOnce()) {
     let updates = || {
         let log = process.log();
@@ -135,7 +136,11 @@ async fn connections_are_verified_again_after_a_change_of_the_trust_bundle_p196(
         for _ in 0..3 {
             assert_eq!(ask().await, 200);
         }
-        assert_eq!(upstream.seen().connections(), 1, "{alpn}: is kept");
+        assert_eq!(
+            upstream.seen().connections(),
+            1,
+            "{alpn}: the connection is kept"
+        );
 
         let other = Authority::root();
         let federate = |authorities: &[&Authority]| {
@@ -159,7 +164,7 @@ async fn connections_end_when_the_identity_is_withdrawn_p196() {
     let upstream = Presenting::new("h2").await;
     let (stack, proxy, _) = before(&upstream).await;
     let https = stack.https(proxy.listening().await);
-    // Kept open: once the proxy has no identity there are no new ones.
+    // The connection is kept, because the proxy accepts no new one without an identity.
     let mut client = Client::new(&https).await;
     let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     client.send(request).await;

@@ -1,12 +1,12 @@
-//! TLS and SPIFFE on both sides (conformance P178–P201 and D45–D51): who is let in to a handshake,
-//! and which certificates are believed.
+//! Tests TLS and SPIFFE on both sides (conformance P178–P201 and D45–D51): which handshakes
+//! succeed, and which certificates are accepted.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
-/// What callers meet: certificate, versions, ALPN, SNI.
+/// Tests the listener's certificate, versions, ALPN and SNI.
 mod callers;
-/// Connections and identities that end.
+/// Tests connections and identities that end.
 mod endings;
-/// Upstreams whose certificate is not as it should be.
+/// Has upstreams whose certificate is invalid.
 mod odd;
-/// Sessions that callers resume, and those that end.
+/// Tests sessions that callers resume, and sessions that end.
 mod resumption;

@@ -10,11 +10,12 @@ use rcgen::{
     KeyUsagePurpose as Ku, date_time_ymd,
 };
 
-/// A trust domain whose CA is the test's own; the agent hands its bundle out.
+/// A trust domain whose CA is the test's own. The agent publishes its bundle.
 const ODD: &str = "odd.test";
 const ODD_ID: &str = "spiffe://odd.test/server";
 
-/// A proxy before an upstream that has to be `upstream_id`, on an agent that federates with [`ODD`].
+/// Starts a proxy in front of an upstream that must be `upstream_id`. Its agent federates with
+/// [`ODD`].
 async fn proxy(root: &Authority, upstream: &Presenting, upstream_id: &str) -> (Stack, Process) {
     let bundle = root.bundle(ODD);
     let stack = Stack::with(SERVER_ID, |config| config.federated = vec![bundle]).await;
@@ -26,7 +27,7 @@ async fn proxy(root: &Authority, upstream: &Presenting, upstream_id: &str) -> (S
 
 fn unchanged(_: &mut CertificateParams) {}
 
-/// The URIs in place of the right one.
+/// Issues an SVID with these URIs instead of the right one.
 fn uris(root: &Authority, uris: &[&str]) -> Svid {
     let names = uris.iter().map(|text| uri(text)).collect();
     root.issue(ODD_ID, |params| params.subject_alt_names = names)
@@ -48,7 +49,7 @@ fn below(intermediate: &Authority) -> Svid {
     intermediate.issue(ODD_ID, unchanged).below(intermediate)
 }
 
-/// NameConstraints (RFC 5280 §4.2.1.10) that permit URIs of one host only.
+/// Returns NameConstraints (RFC 5280 §4.2.1.10) that permit URIs of one host only.
 fn permits_only(host: &str) -> CustomExtension {
     let wrap = |tag: u8, content: Vec<u8>| [vec![tag, content.len() as u8], content].concat();
     let base = wrap(0x86, host.into());
@@ -196,15 +197,15 @@ async fn only_certificates_that_are_x509_svids_are_accepted_p182() {
     let upstream = Presenting::closing().await;
     let (stack, mut proxy) = proxy(&root, &upstream, ODD_ID).await;
     let https = stack.https(proxy.listening().await);
-    for (case, believed, svid) in cases {
+    for (case, is_accepted, svid) in cases {
         upstream.present(&svid);
         let before = upstream.seen().requests();
         let answer = https.send(get(&[])).await;
         let requests = upstream.seen().requests() - before;
-        let expected = if believed { (200, 1) } else { (502, 0) };
+        let expected = if is_accepted { (200, 1) } else { (502, 0) };
         assert_eq!((answer.status.as_u16(), requests), expected, "{case}");
     }
-    // P175: a SPIFFE ID is told whole, since it is of a known form; all else is cut.
+    // P175: a SPIFFE ID is logged as a whole, because its form is known. All other text is cut.
     for line in proxy.whole_log().await.lines() {
         assert!(line.len() < 2600, "{} bytes: {line:.600}", line.len());
         assert!(!line.contains(|c: char| c.is_control()), "{line:?}");
@@ -222,8 +223,8 @@ async fn ca_of_another_trust_domain_does_not_verify_ours_p184() {
     assert_eq!(upstream.seen().requests(), 0);
 }
 
-/// SPIFFE-ID §2.1: scheme and trust domain are case-insensitive in URIs (RFC 3986 §6.2.2.1), and the
-/// path is not.
+/// Scheme and trust domain are case-insensitive in URIs (SPIFFE-ID §2.1, RFC 3986 §6.2.2.1), and
+/// the path is not.
 #[tokio::test]
 async fn case_counts_only_in_the_path_p193_d049() {
     let root = Authority::root();

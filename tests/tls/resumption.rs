@@ -3,7 +3,7 @@ use rustls::{ClientConfig, HandshakeKind, SupportedProtocolVersion, version};
 use spiffe::SpiffeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Asks once on a connection of its own and reads to its end, tickets included.
+/// Sends a request on a connection of its own and reads to the end, tickets included.
 async fn handshake(https: &Https, config: &ClientConfig) -> std::io::Result<HandshakeKind> {
     let mut tls = https.connect_with(config.clone(), "localhost").await?;
     let (_, connection) = tls.get_mut();
@@ -23,7 +23,7 @@ fn resuming(https: &Https, versions: &[&'static SupportedProtocolVersion]) -> Cl
     config
 }
 
-/// "P97": what is resumed takes no early data.
+/// "P97": a resumed session accepts no early data.
 #[tokio::test]
 async fn callers_resume_sessions_of_the_same_svid_only_p097() {
     let stack = Stack::new().await;
@@ -38,7 +38,11 @@ async fn callers_resume_sessions_of_the_same_svid_only_p097() {
         let old = https.presented().await;
         stack.agent.rotate_x509();
         until(async || https.presented().await != old).await;
-        assert_ne!(kind().await, HandshakeKind::Resumed, "a new SVID is seen");
+        assert_ne!(
+            kind().await,
+            HandshakeKind::Resumed,
+            "the new SVID needs a full handshake"
+        );
         assert_eq!(kind().await, HandshakeKind::Resumed);
     }
 }

@@ -98,7 +98,7 @@ fn good_tokens_are_accepted_j001() {
     ]);
 }
 
-/// A good token whose payload has this before and after it.
+/// Returns a valid token with this text before and after its payload.
 fn spaced(before: &str, after: &str) -> String {
     let w = &*WORLD;
     let draft = w.draft();

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::carriage::{Fixture, NONE, bearer, request};
 
-/// "J192": whatever is wrong with a token, the bytes of the answer are the same, but for the date.
+/// "J192": the bytes of the answer are the same for every fault of a token, except the date.
 #[tokio::test]
 async fn answers_to_invalid_tokens_tell_no_reason_j191() {
     let fixture = Fixture::new(&[]).await;
@@ -68,7 +68,7 @@ async fn request_is_refused_before_its_body_is_read_j193() {
     let mut client = Client::sending(&fixture.https, post).await;
     assert_eq!(client.answer().await.unwrap().status(), 401);
     let sent = client.flood(64 << 20).await;
-    assert!(sent < 64 << 20, "J193: nobody reads the body");
+    assert!(sent < 64 << 20, "J193: the body is not read");
 
     let mut client = Client::sending(&fixture.https, request("HEAD /", "")).await;
     assert_eq!(client.answer_to("HEAD").await.unwrap().status(), 401);
@@ -76,10 +76,10 @@ async fn request_is_refused_before_its_body_is_read_j193() {
         .send(bearer(format!("Bearer {}", fixture.token)))
         .await;
     let next = client.answer().await.unwrap();
-    assert_eq!(next.body, b"Success!!!", "J195: no body came between");
+    assert_eq!(next.body, b"Success!!!", "J195: no body comes before it");
 }
 
-/// "J200": nothing is served to who does not say who it is.
+/// "J200": nothing is served to a caller that is not authenticated.
 #[tokio::test]
 async fn every_method_and_path_is_authenticated_j196() {
     let fixture = Fixture::new(&[]).await;
@@ -146,7 +146,7 @@ async fn each_request_of_a_connection_is_authenticated_on_its_own_j198() {
     assert_eq!(statuses, [200, 401, 200, 401, 200]);
 }
 
-/// The rows of HTTP/1.1 that HTTP/2 can say differently: "J174", "J180", "J182", "J183", "J199".
+/// HTTP/2 has another form of these rows of HTTP/1.1: "J174", "J180", "J182", "J183", "J199".
 #[tokio::test]
 async fn authorization_field_is_checked_the_same_over_http2_j180() {
     let fixture = Fixture::new(&[]).await;
@@ -176,8 +176,8 @@ async fn authorization_field_is_checked_the_same_over_http2_j180() {
     }
 }
 
-/// Decided once, when the header is there: "J120" does not wait for the body, and "J119" an answer
-/// under way is not cut off.
+/// The token is verified once, when the header has come. "J120" does not wait for the body, and
+/// "J119" does not cut off an answer in flight.
 #[tokio::test]
 async fn response_ends_whole_though_its_token_expires_j119() {
     let fixture = Fixture::new(&[]).await;
@@ -208,14 +208,14 @@ async fn response_ends_whole_though_its_token_expires_j119() {
         .unwrap();
     assert_eq!(response.status(), 200);
 
-    // The clock is what is waited for.
+    // Only the clock can make the token expire.
     let left = expiry.duration_since(SystemTime::now());
     tokio::time::sleep(left.unwrap_or_default()).await;
     let late = fixture
         .https
         .send(get(&[("authorization", &bearer_short)]))
         .await;
-    assert_eq!(late.status, 401, "J119: expired by now");
+    assert_eq!(late.status, 401, "J119: the token has expired");
     let body = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(body, "Success!!!", "J119");
 }
@@ -238,7 +238,7 @@ async fn flood_of_bad_tokens_leaves_good_ones_served_j202() {
             assert_eq!(
                 caller.answer().await.unwrap().status(),
                 200,
-                "served beside it"
+                "it is served next to the flood"
             );
         }
     }
@@ -247,7 +247,7 @@ async fn flood_of_bad_tokens_leaves_good_ones_served_j202() {
         spent < Duration::from_secs(1),
         "1000 bad tokens took {spent:?} of CPU"
     );
-    // "J37": the log does not grow with them, and says how many it left out in the next second.
+    // "J37": the log does not grow with bad tokens, and a later line says how many were left out.
     let told = async {
         while !fixture
             .server
@@ -259,10 +259,12 @@ async fn flood_of_bad_tokens_leaves_good_ones_served_j202() {
             flood.answer().await.unwrap();
         }
     };
-    tokio::time::timeout(PATIENCE, told).await.expect("is told");
+    tokio::time::timeout(PATIENCE, told)
+        .await
+        .expect("the number is logged in time");
 }
 
-/// User and system time of a process, from clock ticks of 10 ms (proc(5)).
+/// Returns the user and system time of a process, which has clock ticks of 10 ms (proc(5)).
 fn cpu_time(process: &Process) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid())).unwrap();
     let (_, fields) = stat.rsplit_once(") ").unwrap();

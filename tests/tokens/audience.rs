@@ -13,7 +13,7 @@ fn aud(json: &str) -> String {
     WORLD.token(|t| t.claim("aud", json))
 }
 
-/// `count` other audiences, then ours.
+/// Returns a token with `count` other audiences, and then ours.
 fn many(count: usize) -> String {
     let mut all: Vec<String> = (0..count).map(|n| format!("aud-{n}")).collect();
     all.push(SERVER_ID.to_owned());
@@ -166,7 +166,7 @@ fn any_of_two_expected_audiences_is_accepted_j103() {
     );
 }
 
-/// Whoever can send a request writes this line: it stays short, whatever the token is full of.
+/// Any caller can cause this line, so that it must be short whatever the token contains.
 #[test]
 fn log_line_holds_few_of_many_audiences_j201() {
     let of = |audience: String| {
@@ -183,7 +183,8 @@ fn log_line_holds_few_of_many_audiences_j201() {
     assert!(log.len() < 4096, "{} bytes", log.len());
 }
 
-/// "J101" and "D4": nobody can make an authenticator that expects no audience; "J102": nor an empty one.
+/// "J101" and "D4": an authenticator must expect an audience; "J102": the audience must not be
+/// empty.
 #[test]
 fn authenticator_without_an_expected_audience_is_refused_j101() {
     for audiences in [

@@ -14,7 +14,7 @@ pub(crate) struct Fixture {
     pub(crate) stack: Stack,
     pub(crate) server: Process,
     pub(crate) https: Https,
-    /// A good one.
+    /// A valid token.
     pub(crate) token: String,
 }
 
@@ -32,12 +32,12 @@ impl Fixture {
         }
     }
 
-    /// A token of the agent for this subject.
+    /// Returns a token of the agent for this subject.
     fn token_of(&self, subject: &str) -> String {
         self.stack.token(|jwt| jwt.payload["sub"] = subject.into())
     }
 
-    /// Sends each request over a connection of its own and asserts status and challenge.
+    /// Sends each request over a connection of its own and checks status and challenge.
     pub(crate) async fn check<B: AsRef<[u8]>>(&self, rows: &[(&str, &str, B, u16, Option<&str>)]) {
         for (number, what, request, status, challenge) in rows {
             let method = if *what == "HEAD" { "HEAD" } else { "GET" };
@@ -57,11 +57,14 @@ fn assert_is(name: &str, answer: &Message, status: u16, challenge: Option<&str>)
     );
     if matches!(status, 400 | 401 | 403) {
         assert_eq!(answer.fields("cache-control"), ["no-store"], "{name}");
-        assert!(answer.body.len() < 32, "{name}: no more than the status");
+        assert!(
+            answer.body.len() < 32,
+            "{name}: the body has only the status"
+        );
     }
 }
 
-/// A request with these lines of header, each with its end.
+/// Returns a request with these header lines, each with its line end.
 pub(crate) fn request(start: &str, lines: impl AsRef<[u8]>) -> Vec<u8> {
     let head = format!("{start} HTTP/1.1\r\nhost: localhost\r\n");
     [head.as_bytes(), lines.as_ref(), b"\r\n"].concat()
@@ -297,7 +300,7 @@ async fn token_outside_of_the_header_is_ignored_j183() {
         .await;
     fixture.server.logged("Malformed header").await;
     let log = fixture.server.whole_log().await;
-    assert!(!log.contains(t), "J183: not logged");
+    assert!(!log.contains(t), "J183: it is not logged");
 }
 
 #[tokio::test]
@@ -365,6 +368,6 @@ async fn caller_is_allowed_only_by_policy_j188() {
         .unwrap();
     assert_eq!(
         refused.body, b"403 Forbidden\n",
-        "J188: says nothing of who may"
+        "J188: it does not say who is allowed"
     );
 }

@@ -18,7 +18,7 @@ const ORDER: [u8; 32] = [
     0xbc, 0xe6, 0xfa, 0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
 ];
 
-/// A good token in its three parts, none of them a whole number of base64 quanta.
+/// Returns the three parts of a valid token. None has a whole number of base64 quanta.
 fn parts() -> [String; 3] {
     let mut draft = WORLD.draft();
     while draft.payload().len().is_multiple_of(3) {
@@ -32,29 +32,29 @@ fn parts() -> [String; 3] {
     parts.try_into().unwrap()
 }
 
-/// A good token under another signature: what `change` makes of the good one.
+/// Returns a valid token with `change` applied to its signature.
 fn signed(change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> String {
     let [header, payload, signature] = parts();
     format!("{header}.{payload}.{}", encode(change(decode(&signature))))
 }
 
-/// A good token whose part `index` is `change` of itself.
+/// Returns a valid token with `change` applied to its part `index`.
 fn part(index: usize, change: impl FnOnce(&str) -> String) -> String {
     let mut parts = parts();
     parts[index] = change(&parts[index]);
     parts.join(".")
 }
 
-/// Another spelling of the same bytes: the last character's unused bits changed.
+/// Returns another spelling of the same bytes, with the unused bits of the last character changed.
 fn respelled(part: &str) -> String {
     let last = part.bytes().last().unwrap();
     let value = ALPHABET.iter().position(|&c| c == last).unwrap();
     let other = char::from(ALPHABET[value ^ 1]);
-    assert!(!part.len().is_multiple_of(4), "has unused bits");
+    assert!(!part.len().is_multiple_of(4), "it has unused bits");
     format!("{}{other}", &part[..part.len() - 1])
 }
 
-/// This payload, signed.
+/// Returns a token with this payload, signed.
 fn payload(bytes: &[u8]) -> String {
     let header = WORLD.draft().header();
     compact(header.as_bytes(), bytes, |message| {
@@ -234,7 +234,7 @@ fn malformed_base64url_is_refused_j141() {
     ]);
 }
 
-/// "D11" too: a line break cannot come in a field's value, and where it could it is refused.
+/// "D11" too: a field value cannot contain a line break, and the library refuses a token that does.
 #[test]
 fn line_breaks_in_a_token_are_refused_j146() {
     let [header, payload, signature] = parts();
@@ -335,7 +335,7 @@ fn malformed_payloads_are_refused_j148() {
     ]);
 }
 
-/// r and s as a DER SEQUENCE of two INTEGERs.
+/// Encodes r and s as a DER SEQUENCE of two INTEGERs.
 fn der(signature: &[u8]) -> Vec<u8> {
     let integer = |half: &[u8]| {
         let sign: &[u8] = if half[0] > 0x7f { &[0] } else { &[] };
@@ -346,7 +346,7 @@ fn der(signature: &[u8]) -> Vec<u8> {
     [vec![0x30, u8::try_from(both.len()).unwrap()], both].concat()
 }
 
-/// r and n - s.
+/// Replaces s by n - s.
 fn other_s(mut signature: Vec<u8>) -> Vec<u8> {
     let mut borrow = 0;
     for (byte, order) in signature[32..].iter_mut().zip(ORDER).rev() {

@@ -119,8 +119,8 @@ fn other_typ_than_jwt_and_jose_is_refused_j045() {
     ]);
 }
 
-/// No row names a host that answers, and nothing in the process opens a connection but to the
-/// Workload API: J50 and J51 are refused while the header is read, before a key is looked for.
+/// J50 and J51 are refused while the header is parsed, before a key is chosen. The URL is the
+/// test's own listener, which must get no connection.
 #[test]
 fn header_members_that_the_standard_does_not_have_are_refused_j048() {
     let w = &*WORLD;

@@ -103,7 +103,8 @@ fn bundle_without_a_key_refuses_every_token_j162() {
     );
 }
 
-/// "J163", "D20": without `keys` it is no JWK Set. "J164", "D21": nor may a key have no name.
+/// "J163", "D20": without `keys` a document is not a JWK Set. "J164", "D21": a key must have a
+/// name.
 #[test]
 fn document_that_is_not_a_bundle_is_refused_j163() {
     let domain = || TrustDomain::new("example.org").unwrap();
@@ -124,7 +125,7 @@ fn document_that_is_not_a_bundle_is_refused_j163() {
     }
 }
 
-/// The source of keys is not there.
+/// A source of keys that is closed.
 #[derive(Debug)]
 struct Gone;
 
@@ -145,7 +146,7 @@ impl BundleSource for Gone {
     }
 }
 
-/// Asked for keys, it fails the test.
+/// A source of keys that fails the test when it is asked.
 #[derive(Debug)]
 struct NotAsked;
 
@@ -154,11 +155,11 @@ impl BundleSource for NotAsked {
     type Error = Gone;
 
     fn bundle_for_trust_domain(&self, _: &TrustDomain) -> Result<Option<Arc<JwtBundle>>, Gone> {
-        panic!("J202: keys are looked for before the form is checked")
+        panic!("J202: a key is looked up before the form is checked")
     }
 }
 
-/// "J202": a token of a wrong form costs no look for a key, much less a signature.
+/// "J202": a malformed token causes neither a lookup of a key nor a signature verification.
 #[test]
 fn form_is_checked_before_keys_j202() {
     let authenticator = Authenticator::new(NotAsked, policy());
@@ -179,7 +180,8 @@ fn form_is_checked_before_keys_j202() {
     }
 }
 
-/// "J169", "J171", "J203": a fault of ours is neither the caller's nor a way in.
+/// "J169", "J171", "J203": a failure of the server is not the caller's fault, and it grants no
+/// access.
 #[test]
 fn authenticator_without_bundles_answers_503_j171() {
     let request =
@@ -197,7 +199,7 @@ fn authenticator_without_bundles_answers_503_j171() {
     assert!(!answer.contains("www-authenticate"), "{answer}");
 }
 
-/// With both backends, jsonwebtoken has no default and every verification panics.
+/// With both backends, jsonwebtoken has no default, so that every verification panics.
 #[test]
 fn one_cryptographic_backend_is_built_in_j172() {
     let lock = include_str!("../../Cargo.lock");
@@ -210,7 +212,7 @@ fn one_cryptographic_backend_is_built_in_j172() {
     }
 }
 
-/// What we use for log lines only, and must never use for a verdict.
+/// `parse_insecure` may be used for log lines only, and never for a decision.
 #[test]
 fn parse_insecure_checks_neither_audience_nor_times_d018() {
     let token = WORLD.token(|t| t.claim("aud", r#""x""#).claim("exp", "1"));

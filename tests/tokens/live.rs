@@ -8,12 +8,13 @@ use harness::{
 use serde_json::json;
 use spiffe::{SpiffeId, TrustDomain};
 
-/// One connection kept through all that changes: only tokens are asked about here.
+/// Opens a connection that is kept through all changes, because only tokens are tested here.
 async fn connected(stack: &Stack, server: &Process) -> Client {
     Client::new(&stack.https(server.listening().await)).await
 }
 
-/// Asks with `token` until the answer is `status`: an update takes the time of a message on a socket.
+/// Sends `token` until the answer is `status`, because an update takes the time of a message on a
+/// socket.
 async fn until(client: &mut Client, token: &str, status: u16) -> Message {
     let asking = async {
         loop {
@@ -35,7 +36,7 @@ async fn ask(client: &mut Client, token: &str) -> Message {
     client.answer().await.unwrap()
 }
 
-/// "J166" removed, "J167" added.
+/// "J166": the key is removed; "J167": a key is added.
 #[tokio::test]
 async fn added_key_is_accepted_and_removed_key_refused_j166() {
     let stack = Stack::new().await;
@@ -90,13 +91,14 @@ async fn withdrawn_bundles_are_answered_with_503_j169() {
     server
         .logged("identity withdrawn by the Workload API")
         .await;
-    // The X.509 stream may have been the first to hear of it.
+    // The X.509 stream may report the withdrawal before the JWT stream.
     let answer = until(&mut client, &token, 503).await;
     assert_eq!(answer.fields("retry-after"), ["5"]);
     assert_eq!(answer.fields("www-authenticate"), Vec::<&str>::new());
 }
 
-/// "J37": with the agent gone nothing could be fetched for an unknown `kid`, and nothing waits for it.
+/// "J37": nothing is fetched for an unknown `kid`, because it is refused at once while the agent is
+/// gone.
 #[tokio::test]
 async fn last_bundles_stay_in_use_while_the_agent_is_gone_j170() {
     let stack = Stack::new().await;

@@ -1,30 +1,31 @@
-//! Every line of the conformance list about JWT-SVIDs: which tokens and which headers get in.
+//! Tests every line of the conformance list about JWT-SVIDs: which tokens and which headers are
+//! accepted.
 //!
-//! Most tables run the code that serves requests, [`common::bearer::Authenticator`], on a fixed set of
-//! bundles; `carriage` and `live` are real processes and sockets.
+//! Most tables run the code that serves requests, [`common::bearer::Authenticator`], on fixed
+//! bundles. `carriage` and `live` use real processes and sockets.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
-/// `alg`: what must verify, and what must not.
+/// Tests `alg`: the algorithms that are accepted and those that are refused.
 mod algorithms;
-/// What is answered, when, and to which requests, over sockets.
+/// Tests the bytes and the time of answers, over sockets.
 mod answers;
-/// `aud`.
+/// Tests `aud`.
 mod audience;
-/// The `Authorization` header, and who is allowed, over sockets.
+/// Tests the `Authorization` header and the allow list, over sockets.
 mod carriage;
-/// Segments, base64url, JSON and signature bytes.
+/// Tests segments, base64url, JSON and signature bytes.
 mod encoding;
-/// `kid`, `typ` and what has no place in a header.
+/// Tests `kid`, `typ` and members that a header must not have.
 mod header;
-/// What a bundle's keys may be used for.
+/// Tests the permitted uses of a bundle's keys.
 mod keys;
-/// Bundles that change, and a Workload API that is gone.
+/// Changes bundles, and stops the Workload API.
 mod live;
-/// `sub`, and the trust domain that it binds a key to.
+/// Tests `sub`, and the trust domain to which it binds a key.
 mod subject;
-/// `exp`, `nbf`, `iat`, the leeway and the longest life.
+/// Tests `exp`, `nbf`, `iat`, the clock skew and the longest lifetime.
 mod times;
-/// Messages of the Workload API that can't be used, or only in part.
+/// Sends messages of the Workload API that cannot be used, or only in part.
 mod updates;
-/// The bundles that the tables share, and what is asserted of each row.
+/// Holds the bundles that the tables share, and checks each row.
 mod world;

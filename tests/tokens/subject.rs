@@ -209,7 +209,7 @@ fn id_without_a_path_or_over_2048_bytes_is_not_allowed_j077() {
     WORLD.check(&[
         (
             "J77",
-            "a trust domain is no caller",
+            "a trust domain is not a caller",
             subject("spiffe://example.org"),
             NotAllowed,
         ),

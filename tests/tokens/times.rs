@@ -134,7 +134,7 @@ fn token_before_its_nbf_is_refused_j121() {
             Refused("token"),
         ),
         ("J125", "null", nbf("null"), Refused("token")),
-        ("D3", "null is no date", nbf("null"), Refused("token")),
+        ("D3", "null is not a date", nbf("null"), Refused("token")),
         (
             "J126",
             "a fraction",
@@ -152,7 +152,7 @@ fn token_before_its_nbf_is_refused_j121() {
     ]);
 }
 
-/// Nothing is decided by these claims, so that nothing about them is checked.
+/// No decision depends on these claims, so that they are not checked.
 #[test]
 fn claims_that_are_not_used_change_nothing_j128() {
     let claim = |name: &str, json: &str| WORLD.token(|t| t.claim(name, json));

@@ -24,13 +24,13 @@ async fn status(https: &Https, token: &str) -> u16 {
     answer.status.as_u16()
 }
 
-/// The keys of the agent, as its JWK Set has them.
+/// Returns the keys of the agent's JWK Set.
 fn keys(stack: &Stack) -> Vec<Value> {
     let jwks: Value = serde_json::from_str(&stack.agent.jwks()).unwrap();
     jwks["keys"].as_array().unwrap().clone()
 }
 
-/// Each is seen in the log, and what was there before stays in use.
+/// Each message is logged, and the bundles before it stay in use.
 #[tokio::test]
 async fn unusable_bundle_changes_nothing_and_is_logged_j163() {
     let stack = Stack::new().await;
@@ -57,7 +57,8 @@ async fn unusable_bundle_changes_nothing_and_is_logged_j163() {
         assert_eq!(status(&https, &token).await, 200, "{number}");
 
         fake.say_jwt_bundles(Ok(update));
-        // The library gives up the stream and asks again: "lost", or "sent an update that can't be used".
+        // The library closes the stream and opens it again, so that the log says "lost", or "sent
+        // an update that can't be used".
         server.logged("going on with the").await;
         assert_eq!(
             status(&https, &token).await,
@@ -67,7 +68,7 @@ async fn unusable_bundle_changes_nothing_and_is_logged_j163() {
     }
 }
 
-/// "D19": a key of an unknown type is no reason not to use the others.
+/// "D19": a key of an unknown type does not prevent the use of the others.
 #[tokio::test]
 async fn unknown_keys_do_not_spoil_good_ones_j165() {
     let stack = Stack::new().await;
@@ -109,8 +110,8 @@ fn roots(identity: &Identity, trust_domain: &str) -> Option<Vec<Vec<u8>>> {
     )
 }
 
-/// What a Workload API that contradicts itself is taken at. It is trusted with all of this: these
-/// pin what the library makes of it.
+/// Pins how the library resolves a contradiction of the Workload API, which is trusted with all of
+/// this.
 #[tokio::test]
 async fn x509_bundle_belongs_to_the_domain_of_its_certificate_d023() {
     let stack = Stack::new().await;
@@ -126,12 +127,12 @@ async fn x509_bundle_belongs_to_the_domain_of_its_certificate_d023() {
     assert_eq!(
         roots(&claimed, "example.org"),
         Some(ours),
-        "D23: of the certificate's"
+        "D23: the certificate's domain has the bundle"
     );
     assert_eq!(
         roots(&claimed, "other.example"),
         None,
-        "D23: not of the message's"
+        "D23: the message's domain has none"
     );
 
     let other = Stack::with(SERVER_ID, |_| ()).await;
@@ -143,6 +144,6 @@ async fn x509_bundle_belongs_to_the_domain_of_its_certificate_d023() {
     assert_eq!(
         roots(&identity, "example.org"),
         Some(vec![theirs]),
-        "D24: the federated one is taken"
+        "D24: the federated bundle is used"
     );
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes vectors.json: tokens that aws-lc-rs cannot sign, by pyca/cryptography. Their keys are thrown away."""
+"""Writes vectors.json, which has tokens that aws-lc-rs cannot sign. pyca/cryptography signs them, and their keys are not kept."""
 
 import base64
 import json

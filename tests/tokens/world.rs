@@ -12,7 +12,7 @@ use harness::{
     jwt::{Draft, Key, encode},
 };
 
-/// What every invalid token is answered, whatever is wrong with it.
+/// The answer to every invalid token, independent of the fault.
 pub(crate) const INVALID_TOKEN: &str = r#"401 Unauthorized
 "content-type": "text/plain; charset=utf-8"
 "cache-control": "no-store"
@@ -20,7 +20,7 @@ pub(crate) const INVALID_TOKEN: &str = r#"401 Unauthorized
 401 Unauthorized
 "#;
 
-/// The list's fixture: `example.org` with these keys, federated with `partner.example`.
+/// The fixture of the list: `example.org` with these keys, federated with `partner.example`.
 pub(crate) static WORLD: LazyLock<World> = LazyLock::new(World::new);
 
 pub(crate) struct World {
@@ -31,30 +31,30 @@ pub(crate) struct World {
     pub(crate) ed1: Key,
     pub(crate) oct1: Key,
     pub(crate) dup: [Key; 2],
-    /// In no bundle.
+    /// A key in no bundle.
     pub(crate) stranger: Key,
     pub(crate) p1: Key,
-    /// Another key than ours of this name.
+    /// A key with the name of one of ours.
     pub(crate) partner_ec1: Key,
-    /// What another implementation signed; see vectors.py.
+    /// Tokens that another implementation signed; see vectors.py.
     pub(crate) vectors: Value,
 }
 
-/// A number of the list, what it is about, the token, and what must come of it.
+/// A number of the list, a description, the token, and the required outcome.
 pub(crate) type Row<'a> = (&'a str, &'a str, String, Expected<'a>);
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Expected<'a> {
     Accepted,
-    /// As this caller.
+    /// The token is accepted as this caller.
     As(&'a str),
-    /// 401, with this in the log.
+    /// The answer is 401, and the log has this text.
     Refused(&'a str),
-    /// 400.
+    /// The answer is 400.
     Malformed,
-    /// 403.
+    /// The answer is 403.
     NotAllowed,
-    /// 431.
+    /// The answer is 431.
     TooLong,
 }
 
@@ -75,22 +75,22 @@ impl World {
         }
     }
 
-    /// A good token of `ec1` in the making.
+    /// Drafts a valid token for `ec1`.
     pub(crate) fn draft(&self) -> Draft {
         Draft::new("ES256", self.ec1.kid())
     }
 
-    /// A good token but for `change`, signed by `ec1`.
+    /// Returns a valid token with `change` applied, signed by `ec1`.
     pub(crate) fn token(&self, change: impl FnOnce(Draft) -> Draft) -> String {
         change(self.draft()).sign(&self.ec1)
     }
 
-    /// What another implementation signed for `kid`.
+    /// Returns the token that another implementation signed for `kid`.
     pub(crate) fn vector(&self, kid: &str) -> String {
         self.vectors[kid]["token"].as_str().unwrap().to_owned()
     }
 
-    /// All keys, `keys` besides.
+    /// Returns bundles with all keys, and with `keys` besides.
     pub(crate) fn bundles(&self, keys: &[Value]) -> JwtBundleSet {
         let named = |key: &Key, kid: &str, member: &str, value: Value| {
             let mut jwk = key.jwk();
@@ -140,12 +140,12 @@ impl World {
         ])
     }
 
-    /// Allows every caller of both trust domains.
+    /// Returns an authenticator that allows every caller of both trust domains.
     pub(crate) fn authenticator(&self) -> Authenticator<JwtBundleSet> {
         Authenticator::new(self.bundles(&[]), policy())
     }
 
-    /// Runs every row against [`Self::authenticator`].
+    /// Checks every row with [`Self::authenticator`].
     pub(crate) fn check(&self, rows: &[Row<'_>]) {
         check(&self.authenticator(), rows);
     }
@@ -165,7 +165,7 @@ pub(crate) fn bundle(trust_domain: &str, jwks: &Value) -> JwtBundle {
     JwtBundle::from_jwt_authorities(trust_domain, jwks.to_string().as_bytes()).unwrap()
 }
 
-/// Asserts of each row the caller, or the answer and what the log would say.
+/// Checks the caller of each row, or the answer and the log line.
 pub(crate) fn check(authenticator: &Authenticator<JwtBundleSet>, rows: &[Row<'_>]) {
     for (number, what, token, expected) in rows {
         let name = format!("{number} {what}");
@@ -201,13 +201,13 @@ pub(crate) fn authenticate(
     let request = Request::get("/").header("authorization", format!("Bearer {token}"));
     let (head, ()) = request.body(()).unwrap().into_parts();
     let first = authenticator.authenticate(&head);
-    // Known or not, it is answered the same.
+    // The answer is the same whether the token is cached or not.
     let second = authenticator.authenticate(&head);
     assert_eq!(first.as_ref().ok(), second.as_ref().ok(), "{token}");
     first.map(|caller| SpiffeId::clone(&caller.id))
 }
 
-/// All of an answer that a caller sees, but for the date.
+/// Returns all of an answer that a caller sees, except the date.
 pub(crate) fn rendered(refusal: Refusal) -> String {
     let response = server::answer_refusal(&refusal);
     let mut text = format!("{}\n", response.status());

@@ -1,15 +1,15 @@
-//! The Workload API as our binaries use it: `common::workload` and the binaries themselves over a
-//! dev-agent, and over a fake that says what it is told to say. Numbers are those of the
-//! conformance list, part 3L.
+//! Tests the use of the Workload API by `common::workload` and by the binaries. They run with a
+//! dev-agent, and with a fake whose answers a test chooses. Numbers are those of the conformance
+//! list, part 3L.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
-/// A token that is fetched once: what is checked before it is sent.
+/// Fetches a token once, and tests the checks before it is used.
 mod fetch;
-/// Keys that are not their certificates'.
+/// Presents keys that do not fit their certificates.
 mod keys;
-/// Where the address comes from, and what start-up makes of the first answers.
+/// Tests the sources of the address, and what a start makes of the first answers.
 mod startup;
-/// A running process through rotation, bad messages, withdrawal and the end.
+/// Takes a running process through rotation, malformed messages, withdrawal and its end.
 mod streams;
-/// A token that is kept current, through all that an agent does.
+/// Keeps a token current, through all that an agent does.
 mod tokens;

@@ -8,7 +8,7 @@ use harness::{
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-/// Long enough for several attempts.
+/// This time allows several attempts.
 const SHORT: Duration = Duration::from_millis(400);
 
 #[tokio::test]
@@ -56,7 +56,7 @@ async fn address_is_the_flag_then_the_variable_then_the_default_w151() {
             command
                 .env_remove("SPIFFE_ENDPOINT_SOCKET")
                 .env(limit, "300ms");
-            // Serving binaries try their port before they look for an identity.
+            // Serving binaries try their port before they ask for an identity.
             if let Some(prefix) = limit.strip_suffix("STARTUP_TIMEOUT") {
                 command.env(format!("{prefix}LISTEN"), "127.0.0.1:0");
             }
@@ -109,7 +109,10 @@ async fn permanent_error_ends_start_up_at_once_w167() {
         assert!(error.to_string().contains(text), "{number}: {error}");
         let calls = fake.calls(Call::X509, 1).await;
         assert_eq!(calls.len() > 1, retried, "{number}");
-        assert!(began.elapsed() < PATIENCE / 2, "{number}, D34: bounded");
+        assert!(
+            began.elapsed() < PATIENCE / 2,
+            "{number}, D34: the time is bounded"
+        );
         if retried {
             let waits: Vec<_> = calls.windows(2).map(|pair| pair[1] - pair[0]).collect();
             assert!(

@@ -19,7 +19,7 @@ fn leaf(identity: &Identity) -> Vec<u8> {
     identity.x509.svid().unwrap().leaf().as_bytes().to_vec()
 }
 
-/// The server on a fake, and its port.
+/// Starts a server that uses a fake, and returns its port.
 async fn server(fake: &Fake) -> (Process, u16) {
     let args = ["--listen", "127.0.0.1:0"];
     let server = Process::spawn(process::command(&binary("server"), &fake.endpoint(), &args));
@@ -27,7 +27,7 @@ async fn server(fake: &Fake) -> (Process, u16) {
     (server, port)
 }
 
-/// One connection for many requests: a handshake of its own is no part of what is tested.
+/// Sends many requests over one connection, because the test is not about handshakes.
 struct Kept(hyper::client::conn::http1::SendRequest<Full<Bytes>>);
 
 impl Kept {
@@ -49,7 +49,7 @@ impl Kept {
     }
 }
 
-/// The second identity of the list is bad, or the first: nothing of the message is used.
+/// Nothing of a message is used if any identity in it is malformed.
 #[tokio::test]
 async fn message_that_is_wrong_anywhere_changes_nothing_w174() {
     let stack = Stack::new().await;
@@ -99,7 +99,8 @@ async fn message_that_is_wrong_anywhere_changes_nothing_w174() {
         let before = leaf(&identity);
         let calls = fake.calls(Call::X509, 2).await.len();
         fake.say_x509(Ok(message));
-        // D28: the library drops the stream and comes again, so the message was looked at.
+        // D28: the library closes the stream and opens it again, so that it has processed the
+        // message.
         fake.calls(Call::X509, calls + 1).await;
         assert_eq!(leaf(&identity), before, "{number}");
         fake.say_x509(Ok(next.clone()));
@@ -121,7 +122,7 @@ async fn message_that_cannot_be_used_is_logged_w174() {
     server.logged("can't use what it sends").await;
     assert_eq!(https.presented().await.unwrap(), before);
 
-    // "D32": a key of another certificate; the library takes it, rustls does not.
+    // "D32": the key belongs to another certificate. The library accepts it, and rustls does not.
     stack.agent.rotate_x509();
     let mut next = Genuine::of(&stack).await.x509;
     let key = next.svids[0].x509_svid_key.clone();
@@ -178,8 +179,8 @@ async fn identity_stays_in_use_through_an_outage_w172() {
     let identity = fake.identity().await;
     let before = leaf(&identity);
     let calls = fake.calls(Call::X509, 2).await.len();
-    // "W167 W168 D26": whatever the reason, a process that runs goes on asking. The first ends the
-    // stream, and is the answer to one more call.
+    // "W167 W168 D26": a process that runs asks again after any error. The first error ends the
+    // stream, and answers one more call.
     for (status, asked) in [
         (Status::unavailable("restarting"), 1),
         (Status::invalid_argument("no"), 2),
@@ -194,9 +195,9 @@ async fn identity_stays_in_use_through_an_outage_w172() {
         .windows(2)
         .map(|pair| pair[1] - pair[0])
         .collect();
-    assert!(waits[1] > waits[0], "D27: longer each time: {waits:?}");
+    assert!(waits[1] > waits[0], "D27: each wait is longer: {waits:?}");
 
-    // "W173": after a success the first wait is short again.
+    // "W173": the first wait is short again after a success.
     fake.say_x509(Ok(genuine.x509.clone()));
     let served = fake.calls(Call::X509, failed.len() + 1).await.len();
     stack.agent.rotate_x509();
@@ -259,7 +260,7 @@ async fn token_is_checked_with_the_bundle_of_its_own_trust_domain_w182() {
     assert_eq!(kept.status(&own).await, 401, "W182 no bundle");
     let theirs = other.agent.federation();
     stack.agent.set_federated(vec![theirs]).unwrap();
-    // Known by then, but of a trust domain that may not call.
+    // The trust domain is known by then, but its callers are not allowed.
     while kept.status(&own).await != 403 {}
     let forged = of_other("spiffe://example.org/client");
     assert_eq!(
@@ -269,7 +270,8 @@ async fn token_is_checked_with_the_bundle_of_its_own_trust_domain_w182() {
     );
 }
 
-/// The keys that sign certificates say nothing of tokens, nor the other way round.
+/// Keys that sign certificates do not verify tokens, and keys that sign tokens do not verify
+/// certificates.
 #[tokio::test]
 async fn bundles_of_one_kind_are_not_used_for_the_other_w183() {
     let stack = Stack::new().await;
@@ -293,13 +295,13 @@ async fn bundles_of_one_kind_are_not_used_for_the_other_w183() {
         .bundle_for_trust_domain(domain)
         .unwrap()
         .unwrap();
-    assert_eq!(roots.authorities().len(), 1, "certificates only");
+    assert_eq!(roots.authorities().len(), 1, "only certificates");
     let keys = identity
         .jwt
         .bundle_for_trust_domain(domain)
         .unwrap()
         .unwrap();
-    assert_eq!(keys.jwt_authorities().count(), 0, "JWT keys only");
+    assert_eq!(keys.jwt_authorities().count(), 0, "only JWT keys");
 }
 
 #[tokio::test]
@@ -313,7 +315,7 @@ async fn process_that_ends_leaves_no_connection_w184() {
     fake.connections(|open| *open == 0).await;
 }
 
-/// Everything rotates under load, as a careful authority does it: published first, then used.
+/// Everything rotates under load, as a careful authority does it: published first, and then used.
 #[tokio::test]
 async fn rotation_under_load_fails_no_request_w144() {
     const WORKERS: usize = 10;
@@ -363,7 +365,7 @@ async fn clients_outlive_an_agent_that_loses_its_keys_w012() {
     assert_eq!(old.status(&old_token).await, 200);
 
     stack.agent.restart_with_new_keys().await.unwrap();
-    // The old SVID and the old token are worth nothing to who has heard of the new keys.
+    // A process that has the new keys accepts neither the old SVID nor the old token.
     until(async || old.presented().await.is_none()).await;
     let new = stack.https(port);
     until(async || new.status(&stack.token(|_| ())).await == 200).await;

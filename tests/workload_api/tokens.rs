@@ -9,14 +9,14 @@ use serde_json::json;
 use spiffe::{JwtBundle, JwtBundleSet, JwtSvid, TrustDomain};
 use tokio::time::timeout;
 
-/// The token of the test's own process, for the server and for another.
+/// Returns a source of tokens of the test's own process, for the server and another audience.
 fn source(stack: &Stack) -> TokenSource {
     let address = stack.agent.endpoint().parse::<Address>().unwrap();
     let audiences = [SERVER_ID, "other", SERVER_ID].map(str::to_owned).to_vec();
     TokenSource::new(WorkloadApi::new(address, PATIENCE), audiences, None)
 }
 
-/// Asks until the answer is another than `old`; on the way there may be no token.
+/// Waits until the source has a token other than `old`. Meanwhile there may be none.
 async fn other(source: &TokenSource, old: &JwtSvid) -> Arc<JwtSvid> {
     let asking = async {
         loop {
@@ -46,7 +46,7 @@ async fn token_is_kept_until_it_must_be_renewed_w115() {
     assert_eq!(first.audience().len(), 2, "each audience once");
     assert!(Arc::ptr_eq(&first, &source.token().await.unwrap()));
 
-    // It is good for minutes, with or without the agent.
+    // The token is valid for minutes, with or without the agent.
     stack.agent.stop().await;
     assert!(Arc::ptr_eq(&first, &source.token().await.unwrap()));
     stack.agent.restart().await.unwrap();
@@ -72,7 +72,7 @@ async fn token_of_seconds_is_renewed_and_lost_with_the_agent_w115() {
     let lost = async {
         loop {
             match source.token().await {
-                Ok(token) => assert!(is_valid(&stack, &token), "sent past its end"),
+                Ok(token) => assert!(is_valid(&stack, &token), "it is used after it has expired"),
                 Err(error) => return error,
             }
             tokio::task::yield_now().await;
@@ -102,6 +102,6 @@ async fn refused_token_that_the_agent_returns_again_causes_no_load_w115() {
 
     let calls = fake.calls(Call::Token, 4).await;
     assert_eq!(calls.len(), 4);
-    // The second was the first because of a refusal.
+    // The second call was the first that a refusal caused.
     assert!(calls[3] - calls[1] >= Duration::from_millis(1900));
 }
