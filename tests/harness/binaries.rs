@@ -1,4 +1,4 @@
-//! Finds our binaries, and builds them before the first test of a process starts one.
+//! Finds the workspace's binaries, and builds them before the first test of a process starts one.
 
 use std::{
     env,
@@ -10,7 +10,7 @@ use std::{
 
 use crate::results::ROOT;
 
-/// The directory of the binaries, or the reason why there is none.
+/// The directory of the binaries, or the reason why they could not be built.
 static DIRECTORY: LazyLock<Result<PathBuf, &str>> = LazyLock::new(|| {
     let own = env::current_exe().unwrap();
     let directory = own.parent().unwrap();
@@ -18,7 +18,7 @@ static DIRECTORY: LazyLock<Result<PathBuf, &str>> = LazyLock::new(|| {
         return Ok(directory.to_owned());
     }
     let directory = directory.parent().unwrap();
-    // Without CARGO, a person or a debugger has started this test.
+    // CARGO is not set if a person or a debugger has started this test.
     if let Some(cargo) = env::var_os("CARGO") {
         let status = build(&cargo, directory).status();
         if !status.is_ok_and(|status| status.success()) {
@@ -28,10 +28,10 @@ static DIRECTORY: LazyLock<Result<PathBuf, &str>> = LazyLock::new(|| {
     Ok(directory.to_owned())
 });
 
-/// Returns the path of one of our binaries, in the build that the running executable is of.
+/// Returns the path of a binary of this workspace, from the build of the running executable.
 ///
 /// The first call in a test builds the binaries that are missing or stale. The bench and the drill
-/// take those that their scripts built.
+/// use those that their scripts built.
 pub fn binary(name: &str) -> PathBuf {
     let directory = DIRECTORY.as_ref().unwrap_or_else(|why| panic!("{why}"));
     let path = directory.join(name);
@@ -58,8 +58,8 @@ fn build(cargo: &OsStr, directory: &Path) -> Command {
         } else {
             profile
         });
-    // Only the target directory has cargo's file about the compiler. A directory of `--target TRIPLE`
-    // is below it.
+    // Only the target directory has cargo's file about the compiler. A directory of `--target
+    // TRIPLE` is below it.
     if above.join(".rustc_info.json").exists() {
         command.arg("--target-dir").arg(above);
     } else {

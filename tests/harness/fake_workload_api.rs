@@ -1,4 +1,4 @@
-//! A Workload API that says what a test tells it to say.
+//! Serves a Workload API whose answers a test chooses.
 
 use std::{
     path::PathBuf,
@@ -31,25 +31,25 @@ use tonic::{
 
 use crate::{PATIENCE, SERVER_ID, Stack, process};
 
-/// What a stream says now: a message, after which it stays open, or its end.
+/// The present state of a stream: a message, after which it stays open, or its end.
 pub type Said<M> = Result<M, Status>;
 
-/// A Workload API on a socket of its own.
+/// Serves a Workload API on a socket of its own.
 pub struct Fake {
-    /// A test sets what it answers.
+    /// The answers, which a test sets.
     pub script: Arc<Script>,
     path: PathBuf,
     _directory: TempDir,
     _server: JoinSet<()>,
 }
 
-/// What it says, and what was asked of it.
+/// The answers to come, and the calls that came.
 pub struct Script {
     x509: watch::Sender<Said<pb::X509svidResponse>>,
     jwt_bundles: watch::Sender<Said<pb::JwtBundlesResponse>>,
-    /// The answers to FetchJWTSVID, the last one for all further calls.
+    /// The answers to FetchJWTSVID. The last one serves all further calls.
     pub tokens: Mutex<Vec<Said<pb::JwtsvidResponse>>>,
-    /// When each call came.
+    /// The kind and the moment of each call.
     calls: watch::Sender<Vec<(Call, Instant)>>,
     connections: watch::Sender<usize>,
 }
@@ -65,7 +65,7 @@ pub enum Call {
     Token,
 }
 
-/// Answers as a real agent gave them to this process, to be changed.
+/// The answers of a real agent to this process, for a test to change.
 #[derive(Clone)]
 pub struct Genuine {
     /// The first message of `FetchX509SVID`.
@@ -104,7 +104,7 @@ fn with_header<M>(message: M) -> Request<M> {
 }
 
 impl Fake {
-    /// Says what the real one said.
+    /// Starts with the answers of the real agent.
     pub fn new(genuine: &Genuine) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("fake.sock");
@@ -126,33 +126,33 @@ impl Fake {
         }
     }
 
-    /// Returns its address, as in `SPIFFE_ENDPOINT_SOCKET`.
+    /// Returns the address, as in `SPIFFE_ENDPOINT_SOCKET`.
     pub fn endpoint(&self) -> String {
         format!("unix://{}", self.path.display())
     }
 
-    /// Returns a Workload API that is reached here, and whose start-up takes at most `patience`.
+    /// Returns a Workload API at this address, whose start-up takes at most `patience`.
     pub fn workload_api(&self, patience: std::time::Duration) -> WorkloadApi {
         WorkloadApi::new(self.endpoint().parse::<Address>().unwrap(), patience)
     }
 
-    /// Both sources, fed by this.
+    /// Returns both sources, which this Workload API feeds.
     pub async fn identity(&self) -> Identity {
         process::install_crypto_provider();
         self.workload_api(PATIENCE).identity().await.unwrap()
     }
 
-    /// What FetchX509SVID says from now on.
+    /// Answers FetchX509SVID with `said` from now on, also on open streams.
     pub fn say_x509(&self, said: Said<pb::X509svidResponse>) {
         drop(self.script.x509.send_replace(said));
     }
 
-    /// What FetchJWTBundles says from now on.
+    /// Answers FetchJWTBundles with `said` from now on, also on open streams.
     pub fn say_jwt_bundles(&self, said: Said<pb::JwtBundlesResponse>) {
         drop(self.script.jwt_bundles.send_replace(said));
     }
 
-    /// The moments of the calls of this kind, once there are `count`.
+    /// Waits until `count` calls of this kind came, and returns the moments of all.
     pub async fn calls(&self, kind: Call, count: usize) -> Vec<Instant> {
         let of_kind = |calls: &Vec<(Call, Instant)>| -> Vec<Instant> {
             let calls = calls.iter().filter(|(call, _)| *call == kind);
@@ -160,15 +160,20 @@ impl Fake {
         };
         let mut calls = self.script.calls.subscribe();
         let enough = calls.wait_for(|calls| of_kind(calls).len() >= count);
-        let calls = timeout(PATIENCE, enough).await.expect("enough calls");
+        let calls = timeout(PATIENCE, enough)
+            .await
+            .expect("the calls come in time");
         of_kind(&calls.unwrap())
     }
 
-    /// Waits until the number of open connections is as `wanted` says.
+    /// Waits until `wanted` accepts the number of open connections.
     pub async fn connections(&self, wanted: impl FnMut(&usize) -> bool) {
         let mut connections = self.script.connections.subscribe();
         let wanted = connections.wait_for(wanted);
-        timeout(PATIENCE, wanted).await.expect("in time").unwrap();
+        timeout(PATIENCE, wanted)
+            .await
+            .expect("comes in time")
+            .unwrap();
     }
 }
 
@@ -180,7 +185,7 @@ async fn serve(listener: UnixListener, script: Arc<Script>) {
         connections.spawn(async move {
             script.connections.send_modify(|open| *open += 1);
             let service = SpiffeWorkloadApiServer::from_arc(Arc::clone(&script));
-            // A client may leave as it likes.
+            // A client may end its connection in any way.
             let _ = http2::Builder::new(TokioExecutor::new())
                 .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
                 .await;
@@ -195,7 +200,7 @@ impl Script {
             .send_modify(|calls| calls.push((call, Instant::now())));
     }
 
-    /// What is said now, and whatever is said later, to the end.
+    /// Streams the present message and all later ones, to the end.
     fn stream<M: Clone + Send + Sync + 'static>(
         said: &watch::Sender<Said<M>>,
     ) -> Result<Response<BoxStream<M>>, Status> {
@@ -296,7 +301,7 @@ impl SpiffeWorkloadApi for Script {
     }
 }
 
-/// An answer to FetchJWTSVID.
+/// Returns an answer to FetchJWTSVID with this token.
 pub fn token(svid: String) -> Said<pb::JwtsvidResponse> {
     Ok(pb::JwtsvidResponse {
         svids: vec![pb::Jwtsvid {

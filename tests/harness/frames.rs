@@ -1,4 +1,4 @@
-//! HTTP/2 (RFC 9113) frame by frame, also such as no client would send.
+//! Speaks HTTP/2 (RFC 9113) frame by frame, so that a test can send what no client library sends.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -30,7 +30,7 @@ pub const WINDOW_UPDATE: u8 = 8;
 /// See [`DATA`].
 pub const CONTINUATION: u8 = 9;
 
-/// Flags.
+/// Flags (RFC 9113 §6).
 pub const END_STREAM: u8 = 1;
 /// See [`END_STREAM`].
 pub const END_HEADERS: u8 = 4;
@@ -51,23 +51,23 @@ pub const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// `GET https://localhost/` in HPACK, without the dynamic table.
 pub const GET: &[u8] = b"\x82\x87\x84\x01\x09localhost";
-/// `POST https://localhost/`, likewise.
+/// `POST https://localhost/` in HPACK, without the dynamic table.
 pub const POST: &[u8] = b"\x83\x87\x84\x01\x09localhost";
 
-/// A connection whose preface and SETTINGS are sent.
+/// Holds a connection over which the preface and SETTINGS were sent.
 pub struct Frames {
     read: ReadHalf<TlsStream<TcpStream>>,
     write: WriteHalf<TlsStream<TcpStream>>,
 }
 
-/// All that came until the connection's end.
+/// Counts all frames that came until the end of the connection.
 #[derive(Debug, Default)]
 pub struct Ended {
-    /// How many frames of each type.
+    /// The number of frames of each type.
     pub frames: BTreeMap<u8, usize>,
     /// The error code of the last GOAWAY.
     pub goaway: Option<u32>,
-    /// How many resets with each error code.
+    /// The number of resets with each error code.
     pub resets: BTreeMap<u32, usize>,
 }
 
@@ -80,11 +80,11 @@ pub struct Frame {
     pub flags: u8,
     /// Its stream.
     pub stream: u32,
-    /// What it carries.
+    /// Its payload.
     pub payload: Vec<u8>,
 }
 
-/// A frame's bytes.
+/// Returns the bytes of a frame.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut bytes = vec![length[1], length[2], length[3], kind, flags];
@@ -93,7 +93,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A request without a body on `stream`, with more fields after those of `block`.
+/// Returns a request without a body on `stream`, with more fields after those of `block`.
 pub fn request(stream: u32, block: &[u8], fields: &[(&str, &str)]) -> Vec<u8> {
     let block = [block, &literal(fields)].concat();
     frame(HEADERS, END_STREAM | END_HEADERS, stream, &block)
@@ -153,7 +153,7 @@ fn literal(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-/// An HPACK integer of 7 bits and more (RFC 7541 §5.1).
+/// Writes an HPACK integer with a prefix of 7 bits (RFC 7541 §5.1).
 fn push_length(block: &mut Vec<u8>, length: usize) {
     if length < 127 {
         block.push(length as u8);
@@ -169,7 +169,7 @@ fn push_length(block: &mut Vec<u8>, length: usize) {
 }
 
 impl Frames {
-    /// Connects and greets, with these SETTINGS.
+    /// Connects and sends the preface with these SETTINGS.
     pub async fn connect(https: &Https, settings: &[u8]) -> Self {
         let (read, mut write) = split(https.connect(b"h2").await);
         write
@@ -182,18 +182,18 @@ impl Frames {
         Self { read, write }
     }
 
-    /// Sends bytes; whether all were taken.
+    /// Sends bytes and returns whether all were taken.
     pub async fn send(&mut self, bytes: &[u8]) -> bool {
         let sent = self.write.write_all(bytes).await;
         sent.is_ok() && self.write.flush().await.is_ok()
     }
 
-    /// The next frame; none at the end.
+    /// Reads the next frame, or `None` at the end.
     pub async fn next(&mut self) -> Option<Frame> {
         next(&mut self.read).await
     }
 
-    /// The next frame of this type on this stream; those before it are forgotten.
+    /// Returns the next frame of this type on this stream and drops those before it.
     pub async fn until(&mut self, kind: u8, stream: u32) -> Frame {
         let reading = async {
             loop {
@@ -210,7 +210,7 @@ impl Frames {
     pub async fn flood(mut self, bytes: &[u8]) -> Ended {
         let mut write = self.write;
         let sending = async {
-            // A connection that is closed meanwhile is what a flood is after.
+            // A flood may have its connection closed early.
             let _ = write.write_all(bytes).await;
             let _ = write.flush().await;
             std::future::pending::<()>().await;
@@ -231,7 +231,7 @@ impl Frames {
         timeout(PATIENCE, flooding).await.expect("ends in time")
     }
 
-    /// Sends bytes and reads nothing; whether all were taken within `patience`.
+    /// Sends bytes without reading, and returns whether all were taken within `patience`.
     pub async fn send_without_reading(&mut self, bytes: &[u8], patience: Duration) -> bool {
         timeout(patience, self.send(bytes)).await == Ok(true)
     }

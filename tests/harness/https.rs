@@ -1,4 +1,5 @@
-//! An HTTPS client for tests: one connection for each request, HTTP/1.1 or HTTP/2 as asked.
+//! Sends HTTPS requests for tests, each over a connection of its own, by HTTP/1.1 or HTTP/2 as
+//! asked.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
@@ -16,7 +17,7 @@ use rustls::{
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-/// Where requests go and whom to trust there.
+/// Holds the port that requests go to and the roots to trust there.
 #[derive(Clone)]
 pub struct Https {
     port: u16,
@@ -24,9 +25,9 @@ pub struct Https {
     source: Ipv4Addr,
 }
 
-/// An answer read to its end.
+/// Holds an answer that was read to its end.
 #[derive(Debug)]
-pub struct Answer {
+pub struct WholeAnswer {
     /// Its status.
     pub status: StatusCode,
     /// The HTTP version that it came over.
@@ -37,7 +38,7 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// A GET of `/` with these header fields.
+/// Returns a GET of `/` with these header fields.
 pub fn get(fields: &[(&str, &str)]) -> Request<Full<Bytes>> {
     let request = fields
         .iter()
@@ -61,12 +62,12 @@ impl Https {
         }
     }
 
-    /// Where requests go.
+    /// Returns the port that requests go to.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The same from another address of this machine: all of 127.0.0.0/8 are.
+    /// Returns a client with another source address. All of 127.0.0.0/8 belong to this machine.
     pub fn from(&self, source: &str) -> Self {
         let source = source.parse().unwrap();
         Self {
@@ -75,12 +76,12 @@ impl Https {
         }
     }
 
-    /// A configuration that trusts the same, to be changed and given to [`Self::connect_with`].
+    /// Returns a configuration with the same roots, for [`Self::connect_with`].
     pub fn config(&self, alpn: &[&[u8]]) -> ClientConfig {
         self.config_of(rustls::DEFAULT_VERSIONS, alpn)
     }
 
-    /// As [`Self::config`], for these versions of TLS.
+    /// Does as [`Self::config`] for these versions of TLS.
     pub fn config_of(
         &self,
         versions: &[&'static SupportedProtocolVersion],
@@ -108,12 +109,12 @@ impl Https {
     }
 
     /// Sends `request` over HTTP/1.1.
-    pub async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> WholeAnswer {
         self.send_over(Version::HTTP_11, request).await
     }
 
     /// Sends `request` over `version` and reads the answer to its end.
-    pub async fn send_over<B>(&self, version: Version, request: Request<B>) -> Answer
+    pub async fn send_over<B>(&self, version: Version, request: Request<B>) -> WholeAnswer
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
             + Send
@@ -122,7 +123,7 @@ impl Https {
     {
         let (head, body) = self.start(version, request).await.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
-        Answer {
+        WholeAnswer {
             status: head.status,
             version: head.version,
             headers: head.headers,
@@ -130,7 +131,7 @@ impl Https {
         }
     }
 
-    /// Sends `request` over `version`; returns the answer with its body still to come.
+    /// Sends `request` over `version` and returns the answer, whose body is still to be read.
     pub async fn start<B>(&self, version: Version, request: Request<B>) -> Response<Incoming>
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
@@ -174,17 +175,17 @@ impl Https {
         sender.send_request(request).await
     }
 
-    /// A TLS connection that offers one protocol.
+    /// Opens a TLS connection that offers one protocol.
     pub async fn connect(&self, alpn: &[u8]) -> TlsStream<TcpStream> {
         self.try_connect(alpn).await.unwrap()
     }
 
-    /// As [`Self::connect`], where the handshake may fail.
+    /// Does as [`Self::connect`], and returns an error if the handshake fails.
     pub async fn try_connect(&self, alpn: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
         self.connect_with(self.config(&[alpn]), "localhost").await
     }
 
-    /// As [`Self::try_connect`], to a server by the name `server_name`.
+    /// Does as [`Self::try_connect`] with this configuration, to the server name `server_name`.
     pub async fn connect_with(
         &self,
         config: ClientConfig,

@@ -1,4 +1,4 @@
-//! Tokens as a test wants them: any header and payload, down to the byte, signed by any key.
+//! Makes tokens with any header and payload, down to the byte, signed by any key.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::{CLIENT_ID, SERVER_ID};
 
-/// A signing key and the `kid` that it goes by.
+/// Holds a signing key and its `kid`.
 pub struct Key {
     kid: String,
     pair: Pair,
@@ -32,17 +32,17 @@ enum Pair {
 }
 
 impl Key {
-    /// A P-256 key.
+    /// Generates a P-256 key.
     pub fn p256(kid: &str) -> Self {
         Self::ec(kid, &ECDSA_P256_SHA256_FIXED_SIGNING, "P-256")
     }
 
-    /// A P-384 key.
+    /// Generates a P-384 key.
     pub fn p384(kid: &str) -> Self {
         Self::ec(kid, &ECDSA_P384_SHA384_FIXED_SIGNING, "P-384")
     }
 
-    /// A P-521 key.
+    /// Generates a P-521 key.
     pub fn p521(kid: &str) -> Self {
         Self::ec(kid, &ECDSA_P521_SHA512_FIXED_SIGNING, "P-521")
     }
@@ -52,18 +52,18 @@ impl Key {
         Self::new(kid, Pair::Ec(pair, curve))
     }
 
-    /// An RSA key of 2048 bits.
+    /// Generates an RSA key of 2048 bits.
     pub fn rsa(kid: &str) -> Self {
         let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
         Self::new(kid, Pair::Rsa(Box::new(pair)))
     }
 
-    /// An Ed25519 key.
+    /// Generates an Ed25519 key.
     pub fn ed25519(kid: &str) -> Self {
         Self::new(kid, Pair::Ed25519(Ed25519KeyPair::generate().unwrap()))
     }
 
-    /// A secret for HS256.
+    /// Makes an HS256 key of a secret.
     pub fn hmac(kid: &str, secret: &[u8]) -> Self {
         Self::new(kid, Pair::Hmac(secret.to_vec()))
     }
@@ -75,12 +75,12 @@ impl Key {
         }
     }
 
-    /// What it goes by.
+    /// Returns the key's `kid`.
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
-    /// The public half as a JWK (of a secret, the secret).
+    /// Returns the public half as a JWK. The JWK of a secret holds the secret.
     pub fn jwk(&self) -> Value {
         let mut jwk = match &self.pair {
             Pair::Ec(pair, curve) => {
@@ -98,7 +98,8 @@ impl Key {
         jwk
     }
 
-    /// Of an RSA key of 2048 bits, as it stands in its DER: SEQUENCE, INTEGER of 257 bytes, a zero.
+    /// Returns the modulus of an RSA key of 2048 bits, from its DER: SEQUENCE, INTEGER of 257
+    /// bytes, a zero.
     pub fn modulus(&self) -> &[u8] {
         match &self.pair {
             Pair::Rsa(pair) => &pair.public_key().as_ref()[9..9 + 256],
@@ -106,7 +107,7 @@ impl Key {
         }
     }
 
-    /// The public key in DER (of an RSA key: RFC 8017 A.1.1).
+    /// Returns the public key of an RSA key in DER (RFC 8017 A.1.1).
     pub fn public_der(&self) -> &[u8] {
         match &self.pair {
             Pair::Rsa(pair) => pair.public_key().as_ref(),
@@ -114,7 +115,7 @@ impl Key {
         }
     }
 
-    /// The signature of `message`; `alg` matters to an RSA key only.
+    /// Signs `message`. Only an RSA key uses `alg`.
     pub fn sign(&self, alg: &str, message: &[u8]) -> Vec<u8> {
         let random = SystemRandom::new();
         match &self.pair {
@@ -142,10 +143,10 @@ impl Key {
     }
 }
 
-/// The members of a header or payload: names and values as the JSON text that they shall be.
+/// The members of a header or payload, each a name and the JSON text of its value.
 type Members = Vec<(String, String)>;
 
-/// A token in the making. [`Draft::new`] makes a good one; each call changes it.
+/// Holds a token to be signed. [`Draft::new`] makes a valid one, and each call changes it.
 #[derive(Clone)]
 pub struct Draft {
     header: Members,
@@ -153,7 +154,8 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// From the client to the server for five minutes, by the key `kid`.
+    /// Drafts a token from the client to the server that is valid for five minutes, for the key
+    /// `kid`.
     pub fn new(alg: &str, kid: &str) -> Self {
         let member = |(name, value): (&str, Value)| (name.to_owned(), value.to_string());
         let now = now();
@@ -182,13 +184,13 @@ impl Draft {
         self
     }
 
-    /// Adds a header member, be it there already or not.
+    /// Adds a header member, even if one of that name is there.
     pub fn head_again(mut self, name: &str, json: &str) -> Self {
         self.header.push((name.to_owned(), json.to_owned()));
         self
     }
 
-    /// Leaves out a header member.
+    /// Removes a header member.
     pub fn no_head(mut self, name: &str) -> Self {
         self.header.retain(|(member, _)| member != name);
         self
@@ -200,29 +202,29 @@ impl Draft {
         self
     }
 
-    /// Adds a claim, be it there already or not.
+    /// Adds a claim, even if one of that name is there.
     pub fn claim_again(mut self, name: &str, json: &str) -> Self {
         self.payload.push((name.to_owned(), json.to_owned()));
         self
     }
 
-    /// Leaves out a claim.
+    /// Removes a claim.
     pub fn no_claim(mut self, name: &str) -> Self {
         self.payload.retain(|(member, _)| member != name);
         self
     }
 
-    /// The header's text.
+    /// Returns the text of the header.
     pub fn header(&self) -> String {
         text(&self.header)
     }
 
-    /// The payload's text.
+    /// Returns the text of the payload.
     pub fn payload(&self) -> String {
         text(&self.payload)
     }
 
-    /// The token, signed by `key` as the header's `alg` says.
+    /// Returns the token, signed by `key` with the algorithm that the header names.
     pub fn sign(&self, key: &Key) -> String {
         let alg = self.header.iter().find(|(name, _)| name == "alg");
         let alg = alg.map_or("", |(_, alg)| alg.trim_matches('"'));
@@ -234,24 +236,24 @@ impl Draft {
     }
 }
 
-/// The JWS compact serialization of these bytes.
+/// Returns the JWS compact serialization of these bytes.
 pub fn compact(header: &[u8], payload: &[u8], sign: impl FnOnce(&[u8]) -> Vec<u8>) -> String {
     let message = format!("{}.{}", encode(header), encode(payload));
     let signature = sign(message.as_bytes());
     format!("{message}.{}", encode(signature))
 }
 
-/// base64url without padding.
+/// Encodes as base64url without padding.
 pub fn encode(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// What [`encode`] encoded.
+/// Decodes base64url without padding.
 pub fn decode(text: &str) -> Vec<u8> {
     URL_SAFE_NO_PAD.decode(text).unwrap()
 }
 
-/// Seconds since the epoch.
+/// Returns the seconds since the epoch.
 pub fn now() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     now.as_secs().cast_signed()

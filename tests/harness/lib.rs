@@ -1,5 +1,5 @@
-//! What the tests share: one dev-agent and the processes on it, on ports of their own, gone when the
-//! test ends; an HTTPS client and upstreams that do what a test needs.
+//! Starts a dev-agent and processes that use it, each on a free port, and stops them when the test
+//! ends. Offers an HTTPS client, and upstreams that do what a test needs.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
 mod binaries;
@@ -30,28 +30,30 @@ use tempfile::TempDir;
 pub use self::binaries::binary;
 use self::{https::Https, process::Process};
 
-/// Server and proxy.
+/// The SPIFFE ID of the server and the proxy.
 pub const SERVER_ID: &str = "spiffe://example.org/server";
-/// The client.
+/// The SPIFFE ID of the client.
 pub const CLIENT_ID: &str = "spiffe://example.org/client";
 
-/// Longer than anything here takes; a test that waits this long has failed.
+/// A test that waits this long has failed, because everything here takes less.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A dev-agent with entries for our binaries by path, and for the test's own process.
+/// Runs a dev-agent with entries for the binaries by path, and for the test's own process.
 pub struct Stack {
-    /// What issues identities; its levers are the test's to move.
+    /// The agent, which issues identities. A test may give it any command.
     pub agent: DevAgent,
     _directory: TempDir,
 }
 
 impl Stack {
-    /// The test's own process is `spiffe://example.org/server` too, to stand in as an upstream.
+    /// Starts an agent for which the test's own process is `spiffe://example.org/server` too, so
+    /// that it can act as an upstream.
     pub async fn new() -> Self {
         Self::with(SERVER_ID, |_| ()).await
     }
 
-    /// The test's own process is `own_id`; `change` may change the agent's configuration.
+    /// Starts an agent for which the test's own process is `own_id`. `change` may change its
+    /// configuration.
     pub async fn with(own_id: &str, change: impl FnOnce(&mut Config)) -> Self {
         process::install_crypto_provider();
         let directory = tempfile::tempdir().unwrap();
@@ -70,21 +72,21 @@ impl Stack {
         }
     }
 
-    /// A server on a free port, listening.
+    /// Starts a server on a free port and waits until it listens.
     pub async fn server(&self, args: &[&str]) -> Process {
         let server = self.spawn("server", &[&["--listen", "127.0.0.1:0"], args].concat());
         server.listening().await;
         server
     }
 
-    /// Starts a server on `port`, which a server had before that was stopped.
+    /// Starts a server on the `port` of a server that was stopped.
     pub async fn server_again(&self, port: u16) -> Process {
         let server = self.spawn("server", &["--listen", &format!("127.0.0.1:{port}")]);
         server.listening().await;
         server
     }
 
-    /// A proxy on a free port before `upstream`, listening.
+    /// Starts a proxy on a free port in front of `upstream` and waits until it listens.
     pub async fn proxy(&self, upstream: u16, args: &[&str]) -> Process {
         let upstream = format!("https://localhost:{upstream}");
         let proxy = self.spawn(
@@ -95,7 +97,7 @@ impl Stack {
         proxy
     }
 
-    /// Starts a proxy on a free port in front of several upstreams.
+    /// Starts a proxy on a free port in front of several upstreams and waits until it listens.
     pub async fn proxy_before(&self, upstreams: &[u16], args: &[&str]) -> Process {
         let urls: Vec<_> = upstreams
             .iter()
@@ -110,7 +112,7 @@ impl Stack {
         proxy
     }
 
-    /// A client's whole run against `port`.
+    /// Runs the client against `port` to its end.
     pub async fn client(&self, port: u16, args: &[&str]) -> Output {
         let url = format!("https://localhost:{port}/");
         process::output(
@@ -121,7 +123,7 @@ impl Stack {
         .await
     }
 
-    /// One of our binaries on this agent.
+    /// Starts a binary that uses this agent.
     pub fn spawn(&self, name: &str, args: &[&str]) -> Process {
         Process::spawn(process::command(
             &binary(name),
@@ -130,18 +132,19 @@ impl Stack {
         ))
     }
 
-    /// Identity for the test's own process.
+    /// Returns the identity of the test's own process.
     pub async fn identity(&self) -> Identity {
         let workload_api = WorkloadApi::new(self.agent.endpoint().parse().unwrap(), PATIENCE);
         workload_api.identity().await.unwrap()
     }
 
-    /// An HTTPS client that trusts this agent's CAs and goes by the name `localhost`.
+    /// Returns an HTTPS client that trusts this agent's CAs and sends to the name `localhost`.
     pub fn https(&self, port: u16) -> Https {
         Https::new(port, &self.agent.x509_bundle_pem())
     }
 
-    /// A token that the agent would issue to the client for the server, changed by `change`.
+    /// Returns a token that the agent would issue to the client for the server, changed by
+    /// `change`.
     pub fn token(&self, change: impl FnOnce(&mut JwtClaims)) -> String {
         let mut claims = self.agent.jwt_claims(CLIENT_ID, &[SERVER_ID]);
         change(&mut claims);
@@ -149,8 +152,8 @@ impl Stack {
     }
 }
 
-/// Says why a test does nothing. Not by `eprintln!`, which the test runner keeps to itself;
-/// `scripts/test.sh` looks for these lines.
+/// Prints why a test does nothing. `scripts/test.sh` looks for these lines, and the test runner
+/// captures `eprintln!`.
 pub fn skip(why: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }

@@ -30,7 +30,7 @@ where
             tcp.set_nodelay(true).unwrap();
             let (acceptor, serve) = (acceptor.clone(), Arc::clone(&serve));
             tokio::spawn(async move {
-                // A caller may end its handshake as it likes.
+                // A caller may end its handshake in any way.
                 if let Ok(tls) = acceptor.accept(tcp).await {
                     let _ = serve(tls).await;
                 }

@@ -1,4 +1,4 @@
-//! Keeps callers busy while a test changes something under them.
+//! Keeps callers busy while a test changes the processes that serve them.
 
 use std::sync::{
     Arc,
@@ -16,19 +16,19 @@ use crate::{
     wait::until,
 };
 
-/// The callers, and the connections that they keep.
+/// The number of callers. Each keeps one connection.
 const CALLERS: usize = 8;
-/// The load goes on once this many more answers came.
+/// [`Callers::goes_on`] waits for this many more answers.
 const ENOUGH: usize = 200;
 
-/// Callers with kept-alive connections. Each sends one GET after the other.
-pub struct Load {
+/// Sends requests over kept connections. Each caller sends one GET after the other.
+pub struct Callers {
     callers: JoinSet<usize>,
     stop: Arc<AtomicBool>,
     answers: Arc<AtomicUsize>,
 }
 
-impl Load {
+impl Callers {
     /// Starts the callers.
     pub fn on(https: &Https, token: &str) -> Self {
         let (stop, answers) = <(Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
@@ -54,7 +54,7 @@ impl Load {
         }
     }
 
-    /// Waits for some more answers.
+    /// Waits until [`ENOUGH`] more answers came.
     pub async fn goes_on(&self) {
         let enough = self.answers.load(SeqCst) + ENOUGH;
         until(async || self.answers.load(SeqCst) >= enough).await;

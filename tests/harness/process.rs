@@ -1,4 +1,4 @@
-//! A process of ours: its log as it comes, its port, its end.
+//! Starts and stops the workspace's binaries and reads their logs.
 
 use std::{
     ffi::OsStr,
@@ -23,13 +23,13 @@ use tokio::{
 
 use crate::{PATIENCE, binary};
 
-/// A running process; killed when dropped.
+/// Holds a running process, which is killed when this is dropped.
 pub struct Process {
     child: Child,
     log: watch::Receiver<Vec<String>>,
 }
 
-/// As the binaries' `main` does: the test's own process makes TLS connections too.
+/// Does as the binaries' `main`, because the test's own process makes TLS connections too.
 pub fn install_crypto_provider() {
     common::tls::install_crypto_provider();
 }
@@ -44,14 +44,14 @@ pub fn allow_open_files(files: u64) {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
 }
 
-/// Copies a program to be run. Not by this process: what another thread starts meanwhile would hold
-/// the copy open for writing, and the kernel would not run it.
+/// Copies a program by means of `cp`, so that it can be run at once. If this process wrote the
+/// copy, another thread's child could inherit the open file, and the kernel would not run it.
 pub fn install(from: &Path, to: &Path) {
     let copied = std::process::Command::new("cp").arg(from).arg(to).status();
     assert!(copied.unwrap().success(), "cannot copy {}", from.display());
 }
 
-/// A binary with nothing in its environment but the Workload API.
+/// Returns a command whose environment has only the address of the Workload API.
 pub fn command(program: &Path, endpoint: &str, args: &[impl AsRef<OsStr>]) -> Command {
     let mut command = Command::new(program);
     command
@@ -63,14 +63,14 @@ pub fn command(program: &Path, endpoint: &str, args: &[impl AsRef<OsStr>]) -> Co
     command
 }
 
-/// As [`command`], by way of a shell.
+/// Does as [`command`], by means of a shell.
 pub fn in_shell(script: &str, program: &Path, endpoint: &str, args: &[&str]) -> Command {
     let shell = ["-c", script, program.to_str().unwrap()];
     command("/bin/sh".as_ref(), endpoint, &[&shell, args].concat())
 }
 
-/// As [`command`], with its standard input passed to it as systemd passes sockets, and its standard
-/// output as the second; how many are to be taken is for `LISTEN_FDS` to say.
+/// Does as [`command`], and passes two sockets as systemd does: its standard input is the first,
+/// its standard output the second. `LISTEN_FDS` says how many the program takes.
 pub fn activated(program: &Path, endpoint: &str, args: &[&str]) -> Command {
     let script = r#"
         export LISTEN_PID="${LISTEN_PID-$$}"
@@ -79,10 +79,10 @@ pub fn activated(program: &Path, endpoint: &str, args: &[&str]) -> Command {
     in_shell(script, program, endpoint, args)
 }
 
-/// What a process that listens says of it, before its port.
+/// The log of a process that listens has this text before the port.
 pub const LISTENING: &str = "listening on 127.0.0.1:";
 
-/// The port in the log line that has [`LISTENING`].
+/// Returns the port in the log line that has [`LISTENING`].
 pub fn port(line: &str) -> u16 {
     let (_, rest) = line.split_once(LISTENING).unwrap();
     let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
@@ -95,7 +95,7 @@ pub fn free_ports<const N: usize>() -> [u16; N] {
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
-/// One of our binaries, run to its end.
+/// Runs a binary to its end and returns its output.
 pub async fn output(name: &str, endpoint: &str, args: &[&str]) -> Output {
     let run = command(&binary(name), endpoint, args).output();
     timeout(PATIENCE, run).await.expect("ends in time").unwrap()
@@ -123,7 +123,7 @@ impl Process {
         }
     }
 
-    /// The first line of the log that contains `text`, once it is there.
+    /// Waits for a log line that contains `text` and returns the first one.
     pub async fn logged(&self, text: &str) -> String {
         let mut log = self.log.clone();
         let found = |log: &Vec<String>| log.iter().any(|line| line.contains(text));
@@ -147,10 +147,10 @@ impl Process {
         let waiting = timeout(PATIENCE, log.wait_for(found)).await;
         let came = waiting.is_ok_and(|came| came.is_ok());
         let log = || self.log().join("\n");
-        assert!(came, "the log had not {count} times {text:?}:\n{}", log());
+        assert!(came, "the log never had {text:?} {count} times:\n{}", log());
     }
 
-    /// Stops the process; its log to the end, where what is not there never was.
+    /// Stops the process and returns its log to the end.
     pub async fn whole_log(&mut self) -> String {
         self.signal(Signal::SIGTERM);
         let ended = async { while self.log.changed().await.is_ok() {} };
@@ -158,17 +158,17 @@ impl Process {
         self.log().join("\n")
     }
 
-    /// The log so far.
+    /// Returns the log so far.
     pub fn log(&self) -> Vec<String> {
         self.log.borrow().clone()
     }
 
-    /// Waits until the process listens; its port.
+    /// Waits until the process listens and returns its port.
     pub async fn listening(&self) -> u16 {
         port(&self.logged(LISTENING).await)
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub fn pid(&self) -> u32 {
         self.child.id().expect("is running")
     }
@@ -178,13 +178,13 @@ impl Process {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).unwrap();
     }
 
-    /// Stops it with SIGTERM and waits for its end.
+    /// Stops the process with SIGTERM and waits for its end.
     pub async fn stop(mut self) {
         self.signal(Signal::SIGTERM);
         self.ended().await;
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     pub async fn ended(&mut self) -> ExitStatus {
         timeout(PATIENCE, self.child.wait())
             .await
@@ -192,7 +192,7 @@ impl Process {
             .unwrap()
     }
 
-    /// The most resident memory that it ever had, in KiB.
+    /// Returns the peak of its resident memory in KiB.
     pub fn peak_memory(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status
@@ -202,7 +202,7 @@ impl Process {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// The processor time that it has used, in steps of 10 ms.
+    /// Returns the processor time that it has used, in steps of 10 ms.
     pub fn cpu_time(&self) -> std::time::Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
         let (_, fields) = stat.rsplit_once(')').unwrap();

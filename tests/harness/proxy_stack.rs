@@ -14,20 +14,20 @@ use crate::{
     x509::Presenting,
 };
 
-/// A stack of a proxy and its only upstream.
+/// Holds a proxy and its only upstream, with the agent of both.
 ///
 /// ```ignore
 /// let stack = ProxyStack::before(async |stack| Scripted::new(stack, serve).await, &[]).await;
 /// let answer = stack.https.send(get(&[])).await;
 /// ```
 pub struct ProxyStack<U> {
-    /// The agent that the proxy and the upstream have their identities from.
+    /// The agent that issues the identities of the proxy and the upstream.
     pub stack: Stack,
-    /// What `before` was given.
+    /// The upstream that `before` started.
     pub upstream: U,
-    /// It listens.
+    /// The proxy, which listens.
     pub proxy: Process,
-    /// It sends to the proxy.
+    /// A client that sends to the proxy.
     pub https: Https,
 }
 

@@ -1,5 +1,5 @@
-//! HTTP/1.1 as bytes: a client that sends exactly what it is told, and an upstream that records
-//! exactly what it gets and answers what it is told.
+//! Speaks HTTP/1.1 as bytes. The client sends exactly what a test gives it. The upstream records
+//! each byte and sends the answers that a test chooses.
 
 use std::{
     io,
@@ -16,42 +16,42 @@ use tokio_rustls::client::TlsStream;
 
 use crate::{PATIENCE, Stack, https::Https, listen::listen};
 
-/// What is spoken over TLS, on either side.
+/// Either side's end of a TLS connection.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// A message as it came: head and body, the framing of the body included.
+/// Holds a message byte for byte. The body includes its framing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Start line and fields, without the empty line.
+    /// The start line and fields, without the empty line.
     pub head: String,
-    /// What came after the empty line, byte for byte.
+    /// The bytes after the empty line.
     pub body: Vec<u8>,
 }
 
-/// How a connection ended.
+/// The two ways in which a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// With TLS's own goodbye: what came before is complete.
+    /// The peer sent close_notify, so that all before it is complete.
     Clean,
-    /// Without: what came before may have been cut off.
+    /// The peer sent no close_notify, so that what came before may be cut off.
     Abrupt,
 }
 
-/// One TLS connection to the proxy.
+/// Holds one TLS connection to the proxy.
 pub struct Client {
     stream: TlsStream<TcpStream>,
     buffer: Vec<u8>,
 }
 
 impl Message {
-    /// The status of a response, 0 of a request.
+    /// Returns the status of a response, or 0 for a request.
     pub fn status(&self) -> u16 {
         let word = self.head.split(' ').nth(1).unwrap_or_default();
         word.parse().unwrap_or(0)
     }
 
-    /// All values of a field, in order.
+    /// Returns all values of a field, in order.
     pub fn fields(&self, name: &str) -> Vec<&str> {
         let lines = self.head.lines().skip(1);
         lines
@@ -61,43 +61,43 @@ impl Message {
             .collect()
     }
 
-    /// The first line.
+    /// Returns the first line.
     pub fn start_line(&self) -> &str {
         self.head.lines().next().unwrap_or_default()
     }
 }
 
 impl Client {
-    /// Connects, speaking HTTP/1.1.
+    /// Connects and offers HTTP/1.1.
     pub async fn new(https: &Https) -> Self {
         Self::over(https.connect(b"http/1.1").await)
     }
 
-    /// On a connection that speaks HTTP/1.1.
+    /// Uses a connection that speaks HTTP/1.1.
     pub fn over(stream: TlsStream<TcpStream>) -> Self {
         let buffer = Vec::new();
         Self { stream, buffer }
     }
 
-    /// Connects, sends `bytes`.
+    /// Connects and sends `bytes`.
     pub async fn sending(https: &Https, bytes: impl AsRef<[u8]>) -> Self {
         let mut client = Self::new(https).await;
         client.send(bytes).await;
         client
     }
 
-    /// Sends exactly `bytes`. The other side may have closed: then they go nowhere.
+    /// Sends exactly `bytes`. They are lost if the peer has closed the connection.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref()).await;
         let _ = self.stream.flush().await;
     }
 
-    /// Sends as much as is taken within a while, at most `limit` bytes; how many that was.
+    /// Sends until the peer stops reading or `limit` bytes are sent, and returns their number.
     pub async fn flood(&mut self, limit: usize) -> usize {
         self.send_ahead(&[b'x'; 16 * 1024], limit).await
     }
 
-    /// Sends `message` over and over, as [`Self::flood`] does.
+    /// Sends `message` repeatedly, as [`Self::flood`] does.
     pub async fn send_ahead(&mut self, message: &[u8], limit: usize) -> usize {
         let messages = message.repeat((16 * 1024_usize).div_ceil(message.len()));
         let mut sent = 0;
@@ -111,18 +111,19 @@ impl Client {
         sent
     }
 
-    /// The next answer, to a request that was not HEAD; `None` when the connection ends before it.
+    /// Reads the next answer, to a request that was not HEAD. Returns `None` if the connection ends
+    /// first.
     pub async fn answer(&mut self) -> Option<Message> {
         self.answer_to("GET").await
     }
 
-    /// The next answer to a request of this method.
+    /// Reads the next answer to a request of this method.
     pub async fn answer_to(&mut self, method: &str) -> Option<Message> {
         let read = read_message(&mut self.stream, &mut self.buffer, Side::Response(method));
         timeout(PATIENCE, read).await.expect("answers in time").ok()
     }
 
-    /// Reads and forgets at least `length` bytes, and returns how many those were.
+    /// Reads and drops at least `length` bytes, and returns how many they were.
     pub async fn read_some(&mut self, length: usize) -> usize {
         let (mut chunk, mut read) = (vec![0; 64 * 1024], 0);
         while read < length {
@@ -135,7 +136,7 @@ impl Client {
         read
     }
 
-    /// Waits for the connection's end; what came before it, and how it ended.
+    /// Waits for the end of the connection, and returns the bytes before it and the kind of end.
     pub async fn end(&mut self) -> (Vec<u8>, End) {
         let mut rest = std::mem::take(&mut self.buffer);
         let read = self.stream.read_to_end(&mut rest);
@@ -146,39 +147,39 @@ impl Client {
         (rest, end)
     }
 
-    /// Says that nothing more comes from this side, and goes on reading.
+    /// Sends close_notify and continues to read.
     pub async fn finish(&mut self) {
         self.stream.shutdown().await.unwrap();
     }
 }
 
-/// What the upstream does with one request, once all of it is there.
-pub enum Answer {
+/// The action of the upstream for one request.
+pub enum Reply {
     /// Sends these bytes before it reads the body.
     Early(Vec<u8>),
-    /// Sends these bytes and waits for the next request.
+    /// Reads the whole request, sends these bytes and waits for the next request.
     Bytes(Vec<u8>),
-    /// Sends these bytes and closes the connection.
+    /// Reads the whole request, sends these bytes and closes the connection.
     Last(Vec<u8>),
-    /// Sends nothing, and waits for what else comes.
+    /// Reads the whole request, sends nothing, and waits for the next request.
     Silence,
 }
 
-/// A recording upstream with the test's own X.509-SVID.
+/// Records all that comes, and presents the test's own X.509-SVID.
 pub struct Upstream {
-    /// Where it listens.
+    /// The port that it listens on.
     pub port: u16,
     connections: watch::Receiver<Vec<Connection>>,
 }
 
-/// What one connection brought.
+/// The bytes and requests of one connection.
 #[derive(Clone, Debug, Default)]
 pub struct Connection {
     /// The requests that came whole.
     pub requests: Vec<Message>,
-    /// Every byte.
+    /// Every byte that came.
     pub bytes: Vec<u8>,
-    /// Whether it is over.
+    /// The connection has ended.
     pub ended: bool,
 }
 
@@ -187,9 +188,9 @@ pub fn get(authorization: &str) -> String {
     format!("GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: {authorization}\r\n\r\n")
 }
 
-/// 200 with this body.
-pub fn ok(body: &str) -> Answer {
-    Answer::Bytes(
+/// Answers 200 with this body.
+pub fn ok(body: &str) -> Reply {
+    Reply::Bytes(
         format!(
             "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
@@ -198,19 +199,20 @@ pub fn ok(body: &str) -> Answer {
     )
 }
 
-/// 200, saying which target was asked for.
-pub fn echo(request: &Message) -> Answer {
+/// Answers 200 with the request's target as the body.
+pub fn echo(request: &Message) -> Reply {
     ok(request.start_line().split(' ').nth(1).unwrap_or_default())
 }
 
-type Script = dyn Fn(&Message) -> Answer + Send + Sync;
+type Script = dyn Fn(&Message) -> Reply + Send + Sync;
 type Log = Arc<Mutex<watch::Sender<Vec<Connection>>>>;
 
 impl Upstream {
-    /// Speaks HTTP/1.1; `script` decides by each request's head.
+    /// Starts an upstream that speaks HTTP/1.1. `script` chooses the answer by the head of a
+    /// request.
     pub async fn new(
         stack: &Stack,
-        script: impl Fn(&Message) -> Answer + Send + Sync + 'static,
+        script: impl Fn(&Message) -> Reply + Send + Sync + 'static,
     ) -> Self {
         let (sender, connections) = watch::channel(Vec::new());
         let (log, script): (Log, Arc<Script>) = (Arc::new(Mutex::new(sender)), Arc::new(script));
@@ -231,28 +233,31 @@ impl Upstream {
         Self { port, connections }
     }
 
-    /// All that came so far, by connection.
+    /// Returns all that came so far, by connection.
     pub fn connections(&self) -> Vec<Connection> {
         self.connections.borrow().clone()
     }
 
-    /// All whole requests so far.
+    /// Returns all whole requests so far.
     pub fn requests(&self) -> Vec<Message> {
         let all = self.connections.borrow();
         all.iter().flat_map(|one| one.requests.clone()).collect()
     }
 
-    /// Waits until the connections are as `is_so` says; what they are.
+    /// Waits until `is_so` accepts the connections, and returns them.
     pub async fn wait(&self, is_so: impl Fn(&[Connection]) -> bool) -> Vec<Connection> {
         let mut connections = self.connections.clone();
         match timeout(PATIENCE, connections.wait_for(|all| is_so(all))).await {
             Ok(Ok(all)) => all.clone(),
-            _ => panic!("the upstream never saw it: {:?}", self.connections()),
+            _ => panic!(
+                "the upstream never had such connections: {:?}",
+                self.connections()
+            ),
         }
     }
 }
 
-/// Changes the record; how many connections it had before.
+/// Changes the record and returns how many connections it had before.
 fn record(log: &Log, change: impl FnOnce(&mut Vec<Connection>)) -> usize {
     let mut number = 0;
     log.lock().unwrap().send_modify(|all| {
@@ -281,7 +286,7 @@ async fn serve<S: Stream>(mut connection: Recorded<S>, script: &Script) -> io::R
             head,
             body: Vec::new(),
         });
-        if let Answer::Early(bytes) = &answer {
+        if let Reply::Early(bytes) = &answer {
             connection.write(bytes).await?;
         }
         let message = loop {
@@ -294,12 +299,12 @@ async fn serve<S: Stream>(mut connection: Recorded<S>, script: &Script) -> io::R
             all[connection.number].requests.push(message);
         });
         match answer {
-            Answer::Bytes(bytes) => connection.write(&bytes).await?,
-            Answer::Last(bytes) => {
+            Reply::Bytes(bytes) => connection.write(&bytes).await?,
+            Reply::Last(bytes) => {
                 connection.write(&bytes).await?;
                 return connection.stream.shutdown().await;
             }
-            Answer::Early(_) | Answer::Silence => {}
+            Reply::Early(_) | Reply::Silence => {}
         }
     }
 }

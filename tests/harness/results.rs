@@ -5,10 +5,10 @@ use std::{fs, io, path::Path};
 /// The root of the workspace.
 pub const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// The document that has the results, from the root.
+/// The path from the root of the document that has the results.
 const DOCUMENT: &str = "tests/README.md";
 
-/// The lines in the document between which results are written.
+/// The two lines of the document between which results are written.
 #[derive(Clone, Copy, Debug)]
 pub struct Marks {
     /// The line before the results, with its line feed.

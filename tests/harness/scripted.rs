@@ -1,5 +1,4 @@
-//! This module is an HTTP/2 upstream whose frames a test chooses. It presents the test's own
-//! X.509-SVID.
+//! Serves HTTP/2 with frames that a test chooses. It presents the test's own X.509-SVID.
 
 use std::{
     sync::{
@@ -24,14 +23,14 @@ use crate::{
 
 /// Listens and hands each connection to a script.
 pub struct Scripted {
-    /// It listens on this port.
+    /// The port that it listens on.
     pub port: u16,
     connections: Arc<AtomicUsize>,
 }
 
 /// Holds one connection whose peer has sent its preface and was sent SETTINGS.
-pub struct Peer {
-    /// This many connections came before it.
+pub struct ScriptedPeer {
+    /// The number of connections that came before it.
     pub number: usize,
     tls: TlsStream<TcpStream>,
     buffer: Vec<u8>,
@@ -40,17 +39,18 @@ pub struct Peer {
 /// Names a request whose head has come.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked {
-    /// Its stream has this number.
+    /// The number of its stream.
     pub stream: u32,
     /// The head does not end the stream.
     pub has_body: bool,
 }
 
 impl Scripted {
-    /// Speaks only HTTP/2, with empty SETTINGS. `script` serves each connection.
+    /// Starts an upstream that speaks only HTTP/2, with empty SETTINGS. `script` serves each
+    /// connection.
     pub async fn new<F, R>(stack: &Stack, script: F) -> Self
     where
-        F: Fn(Peer) -> R + Send + Sync + 'static,
+        F: Fn(ScriptedPeer) -> R + Send + Sync + 'static,
         R: Future<Output = ()> + Send + 'static,
     {
         Self::with(stack, b"", script).await
@@ -59,7 +59,7 @@ impl Scripted {
     /// Does as [`Self::new`] with these SETTINGS.
     pub async fn with<F, R>(stack: &Stack, settings: &'static [u8], script: F) -> Self
     where
-        F: Fn(Peer) -> R + Send + Sync + 'static,
+        F: Fn(ScriptedPeer) -> R + Send + Sync + 'static,
         R: Future<Output = ()> + Send + 'static,
     {
         let connections = Arc::<AtomicUsize>::default();
@@ -68,7 +68,7 @@ impl Scripted {
             let number = count.fetch_add(1, SeqCst);
             let script = Arc::clone(&script);
             async move {
-                if let Some(peer) = Peer::greet(number, tls, settings).await {
+                if let Some(peer) = ScriptedPeer::greet(number, tls, settings).await {
                     script(peer).await;
                 }
             }
@@ -83,7 +83,7 @@ impl Scripted {
     }
 }
 
-impl Peer {
+impl ScriptedPeer {
     async fn greet(number: usize, mut tls: TlsStream<TcpStream>, settings: &[u8]) -> Option<Self> {
         let mut preface = [0; 24];
         tls.read_exact(&mut preface).await.ok()?;

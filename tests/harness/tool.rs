@@ -1,4 +1,4 @@
-//! Runs the work of a program that a script starts: the bench and the drill.
+//! Runs the work of a program that a script starts, which is the bench or the drill.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 
 /// Does `work` until it is done or Ctrl-C comes, and prints a failure under the name of the script.
 ///
-/// An interrupted work is dropped, which ends the processes that it started and removes its files.
+/// Interrupted work is dropped, which ends the processes that it started and removes its files.
 pub async fn run(script: &str, work: impl Future<Output = Result<()>>) -> ExitCode {
     let result = tokio::select! {
         result = work => result,

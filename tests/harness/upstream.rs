@@ -1,4 +1,5 @@
-//! Upstreams in the test's own process: one that answers by a function, one that only records.
+//! Serves upstreams in the test's own process. One answers by a function, the other only counts
+//! bytes.
 
 use std::{
     convert::Infallible,
@@ -26,7 +27,7 @@ pub struct ConnectionNumber(pub usize);
 /// Configures an upstream's HTTP.
 pub type Http = auto::Builder<TokioExecutor>;
 
-/// Serves with the test's own X.509-SVID, speaking only `alpn`; its port.
+/// Serves with the test's own X.509-SVID, speaks only `alpn`, and returns its port.
 pub async fn answering<F, R>(stack: &Stack, alpn: &[&str], answer: F) -> u16
 where
     F: Fn(Request<Incoming>) -> R + Send + Sync + 'static,
@@ -59,7 +60,7 @@ where
         });
         let http = http.clone();
         async move {
-            // A caller that breaks off is a test's own doing.
+            // A caller may end its connection in any way.
             let _ = http.serve_connection(TokioIo::new(tls), service).await;
         }
     })
@@ -68,9 +69,9 @@ where
 
 /// Completes TLS handshakes with the test's own X.509-SVID and counts the bytes that come after.
 pub struct Recording {
-    /// Where it listens.
+    /// The port that it listens on.
     pub port: u16,
-    /// How many bytes came inside TLS, over all connections.
+    /// The number of bytes that came inside TLS, over all connections.
     pub bytes: Arc<AtomicUsize>,
 }
 

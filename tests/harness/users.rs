@@ -1,4 +1,4 @@
-//! Processes of other Unix users, which only root can start.
+//! Runs processes of other Unix users, which needs root.
 
 use std::{
     fs::{self, Permissions},
@@ -12,7 +12,7 @@ use tokio::process::Command;
 
 use crate::{Stack, binary, process};
 
-/// A stack whose identities are those of Unix users, and our binaries where all users may run them.
+/// Holds a stack whose identities are those of Unix users, and binaries that all users may run.
 pub struct Users {
     /// The dev-agent, on a socket that all users may reach.
     pub stack: Stack,
@@ -20,8 +20,8 @@ pub struct Users {
 }
 
 impl Users {
-    /// Makes each pair an entry: the last part of a SPIFFE ID, and the user who has it. `None`, and a
-    /// line that says so, without root.
+    /// Makes each pair an entry: the last part of a SPIFFE ID, and the user who has it. Prints a
+    /// line and returns `None` if the test is not run by root.
     pub async fn new(entries: &[(&str, &str)]) -> Option<Self> {
         if !geteuid().is_root() {
             crate::skip("running processes as other users needs root");
@@ -48,7 +48,7 @@ impl Users {
         Some(Self { stack, binaries })
     }
 
-    /// One of our binaries, as `user`.
+    /// Returns the command that runs a binary as `user`.
     pub fn command(&self, name: &str, user: &str, args: &[&str]) -> Command {
         let user = User::from_name(user)
             .unwrap()

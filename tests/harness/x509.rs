@@ -1,4 +1,4 @@
-//! X.509 certificates as no SPIFFE issuer would make them, and an upstream that presents them.
+//! Makes X.509 certificates that no SPIFFE issuer would issue, and an upstream that presents them.
 
 use std::{
     future::pending,
@@ -32,29 +32,29 @@ use rustls::{
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-/// A CA whose key is the test's own.
+/// Holds a CA whose key is the test's own.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
-/// A chain from the leaf on, and the leaf's key.
+/// Holds a chain from the leaf upwards, and the leaf's key.
 pub struct Svid {
     chain: Vec<CertificateDer<'static>>,
     key: KeyPair,
 }
 
-/// Presents whatever it was last told to; answers each request with 200.
+/// Presents the latest SVID that a test gave it, and answers each request with 200.
 pub struct Presenting {
-    /// Where it listens.
+    /// The port that it listens on.
     pub port: u16,
-    svid: Arc<Presented>,
+    svid: Arc<CurrentSvid>,
     seen: Arc<Seen>,
 }
 
-/// What came to an upstream so far.
+/// Counts what came to an upstream so far.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// Handshakes that its caller finished.
+    /// Handshakes that the caller completed.
     pub connections: AtomicUsize,
-    /// Those that were not resumed ones.
+    /// Handshakes that were not resumptions.
     pub full_handshakes: AtomicUsize,
     /// Connections that ended after their handshake.
     pub closed: AtomicUsize,
@@ -63,19 +63,19 @@ pub struct Seen {
 }
 
 #[derive(Debug, Default)]
-struct Presented(Mutex<Option<Arc<CertifiedKey>>>);
+struct CurrentSvid(Mutex<Option<Arc<CertifiedKey>>>);
 
 /// The path that a [`Presenting`] upstream does not answer.
 pub const NEVER: &str = "/never";
 
 impl Authority {
-    /// A self-signed root as it should be.
+    /// Makes a valid self-signed root.
     pub fn root() -> Self {
         let key = KeyPair::generate().unwrap();
         Self(CertifiedIssuer::self_signed(ca_params(), key).unwrap())
     }
 
-    /// An intermediate below it, changed by `change`.
+    /// Makes a valid intermediate CA below this one, changed by `change`.
     pub fn intermediate(&self, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut params = ca_params();
         params.distinguished_name = rcgen::DistinguishedName::new();
@@ -87,7 +87,7 @@ impl Authority {
         Self(CertifiedIssuer::signed_by(params, key, &self.0).unwrap())
     }
 
-    /// An X.509-SVID for `id` as it should be, changed by `change`.
+    /// Issues a valid X.509-SVID for `id`, changed by `change`.
     pub fn issue(&self, id: &str, change: impl FnOnce(&mut CertificateParams)) -> Svid {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![uri(id)];
@@ -100,7 +100,7 @@ impl Authority {
         Svid { chain, key }
     }
 
-    /// Its certificate as the trust bundle of `trust_domain`.
+    /// Returns its certificate as the trust bundle of `trust_domain`.
     pub fn bundle(&self, trust_domain: &str) -> FederatedBundle {
         bundle_of(&[self], trust_domain)
     }
@@ -119,7 +119,7 @@ pub fn bundle_of(authorities: &[&Authority], trust_domain: &str) -> FederatedBun
 }
 
 impl Svid {
-    /// With the certificate of `authority` after its own.
+    /// Adds the certificate of `authority` to the chain.
     pub fn below(mut self, authority: &Authority) -> Self {
         self.chain.push(authority.0.der().clone());
         self
@@ -127,18 +127,18 @@ impl Svid {
 }
 
 impl Presenting {
-    /// Listens on a free port, speaks `alpn`, and keeps its connections.
+    /// Listens on a free port, speaks `alpn`, and keeps its connections open.
     pub async fn new(alpn: &str) -> Self {
         Self::listen(alpn, true).await
     }
 
-    /// Listens on a free port, speaks HTTP/1.1, and has a new handshake for each request.
+    /// Listens on a free port, speaks HTTP/1.1, and closes its connection after each answer.
     pub async fn closing() -> Self {
         Self::listen("http/1.1", false).await
     }
 
     async fn listen(alpn: &str, keeps: bool) -> Self {
-        let svid = Arc::<Presented>::default();
+        let svid = Arc::<CurrentSvid>::default();
         let mut config = ServerConfig::builder()
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&svid) as Arc<dyn ResolvesServerCert>);
@@ -167,31 +167,31 @@ impl Presenting {
         *self.svid.0.lock().unwrap() = Some(Arc::new(certified));
     }
 
-    /// What came so far.
+    /// Returns the counts so far.
     pub fn seen(&self) -> &Seen {
         &self.seen
     }
 }
 
 impl Seen {
-    /// The requests so far.
+    /// Returns the number of requests so far.
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
 
-    /// The finished handshakes so far.
+    /// Returns the number of completed handshakes so far.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 }
 
-impl ResolvesServerCert for Presented {
+impl ResolvesServerCert for CurrentSvid {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.0.lock().unwrap().clone()
     }
 }
 
-/// A URI as a subject alternative name.
+/// Returns a URI as a subject alternative name.
 pub fn uri(text: &str) -> SanType {
     SanType::URI(text.try_into().unwrap())
 }
@@ -225,7 +225,7 @@ async fn serve(acceptor: TlsAcceptor, tcp: TcpStream, seen: Arc<Seen>, keeps: bo
             Ok::<_, std::convert::Infallible>(response)
         }
     });
-    // A caller that breaks off is a test's own doing.
+    // A caller may end its connection in any way.
     let _ = auto::Builder::new(TokioExecutor::new())
         .serve_connection(TokioIo::new(tls), service)
         .await;

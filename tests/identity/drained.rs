@@ -8,7 +8,7 @@ use serve::body::Body;
 use harness::{
     Stack,
     https::get,
-    load::Load,
+    load::Callers,
     upstream,
     wait::until,
     x509::{Authority, Presenting},
@@ -80,7 +80,7 @@ async fn identities_that_rotate_under_load_fail_no_request() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let proxy = stack.proxy(server.listening().await, &[]).await;
-    let load = Load::on(&stack.https(proxy.listening().await), &stack.token(|_| ()));
+    let load = Callers::on(&stack.https(proxy.listening().await), &stack.token(|_| ()));
     for _ in 0..5 {
         load.goes_on().await;
         stack.agent.rotate_x509();

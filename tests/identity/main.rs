@@ -1,9 +1,9 @@
-//! Identity that changes under running processes: rotation, withdrawal, outages.
+//! Changes identities under running processes: rotation, withdrawal, outages.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
 /// Drains upstream connections when the trust that verified them ends.
 mod drained;
-/// Watches what a process reports of an identity that is lost, late or withdrawn.
+/// Checks what a process reports of an identity that is lost, late or withdrawn.
 mod readiness;
 /// Rotates SVIDs, CAs and JWT keys.
 mod rotation;

@@ -6,7 +6,7 @@ use tokio::{sync::watch, time::timeout};
 
 use harness::{PATIENCE, SERVER_ID, Stack, https::get};
 
-/// A life that a test can wait for the end of.
+/// The life of an SVID, whose end a test can wait for.
 const SHORT: Duration = Duration::from_secs(4);
 
 async fn becomes(watched: &mut watch::Receiver<Readiness>, is: impl Fn(&Readiness) -> bool) {
@@ -51,7 +51,7 @@ async fn an_agent_that_is_gone_until_the_svid_expires_is_told_of_step_by_step() 
     let https = stack.https(server.listening().await);
     assert!(
         https.try_connect(b"http/1.1").await.is_err(),
-        "nobody is shown an expired SVID"
+        "an expired SVID is not presented"
     );
 
     stack.agent.restart().await.unwrap();

@@ -90,7 +90,7 @@ async fn withdrawal_takes_effect_and_is_undone() {
     server.logged("the Workload API is back").await;
     assert_eq!(stack.https(port).status(&stack.token(|_| ())).await, 200);
     let log = server.whole_log().await;
-    assert_eq!(log.matches("withdrawn").count(), 1, "said once:\n{log}");
+    assert_eq!(log.matches("withdrawn").count(), 1, "logged twice:\n{log}");
 }
 
 #[tokio::test]
@@ -98,7 +98,8 @@ async fn a_connection_kept_through_a_withdrawal_is_not_served_without_bundles() 
     let stack = Stack::new().await;
     let (server, _proxy, port) = server_and_proxy(&stack).await;
     assert_eq!(stack.https(port).status(&stack.token(|_| ())).await, 200);
-    // The proxy's own identity is the server's: both lose it, and only kept connections get through.
+    // The proxy and the server have the same identity, so that both lose it. Only kept connections
+    // still reach the server.
     let https = stack.https(server.listening().await);
     let io = hyper_util::rt::TokioIo::new(https.connect(b"http/1.1").await);
     let (mut kept, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
@@ -110,7 +111,7 @@ async fn a_connection_kept_through_a_withdrawal_is_not_served_without_bundles() 
         .logged("identity withdrawn by the Workload API")
         .await;
 
-    // The X.509 stream may have been the first to hear of it.
+    // The X.509 stream may report the withdrawal before the JWT stream.
     let unavailable = until_some(async || {
         let request = get(&[("authorization", &token), ("host", "localhost")]);
         let (head, body) = kept.send_request(request).await.unwrap().into_parts();
@@ -134,7 +135,7 @@ async fn an_outage_is_warned_of_once_and_survived() {
     server.logged("the Workload API is back").await;
     assert_eq!(stack.https(port).status(&token).await, 200);
     let log = server.whole_log().await;
-    assert_eq!(log.matches("WARN").count(), 1, "said once:\n{log}");
+    assert_eq!(log.matches("WARN").count(), 1, "not one warning:\n{log}");
 }
 
 #[tokio::test]

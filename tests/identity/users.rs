@@ -1,6 +1,6 @@
 use harness::{process::Process, users::Users};
 
-/// Users that every Linux machine has, so that the test creates none.
+/// These users exist on every Linux machine, so that the test creates none.
 const SERVER_USER: &str = "daemon";
 const CLIENT_USER: &str = "games";
 

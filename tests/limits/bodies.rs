@@ -24,8 +24,8 @@ use tokio::{
 
 use crate::{SOON, ask, read_to_end};
 
-/// A proxy before an upstream that reads a body to its end and says how long it was; how many
-/// requests came to it, and how many of them whole.
+/// Runs a proxy in front of an upstream that answers with the length of the request's body. Counts
+/// the requests that came to the upstream, and those that came whole.
 struct Counting {
     stack: Stack,
     proxy: Process,
@@ -86,12 +86,16 @@ async fn body_over_the_bound_is_refused_p133() {
         let begun = counting.begun.load(SeqCst);
         let answer = https.send_over(version, of(1001)).await;
         assert_eq!(answer.status, 413, "P133 {version:?}");
-        assert_eq!(counting.begun.load(SeqCst), begun, "P133: not forwarded");
+        assert_eq!(
+            counting.begun.load(SeqCst),
+            begun,
+            "P133: it is not forwarded"
+        );
     }
     let length = ask(&https, &post("Content-Length: 1001\r\n", "")).await;
     assert!(
         length.starts_with("HTTP/1.1 413 "),
-        "P133: at once: {length}"
+        "P133: it is answered at once: {length}"
     );
     assert!(length.contains("connection: close"), "{length}");
 
@@ -103,7 +107,7 @@ async fn body_over_the_bound_is_refused_p133() {
     assert_eq!(
         counting.whole.load(SeqCst),
         whole,
-        "P134: the upstream's is aborted"
+        "P134: the request to the upstream is aborted"
     );
 }
 
@@ -118,7 +122,7 @@ async fn http2_body_without_a_length_is_refused_over_the_bound_p134() {
     assert_eq!(counting.whole.load(SeqCst), 0);
 }
 
-/// A body of unknown length.
+/// Returns a body of unknown length.
 fn futures(
     chunk: Vec<u8>,
     count: usize,
@@ -153,7 +157,10 @@ async fn request_body_that_stands_still_is_given_up_p139() {
         () = trickling => {}
         read = timeout(PATIENCE, read.read_exact(&mut answer)) => { read.unwrap().unwrap(); }
     }
-    assert_eq!(&answer, b"HTTP/1.1 408", "a byte at a time is no progress");
+    assert_eq!(
+        &answer, b"HTTP/1.1 408",
+        "one byte at a time is not enough progress"
+    );
 
     let mut http2 = Frames::connect(&https, &[]).await;
     let headers = frames::frame(frames::HEADERS, frames::END_HEADERS, 1, frames::POST);
@@ -191,7 +198,7 @@ async fn slow_body_that_moves_is_served_p139() {
     );
 }
 
-/// More than every buffer on the way holds.
+/// A body of this length fills every buffer between the upstream and the caller.
 const ENDLESS: usize = 64 * 1024 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -214,12 +221,13 @@ async fn response_that_is_not_read_ends_and_takes_no_memory_p140() {
     let mut one = [0; 1];
     http1.read_exact(&mut one).await.unwrap();
 
-    // The stream's window stays closed, the connection is read: only the stream ends.
+    // The window of the stream stays closed, but the connection is read. Therefore only the stream
+    // ends.
     let mut http2 = Frames::connect(&https, &[]).await;
     http2.send(&frames::request(1, frames::GET, &[])).await;
     let reset = async {
         loop {
-            let frame = http2.next().await.expect("the connection goes on");
+            let frame = http2.next().await.expect("the connection is kept");
             if frame.kind == frames::RST_STREAM {
                 break frame.stream;
             }
@@ -227,10 +235,10 @@ async fn response_that_is_not_read_ends_and_takes_no_memory_p140() {
     };
     assert_eq!(timeout(PATIENCE, reset).await.expect("is reset in time"), 1);
     http2.send(&frames::request(3, frames::GET, &[])).await;
-    let answered = async { while http2.next().await.expect("goes on").kind != frames::HEADERS {} };
+    let answered = async { while http2.next().await.expect("is kept").kind != frames::HEADERS {} };
     timeout(PATIENCE, answered)
         .await
-        .expect("others on it are served");
+        .expect("other streams of it are served");
 
     proxy_closes(&mut http1).await;
     let grown = proxy.peak_memory() - before;
@@ -238,7 +246,7 @@ async fn response_that_is_not_read_ends_and_takes_no_memory_p140() {
     assert_eq!(https.send(get(&[])).await.status, 200);
 }
 
-/// Nothing is read until the deadline passed; then the response must be cut off.
+/// Reads nothing until the deadline has passed. Then the response must be cut off.
 async fn proxy_closes(tls: &mut tokio_rustls::client::TlsStream<tokio::net::TcpStream>) {
     let mut read = 0;
     let mut buffer = vec![0; 1024 * 1024];
@@ -246,7 +254,7 @@ async fn proxy_closes(tls: &mut tokio_rustls::client::TlsStream<tokio::net::TcpS
     while let Ok(n @ 1..) = tls.read(&mut buffer).await {
         read += n;
     }
-    assert!(read < ENDLESS, "P140: cut off after {read} bytes");
+    assert!(read < ENDLESS, "P140: all {read} bytes came");
 }
 
 #[tokio::test]

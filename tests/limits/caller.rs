@@ -1,4 +1,4 @@
-//! A good caller does nothing wrong. Its requests must be served, whatever others do.
+//! A good caller follows every rule. Its requests must be served, whatever other callers do.
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,11 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{task::JoinSet, time::timeout};
 
-/// Bounds the time of a request next to a flood. The product's own bound is 1 s, but the machine is
-/// shared with the flood and with other tests.
+/// Bounds the time of a request next to a flood. The product's own bound is 1 s, but the flood and
+/// other tests use the same machine.
 pub(crate) const IN_TIME: Duration = Duration::from_secs(5);
 
-/// Sends requests one after the other over one connection, and opens another one where that ended.
+/// Sends requests one after the other over one connection, and opens another one if that ended.
 pub(crate) struct Caller {
     https: Https,
     version: Version,
@@ -30,7 +30,7 @@ enum Kept {
     Http2(http2::SendRequest<Full<Bytes>>),
 }
 
-/// Counts what became of a caller's requests.
+/// Counts the outcomes of a caller's requests.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) served: usize,

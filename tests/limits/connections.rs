@@ -22,7 +22,7 @@ use crate::{SOON, read_to_end, server, stays_open};
 async fn handshake_that_never_ends_is_cut_off_p138() {
     let (_stack, server, https) = server(&["--handshake-timeout", SOON]).await;
     let port = server.listening().await;
-    // Nothing, half a record's header, and a record that never comes whole.
+    // The bytes are none, half of a record's header, and a record that never comes whole.
     for bytes in [
         b"" as &[u8],
         b"\x16\x03",
@@ -30,7 +30,11 @@ async fn handshake_that_never_ends_is_cut_off_p138() {
     ] {
         let mut tcp = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         tcp.write_all(bytes).await.unwrap();
-        assert_eq!(https.send(get(&[])).await.status, 401, "accept goes on");
+        assert_eq!(
+            https.send(get(&[])).await.status,
+            401,
+            "others are accepted"
+        );
         let end = timeout(PATIENCE, tcp.read(&mut [0]))
             .await
             .expect("is closed in time");
@@ -53,7 +57,7 @@ async fn idle_connection_is_closed_p141() {
     let mut http2 = Frames::connect(&https, &[]).await;
     http2.send(&frames::request(1, frames::GET, &[])).await;
     let ended = http2.flood(&[]).await;
-    assert_eq!(ended.goaway, Some(0), "P142: told before it is closed");
+    assert_eq!(ended.goaway, Some(0), "P142: GOAWAY comes before the end");
     assert_eq!(ended.frames[&frames::HEADERS], 1);
 }
 
@@ -70,7 +74,7 @@ async fn idle_connection_is_closed_in_spite_of_pings_p142() {
     };
     timeout(PATIENCE, trickling)
         .await
-        .expect("is closed though it pings");
+        .expect("is closed although it pings");
 }
 
 #[tokio::test]
@@ -86,9 +90,7 @@ async fn quiet_http2_connection_is_pinged_p142() {
             }
         }
     };
-    timeout(PATIENCE, pinged)
-        .await
-        .expect("is asked whether it lives");
+    timeout(PATIENCE, pinged).await.expect("is pinged in time");
 }
 
 #[tokio::test]
@@ -142,7 +144,7 @@ async fn one_address_gets_only_its_share_p143() {
     ];
     assert!(
         https.try_connect(b"h2").await.is_err(),
-        "half of 6 is its share"
+        "its share is half of 6"
     );
     server
         .logged("as many connections as max-connections-per-address")
@@ -160,7 +162,7 @@ async fn one_address_gets_only_its_share_p143() {
 
 #[tokio::test]
 async fn handshakes_over_the_bound_take_the_place_of_the_oldest_p138_p143() {
-    // One core: with two, the second's half-open ones may be accepted after the good one.
+    // With two cores, half-open connections of the second may be accepted after the good one.
     let (_stack, server, https) = server(&["--max-handshakes", "3", "--cores", "1"]).await;
     let port = server.listening().await;
     let mut half_open = Vec::new();
@@ -177,7 +179,7 @@ async fn handshakes_over_the_bound_take_the_place_of_the_oldest_p138_p143() {
         .await;
 }
 
-/// A process that may open so many files, however it raises that.
+/// Starts a server that may open this many files, although it raises its limit.
 fn with_open_files(stack: &Stack, files: usize, args: &[&str]) -> Process {
     let script = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
     let mut command = process::in_shell(&script, &binary("server"), &stack.agent.endpoint(), args);
@@ -205,13 +207,13 @@ async fn without_descriptors_accepting_waits_and_continues_p143() {
     let used = server.cpu_time() - before;
     assert!(
         used < Duration::from_millis(300),
-        "it spins: {used:?} of one second"
+        "it used {used:?} of one second"
     );
 
     let failed = "cannot accept connections; trying again";
     let lines = server.log();
     let told = lines.iter().filter(|line| line.contains(failed)).count();
-    assert_eq!(told, 1, "once, not with each attempt");
+    assert_eq!(told, 1, "it is logged once");
 
     drop(crowd);
     server.logged("accepting connections again").await;
@@ -219,7 +221,7 @@ async fn without_descriptors_accepting_waits_and_continues_p143() {
     assert_eq!(
         https.send(get(&[])).await.status,
         401,
-        "{SERVER_ID} goes on"
+        "{SERVER_ID} serves again"
     );
 }
 

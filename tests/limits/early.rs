@@ -14,7 +14,7 @@ use tokio::{
 
 use harness::PATIENCE;
 
-/// Lists lengths of uploads below and above what is read of a body after its answer.
+/// The lengths of uploads below and above the bytes that are read of a body after its answer.
 const LENGTHS: [usize; 2] = [200_000, 1_000_000];
 
 /// Answers uploads with `status` before their bodies have come.
@@ -26,8 +26,8 @@ struct Early {
     token: String,
 }
 
-/// Starts servers and proxies that answer uploads early. They answer 401 without a token, 200 with
-/// one because the server reads no body, and 413 over `--max-body`.
+/// Starts servers and proxies that answer uploads early. They answer 401 without a token, and 200
+/// with one because the server reads no body. They answer 413 over `--max-body`.
 async fn all(stack: &Stack) -> (Process, Vec<Early>) {
     let upstream = stack.server(&[]).await;
     let port = upstream.listening().await;
@@ -257,7 +257,7 @@ async fn has_begun(curl: &mut Child) {
 }
 
 /// Uploads with Python's own client, which reads nothing before it has sent everything. All uploads
-/// wait after half of the body until the script is told to send the rest.
+/// wait after half of the body until the script reads a line.
 const PYTHON: &str = r#"
 import http.client, ssl, sys
 port, roots, token, count, lengths = sys.argv[1:]

@@ -12,7 +12,7 @@ use harness::{
         self, DATA, END_HEADERS, END_STREAM, Frame, Frames, HEADERS, PING, POST, RST_STREAM,
         WINDOW_UPDATE, frame,
     },
-    https::{Answer, Https, get},
+    https::{Https, WholeAnswer, get},
     process::{self, Process},
     raw::{Client, End},
     upstream,
@@ -31,7 +31,7 @@ use crate::next_frame;
 
 const VERSIONS: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
 
-/// Runs a proxy before an upstream that holds every request until the test releases it.
+/// Runs a proxy in front of an upstream that holds every request until the test releases it.
 struct Holding {
     release: Arc<Semaphore>,
     arrived: Arc<AtomicUsize>,
@@ -68,8 +68,13 @@ impl Holding {
         }
     }
 
-    /// Sends requests from `source`, each one after the upstream has the one before.
-    async fn hold(&self, source: &str, version: Version, count: usize) -> Vec<JoinHandle<Answer>> {
+    /// Sends requests from `source`. Each is sent after the upstream has received the one before.
+    async fn hold(
+        &self,
+        source: &str,
+        version: Version,
+        count: usize,
+    ) -> Vec<JoinHandle<WholeAnswer>> {
         let mut held = Vec::new();
         for _ in 0..count {
             let before = self.arrived.load(SeqCst);
@@ -89,12 +94,12 @@ impl Holding {
     }
 }
 
-fn is_evicted(answer: &Answer) {
+fn is_evicted(answer: &WholeAnswer) {
     assert_eq!(answer.status, 503);
     assert_eq!(answer.headers["retry-after"], "1");
 }
 
-async fn are_served(held: Vec<JoinHandle<Answer>>) {
+async fn are_served(held: Vec<JoinHandle<WholeAnswer>>) {
     for held in held {
         let answer = held.await.unwrap();
         assert_eq!(
@@ -104,8 +109,9 @@ async fn are_served(held: Vec<JoinHandle<Answer>>) {
     }
 }
 
-/// Lets a small source's request evict one of a large source. Returns what the evicted one got.
-async fn evicts(version: Version) -> Result<Answer, JoinError> {
+/// Lets a request of a small source evict one of a large source. Returns the answer to the evicted
+/// one.
+async fn evicts(version: Version) -> Result<WholeAnswer, JoinError> {
     let holding = Holding::new("6").await;
     let small = holding.hold("127.0.0.2", version, 2).await;
     let mut large = holding.hold("127.0.0.3", version, 4).await;
@@ -171,7 +177,7 @@ async fn sources_with_equal_shares_evict_none_of_each_other() {
     }
 }
 
-/// Starts a proxy where two uploads may wait for their callers.
+/// Starts a proxy in which two uploads may wait for their callers.
 async fn counting(stack: &Stack) -> (Process, Https) {
     let upstream = upstream::answering(stack, &["h2"], async |request: Request<_>| {
         match request.into_body().collect().await {
@@ -218,7 +224,7 @@ async fn http2_uploads_of_the_largest_source_that_wait_are_evicted_and_another_k
     }
 }
 
-/// Waits until the process has read what was sent. Notes the streams that ended meanwhile.
+/// Waits until the process has read what was sent. Records the streams that ended meanwhile.
 async fn is_pinged_back(http2: &mut Frames, ended: &mut Vec<u32>) {
     http2.send(&frame(PING, 0, 0, &[7; 8])).await;
     loop {
@@ -232,10 +238,10 @@ async fn is_pinged_back(http2: &mut Frames, ended: &mut Vec<u32>) {
     }
 }
 
-/// Exceeds what the buffers between the upstream and the caller hold.
+/// A body of this length fills the buffers between the upstream and the caller.
 const LARGE: usize = 32 * 1024 * 1024;
 
-/// Starts a proxy where two answers may wait for their readers.
+/// Starts a proxy in which two answers may wait for their readers.
 async fn large(stack: &Stack) -> (Process, Https) {
     let upstream = upstream::answering(stack, &["h2"], async |_| {
         Response::new(Body::full(Bytes::from(vec![b'a'; LARGE])))
@@ -298,7 +304,8 @@ fn more(stream: u32) -> Vec<u8> {
     frame(WINDOW_UPDATE, 0, stream, &[0, 0x10, 0, 0])
 }
 
-/// Reads frames up to one that `is_last`, and notes the streams that are reset meanwhile.
+/// Reads frames up to one for which `is_last` is true, and records the streams that are reset
+/// meanwhile.
 async fn resets_until(http2: &mut Frames, reset: &mut Vec<u32>, is_last: impl Fn(&Frame) -> bool) {
     loop {
         let frame = next_frame(http2).await;
@@ -333,8 +340,11 @@ async fn unread_http1_answers_of_the_largest_source_are_cut_off_and_another_kept
     for unread in &mut flood {
         cut += usize::from(!unread.is_whole().await);
     }
-    assert_eq!(cut, 3, "all but one of the flood's are cut off");
-    assert!(small.is_whole().await, "another source's is kept");
+    assert_eq!(cut, 3, "all but one answer of the flood are cut off");
+    assert!(
+        small.is_whole().await,
+        "the answer of another source is kept"
+    );
 }
 
 /// Holds an answer of which only the beginning was read.
@@ -344,7 +354,8 @@ struct Unread {
 }
 
 impl Unread {
-    /// Asks until it is not refused, because the answers before it may still count as worked on.
+    /// Sends requests until one is not refused, because the answers before it may still be in
+    /// flight.
     async fn new(https: &Https) -> Self {
         let ask = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
         loop {

@@ -22,7 +22,7 @@ async fn waits(https: &Https, fields: &[(&str, &str)]) -> Frames {
     http2
 }
 
-/// Returns the next frame of stream 1 that belongs to an answer.
+/// Returns the next frame of the answer on stream 1.
 async fn next(http2: &mut Frames) -> Frame {
     loop {
         let frame = next_frame(http2).await;
@@ -54,7 +54,7 @@ async fn answer(http2: &mut Frames) -> Vec<u8> {
     body
 }
 
-/// Starts a proxy before an upstream that answers with the length of the body.
+/// Starts a proxy in front of an upstream that answers with the length of the body.
 async fn counting(stack: &Stack, alpn: &str, args: &[&str]) -> (harness::process::Process, Https) {
     let upstream = upstream::answering(stack, &[alpn], async |request: Request<_>| {
         let body = request.into_body().collect().await.unwrap().to_bytes();

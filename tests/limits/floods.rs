@@ -26,16 +26,16 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-/// What a good client beside a flood waits for an answer at most, its handshake included. The
-/// machine is shared with the flood itself and with other tests.
+/// Bounds the time of a request next to a flood, its handshake included. The flood and other tests
+/// use the same machine.
 const ANSWERED: Duration = Duration::from_secs(5);
 
-/// What the server may grow by, in KiB.
+/// The most that the server may grow by, in KiB.
 const MEMORY: usize = 128 * 1024;
 
-/// How the good client fared.
+/// The answers to the good caller next to a flood.
 #[derive(Debug)]
-struct Beside {
+struct GoodCaller {
     answers: usize,
     median: Duration,
     worst: Duration,
@@ -43,8 +43,9 @@ struct Beside {
     grown_kib: usize,
 }
 
-/// Runs `flood`; meanwhile, and at least ten times, a good client connects, asks, and must get `200`.
-async fn beside(stack: &Stack, server: &Process, flood: impl Future<Output = ()>) -> Beside {
+/// Runs `flood`. Meanwhile, and at least ten times, a good caller connects and must be answered
+/// 200.
+async fn next_to(stack: &Stack, server: &Process, flood: impl Future<Output = ()>) -> GoodCaller {
     let good = stack.https(server.listening().await).from("127.0.0.2");
     let token = format!("Bearer {}", stack.token(|_| ()));
     let before = server.peak_memory();
@@ -65,7 +66,7 @@ async fn beside(stack: &Stack, server: &Process, flood: impl Future<Output = ()>
         took.push(asked.elapsed());
     }
     took.sort();
-    let beside = Beside {
+    let good_caller = GoodCaller {
         answers: took.len(),
         median: took[took.len() / 2],
         worst: took[took.len() - 1],
@@ -73,28 +74,32 @@ async fn beside(stack: &Stack, server: &Process, flood: impl Future<Output = ()>
         grown_kib: server.peak_memory() - before,
     };
     println!(
-        "flood {:?}, beside it {} answers, median {:?}, worst {:?}; the server grew by {} KiB",
-        beside.flood, beside.answers, beside.median, beside.worst, beside.grown_kib
+        "flood {:?}, next to it {} answers, median {:?}, worst {:?}; the server grew by {} KiB",
+        good_caller.flood,
+        good_caller.answers,
+        good_caller.median,
+        good_caller.worst,
+        good_caller.grown_kib
     );
-    assert!(beside.worst < ANSWERED, "{beside:?}");
-    assert!(beside.grown_kib < MEMORY, "{beside:?}");
-    beside
+    assert!(good_caller.worst < ANSWERED, "{good_caller:?}");
+    assert!(good_caller.grown_kib < MEMORY, "{good_caller:?}");
+    good_caller
 }
 
-/// Runs `attack` so many times, so many at once.
+/// Runs `attack` `count` times, at most `at_once` at the same time.
 async fn times<F, T>(count: usize, at_once: usize, attack: impl Fn() -> F) -> Vec<T>
 where
     F: Future<Output = T> + Send + 'static,
     T: Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(at_once));
+    let permits = Arc::new(Semaphore::new(at_once));
     let mut attacks = JoinSet::new();
     for _ in 0..count {
-        let place = Arc::clone(&places).acquire_owned().await.unwrap();
+        let permit = Arc::clone(&permits).acquire_owned().await.unwrap();
         let attack = attack();
         attacks.spawn(async move {
             let done = attack.await;
-            drop(place);
+            drop(permit);
             done
         });
     }
@@ -107,7 +112,7 @@ async fn slowloris_of_2000_connections_delays_no_good_caller_p135() {
     let server = stack.server(&["--header-timeout", "60s"]).await;
     let https = Arc::new(stack.https(server.listening().await));
     let mut slow = Vec::new();
-    beside(&stack, &server, async {
+    next_to(&stack, &server, async {
         slow = times(2000, 50, || {
             let https = Arc::clone(&https);
             async move {
@@ -122,9 +127,9 @@ async fn slowloris_of_2000_connections_delays_no_good_caller_p135() {
         .await;
     })
     .await;
-    beside(&stack, &server, async {}).await;
+    next_to(&stack, &server, async {}).await;
     for tls in &mut slow {
-        tls.write_all(b"b").await.expect("all are held at once");
+        tls.write_all(b"b").await.expect("all are kept open");
     }
 }
 
@@ -145,7 +150,7 @@ async fn rapid_reset_flood_delays_no_good_caller_p144() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let https = Arc::new(stack.https(server.listening().await));
-    let ended = beside(&stack, &server, async {
+    let ended = next_to(&stack, &server, async {
         let ended = times(200, 8, || {
             let (https, bytes) = (Arc::clone(&https), Arc::clone(&bytes));
             async move {
@@ -200,12 +205,12 @@ async fn flood_of_1000_bad_tokens_a_second_delays_no_good_caller_p143() {
         }
         asking.join_all().await;
     };
-    let beside = beside(&stack, &server, flood).await;
+    let good_caller = next_to(&stack, &server, flood).await;
     let count = refused.load(SeqCst);
     assert_eq!(count, TICKS * EACH);
     println!(
         "{:.0} bad tokens a second",
-        count as f64 / beside.flood.as_secs_f64()
+        count as f64 / good_caller.flood.as_secs_f64()
     );
 }
 
@@ -217,14 +222,15 @@ async fn flood_of_10000_half_open_handshakes_keeps_no_caller_out_p138() {
     let server = stack.server(&[]).await;
     let port = server.listening().await;
     let mut half_open = Vec::new();
-    beside(&stack, &server, async {
+    next_to(&stack, &server, async {
         half_open = times(COUNT, 200, || async move {
             let connecting = TcpStream::connect(("127.0.0.1", port));
             let mut tcp = timeout(PATIENCE, connecting)
                 .await
                 .expect("connects")
                 .unwrap();
-            // Half of a record that begins a ClientHello; the server may have closed it by now.
+            // The bytes are half of a record that begins a ClientHello. The server may have closed
+            // the connection by now.
             let _ = tcp
                 .write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
                 .await;
@@ -234,10 +240,10 @@ async fn flood_of_10000_half_open_handshakes_keeps_no_caller_out_p138() {
     })
     .await;
     assert_eq!(half_open.len(), COUNT);
-    beside(&stack, &server, async {}).await;
+    next_to(&stack, &server, async {}).await;
 }
 
-/// Sends requests, and takes them back as soon as the proxy has read them, over and over: how many.
+/// Sends requests repeatedly and resets each once the proxy has read it. Returns how many it reset.
 async fn take_back(https: &Https, begin: fn(u32) -> Vec<u8>) -> usize {
     const AT_ONCE: u32 = 60;
     const CANCEL: [u8; 4] = [0, 0, 0, 8];
@@ -250,7 +256,7 @@ async fn take_back(https: &Https, begin: fn(u32) -> Vec<u8>) -> usize {
         let resets: Vec<u8> = streams()
             .flat_map(|stream| frame(RST_STREAM, 0, stream, &CANCEL))
             .collect();
-        // The proxy may have had enough of this connection: then the flood goes on with another.
+        // The proxy may have ended this connection. The flood then continues with another.
         if !http2.send(&requests).await || !is_pinged_back(&mut http2).await {
             break;
         }
@@ -272,13 +278,13 @@ async fn is_pinged_back(http2: &mut Frames) -> bool {
     }
 }
 
-/// A request of which nothing is missing but its answer, and one whose body is to come.
+/// A request that is complete, and one whose body is to come.
 const BEGINNINGS: [fn(u32) -> Vec<u8>; 2] = [
     |stream| request(stream, GET, &[]),
     |stream| frame(HEADERS, END_HEADERS, stream, POST),
 ];
 
-/// All callers share a connection to the server, which would end it for resets that come too fast.
+/// All callers share a connection to the server, which would end it if resets came too fast.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn resets_at_the_proxy_fail_no_other_request_p144() {
     let stack = Stack::new().await;
@@ -298,7 +304,7 @@ async fn resets_at_the_proxy_fail_no_other_request_p144() {
     }
     let (good, token) = (https.from("127.0.0.2"), stack.token(|_| ()));
     let (start, mut answers) = (Instant::now(), 0);
-    // A POST is not sent again when its connection breaks.
+    // A POST is not sent again if its connection breaks.
     while start.elapsed() < Duration::from_secs(4) || answers < 10 {
         let post = http::Request::post("/").header("authorization", format!("Bearer {token}"));
         let post = post.body(Full::<Bytes>::from("body")).unwrap();
@@ -311,5 +317,5 @@ async fn resets_at_the_proxy_fail_no_other_request_p144() {
         answers += 1;
     }
     drop(flood);
-    println!("{answers} answers beside {taken_back:?} requests that were taken back");
+    println!("{answers} answers next to {taken_back:?} requests that were reset");
 }

@@ -31,7 +31,8 @@ async fn http1_heads_over_their_bounds_are_rejected_p128() {
         ("P132", head(&path(8 * 1024), ""), "401"),
         ("P132", head(&path(8 * 1024 + 1), ""), "414"),
         ("P132", head(&path(31 * 1024), ""), "414"),
-        // Over the bound of the whole head: hyper can't tell the target from the fields then.
+        // The target exceeds the bound of the whole head, so that hyper cannot tell it from the
+        // fields.
         ("P132", head(&path(65_535), ""), "431"),
     ] {
         let answer = ask(&https, &head).await;
@@ -140,5 +141,5 @@ async fn head_that_trickles_gets_no_more_time_p135() {
     };
     timeout(Duration::from_secs(5), cut_off)
         .await
-        .expect("is cut off though bytes keep coming");
+        .expect("is cut off although bytes come");
 }

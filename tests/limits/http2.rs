@@ -23,7 +23,7 @@ use crate::server;
 
 const CANCEL: [u8; 4] = [0, 0, 0, 8];
 
-/// Streams of a client, in their order.
+/// Returns the streams of a client, in their order.
 fn streams(count: u32) -> impl Iterator<Item = u32> {
     (0..count).map(|n| 2 * n + 1)
 }
@@ -37,7 +37,7 @@ async fn is_well(https: &Https) {
     assert_eq!(answer.status, 401, "others are served");
 }
 
-/// Each flood ends its connection with the code, in little memory, and the server goes on.
+/// Each flood ends its connection with this code, in little memory, and the server serves others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods_end_their_connection_p144() {
     const PROTOCOL_ERROR: u32 = 1;
@@ -50,7 +50,7 @@ async fn floods_end_their_connection_p144() {
         .concat()
     };
     let rapid_reset: Vec<u8> = streams(200).flat_map(reset).collect();
-    // A window that overflows makes the server reset the stream.
+    // The server resets the stream because its window overflows.
     let overflow = |stream| {
         let window = frame(WINDOW_UPDATE, 0, stream, &0x7fff_ffffu32.to_be_bytes());
         [frame(HEADERS, END_HEADERS, stream, POST), window].concat()
@@ -63,7 +63,8 @@ async fn floods_end_their_connection_p144() {
     let empty_continuations = [begun, repeated(&nothing, 20_000)].concat();
     let body = frame(HEADERS, END_HEADERS, 1, POST);
     let empty_data = [body.clone(), repeated(&frame(DATA, 0, 1, &[]), 20_000)].concat();
-    // Dynamic table size update to 2³⁰ (RFC 7541 §6.3), and a field that refers to nothing.
+    // The block has a dynamic table size update to 2³⁰ (RFC 7541 §6.3), and a field that refers to
+    // nothing.
     let table = frame(
         HEADERS,
         END_STREAM | END_HEADERS,
@@ -77,7 +78,7 @@ async fn floods_end_their_connection_p144() {
         b"\xff\xff\xff\xff\x07",
     );
 
-    // No other deadline than a flood's own ends a connection here.
+    // Only the deadline of a flood itself ends a connection here.
     let never = ["--header-timeout", "10m", "--idle-timeout", "10m"];
     let (_stack, server, https) = server(&never).await;
     let before = server.peak_memory();
@@ -134,7 +135,7 @@ async fn caller_that_floods_and_does_not_read_takes_no_memory_p148() {
         let mut http2 = Frames::connect(&https, &[]).await;
         let bytes = repeated(&frame, 1_000_000);
         let taken = http2.send_without_reading(&bytes, PATIENCE).await;
-        assert!(!taken, "{number}: is closed before it took all");
+        assert!(!taken, "{number}: the connection is not closed in time");
     }
     let grown = server.peak_memory() - before;
     assert!(grown < 8 * 1024, "the server grew by {grown} KiB");
@@ -149,14 +150,15 @@ async fn small_frames_of_a_body_within_reason_are_served_p147() {
     bytes.extend(frame(DATA, END_STREAM, 1, b"a"));
     let mut http2 = Frames::connect(&https, &[]).await;
     http2.send(&bytes).await;
-    let answered = async { while http2.next().await.expect("goes on").kind != HEADERS {} };
+    let answered =
+        async { while http2.next().await.expect("the connection is kept").kind != HEADERS {} };
     timeout(PATIENCE, answered).await.expect("is answered");
 }
 
 #[tokio::test]
 async fn small_frames_that_are_not_read_end_their_connection_p147() {
     let stack = Stack::new().await;
-    // The proxy reads no body before it is connected.
+    // The proxy reads no body before it is connected to the upstream.
     let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = stack.proxy(mute.local_addr().unwrap().port(), &[]).await;
     let https = stack.https(proxy.listening().await);
@@ -169,7 +171,7 @@ async fn small_frames_that_are_not_read_end_their_connection_p147() {
     assert!(grown < 8 * 1024, "the proxy grew by {grown} KiB");
 }
 
-/// The bound is on what nobody has taken yet, not on all that ever came over a connection.
+/// The bound applies to frames that are not taken yet, and not to all that came over a connection.
 #[tokio::test]
 async fn any_number_of_small_bodies_is_served_p147() {
     let (_stack, _server, https) = server(&[]).await;
@@ -179,7 +181,8 @@ async fn any_number_of_small_bodies_is_served_p147() {
         bytes.extend(frame(DATA, 0, stream, b"a"));
         bytes.extend(frame(DATA, END_STREAM, stream, &[]));
         http2.send(&bytes).await;
-        let answered = async { while http2.next().await.expect("goes on").kind != HEADERS {} };
+        let answered =
+            async { while http2.next().await.expect("the connection is kept").kind != HEADERS {} };
         timeout(PATIENCE, answered).await.expect("is answered");
     }
 }
@@ -209,7 +212,7 @@ async fn streams_over_the_bound_are_refused_and_the_others_served_p150() {
     let (mut refused, mut answered) = (0, 0);
     let counted = async {
         while refused + answered < 300 {
-            let frame = http2.next().await.expect("goes on");
+            let frame = http2.next().await.expect("the connection is kept");
             match frame.kind {
                 RST_STREAM => {
                     assert_eq!(frame.payload, REFUSED_STREAM.to_be_bytes());
@@ -228,7 +231,7 @@ async fn streams_over_the_bound_are_refused_and_the_others_served_p150() {
     assert_eq!((refused, answered), (100, 200));
 }
 
-/// How many requests an upstream works on, at most and at present.
+/// Counts the requests in flight at an upstream: now, at most, and in all.
 #[derive(Default)]
 struct Gauge {
     now: AtomicUsize,

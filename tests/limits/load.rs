@@ -12,7 +12,7 @@ use futures_util::stream;
 use harness::{
     PATIENCE, Stack,
     frames::{self, Frames},
-    https::{Answer, Https, get},
+    https::{Https, WholeAnswer, get},
     upstream,
 };
 use http::{Request, StatusCode, Version};
@@ -58,7 +58,7 @@ async fn requests_over_the_bound_are_refused_until_others_are_over() {
 
     for version in [Version::HTTP_11, Version::HTTP_2] {
         is_overloaded(&https.send_over(version, get(&[])).await);
-        // The body that is announced never comes: nobody waits for it.
+        // The body that is announced never comes, and the proxy does not wait for it.
         let request = Request::post("/").header("content-length", "5");
         let nothing = stream::pending::<Result<Frame<Bytes>, Infallible>>();
         let request = request.body(StreamBody::new(nothing)).unwrap();
@@ -73,7 +73,7 @@ async fn requests_over_the_bound_are_refused_until_others_are_over() {
     assert_eq!(
         answers.matches("HTTP/1.1 503 ").count(),
         2,
-        "it is kept: {answers}"
+        "the connection is kept: {answers}"
     );
     let said = "more requests in flight than max-requests (3): answering 503";
     proxy.logged(said).await;
@@ -88,12 +88,12 @@ async fn requests_over_the_bound_are_refused_until_others_are_over() {
     assert_eq!(https.send(get(&[])).await.status, 200);
 }
 
-fn is_overloaded(answer: &Answer) {
+fn is_overloaded(answer: &WholeAnswer) {
     assert_eq!(answer.status, 503);
     assert_eq!(answer.headers["retry-after"], "1");
 }
 
-/// A token whose signature must be checked to see that it is not good: that takes the longest.
+/// Returns a token whose signature is wrong, so that its refusal takes longest.
 fn forged(stack: &Stack) -> String {
     let mut token = format!("Bearer {}", stack.token(|_| ())).into_bytes();
     let signature = token.len() - 40;
@@ -101,7 +101,7 @@ fn forged(stack: &Stack) -> String {
     String::from_utf8(token).unwrap()
 }
 
-/// How long each of `count` answers took, one after the other on one connection.
+/// Returns the times of `count` answers, one after the other on one connection.
 async fn times(https: &Https, token: &str, count: usize) -> Vec<Duration> {
     let mut client = harness::raw::Client::new(https).await;
     let request = format!("GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: {token}\r\n\r\n");
@@ -116,7 +116,7 @@ async fn times(https: &Https, token: &str, count: usize) -> Vec<Duration> {
     times
 }
 
-/// Asks with new or bad tokens: a known one is answered in a small part of the time that they take.
+/// Sends new or bad tokens. A known token is answered in a small part of the time that they take.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_new_tokens_does_not_hold_up_known_ones() {
     let (stack, _server, https) = server(&["--cores", "1"]).await;
@@ -200,9 +200,14 @@ async fn more_tokens_than_may_wait_are_refused_and_then_it_goes_on() {
     times(&https, &format!("Bearer {new}"), 1).await;
 }
 
-/// Asks with a bad token and with a known one while the flood goes on; the first refusal for want of
-/// a place.
-async fn probe(https: &Https, bad: &str, good: &str, flood: &mut JoinSet<()>) -> Option<Answer> {
+/// Sends a bad token and a known one while the flood lasts. Returns the first answer that refuses a
+/// token because too many verifications wait.
+async fn probe(
+    https: &Https,
+    bad: &str,
+    good: &str,
+    flood: &mut JoinSet<()>,
+) -> Option<WholeAnswer> {
     while flood.try_join_next().is_none() {
         let asking = https.send(get(&[("authorization", bad)]));
         let answer = timeout(Duration::from_millis(500), asking).await;

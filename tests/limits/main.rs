@@ -1,32 +1,32 @@
-//! What callers may take, and for how long (conformance P128–P154): every bound, what answers over
-//! it, and that others are served meanwhile.
+//! Tests every bound on what a caller may take, and for how long (conformance P128–P154). A caller
+//! over a bound gets the right answer, and other callers are served meanwhile.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
-/// Bodies: length, and standing still.
+/// Tests the length and the progress of bodies.
 mod bodies;
 /// Provides a caller that does nothing wrong.
 mod caller;
-/// Handshakes, idle connections, and how many there may be.
+/// Tests handshakes, idle connections, and the number of connections.
 mod connections;
 /// Tests uploads that are answered before they have come.
 mod early;
-/// Tests which requests make room for those of another source.
+/// Tests which requests are evicted for those of another source.
 mod evicted;
 /// Tests `100 (Continue)` over HTTP/2.
 mod expects;
-/// Whole floods, with a good client beside each.
+/// Runs whole floods, each with a good caller next to it.
 mod floods;
-/// Heads: size, count, time.
+/// Tests the size, the count and the time of heads.
 mod heads;
-/// HTTP/2, frame by frame.
+/// Tests HTTP/2 frame by frame.
 mod http2;
-/// More requests than a process takes at once, and more new tokens than it can check.
+/// Sends more requests than the in-flight limit, and more new tokens than a process can verify.
 mod load;
 /// Tests POSTs next to callers whose requests are refused.
 mod posts;
 /// Tests the rest of a body whose request was answered early.
 mod rests;
-/// Tests a good caller next to one that takes all there is.
+/// Tests a good caller next to one that takes all it can.
 mod shares;
 /// Tests answers whose callers read slowly while the process stops.
 mod stopping;
@@ -51,7 +51,7 @@ use tokio_rustls::client::TlsStream;
 /// A deadline that a test waits for.
 const SOON: &str = "300ms";
 
-/// A server that stands alone, and the way to it.
+/// Starts a server without a proxy.
 async fn server(args: &[&str]) -> (Stack, Process, Https) {
     let stack = Stack::new().await;
     let server = stack.server(args).await;
@@ -59,16 +59,16 @@ async fn server(args: &[&str]) -> (Stack, Process, Https) {
     (stack, server, https)
 }
 
-/// Sends bytes over HTTP/1.1 and reads to the connection's end.
+/// Sends bytes over HTTP/1.1 and reads to the end of the connection.
 async fn ask(https: &Https, bytes: &[u8]) -> String {
     let mut tls = https.connect(b"http/1.1").await;
-    // The answer may come, and the end, before all is taken.
+    // The answer and the end may come before all bytes are taken.
     let _ = tls.write_all(bytes).await;
     let _ = tls.flush().await;
     read_to_end(&mut tls).await
 }
 
-/// All that comes until the connection's end, which must come.
+/// Returns all that comes until the end of the connection, which must come in time.
 async fn read_to_end(tls: &mut TlsStream<TcpStream>) -> String {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
@@ -81,7 +81,7 @@ async fn read_to_end(tls: &mut TlsStream<TcpStream>) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Whether the connection is still open after `time`; what it sends meanwhile is read.
+/// Returns whether the connection is still open after `time`. Reads what it sends meanwhile.
 async fn stays_open(tls: &mut TlsStream<TcpStream>, time: Duration) -> bool {
     let mut buffer = [0; 4096];
     let reading = async { while let Ok(1..) = tls.read(&mut buffer).await {} };

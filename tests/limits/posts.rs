@@ -16,12 +16,12 @@ use tokio::task::JoinSet;
 
 use crate::caller::posts;
 
-/// Sets the number of connections, and of POSTs on each.
+/// The number of connections, and of POSTs on each.
 const LOAD: (usize, usize) = (32, 100);
 
 const SMALL: Bytes = Bytes::from_static(b"hello");
 
-/// Runs a server and a proxy before it, and knows the ways to both.
+/// Runs a server and a proxy in front of it, and holds clients of both.
 struct Both {
     token: String,
     _processes: [Process; 2],
@@ -44,7 +44,7 @@ impl Both {
         }
     }
 
-    /// Sends small POSTs while strangers do as `stranger` does, over and over.
+    /// Sends small POSTs while strangers run `stranger` repeatedly.
     async fn next_to<F>(&self, stranger: impl Fn(Https) -> F + Clone + Send + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -52,7 +52,7 @@ impl Both {
         self.next_to_bodies(&SMALL, LOAD, stranger).await;
     }
 
-    /// Sends POSTs with this body while strangers do as `stranger` does, over and over.
+    /// Sends POSTs with this body while strangers run `stranger` repeatedly.
     async fn next_to_bodies<F>(
         &self,
         body: &Bytes,
@@ -82,7 +82,7 @@ impl Both {
             rounds.load(SeqCst) >= STRANGERS,
             "the strangers are served too"
         );
-        println!("next to {rounds:?} rounds of a stranger's: {http1:?}, {http2:?}");
+        println!("next to {rounds:?} rounds of strangers: {http1:?}, {http2:?}");
         strangers.shutdown().await;
         for tally in [&http1, &http2] {
             assert!(tally.failures.is_empty(), "{tally:?}");
@@ -98,7 +98,10 @@ async fn small_posts_over_32_connections_are_all_served() {
             let tally = posts(https, &both.token, version, LOAD, &SMALL).await;
             println!("{version:?}: {tally:?}");
             assert_eq!(tally.served, LOAD.0 * LOAD.1, "{version:?}: {tally:?}");
-            assert_eq!(tally.connections, LOAD.0, "all are kept: {tally:?}");
+            assert_eq!(
+                tally.connections, LOAD.0,
+                "all connections are kept: {tally:?}"
+            );
         }
     }
 }

@@ -12,20 +12,20 @@ use harness::{
     raw::Client,
 };
 
-/// Repeat the product's bounds on what is read of a body after its answer.
+/// The product's bounds on what is read of a body after its answer.
 const DRAIN_BYTES: usize = 256 * 1024;
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
-/// Repeats the product's flow-control window of a stream.
+/// The product's flow-control window of a stream.
 const WINDOW: usize = 128 * 1024;
 
 const PART: usize = 16 * 1024;
 
-/// Bounds what a server reads at most once its connection has ended. It reads so much of an upload
-/// that the proxy sends on to it over HTTP/1.1.
+/// The most bytes that a server reads after its connection has ended. It reads them of an upload
+/// that the proxy forwards over HTTP/1.1.
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
-/// Starts a server and a proxy before it. Both answer 401 before a body has come.
+/// Starts a server and a proxy in front of it. Both answer 401 before a body has come.
 async fn refusing(stack: &Stack) -> (Vec<Process>, [Https; 2]) {
     let server = stack.server(&[]).await;
     let proxy = stack.proxy(server.listening().await, &[]).await;
@@ -72,7 +72,7 @@ impl Refused {
         frame
     }
 
-    /// Sends `bytes` of the body in all, as the window allows. Returns `false` if the stream is reset
+    /// Sends the body up to `bytes`, as the window allows. Returns `false` if the stream is reset
     /// meanwhile.
     async fn send(&mut self, bytes: usize) -> bool {
         while self.sent < bytes {
@@ -91,7 +91,7 @@ impl Refused {
         true
     }
 
-    /// Ends the body. Returns `false` if the stream is reset nevertheless.
+    /// Ends the body. Returns `false` if the stream is reset although its body ended.
     async fn end(&mut self) -> bool {
         let ping = frame(PING, 0, 0, &[7; 8]);
         let end = frame(DATA, END_STREAM, 1, b"");

@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::caller::{Caller, gets};
 
-/// Sets `SETTINGS_INITIAL_WINDOW_SIZE` to 0 (RFC 9113 §6.5.2).
+/// `SETTINGS_INITIAL_WINDOW_SIZE` of 0 (RFC 9113 §6.5.2).
 const NO_WINDOW: &[u8] = &[0, 4, 0, 0, 0, 0];
 
 /// Opens 50 connections that send 200 GETs each and take no byte of an answer's body.
@@ -40,7 +40,8 @@ async fn unread(https: &Https, fields: &[(&str, &str)]) -> Vec<Frames> {
     opened.join_all().await
 }
 
-/// Floods a server, and a proxy before another server, with requests whose answers nobody reads.
+/// Floods a server, and a proxy in front of another server, with requests whose answers nobody
+/// reads.
 async fn next_to_unread(args: &[&str], with_token: bool) {
     let stack = Stack::new().await;
     let token = stack.token(|_| ());
@@ -75,11 +76,11 @@ async fn a_good_caller_is_served_next_to_unread_answers_to_good_tokens() {
     next_to_unread(&["--max-requests", "1000"], true).await;
 }
 
-/// Exceeds what the buffers between an upstream and a caller hold.
+/// A body of this length fills the buffers between an upstream and a caller.
 const LARGE: usize = 16 * 1024 * 1024;
 
-/// Starts a proxy before an upstream. The upstream answers `x-quick` at once and `x-large` with
-/// [`LARGE`] bytes. It answers a POST once it has read the body, and other requests never.
+/// Starts a proxy in front of an upstream. The upstream answers `x-quick` at once and `x-large`
+/// with [`LARGE`] bytes. It answers a POST once it has read the body, and other requests never.
 async fn before_slow_upstream(stack: &Stack, args: &[&str]) -> (Process, Https) {
     let slow = upstream::answering(stack, &["h2"], async |request: Request<_>| {
         if request.headers().contains_key("x-large") {
@@ -100,7 +101,7 @@ async fn before_slow_upstream(stack: &Stack, args: &[&str]) -> (Process, Https) 
     (proxy, https)
 }
 
-/// Uploads over HTTP/1.1, 1 KiB in each `pause`, over and over.
+/// Uploads repeatedly over HTTP/1.1, 1 KiB in each `pause`.
 async fn trickle(https: Https, pause: Duration) {
     loop {
         let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n";
@@ -111,7 +112,7 @@ async fn trickle(https: Https, pause: Duration) {
                 sleep(pause).await;
             }
         };
-        // A caller that was refused begins again.
+        // A caller that was rejected starts again.
         let _ = timeout(pause * 3, sending).await;
     }
 }
@@ -184,7 +185,7 @@ async fn is_served_next_to_slow_requests(sources: &[(&str, usize)]) {
     for (source, count) in sources {
         for n in 0..*count {
             let version = [Version::HTTP_11, Version::HTTP_2][n % 2];
-            // Each asks over and over for what takes the upstream long.
+            // Each caller repeats a request that takes the upstream long.
             let asking = Caller::new(&https.from(source), version, "");
             flood.spawn(asking.sends(usize::MAX, Method::GET, Bytes::new(), PATIENCE));
         }

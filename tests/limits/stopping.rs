@@ -22,17 +22,17 @@ use tokio::{
 
 const LENGTH: usize = 4 * 1024 * 1024;
 
-/// Exceeds what the kernel's buffers hold, in bytes.
+/// A body of this length fills the kernel's buffers, in bytes.
 const MORE: usize = 16 * 1024 * 1024;
 
-/// Says after how many bytes a caller pauses, and for how long.
+/// A caller pauses for `pause` after each `bytes` bytes.
 #[derive(Clone, Copy)]
 struct Pace {
     bytes: usize,
     pause: Duration,
 }
 
-/// Starts a proxy before an upstream whose answer has this length.
+/// Starts a proxy in front of an upstream whose answer has this length.
 async fn proxy(stack: &Stack, alpn: &str, length: usize) -> (Process, Https) {
     let upstream = upstream::answering(stack, &[alpn], move |_| async move {
         Response::new(Body::full(Bytes::from(vec![b'a'; length])))
@@ -43,7 +43,7 @@ async fn proxy(stack: &Stack, alpn: &str, length: usize) -> (Process, Https) {
     (proxy, https)
 }
 
-/// Asks over `version`, with small windows and buffers.
+/// Sends a request over `version`, with small windows and buffers.
 async fn ask(https: &Https, version: Version) -> Incoming {
     const WINDOW: u32 = 64 * 1024;
     let request = |uri: &str| {
@@ -112,13 +112,13 @@ async fn all_arrives(version: Version, callers: usize, pace: Pace) {
     }
 }
 
-/// Takes some two seconds for 4 MiB.
+/// 4 MiB take some two seconds.
 const SLOWLY: Pace = Pace {
     bytes: 64 * 1024,
     pause: Duration::from_millis(30),
 };
 
-/// Takes some two seconds for 16 MiB.
+/// 16 MiB take some two seconds.
 const FASTER: Pace = Pace {
     bytes: 256 * 1024,
     ..SLOWLY

@@ -17,13 +17,13 @@ use tokio::time::{Instant, sleep};
 
 use crate::next_frame;
 
-/// Bounds what a process may grow by for one connection, in KiB.
+/// The most that a process may grow by for one connection, in KiB.
 const MEMORY: usize = 32 * 1024;
 
-/// Exceeds what all buffers on the way hold of requests.
+/// This many bytes fill all buffers between a caller and its upstream.
 const MORE_THAN_BUFFERS: usize = 64 * 1024 * 1024;
 
-/// Starts a server, and a proxy before another server.
+/// Starts a server, and a proxy in front of another server.
 async fn server_and_proxy(stack: &Stack) -> (Process, [Process; 2]) {
     let upstream = stack.server(&[]).await;
     let port = upstream.listening().await;
@@ -31,7 +31,7 @@ async fn server_and_proxy(stack: &Stack) -> (Process, [Process; 2]) {
     (upstream, processes)
 }
 
-/// Sends each request over and over and reads no answer. The process must stop reading, and must not
+/// Sends each request repeatedly and reads no answer. The process must stop reading, and must not
 /// keep the answers.
 async fn stops_reading(requests: &[String]) {
     let stack = Stack::new().await;
@@ -46,7 +46,7 @@ async fn stops_reading(requests: &[String]) {
             let sent = client
                 .send_ahead(request.as_bytes(), MORE_THAN_BUFFERS)
                 .await;
-            // The kernel's count is not exact and may decrease.
+            // The kernel's figure is not exact and may decrease.
             let grown = process.peak_memory().saturating_sub(before);
             let start = request.lines().next().unwrap();
             println!("{start}: {sent} bytes were taken, it grew by {grown} KiB");
@@ -92,7 +92,7 @@ async fn repeated_good_requests_with_bodies_and_unread_answers_are_no_longer_rea
     .await;
 }
 
-/// Leaves room for one more of the 200 streams that a connection may have.
+/// The number of streams leaves room for one more of the 200 that a connection may have.
 const STREAMS: u32 = 199;
 
 const SOON: Duration = Duration::from_secs(1);
@@ -141,7 +141,7 @@ fn pong(payload: &[u8]) -> Vec<u8> {
     frame(PING, 1, 0, payload)
 }
 
-/// Asks once more, and reads the answer to its end or up to 32 KiB.
+/// Sends another request, and reads the answer to its end or up to 32 KiB.
 async fn is_kept(http2: &mut Frames, fields: &[(&str, &str)]) {
     let next = 2 * STREAMS + 1;
     let window = frame(WINDOW_UPDATE, 0, next, &(64 * 1024_u32).to_be_bytes());

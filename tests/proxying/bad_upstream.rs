@@ -6,7 +6,7 @@ use harness::{
 };
 
 /// Sends a request to a proxy whose upstream presents the X.509-SVID of `stranger`. Returns the log
-/// line that says why the upstream is refused.
+/// line with the reason why the upstream is refused.
 async fn refusal_of(stranger: &Stack) -> String {
     let stack = ProxyStack::before(async |_| Recording::new(stranger).await, &[]).await;
     assert_eq!(stack.https.send(get(&[])).await.status, 502);

@@ -6,7 +6,7 @@ use harness::{
     https,
     proxy_stack::ProxyStack,
     raw::{Client, End},
-    scripted::{Peer, Scripted},
+    scripted::{Scripted, ScriptedPeer},
 };
 use http::Version;
 use http_body_util::BodyExt;
@@ -14,7 +14,7 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use crate::request;
 
-/// Names a way for an answer to break off.
+/// The way in which an answer breaks off.
 #[derive(Clone, Copy, Debug)]
 enum Break {
     /// The upstream sends RST_STREAM with this code.
@@ -76,7 +76,7 @@ impl Breaking {
         *self.told.lock().unwrap() = case;
     }
 
-    /// Asks over HTTP/1.x and fails if the answer looks complete.
+    /// Sends a GET over HTTP/1.x and fails if the answer looks complete.
     async fn check_http1(&self, version: &str, case: Case) {
         self.tell(case);
         let line = format!("GET / HTTP/{version}");
@@ -88,7 +88,7 @@ impl Breaking {
         }
         let (bytes, end) = client.end().await;
         let text = String::from_utf8(bytes).unwrap();
-        // The proxy may learn of such a break before it has passed on the head.
+        // The proxy may learn of such a break before it has forwarded the head.
         if case.at_once && text.starts_with(&format!("HTTP/{version} 502 ")) {
             return;
         }
@@ -96,7 +96,7 @@ impl Breaking {
         assert!(!text.ends_with("0\r\n\r\n"), "{case:?} {text}");
     }
 
-    /// Asks over HTTP/2 and fails if the answer looks complete.
+    /// Sends a GET over HTTP/2 and fails if the answer looks complete.
     async fn check_http2(&self, case: Case) {
         self.tell(case);
         let asking = self
@@ -104,7 +104,7 @@ impl Breaking {
             .https
             .try_start(Version::HTTP_2, https::get(&[]));
         let answer = match timeout(PATIENCE, asking).await.expect("answers in time") {
-            // The proxy may learn of such a break before it has passed on the head.
+            // The proxy may learn of such a break before it has forwarded the head.
             Err(_) if case.at_once => return,
             Ok(answer) if case.at_once && answer.status() == 502 => return,
             answer => answer.unwrap_or_else(|error| panic!("{case:?} {error}")),
@@ -136,8 +136,8 @@ impl Breaking {
     }
 }
 
-/// Answers each request of a connection as it was last told.
-async fn answer(mut peer: Peer, told: &Mutex<Case>, is_read: &Semaphore) -> Option<()> {
+/// Answers each request of a connection as the test last told.
+async fn answer(mut peer: ScriptedPeer, told: &Mutex<Case>, is_read: &Semaphore) -> Option<()> {
     loop {
         let stream = peer.asked().await?.stream;
         let case = *told.lock().unwrap();
@@ -198,7 +198,7 @@ fn ends() -> Vec<Break> {
     ends
 }
 
-/// Returns cases of every such break, with and without a length.
+/// Returns cases of each break, with and without a length.
 fn cases(breaks: &[Break]) -> Vec<Case> {
     let mut cases = Vec::new();
     for &how in breaks {

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::request;
 
-/// Describes an answer that has no body. Its head may have a length.
+/// An answer without a body. Its head may have a length.
 #[derive(Clone, Copy, Debug)]
 struct Empty {
     method: &'static str,
@@ -101,7 +101,7 @@ async fn over_http1(stack: &Stack, empty: Empty) -> Upstream {
             .iter()
             .map(|(name, value)| format!("{name}: {value}\r\n"));
         let lines: String = lines.collect();
-        raw::Answer::Bytes(format!("HTTP/1.1 {} A\r\n{lines}\r\n", empty.status).into())
+        raw::Reply::Bytes(format!("HTTP/1.1 {} A\r\n{lines}\r\n", empty.status).into())
     })
     .await
 }
@@ -124,7 +124,7 @@ async fn over_http2(stack: &Stack, empty: Empty) -> Scripted {
     .await
 }
 
-/// Asks twice on one connection, because the second answer shows where the first one ended.
+/// Sends two requests on one connection, because the second answer shows where the first one ended.
 async fn check_http1(proxied: &Proxied, what: &str, empty: Empty) {
     let line = format!("{} / HTTP/1.1", empty.method);
     let bytes = request(&[&line, "Host: a", "Content-Length: 0"], "");
@@ -140,7 +140,7 @@ async fn check_http1(proxied: &Proxied, what: &str, empty: Empty) {
     }
 }
 
-/// Fails if there is another length than the one that crosses. Only some answers have to have it.
+/// Fails if there is a length other than the one that crosses. Only some answers must have it.
 fn check_length(lengths: &[&str], what: &str, empty: Empty) {
     match lengths {
         [] => {}
@@ -168,12 +168,12 @@ async fn check_http2(proxied: &Proxied, what: &str, empty: Empty) {
     assert_eq!(body.expect(what).to_bytes(), "", "{what}");
 }
 
-/// Asks twice on one connection and fails if a stream is reset or does not end.
+/// Sends two requests on one connection and fails if a stream is reset or does not end.
 async fn check_frames(proxied: &Proxied, what: &str, empty: Empty) {
     let block = match empty.method {
         "GET" => frames::GET,
         "POST" => frames::POST,
-        // This block has a literal `:method` in place of the indexed one.
+        // This block has a literal `:method` instead of the indexed one.
         _ => b"\x02\x04HEAD\x87\x84\x01\x09localhost",
     };
     let mut frames = Frames::connect(&proxied.https, b"").await;
@@ -250,7 +250,7 @@ async fn client_takes_an_answer_without_a_body_for_complete() {
     assert!(wrong.is_empty(), "{}", wrong.join(""));
 }
 
-/// A GET that is answered with 200 has a body, so that its length counts.
+/// A GET that is answered with 200 has a body, so that its length matters.
 #[tokio::test]
 async fn get_with_a_length_and_an_empty_end_is_a_break() {
     let empty = Empty {
@@ -261,7 +261,7 @@ async fn get_with_a_length_and_an_empty_end_is_a_break() {
     };
     let proxied = proxied(Version::HTTP_2, empty).await;
     for version in [Version::HTTP_11, Version::HTTP_2] {
-        // The proxy may learn of such a break before it has passed on the head.
+        // The proxy may learn of such a break before it has forwarded the head.
         if let Ok(answer) = proxied.https.try_start(version, https::get(&[])).await
             && answer.status() != 502
         {

@@ -1,4 +1,4 @@
-use harness::raw::{Answer, Client};
+use harness::raw::{Client, Reply};
 
 use crate::{Proxied, get, request};
 
@@ -126,7 +126,7 @@ async fn hop_by_hop_fields_of_answers_are_removed_p010() {
         Upgrade: h2\r\nTrailer: X-T\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nSet-Cookie: c=3\r\nServer: theirs\r\n\
         Via: 1.0 inner\r\n";
     let answer = format!("HTTP/1.1 200 Their \u{e4} Reason\r\n{fields}Content-Length: 0\r\n\r\n");
-    let proxied = Proxied::answered(move |_| Answer::Bytes(answer.clone().into()), &[]).await;
+    let proxied = Proxied::answered(move |_| Reply::Bytes(answer.clone().into()), &[]).await;
     let mut client = Client::sending(&proxied.https, get(&[])).await;
     let answer = client.answer().await.unwrap();
     for name in [
@@ -159,7 +159,7 @@ async fn hop_by_hop_fields_of_answers_are_removed_p010() {
     .unwrap();
     assert!(
         own.fields("server").is_empty(),
-        "P24: nothing about the proxy itself"
+        "P24: the proxy does not name itself"
     );
 }
 
@@ -206,6 +206,6 @@ async fn forwarded_fields_come_from_the_connection_only_p021() {
     assert_eq!(forwarded.fields("x-forwarded-host"), ["a"]);
     assert!(
         forwarded.fields("forwarded").is_empty(),
-        "P22: there is none to get wrong"
+        "P22: the proxy writes none"
     );
 }

@@ -2,14 +2,15 @@ use harness::raw::{Client, End};
 
 use crate::{Proxied, get, post, request};
 
-/// What should become of a row.
+/// The required outcome of a row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
-    /// Refused, not forwarded, and nothing after it is read.
+    /// The request is rejected and not forwarded, and nothing after it is read.
     Refused(u16),
-    /// Forwarded once, with this body (framing included), and the connection goes on.
+    /// The request is forwarded once, with this body (framing included), and the connection is
+    /// kept.
     Forwarded(&'static str),
-    /// Forwarded once with this body; nothing after it is read.
+    /// The request is forwarded once with this body, and nothing after it is read.
     Last(&'static str),
 }
 use Fate::{Forwarded, Last, Refused};
@@ -44,7 +45,7 @@ async fn check(rows: &[(&str, String, Fate)]) {
 #[tokio::test]
 async fn two_lengths_that_differ_are_rejected_p025() {
     let (cl, te) = ("Content-Length: 6", "Transfer-Encoding: chunked");
-    // hyper has removed Content-Length before anybody can see it, and closes (RFC 9112 §6.3).
+    // hyper has removed Content-Length before our code sees it, and closes (RFC 9112 §6.3).
     check(&[
         ("P25", post(&[cl, te], "0\r\n\r\n"), Last("")),
         ("P26", post(&[te, cl], "0\r\n\r\n"), Last("")),
@@ -187,7 +188,7 @@ async fn request_hidden_in_a_body_is_never_answered_p045() {
     let mut client = Client::sending(&proxied.https, unknown_path).await;
     assert_eq!(client.answer().await.unwrap().status(), 404);
     client.send(crate::CANARY).await;
-    // Either the body was drained and the canary answered, or the connection closed.
+    // The body was drained and the canary answered, or the connection was closed.
     let answered = client.answer().await.is_some();
     let requests = proxied.upstream.requests();
     assert_eq!(requests.len(), usize::from(answered));
@@ -219,7 +220,7 @@ async fn malformed_heads_are_rejected_p047() {
     ])
     .await;
     let proxied = Proxied::new().await;
-    // P49: line ends of the caller's are not passed on.
+    // P49: line ends of the caller are not forwarded.
     let outcome = proxied.probe("GET / HTTP/1.1\nHost: a\nX-A: 1\n\n").await;
     assert_eq!((outcome.status, outcome.goes_on), (200, true));
     let bytes = proxied.upstream.connections()[0].bytes.clone();
@@ -228,7 +229,7 @@ async fn malformed_heads_are_rejected_p047() {
         .filter(|two| two[1] == b'\n' && two[0] != b'\r')
         .count();
     assert_eq!(bare, 0, "P49");
-    // P68: empty lines before a request are no request.
+    // P68: empty lines before a request are not a request.
     let outcome = proxied
         .probe("\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
         .await;
@@ -302,10 +303,10 @@ async fn malformed_chunks_are_rejected_p053() {
             "{number} {body:.40}: {outcome:?}"
         );
     }
-    // P64: what had begun was broken off, not pooled.
+    // P64: the request that had begun was broken off, and its connection is not pooled.
     let connections = proxied
         .upstream
-        // One that was opened for a request given up before is kept for the next.
+        // A connection that was opened for a request that was given up is kept for the next.
         .wait(|all| all.iter().all(|one| one.ended || one.bytes.is_empty()))
         .await;
     assert!(connections.iter().all(|one| one.requests.is_empty()));
@@ -327,7 +328,7 @@ async fn body_that_breaks_off_breaks_off_at_the_upstream_p064() {
     );
     assert_eq!(client.answer().await, None);
     let connections = proxied.upstream.wait(|all| all[0].ended).await;
-    assert!(connections[0].requests.is_empty(), "never whole");
+    assert!(connections[0].requests.is_empty(), "it is never whole");
 }
 
 #[tokio::test]
@@ -340,7 +341,7 @@ async fn client_that_leaves_within_a_body_breaks_it_off_at_the_upstream_p065() {
         .await;
     drop(client);
     let connections = proxied.upstream.wait(|all| all[0].ended).await;
-    assert!(connections[0].requests.is_empty(), "never whole");
+    assert!(connections[0].requests.is_empty(), "it is never whole");
 }
 
 #[tokio::test]
@@ -369,9 +370,13 @@ async fn pipelined_requests_are_answered_in_order_p066() {
         let answer = client.answer().await.unwrap();
         assert_eq!(String::from_utf8_lossy(&answer.body), format!("/?{n}"));
     }
-    assert_eq!(proxied.upstream.connections().len(), 1, "one by one");
+    assert_eq!(
+        proxied.upstream.connections().len(),
+        1,
+        "one after the other"
+    );
 
-    // P1, P67: after the last one nothing is read.
+    // P1, P67: nothing is read after the last request.
     let outcome = proxied.probe(get(&["Connection: close"])).await;
     assert_eq!((outcome.status, outcome.goes_on), (200, false), "P67");
     assert!(outcome.forwarded[0].fields("connection").is_empty(), "P1");

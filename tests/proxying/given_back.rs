@@ -6,16 +6,17 @@ use harness::{
         self, DATA, END_STREAM, ENHANCE_YOUR_CALM, NO_ERROR, REFUSED_STREAM, frame, goaway, head,
         reset,
     },
-    https::{Answer, Https},
+    https::{Https, WholeAnswer},
     proxy_stack::ProxyStack,
-    scripted::{Asked, Peer, Scripted},
+    scripted::{Asked, Scripted, ScriptedPeer},
 };
 use http::{Request, Version};
 use http_body_util::{BodyExt, Channel, Full, channel::Sender};
 use hyper::body::Bytes;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
-/// Returns the frame by which an upstream gives a request on this stream back unread.
+/// Returns the frame by which an upstream gives back a request on this stream without processing
+/// it.
 type Refusal = fn(u32) -> Vec<u8>;
 
 const REFUSALS: [(&str, Refusal); 4] = [
@@ -35,7 +36,7 @@ struct Refusing {
     asked: watch::Receiver<Vec<usize>>,
 }
 
-/// Says when the upstream sends its refusal.
+/// The time at which the upstream sends its refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum When {
     /// The refusal follows the head of the request.
@@ -78,7 +79,7 @@ impl Refusing {
 }
 
 async fn serve(
-    mut peer: Peer,
+    mut peer: ScriptedPeer,
     refusal: Refusal,
     when: When,
     asked: &Mutex<watch::Sender<Vec<usize>>>,
@@ -100,7 +101,7 @@ async fn serve(
 }
 
 /// Opens the windows, reads a body and answers with its length.
-async fn answer(peer: &mut Peer, asked: Asked) -> Option<()> {
+async fn answer(peer: &mut ScriptedPeer, asked: Asked) -> Option<()> {
     for stream in [0, asked.stream] {
         let more = 1_u32 << 30;
         peer.send(frame(frames::WINDOW_UPDATE, 0, stream, &more.to_be_bytes()))
@@ -169,7 +170,7 @@ async fn post_that_is_given_back_before_its_body_came_is_sent_again() {
     }
 }
 
-async fn post(https: &Https, version: Version, length: usize) -> Answer {
+async fn post(https: &Https, version: Version, length: usize) -> WholeAnswer {
     let body = Full::new(Bytes::from(vec![b'x'; length]));
     let request = Request::post("/").body(body).unwrap();
     timeout(PATIENCE, https.send_over(version, request))
@@ -201,7 +202,7 @@ async fn post_whose_small_body_is_in_hand_is_sent_again_when_it_is_given_back() 
     }
 }
 
-/// The proxy does not have the part of the body any more that it has sent.
+/// The proxy no longer has the part of the body that it has sent.
 #[tokio::test]
 async fn post_that_is_given_back_within_its_body_is_answered_with_502_and_not_sent_again() {
     for (name, refusal) in REFUSALS {

@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{CANARY, request, sharing::post};
 
-/// Says how many fields an answer has and how long each is.
+/// The number of fields of an answer, and the length of each.
 #[derive(Clone, Copy, Debug)]
 struct Fields {
     count: usize,
@@ -129,7 +129,7 @@ fn with_fields(fields: Fields) -> Response<body::Body> {
     response
 }
 
-/// Asks over HTTP/2 and takes heads of any size.
+/// Sends a GET over HTTP/2 and accepts heads of any size.
 async fn get_over_http2(https: &Https) -> (u16, http::HeaderMap, Bytes) {
     let io = TokioIo::new(https.connect(b"h2").await);
     let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
@@ -147,7 +147,7 @@ async fn get_over_http2(https: &Https) -> (u16, http::HeaderMap, Bytes) {
 
 const HELD: usize = 8;
 
-/// Sends POSTs over both versions and returns when they are held.
+/// Sends POSTs over both versions and returns once the upstream holds them.
 async fn held(proxied: &mut Proxied) -> (JoinSet<u16>, Vec<usize>) {
     let (mut answers, mut numbers) = (JoinSet::new(), Vec::new());
     for number in 0..HELD {
@@ -164,7 +164,7 @@ async fn held(proxied: &mut Proxied) -> (JoinSet<u16>, Vec<usize>) {
     (answers, numbers)
 }
 
-/// Asks for such an answer over both versions, next to requests in flight and before another one.
+/// Requests such an answer over both versions, next to requests in flight and before another one.
 async fn check(alpn: &str, fields: Fields, crosses: bool) {
     let what = format!("{alpn} {fields:?}");
     let mut proxied = Proxied::new(alpn, fields).await;
@@ -200,7 +200,9 @@ async fn check(alpn: &str, fields: Fields, crosses: bool) {
     assert_eq!(body == "large", crosses, "{what}");
 
     proxied.release.add_permits(HELD);
-    let statuses = timeout(PATIENCE, answers.join_all()).await.expect("come");
+    let statuses = timeout(PATIENCE, answers.join_all())
+        .await
+        .expect("all come in time");
     let log = proxied.stack.proxy.log().join("\n");
     assert_eq!(statuses, [200; HELD], "{what}: {log}");
 }

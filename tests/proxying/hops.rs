@@ -6,13 +6,13 @@ use harness::{
 
 use crate::{Proxied, get};
 
-/// The answer to a GET through the proxy on this port.
+/// Returns the answer to a GET through the proxy on this port.
 async fn asked(stack: &Stack, port: u16) -> Message {
     let mut client = Client::sending(&stack.https(port), get(&[])).await;
     client.answer().await.unwrap()
 }
 
-/// The name of the hop that wrote a `Via` value of one member.
+/// Returns the name of the hop that wrote a `Via` value of one member.
 fn by(value: &str) -> &str {
     let (_, by) = value.split_once(' ').unwrap();
     by
@@ -42,7 +42,7 @@ async fn proxy_in_front_of_a_proxy_forwards_p018() {
     }
 }
 
-/// A proxy on `port` in front of what listens on `upstream`.
+/// Starts a proxy on `port` in front of the listener on `upstream`.
 async fn proxy(stack: &Stack, port: u16, upstream: u16) -> Process {
     let listen = format!("127.0.0.1:{port}");
     let upstream = format!("https://127.0.0.1:{upstream}");

@@ -150,7 +150,7 @@ fn post(killed: &Killed, version: Version, length: usize) -> impl Future<Output 
     async move { https.start(version, request).await.status().as_u16() }
 }
 
-/// Callers send a part of these bodies, and no more until the server is killed.
+/// Callers send a part of these bodies, and send no more until the server is killed.
 #[tokio::test]
 async fn begun_posts_at_a_server_that_is_killed_are_never_answered_with_400() {
     for others in [0, 1] {

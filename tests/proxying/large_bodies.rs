@@ -7,7 +7,7 @@ use harness::proxy_stack::ProxyStack;
 
 const SIZE: usize = 32 * 1024 * 1024;
 
-/// What a proxy that buffered one body would need on top.
+/// A proxy that buffered one body would grow by more than this.
 const MEMORY_BOUND_KIB: usize = SIZE / 1024 / 2;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

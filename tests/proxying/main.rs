@@ -1,49 +1,49 @@
-//! The proxy against peers that say whatever they like, byte for byte: what crosses it, what is
-//! refused, and that nobody takes a part of one message for another. Numbers are those of
+//! Tests the proxy byte for byte with peers that follow no rule. Checks what crosses it and what it
+//! refuses, and that a part of one message is never taken for another. Numbers are those of
 //! `CONFORMANCE.md`.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
-/// Has an upstream that is absent, slow, or somebody else.
+/// Has an upstream that is absent, slow, or the wrong one.
 mod bad_upstream;
 /// Breaks answers off over HTTP/2.
 mod breaks;
-/// Answers without a body, though the head may have a length.
+/// Tests answers without a body, whose head may have a length.
 mod empty;
-/// Header fields that cross, in both directions.
+/// Tests header fields that cross, in both directions.
 mod fields;
-/// Where requests end: two lengths, odd codings, broken chunks.
+/// Tests the ends of requests: two lengths, odd codings, broken chunks.
 mod framing;
-/// Gives requests back unread, as HTTP/2 upstreams may.
+/// Gives requests back unprocessed, as HTTP/2 upstreams may.
 mod given_back;
 /// Answers with heads of all lengths, next to other requests.
 mod heads;
-/// `Via`: chains of proxies, and requests that go in a circle.
+/// Tests `Via`: chains of proxies, and requests that go in a circle.
 mod hops;
-/// HTTP/2 frames that no client library would send.
+/// Sends HTTP/2 frames that no client library would send.
 mod http2;
-/// Stops and kills the server that requests are at.
+/// Stops and kills the server that has requests in flight.
 mod killed;
 /// Sends large bodies in both directions, in bounded memory.
 mod large_bodies;
 /// Limits log lines about requests that are not forwarded.
 mod rejections;
-/// Where responses end, and responses that should not be.
+/// Tests the ends of responses, and malformed responses.
 mod responses;
-/// The process as a whole: slow callers, logs, panics, its end.
+/// Tests the process as a whole: slow callers, logs, panics, its end.
 mod running;
-/// Tests which requests the proxy sends again, and which never.
+/// Tests which requests the proxy sends again, and which it never does.
 mod sent_again;
 /// Leaves bodies unread at the upstream, next to other callers' requests.
 mod sharing;
 /// Spreads requests over several upstreams, and restarts these.
 mod spread;
-/// Limits the requests that an upstream takes at once on a connection.
+/// Limits the concurrent streams of an upstream connection.
 mod streams;
-/// Method, target and Host.
+/// Tests the method, the target and Host.
 mod targets;
-/// Upgrade, Expect, CONNECT and what follows them.
+/// Tests Upgrade, Expect, CONNECT and the bytes after them.
 mod upgrades;
-/// Upstreams that fail, the pool of their connections, retries, aborts, backpressure.
+/// Tests upstreams that fail, pooled connections, retries, aborts and backpressure.
 mod upstreams;
 
 use harness::{
@@ -51,10 +51,10 @@ use harness::{
     https::Https,
     process::Process,
     proxy_stack::ProxyStack,
-    raw::{self, Answer, Client, Message, Upstream},
+    raw::{self, Client, Message, Reply, Upstream},
 };
 
-/// A proxy before a recording upstream.
+/// Runs a proxy in front of a recording upstream.
 struct Proxied {
     stack: Stack,
     upstream: Upstream,
@@ -63,14 +63,14 @@ struct Proxied {
 }
 
 impl Proxied {
-    /// Before an upstream that answers each request with its target.
+    /// Starts an upstream that answers each request with its target, and the proxy.
     async fn new() -> Self {
         Self::answered(raw::echo, &[]).await
     }
 
-    /// Before an upstream that answers by `script`, the proxy started with more `args`.
+    /// Starts an upstream that answers by `script`, and the proxy with more `args`.
     async fn answered(
-        script: impl Fn(&Message) -> Answer + Send + Sync + 'static,
+        script: impl Fn(&Message) -> Reply + Send + Sync + 'static,
         args: &[&str],
     ) -> Self {
         let paths = ["--cores", "1", "--path", "/", "--path", "/canary"];
@@ -89,7 +89,7 @@ impl Proxied {
         }
     }
 
-    /// Sends `request` on a connection of its own, and the canary right behind it.
+    /// Sends `request` on a connection of its own, and the canary directly after it.
     async fn probe(&self, request: impl AsRef<[u8]>) -> Outcome {
         let before = self.upstream.requests().len();
         let mut client = Client::sending(&self.https, [request.as_ref(), CANARY].concat()).await;
@@ -121,31 +121,31 @@ impl Proxied {
     }
 }
 
-/// What became of a request and of the canary behind it.
+/// The outcome of a request and of the canary after it.
 #[derive(Debug)]
 struct Outcome {
-    /// Of the answer; 0 when the connection ended without one.
+    /// The status of the answer, or 0 if the connection ended without one.
     status: u16,
     answer: Option<Message>,
-    /// What the upstream got, the canary left out.
+    /// The requests that the upstream received, except the canary.
     forwarded: Vec<Message>,
-    /// The canary was answered as what it is; else the connection ended.
+    /// The canary was answered as a request of its own. Otherwise the connection ended.
     goes_on: bool,
 }
 
 const CANARY: &[u8] = b"GET /canary HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// A request of `lines` and then `body`.
+/// Returns a request of `lines` and then `body`.
 fn request(lines: &[&str], body: &str) -> String {
     format!("{}\r\n\r\n{body}", lines.join("\r\n"))
 }
 
-/// A GET of `/` with these field lines.
+/// Returns a GET of `/` with these field lines.
 fn get(fields: &[&str]) -> String {
     request(&[&["GET / HTTP/1.1", "Host: a"], fields].concat(), "")
 }
 
-/// A POST to `/` with these field lines.
+/// Returns a POST to `/` with these field lines and `body`.
 fn post(fields: &[&str], body: &str) -> String {
     request(&[&["POST / HTTP/1.1", "Host: a"], fields].concat(), body)
 }

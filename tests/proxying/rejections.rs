@@ -4,10 +4,10 @@ use harness::raw::Client;
 
 use crate::{Proxied, get, post, request};
 
-/// Requests of a flood: many times the quota of one address.
+/// The requests of a flood, many times the quota of one address.
 const FLOOD: usize = 3000;
 
-/// Returns a bound on the lines that one address gets in `time`, periods at both ends included.
+/// Returns the most lines that one address gets in `time`, with the periods at both ends.
 fn lines_in(time: Duration) -> usize {
     20 * (time.as_secs() as usize + 2)
 }
@@ -101,7 +101,7 @@ async fn flood_of_rejected_requests_leaves_the_log_to_other_sources_p143() {
         let log: Vec<_> = log.lines().map(str::to_owned).collect();
         let lines = of_status(&log, status);
         assert!(lines.len() <= lines_in(time), "{} in {time:?}", lines.len());
-        // A machine that is too busy for a flood leaves nothing out.
+        // A machine that is too busy for a flood leaves out no line.
         let is_told = lines.iter().any(|line| line.contains("left_out="));
         assert!(is_told || sent < lines.len(), "{sent} sent: {lines:?}");
     }
@@ -110,7 +110,7 @@ async fn flood_of_rejected_requests_leaves_the_log_to_other_sources_p143() {
 #[tokio::test]
 async fn log_lines_about_the_upstream_are_limited_apart_p143() {
     let proxied = Proxied::answered(
-        |_| harness::raw::Answer::Last(b"nonsense\r\n\r\n".into()),
+        |_| harness::raw::Reply::Last(b"nonsense\r\n\r\n".into()),
         &[],
     )
     .await;
@@ -131,5 +131,8 @@ async fn log_lines_about_the_upstream_are_limited_apart_p143() {
     let failures = of_status(&log, 502).len();
     let forwarded = log.iter().filter(|line| line.contains("INFO GET /"));
     assert!(failures <= lines_in(start.elapsed()), "{failures}");
-    assert!(forwarded.count() > failures, "each is logged as forwarded");
+    assert!(
+        forwarded.count() > failures,
+        "each forwarded request is logged"
+    );
 }

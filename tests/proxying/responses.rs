@@ -3,7 +3,7 @@ use std::convert::Infallible;
 use harness::{
     https,
     proxy_stack::ProxyStack,
-    raw::{self, Answer, Client, End},
+    raw::{self, Client, End, Reply},
 };
 use http::Version;
 use http_body_util::{BodyExt, StreamBody};
@@ -11,14 +11,15 @@ use hyper::body::{Bytes, Frame};
 
 use crate::{CANARY, Proxied, get, request};
 
-/// The proxy before an upstream that answers `/` with exactly `bytes`, once, and the canary rightly.
+/// Starts an upstream that answers `/` with exactly `bytes` and the canary correctly, and the
+/// proxy.
 async fn answering(bytes: &[u8], then_close: bool) -> Proxied {
     let bytes = bytes.to_vec();
     Proxied::answered(
         move |request| match (request.start_line().contains("canary"), then_close) {
             (true, _) => raw::echo(request),
-            (false, true) => Answer::Last(bytes.clone()),
-            (false, false) => Answer::Bytes(bytes.clone()),
+            (false, true) => Reply::Last(bytes.clone()),
+            (false, false) => Reply::Bytes(bytes.clone()),
         },
         &[],
     )
@@ -81,8 +82,11 @@ async fn answers_with_two_lengths_or_none_are_502_p113() {
         let mut client = Client::sending(&proxied.https, get(&[])).await;
         let got = client.answer().await.unwrap();
         assert_eq!(got.status(), 502, "{number} {answer:.60}");
-        assert_eq!(got.body, b"502 Bad Gateway\n", "{number}: nothing of it");
-        // P166: what was not understood is not used again.
+        assert_eq!(
+            got.body, b"502 Bad Gateway\n",
+            "{number}: nothing of it crosses"
+        );
+        // P166: a connection with a malformed answer is not used again.
         client.send(CANARY).await;
         let canary = client.answer().await.unwrap();
         assert_eq!(canary.body, b"/canary", "{number} P166");
@@ -120,14 +124,14 @@ async fn truncated_answer_does_not_look_complete_p119() {
         let text = String::from_utf8(bytes).unwrap();
         assert!(!text.ends_with("0\r\n\r\n"), "{number} {text}");
         assert_eq!(end, End::Abrupt, "{number} {text}");
-        // P163: begun is begun, it is not asked for again.
+        // P163: a request whose answer has begun is not sent again.
         assert_eq!(proxied.upstream.requests().len(), 1, "P163");
 
         let old = request(&["GET / HTTP/1.0", "Host: a"], "");
         let mut client = Client::sending(&proxied.https, old).await;
         assert_eq!(client.end().await.1, End::Abrupt, "P120");
 
-        // Over HTTP/2 only a reset says so.
+        // Over HTTP/2 a reset is the only sign of a break.
         let begun = proxied.https.start(Version::HTTP_2, https::get(&[])).await;
         assert_eq!(begun.status(), 200, "{number}");
         begun.into_body().collect().await.expect_err(number);
@@ -179,14 +183,14 @@ async fn trailers_of_an_answer_are_not_forwarded_p126() {
     assert_eq!(answer.body, b"5\r\nhello\r\n0\r\n\r\n");
     assert!(!answer.head.contains("Trailer") && answer.fields("set-cookie").is_empty());
 
-    // HTTP/2 needs no announcement for them.
+    // HTTP/2 needs no announcement of trailers.
     let answer = proxied.https.start(Version::HTTP_2, https::get(&[])).await;
     let body = answer.into_body().collect().await.unwrap();
     assert_eq!(body.trailers(), None);
     assert_eq!(body.to_bytes(), "hello");
 }
 
-/// Over HTTP/2 on both sides, where no coding of the body loses them on the way.
+/// HTTP/2 is used on both sides, because no coding of the body loses trailers there.
 #[tokio::test]
 async fn trailers_of_an_http2_request_are_not_forwarded_p062() {
     let stack = ProxyStack::answering(&["h2"], &[], async |request| {

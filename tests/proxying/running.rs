@@ -20,7 +20,7 @@ use harness::{
     frames::{self, frame},
     https,
     proxy_stack::ProxyStack,
-    raw::{self, Answer, Client, End},
+    raw::{self, Client, End, Reply},
 };
 
 use crate::{CANARY, Proxied, get, request};
@@ -40,7 +40,7 @@ async fn callers_that_do_not_read_delay_no_other_p171() {
     })
     .await;
     let https = &stack.https;
-    // All of them over one connection upstream: it is HTTP/2.
+    // All answers come over one connection to the upstream, because it is HTTP/2.
     let mut slow = Vec::new();
     for _ in 0..SLOW {
         let line = request(&["GET /?large HTTP/1.1", "Host: a"], "");
@@ -48,14 +48,14 @@ async fn callers_that_do_not_read_delay_no_other_p171() {
         client.read_some(1).await;
         slow.push(client);
     }
-    // As often as it takes for every buffer on the slow ones' way to be full.
+    // These requests are so many that every buffer of the slow callers is full meanwhile.
     let mut quick = Client::new(https).await;
     for _ in 0..1000 {
         quick.send(get(&[])).await;
         assert_eq!(quick.answer().await.unwrap().body, b"small");
     }
 
-    // And two streams of one caller's connection, of which it reads one.
+    // A caller opens two streams on one connection, and reads one of them.
     let http2 = https.connect(b"h2").await;
     let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
         .initial_connection_window_size(1024 * 1024)
@@ -80,7 +80,7 @@ async fn callers_that_do_not_read_delay_no_other_p171() {
 #[tokio::test]
 async fn requests_that_are_sent_ahead_wait_unread_p066() {
     const MORE_THAN_BUFFERS: usize = 64 * 1024 * 1024;
-    let proxied = Proxied::answered(|_| Answer::Silence, &[]).await;
+    let proxied = Proxied::answered(|_| Reply::Silence, &[]).await;
     let before = proxied.proxy.peak_memory();
     let mut client = Client::sending(&proxied.https, get(&[])).await;
     proxied
@@ -91,7 +91,7 @@ async fn requests_that_are_sent_ahead_wait_unread_p066() {
         .send_ahead(get(&[]).as_bytes(), MORE_THAN_BUFFERS)
         .await;
     assert!(sent < MORE_THAN_BUFFERS / 2, "{sent} bytes were taken");
-    assert_eq!(proxied.upstream.requests().len(), 1, "one at a time");
+    assert_eq!(proxied.upstream.requests().len(), 1, "one is in flight");
     let grown = proxied.proxy.peak_memory() - before;
     assert!(grown < 4 * 1024, "the proxy grew by {grown} KiB");
 }
@@ -101,7 +101,7 @@ async fn stop_lets_requests_in_flight_finish_p172() {
     let proxied = Proxied::answered(
         |request| match request.start_line().contains("canary") {
             true => raw::echo(request),
-            false => Answer::Silence,
+            false => Reply::Silence,
         },
         &["--drain-timeout", "300ms"],
     )
@@ -120,7 +120,7 @@ async fn stop_lets_requests_in_flight_finish_p172() {
         (Vec::new(), End::Clean),
         "an idle connection ends, and is not cut off"
     );
-    // What never finishes is broken off when the time is over.
+    // A request that never finishes is broken off when the drain timeout has passed.
     assert!(waiting.answer().await.is_none());
     assert!(proxied.proxy.ended().await.success());
     proxied.proxy.logged("drain timeout passed").await;
@@ -141,7 +141,7 @@ async fn log_lines_cannot_be_forged_p175_p176() {
             .probe(request(&[&[line.as_str()], &fields[..]].concat(), ""))
             .await;
     }
-    // P176: credentials, cookies and queries are nobody's to read in a log.
+    // P176: credentials, cookies and queries must not be in a log.
     let secret = ["Authorization: Bearer se.cr.et", "Cookie: se.cr.et"];
     let outcome = proxied
         .probe(request(
@@ -172,7 +172,7 @@ async fn log_lines_cannot_be_forged_p175_p176() {
     }
 }
 
-/// An upstream that greets each connection with GOAWAY and `last_words`; its port.
+/// Starts an upstream that sends GOAWAY with `last_words` on each connection, and returns its port.
 async fn leaving(stack: &Stack, last_words: Vec<u8>) -> u16 {
     const ENHANCE_YOUR_CALM: [u8; 8] = [0, 0, 0, 0, 0, 0, 0, 11];
     let goaway = [&ENHANCE_YOUR_CALM[..], &last_words].concat();
@@ -186,12 +186,12 @@ async fn leaving(stack: &Stack, last_words: Vec<u8>) -> u16 {
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         let _identity = identity;
-        // More than once: what nobody has looked at is sent again.
+        // The loop accepts more than one connection, because an unprocessed request is sent again.
         while let Ok((tcp, _)) = listener.accept().await {
             let mut tls = acceptor.accept(tcp).await.unwrap();
             tls.write_all(&bytes.concat()).await.unwrap();
             tls.flush().await.unwrap();
-            // What the other side makes of it is its own affair.
+            // The proxy may end the connection in any way.
             let _ = tokio::io::copy(&mut tls, &mut tokio::io::sink()).await;
         }
     });
@@ -215,7 +215,7 @@ async fn last_words_of_an_upstream_are_cut_and_escaped_in_the_log_p175_p176() {
     }
 }
 
-/// Panics when it is asked for that.
+/// Panics if the request asks for it.
 #[derive(Clone)]
 struct Panicking;
 

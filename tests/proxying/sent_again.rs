@@ -7,8 +7,8 @@ use harness::{
     Stack,
     frames::{END_STREAM, NO_ERROR, REFUSED_STREAM, goaway, head, reset},
     https::get,
-    load::Load,
-    raw::{self, Answer, Client, Upstream},
+    load::Callers,
+    raw::{self, Client, Reply, Upstream},
     scripted::Scripted,
 };
 
@@ -22,7 +22,7 @@ async fn a_server_that_restarted_costs_no_get_after_it() {
     let token = stack.token(|_| ());
     let mut running = first;
     for _ in 0..3 {
-        let load = Load::on(&https, &token);
+        let load = Callers::on(&https, &token);
         load.goes_on().await;
         assert_eq!(load.failed().await, 0);
         running.stop().await;
@@ -34,7 +34,7 @@ async fn a_server_that_restarted_costs_no_get_after_it() {
 async fn request_that_is_not_safe_is_sent_to_one_upstream_only() {
     let stack = Stack::new().await;
     for (method, sent) in [("GET", 2), ("POST", 1), ("DELETE", 1)] {
-        let closing = |_: &raw::Message| Answer::Last(Vec::new());
+        let closing = |_: &raw::Message| Reply::Last(Vec::new());
         let upstreams = [
             Upstream::new(&stack, closing).await,
             Upstream::new(&stack, closing).await,
@@ -49,12 +49,12 @@ async fn request_that_is_not_safe_is_sent_to_one_upstream_only() {
         assert_eq!(requests.iter().sum::<usize>(), sent, "{method}");
         assert!(
             requests.iter().all(|one| *one <= 1),
-            "{method}: on another one"
+            "{method}: it is sent to another upstream"
         );
     }
 }
 
-/// Starts an upstream whose first connection answers each request with `refusal`. The next ones
+/// Starts an upstream whose first connection answers each request with `refusal`. Later connections
 /// answer 200.
 async fn refusing(stack: &Stack, refusal: fn(u32) -> Vec<u8>) -> Scripted {
     Scripted::new(stack, move |mut peer| async move {
@@ -113,7 +113,7 @@ async fn a_connection_that_closes_as_it_is_used_fails_no_get() {
     for step in 0..40 {
         let answer = https.send(get(&[("authorization", &token)])).await;
         assert_eq!(answer.status, 200, "{}", proxy.log().join("\n"));
-        // Just about when the server closes its connection.
+        // The next request comes at about the time when the server closes its connection.
         tokio::time::sleep(idle - Duration::from_millis(10) + Duration::from_millis(step / 2))
             .await;
     }

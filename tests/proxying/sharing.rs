@@ -6,7 +6,7 @@ use std::{
 
 use harness::{
     Stack,
-    https::{Answer, Https},
+    https::{Https, WholeAnswer},
     process::Process,
     upstream::{self, Http},
 };
@@ -20,13 +20,13 @@ use tokio::{
     time::timeout,
 };
 
-/// Another caller's request may take one second, and longer on a machine that is shared.
+/// The longest time of another caller's request, which takes longer on a machine that is shared.
 const QUICK: Duration = Duration::from_secs(3);
 
-/// A request takes less time than this to its upstream, also where many come at once.
+/// Each request reaches its upstream in less time, even if many come at once.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
-/// Another caller has this source address.
+/// The source address of another caller.
 const OTHER: &str = "127.0.0.2";
 
 /// Holds a proxy and its upstream. The upstream neither reads nor answers a request with a query
@@ -109,14 +109,14 @@ impl Holding {
     }
 }
 
-/// Returns a POST with a body of `length` bytes. The upstream holds one with a query.
+/// Returns a POST with a body of `length` bytes. The upstream holds a POST with a query.
 pub(crate) fn post(target: &str, length: usize) -> Request<Full<Bytes>> {
     let body = Full::new(Bytes::from(vec![b'x'; length]));
     Request::post(target).body(body).unwrap()
 }
 
-/// Sends a request of each of these lengths and returns when all are held.
-async fn hold(holding: &mut Holding, version: Version, lengths: &[usize]) -> JoinSet<Answer> {
+/// Sends a request of each of these lengths and returns once all are held.
+async fn hold(holding: &mut Holding, version: Version, lengths: &[usize]) -> JoinSet<WholeAnswer> {
     let mut answers = JoinSet::new();
     for &length in lengths {
         let https = holding.https.clone();
@@ -126,8 +126,8 @@ async fn hold(holding: &mut Holding, version: Version, lengths: &[usize]) -> Joi
     answers
 }
 
-/// Sends POSTs of 100 bytes and of 10 KB from another address. Meanwhile the held requests fill every
-/// buffer on their way.
+/// Sends POSTs of 100 bytes and of 10 KB from another address. Meanwhile the held requests fill
+/// every buffer between their caller and the upstream.
 async fn others_are_quick(https: &Https, what: &str) {
     let https = https.from(OTHER);
     for round in 0..15 {
@@ -149,7 +149,7 @@ const BOTH: &[&str] = &["h2", "http/1.1"];
 const HTTP2: &[&str] = &["h2"];
 const HTTP1: &[&str] = &["http/1.1"];
 
-/// Sets the windows that HTTP/2 has by default (RFC 9113 §6.9.2).
+/// Sets the windows to the defaults of HTTP/2 (RFC 9113 §6.9.2).
 fn small_windows(http: &mut Http) {
     http.http2()
         .initial_connection_window_size(65_535)
@@ -203,7 +203,7 @@ async fn unread_bodies_of_2_mb_hold_up_no_other_post_where_windows_are_small() {
     }
 }
 
-/// Returns lengths of 1 to 8 KiB, and some next to the length up to which bodies share a connection.
+/// Returns lengths of 1 to 8 KiB, and some near the length up to which bodies share a connection.
 fn small_bodies() -> Vec<usize> {
     let near = [1, 100, 8 * 1024 - 1, 8 * 1024, 8 * 1024 + 1];
     (0..120).map(|n| 1024 + n * 59).chain(near).collect()

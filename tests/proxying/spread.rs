@@ -11,13 +11,13 @@ use tokio::{net::TcpListener, task::JoinSet};
 use harness::{
     Stack,
     https::get,
-    load::Load,
+    load::Callers,
     upstream::{self, Recording},
     wait::until,
     x509::{Authority, NEVER, Presenting},
 };
 
-/// Counts its requests, and answers them.
+/// Starts an upstream that counts its requests and answers them.
 async fn counting(stack: &Stack, alpn: &'static str) -> (u16, Arc<AtomicUsize>) {
     let requests = Arc::<AtomicUsize>::default();
     let port = upstream::answering(stack, &[alpn], {
@@ -37,7 +37,7 @@ async fn the_load_is_spread_over_all_upstreams() {
     for alpn in ["h2", "http/1.1"] {
         let (first, second) = (counting(&stack, alpn).await, counting(&stack, alpn).await);
         let mut proxy = stack.proxy_before(&[first.0, second.0], &[]).await;
-        let load = Load::on(&stack.https(proxy.listening().await), "a.b.c");
+        let load = Callers::on(&stack.https(proxy.listening().await), "a.b.c");
         for _ in 0..5 {
             load.goes_on().await;
         }
@@ -73,7 +73,8 @@ async fn one_core_has_several_connections_to_a_busy_upstream() {
                 *request.uri_mut() = NEVER.parse().unwrap();
                 https.send_over(Version::HTTP_2, request).await
             });
-            // One by one: a connection takes requests when its upstream has answered a PING.
+            // The requests come one by one, because a connection accepts more once its upstream has
+            // answered a PING.
             until(async || upstream.seen().requests() == waiting.len()).await;
         }
         let seen = upstream.seen();
@@ -89,7 +90,7 @@ async fn restarting_one_of_two_servers_fails_no_get() {
     let ports = [one.listening().await, other.listening().await];
     let proxy = stack.proxy_before(&ports, &[]).await;
     let https = stack.https(proxy.listening().await);
-    let load = Load::on(&https, &stack.token(|_| ()));
+    let load = Callers::on(&https, &stack.token(|_| ()));
     load.goes_on().await;
 
     one.stop().await;
@@ -118,7 +119,7 @@ async fn an_impostor_among_two_gets_no_byte_and_the_other_serves_all() {
         .proxy_before(&[impostor.port, server.listening().await], &[])
         .await;
     let https = stack.https(proxy.listening().await);
-    let load = Load::on(&https, &stack.token(|_| ()));
+    let load = Callers::on(&https, &stack.token(|_| ()));
     load.goes_on().await;
     let line = proxy.logged("is not who it should be").await;
     assert!(line.contains(&impostor.port.to_string()), "{line}");
@@ -129,7 +130,7 @@ async fn an_impostor_among_two_gets_no_byte_and_the_other_serves_all() {
     let lines = log.matches("is not who it should be").count();
     assert!(
         lines <= process::runtime::available_cores(),
-        "said once a core: {log}"
+        "it is logged at most once per core: {log}"
     );
 }
 

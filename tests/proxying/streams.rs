@@ -4,7 +4,7 @@ use harness::{
     PATIENCE, Stack,
     frames::{self, DATA, END_STREAM, Frames, HEADERS, frame},
     https::{Https, get},
-    scripted::{Peer, Scripted},
+    scripted::{Scripted, ScriptedPeer},
     upstream::{self, Http},
 };
 use http::{Request, Response, StatusCode, Version};
@@ -23,10 +23,10 @@ use tokio::{
 
 use crate::sharing::{Holding, SOON};
 
-/// Another caller's request may take one second, and longer on a machine that is shared.
+/// The longest time of another caller's request, which takes longer on a machine that is shared.
 const QUICK: Duration = Duration::from_secs(3);
 
-/// A caller opens at most this many streams on one connection.
+/// The number of streams that a caller opens at most on one connection.
 const STREAMS: u32 = 150;
 
 /// Sets SETTINGS_MAX_CONCURRENT_STREAMS of an upstream.
@@ -36,7 +36,7 @@ fn taking(streams: u32) -> impl Fn(&mut Http) {
     }
 }
 
-/// Sends `count` GETs of `/?slow` and returns when the proxy has read all of them.
+/// Sends `count` GETs of `/?slow` and returns once the proxy has read all of them.
 async fn slow(https: &Https, count: u32) -> Vec<Frames> {
     let mut connections = Vec::new();
     for first in (0..count).step_by(STREAMS as usize) {
@@ -52,8 +52,8 @@ async fn slow(https: &Https, count: u32) -> Vec<Frames> {
     connections
 }
 
-/// Sends a request that the proxy answers by itself and waits for the answer. The proxy has read all
-/// requests before it by then.
+/// Sends a request that the proxy answers by itself, and waits for the answer. By then the proxy
+/// has read all requests before it.
 async fn is_read(connection: &mut Frames, stream: u32) {
     let request = frames::request(stream, b"", &target("/nowhere"));
     connection.send(&request).await;
@@ -101,7 +101,7 @@ async fn another_caller_is_answered_next_to_1800_slow_requests_over_http1() {
     }
 }
 
-/// The proxy has no connection to the upstream yet when all of these requests come.
+/// The proxy has no connection to the upstream when all of these requests come.
 #[tokio::test]
 async fn another_caller_is_answered_that_comes_with_a_burst_of_slow_requests() {
     for (streams, count) in [(1, 30), (2, 100), (20, 150), (100, 150)] {
@@ -116,7 +116,7 @@ async fn another_caller_is_answered_that_comes_with_a_burst_of_slow_requests() {
         let answer = timeout(QUICK, other.until(HEADERS, 1)).await;
         let what = format!("{count} slow ones, {streams} on each connection");
         let answer = answer.unwrap_or_else(|_| panic!("{what}: no answer"));
-        // HPACK has one octet for 200.
+        // HPACK has one octet for the status 200.
         assert_eq!(answer.payload[0], 0x88, "{what}: another status than 200");
     }
 }
@@ -129,7 +129,7 @@ async fn connection(https: &Https) -> SendRequest<Empty<Bytes>> {
     sender
 }
 
-/// Sends `count` GETs of this path on one connection and returns their answers to come.
+/// Sends `count` GETs of this path on one connection and returns their pending answers.
 async fn many(https: &Https, path: &str, count: usize) -> JoinSet<Response<Incoming>> {
     let sender = connection(https).await;
     let mut answers = JoinSet::new();
@@ -142,7 +142,7 @@ async fn many(https: &Https, path: &str, count: usize) -> JoinSet<Response<Incom
     answers
 }
 
-/// One core has at most this many connections to one upstream.
+/// The number of connections that one core has at most to one upstream.
 const CONNECTIONS: usize = 64;
 
 #[tokio::test]
@@ -166,7 +166,7 @@ async fn requests_beyond_all_streams_are_answered_with_503_after_the_queue_timeo
             *statuses.entry(answer.status().as_u16()).or_default() += 1;
         }
         assert_eq!(statuses, BTreeMap::from([(503, count - room)]), "{streams}");
-        // The upstream has all other requests and answers them.
+        // The upstream has received all other requests and answers them.
         holding
             .arrive(room, &format!("{streams} on each connection"))
             .await;
@@ -198,7 +198,8 @@ async fn sources_that_wait_for_a_stream_are_served_in_turn() {
             waiting.push(connection);
         }
         let mut came = Vec::new();
-        // Each source has one turn before the flood has its second. One request may be under way.
+        // Each source is served once before the flood is served twice. One request may be in flight
+        // already.
         for _ in 0..others + 2 {
             holding.release(1);
             came.push(holding.arrives().await);
@@ -211,7 +212,7 @@ async fn sources_that_wait_for_a_stream_are_served_in_turn() {
 /// This payload sets SETTINGS_MAX_CONCURRENT_STREAMS to 20 (RFC 9113 §6.5.2).
 const TWENTY: &[u8] = &[0, 3, 0, 0, 0, 20];
 
-/// Says why an answer takes long.
+/// The reason why an answer takes long.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Long {
     /// The whole answer comes late.
@@ -220,11 +221,11 @@ enum Long {
     LateBody,
 }
 
-/// Holds an upstream that takes 20 requests at once on a connection. It holds the first 100 requests
-/// until they are released and answers any other one at once.
+/// Runs an upstream that allows 20 requests at once on a connection. It holds the first 100
+/// requests until they are released, and answers any other one at once.
 struct First100 {
     upstream: Scripted,
-    /// This many held requests have come.
+    /// The number of held requests that have come.
     came: watch::Receiver<usize>,
     release: watch::Sender<bool>,
 }
@@ -257,7 +258,7 @@ impl First100 {
 }
 
 async fn serve_100(
-    mut peer: Peer,
+    mut peer: ScriptedPeer,
     long: Long,
     came: &watch::Sender<usize>,
     mut released: watch::Receiver<bool>,
@@ -274,7 +275,7 @@ async fn serve_100(
             }
         };
         if held.len() == 20 {
-            // Servers refuse streams over their limit like this (RFC 9113 §5.1.2).
+            // Servers refuse streams over their limit with this frame (RFC 9113 §5.1.2).
             let refused = frames::reset(asked.stream, frames::REFUSED_STREAM);
             peer.send(refused).await;
         } else if came.send_if_modified(is_one_of_100) {
@@ -289,7 +290,7 @@ async fn serve_100(
     }
 }
 
-/// Counts one more request, up to 100, and returns whether it is one of them.
+/// Counts another request, up to 100, and returns whether it is one of them.
 fn is_one_of_100(came: &mut usize) -> bool {
     let is_one = *came < 100;
     *came += usize::from(is_one);
@@ -300,7 +301,7 @@ async fn is_released(released: &mut watch::Receiver<bool>) {
     let _ = released.wait_for(|released| *released).await;
 }
 
-/// Returns the frames of an answer whose body is `ended`, with its head or without.
+/// Returns the frames of an answer with the body `ended`, with or without its head.
 fn answer(stream: u32, has_head: bool) -> Vec<u8> {
     let head = match has_head {
         true => frames::head(stream, 0, &[(":status", "200")]),
@@ -336,7 +337,10 @@ async fn all_of_100_long_answers_come_where_connections_take_20() {
             first.release.send(true).unwrap();
         }
         let mut heads = Vec::new();
-        while let Some(answer) = timeout(PATIENCE, answers.join_next()).await.expect("come") {
+        while let Some(answer) = timeout(PATIENCE, answers.join_next())
+            .await
+            .expect("all come in time")
+        {
             heads.push(answer.unwrap());
         }
         another_is_quick(&https, &format!("{long:?}")).await;
@@ -345,7 +349,7 @@ async fn all_of_100_long_answers_come_where_connections_take_20() {
             assert_eq!(head.status(), 200, "{long:?}");
             let body = timeout(PATIENCE, head.into_body().collect()).await;
             assert_eq!(
-                body.expect("comes").unwrap().to_bytes(),
+                body.expect("comes in time").unwrap().to_bytes(),
                 "ended",
                 "{long:?}"
             );
@@ -383,6 +387,6 @@ async fn all_of_100_unread_answers_come_where_connections_take_20() {
     }
     let bodies = timeout(PATIENCE, bodies.join_all())
         .await
-        .expect("come in time");
+        .expect("all come in time");
     assert!(bodies.iter().all(|body| *body == large));
 }

@@ -17,7 +17,7 @@ async fn malformed_hosts_are_rejected_p069() {
         ("P71", &[line, "Host:"], 400),
         ("P71", &[line, "Host: \u{e4}"], 400),
         ("P71", &[line, "Host: a:b"], 400),
-        // One upstream only: a caller of HTTP/1.0 need not say which host it means.
+        // There is only one upstream, so that a caller of HTTP/1.0 need not name a host.
         ("P72", &["GET / HTTP/1.0"], 200),
         ("P74", &["GET https://user:password@a/ HTTP/1.1", HOST], 400),
         ("P75", &["GET a:80 HTTP/1.1", HOST], 400),
@@ -45,7 +45,7 @@ async fn absolute_target_replaces_host_p073() {
     let forwarded = &outcome.forwarded[0];
     assert_eq!(forwarded.start_line(), "GET /?x HTTP/1.1");
     assert_eq!(forwarded.fields("x-forwarded-host"), ["evil"]);
-    // P85, P173: where it went and the Host it had are the configured ones.
+    // P85, P173: the destination and its Host are the configured ones.
     let configured = format!("localhost:{}", proxied.upstream.port);
     assert_eq!(forwarded.fields("host"), [configured.as_str()], "P85 P173");
 
@@ -55,7 +55,7 @@ async fn absolute_target_replaces_host_p073() {
     assert_eq!(
         (outcome.status, outcome.forwarded.len()),
         (400, 0),
-        "not what TLS carries"
+        "TLS does not carry http"
     );
 }
 
@@ -138,7 +138,7 @@ async fn connect_and_trace_are_never_forwarded_p077() {
             "{number}"
         );
     }
-    // P88: methods that nobody here knows are the upstream's to judge.
+    // P88: the upstream decides about methods that the proxy does not know.
     for method in ["get", "PROPFIND"] {
         let outcome = proxied
             .probe(request(&[&format!("{method} / HTTP/1.1"), HOST], ""))
@@ -156,7 +156,7 @@ async fn connect_and_trace_are_never_forwarded_p077() {
 async fn targets_cross_byte_for_byte_or_not_at_all_p080() {
     let proxied = Proxied::new().await;
     for (number, target, status, forwarded) in [
-        // The fragment is gone before anybody could decide by it: here and upstream alike.
+        // The fragment is removed before any decision, for the proxy and the upstream alike.
         ("P80", "/?a#b", 200, Some("/?a")),
         ("P81", "/a/../canary", 404, None),
         ("P81", "/%2e%2e/", 404, None),

@@ -1,4 +1,4 @@
-use harness::raw::{self, Answer, Client};
+use harness::raw::{self, Client, Reply};
 
 use crate::{CANARY, Proxied, get, post, request};
 
@@ -37,7 +37,7 @@ async fn upgrades_are_not_forwarded_p098() {
                 "{number} {name}"
             );
         }
-        // P102: what comes behind may be of the other protocol, and is not read as a request.
+        // P102: the bytes after it may be of the other protocol, and are not read as a request.
         assert!(!outcome.goes_on, "P102");
     }
 }
@@ -60,7 +60,7 @@ async fn bytes_after_a_refused_connect_are_not_read_p078() {
 async fn switch_of_protocols_without_a_request_for_it_is_502_p101() {
     let switch =
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nhello";
-    let proxied = Proxied::answered(|_| Answer::Bytes(switch.into()), &[]).await;
+    let proxied = Proxied::answered(|_| Reply::Bytes(switch.into()), &[]).await;
     let mut client = Client::sending(&proxied.https, get(&[])).await;
     assert_eq!(client.answer().await.unwrap().status(), 502);
     proxied.upstream.wait(|all| all[0].ended).await;
@@ -81,7 +81,7 @@ async fn interim_answers_of_the_upstream_are_not_forwarded_p103() {
         ),
     ] {
         let answer = format!("{interim}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-        let proxied = Proxied::answered(move |_| Answer::Bytes(answer.clone().into()), &[]).await;
+        let proxied = Proxied::answered(move |_| Reply::Bytes(answer.clone().into()), &[]).await;
         let mut client = Client::sending(&proxied.https, get(&[])).await;
         let answer = client.answer().await.unwrap();
         assert_eq!(
@@ -97,7 +97,7 @@ async fn interim_answers_of_the_upstream_are_not_forwarded_p103() {
 async fn endless_interim_answers_are_not_an_answer_p105() {
     let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(1000);
     let proxied = Proxied::answered(
-        move |_| Answer::Bytes(interim.clone().into()),
+        move |_| Reply::Bytes(interim.clone().into()),
         &["--response-timeout", "300ms"],
     )
     .await;
@@ -131,7 +131,7 @@ async fn client_that_expects_100_is_asked_for_its_body_p106() {
     assert_eq!(
         client.answer().await.unwrap().status(),
         404,
-        "P106: not asked for in vain"
+        "P106: no body is asked for"
     );
 }
 
@@ -191,7 +191,8 @@ async fn unknown_expectations_are_rejected_p046() {
         );
         assert!(!outcome.goes_on, "{number}");
     }
-    // The body right behind the head: one request upstream, with or without the 100 before.
+    // The body follows the head directly. It is one request for the upstream, with or without a 100
+    // before.
     let at_once = post(&["Content-Length: 3", "Expect: 100-continue"], "abc");
     let mut client = Client::sending(&proxied.https, [at_once.as_bytes(), CANARY].concat()).await;
     let mut statuses = Vec::new();
@@ -213,7 +214,7 @@ async fn answers_to_head_and_of_204_and_304_have_no_body_p109() {
     let proxied = Proxied::new().await;
     let head = request(&["HEAD / HTTP/1.1", "Host: a"], "");
     let proxied_head = Proxied::answered(
-        |_| Answer::Bytes("HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n".into()),
+        |_| Reply::Bytes("HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n".into()),
         &[],
     )
     .await;
@@ -233,7 +234,7 @@ async fn answers_to_head_and_of_204_and_304_have_no_body_p109() {
         let proxied = Proxied::answered(
             move |request| match request.start_line().contains("canary") {
                 true => raw::echo(request),
-                false => Answer::Bytes(bytes.clone().into()),
+                false => Reply::Bytes(bytes.clone().into()),
             },
             &[],
         )

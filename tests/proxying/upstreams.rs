@@ -9,15 +9,15 @@ use std::{
 use harness::{
     SERVER_ID,
     proxy_stack::ProxyStack,
-    raw::{self, Answer, Client, Upstream},
+    raw::{self, Client, Reply, Upstream},
 };
 
 use crate::{CANARY, Proxied, get, post, request};
 
 #[tokio::test]
 async fn absent_upstream_is_502_and_silent_upstream_is_504_p155_p157() {
-    // P155 refused, and P155 no such host; P157 slow to answer.
-    let proxied = Proxied::answered(|_| Answer::Silence, &["--response-timeout", "200ms"]).await;
+    // P155 is an upstream that refuses or does not resolve; P157 is one that is slow to answer.
+    let proxied = Proxied::answered(|_| Reply::Silence, &["--response-timeout", "200ms"]).await;
     let mut client = Client::sending(&proxied.https, get(&[])).await;
     assert_eq!(client.answer().await.unwrap().status(), 504, "P157");
     proxied.upstream.wait(|all| all[0].ended).await;
@@ -79,7 +79,7 @@ async fn without_an_identity_to_verify_by_the_answer_is_503_p158() {
     let other = "spiffe://example.org/other";
     let stack = harness::Stack::with(other, |_| ()).await;
     let last = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-    let upstream = Upstream::new(&stack, |_| Answer::Last(last.into())).await;
+    let upstream = Upstream::new(&stack, |_| Reply::Last(last.into())).await;
     let proxy = stack.proxy(upstream.port, &["--upstream-id", other]).await;
     let https = stack.https(proxy.listening().await);
     let mut client = Client::sending(&https, get(&[])).await;
@@ -92,12 +92,12 @@ async fn without_an_identity_to_verify_by_the_answer_is_503_p158() {
     assert_eq!(answer.fields("retry-after"), ["5"]);
 }
 
-/// Answers the first request of a connection, then closes it as soon as another one came.
-fn closing_on_the_second() -> impl Fn(&raw::Message) -> Answer + Send + Sync {
+/// Answers the first request of a connection, and closes it once the second one came.
+fn closing_on_the_second() -> impl Fn(&raw::Message) -> Reply + Send + Sync {
     let requests = AtomicUsize::new(0);
     move |request| match requests.fetch_add(1, SeqCst) {
         0 => raw::echo(request),
-        1 => Answer::Last(Vec::new()),
+        1 => Reply::Last(Vec::new()),
         _ => raw::echo(request),
     }
 }
@@ -115,7 +115,7 @@ async fn upstream_that_closes_instead_of_answering_is_502_p159() {
             1,
         ),
     ] {
-        let proxied = Proxied::answered(|_| Answer::Last(Vec::new()), &[]).await;
+        let proxied = Proxied::answered(|_| Reply::Last(Vec::new()), &[]).await;
         let mut client = Client::sending(&proxied.https, &first).await;
         let method = first.split(' ').next().unwrap();
         let status = client.answer_to(method).await.unwrap().status();
@@ -124,7 +124,7 @@ async fn upstream_that_closes_instead_of_answering_is_502_p159() {
         assert_eq!(
             connections.len(),
             sent,
-            "{number} {method}: each on its own"
+            "{number} {method}: each has its own connection"
         );
         assert_eq!(proxied.upstream.requests().len(), sent, "{number} {method}");
     }
@@ -156,8 +156,9 @@ async fn pooled_connection_that_closed_fails_no_request_p160() {
     let first = AtomicUsize::new(0);
     let proxied = Proxied::answered(
         move |request| match first.fetch_add(1, SeqCst) {
-            // Says nothing of closing, and closes: the pool learns of it by the end only.
-            0 => Answer::Last(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into()),
+            // The upstream closes without an announcement, so that the pool learns of it only by
+            // the end.
+            0 => Reply::Last(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into()),
             _ => raw::echo(request),
         },
         &[],
@@ -179,19 +180,19 @@ async fn error_statuses_of_the_upstream_cross_p164() {
         "429 Too Many Requests",
     ] {
         let answer = format!("HTTP/1.1 {status}\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n");
-        let proxied = Proxied::answered(move |_| Answer::Bytes(answer.clone().into()), &[]).await;
+        let proxied = Proxied::answered(move |_| Reply::Bytes(answer.clone().into()), &[]).await;
         let mut client = Client::sending(&proxied.https, get(&[])).await;
         let answer = client.answer().await.unwrap();
         assert_eq!(answer.status().to_string(), status[..3]);
         assert_eq!(answer.fields("retry-after"), ["7"]);
-        assert_eq!(proxied.upstream.requests().len(), 1, "not sent again");
+        assert_eq!(proxied.upstream.requests().len(), 1, "it is not sent again");
     }
 }
 
 #[tokio::test]
 async fn answer_that_comes_before_the_whole_body_crosses_p167() {
     let early = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n";
-    let proxied = Proxied::answered(move |_| Answer::Early(early.into()), &[]).await;
+    let proxied = Proxied::answered(move |_| Reply::Early(early.into()), &[]).await;
     let mut client =
         Client::sending(&proxied.https, post(&["Content-Length: 1000000"], "abc")).await;
     assert_eq!(client.answer().await.unwrap().status(), 413);
@@ -199,7 +200,7 @@ async fn answer_that_comes_before_the_whole_body_crosses_p167() {
     assert_eq!(
         client.answer().await,
         None,
-        "the rest of the body is no request"
+        "the rest of the body is not a request"
     );
     // P166: a connection with half a request on it is not used again.
     proxied.upstream.wait(|all| all[0].ended).await;
@@ -209,14 +210,15 @@ async fn answer_that_comes_before_the_whole_body_crosses_p167() {
 #[tokio::test]
 async fn client_that_leaves_while_it_waits_cancels_its_request_upstream_p168() {
     for half_closed in [false, true] {
-        let proxied = Proxied::answered(|_| Answer::Silence, &[]).await;
+        let proxied = Proxied::answered(|_| Reply::Silence, &[]).await;
         let mut client = Client::sending(&proxied.https, get(&[])).await;
         proxied
             .upstream
             .wait(|all| all.iter().any(|one| one.requests.len() == 1))
             .await;
         if half_closed {
-            // P169: nobody can tell this from leaving; as most proxies do, it is taken for that.
+            // P169: the proxy cannot tell a half-closed connection from a caller that left. Like
+            // most proxies, it treats both alike.
             client.finish().await;
         } else {
             drop(client);
@@ -244,7 +246,7 @@ async fn slow_side_holds_back_the_other_p170() {
     let sent = client.flood(MORE_THAN_BUFFERS).await;
     assert!(
         sent < MORE_THAN_BUFFERS / 4,
-        "{sent} bytes taken that nobody reads"
+        "{sent} bytes were taken that nobody reads"
     );
     let grown = proxy.peak_memory() - before;
     assert!(grown < MEMORY_BOUND_KIB, "the proxy grew by {grown} KiB");
@@ -260,11 +262,11 @@ async fn client_that_does_not_read_holds_back_the_upstream_p170() {
         ]
         .concat(),
     );
-    let proxied = Proxied::answered(move |_| Answer::Bytes(answer.to_vec()), &[]).await;
+    let proxied = Proxied::answered(move |_| Reply::Bytes(answer.to_vec()), &[]).await;
     let before = proxied.proxy.peak_memory();
     let mut client = Client::sending(&proxied.https, get(&[])).await;
     client.read_some(1).await;
-    // A second caller is served while the first one's answer waits.
+    // A second caller is served while the answer of the first one waits.
     let mut other = Client::sending(
         &proxied.https,
         request(&["GET /nowhere HTTP/1.1", "Host: a"], ""),

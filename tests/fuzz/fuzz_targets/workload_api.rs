@@ -1,4 +1,4 @@
-//! See `harness::fuzz`: what an input is, what is asserted, how to run it.
+//! Runs one input. `harness::fuzz` says what an input is, what is asserted, and how to run this.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| harness::fuzz::workload_api(input));

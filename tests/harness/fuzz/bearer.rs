@@ -1,4 +1,4 @@
-//! `Authorization` headers and tokens → the bearer authenticator.
+//! Fuzzes the verification of `Authorization` headers and tokens.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -17,45 +17,47 @@ use crate::{
     jwt::{self, Key},
 };
 
-/// How far the clocks may be apart with `skew`, in seconds.
+/// `skew` allows the clocks to differ by this many seconds.
 const SKEW: i64 = 60;
 
-/// The longest life of a token with `lifetime`, in seconds.
+/// `lifetime` limits the life of a token to this many seconds.
 const LIFETIME: i64 = 3600;
 
-/// Logged by `Debug` of the audience alone; all else of a peer is cut.
+/// Only `Debug` of the audience can make a log line this long, because other text of a peer is cut.
 const LONGEST_LOG: usize = 4096;
 
 static WORLD: LazyLock<World> = LazyLock::new(World::new);
 
-/// Every invalid token is answered like this one, whatever is wrong with it.
+/// The answer to every invalid token, independent of the fault.
 static INVALID_TOKEN: LazyLock<String> = LazyLock::new(|| rendered(TokenFault::Expired.into()));
 
 struct World {
     p256: Key,
     p384: Key,
     rsa: Key,
-    /// In no bundle; goes by the name of another.
+    /// A key in no bundle, with the `kid` of another.
     stranger: Key,
-    /// Of a trust domain whose workloads are not allowed.
+    /// A key of a trust domain whose workloads are not allowed.
     partner: Key,
     /// The JWKs of our own trust domain.
     ours: Vec<Value>,
     bundles: JwtBundleSet,
 }
 
-/// What the first line of an input asks for.
+/// The words of an input's first line.
 struct Options<'a>(Vec<&'a [u8]>);
 
-/// Takes an input whose first line holds words, of which unknown ones mean nothing:
+/// Takes an input whose first line holds words. Unknown words have no effect.
 ///
-/// - `skew` allows clocks to be a minute apart, `lifetime` limits a token's to an hour;
-/// - with `raw`, each line after it is an `Authorization` header;
-/// - without, the next line is a JOSE header and the rest the claims, of a token that is signed by
-///   the key `p384`, `rsa`, `stranger`, `partner` or else `p256`. `NOW` in it is the time in seconds.
+/// - `skew` allows the clocks to differ by a minute, and `lifetime` limits the life of a token to
+///   an hour.
+/// - With `raw`, each further line is an `Authorization` header.
+/// - Without `raw`, the next line is a JOSE header and the rest is the claims, with `NOW` for the
+///   time in seconds. The key `p384`, `rsa`, `stranger`, `partner` or, by default, `p256` signs the
+///   token.
 ///
 /// # Panics
-/// If a token is accepted that should not be, or a refusal says too much.
+/// Panics if a token is accepted that must be refused, or if a refusal discloses too much.
 pub fn bearer(input: &[u8]) {
     let (words, rest) = cut(input, b"\n");
     let options = Options(words.split(|&byte| byte == b' ').collect());
@@ -92,7 +94,7 @@ impl World {
         let partner = Key::p256("partner");
         let mut ours = vec![p256.jwk(), p384.jwk(), rsa.jwk()];
         ours.extend(vectors.map(|vector| vector["jwk"].clone()));
-        // A name that no token may call a key by.
+        // A token cannot name a key by an empty `kid`.
         let mut unnamed = p256.jwk();
         unnamed["kid"] = "".into();
         ours.push(unnamed);
@@ -153,7 +155,7 @@ impl Options<'_> {
     }
 }
 
-/// What the HTTP layer would hand on: what is no field value does not come so far.
+/// Returns the request as the HTTP layer would, which drops what is not a field value.
 fn head(headers: &[Vec<u8>]) -> Parts {
     let mut request = Request::new(());
     for value in headers {
@@ -171,7 +173,7 @@ fn token_in(value: &HeaderValue) -> &str {
     token.trim_start_matches(' ')
 }
 
-/// The claims that count, each once; what else there is may be anything (J150).
+/// The claims that matter, each of which may occur once. Other claims are ignored (J150).
 #[derive(Debug, Deserialize)]
 struct Claims {
     sub: String,
@@ -185,7 +187,7 @@ struct IssuedAt {
     iat: Option<f64>,
 }
 
-/// A second look at a token that was accepted.
+/// Verifies an accepted token a second time.
 fn check_accepted(token: &str, caller: &str, options: &Options<'_>, now: i64) {
     let parts: Vec<&str> = token.split('.').collect();
     assert_eq!(parts.len(), 3, "{token}");
@@ -225,7 +227,8 @@ fn check_accepted(token: &str, caller: &str, options: &Options<'_>, now: i64) {
     }
 }
 
-/// An algorithm of the key of that name, and nothing else but a type (JWT-SVID §2).
+/// Checks that the header has an algorithm that its key allows, and besides only a type (JWT-SVID
+/// §2).
 fn check_header(header: &Value) {
     for (name, value) in header.as_object().expect("an object") {
         match name.as_str() {
@@ -244,13 +247,13 @@ fn check_header(header: &Value) {
     assert!(algorithms(key).contains(&alg), "{header}");
 }
 
-/// A part of a token.
+/// Reads a part of a token.
 fn read<T: DeserializeOwned>(part: &str) -> T {
     let bytes = URL_SAFE_NO_PAD.decode(part).expect("base64url");
     serde_json::from_slice(&bytes).expect("JSON")
 }
 
-/// What a key may verify (JWT-SVID §2.1, RFC 7518 §3.1).
+/// Returns the algorithms that a key may verify (JWT-SVID §2.1, RFC 7518 §3.1).
 fn algorithms(jwk: &Value) -> &'static [&'static str] {
     match (jwk["kty"].as_str(), jwk["crv"].as_str()) {
         (Some("RSA"), _) => &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"],
@@ -270,7 +273,7 @@ fn check_refused(refusal: Refusal, head: &Parts) {
         };
         let signature = token.rsplit('.').next().unwrap_or_default();
         for secret in [token.trim(), signature.trim()] {
-            // Words of the log are no secret.
+            // Words of the log are not secret.
             let is_secret = secret.len() >= 32 && !secret.contains(' ');
             assert!(!is_secret || !log.contains(secret), "{log}");
         }
@@ -284,13 +287,13 @@ fn check_refused(refusal: Refusal, head: &Parts) {
     assert_eq!(is_token, answer == *INVALID_TOKEN, "{log}: {answer}");
 }
 
-/// What makes another line of a log, or another text of a line.
+/// Returns whether a character would begin another log line or change how a line is shown.
 fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// All of an answer that a caller sees.
+/// Returns all of an answer that a caller sees.
 fn rendered(refusal: Refusal) -> String {
     let response = server::answer_refusal(&refusal);
     let mut text = format!("{}\n", response.status());

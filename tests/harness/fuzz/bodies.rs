@@ -1,4 +1,4 @@
-//! Request bodies: one as HTTP/2 has them, and one that notes what is read of it.
+//! Offers two request bodies: one as HTTP/2 has them, and one that records what is read of it.
 
 use std::{
     convert::Infallible,
@@ -10,7 +10,7 @@ use std::{
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Bytes;
 
-/// What a body gave to the one who read it.
+/// Records what was read of a body.
 #[derive(Default)]
 pub(super) struct Record {
     pub(super) data: Vec<u8>,
@@ -18,10 +18,10 @@ pub(super) struct Record {
     pub(super) broken: bool,
 }
 
-/// The body of an HTTP/2 request: its length is known when it has come.
+/// Holds the body of an HTTP/2 request. Its length is unknown until its end.
 pub(super) struct Http2Body(pub(super) Vec<u8>);
 
-/// A body that is recorded.
+/// Records what is read of `body`.
 pub(super) struct Recorded<B: Body + Unpin> {
     pub(super) body: B,
     pub(super) record: Arc<Mutex<Record>>,
@@ -53,7 +53,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Recorded<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        let mut record = self.record.lock().expect("nobody panics with it");
+        let mut record = self
+            .record
+            .lock()
+            .expect("no code panics while it holds the lock");
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 record

@@ -1,4 +1,4 @@
-//! Bytes of an HTTP/1.1 caller, or the fields of an HTTP/2 one → what the forwarder sends upstream.
+//! Fuzzes the forwarder with the bytes of an HTTP/1.1 caller or the fields of an HTTP/2 request.
 
 use std::{
     cell::Cell,
@@ -40,12 +40,12 @@ struct Sender<B: http_body::Body + Unpin> {
 }
 
 /// Takes the bytes that an HTTP/1.1 caller sends on its connection before it ends it. If the first
-/// line is `h2`, those after it are the pseudo-fields and fields of an HTTP/2 request, and after an
-/// empty line comes its body.
+/// line is `h2`, the next lines are the pseudo-fields and fields of an HTTP/2 request. Its body
+/// comes after an empty line.
 ///
 /// # Panics
-/// If what reaches the upstream for each request that is forwarded is not that one request, by
-/// nobody else, or if anything reaches it for one that is not.
+/// Panics if a forwarded request reaches the upstream as anything other than one request with the
+/// same meaning. Panics too if something reaches the upstream for a request that is rejected.
 pub fn cleaning(input: &[u8]) {
     let runtime = Builder::new_current_thread()
         .build()
@@ -68,7 +68,7 @@ async fn over_http1(input: &[u8]) {
         caller: &caller,
         rest: input,
     };
-    // What is no HTTP ends the connection with an error: that is an answer too.
+    // Bytes that are not HTTP end the connection with an error, which is an answer too.
     let connection = serve::http1().serve_connection(TokioIo::new(script), service);
     caller
         .drive(connection, || sender.upstream.read().moves)
@@ -84,7 +84,7 @@ async fn over_http2(input: &[u8]) {
     sender.done()
 }
 
-/// A request as the HTTP/2 layer gives it.
+/// Returns a request as the HTTP/2 layer would.
 fn http2_request(input: &[u8]) -> Option<Request<Http2Body>> {
     let (head, body) = cut(input, b"\n\n");
     let mut request = Request::new(Http2Body(body.to_vec()));
@@ -115,7 +115,7 @@ fn http2_request(input: &[u8]) -> Option<Request<Http2Body>> {
     is_of_length(request.headers(), body.len()).then_some(request)
 }
 
-/// A body of another length than is said never comes to its end (RFC 9113 §8.1.1).
+/// Returns whether `content-length` is right. Otherwise the body never ends (RFC 9113 §8.1.1).
 fn is_of_length(headers: &HeaderMap, length: usize) -> bool {
     let said = headers.get("content-length").map(HeaderValue::to_str);
     said.is_none_or(|said| said.is_ok_and(|said| said.parse() == Ok(length)))
@@ -137,7 +137,7 @@ where
         }
     }
 
-    /// Nothing came of what was not forwarded.
+    /// Checks that the upstream got nothing for requests that were not forwarded.
     fn done(self) {
         let read = self.upstream.read();
         assert_eq!(read.fault, None);
@@ -149,7 +149,7 @@ where
         );
     }
 
-    /// As the proxy does.
+    /// Answers as the proxy does.
     async fn answer(&self, request: Request<B>) -> Response<Body> {
         let is_last = last::may_change_protocol(&request);
         let mut response = self.forward(request).await;
@@ -176,7 +176,9 @@ where
         let answer = self.client.request(request).await;
 
         let read = self.upstream.read();
-        let record = record.lock().expect("nobody panics with it");
+        let record = record
+            .lock()
+            .expect("no code panics while it holds the lock");
         let new = &read.messages[before..];
         let Ok(response) = answer else {
             let is_broken = record.broken && new.is_empty() && read.fault.is_none();
@@ -196,7 +198,7 @@ where
     }
 }
 
-/// A request without its body.
+/// Copies the head of a request.
 fn without_body<B>(request: &Request<B>) -> Request<()> {
     let mut came = Request::new(());
     came.method_mut().clone_from(request.method());

@@ -1,14 +1,14 @@
-//! What may cross the forwarder, and what it says itself: a second opinion.
+//! Checks independently which fields cross the forwarder and which ones it sets.
 
 use http::{HeaderMap, HeaderName, Request};
 
 use super::wire::Message;
 
-/// The caller's address, and what the upstream is called.
+/// The address of the caller, and the authority of the upstream.
 pub(super) const PEER_IP: &str = "192.0.2.7";
 pub(super) const HOST: &str = "upstream.example:8080";
 
-/// What no request to the upstream has.
+/// A request to the upstream has none of these fields.
 const GONE: [&str; 21] = [
     "client-cert",
     "connection",
@@ -33,7 +33,7 @@ const GONE: [&str; 21] = [
     "x-spiffe-id",
 ];
 
-/// What begins the names of others that it has not, but for [`SET`].
+/// A request to the upstream has no other fields whose names begin with these, except [`SET`].
 const GONE_BEGINNINGS: [&str; 8] = [
     "client-cert",
     "ssl-client-",
@@ -45,7 +45,7 @@ const GONE_BEGINNINGS: [&str; 8] = [
     "x-ssl-client-",
 ];
 
-/// What it has as the proxy says it.
+/// The proxy sets these fields or changes their values.
 const SET: [&str; 9] = [
     "content-length",
     "cookie",
@@ -58,7 +58,7 @@ const SET: [&str; 9] = [
     "x-forwarded-proto",
 ];
 
-/// What stays, though `Connection` names it.
+/// These fields stay although `Connection` names them.
 const NOT_NOMINABLE: [&str; 6] = [
     "authorization",
     "cache-control",
@@ -68,7 +68,7 @@ const NOT_NOMINABLE: [&str; 6] = [
     "via",
 ];
 
-/// That what was sent is what came, without what must not cross.
+/// Checks that the request that was sent is the one that came, without what must not cross.
 pub(super) fn check(sent: &Message, came: &Request<()>) {
     check_target(sent, came);
     check_set(sent, came.headers());
@@ -92,7 +92,7 @@ pub(super) fn check(sent: &Message, came: &Request<()>) {
     }
 }
 
-/// Method and target byte for byte, and who was asked for where it can't be taken for the target.
+/// Checks the method and target byte for byte, and the authority that the caller asked for.
 fn check_target(sent: &Message, came: &Request<()>) {
     let uri = came.uri();
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
@@ -108,7 +108,7 @@ fn check_target(sent: &Message, came: &Request<()>) {
     assert!(!asked.iter().any(is_list_or_user), "{sent:?}");
 }
 
-/// What the proxy says itself, and what there is one of.
+/// Checks the fields that the proxy sets, and those that may occur once.
 fn check_set(sent: &Message, came: &HeaderMap) {
     for (name, value) in [
         ("host", HOST),
@@ -132,7 +132,7 @@ fn values<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a [u8]> {
     values.map(|value| value.as_bytes().trim_ascii()).collect()
 }
 
-/// Whether a field is of the caller's connection, or a claim of who it is.
+/// Returns whether a field belongs to the caller's connection, or claims an identity.
 fn is_gone(name: &str, came: &HeaderMap) -> bool {
     let connection = values(came, "connection").join(&b',');
     let mut nominated = connection.split(|&byte| byte == b',');

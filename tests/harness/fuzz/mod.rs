@@ -1,6 +1,6 @@
-//! Runs each input of the fuzz targets in `tests/fuzz`. The unit tests (`seeds`) run each of their
+//! Runs the inputs of the fuzz targets in `tests/fuzz`. The unit tests (`seeds`) run each of their
 //! seeds. An input is any bytes. The result is compared with that of a second implementation, which
-//! shares no code with what is tested. All is in memory, on one thread, and a panic is a find.
+//! shares no code with the first. All is in memory, on one thread, and a panic is a finding.
 //!
 //! With cargo-fuzz (`cargo install cargo-fuzz --locked`), from the root of the project, on stable
 //! Rust; `bearer` stands for any of [`TARGETS`]:
@@ -11,9 +11,9 @@
 //!     tests/fuzz/corpus/bearer tests/fuzz/seeds/bearer -- -max_total_time=600 -max_len=4096 -timeout=10
 //! ```
 //!
-//! No sanitizer, as there is no unsafe code of ours to watch. New inputs go to `tests/fuzz/corpus`.
-//! What was found is mended first and then kept: its file moves from `tests/fuzz/artifacts` to the
-//! seeds, under a name that says what it was.
+//! There is no sanitizer because our code has no `unsafe`. New inputs go to `tests/fuzz/corpus`.
+//! After a fix, the file of a finding moves from `tests/fuzz/artifacts` to the seeds, under a name
+//! that describes it.
 
 mod bearer;
 mod bodies;
@@ -28,17 +28,17 @@ mod workload_api;
 
 pub use self::{bearer::bearer, cleaning::cleaning, workload_api::workload_api};
 
-/// What is done with an input.
+/// The function that runs one input.
 pub type Run = fn(&[u8]);
 
-/// Every target: its name, and what it does.
+/// The name and the function of every target.
 pub const TARGETS: [(&str, Run); 3] = [
     ("bearer", bearer),
     ("cleaning", cleaning),
     ("workload_api", workload_api),
 ];
 
-/// What is before the first of `separator`, and what is after it.
+/// Splits `input` at the first `separator`, which neither part includes.
 fn cut<'a>(input: &'a [u8], separator: &[u8]) -> (&'a [u8], &'a [u8]) {
     let mut windows = input.windows(separator.len());
     match windows.position(|window| window == separator) {
@@ -47,12 +47,12 @@ fn cut<'a>(input: &'a [u8], separator: &[u8]) -> (&'a [u8], &'a [u8]) {
     }
 }
 
-/// Whether `needle` is somewhere in `text`.
+/// Returns whether `text` contains `needle`.
 fn holds(text: &[u8], needle: &[u8]) -> bool {
     text.windows(needle.len()).any(|window| window == needle)
 }
 
-/// `NOW`, `NOW+5` and `NOW-5` as numbers.
+/// Replaces `NOW`, `NOW+5` and `NOW-5` by numbers.
 fn at(mut claims: &[u8], now: i64) -> Vec<u8> {
     let mut told = Vec::new();
     while holds(claims, b"NOW") {

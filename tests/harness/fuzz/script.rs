@@ -1,4 +1,4 @@
-//! A caller that says what it has to say, and hangs up when nothing more comes of it.
+//! Plays a caller that sends its bytes and hangs up when nothing more happens.
 
 use std::{
     cell::{Cell, RefCell},
@@ -12,10 +12,10 @@ use tokio::{
     task::yield_now,
 };
 
-/// How often everybody gets a turn with nothing moving before that is all that will come.
+/// The exchange is over when nothing has moved while every task was polled this many times.
 const TURNS: usize = 16;
 
-/// What is known of a caller from both sides of its connection.
+/// Holds what both sides of a caller's connection share.
 #[derive(Default)]
 pub(super) struct Caller {
     has_hung_up: Cell<bool>,
@@ -24,16 +24,17 @@ pub(super) struct Caller {
     reader: RefCell<Option<Waker>>,
 }
 
-/// The server's side of its connection. Answers are taken and forgotten.
+/// The server's end of the caller's connection. Answers are dropped.
 pub(super) struct Script<'a> {
     pub(super) caller: &'a Caller,
-    /// What is to be said yet.
+    /// The bytes that are still to be sent.
     pub(super) rest: &'a [u8],
 }
 
 impl Caller {
-    /// Drives `connection` to its end. The caller hangs up when neither it nor the upstream, by its
-    /// count of `moves`, has anything more to do: hyper gives up the request in flight otherwise.
+    /// Drives `connection` to its end. The caller hangs up when neither it nor the upstream has
+    /// anything more to do. If it hung up earlier, hyper would give up the request in flight.
+    /// `moves` counts what the upstream did.
     pub(super) async fn drive(&self, connection: impl Future, moves: impl Fn() -> usize) {
         let mut connection = pin!(connection);
         let quiet = async {

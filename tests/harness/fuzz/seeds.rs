@@ -1,5 +1,5 @@
-//! Replays the inputs that the fuzz targets start from, and those that they found worth keeping
-//! (`tests/fuzz/seeds`).
+//! Replays the seeds of the fuzz targets (`tests/fuzz/seeds`), which include inputs that fuzzing
+//! found.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Runs every seed, so that all that fail are told.
+/// Runs every seed, so that the failure names all seeds that fail.
 fn replay(target: &str) {
     let (_, run) = TARGETS.iter().find(|(name, _)| *name == target).unwrap();
     let seeds = files(&fuzz().join("seeds").join(target));
@@ -53,7 +53,7 @@ fn seeds_of_workload_api_find_no_fault() {
     replay("workload_api");
 }
 
-/// A target without seeds, or seeds of no target, would be replayed by nobody.
+/// A target without seeds, and seeds without a target, would never be replayed.
 #[test]
 fn targets_and_seeds_are_the_same() {
     let names = |directory: &str| -> Vec<String> {

@@ -1,4 +1,4 @@
-//! An upstream that reads strictly, keeps what it read, and answers each whole request.
+//! Serves as an upstream that reads strictly, keeps what it read, and answers each whole request.
 
 use std::{
     convert::Infallible,
@@ -21,24 +21,24 @@ use super::wire::{self, Message};
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
-/// Where all connections lead; clones are the same upstream.
+/// The upstream of all connections. Its clones are the same upstream.
 #[derive(Clone, Default)]
 pub(super) struct Upstream(Arc<Mutex<Read>>);
 
-/// What came over all connections.
+/// Holds what came over all connections.
 #[derive(Default)]
 pub(super) struct Read {
-    /// Whole requests.
+    /// The whole requests.
     pub(super) messages: Vec<Message>,
-    /// What is no request.
+    /// The reason why some bytes are not a request.
     pub(super) fault: Option<String>,
-    /// Bytes of requests that are not whole.
+    /// The number of bytes of requests that are not whole.
     pub(super) unfinished: usize,
     /// Counts reads and writes.
     pub(super) moves: usize,
 }
 
-/// One connection.
+/// Holds one connection.
 pub(super) struct Link {
     upstream: Upstream,
     unread: Vec<u8>,
@@ -48,7 +48,9 @@ pub(super) struct Link {
 
 impl Upstream {
     pub(super) fn read(&self) -> MutexGuard<'_, Read> {
-        self.0.lock().expect("nobody panics with it")
+        self.0
+            .lock()
+            .expect("no code panics while it holds the lock")
     }
 }
 

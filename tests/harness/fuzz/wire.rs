@@ -1,7 +1,7 @@
-//! HTTP/1.1 requests as a reader takes them that knows one way to write each (RFC 9112), and gives
-//! no second meaning a chance. Shares no code with hyper.
+//! Reads HTTP/1.1 requests (RFC 9112) strictly. It takes only one spelling of each, so that none
+//! can have a second meaning. It shares no code with hyper.
 
-/// A request, whole.
+/// Holds a whole request.
 #[derive(Clone, Debug)]
 pub(super) struct Message {
     pub(super) method: String,
@@ -13,14 +13,14 @@ pub(super) struct Message {
 type Taken<'a, T> = Result<Option<(T, &'a [u8])>, String>;
 
 impl Message {
-    /// The values of a field.
+    /// Returns the values of a field.
     pub(super) fn values(&self, name: &str) -> Vec<&[u8]> {
         let named = self.fields.iter().filter(|(field, _)| field == name);
         named.map(|(_, value)| value.as_slice()).collect()
     }
 }
 
-/// The first request of `bytes` and what is after it; nothing while there is more to come.
+/// Takes the first request off `bytes` and returns both. Returns `None` while bytes are missing.
 pub(super) fn request(bytes: &[u8]) -> Taken<'_, Message> {
     let Some((line, mut rest)) = line(bytes)? else {
         return Ok(None);
@@ -55,7 +55,7 @@ pub(super) fn request(bytes: &[u8]) -> Taken<'_, Message> {
     Ok(Some((message, rest)))
 }
 
-/// One line of visible ASCII and spaces, without its CRLF.
+/// Takes one line of visible ASCII and spaces, without its CRLF.
 fn line(bytes: &[u8]) -> Taken<'_, &str> {
     let Some((line, rest)) = until_crlf(bytes)? else {
         return Ok(None);
@@ -66,7 +66,7 @@ fn line(bytes: &[u8]) -> Taken<'_, &str> {
     }
 }
 
-/// Up to CRLF; neither CR nor LF nor NUL come alone.
+/// Takes the bytes before CRLF. CR, LF and NUL are faults elsewhere.
 fn until_crlf(bytes: &[u8]) -> Taken<'_, &[u8]> {
     let Some(end) = bytes.iter().position(|byte| b"\r\n\0".contains(byte)) else {
         return Ok(None);
@@ -81,7 +81,7 @@ fn until_crlf(bytes: &[u8]) -> Taken<'_, &[u8]> {
     }
 }
 
-/// A field's name in small letters and its value; none is the empty line.
+/// Takes a field and returns its name in small letters and its value, or `None` for the empty line.
 fn field(bytes: &[u8]) -> Taken<'_, Option<(String, Vec<u8>)>> {
     let Some((line, rest)) = until_crlf(bytes)? else {
         return Ok(None);
@@ -102,7 +102,8 @@ fn field(bytes: &[u8]) -> Taken<'_, Option<(String, Vec<u8>)>> {
     Ok(Some((Some((name.to_owned(), value.to_vec())), rest)))
 }
 
-/// By the one of `Content-Length` and `Transfer-Encoding` that is there; empty if none is.
+/// Takes a body by whichever of `Content-Length` and `Transfer-Encoding` is there. It is empty
+/// without both.
 fn body<'a>(message: &Message, bytes: &'a [u8]) -> Taken<'a, Vec<u8>> {
     let lengths = message.values("content-length");
     let codings = message.values("transfer-encoding");
@@ -122,7 +123,7 @@ fn body<'a>(message: &Message, bytes: &'a [u8]) -> Taken<'a, Vec<u8>> {
     }
 }
 
-/// Chunks without extensions, and no trailers.
+/// Takes chunks without extensions and without trailers.
 fn chunks(mut bytes: &[u8]) -> Taken<'_, Vec<u8>> {
     let mut body = Vec::new();
     loop {
@@ -153,7 +154,7 @@ fn chunks(mut bytes: &[u8]) -> Taken<'_, Vec<u8>> {
     }
 }
 
-/// RFC 9110 §5.6.2.
+/// Returns whether `text` is a token (RFC 9110 §5.6.2).
 fn is_token(text: &str) -> bool {
     let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !text.is_empty() && text.bytes().all(is_tchar)

@@ -1,4 +1,4 @@
-//! Requests of a caller → the dev-agent's Workload API.
+//! Fuzzes the dev-agent's Workload API with requests of a caller.
 
 use std::{collections::HashSet, future::poll_fn, sync::LazyLock, time::Duration};
 
@@ -25,10 +25,10 @@ use tower_service::Service as _;
 use super::{cut, holds};
 use crate::{CLIENT_ID, SERVER_ID, jwt};
 
-/// Its tokens and certificates outlive a run.
+/// The life of tokens and certificates, which is longer than a run.
 const LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// A piece of a private key that nothing else has in it by chance.
+/// The length of a piece of a private key that other text does not contain by chance.
 const TELLING: usize = 16;
 
 static WORLD: LazyLock<World> = LazyLock::new(World::new);
@@ -36,41 +36,41 @@ static WORLD: LazyLock<World> = LazyLock::new(World::new);
 struct World {
     runtime: Runtime,
     agent: DevAgent,
-    /// The caller's own two ends of a connection: the agent asks the kernel who that is.
+    /// Both ends of the caller's own connection, because the agent asks the kernel who the peer is.
     caller: (UnixStream, UnixStream),
-    /// Of the server, for itself, as it was issued.
+    /// A token of the server for itself, which the agent issued.
     token: String,
     kid: Value,
-    /// The secret numbers of the X.509-SVIDs' private keys.
+    /// The secret numbers of the private keys of the X.509-SVIDs.
     keys: Vec<Vec<u8>>,
 }
 
-/// A request, and what its message says.
+/// A request and its message.
 struct Call {
     request: Request<Body>,
     path: String,
     message: Vec<u8>,
-    /// The tokens that were signed for it.
+    /// The signed parts of tokens that the agent's key signed for it.
     signed: HashSet<String>,
 }
 
-struct Answer {
+struct GrpcAnswer {
     ok: bool,
     headers: HeaderMap,
     message: Vec<u8>,
 }
 
-/// Takes a method and a path, lines of metadata, an empty line, and the bytes of the request's body;
-/// or, if its first byte is
+/// Takes a method and a path, lines of metadata, an empty line, and the bytes of the request's
+/// body. The first byte of the body may choose another form.
 ///
-/// - `=`, a message to be framed;
-/// - `?`, an audience and, on the next line, a token to be validated, in which `$TOKEN` is one that
-///   was issued for `spiffe://example.org/server`;
-/// - `!`, an audience and, on the next lines, a JOSE header and claims to be signed with the agent's
-///   key, `$KID`, and validated. `NOW` in them is the time in seconds.
+/// - `=` comes before a message to be framed.
+/// - `?` comes before an audience and, on the next line, a token to be validated. In it `$TOKEN` is
+///   a token that was issued for `spiffe://example.org/server`.
+/// - `!` comes before an audience and, on the next lines, a JOSE header and claims. The token is
+///   signed with the agent's key, `$KID`, and validated. `NOW` in it is the time in seconds.
 ///
 /// # Panics
-/// If a call is answered that should not be, or an answer says too much.
+/// Panics if a call is answered that must fail, or if an answer discloses too much.
 pub fn workload_api(input: &[u8]) {
     let Some(call) = call(input) else {
         return;
@@ -144,7 +144,8 @@ impl World {
     }
 }
 
-/// An agent that knows this process, and nobody else can reach: its socket has no name any more.
+/// Starts an agent that knows this process. Nobody else can reach it, because its socket is
+/// unlinked.
 async fn start() -> (DevAgent, (UnixStream, UnixStream)) {
     let directory = tempfile::tempdir().unwrap();
     let uid = nix::unistd::getuid();
@@ -155,8 +156,8 @@ async fn start() -> (DevAgent, (UnixStream, UnixStream)) {
     (agent, UnixStream::pair().unwrap())
 }
 
-/// The secret in a private key (PKCS #8): all else in it may be public. RFC 5915 §3: version 1, and
-/// an octet string of 32 bytes.
+/// Returns the secret in a private key (PKCS #8), whose other parts may be public. It follows
+/// version 1 as an octet string of 32 bytes (RFC 5915 §3).
 fn secret(key: &[u8]) -> Vec<u8> {
     cut(key, &[2, 1, 1, 4, 32]).1[..32].to_vec()
 }
@@ -187,7 +188,7 @@ fn call(input: &[u8]) -> Option<Call> {
     })
 }
 
-/// The bytes of a body, and the first message in it.
+/// Returns the bytes of a body, and the first message in it.
 fn body_of(told: &[u8], signed: &mut HashSet<String>) -> (Vec<u8>, Vec<u8>) {
     let message = match told {
         [b'=', message @ ..] => message.to_vec(),
@@ -214,7 +215,7 @@ fn validation(audience: &[u8], svid: String) -> Vec<u8> {
     ValidateJwtsvidRequest { audience, svid }.encode_to_vec()
 }
 
-/// A token by the agent's own key. What is no JSON is null.
+/// Returns a token that the agent's key signed. A part that is not JSON becomes null.
 fn token(parts: &[u8]) -> String {
     let (header, payload) = cut(parts, b"\n");
     let json = |text: &[u8]| serde_json::from_slice(text).unwrap_or_default();
@@ -228,12 +229,12 @@ fn token(parts: &[u8]) -> String {
     WORLD.agent.mint_jwt(&claims)
 }
 
-/// What a signature is of. The signature itself has two forms (ECDSA).
+/// Returns the part of a token that is signed, because one message has many ECDSA signatures.
 fn signed_part(token: &str) -> String {
     token.rsplit_once('.').unwrap_or_default().0.to_owned()
 }
 
-/// gRPC's frame: not compressed, the length.
+/// Returns a gRPC frame, which has a flag for compression and the length before the message.
 fn framed(message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).expect("a short message");
     [&[0], &length.to_be_bytes()[..], message].concat()
@@ -247,8 +248,9 @@ fn first_message(body: &[u8]) -> &[u8] {
         .unwrap_or_default()
 }
 
-/// The head of the answer, and as much after it as is there at once: of a stream its first message.
-async fn answer(agent: &DevAgent, caller: &UnixStream, request: Request<Body>) -> Answer {
+/// Returns the head of the answer and all of its body that is there at once. A stream has sent its
+/// first message by then.
+async fn answer(agent: &DevAgent, caller: &UnixStream, request: Request<Body>) -> GrpcAnswer {
     let mut service = agent.service(caller).unwrap();
     let Ok(()) = poll_fn(|cx| service.poll_ready(cx)).await;
     let Ok(response) = service.call(request).await;
@@ -264,7 +266,7 @@ async fn answer(agent: &DevAgent, caller: &UnixStream, request: Request<Body>) -
         Some(status) => status == "0",
         None => head.status.is_success() && !bytes.is_empty(),
     };
-    Answer {
+    GrpcAnswer {
         ok,
         headers,
         message: first_message(&bytes).to_vec(),
@@ -276,9 +278,9 @@ fn holds_a_key(text: &[u8]) -> bool {
     pieces.any(|piece| holds(text, piece))
 }
 
-/// An error says what is wrong, and nothing that the caller or the agent holds secret.
-fn check_refused(answer: &Answer, asked: &[u8], signed: &HashSet<String>) {
-    let Answer { headers, .. } = answer;
+/// Checks that an error has a reason, and nothing that the caller or the agent keeps secret.
+fn check_refused(answer: &GrpcAnswer, asked: &[u8], signed: &HashSet<String>) {
+    let GrpcAnswer { headers, .. } = answer;
     assert!(
         answer.message.is_empty() && headers.contains_key("grpc-status"),
         "{headers:?}"
@@ -289,13 +291,14 @@ fn check_refused(answer: &Answer, asked: &[u8], signed: &HashSet<String>) {
     assert!(!holds_a_key(&told), "{headers:?}");
     let ValidateJwtsvidRequest { svid, .. } = Message::decode(asked).unwrap_or_default();
     let tokens = signed.iter().chain([&WORLD.token, &svid]);
-    // Shorter ones may be words of the answer.
+    // A shorter one may be a word of the answer.
     for token in tokens.filter(|token| token.len() > 64) {
         assert!(!holds(&told, token.as_bytes()), "{headers:?}");
     }
 }
 
-/// Tokens of the caller's own identities, for the audiences that were asked for.
+/// Checks that tokens are for the caller's own identities and for the audiences that were asked
+/// for.
 fn check_issued(issued: &[u8], asked: &[u8]) {
     let asked = JwtsvidRequest::decode(asked).expect("it was read");
     let issued = JwtsvidResponse::decode(issued).expect("an answer").svids;
@@ -317,11 +320,15 @@ fn check_issued(issued: &[u8], asked: &[u8]) {
             .map(|value| value.as_str().unwrap())
             .collect();
         assert_eq!(all, asked.audience.iter().map(String::as_str).collect());
-        assert_eq!(all.len(), audience.len(), "each once: {claims}");
+        assert_eq!(
+            all.len(),
+            audience.len(),
+            "an audience occurs twice: {claims}"
+        );
     }
 }
 
-/// Only what the agent's key signed, for this audience, and not expired.
+/// Checks that the agent's key signed the token, for this audience, and that it has not expired.
 fn check_valid(answer: &[u8], asked: &[u8], signed: &HashSet<String>) {
     let ValidateJwtsvidRequest { audience, svid } = Message::decode(asked).expect("it was read");
     assert!(signed.contains(&signed_part(&svid)), "never issued: {svid}");

@@ -52,7 +52,7 @@ async fn heads_that_http2_does_not_allow_end_their_stream_or_connection_p093() {
     assert_eq!(proxied.upstream.requests().len(), 1);
 }
 
-/// The one octet that names may have here and not over HTTP/1.1.
+/// This octet is the only one that names may have over HTTP/2 and not over HTTP/1.1.
 #[tokio::test]
 async fn name_with_a_quote_is_rejected_p051() {
     let proxied = Proxied::new().await;
@@ -156,7 +156,7 @@ async fn authority_scheme_and_path_are_checked_over_http2_p089() {
             "{number} {fields:?}"
         );
         for message in forwarded {
-            // P91: a request of HTTP/1.1, whatever the caller spoke.
+            // P91: the request is forwarded over HTTP/1.1, whatever version the caller used.
             let host = format!("localhost:{}", proxied.upstream.port);
             assert_eq!(message.start_line(), "GET / HTTP/1.1", "P91");
             assert_eq!(message.fields("host"), [host.as_str()], "P91");
@@ -207,7 +207,7 @@ async fn http2_fields_are_forwarded_as_http1_writes_them_p017() {
     assert!(via[0].starts_with("2.0 spiffe-jwt-proxy-"), "P18: {via:?}");
 }
 
-/// Octets that HTTP/1.1 would not let through, and no terminal and no log should see.
+/// HTTP/1.1 would not allow these octets, and no terminal and no log should get them.
 #[tokio::test]
 async fn log_lines_cannot_be_forged_over_http2_p175() {
     let mut proxied = Proxied::new().await;

@@ -1,8 +1,9 @@
-//! HTTP/2 frames that no client library would send. The tests of this directory share what is here.
+//! Sends HTTP/2 frames that no client library would send. The tests of this directory share this
+//! module.
 
-/// Sends heads: fields, pseudo-fields and what becomes of them.
+/// Sends fields and pseudo-fields, and checks the outcome.
 mod heads;
-/// Sends streams with bodies and trailers, resets them, and asks with HEAD.
+/// Sends streams with bodies and trailers, resets them, and sends HEAD.
 mod streams;
 
 use harness::{
@@ -13,15 +14,15 @@ use harness::{
 
 use crate::Proxied;
 
-/// One connection with one stream, number 1.
+/// Holds a connection with one stream, number 1.
 struct Client(Frames);
 
-/// What became of the stream.
+/// The outcome of the stream.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
-    /// Answered with one of the statuses that HPACK has a number for.
+    /// It was answered with one of the statuses that HPACK has an index for.
     Status(u16),
-    /// Answered with another status.
+    /// It was answered with another status.
     OtherStatus,
     /// The stream or the connection was ended.
     Refused,
@@ -58,7 +59,8 @@ impl Client {
     }
 }
 
-/// The status is the first field; the usual ones are one octet (RFC 7541 §6.1 and appendix A).
+/// Reads the status, which is the first field. Usual statuses are one octet (RFC 7541 §6.1 and
+/// appendix A).
 fn status(block: &[u8]) -> Outcome {
     const STATUSES: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];
     let block = match block {

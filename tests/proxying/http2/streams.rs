@@ -1,6 +1,6 @@
 use harness::{
     frames::{END_HEADERS, END_STREAM, RST_STREAM, frame},
-    raw::Answer,
+    raw::Reply,
 };
 use http::{Request, Version};
 use http_body_util::Full;
@@ -30,12 +30,15 @@ async fn http2_bodies_of_another_length_than_declared_are_never_whole_upstream_p
     }
     proxied
         .upstream
-        // One that was opened for a request given up before is kept for the next.
+        // A connection that was opened for a request that was given up is kept for the next.
         .wait(|all| all.iter().all(|one| one.ended || one.bytes.is_empty()))
         .await;
-    assert!(proxied.upstream.requests().is_empty(), "P95: never whole");
+    assert!(
+        proxied.upstream.requests().is_empty(),
+        "P95: it is never whole"
+    );
 
-    // P29: the same length twice is one length; two that differ are none.
+    // P29: the same length twice is one length, and two lengths that differ are a fault.
     for (second, status) in [("5", 200), ("6", 400)] {
         let mut client = Client::new(&proxied.https).await;
         let twice = [&sized[..], &[("content-length", second)]].concat();
@@ -81,7 +84,7 @@ async fn http2_trailers_are_not_forwarded_p096() {
 
 #[tokio::test]
 async fn stream_that_is_reset_while_it_waits_cancels_its_request_upstream_p168() {
-    let proxied = Proxied::answered(|_| Answer::Silence, &[]).await;
+    let proxied = Proxied::answered(|_| Reply::Silence, &[]).await;
     let mut client = Client::new(&proxied.https).await;
     client.headers(END_HEADERS | END_STREAM, &GET).await;
     proxied
@@ -96,13 +99,13 @@ async fn stream_that_is_reset_while_it_waits_cancels_its_request_upstream_p168()
 #[tokio::test]
 async fn answers_to_head_over_http2_have_a_length_and_no_body_p109() {
     let answer = "HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n";
-    let proxied = Proxied::answered(|_| Answer::Bytes(answer.into()), &[]).await;
+    let proxied = Proxied::answered(|_| Reply::Bytes(answer.into()), &[]).await;
     let head = Request::head("/").body(Full::<Bytes>::default()).unwrap();
     let answer = proxied.https.send_over(Version::HTTP_2, head).await;
     assert_eq!((answer.status.as_u16(), &answer.body[..]), (200, &b""[..]));
     assert_eq!(answer.headers["content-length"], "17");
 
-    // The proxy's own answers have a body, which GET gets.
+    // The proxy's own answers have a body, which a GET receives.
     let head = Request::head("/nowhere").body(Full::<Bytes>::default());
     let answer = proxied.https.send_over(Version::HTTP_2, head.unwrap());
     let answer = answer.await;
