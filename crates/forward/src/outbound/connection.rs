@@ -13,7 +13,7 @@ use super::{
     arriving::Arriving,
     exclusive::{ExclusiveConnection, ExclusiveSender},
     http2::{self, Sender},
-    in_flight::{Counted, InFlight},
+    in_flight::{CountedRequest, InFlight},
     origin::Location,
     prepared::{Need, RequestBody},
     retry::Failure,
@@ -34,7 +34,7 @@ pub(super) enum Opened<B> {
 /// A connection that one request has taken.
 pub(super) struct Connection<B> {
     pub(super) location: Arc<Location>,
-    pub(super) counted: Counted,
+    pub(super) counted: CountedRequest,
     pub(super) kind: Kind<B>,
 }
 
@@ -75,7 +75,7 @@ impl<B: RequestBody> Connection<B> {
     ) -> Self {
         Self {
             location: Arc::clone(location),
-            counted: Counted::on(&shared.in_flight, need.shared_bytes()),
+            counted: CountedRequest::on(&shared.in_flight, need.shared_bytes()),
             kind: Kind::Shared(Arc::clone(shared)),
         }
     }
@@ -88,7 +88,7 @@ impl<B: RequestBody> Connection<B> {
     ) -> Self {
         Self {
             location: Arc::clone(location),
-            counted: Counted::on(in_flight, 0),
+            counted: CountedRequest::on(in_flight, 0),
             kind: Kind::Exclusive(Box::new(exclusive)),
         }
     }

@@ -75,19 +75,7 @@ where
 {
     let io = Listening::new(io);
     let heard = io.heard();
-    let (sender, mut connection) = Builder::new()
-        .enable_push(false)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(MAX_HEAD_READ)
-        .data_frame_budget(SMALL_FRAMES)
-        .max_send_buffer_size(STREAM_SEND_BUFFER)
-        .max_concurrent_reset_streams(RESETS_KEPT)
-        .reset_stream_duration(RESETS_KEPT_FOR)
-        // The answer to a request that was reset may be on its way, which is not an error.
-        .max_local_error_reset_streams(None)
-        .handshake(io)
-        .await?;
+    let (sender, mut connection) = builder().handshake(io).await?;
     let mut ping = connection.ping_pong();
     let round_trip = Arc::<RoundTrip>::default();
     tokio::select! {
@@ -110,6 +98,23 @@ where
         }
     });
     Ok((sender, round_trip))
+}
+
+/// Returns the settings of a connection.
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEAD_READ)
+        .data_frame_budget(SMALL_FRAMES)
+        .max_send_buffer_size(STREAM_SEND_BUFFER)
+        .max_concurrent_reset_streams(RESETS_KEPT)
+        .reset_stream_duration(RESETS_KEPT_FOR)
+        // The answer to a request that was reset may be on its way, which is not an error.
+        .max_local_error_reset_streams(None);
+    builder
 }
 
 /// Returns whether neither an end nor a GOAWAY has come.

@@ -39,7 +39,7 @@ pub(super) struct InFlight {
 
 /// A request that is counted until all of its answer has come.
 #[derive(Debug)]
-pub(super) struct Counted {
+pub(super) struct CountedRequest {
     counts: Arc<InFlight>,
     body_bytes: usize,
     hold: Option<Arc<Hold>>,
@@ -90,7 +90,7 @@ impl InFlight {
     }
 }
 
-impl Counted {
+impl CountedRequest {
     /// Counts a request with a body of `body_bytes`.
     pub(super) fn on(counts: &Arc<InFlight>, body_bytes: usize) -> Self {
         for counts in [Some(counts), counts.endpoint.as_ref()]
@@ -136,7 +136,7 @@ impl Counted {
 }
 
 /// Counts once more: the request is over when all clones are dropped.
-impl Clone for Counted {
+impl Clone for CountedRequest {
     fn clone(&self) -> Self {
         let mut clone = Self::on(&self.counts, self.body_bytes);
         clone.hold.clone_from(&self.hold);
@@ -144,7 +144,7 @@ impl Clone for Counted {
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountedRequest {
     fn drop(&mut self) {
         let counts = &self.counts;
         for counts in [Some(counts), counts.endpoint.as_ref()]

@@ -64,11 +64,11 @@ struct State {
 /// The endpoints that the names have.
 #[derive(Default)]
 struct Known {
-    all: Vec<Endpoint>,
+    all: Vec<Resolved>,
     last_id: u64,
 }
 
-struct Endpoint {
+struct Resolved {
     location: Arc<Location>,
     /// Present while the last answers lacked the endpoint.
     missing: Option<Missing>,
@@ -235,7 +235,7 @@ impl Known {
         });
         for addresses in found {
             self.last_id += 1;
-            self.all.push(Endpoint {
+            self.all.push(Resolved {
                 location: Arc::new(Location {
                     id: self.last_id,
                     origin: Arc::clone(origin),
@@ -252,7 +252,7 @@ impl Known {
     }
 }
 
-impl Endpoint {
+impl Resolved {
     /// Notes an answer that lacks the endpoint. Returns whether the endpoint is still kept.
     fn is_kept_without_answer(&mut self, now: Instant) -> bool {
         let missing = self.missing.get_or_insert(Missing {

@@ -12,7 +12,7 @@ use hyper::body::Bytes;
 use serve::body::{Wire, WireError};
 use tokio::{runtime::Handle, time::timeout};
 
-use super::{arriving::Arriving, in_flight::Counted};
+use super::{arriving::Arriving, in_flight::CountedRequest};
 
 /// The time in which an abandoned stream may end by itself, and the most that is read of it
 /// meanwhile. An immediate reset would count for a flood of resets: Envoy ends a connection when half
@@ -27,11 +27,11 @@ pub struct ResponseBody {
     /// `None` once the body is dropped.
     body: Option<Arriving>,
     /// Counts the request on its connection.
-    counted: Option<Counted>,
+    counted: Option<CountedRequest>,
 }
 
 impl ResponseBody {
-    pub(super) fn new(body: Arriving, counted: Counted) -> Self {
+    pub(super) fn new(body: Arriving, counted: CountedRequest) -> Self {
         Self {
             body: Some(body),
             counted: Some(counted),
@@ -61,7 +61,7 @@ impl Drop for ResponseBody {
             return;
         };
         let counted = self.counted.take();
-        if counted.as_ref().is_some_and(Counted::is_evicted) {
+        if counted.as_ref().is_some_and(CountedRequest::is_evicted) {
             return;
         }
         runtime.spawn(timeout(ABANDONED, async move {

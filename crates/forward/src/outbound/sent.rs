@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    arriving::Arriving, http2::body_of, in_flight::Counted, retry::Failure,
+    arriving::Arriving, http2::body_of, in_flight::CountedRequest, retry::Failure,
     shared::SharedConnection,
 };
 
@@ -37,7 +37,7 @@ const MAX_AGE: Duration = Duration::from_secs(30);
 pub(super) struct Sent<'a> {
     answer: Option<ResponseFuture>,
     connection: &'a Arc<SharedConnection>,
-    counted: &'a Counted,
+    counted: &'a CountedRequest,
     since: Instant,
 }
 
@@ -45,7 +45,7 @@ impl<'a> Sent<'a> {
     pub(super) fn new(
         answer: ResponseFuture,
         connection: &'a Arc<SharedConnection>,
-        counted: &'a Counted,
+        counted: &'a CountedRequest,
     ) -> Self {
         Self {
             answer: Some(answer),
