@@ -10,6 +10,7 @@ pub mod https;
 pub mod jwt;
 pub mod listen;
 pub mod load;
+pub mod oracle;
 pub mod process;
 pub mod proxy_stack;
 pub mod raw;

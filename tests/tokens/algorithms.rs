@@ -5,6 +5,8 @@ use crate::world::{
     WORLD, authenticate, check, policy,
 };
 
+/// The log text of a key of another type, curve or algorithm than the token's.
+const MISMATCH: &str = "the algorithm of the token is not its own";
 const UNSUPPORTED: &str = "token signature algorithm is not supported";
 const SIGNATURE: &str = "token signature is invalid";
 
@@ -143,15 +145,15 @@ fn other_algorithms_are_refused_j018() {
     w.check(&[
         (
             "J9",
-            "ES512, a limit of the library",
+            "ES512",
             Draft::new("ES512", "ec521").sign(&w.ec521),
-            Refused(UNSUPPORTED),
+            Accepted,
         ),
         (
             "D5",
-            "ES512 by a P-521 key is refused here, accepted by go-spiffe",
+            "ES512 by a P-521 key, as go-spiffe",
             Draft::new("ES512", "ec521").sign(&w.ec521),
-            Refused(UNSUPPORTED),
+            Accepted,
         ),
         ("J18", "none", unsigned(r#""none""#), Refused(UNSUPPORTED)),
         ("J19", "None", unsigned(r#""None""#), Refused(UNSUPPORTED)),
@@ -204,37 +206,37 @@ fn algorithm_that_is_not_the_keys_is_refused_j027() {
             "J27",
             "RS256 by the kid of an EC key",
             Draft::new("RS256", "ec1").sign(&w.rsa1),
-            Refused("kty"),
+            Refused(MISMATCH),
         ),
         (
             "J28",
             "ES256 by the kid of an RSA key",
             Draft::new("ES256", "rsa1").sign(&w.ec1),
-            Refused("kty"),
+            Refused(MISMATCH),
         ),
         (
             "J29",
             "ES384 by P-256",
             w.vector("es384-by-p256"),
-            Refused("curve does not match"),
+            Refused(MISMATCH),
         ),
         (
             "D6",
             "the curve is bound to the alg",
             w.vector("es384-by-p256"),
-            Refused("curve does not match"),
+            Refused(MISMATCH),
         ),
         (
             "J30",
             "ES512 by P-256",
             w.vector("es512-by-p256"),
-            Refused(UNSUPPORTED),
+            Refused(MISMATCH),
         ),
         (
             "J31",
             "PS256 by a key for RS256",
             Draft::new("PS256", "rs256only").sign(&w.rsa1),
-            Refused("does not match token algorithm"),
+            Refused(MISMATCH),
         ),
         ("J32", "PSS under RS256", pss_as_rs256(), Refused(SIGNATURE)),
         ("J33", "no salt", w.vector("salt-0"), Refused(SIGNATURE)),

@@ -124,17 +124,21 @@ async fn server_does_not_listen_before_the_first_bundles_j171() {
     assert!(!server.log().join("\n").contains("listening on"));
 }
 
+/// A key that cannot be used is named at start-up, and the other keys of its bundle verify.
 #[tokio::test]
-async fn p521_key_is_warned_of_at_start_up_j009() {
-    let mut jwk = Key::p521("es512").jwk();
+async fn unusable_key_is_warned_of_at_start_up_j165() {
+    let mut jwk = Key::p256("off-the-curve").jwk();
     jwk["use"] = "jwt-svid".into();
+    jwk["x"] = jwk["y"].clone();
     let partner = TrustDomain::new("partner.example").unwrap();
     let partner = FederatedBundle::parse(partner, &json!({ "keys": [jwk] }).to_string()).unwrap();
     let stack = Stack::with(SERVER_ID, |config| config.federated = vec![partner]).await;
     let server = stack.server(&[]).await;
-    let line = server.logged("the JWT bundle has a P-521 key").await;
+    let line = server
+        .logged("the JWT bundle has a key that cannot be used")
+        .await;
     assert!(
-        line.contains("WARN") && line.contains("partner.example") && line.contains("es512"),
+        line.contains("WARN") && line.contains("partner.example") && line.contains("off-the-curve"),
         "{line}"
     );
 }

@@ -21,6 +21,8 @@ mod header;
 mod keys;
 /// Changes bundles, and stops the Workload API.
 mod live;
+/// Compares verdicts on generated tokens with those of the `spiffe` crate.
+mod oracle;
 /// Tests `sub`, and the trust domain to which it binds a key.
 mod subject;
 /// Tests `exp`, `nbf`, `iat`, the clock skew and the longest lifetime.

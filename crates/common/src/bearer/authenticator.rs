@@ -7,19 +7,19 @@ use spiffe::{BundleSource, JwtBundle, JwtSource, SpiffeId};
 use tracing::debug;
 
 use super::{
-    cache::{self, Cache, TokenDigest, Used, Verified},
+    cache::{self, Cache, TokenDigest, Verified},
     header,
+    jwt::Validator,
     policy::Policy,
     queue::VerificationQueue,
     refusal::Refusal,
-    token,
 };
 
 /// Verifies the bearer token of requests with JWT bundles: the live ones of a [`JwtSource`], or a
 /// fixed set.
 #[derive(Debug)]
 pub struct Authenticator<B = JwtSource> {
-    bundles: B,
+    validator: Validator<B>,
     policy: Policy,
     cache: Option<Cache>,
 }
@@ -69,7 +69,7 @@ where
         );
         let cache = (policy.token_cache > 0).then(|| Cache::new(policy.token_cache));
         Self {
-            bundles,
+            validator: Validator::new(bundles),
             policy,
             cache,
         }
@@ -127,7 +127,7 @@ where
 
     fn known(&self, token: &BearerToken<'_>) -> Option<Arc<SpiffeId>> {
         let verified = self.cache.as_ref()?.get(token.digest())?;
-        let holds = verified.holds(&self.bundles, SystemTime::now());
+        let holds = verified.holds(self.validator.bundles(), SystemTime::now());
         holds.then(|| Arc::clone(&verified.id))
     }
 
@@ -141,15 +141,15 @@ where
 
     fn verify(&self, token: &str) -> Result<Verified, Refusal> {
         let now = SystemTime::now();
-        let used = Used::new(&self.bundles);
-        let svid = token::verify(token, &used, &self.policy)?;
-        debug!(caller = %svid.spiffe_id(), "token verified");
-        let expiry = cache::time(svid.claims().exp(), self.policy.clock_skew);
+        let svid = self.validator.verify(token, &self.policy, now)?;
+        debug!(caller = %svid.id, "token verified");
+        if svid.audiences.len() > 1 {
+            debug!(caller = %svid.id, "multi-audience token: its other audiences can replay it");
+        }
+        let expiry = cache::time(svid.expiry, self.policy.clock_skew);
         Ok(Verified {
-            id: Arc::new(svid.spiffe_id().clone()),
-            bundle: used
-                .last()
-                .ok_or_else(|| Refusal::NoTrust("no bundle was used".into()))?,
+            id: Arc::new(svid.id),
+            bundle: svid.bundle,
             since: now,
             until: expiry.unwrap_or(now),
         })

@@ -11,14 +11,13 @@
 //! (`cargo bench -p common --bench bearer`, rows `seen` and `new`).
 
 use std::{
-    cell::RefCell,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use aws_lc_rs::digest::{Digest, SHA256, digest};
 use quick_cache::sync;
-use spiffe::{BundleSource, JwtBundle, SpiffeId, TrustDomain};
+use spiffe::{BundleSource, JwtBundle, SpiffeId};
 
 /// The verified tokens by digest, shared by all cores. Each part of the table has a lock of its own,
 /// which is taken for writing only to add a token.
@@ -72,42 +71,9 @@ pub(super) fn time(seconds: i64, leeway: Duration) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(since_1970.checked_add(leeway)?)
 }
 
-/// A bundle source that remembers the last bundle it returned: the one that verified the token.
-#[derive(Debug)]
-pub(super) struct Used<'a, B> {
-    bundles: &'a B,
-    last: RefCell<Option<Arc<JwtBundle>>>,
-}
-
-impl<'a, B> Used<'a, B> {
-    pub(super) fn new(bundles: &'a B) -> Self {
-        let last = RefCell::default();
-        Self { bundles, last }
-    }
-
-    /// Returns the last bundle that was found.
-    pub(super) fn last(self) -> Option<Arc<JwtBundle>> {
-        self.last.into_inner()
-    }
-}
-
-impl<B: BundleSource<Item = JwtBundle>> BundleSource for Used<'_, B> {
-    type Item = JwtBundle;
-    type Error = B::Error;
-
-    fn bundle_for_trust_domain(
-        &self,
-        trust_domain: &TrustDomain,
-    ) -> Result<Option<Arc<JwtBundle>>, B::Error> {
-        let bundle = self.bundles.bundle_for_trust_domain(trust_domain)?;
-        self.last.replace(bundle.clone());
-        Ok(bundle)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use spiffe::JwtBundleSet;
+    use spiffe::{JwtBundleSet, TrustDomain};
 
     use super::*;
 
@@ -120,13 +86,11 @@ mod tests {
     fn an_entry_holds_until_its_bundle_or_the_clock_leaves_its_range() {
         let bundles = JwtBundleSet::from_iter([bundle("example.org"), bundle("a.example")]);
         let id = SpiffeId::new("spiffe://example.org/client").unwrap();
-        let used = Used::new(&bundles);
-        let found = used.bundle_for_trust_domain(id.trust_domain()).unwrap();
-        assert!(found.is_some());
+        let found = bundles.bundle_for_trust_domain(id.trust_domain()).unwrap();
         let at = |seconds| time(seconds, Duration::ZERO).unwrap();
         let verified = Verified {
             id: Arc::new(id),
-            bundle: used.last().unwrap(),
+            bundle: found.unwrap(),
             since: at(10_000),
             until: at(10_300),
         };

@@ -1,28 +1,27 @@
-//! Warnings of JWT authorities that cannot verify any token here.
+//! Warnings of JWT authorities that cannot verify any token.
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
 use spiffe::{JwtBundleSet, JwtSource};
 use tracing::warn;
 
+use super::jwt::Authorities;
 use crate::sanitize::Sanitized;
 
-/// Warns once of each P-521 key, now and after every change of the bundles, until `source` is closed.
-///
-/// JWT-SVID §2.1 lists ES512, and the `spiffe` crate cannot verify it, so that its tokens are refused.
-/// The warning tells operators the reason before the first such token comes.
+/// Warns once of each key that cannot be used, now and after every change of the bundles, until
+/// `source` is closed. Such a key affects itself only: the other keys of its bundle verify tokens.
 pub async fn warn_of_unusable_keys(source: JwtSource) {
     let mut updates = source.updated();
     let mut known = BTreeSet::new();
     loop {
         if let Ok(bundles) = source.bundle_set() {
-            for (trust_domain, key_id) in p521_keys(&bundles) {
-                if known.insert((trust_domain.clone(), key_id.clone())) {
+            for [trust_domain, key_id, fault] in unusable_keys(&bundles) {
+                let is_new = known.insert([trust_domain.clone(), key_id.clone(), fault.clone()]);
+                if is_new {
                     warn!(
                         %trust_domain,
                         key_id = %Sanitized(key_id),
-                        "the JWT bundle has a P-521 key: ES512 cannot be verified here, its tokens are refused; issue with P-256 or P-384"
+                        "the JWT bundle has a key that cannot be used: {fault}; tokens by it are refused"
                     );
                 }
             }
@@ -33,20 +32,21 @@ pub async fn warn_of_unusable_keys(source: JwtSource) {
     }
 }
 
-/// Returns the trust domain and the `kid` of each P-521 key.
-fn p521_keys(bundles: &JwtBundleSet) -> Vec<(String, String)> {
-    bundles
-        .iter()
-        .flat_map(|(trust_domain, bundle)| {
-            bundle
-                .jwt_authorities()
-                .filter(|authority| {
-                    serde_json::from_slice::<Value>(authority.jwk_json())
-                        .is_ok_and(|jwk| jwk["crv"] == "P-521")
-                })
-                .map(|authority| (trust_domain.to_string(), authority.key_id().to_owned()))
-        })
-        .collect()
+/// Returns the trust domain, the `kid` and the fault of each key that cannot be used. Keys of other
+/// kinds of SVIDs are not faults.
+fn unusable_keys(bundles: &JwtBundleSet) -> Vec<[String; 3]> {
+    let mut found = Vec::new();
+    for (trust_domain, bundle) in bundles.iter() {
+        let authorities = Authorities::of(bundle);
+        for (key_id, fault) in authorities.faults() {
+            found.push([
+                trust_domain.to_string(),
+                key_id.to_owned(),
+                fault.to_string(),
+            ]);
+        }
+    }
+    found
 }
 
 #[cfg(test)]
@@ -56,17 +56,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_keys_of_the_unsupported_curve_are_found() {
+    fn keys_that_cannot_be_used_are_found_with_their_faults() {
         let jwks = br#"{"keys":[
-            {"kty":"EC","crv":"P-521","kid":"unusable"},
-            {"kty":"EC","crv":"P-256","kid":"usable"},
-            {"kty":"RSA","kid":"usable too"}
+            {"kty":"OKP","crv":"Ed25519","kid":"other type"},
+            {"kty":"EC","crv":"secp256k1","kid":"other curve"},
+            {"kty":"EC","crv":"P-256","kid":"encryption","use":"enc"},
+            {"kty":"EC","crv":"P-256","kid":"other SVID","use":"x509-svid"},
+            {"kty":"EC","crv":"P-256","x":"AA","y":"AA","kid":"short"}
         ]}"#;
         let trust_domain = TrustDomain::new("example.org").unwrap();
         let bundle = JwtBundle::from_jwt_authorities(trust_domain, jwks).unwrap();
+        let found = unusable_keys(&JwtBundleSet::from_iter([bundle]));
+        let found: Vec<_> = found
+            .iter()
+            .map(|[_, id, fault]| (id.as_str(), fault.as_str()))
+            .collect();
         assert_eq!(
-            p521_keys(&JwtBundleSet::from_iter([bundle])),
-            [("example.org".to_owned(), "unusable".to_owned())]
+            found,
+            [
+                ("encryption", "it is not for JWT-SVID signatures"),
+                ("other curve", "its key type is not supported"),
+                ("other type", "its key type is not supported"),
+                ("short", "its x is invalid"),
+            ]
         );
     }
 }

@@ -6,7 +6,7 @@
 //! - `header` reads the token from the `Authorization` header
 //! - `cache` remembers tokens that were verified before
 //! - `queue` lets a core do other work between verifications
-//! - `token` verifies the token with the `spiffe` crate, and `time` checks what that crate leaves open
+//! - `jwt` verifies the token as a JWT-SVID
 //! - `allow` matches the caller's SPIFFE ID against the policy
 //! - `refusal` maps the step that refused a request to an answer and a log line
 //! - `keys` warns of keys in the bundles that cannot verify any token
@@ -15,13 +15,12 @@ mod allow;
 mod authenticator;
 mod cache;
 mod header;
+mod jwt;
 mod keys;
 mod layer;
 mod policy;
 mod queue;
 mod refusal;
-mod time;
-mod token;
 
 pub use self::{
     allow::{Allow, Pattern, PatternError},

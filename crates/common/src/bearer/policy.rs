@@ -12,7 +12,7 @@ pub struct Policy {
     /// The callers that are allowed.
     pub allow: Allow,
     /// The largest accepted difference between this machine's clock and the issuer's. Zero accepts
-    /// none, as the `spiffe` crate does.
+    /// none.
     pub clock_skew: Duration,
     /// The longest accepted lifetime of a token; `None` accepts any.
     pub max_token_lifetime: Option<Duration>,

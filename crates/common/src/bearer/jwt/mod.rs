@@ -1,0 +1,215 @@
+//! A token → the JWT-SVID that it is (JWT-SVID §2, §3, appendix A).
+//!
+//! The `spiffe` crate's validation does not serve: it refuses a token without `kid`, which JWT-SVID §2.2
+//! allows, it can't verify ES512, and it parses the key again for each token. The tests compare both
+//! verdicts, with that crate as the oracle.
+//!
+//! - `token`, `claims`: the token's octets, read once and strictly
+//! - `algorithm`, `key`, `authorities`: the keys of a trust domain, read once for each bundle
+
+mod algorithm;
+mod authorities;
+mod claims;
+mod key;
+mod token;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use spiffe::{BundleSource, JwtBundle, SpiffeId, TrustDomain};
+
+pub(super) use self::authorities::Authorities;
+use self::{
+    claims::{Claims, IssuedAt},
+    token::Token,
+};
+use super::{
+    policy::Policy,
+    refusal::{Refusal, TokenFault},
+};
+use crate::sanitize::Sanitized;
+
+/// The longest SPIFFE ID that is accepted, in bytes; SPIFFE-ID §2.3 demands support up to it.
+const MAX_ID: usize = 2048;
+
+/// A verified token.
+#[derive(Debug)]
+pub(super) struct Svid {
+    /// The token's subject.
+    pub(super) id: SpiffeId,
+    /// Its `exp`, in seconds since 1970.
+    pub(super) expiry: i64,
+    /// Its audiences.
+    pub(super) audiences: Vec<String>,
+    /// The bundle with the key that verified it.
+    pub(super) bundle: Arc<JwtBundle>,
+}
+
+/// Verifies tokens with the keys of `bundles`. Each bundle's keys are read once.
+#[derive(Debug)]
+pub(super) struct Validator<B> {
+    bundles: B,
+    read: RwLock<HashMap<TrustDomain, ReadBundle>>,
+}
+
+/// A bundle, and its keys.
+type ReadBundle = (Arc<JwtBundle>, Arc<Authorities>);
+
+impl<B> Validator<B> {
+    pub(super) fn new(bundles: B) -> Self {
+        let read = RwLock::default();
+        Self { bundles, read }
+    }
+
+    pub(super) fn bundles(&self) -> &B {
+        &self.bundles
+    }
+}
+
+impl<B: BundleSource<Item = JwtBundle>> Validator<B>
+where
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
+    /// Verifies a token at the time `now`. Keys are looked up only for a token without another fault, and
+    /// the signature is checked last, because it costs the most.
+    ///
+    /// # Errors
+    /// Fails when the token does not prove its subject to this audience now, or when there is nothing
+    /// to verify it with.
+    pub(super) fn verify(
+        &self,
+        token: &str,
+        policy: &Policy,
+        now: SystemTime,
+    ) -> Result<Svid, Refusal> {
+        let token = Token::read(token)?;
+        let id = subject(&token.claims)?;
+        check_audience(&token.claims, &policy.audiences)?;
+        check_times(&token.claims, policy, seconds(now))?;
+        let (bundle, authorities) = self.authorities(id.trust_domain())?;
+        check_signature(&token, &authorities, id.trust_domain())?;
+        Ok(Svid {
+            id,
+            expiry: token.claims.expiry,
+            audiences: token.claims.audiences,
+            bundle,
+        })
+    }
+
+    /// Returns the bundle of a trust domain and its keys.
+    fn authorities(&self, trust_domain: &TrustDomain) -> Result<ReadBundle, Refusal> {
+        let bundle = self.bundles.bundle_for_trust_domain(trust_domain);
+        let bundle = bundle.map_err(|error| Refusal::NoTrust(Box::new(error)))?;
+        let bundle =
+            bundle.ok_or_else(|| TokenFault::NoBundle(Sanitized(trust_domain.to_string())))?;
+        let known = self.read.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, authorities)) = known.get(trust_domain)
+            && Arc::ptr_eq(of, &bundle)
+        {
+            return Ok((bundle, Arc::clone(authorities)));
+        }
+        drop(known);
+        let authorities = Arc::new(Authorities::of(&bundle));
+        let mut known = self.read.write().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|domain, (of, _)| self.is_current(domain, of));
+        known.insert(
+            trust_domain.clone(),
+            (Arc::clone(&bundle), Arc::clone(&authorities)),
+        );
+        Ok((bundle, authorities))
+    }
+
+    fn is_current(&self, trust_domain: &TrustDomain, bundle: &Arc<JwtBundle>) -> bool {
+        let current = self.bundles.bundle_for_trust_domain(trust_domain);
+        matches!(current, Ok(Some(current)) if Arc::ptr_eq(&current, bundle))
+    }
+}
+
+/// Returns the SPIFFE ID of a token. It has one form, although the library would normalise others.
+fn subject(claims: &Claims) -> Result<SpiffeId, TokenFault> {
+    let id = SpiffeId::new(&claims.subject).map_err(|_| TokenFault::Subject)?;
+    let is_canonical = claims.subject.len() <= MAX_ID && id.to_string() == claims.subject;
+    is_canonical.then_some(id).ok_or(TokenFault::Subject)
+}
+
+fn check_audience(claims: &Claims, expected: &[String]) -> Result<(), TokenFault> {
+    match claims.audiences.iter().any(|one| expected.contains(one)) {
+        true => Ok(()),
+        false => Err(TokenFault::audience(&claims.audiences, expected)),
+    }
+}
+
+/// Checks `exp`, `nbf` and, with a limit, the time between `iat` and `exp`, at the time `now` in seconds
+/// since 1970.
+fn check_times(claims: &Claims, policy: &Policy, now: f64) -> Result<(), TokenFault> {
+    let skew = policy.clock_skew.as_secs_f64();
+    let expiry = claims.expiry as f64;
+    if now >= expiry + skew {
+        return Err(TokenFault::Expired);
+    }
+    if claims.not_before.is_some_and(|start| now + skew < start) {
+        return Err(TokenFault::NotYetValid);
+    }
+    match policy.max_token_lifetime {
+        Some(max) => check_lifetime(claims, max, now),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a token that lives for longer than `max`: from its `iat`, or from now if it has none or one
+/// in the future.
+fn check_lifetime(claims: &Claims, max: Duration, now: f64) -> Result<(), TokenFault> {
+    let from = match claims.issued_at {
+        IssuedAt::Absent => now,
+        IssuedAt::At(time) => time.min(now),
+        IssuedAt::Invalid => {
+            let reason = "iat is not one number".to_owned();
+            return Err(TokenFault::Parse(Sanitized(reason)));
+        }
+    };
+    match claims.expiry as f64 - from > max.as_secs_f64() {
+        true => Err(TokenFault::Lifetime(max)),
+        false => Ok(()),
+    }
+}
+
+/// Checks the signature with the key that the token names or, without a name, with the keys of its
+/// algorithm (JWT-SVID §2.2).
+fn check_signature(
+    token: &Token<'_>,
+    authorities: &Authorities,
+    trust_domain: &TrustDomain,
+) -> Result<(), TokenFault> {
+    let algorithm = token.header.algorithm;
+    let is_verified = match token.header.key_id.as_deref() {
+        Some(key_id) => {
+            let authority = authorities
+                .get(key_id)
+                .ok_or_else(|| TokenFault::NoAuthority {
+                    key_id: Sanitized(key_id.to_owned()),
+                    trust_domain: Sanitized(trust_domain.to_string()),
+                })?;
+            let key = authority
+                .as_ref()
+                .map_err(|fault| TokenFault::Authority(Sanitized(fault.to_string())))?;
+            if !key.is_for(algorithm) {
+                let reason = "the algorithm of the token is not its own".to_owned();
+                return Err(TokenFault::Authority(Sanitized(reason)));
+            }
+            key.verifies(algorithm, token.message, &token.signature)
+        }
+        None => authorities
+            .of_algorithm(algorithm)
+            .any(|key| key.verifies(algorithm, token.message, &token.signature)),
+    };
+    is_verified.then_some(()).ok_or(TokenFault::Signature)
+}
+
+/// Returns the time in seconds since 1970. A clock that is set before that shows 1970.
+fn seconds(time: SystemTime) -> f64 {
+    let since = time.duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs_f64()
+}
