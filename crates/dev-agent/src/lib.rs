@@ -14,6 +14,7 @@
 //! - `authority`, `jwt`, `jwk`, `keyring`, `random`: the keys, and what they sign.
 //! - `state`: all of it at one moment; `status`: its public form; `rotate`: its changes with time.
 //! - `validate`, `federation`, `json`: tokens and bundles of other issuers.
+//! - [`pb`]: the messages and stubs of the Workload API, as generated.
 
 mod agent;
 mod answer;
@@ -31,6 +32,9 @@ mod jwt;
 mod keyring;
 mod listen;
 mod lock;
+/// The Workload API's messages and stubs, which `generate` writes from `proto/workload.proto`.
+#[expect(missing_docs, unused_qualifications, reason = "generated code")]
+pub mod pb;
 mod random;
 mod rate;
 mod rotate;
@@ -51,9 +55,3 @@ pub use self::{
     selector::Selector,
     status::{CaStatus, EntryStatus, Expiry, JwtKeyStatus, KeyUse, Phase, Status},
 };
-
-/// The Workload API's messages and stubs, generated from `proto/workload.proto`.
-#[expect(missing_docs, unused_qualifications, reason = "generated code")]
-pub mod pb {
-    tonic::include_proto!("_");
-}
