@@ -1,29 +1,37 @@
 #!/usr/bin/env bash
-# The whole scenario on this machine: dev-agent, server, proxy, and a client that gets through and one
-# that does not. Shows the log lines of all of them in the order of time.
+# Runs the whole scenario on this machine and tells what happens: dev-agent, server and proxy, a client whose
+# request is answered, and the same client refused.
 set -euo pipefail
 
 readonly SERVER_ID=spiffe://example.org/server
 readonly CLIENT_ID=spiffe://example.org/client
 readonly OTHER_AUDIENCE=spiffe://example.org/some-other-server
 readonly READY_WITHIN=30 # seconds
+readonly WIDTH=100       # columns
 
 users=false
 keep=false
+release=false
 directory=
 bin=
-declare -A pids shown
+columns=$WIDTH
+bold='' dim='' green='' red='' plain=''
+declare -A pids seen
 
 usage() {
     cat <<USAGE
-usage: scripts/demo.sh [--users] [--keep]
+usage: scripts/demo.sh [--release] [--users] [--keep]
 
-Builds the binaries in release mode and runs the scenario on free ports of this
-machine, with the project's own dev-agent in the place of SPIRE.
+Builds the binaries as scripts/test.sh does, and runs the scenario on free ports of
+this machine, with the project's own dev-agent in the place of SPIRE. The first
+build takes about two minutes on two cores; the scenario takes seconds. Colours are
+for terminals, unless NO_COLOR is set.
 
-  --users  run each process as its own Unix user, server-workload and
-           client-workload, created if missing; needs root
-  --keep   leave it running until Ctrl-C, and print what to try by hand
+  --release  build and run the optimised binaries; their first build takes about
+             five minutes
+  --users    run each process as its own Unix user, server-workload and
+             client-workload, created if missing; needs root
+  --keep     leave it running until Ctrl-C, and print what to try by hand
 USAGE
 }
 
@@ -53,27 +61,76 @@ check_prerequisites() {
     fi
 }
 
-build() {
-    echo 'Building in release mode; the first time takes some minutes.'
-    cargo build --release --locked --bins
-    local target
-    target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-    # Copies: other users may not be allowed where this was built.
-    install -m 755 -t "$bin" "$target"/release/{dev-agent,server,proxy,client}
+# Fits the output to a terminal: its width, and colours unless NO_COLOR is set.
+fit_terminal() {
+    [[ -t 1 ]] || return 0
+    columns=$(tput cols 2>/dev/null) || columns=$WIDTH
+    ((columns >= 40 && columns <= WIDTH)) || columns=$WIDTH
+    if [[ -z ${NO_COLOR-} && ${TERM-dumb} != dumb ]]; then
+        bold=$'\e[1m' dim=$'\e[2m' green=$'\e[32m' red=$'\e[31m' plain=$'\e[0m'
+    fi
 }
 
-# as NAME COMMAND...: runs COMMAND in the place of NAME, as that one's user with --users.
-as() {
-    local name=$1 user
-    shift
-    case $name in
-    server | proxy) user='server-workload' ;;
-    client) user='client-workload' ;;
-    esac
-    if $users && [[ -n ${user-} ]]; then
-        set -- setpriv --reuid "$user" --regid "$user" --clear-groups "$@"
+title() {
+    printf '\n%s%s%s\n\n' "$bold" "$*" "$plain"
+}
+
+# say NAME TEXT: prints what a process is or does.
+say() {
+    local name=$1 line
+    fold -s -w $((columns - 13)) <<<"$2" | while IFS= read -r line; do
+        printf '  %s%-10s%s %s\n' "$bold" "$name" "$plain" "${line% }"
+        name=
+    done
+}
+
+# show LINE: prints evidence below what was said, uncut.
+show() {
+    printf '%13s%s%s%s\n' '' "$dim" "$1" "$plain"
+}
+
+build() {
+    local profile=debug target
+    local arguments=(--workspace --exclude bench --exclude drill --bins)
+    if $release; then
+        profile=release
+        # Only what is installed: the workspace's tests need features of its dependencies that this does not.
+        arguments=(--release --bins)
+        echo 'Building dev-agent, server, proxy and client, optimised.'
+        echo 'The first build takes about five minutes on two cores, later ones take seconds.'
+    else
+        echo 'Building dev-agent, server, proxy and client; scripts/test.sh uses the same build.'
+        echo 'The first build takes about two minutes on two cores, later ones take seconds.'
     fi
-    # A session of its own: Ctrl-C in the terminal is for this script, which ends the others in order.
+    SECONDS=0
+    cargo build --locked "${arguments[@]}"
+    echo "Built in $SECONDS s."
+    target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+    bin=$target/$profile
+    if $users; then
+        # Other users may not be allowed to read the target directory.
+        mkdir -m 755 "$directory/bin"
+        install -m 755 -t "$directory/bin" "$bin"/{dev-agent,server,proxy,client}
+        bin=$directory/bin
+    fi
+}
+
+# user NAME: prints the Unix user of a process with --users.
+user() {
+    case $1 in
+    server | proxy) echo server-workload ;;
+    client) echo client-workload ;;
+    esac
+}
+
+# as NAME COMMAND...: becomes COMMAND, run as the user of NAME.
+as() {
+    local name=$1
+    shift
+    if $users && [[ $name != dev-agent ]]; then
+        set -- setpriv --reuid "$(user "$name")" --regid "$(user "$name")" --clear-groups "$@"
+    fi
+    # Ctrl-C in the terminal reaches a session, and this script ends the others in order.
     exec setsid "$@"
 }
 
@@ -84,59 +141,65 @@ start() {
     : >"$directory/$name.log" # tail must find it
     (as "$name" "$bin/$name" "$@") 2>>"$directory/$name.log" &
     pids[$name]=$!
-    # tail ends with the process: then grep has seen its last line.
-    timeout --foreground "$READY_WITHIN" grep -q -m1 'listening on ' \
-        <(exec tail -n +1 -f --pid="${pids[$name]}" "$directory/$name.log" 2>/dev/null) || {
-        show "$name"
+    await_line "$name" 'listening on ' >/dev/null || {
+        show_logs
         fail "$name is not ready"
     }
 }
 
-# port NAME: where it listens.
+# port NAME: prints where it listens.
 port() {
     sed -n 's/.*listening on .*:\([0-9]*\)\( .*\)\?$/\1/p' "$directory/$1.log" | head -n 1
 }
 
-# show NAME...: the log lines since the last time, in the order of time, under their processes' names.
-show() {
-    local name new lines=
-    for name in "$@"; do
-        mapfile -t -s "${shown[$name]:-0}" new <"$directory/$name.log"
-        shown[$name]=$((${shown[$name]:-0} + ${#new[@]}))
-        lines+=$(printf '%s\n' "${new[@]}" |
-            sed -E "s/^[^T]*T([0-9:]*\.[0-9]{3})[^ ]* +/\1 $(printf '%-9s' "$name") /")$'\n'
-    done
-    sort -s -k1,1 <<<"$lines" | sed '/^ *$/d'
-}
-
-# await_line NAME TEXT: waits for a log line since the last time; they are written a moment late.
+# await_line NAME TEXT: waits for a log line with TEXT and prints it; looks only behind what `mark` has seen.
 await_line() {
-    timeout --foreground "$READY_WITHIN" grep -qF -m1 "$2" \
-        <(exec tail -n "+$((${shown[$1]:-0} + 1))" -f --pid="${pids[$1]}" "$directory/$1.log" 2>/dev/null)
+    # tail ends with the process: then grep has seen its last line.
+    timeout --foreground "$READY_WITHIN" grep -F -m1 -e "$2" \
+        <(exec tail -n "+$((${seen[$1]:-0} + 1))" -f --pid="${pids[$1]}" "$directory/$1.log" 2>/dev/null)
 }
 
-# request EXPECTED_STATUS EXPECTED_TEXT SERVER_LOG ARG...: runs the client and shows how the request
-# travelled.
-request() {
-    local expected_status=$1 expected_text=$2 server_log=$3 output status=0 missing=
-    shift 3
-    printf '\n$ client%s\n' "${*:+ $*}"
-    output=$(as client "$bin/client" --url "https://localhost:$(port proxy)/" "$@" 2>&1) || status=$?
-    if [[ $status == "$expected_status" && $output == "$expected_text" ]]; then
-        await_line proxy 'GET /' || missing="the proxy did not log 'GET /'"
-        await_line server "$server_log" || missing="the server did not log '$server_log'"
-    else
-        missing="expected '$expected_text' and exit status $expected_status"
-    fi
-    show dev-agent proxy server
-    printf '%-12s %-9s %s (exit status %s)\n' '' client "$output" "$status"
-    [[ -z $missing ]] || fail "$missing"
+# Lets await_line look only at what is logged from now on.
+mark() {
+    local name
+    for name in "${!pids[@]}"; do
+        seen[$name]=$(wc -l <"$directory/$name.log")
+    done
 }
 
-# selector NAME: how the agent knows the process: by its user, or by its binary.
+# show_logged NAME TEXT: prints the log line with TEXT, which must be there.
+show_logged() {
+    local line
+    line=$(await_line "$1" "$2") || {
+        show_logs
+        fail "$1 did not log '$2'"
+    }
+    # The date says nothing here, and nor does what is below a millisecond.
+    line=$(sed -E 's/^[^T]*T([0-9:]*\.[0-9]{3})[^ ]* +/\1 /' <<<"$line")
+    show "log: $line"
+}
+
+# Prints the ends of all logs: something went wrong.
+show_logs() {
+    local name
+    for name in "${!pids[@]}"; do
+        tail -n 20 "$directory/$name.log" | sed "s/^/$name: /" >&2
+    done
+}
+
+# claims [AUDIENCE]: prints what the tokens say that the client sends.
+claims() {
+    local token payload
+    token=$(as client "$bin/client" --print-token "$@")
+    payload=$(cut -d. -f2 <<<"$token" | tr '_-' '/+')
+    while ((${#payload} % 4)); do payload+='='; done
+    base64 -d <<<"$payload"
+}
+
+# selector NAME: prints by what the agent recognises the process: its user, or its executable.
 selector() {
     if $users; then
-        [[ $1 == client ]] && echo unix:user:client-workload || echo unix:user:server-workload
+        echo "unix:user:$(user "$1")"
     else
         echo "unix:path:$bin/$1"
     fi
@@ -146,11 +209,72 @@ start_all() {
     local entries=(--entry "$SERVER_ID=$(selector server);dns=localhost" --entry "$CLIENT_ID=$(selector client)")
     $users || entries+=(--entry "$SERVER_ID=$(selector proxy);dns=localhost")
     export SPIFFE_ENDPOINT_SOCKET="unix://$directory/agent.sock"
-    echo
     start dev-agent --socket "$directory/agent.sock" "${entries[@]}"
     start server --listen 127.0.0.1:0
     start proxy --listen 127.0.0.1:0 --upstream "https://localhost:$(port server)"
-    show dev-agent server proxy
+}
+
+introduce() {
+    local by='executable'
+    ! $users || by='Unix user'
+    title 'The processes, on free ports of this machine'
+    say dev-agent "gives every process its SPIFFE identity over a Unix socket, as a SPIRE agent does. It recognises \
+a process by its $by. No process has a password, a key file or a certificate file."
+    say server "is $SERVER_ID$(as_user server). It listens on port $(port server) and answers only callers \
+whose identity it has verified."
+    say proxy "is $SERVER_ID too$(as_user proxy). The two share one identity, as in the example of go-spiffe that \
+this scenario follows. The proxy listens on port $(port proxy) and forwards to the server."
+    say client "is $CLIENT_ID$(as_user client). It makes one request and ends."
+    printf '\n%13sclient ────── TLS ──────▶ proxy ────── TLS ──────▶ server\n\n' ''
+    say '' "The client's TLS connection ends at the proxy, which has a connection of its own to the server. So the \
+server can't tell from its connection who calls. The request itself has to say it: it carries a signed token, a \
+JWT-SVID, that names the client."
+}
+
+# as_user NAME: prints as which Unix user it runs, if that matters.
+as_user() {
+    ! $users || printf ', as Unix user %s' "$(user "$1")"
+}
+
+# request EXPECTED_STATUS EXPECTED_TEXT ARG...: runs the client, which must end like that.
+request() {
+    local expected_status=$1 expected_text=$2 output status=0
+    shift 2
+    mark
+    printf '  %s$ client%s%s\n' "$bold" "${*:+ $*}" "$plain"
+    say dev-agent 'recognises the client and issues it a token. The token says:'
+    show "$(claims "$@")"
+    output=$(as client "$bin/client" --url "https://localhost:$(port proxy)/" "$@" 2>&1) || status=$?
+    [[ $status == "$expected_status" && $output == "$expected_text" ]] || {
+        show_logs
+        fail "the client printed '$output' with exit status $status: expected '$expected_text' and $expected_status"
+    }
+}
+
+tell_accepted() {
+    title '1. A request with a token for this server'
+    request 0 'Success!!!'
+    say client "verifies that the proxy's certificate names $SERVER_ID. Then it sends GET / with the token in the \
+Authorization header."
+    say proxy "verifies that the server's certificate names $SERVER_ID. Then it forwards the request, and with it the \
+token, which it does not check."
+    show_logged proxy 'GET /'
+    say server "verifies the token: it is signed with a key of the trust domain, it has not expired (exp), and its \
+audience (aud) is this server. So the caller is the workload that the token names (sub)."
+    show_logged server 'Request received'
+    say client "prints ${green}Success!!!$plain (exit status 0)"
+}
+
+tell_refused() {
+    title '2. A request of the same client with a token for another server'
+    request 1 '401 Unauthorized' "$OTHER_AUDIENCE"
+    say client 'sends GET / as before, with this token.'
+    say proxy 'forwards it as before, because it does not check tokens.'
+    show_logged proxy 'GET /'
+    say server "refuses it. The signature is as good as before, but the audience is another server. If this server \
+took such tokens, every server that the client calls could use the client's token to call this one in its name."
+    show_logged server 'Invalid token'
+    say client "prints ${red}401 Unauthorized$plain (exit status 1). Only the server's log has the reason."
 }
 
 try_by_hand() {
@@ -197,6 +321,7 @@ main() {
     local argument
     for argument in "$@"; do
         case $argument in
+        --release) release=true ;;
         --users) users=true ;;
         --keep) keep=true ;;
         -h | --help) usage && exit ;;
@@ -204,20 +329,20 @@ main() {
         esac
     done
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
+    fit_terminal
     check_prerequisites
     trap clean_up EXIT
     trap 'exit 130' HUP INT TERM
     directory=$(mktemp -d)
-    bin=$directory/bin
-    mkdir -m 755 "$bin"
     chmod 755 "$directory"
     build
     start_all
-    request 0 'Success!!!' 'Request received'
-    request 1 '401 Unauthorized' 'Invalid token' "$OTHER_AUDIENCE"
+    introduce
+    tell_accepted
+    tell_refused
     ! $keep || try_by_hand
     stop_all
-    printf '\nAs it should be: one request got through, one was refused.\n'
+    printf '\n%sAs it should be: the first request was answered, the second was refused.%s\n' "$bold" "$plain"
 }
 
 main "$@"

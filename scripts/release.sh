@@ -2,6 +2,9 @@
 # The binaries to install, optimised by a profile of what they do under load.
 set -euo pipefail
 
+readonly STEPS=4
+number=0
+
 usage() {
     cat <<'USAGE'
 usage: scripts/release.sh [DIRECTORY]
@@ -11,11 +14,18 @@ Builds server, proxy, client and dev-agent for production into DIRECTORY
 time that they compute per request: server and proxy are built once with counters,
 run under load for some seconds (on free ports, with an agent of their own), and
 built again with what was counted (profile-guided optimisation, PGO). Twelve minutes
-on two cores; the profile is kept until the code or the compiler changes.
+on two cores; the profile is kept until the code or the compiler changes. Each step
+says how long it is likely to take.
 
 Needs llvm-profdata of the same compiler; without it, runs
 `rustup component add llvm-tools` first.
 USAGE
+}
+
+# step TEXT: says which of the steps begins, and when.
+step() {
+    number=$((number + 1))
+    printf 'release.sh: step %s of %s (after %s s): %s\n' "$number" "$STEPS" "$SECONDS" "$1" >&2
 }
 
 fail() {
@@ -62,16 +72,24 @@ main() {
     target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
     pgo=$target/pgo
     counting=$pgo/counting/$host/release
+    step 'build the binaries with counters, about 5 minutes on two cores'
     # By themselves: then the features of the bench's own dependencies don't reach them.
     build "$pgo/counting" "-Cprofile-generate=$pgo/counters" --bins
+    step 'build the load that the binaries are counted under, about 2 minutes'
     build "$pgo/counting" "-Cprofile-generate=$pgo/counters" -p bench --bin bench
     # Of just these binaries: cargo builds again when the name changes.
     profile=$pgo/$(cat "$counting/server" "$counting/proxy" | sha256sum | cut -c1-16).profdata
-    [[ -f $profile ]] || learn
+    if [[ -f $profile ]]; then
+        step 'load the binaries: not needed, their profile is there'
+    else
+        step 'load server and proxy and count, less than a minute'
+        learn
+    fi
+    step 'build the binaries again with the profile, about 4 minutes'
     build "$pgo/optimised" "-Cprofile-use=$profile" --bins
     out=${out:-$target/dist}
     install -D -m 755 -t "$out" "$pgo/optimised/$host/release"/{server,proxy,client,dev-agent}
-    echo "release.sh: server, proxy, client and dev-agent are in $out"
+    echo "release.sh: server, proxy, client and dev-agent are in $out (after $SECONDS s)"
 }
 
 main "$@"
