@@ -30,6 +30,8 @@ mod rests;
 mod shares;
 /// Tests answers whose callers read slowly while the process stops.
 mod stopping;
+/// Takes requests back that the upstream has not answered.
+mod taken_back;
 /// Tests answers that nobody reads.
 mod unread;
 

@@ -7,6 +7,8 @@
 mod bad_upstream;
 /// Breaks answers off over HTTP/2.
 mod breaks;
+/// Breaks answers to uploads off that have a connection of their own.
+mod broken_off;
 /// Tests answers without a body, whose head may have a length.
 mod empty;
 /// Tests header fields that cross, in both directions.

@@ -16,7 +16,7 @@ pub(crate) struct Arriving {
 /// dropped.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    _busy: mpsc::Sender<()>,
+    busy: mpsc::Sender<()>,
     _upload: JoinSet<()>,
 }
 
@@ -24,9 +24,15 @@ impl Exchange {
     /// Holds the connection that `busy` marks, and the task of `upload`.
     pub(super) fn new(busy: mpsc::Sender<()>, upload: JoinSet<()>) -> Self {
         Self {
-            _busy: busy,
+            busy,
             _upload: upload,
         }
+    }
+
+    /// Notes that the response's body is dropped before its end.
+    pub(super) fn break_off(&self) {
+        // The channel has room for one message, and one is enough.
+        let _ = self.busy.try_send(());
     }
 }
 

@@ -110,7 +110,7 @@ impl<B: RequestBody> Connection<B> {
             Kind::Exclusive(exclusive) => exclusive.send(request).await,
             Kind::Shared(shared) => {
                 let answer = http2::send_whole(shared.sender(), request)?;
-                Sent::new(answer, shared, &self.counted).await
+                Sent::new(answer, &self.counted).await
             }
         }
     }

@@ -167,10 +167,13 @@ impl Single {
         is_open(&mut self.sender)
     }
 
-    /// Waits until the request is over. Returns whether the connection can take another.
+    /// Waits until the request is over. Returns whether the connection can take another. It can't after
+    /// an answer that was broken off, because its peer may end it for such resets.
     pub(super) async fn becomes_free(&mut self) -> bool {
-        if let Some(mut request) = self.request.take() {
-            request.recv().await;
+        if let Some(mut request) = self.request.take()
+            && request.recv().await.is_some()
+        {
+            return false;
         }
         self.is_open()
     }

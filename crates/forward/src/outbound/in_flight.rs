@@ -3,13 +3,17 @@
 use std::{
     net::IpAddr,
     sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
-use common::fair::FairQueue;
+use common::{fair::FairQueue, lock::lock};
 use serve::shares::{Eviction, Held, Shares};
+use tokio::time::Instant;
+
+use super::resets::Resets;
 
 /// The most bytes of bodies that the unanswered requests of a shared connection have together. Every
 /// peer's window for a connection is 65,535 bytes or more (RFC 9113 §6.9.2). So a body that the
@@ -31,19 +35,33 @@ pub(super) struct InFlight {
     requests: AtomicUsize,
     body_bytes: AtomicUsize,
     answers: AtomicU64,
+    /// The requests of a shared connection that nobody waits for any more.
+    abandoned: AtomicUsize,
+    /// The resets that a shared connection may have.
+    resets: Mutex<Resets>,
+    /// Set once a shared connection had no reset left when it needed one.
+    is_spent: AtomicBool,
     /// Present for a shared connection.
     endpoint: Option<Arc<Self>>,
     /// Requests that wait for room on a connection.
     room: Option<Arc<FairQueue>>,
 }
 
-/// A request that is counted until all of its answer has come.
+/// A request that is counted until all of its answer has come, and all clones are dropped.
+#[derive(Clone, Debug)]
+pub(super) struct CountedRequest(Arc<Counted>);
+
 #[derive(Debug)]
-pub(super) struct CountedRequest {
+struct Counted {
     counts: Arc<InFlight>,
+    since: Instant,
     body_bytes: usize,
-    hold: Option<Arc<Hold>>,
+    hold: Option<Hold>,
 }
+
+/// A request on a shared connection that nobody waits for any more.
+#[derive(Debug)]
+pub(super) struct AbandonedRequest(CountedRequest);
 
 /// A source's hold on the room of shared connections.
 #[derive(Debug)]
@@ -85,6 +103,11 @@ impl InFlight {
         self.endpoint().answers.load(Relaxed)
     }
 
+    /// Returns whether a shared connection takes no more requests because it has no reset left.
+    pub(super) fn is_spent(&self) -> bool {
+        self.is_spent.load(Relaxed)
+    }
+
     fn endpoint(&self) -> &Self {
         self.endpoint.as_deref().unwrap_or(self)
     }
@@ -100,51 +123,79 @@ impl CountedRequest {
             counts.requests.fetch_add(1, Relaxed);
         }
         counts.body_bytes.fetch_add(body_bytes, Relaxed);
-        Self {
+        Self(Arc::new(Counted {
             counts: Arc::clone(counts),
+            since: Instant::now(),
             body_bytes,
             hold: None,
-        }
+        }))
     }
 
     /// Counts the request for its caller's source too, which may have to make room.
     pub(super) fn count_for(&mut self, holders: &Shares, caller: &Caller) {
         let held = holders.of(caller.source).enter(&caller.eviction);
-        self.hold = held.ok().map(|held| {
-            Arc::new(Hold {
-                _held: held,
-                eviction: Arc::clone(&caller.eviction),
-            })
+        let hold = held.ok().map(|held| Hold {
+            _held: held,
+            eviction: Arc::clone(&caller.eviction),
         });
+        if let Some(counted) = Arc::get_mut(&mut self.0) {
+            counted.hold = hold;
+        }
     }
 
     /// Returns whether the request has to make room.
     pub(super) fn is_evicted(&self) -> bool {
-        let hold = self.hold.as_ref();
+        let hold = self.0.hold.as_ref();
         hold.is_some_and(|hold| hold.eviction.is_evicted())
     }
 
     /// Notes that the answer has begun.
     pub(super) fn answered(&self) {
-        self.counts.endpoint().answers.fetch_add(1, Relaxed);
+        self.0.counts.endpoint().answers.fetch_add(1, Relaxed);
     }
 
     /// Returns [`InFlight::answers`].
     pub(super) fn answers(&self) -> u64 {
-        self.counts.answers()
+        self.0.counts.answers()
+    }
+
+    /// Returns the time since the request was sent.
+    pub(super) fn age(&self) -> Duration {
+        self.0.since.elapsed()
+    }
+
+    /// Counts the request as one that nobody waits for any more.
+    pub(super) fn abandon(self) -> AbandonedRequest {
+        self.0.counts.abandoned.fetch_add(1, Relaxed);
+        AbandonedRequest(self)
     }
 }
 
-/// Counts once more: the request is over when all clones are dropped.
-impl Clone for CountedRequest {
-    fn clone(&self) -> Self {
-        let mut clone = Self::on(&self.counts, self.body_bytes);
-        clone.hold.clone_from(&self.hold);
-        clone
+impl AbandonedRequest {
+    /// Returns whether the request's stream may be reset. A connection that has no reset left takes no
+    /// new requests, and once nobody waits for those that it has, more resets harm no caller.
+    pub(super) fn may_reset(&self) -> bool {
+        let counts = self.counts();
+        if lock(&counts.resets).take(Instant::now()) {
+            return true;
+        }
+        counts.is_spent.store(true, Relaxed);
+        counts.abandoned.load(Relaxed) == counts.requests()
+    }
+
+    fn counts(&self) -> &InFlight {
+        let Self(CountedRequest(counted)) = self;
+        &counted.counts
     }
 }
 
-impl Drop for CountedRequest {
+impl Drop for AbandonedRequest {
+    fn drop(&mut self) {
+        self.counts().abandoned.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
         let counts = &self.counts;
         for counts in [Some(counts), counts.endpoint.as_ref()]

@@ -12,11 +12,13 @@
 //! - `endpoints`, `endpoint`: which endpoint and which connection a request takes (`choice`, `health`,
 //!   `generation`)
 //! - `connector`: TCP, TLS and HTTP to an endpoint · `resolver`, `origin`: names to endpoints
-//! - `connection`: `shared` by requests (`sent`, `resets`) or `exclusive`; `http2`, `age`, `in_flight`
+//! - `connection`: `shared` by requests (`sent`, `abandoned`) or `exclusive`; `http2`, `age`,
+//!   `in_flight`, `resets`
 //! - `prepared`, `upload`: a request's body, before and while it is sent · `arriving`, `response`: a
 //!   response's body
 //! - [`Upstream`], [`Error`]: what callers of this module give and get
 
+mod abandoned;
 mod age;
 mod arriving;
 mod checkout;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The resets of streams that a connection has left. Servers end a connection for too many (nghttp2
-/// and Node: 1,000, and 33 a second), and all callers share it.
+/// The resets of streams that a connection has left. Servers end a connection for too many (Netty: 200
+/// in 30 s; nghttp2 and Node: 1,000, and 33 a second), and all callers share it.
 #[derive(Debug)]
 pub(super) struct Resets {
     left: u32,
@@ -13,8 +13,8 @@ pub(super) struct Resets {
 }
 
 /// The most resets of a connection at once, and in a second.
-const RESETS_AT_ONCE: u32 = 200;
-const RESETS_EACH_SECOND: u32 = 20;
+const RESETS_AT_ONCE: u32 = 100;
+const RESETS_EACH_SECOND: u32 = 3;
 
 impl Resets {
     /// Begins with a full budget.
@@ -40,6 +40,12 @@ impl Resets {
     }
 }
 
+impl Default for Resets {
+    fn default() -> Self {
+        Self::new(Instant::now())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,9 +55,20 @@ mod tests {
         let start = Instant::now();
         let mut resets = Resets::new(start);
         let taken = |resets: &mut Resets, now| (0..1000).filter(|_| resets.take(now)).count();
-        assert_eq!(taken(&mut resets, start), 200);
-        assert_eq!(taken(&mut resets, start + Duration::from_secs(1)), 20);
-        assert_eq!(taken(&mut resets, start + Duration::from_secs(3)), 40);
-        assert_eq!(taken(&mut resets, start + Duration::from_secs(3600)), 200);
+        assert_eq!(taken(&mut resets, start), 100);
+        assert_eq!(taken(&mut resets, start + Duration::from_secs(1)), 3);
+        assert_eq!(taken(&mut resets, start + Duration::from_secs(3)), 6);
+        assert_eq!(taken(&mut resets, start + Duration::from_secs(3600)), 100);
+    }
+
+    #[test]
+    fn resets_stay_below_200_in_30_s() {
+        let start = Instant::now();
+        let mut resets = Resets::new(start);
+        let window = (0..300).map(|tenth| start + Duration::from_millis(tenth * 100));
+        let taken = window
+            .flat_map(|now| [now; 50])
+            .filter(|now| resets.take(*now));
+        assert!(taken.count() < 200);
     }
 }

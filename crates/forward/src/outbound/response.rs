@@ -7,18 +7,17 @@ use std::{
 };
 
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use hyper::body::Bytes;
 use serve::body::{Wire, WireError};
-use tokio::{runtime::Handle, time::timeout};
 
-use super::{arriving::Arriving, in_flight::CountedRequest};
+use super::{
+    abandoned::{MIN_AGE, abandon, drain},
+    arriving::Arriving,
+    in_flight::CountedRequest,
+};
 
-/// The time in which an abandoned stream may end by itself, and the most that is read of it
-/// meanwhile. An immediate reset would count for a flood of resets: Envoy ends a connection when half
-/// of its streams live for less than a second, and all callers share it.
-const ABANDONED: Duration = Duration::from_secs(1);
-const ABANDONED_BYTES: usize = 256 * 1024;
+/// The time in which an answer that is no longer read may end by itself.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// The body of a response as it comes. It ends where the upstream ended it; any other end is an
 /// error.
@@ -47,34 +46,30 @@ impl ResponseBody {
     }
 }
 
-/// Lets the stream of a shared connection end by itself, if it does so soon.
+/// Abandons the request if the body has not ended.
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        let Some(Arriving {
-            body: mut body @ Wire::Http2(_),
-            exchange: None,
-        }) = self.body.take()
-        else {
+        let (Some(arriving), Some(counted)) = (self.body.take(), self.counted.take()) else {
             return;
         };
-        let (false, Ok(runtime)) = (body.is_end_stream(), Handle::try_current()) else {
-            return;
-        };
-        let counted = self.counted.take();
-        if counted.as_ref().is_some_and(CountedRequest::is_evicted) {
-            return;
-        }
-        runtime.spawn(timeout(ABANDONED, async move {
-            let mut left = ABANDONED_BYTES;
-            while left > 0 {
-                let Some(Ok(frame)) = body.frame().await else {
-                    return;
+        match arriving {
+            Arriving { body, .. } if body.is_end_stream() => {}
+            Arriving {
+                exchange: Some(exchange),
+                ..
+            } => exchange.break_off(),
+            Arriving {
+                body: body @ Wire::Http2(_),
+                ..
+            } => {
+                let grace = match counted.is_evicted() {
+                    true => MIN_AGE.saturating_sub(counted.age()),
+                    false => GRACE,
                 };
-                left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+                abandon(drain(body), counted, grace);
             }
-            std::future::pending::<()>().await;
-            drop(counted);
-        }));
+            Arriving { .. } => {}
+        }
     }
 }
 

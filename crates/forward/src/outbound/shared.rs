@@ -14,7 +14,6 @@ use super::{
     generation::Generation,
     http2::{self, Sender},
     in_flight::InFlight,
-    resets::Resets,
 };
 
 /// An HTTP/2 connection that requests share.
@@ -28,7 +27,6 @@ pub(super) struct SharedConnection {
 struct State {
     sender: Sender,
     age: Age,
-    resets: Resets,
 }
 
 impl SharedConnection {
@@ -46,7 +44,6 @@ impl SharedConnection {
             state: Mutex::new(State {
                 sender,
                 age: Age::new(),
-                resets: Resets::new(Instant::now()),
             }),
         })
     }
@@ -55,14 +52,15 @@ impl SharedConnection {
     pub(super) fn touch(&self, now: Instant) -> bool {
         let mut state = self.lock();
         state.age.touch(now);
-        !state.age.is_expired(now) && state.is_open()
+        !state.age.is_expired(now) && !self.in_flight.is_spent() && state.is_open()
     }
 
     /// Returns whether the connection is worth keeping.
     pub(super) fn is_kept(&self, now: Instant) -> bool {
         let mut state = self.lock();
         let is_quiet = self.in_flight.requests() == 0 && state.age.is_idle(now);
-        !state.age.is_expired(now) && state.is_open() && !is_quiet
+        let is_done = state.age.is_expired(now) || self.in_flight.is_spent();
+        !is_done && state.is_open() && !is_quiet
     }
 
     /// Returns whether neither an end nor a GOAWAY has come.
@@ -78,11 +76,6 @@ impl SharedConnection {
     /// Returns the round trip to the peer, once it was measured.
     pub(super) fn round_trip(&self) -> Option<Duration> {
         self.round_trip.get()
-    }
-
-    /// Takes one of the resets that the connection may have. Returns whether one was left.
-    pub(super) fn may_reset(&self) -> bool {
-        self.lock().resets.take(Instant::now())
     }
 
     /// Returns the number of requests that the peer takes at once at present.

@@ -18,6 +18,7 @@ pub struct Inflow {
     /// The rest of the announced length.
     left: Option<u64>,
     has_data: bool,
+    keeps_window: bool,
 }
 
 impl Inflow {
@@ -30,7 +31,13 @@ impl Inflow {
             stream,
             left: length,
             has_data: true,
+            keeps_window: false,
         }
+    }
+
+    /// Stops opening the stream's window, because the rest of the body is not needed.
+    pub fn keep_window(&mut self) {
+        self.keeps_window = true;
     }
 
     /// Returns the error, or the end of the body if it is complete. A peer that has sent everything may
@@ -42,8 +49,10 @@ impl Inflow {
 
     fn take(&mut self, bytes: Bytes) -> Frame<Bytes> {
         let length = bytes.len();
-        // An error would mean that more capacity is released than was used.
-        let _ = self.stream.flow_control().release_capacity(length);
+        if !self.keeps_window {
+            // An error would mean that more capacity is released than was used.
+            let _ = self.stream.flow_control().release_capacity(length);
+        }
         self.left = self.left.map(|left| left.saturating_sub(length as u64));
         Frame::data(bytes)
     }
