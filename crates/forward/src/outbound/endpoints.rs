@@ -97,6 +97,15 @@ impl<B: RequestBody> Endpoints<B> {
         self.all.iter().any(Endpoint::has_shared)
     }
 
+    /// Returns whether a request would find a connection, or may have a new one. Drops connections that
+    /// are found closed.
+    pub(super) fn may_have_room(&mut self, need: Need) -> bool {
+        self.all.iter_mut().for_each(Endpoint::discard_closed);
+        let may_open = |candidate: Candidate| !candidate.is_ejected;
+        self.choose(need, None).is_some()
+            || self.choose_to_open(need, None, &[]).is_some_and(may_open)
+    }
+
     /// Returns whether a request without a body would find a connection.
     pub(super) fn has_room(&self) -> bool {
         self.choose(Need::Shared(0), None).is_some()
