@@ -12,6 +12,8 @@ mod connections;
 mod early;
 /// Tests which requests are evicted for those of another source.
 mod evicted;
+/// Limits the upstream connections that requests have for themselves.
+mod exclusive;
 /// Tests `100 (Continue)` over HTTP/2.
 mod expects;
 /// Runs whole floods, each with a good caller next to it.

@@ -4,7 +4,7 @@ use std::{io::Read, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
-use forward::outbound::Upstream;
+use forward::outbound::{ExclusiveLimit, Upstream};
 use http::{HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -140,6 +140,7 @@ impl Config {
             connect_timeout: self.max_time,
             response_timeout: self.max_time,
             queue_timeout: self.max_time,
+            exclusive: ExclusiveLimit::default(),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use clap::Args;
-use forward::outbound::Upstream;
+use forward::outbound::{ExclusiveLimit, Upstream};
 use http::Uri;
 use process::cli;
 use spiffe::SpiffeId;
@@ -27,6 +27,9 @@ pub struct UpstreamArgs {
     /// Longest time that a request may wait while all connections to the upstream are full; then it is answered 503
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = cli::duration)]
     queue_timeout: Duration,
+    /// Upstream connections at once that carry one request each, as for a long body. For a further one, the oldest request of the address with the most is ended, or it waits at most --queue-timeout
+    #[arg(long, value_name = "N", default_value = "4000", value_parser = cli::positive)]
+    max_upstream_connections: usize,
 }
 
 impl UpstreamArgs {
@@ -46,6 +49,7 @@ impl UpstreamArgs {
             connect_timeout: self.connect_timeout,
             response_timeout: self.response_timeout,
             queue_timeout: self.queue_timeout,
+            exclusive: ExclusiveLimit::new(self.max_upstream_connections),
         })
     }
 }

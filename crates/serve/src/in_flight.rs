@@ -16,7 +16,6 @@ use crate::shares::{Eviction, Held, Own, Share, Shares};
 pub(crate) struct InFlightLimit {
     working: Shares,
     waiting: Shares,
-    exceeded: Arc<Episode>,
 }
 
 /// One source's part in the in-flight limit. A connection looks it up once.
@@ -24,7 +23,6 @@ pub(crate) struct InFlightLimit {
 pub(crate) struct SourceLimit {
     working: Arc<Share>,
     waiting: Arc<Share>,
-    exceeded: Arc<Episode>,
 }
 
 impl InFlightLimit {
@@ -32,10 +30,11 @@ impl InFlightLimit {
     /// callers.
     pub(crate) fn new(max: usize) -> Self {
         let what = format!("more requests in flight than max-requests ({max}): answering 503");
+        let exceeded = Episode::new(what, "requests in flight are within max-requests again");
+        let shares = |own| Shares::new(max, usize::MAX, own).logged_by(Arc::clone(&exceeded));
         Self {
-            working: Shares::new(max, usize::MAX, Own::Refused),
-            waiting: Shares::new(max, usize::MAX, Own::Evicted),
-            exceeded: Episode::new(what, "requests in flight are within max-requests again"),
+            working: shares(Own::Refused),
+            waiting: shares(Own::Evicted),
         }
     }
 
@@ -43,7 +42,6 @@ impl InFlightLimit {
         SourceLimit {
             working: self.working.of(source),
             waiting: self.waiting.of(source),
-            exceeded: Arc::clone(&self.exceeded),
         }
     }
 }
@@ -51,11 +49,7 @@ impl InFlightLimit {
 impl SourceLimit {
     /// Admits a request, or returns `None` if it is one too many.
     pub(crate) fn begin(&self, eviction: &Arc<Eviction>) -> Option<Held> {
-        let held = self.working.enter(eviction);
-        if held.is_err() {
-            self.exceeded.note();
-        }
-        held.ok()
+        self.working.enter(eviction).ok()
     }
 
     /// Counts a request among those that wait for their callers. Returns `None` if it is one too many
@@ -67,11 +61,6 @@ impl SourceLimit {
     /// Counts a request that waited among those that the process works on.
     pub(crate) fn resume(&self, eviction: &Arc<Eviction>) -> Held {
         self.working.enter_again(eviction)
-    }
-
-    /// Notes that a request was evicted.
-    pub(crate) fn evicted(&self) {
-        self.exceeded.note();
     }
 }
 

@@ -19,7 +19,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use common::lock::lock;
+use common::{lock::lock, throttle::Episode};
 use futures_util::task::AtomicWaker;
 
 /// One bound, in all and per source. Clones share its counts.
@@ -31,6 +31,8 @@ struct Inner {
     total: usize,
     per_source: usize,
     own: Own,
+    /// Logs that the total bound was met.
+    exceeded: Option<Arc<Episode>>,
     holders: AtomicUsize,
     next: AtomicU64,
     sources: Mutex<HashMap<IpAddr, Entry>>,
@@ -97,10 +99,20 @@ impl Shares {
             total,
             per_source,
             own,
+            exceeded: None,
             holders: AtomicUsize::new(0),
             next: AtomicU64::new(0),
             sources: Mutex::default(),
         }))
+    }
+
+    /// Returns the bound, not used before, with log lines about each holder that is refused or evicted.
+    #[must_use]
+    pub fn logged_by(mut self, exceeded: Arc<Episode>) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.exceeded = Some(exceeded);
+        }
+        self
     }
 
     /// Returns the share of `source`.
@@ -150,6 +162,9 @@ impl Shares {
     /// Evicts the oldest holder of the source with the largest share, if that is larger than `own`: the
     /// count of the `newcomer`'s source with the new holder. Returns whether it did.
     fn make_room(&self, newcomer: &Source, own: usize) -> bool {
+        if let Some(exceeded) = &self.0.exceeded {
+            exceeded.note();
+        }
         let largest = {
             let sources = lock(&self.0.sources);
             let largest = sources

@@ -93,6 +93,11 @@ impl<B: RequestBody> Connection<B> {
         }
     }
 
+    /// Returns whether the request shares the connection.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self.kind, Kind::Shared(_))
+    }
+
     /// Returns whether the connection speaks HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         match &self.kind {

@@ -32,10 +32,10 @@ const BUSY: usize = 32;
 
 /// The most shared connections of one core to one endpoint. Beyond [`SPREAD`] they are opened where
 /// the endpoint takes few requests on one.
-const MAX_SHARED: usize = 64;
+pub(super) const MAX_SHARED: usize = 64;
 
 /// The most idle exclusive connections that are kept. More are closed as they become idle.
-const MAX_IDLE: usize = 256;
+pub(super) const MAX_IDLE: usize = 256;
 
 /// The outcome of opening a connection, for all that wait for it.
 pub(super) type Opening = Shared<BoxFuture<'static, Result<(), Error>>>;
@@ -147,6 +147,11 @@ impl<B: RequestBody> Endpoint<B> {
             Need::Exclusive => true,
             Need::Shared(bytes) => bytes > 0 || self.is_http1() || self.is_far(),
         }
+    }
+
+    /// Returns whether a new connection for this need would be exclusive.
+    pub(super) fn opens_exclusive(&self, need: Need) -> bool {
+        self.is_http1() || self.offer(need) != Offer::Both
     }
 
     /// Returns whether requests to the endpoint share no connection because the path is long.

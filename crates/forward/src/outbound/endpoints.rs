@@ -106,6 +106,11 @@ impl<B: RequestBody> Endpoints<B> {
             || self.choose_to_open(need, None, &[]).is_some_and(may_open)
     }
 
+    /// Returns whether a new connection for a request would be exclusive, as far as is known.
+    pub(super) fn opens_exclusive(&self, need: Need) -> bool {
+        !self.all.is_empty() && self.all.iter().all(|one| one.opens_exclusive(need))
+    }
+
     /// Returns whether a request without a body would find a connection.
     pub(super) fn has_room(&self) -> bool {
         self.choose(Need::Shared(0), None).is_some()

@@ -13,7 +13,7 @@ use common::{fair::FairQueue, lock::lock};
 use serve::shares::{Eviction, Held, Shares};
 use tokio::time::Instant;
 
-use super::resets::Resets;
+use super::{exclusive_limit::ExclusivePermit, resets::Resets};
 
 /// The most bytes of bodies that the unanswered requests of a shared connection have together. Every
 /// peer's window for a connection is 65,535 bytes or more (RFC 9113 §6.9.2). So a body that the
@@ -57,6 +57,8 @@ struct Counted {
     since: Instant,
     body_bytes: usize,
     hold: Option<Hold>,
+    /// Present for an exclusive connection.
+    _permit: Option<ExclusivePermit>,
 }
 
 /// A request on a shared connection that nobody waits for any more.
@@ -128,6 +130,7 @@ impl CountedRequest {
             since: Instant::now(),
             body_bytes,
             hold: None,
+            _permit: None,
         }))
     }
 
@@ -140,6 +143,13 @@ impl CountedRequest {
         });
         if let Some(counted) = Arc::get_mut(&mut self.0) {
             counted.hold = hold;
+        }
+    }
+
+    /// Keeps the permit for its exclusive connection until the request is over.
+    pub(super) fn keep(&mut self, permit: ExclusivePermit) {
+        if let Some(counted) = Arc::get_mut(&mut self.0) {
+            counted._permit = Some(permit);
         }
     }
 

@@ -6,7 +6,8 @@
 //! A request passes these files from the top down, and each uses only files below it:
 //!
 //! - `client`: sends a request, and once more where that is safe (`retry`)
-//! - `pool`, `checkout`: the connection of a request, from the queue for one to its return
+//! - `pool`, `checkout`: the connection of a request, from the queue for one to its return ·
+//!   `exclusive_limit`: the bound on connections of one request each
 //! - `race`: opens connections for a request, to one endpoint after the other
 //! - `connections`: all connections of one core, and the tasks that open and close them
 //! - `endpoints`, `endpoint`: which endpoint and which connection a request takes (`choice`, `health`,
@@ -31,6 +32,7 @@ mod endpoint;
 mod endpoints;
 mod error;
 mod exclusive;
+mod exclusive_limit;
 mod generation;
 mod health;
 mod http2;
@@ -50,6 +52,6 @@ mod upstream;
 
 pub(crate) use self::in_flight::Caller;
 pub use self::{
-    client::Client, error::Error, origin::At, prepared::RequestBody, response::ResponseBody,
-    upstream::Upstream,
+    client::Client, error::Error, exclusive_limit::ExclusiveLimit, origin::At,
+    prepared::RequestBody, response::ResponseBody, upstream::Upstream,
 };

@@ -41,6 +41,7 @@ use super::{
     connections::{Connections, upkeep},
     endpoints::Failed,
     error::Error,
+    exclusive_limit::{ExclusiveLimit, ExclusivePermit},
     in_flight::Caller,
     prepared::{Need, RequestBody},
     race::Race,
@@ -63,6 +64,7 @@ pub(super) struct Pool<B> {
     room: Arc<FairQueue>,
     /// Requests on shared connections, by source.
     holders: Shares,
+    exclusive: ExclusiveLimit,
     /// The time of the last look for room.
     looked: Mutex<Instant>,
     queue_timeout: Duration,
@@ -75,6 +77,7 @@ impl<B: RequestBody> Pool<B> {
             connections: Connections::new(upstream, tls, &room),
             room,
             holders: Shares::new(usize::MAX, usize::MAX, Own::Refused),
+            exclusive: upstream.exclusive.clone(),
             looked: Mutex::new(Instant::now()),
             queue_timeout: upstream.queue_timeout,
         }
@@ -97,18 +100,14 @@ impl<B: RequestBody> Pool<B> {
         failed: Option<&Failed>,
     ) -> Result<Checkout<B>, Error> {
         let begun = Instant::now();
-        let may_wait = matches!(need, Need::Shared(_));
         // A request that comes while others wait is not served before them.
-        let mut is_its_turn = !may_wait || self.room.is_empty();
+        let mut is_its_turn = need == Need::Exclusive || self.room.is_empty();
         loop {
             if !is_its_turn {
                 self.wait_for_room(need, caller, begun).await?;
             }
-            match self.take_or_connect(need, failed).await {
-                Ok(Some(mut connection)) => {
-                    if may_wait {
-                        connection.counted.count_for(&self.holders, caller);
-                    }
+            match self.take_or_connect(need, caller, failed, begun).await {
+                Ok(Some(connection)) => {
                     self.connections.call_next_if_there_is_room();
                     return Ok(Checkout::new(&self.connections, connection));
                 }
@@ -124,11 +123,50 @@ impl<B: RequestBody> Pool<B> {
     async fn take_or_connect(
         &self,
         need: Need,
+        caller: &Caller,
+        failed: Option<&Failed>,
+        begun: Instant,
+    ) -> Result<Option<Connection<B>>, Error> {
+        let mut permit = match need {
+            Need::Exclusive => Some(self.permit(caller, begun).await?),
+            Need::Shared(_) => None,
+        };
+        let mut taken = self.connections.take(need, failed);
+        if taken.is_none() && permit.is_none() && self.connections.lock().opens_exclusive(need) {
+            permit = Some(self.permit(caller, begun).await?);
+            taken = self.connections.take(need, failed);
+        }
+        if taken.is_none() {
+            taken = self.connect(need, failed).await?;
+        }
+        let Some(mut connection) = taken else {
+            return Ok(None);
+        };
+        if connection.is_shared() {
+            connection.counted.count_for(&self.holders, caller);
+        } else {
+            let permit = match permit {
+                Some(permit) => permit,
+                None => self.permit(caller, begun).await?,
+            };
+            connection.counted.keep(permit);
+        }
+        Ok(Some(connection))
+    }
+
+    /// Waits until a request that began to wait at `begun` may have an exclusive connection.
+    async fn permit(&self, caller: &Caller, begun: Instant) -> Result<ExclusivePermit, Error> {
+        let permit = self.exclusive.permit(caller, begun + self.queue_timeout);
+        let full = |why| Error::Full(self.connections.at_first_of(&[]), why);
+        permit.await.map_err(full)
+    }
+
+    /// Opens a connection for a request. Returns `None` if all are full and there may be no more.
+    async fn connect(
+        &self,
+        need: Need,
         failed: Option<&Failed>,
     ) -> Result<Option<Connection<B>>, Error> {
-        if let Some(connection) = self.connections.take(need, failed) {
-            return Ok(Some(connection));
-        }
         let mut race = Race::new(&self.connections, need, failed);
         let connected = timeout(self.connections.connect_timeout(), race.run()).await;
         connected.unwrap_or_else(|_| Err(race.timed_out()))

@@ -5,6 +5,8 @@ use std::time::Duration;
 use http::Uri;
 use spiffe::SpiffeId;
 
+use super::exclusive_limit::ExclusiveLimit;
+
 /// The servers that requests are forwarded to, the identity that they must have, and how long they may take.
 #[derive(Clone, Debug)]
 pub struct Upstream {
@@ -19,6 +21,8 @@ pub struct Upstream {
     pub response_timeout: Duration,
     /// The time that a request may wait for room on the connections to the upstream.
     pub queue_timeout: Duration,
+    /// The bound on requests with a connection for themselves, which all cores share.
+    pub exclusive: ExclusiveLimit,
 }
 
 impl Upstream {

@@ -131,7 +131,7 @@ impl Activity {
     /// Polls whether the request whose answer is streamed has to make room for another.
     pub(super) fn poll_evicted(&self, cx: &Context<'_>) -> Poll<()> {
         let permit = self.answering().upgrade();
-        permit.map_or(Poll::Pending, |permit| permit.poll_evicted(&self.limit, cx))
+        permit.map_or(Poll::Pending, |permit| permit.poll_evicted(cx))
     }
 
     /// Notes that a request's body begins to come.

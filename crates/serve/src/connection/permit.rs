@@ -74,18 +74,13 @@ impl InFlightPermit {
     }
 
     /// Waits until the request has to make room for another.
-    pub(super) async fn evicted(&self, limit: &SourceLimit) {
+    pub(super) async fn evicted(&self) {
         self.eviction.evicted().await;
-        limit.evicted();
     }
 
     /// Polls [`Self::evicted`].
-    pub(super) fn poll_evicted(&self, limit: &SourceLimit, cx: &Context<'_>) -> Poll<()> {
-        let evicted = self.eviction.poll_evicted(cx);
-        if evicted.is_ready() {
-            limit.evicted();
-        }
-        evicted
+    pub(super) fn poll_evicted(&self, cx: &Context<'_>) -> Poll<()> {
+        self.eviction.poll_evicted(cx)
     }
 
     fn change(&self, limit: &SourceLimit, change: impl FnOnce(&mut State)) {

@@ -109,12 +109,12 @@ impl RequestInFlight {
 
     /// Waits until the request has to make room for another.
     pub(super) async fn evicted(&self) {
-        self.permit.evicted(&self.activity.limit).await;
+        self.permit.evicted().await;
     }
 
     /// Polls [`Self::evicted`].
     pub(super) fn poll_evicted(&self, cx: &Context<'_>) -> Poll<()> {
-        self.permit.poll_evicted(&self.activity.limit, cx)
+        self.permit.poll_evicted(cx)
     }
 
     /// Sets the status that answers a broken request body, whatever the handler answers.

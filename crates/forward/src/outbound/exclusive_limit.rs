@@ -1,0 +1,101 @@
+//! The bound on exclusive connections of a process.
+//!
+//! A slow upload holds an exclusive connection for as long as it lasts, and an upstream takes only so
+//! many connections. Over the bound the source with the most loses its oldest request to a source with
+//! fewer ([`serve::shares`]). Other requests wait, and their sources are served in turn.
+
+use std::sync::Arc;
+
+use common::{
+    fair::{FairQueue, TooMany},
+    throttle::Episode,
+};
+use serve::shares::{Held, Own, Shares};
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    endpoint::{MAX_IDLE, MAX_SHARED},
+    in_flight::Caller,
+};
+
+/// The bound on requests that have an exclusive connection. Clones share its counts.
+#[derive(Clone, Debug)]
+pub struct ExclusiveLimit {
+    shares: Shares,
+    max: usize,
+    queue: Arc<FairQueue>,
+}
+
+/// The permit of a request for an exclusive connection. Calls the next request when it is dropped.
+#[derive(Debug)]
+pub(super) struct ExclusivePermit {
+    held: Option<Held>,
+    queue: Arc<FairQueue>,
+}
+
+/// The requests that may wait for a permit.
+const MAX_QUEUED: usize = 2000;
+
+impl ExclusiveLimit {
+    /// Returns a bound of `max` requests at once.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        let what = format!(
+            "more requests than max-upstream-connections ({max}) need a connection for themselves: they wait, or end one of a source with more"
+        );
+        let over = "requests with a connection for themselves are within max-upstream-connections";
+        let exceeded = Episode::new(what, over);
+        Self {
+            shares: Shares::new(max, usize::MAX, Own::Refused).logged_by(exceeded),
+            max,
+            queue: Arc::new(FairQueue::new(MAX_QUEUED)),
+        }
+    }
+
+    /// Returns the most connections that a process has beyond the bound: shared ones, and exclusive ones
+    /// without a request.
+    #[must_use]
+    pub fn others(cores: usize, endpoints: usize) -> usize {
+        cores * endpoints * (MAX_SHARED + MAX_IDLE)
+    }
+
+    /// Waits until a request of `caller` may have an exclusive connection.
+    ///
+    /// # Errors
+    /// When it may not before `deadline`, with the reason.
+    pub(super) async fn permit(
+        &self,
+        caller: &Caller,
+        deadline: Instant,
+    ) -> Result<ExclusivePermit, String> {
+        let share = self.shares.of(caller.source);
+        loop {
+            if let Ok(held) = share.enter(&caller.eviction) {
+                return Ok(ExclusivePermit {
+                    held: Some(held),
+                    queue: Arc::clone(&self.queue),
+                });
+            }
+            let turn = self.queue.wait(caller.source, &|| ());
+            match timeout_at(deadline, turn).await {
+                Ok(Ok(())) => {}
+                Ok(Err(TooMany(max))) => return Err(format!("and {max} requests wait for one")),
+                Err(_) => return Err(format!("of which {} are for one request each", self.max)),
+            }
+        }
+    }
+}
+
+/// Has no bound.
+impl Default for ExclusiveLimit {
+    fn default() -> Self {
+        Self::new(usize::MAX)
+    }
+}
+
+impl Drop for ExclusivePermit {
+    fn drop(&mut self) {
+        self.held = None;
+        self.queue.call_next();
+    }
+}
