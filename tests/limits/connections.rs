@@ -193,7 +193,7 @@ async fn without_descriptors_accepting_waits_and_continues_p143() {
     let server = with_open_files(&stack, 40, &["--listen", "127.0.0.1:0", "--cores", "1"]);
     let port = server.listening().await;
     server
-        .logged("connections and handshakes are allowed, but only 40 open files")
+        .logged("--max-connections 10000, --max-handshakes 1000 allow up to 11100 open files")
         .await;
     let mut crowd = Vec::new();
     for _ in 0..60 {

@@ -24,6 +24,8 @@ mod heads;
 mod http2;
 /// Sends more requests than the in-flight limit, and more new tokens than a process can verify.
 mod load;
+/// Tests the warning at start-up about a limit of open files that is too low.
+mod open_files;
 /// Tests POSTs next to callers whose requests are refused.
 mod posts;
 /// Tests the rest of a body whose request was answered early.

@@ -34,7 +34,6 @@ impl Service {
     ) -> anyhow::Result<Self> {
         let shutdown = signal::shutdown().context("cannot handle signals")?;
         let address = args.claim(inherited, listen)?;
-        args.raise_open_files();
         Ok(Self { address, shutdown })
     }
 

@@ -60,6 +60,8 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         Err(error) => return usage_error(&error),
     };
     let service = Service::claim(&config.serve, inherited, config.listen)?;
+    let upstream_files = config.upstream.open_files(config.serve.cores());
+    config.serve.raise_open_files_limit(&[upstream_files]);
     let workload_api = config.identity.workload_api(config.serve.startup_timeout);
     let Some(identity) = service.identity(workload_api.x509()).await? else {
         return Ok(ExitCode::SUCCESS);

@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use clap::Args;
 use forward::outbound::{ExclusiveLimit, Upstream};
 use http::Uri;
-use process::cli;
+use process::{cli, runtime::OpenFiles};
 use spiffe::SpiffeId;
 
 /// The upstream's URLs, its identity, and how long it may take.
@@ -51,6 +51,14 @@ impl UpstreamArgs {
             queue_timeout: self.queue_timeout,
             exclusive: ExclusiveLimit::new(self.max_upstream_connections),
         })
+    }
+
+    /// Returns the open files of upstream connections on this number of cores.
+    #[must_use]
+    pub fn open_files(&self, cores: usize) -> OpenFiles {
+        let others = ExclusiveLimit::others(cores, self.upstreams.len());
+        OpenFiles::of("--max-upstream-connections", self.max_upstream_connections)
+            .with_others(others)
     }
 }
 

@@ -50,6 +50,7 @@ pub struct Server {
 /// Fails when no identity is issued, or when there is nothing to listen on.
 pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
     let service = Service::claim(&config.serve, inherited, config.listen)?;
+    config.serve.raise_open_files_limit(&[]);
     let workload_api = config.identity.workload_api(config.serve.startup_timeout);
     let Some(identity) = service.identity(workload_api.identity()).await? else {
         return Ok(ExitCode::SUCCESS);

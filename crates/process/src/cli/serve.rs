@@ -8,7 +8,7 @@ use serve::Limits;
 use super::parse::{duration, positive, whole_number};
 use crate::{
     listen::{self, ClaimedAddress, Inherited},
-    runtime,
+    runtime::{self, OpenFiles},
 };
 
 /// The bounds of a listener, and its drain.
@@ -81,11 +81,20 @@ impl ServeArgs {
         }
     }
 
-    /// Raises the limit of open files to the hard limit. Warns when that is less than the
-    /// connections that the flags allow.
-    pub fn raise_open_files(&self) {
-        let (connections, handshakes) = (self.max_connections, self.max_handshakes);
-        runtime::allow_open_files(connections.saturating_add(handshakes));
+    /// Raises this process's limit of open files to the hard limit. Warns when that is too low for
+    /// the connections and handshakes that the flags allow, and for `others`.
+    pub fn raise_open_files_limit(&self, others: &[OpenFiles]) {
+        let own = [
+            OpenFiles::of("--max-connections", self.max_connections),
+            OpenFiles::of("--max-handshakes", self.max_handshakes),
+        ];
+        runtime::raise_open_files_limit(&[&own, others].concat());
+    }
+
+    /// Returns the number of cores to serve on.
+    #[must_use]
+    pub fn cores(&self) -> usize {
+        self.cores.unwrap_or_else(runtime::available_cores)
     }
 
     /// Claims the sockets that were passed to this process, otherwise `address`.
@@ -97,7 +106,6 @@ impl ServeArgs {
         inherited: Inherited,
         address: SocketAddr,
     ) -> Result<ClaimedAddress, listen::Error> {
-        let cores = self.cores.unwrap_or_else(runtime::available_cores);
-        ClaimedAddress::claim(inherited, address, self.reuse_port, cores)
+        ClaimedAddress::claim(inherited, address, self.reuse_port, self.cores())
     }
 }

@@ -2,18 +2,21 @@
 //! A core owns a listener, its upstream connections and its timers. It wakes another core only to
 //! hand off a connection.
 
+mod open_files;
 mod parking;
+
+pub use self::open_files::OpenFiles;
+pub(crate) use self::open_files::raise_limit as raise_open_files_limit;
 
 use std::{net::TcpListener as StdListener, process::ExitCode, thread};
 
 use anyhow::Context;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Runtime},
     task::JoinSet,
 };
-use tracing::{error, warn};
+use tracing::error;
 
 /// Runs `main` on the main thread's runtime. Logs a failure once, as one line.
 pub fn run<F: Future<Output = anyhow::Result<ExitCode>>>(main: F) -> ExitCode {
@@ -63,21 +66,6 @@ where
             .map_err(|_| anyhow::anyhow!("a core ended by a panic"))??;
     }
     Ok(())
-}
-
-/// Raises the soft limit of open files to the hard one. Warns when that is less than `connections`
-/// and the other files of a process.
-pub(crate) fn allow_open_files(connections: usize) {
-    const OTHERS: u64 = 100;
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
-    match raised {
-        Ok(hard) if hard < connections as u64 + OTHERS => warn!(
-            "{connections} connections and handshakes are allowed, but only {hard} open files: lower --max-connections and --max-handshakes, or raise the limit (ulimit -n, LimitNOFILE=)"
-        ),
-        Ok(_) => {}
-        Err(error) => warn!(%error, "cannot raise the limit of open files"),
-    }
 }
 
 /// Returns the number of cores that this process may use.
