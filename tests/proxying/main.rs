@@ -17,12 +17,16 @@ mod fields;
 mod framing;
 /// Gives requests back unprocessed, as HTTP/2 upstreams may.
 mod given_back;
+/// Leaves with POSTs in flight, as an HTTP/2 upstream may.
+mod goaway;
 /// Answers with heads of all lengths, next to other requests.
 mod heads;
 /// Tests `Via`: chains of proxies, and requests that go in a circle.
 mod hops;
 /// Sends HTTP/2 frames that no client library would send.
 mod http2;
+/// Uses connections that the upstream may be about to close.
+mod idle;
 /// Stops and kills the server that has requests in flight.
 mod killed;
 /// Sends large bodies in both directions, in bounded memory.

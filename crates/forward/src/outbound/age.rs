@@ -8,6 +8,10 @@ use tokio::time::Instant;
 /// request is not sent into a connection that is just closing.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// The idle time after which a peer may be about to close the connection. Many servers close one that
+/// was idle for 2 to 5 s.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// The time for which a verified connection takes new requests. It is shorter than any SVID's life in
 /// practice, so that the upstream's own does not expire long before it is verified again.
 const LIFE: Duration = Duration::from_secs(5 * 60);
@@ -37,6 +41,11 @@ impl Age {
     /// Returns whether the connection is too old for another request.
     pub(super) fn is_expired(&self, now: Instant) -> bool {
         now - self.opened >= LIFE
+    }
+
+    /// Returns whether the last use is so recent that hardly any peer closes the connection now.
+    pub(super) fn is_fresh(&self, now: Instant) -> bool {
+        now - self.used < FRESH
     }
 
     /// Returns whether the last use is so long ago that the peer may be about to close.

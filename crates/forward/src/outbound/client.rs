@@ -112,7 +112,8 @@ impl<B: RequestBody> Client<B> {
         body.frame(&mut head.headers);
         let mut failed = None;
         loop {
-            let checkout = self.pool.checkout(body.need(), caller, failed.as_ref());
+            let need = body.need(&head.method);
+            let checkout = self.pool.checkout(need, caller, failed.as_ref());
             let exchange = self.exchange(checkout.await?, head, body, failed.is_none());
             let unanswered = match exchange.await {
                 Ok(answered) => return Ok(answered),

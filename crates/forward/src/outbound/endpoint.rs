@@ -90,9 +90,10 @@ impl<B: RequestBody> Endpoint<B> {
 
     /// Returns whether a request could go there now, over a connection of generation `since` or later.
     pub(super) fn has_room(&self, need: Need, since: Generation) -> bool {
-        let is_recent = |idle: &ExclusiveConnection<B>| idle.generation >= since;
+        let now = Instant::now();
+        let may_take = |idle: &ExclusiveConnection<B>| idle.may_take(need, since, now);
         self.choose_shared(need, since).is_some()
-            || self.takes_exclusive(need) && self.idle.iter().any(is_recent)
+            || self.takes_exclusive(need) && self.idle.iter().any(may_take)
     }
 
     /// Returns whether there is an idle connection or a shared one.
@@ -129,8 +130,8 @@ impl<B: RequestBody> Endpoint<B> {
         if !self.takes_exclusive(need) {
             return None;
         }
-        let is_recent = |idle: &ExclusiveConnection<B>| idle.generation >= since;
-        while let Some(index) = self.idle.iter().rposition(is_recent) {
+        let may_take = |idle: &ExclusiveConnection<B>| idle.may_take(need, since, now);
+        while let Some(index) = self.idle.iter().rposition(may_take) {
             let mut idle = self.idle.remove(index);
             if idle.is_usable(now) {
                 let connection = Connection::exclusive(&self.location, idle, &self.in_flight);
@@ -145,7 +146,7 @@ impl<B: RequestBody> Endpoint<B> {
     fn takes_exclusive(&self, need: Need) -> bool {
         match need {
             Need::Exclusive => true,
-            Need::Shared(bytes) => bytes > 0 || self.is_http1() || self.is_far(),
+            Need::Shared { bytes, .. } => bytes > 0 || self.is_http1() || self.is_far(),
         }
     }
 
@@ -174,7 +175,7 @@ impl<B: RequestBody> Endpoint<B> {
     }
 
     fn choose_shared(&self, need: Need, since: Generation) -> Option<usize> {
-        let Need::Shared(bytes) = need else {
+        let Need::Shared { bytes, .. } = need else {
             return None;
         };
         if self.is_far() {
@@ -192,9 +193,11 @@ impl<B: RequestBody> Endpoint<B> {
     pub(super) fn offer(&self, need: Need) -> Offer {
         let is_exclusive = match need {
             Need::Exclusive => true,
-            Need::Shared(_) if self.is_far() => true,
+            Need::Shared { .. } if self.is_far() => true,
             // There are shared connections without room for the body.
-            Need::Shared(bytes) => self.shared.iter().any(|shared| !shared.takes_body(bytes)),
+            Need::Shared { bytes, .. } => {
+                self.shared.iter().any(|shared| !shared.takes_body(bytes))
+            }
         };
         match self.protocol {
             Protocol::Http2 if is_exclusive => Offer::Http1,

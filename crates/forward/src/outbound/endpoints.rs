@@ -113,7 +113,7 @@ impl<B: RequestBody> Endpoints<B> {
 
     /// Returns whether a request without a body would find a connection.
     pub(super) fn has_room(&self) -> bool {
-        self.choose(Need::Shared(0), None).is_some()
+        self.choose(Need::SMALL, None).is_some()
     }
 
     /// Returns the first generation that was verified with the present trust bundle.

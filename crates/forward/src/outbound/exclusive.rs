@@ -5,8 +5,13 @@ use hyper::client::conn::http1;
 use tokio::time::Instant;
 
 use super::{
-    age::Age, arriving::Arriving, generation::Generation, http2::Single, prepared::RequestBody,
-    retry::Failure, upload::UploadBody,
+    age::Age,
+    arriving::Arriving,
+    generation::Generation,
+    http2::Single,
+    prepared::{Need, RequestBody},
+    retry::Failure,
+    upload::UploadBody,
 };
 
 /// A connection for one request at a time.
@@ -35,6 +40,14 @@ impl<B: RequestBody> ExclusiveConnection<B> {
     /// Returns whether the connection speaks HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         matches!(self.sender, ExclusiveSender::Http2(_))
+    }
+
+    /// Returns whether a connection of generation `since` or later may take this kind of request. One
+    /// that can't be sent again may be lost if the peer closes an idle connection at that time. HTTP/2
+    /// tells in that case that it was not processed.
+    pub(super) fn may_take(&self, need: Need, since: Generation, now: Instant) -> bool {
+        let is_safe = need.is_repeatable() || self.is_http2() || self.age.is_fresh(now);
+        self.generation >= since && is_safe
     }
 
     /// Returns whether the connection can take a request.

@@ -129,7 +129,7 @@ impl<B: RequestBody> Pool<B> {
     ) -> Result<Option<Connection<B>>, Error> {
         let mut permit = match need {
             Need::Exclusive => Some(self.permit(caller, begun).await?),
-            Need::Shared(_) => None,
+            Need::Shared { .. } => None,
         };
         let mut taken = self.connections.take(need, failed);
         if taken.is_none() && permit.is_none() && self.connections.lock().opens_exclusive(need) {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use http::{
-    HeaderMap,
+    HeaderMap, Method,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 use http_body::{Body, Frame, SizeHint};
@@ -21,6 +21,8 @@ use http_body_util::BodyExt;
 use hyper::body::Bytes;
 use serve::body::BoxError;
 use tokio::time::{Instant, timeout_at};
+
+use super::retry::is_repeatable;
 
 /// A body that a request can have.
 pub trait RequestBody: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static {}
@@ -37,17 +39,39 @@ const BRIEF: Duration = Duration::from_millis(2);
 /// The kind of connection that a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
-    /// A connection that it may share, for a body of this many bytes.
-    Shared(usize),
-    /// A connection for this request alone.
+    /// A connection that it may share.
+    Shared {
+        /// The length of its body, or zero.
+        bytes: usize,
+        /// Whether it may be sent again if the connection closes as it is sent.
+        is_repeatable: bool,
+    },
+    /// A connection for this request alone, whose body can't be sent again.
     Exclusive,
 }
 
 impl Need {
+    /// The need of most requests: they have no body and may be sent again.
+    pub(super) const SMALL: Self = Self::Shared {
+        bytes: 0,
+        is_repeatable: true,
+    };
+
+    /// Returns whether the request may be sent again if the connection closes as it is sent.
+    pub(super) fn is_repeatable(self) -> bool {
+        matches!(
+            self,
+            Self::Shared {
+                is_repeatable: true,
+                ..
+            }
+        )
+    }
+
     /// Returns the bytes of its body on a shared connection.
     pub(super) fn shared_bytes(self) -> usize {
         match self {
-            Self::Shared(bytes) => bytes,
+            Self::Shared { bytes, .. } => bytes,
             Self::Exclusive => 0,
         }
     }
@@ -95,10 +119,13 @@ impl<B: RequestBody> Prepared<B> {
         Ok(Self::Streamed(begun, body))
     }
 
-    /// Returns the kind of connection that the request needs.
-    pub(super) fn need(&self) -> Need {
+    /// Returns the kind of connection that a request by this method needs.
+    pub(super) fn need(&self, method: &Method) -> Need {
         match self {
-            Self::Whole(bytes) => Need::Shared(bytes.len()),
+            Self::Whole(bytes) => Need::Shared {
+                bytes: bytes.len(),
+                is_repeatable: is_repeatable(method, self.is_some()),
+            },
             Self::Streamed(..) => Need::Exclusive,
         }
     }
@@ -168,6 +195,13 @@ mod tests {
 
     use super::*;
 
+    fn shared(bytes: usize) -> Need {
+        Need::Shared {
+            bytes,
+            is_repeatable: false,
+        }
+    }
+
     fn full(length: usize) -> Full<Bytes> {
         Full::new(Bytes::from(vec![b'a'; length]))
     }
@@ -175,13 +209,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn small_bodies_are_read_as_a_whole() {
         for (length, need) in [
-            (0, Need::Shared(0)),
-            (1, Need::Shared(1)),
-            (SMALL, Need::Shared(SMALL)),
+            (0, Need::SMALL),
+            (1, shared(1)),
+            (SMALL, shared(SMALL)),
             (SMALL + 1, Need::Exclusive),
         ] {
             let prepared = Prepared::read(full(length)).await.unwrap();
-            assert_eq!(prepared.need(), need);
+            assert_eq!(prepared.need(&Method::GET), need);
             assert_eq!(prepared.is_some(), length > 0);
             assert_eq!(prepared.size_hint().exact(), Some(length as u64));
         }
@@ -190,7 +224,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_of_unknown_length_is_read_if_it_ends_soon_and_otherwise_streamed() {
         for (parts, pause, need) in [
-            ([3_usize, 4], Duration::ZERO, Need::Shared(7)),
+            ([3_usize, 4], Duration::ZERO, shared(7)),
             ([SMALL, 1], Duration::ZERO, Need::Exclusive),
             ([3, 4], BRIEF * 2, Need::Exclusive),
         ] {
@@ -202,7 +236,7 @@ mod tests {
                 }
             });
             let mut prepared = Prepared::read(body).await.unwrap();
-            assert_eq!(prepared.need(), need, "{parts:?}");
+            assert_eq!(prepared.need(&Method::GET), need, "{parts:?}");
             let mut length = 0;
             while let Some(frame) = poll_fn(|cx| prepared.poll_frame(cx)).await {
                 length += frame.unwrap().into_data().unwrap().len();

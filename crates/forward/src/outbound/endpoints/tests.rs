@@ -9,7 +9,7 @@ use crate::outbound::origin::{At, Origin};
 
 type Tested = Endpoints<Full<Bytes>>;
 
-const NEED: Need = Need::Shared(0);
+const NEED: Need = Need::SMALL;
 
 fn locations(count: u64) -> Vec<Arc<Location>> {
     let origin = Arc::new(Origin::new(&"https://name:1".parse().unwrap()));
