@@ -5,6 +5,7 @@ use harness::{
         DATA, END_HEADERS, END_STREAM, Frame, Frames, HEADERS, POST, RST_STREAM, frame, request,
     },
     https::Https,
+    raw::Client,
     upstream,
 };
 use http::{Request, StatusCode};
@@ -134,5 +135,26 @@ async fn an_http2_caller_that_the_proxy_refuses_gets_no_100() {
         let mut http2 = waits(&https, fields).await;
         let answered = answer(&mut http2).await;
         assert_eq!(String::from_utf8_lossy(&answered), body, "{fields:?}");
+    }
+}
+
+/// A request without a body has nothing to wait for, so that its connection can go on.
+#[tokio::test]
+async fn http1_connection_is_kept_after_an_expectation_without_a_body() {
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let proxy = stack.proxy(server.listening().await, &[]).await;
+    for process in [&server, &proxy] {
+        let https = stack.https(process.listening().await);
+        let mut client = Client::new(&https).await;
+        for fields in ["Content-Length: 0\r\n", "", "Content-Length: 0\r\n"] {
+            for method in ["POST", "GET"] {
+                let head = format!("{method} / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n");
+                client.send([&head, fields, "\r\n"].concat()).await;
+                let answer = client.answer().await.expect("the connection is kept");
+                assert_eq!(answer.status(), 401, "{method} {fields}");
+                assert!(answer.fields("connection").is_empty(), "{answer:?}");
+            }
+        }
     }
 }

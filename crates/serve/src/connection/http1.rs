@@ -8,7 +8,7 @@ use std::{
 };
 
 use http::{Request, Response, header::EXPECT};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::{
     body::{Bytes, Incoming},
     server::conn::http1,
@@ -47,7 +47,8 @@ pub(super) fn exchange<H: Handler>(
     let serving = Arc::clone(serving);
     Box::pin(async move {
         let changes = last::may_change_protocol(&request);
-        let expects = request.headers().contains_key(EXPECT);
+        let has_body = !request.body().is_end_stream();
+        let expects = has_body && request.headers().contains_key(EXPECT);
         let mut response = serving.answer(request.map(Wire::Http1), &in_flight).await;
         // A body that nobody asked for may never come, or may be read as the next request. The rest of a
         // body that the handler has or has left may be too long to read. In both cases the connection
