@@ -14,10 +14,12 @@ use harness::{
     },
     https::{Https, get},
     process::Process,
+    wait::until,
 };
 use http_body_util::Full;
 use hyper::{body::Bytes, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use nix::sys::signal::Signal;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
@@ -243,12 +245,12 @@ async fn flood_of_10000_half_open_handshakes_keeps_no_caller_out_p138() {
     next_to(&stack, &server, async {}).await;
 }
 
-/// Sends requests repeatedly and resets each once the proxy has read it. Returns how many it reset.
-async fn take_back(https: &Https, begin: fn(u32) -> Vec<u8>) -> usize {
+/// Sends requests repeatedly, resets each once the proxy has read it, and counts these. Returns when
+/// the connection has ended.
+async fn take_back(https: &Https, begin: fn(u32) -> Vec<u8>, taken_back: &AtomicUsize) {
     const AT_ONCE: u32 = 60;
     const CANCEL: [u8; 4] = [0, 0, 0, 8];
     let mut http2 = Frames::connect(https, &[]).await;
-    let mut taken_back = 0;
     for first in (0..1_000_000).step_by(AT_ONCE as usize) {
         let streams = || (first..first + AT_ONCE).map(|n| 2 * n + 1);
         let mut requests: Vec<u8> = streams().flat_map(begin).collect();
@@ -258,14 +260,13 @@ async fn take_back(https: &Https, begin: fn(u32) -> Vec<u8>) -> usize {
             .collect();
         // The proxy may have ended this connection. The flood then continues with another.
         if !http2.send(&requests).await || !is_pinged_back(&mut http2).await {
-            break;
+            return;
         }
         if !http2.send(&resets).await {
-            break;
+            return;
         }
-        taken_back += AT_ONCE as usize;
+        taken_back.fetch_add(AT_ONCE as usize, SeqCst);
     }
-    taken_back
 }
 
 async fn is_pinged_back(http2: &mut Frames) -> bool {
@@ -292,30 +293,37 @@ async fn resets_at_the_proxy_fail_no_other_request_p144() {
     let proxy = stack.proxy(server.listening().await, &["--cores", "1"]);
     let proxy = proxy.await;
     let https = stack.https(proxy.listening().await);
-    let taken_back = Arc::<AtomicUsize>::default();
+    let taken_back = Arc::<[AtomicUsize; 2]>::default();
     let mut flood = JoinSet::new();
-    for begin in BEGINNINGS {
+    for (index, begin) in BEGINNINGS.into_iter().enumerate() {
         let (https, taken_back) = (https.clone(), Arc::clone(&taken_back));
         flood.spawn(async move {
             loop {
-                taken_back.fetch_add(take_back(&https, begin).await, SeqCst);
+                take_back(&https, begin, &taken_back[index]).await;
             }
         });
     }
+    let resets = || -> usize { taken_back.iter().map(|count| count.load(SeqCst)).sum() };
     let (good, token) = (https.from("127.0.0.2"), stack.token(|_| ()));
     let (start, mut answers) = (Instant::now(), 0);
-    // A POST is not sent again if its connection breaks.
     while start.elapsed() < Duration::from_secs(4) || answers < 10 {
+        // A server that reads requests and their resets at once would end the connection.
+        server.signal(Signal::SIGSTOP);
+        // A POST is not sent again if its connection breaks.
         let post = http::Request::post("/").header("authorization", format!("Bearer {token}"));
         let post = post.body(Full::<Bytes>::from("body")).unwrap();
-        assert_eq!(
-            good.send(post).await.status,
-            200,
-            "{:?}",
-            proxy.log().last()
-        );
+        let asking = tokio::spawn({
+            let good = good.clone();
+            async move { good.send(post).await.status }
+        });
+        let before = resets();
+        until(async || resets() >= before + 500).await;
+        server.signal(Signal::SIGCONT);
+        assert_eq!(asking.await.unwrap(), 200, "{:?}", proxy.log().last());
         answers += 1;
     }
     drop(flood);
     println!("{answers} answers next to {taken_back:?} requests that were reset");
+    let is_flood = |count: &AtomicUsize| count.load(SeqCst) >= 2000;
+    assert!(taken_back.iter().all(is_flood), "{taken_back:?}");
 }

@@ -1,9 +1,6 @@
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::SeqCst},
 };
 
 use harness::{
@@ -13,9 +10,11 @@ use harness::{
         POST, PRIORITY, REFUSED_STREAM, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, request,
     },
     https::{Https, get},
-    upstream,
+    upstream::{self, ConnectionNumber},
+    wait::until,
 };
-use http::{StatusCode, Version};
+use http::{Request, StatusCode, Version};
+use hyper::body::Incoming;
 use serve::body;
 use tokio::{sync::Semaphore, time::timeout};
 
@@ -231,22 +230,22 @@ async fn streams_over_the_bound_are_refused_and_the_others_served_p150() {
     assert_eq!((refused, answered), (100, 200));
 }
 
-/// Counts the requests in flight at an upstream: now, at most, and in all.
+/// Counts the requests at an upstream: those it works on now, and all. Counts its connections too.
 #[derive(Default)]
 struct Gauge {
     now: AtomicUsize,
-    most: AtomicUsize,
     all: AtomicUsize,
+    connections: AtomicUsize,
 }
 
 struct Working(Arc<Gauge>);
 
 impl Working {
-    fn new(gauge: &Arc<Gauge>) -> Self {
+    fn new(gauge: &Arc<Gauge>, request: &Request<Incoming>) -> Self {
+        let &ConnectionNumber(before) = request.extensions().get().unwrap();
+        gauge.connections.fetch_max(before + 1, SeqCst);
+        gauge.now.fetch_add(1, SeqCst);
         gauge.all.fetch_add(1, SeqCst);
-        gauge
-            .most
-            .fetch_max(gauge.now.fetch_add(1, SeqCst) + 1, SeqCst);
         Self(Arc::clone(gauge))
     }
 }
@@ -257,45 +256,46 @@ impl Drop for Working {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reset_request_is_given_up_at_the_upstream_too_p151() {
-    let stack = Stack::new().await;
-    let gauge = Arc::<Gauge>::default();
-    let hung = upstream::answering(&stack, &["h2"], {
-        let gauge = Arc::clone(&gauge);
-        move |_| {
-            let working = Working::new(&gauge);
-            async move {
-                tokio::time::sleep(PATIENCE * 2).await;
-                drop(working);
-                body::status(StatusCode::OK)
-            }
+/// Starts an upstream that never answers and takes one request on each connection.
+async fn never_answering(stack: &Stack, gauge: &Arc<Gauge>) -> u16 {
+    let gauge = Arc::clone(gauge);
+    let one_at_once = |http: &mut upstream::Http| {
+        http.http2().max_concurrent_streams(1);
+    };
+    upstream::answering_with(stack, &["h2"], one_at_once, move |request| {
+        let working = Working::new(&gauge, &request);
+        async move {
+            let _working = working;
+            std::future::pending().await
         }
     })
-    .await;
-    let proxy = stack.proxy(hung, &[]).await;
+    .await
+}
+
+/// A core opens at most 64 connections to the upstream, and requests that were reset make it open no
+/// more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reset_request_is_given_up_at_the_upstream_too_p151() {
+    const CONNECTIONS: usize = 64;
+    let stack = Stack::new().await;
+    let gauge = Arc::<Gauge>::default();
+    let upstream = never_answering(&stack, &gauge).await;
+    let args = ["--cores", "1", "--queue-timeout", "30s"];
+    let proxy = stack.proxy(upstream, &args).await;
     let https = stack.https(proxy.listening().await);
     let mut http2 = Frames::connect(&https, &[]).await;
-    let reached = async |all| {
-        while gauge.all.load(SeqCst) < all {
-            tokio::task::yield_now().await
-        }
-    };
-    for (round, stream) in streams(100).enumerate() {
-        http2.send(&request(stream, GET, &[])).await;
-        timeout(PATIENCE, reached(round + 1))
-            .await
-            .expect("comes to the upstream");
-        http2.send(&frame(RST_STREAM, 0, stream, &CANCEL)).await;
+    let all: Vec<u32> = streams(5 * CONNECTIONS as u32).collect();
+    for (round, streams) in all.chunks(CONNECTIONS).enumerate() {
+        let requests = streams.iter().flat_map(|&stream| request(stream, GET, &[]));
+        http2.send(&requests.collect::<Vec<_>>()).await;
+        // Each round but the first comes while the upstream still works on the one before.
+        until(async || gauge.all.load(SeqCst) == (round + 1) * CONNECTIONS).await;
+        let resets = streams
+            .iter()
+            .flat_map(|&stream| frame(RST_STREAM, 0, stream, &CANCEL));
+        http2.send(&resets.collect::<Vec<_>>()).await;
     }
-    let given_up = async {
-        while gauge.now.load(SeqCst) > 0 {
-            tokio::task::yield_now().await
-        }
-    };
-    timeout(Duration::from_secs(5), given_up)
-        .await
-        .expect("all are given up");
-    let most = gauge.most.load(SeqCst);
-    assert!(most <= 200, "{most} at once");
+    until(async || gauge.now.load(SeqCst) == 0).await;
+    let connections = gauge.connections.load(SeqCst);
+    assert_eq!(connections, CONNECTIONS, "each has one request at once");
 }

@@ -2,7 +2,7 @@ use std::{
     convert::Infallible,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::{Duration, Instant},
 };
@@ -14,6 +14,7 @@ use harness::{
     frames::{self, Frames},
     https::{Https, WholeAnswer, get},
     upstream,
+    wait::until,
 };
 use http::{Request, StatusCode, Version};
 use http_body_util::StreamBody;
@@ -23,11 +24,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serve::body;
-use tokio::{
-    sync::Semaphore,
-    task::JoinSet,
-    time::{sleep, timeout},
-};
+use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
 
 use crate::{ask, server};
 
@@ -122,14 +119,15 @@ async fn a_flood_of_new_tokens_does_not_hold_up_known_ones() {
     let (stack, _server, https) = server(&["--cores", "1"]).await;
     let good = format!("Bearer {}", stack.token(|_| ()));
     times(&https, &good, 1).await;
-    let stop = Arc::<AtomicBool>::default();
+    let (stop, refused) = <(Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
     let mut flood = JoinSet::new();
     for _ in 0..4 {
         let io = TokioIo::new(https.connect(b"h2").await);
         let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
         tokio::spawn(connection);
         for _ in 0..100 {
-            let (mut sender, stop, bad) = (sender.clone(), Arc::clone(&stop), forged(&stack));
+            let (stop, refused) = (Arc::clone(&stop), Arc::clone(&refused));
+            let (mut sender, bad) = (sender.clone(), forged(&stack));
             flood.spawn(async move {
                 let mut times = Vec::new();
                 while !stop.load(SeqCst) {
@@ -139,13 +137,15 @@ async fn a_flood_of_new_tokens_does_not_hold_up_known_ones() {
                     let asked = Instant::now();
                     let answer = sender.send_request(request).await.unwrap();
                     assert_eq!(answer.status(), 401);
+                    refused.fetch_add(1, SeqCst);
                     times.push(asked.elapsed());
                 }
                 times
             });
         }
     }
-    sleep(Duration::from_millis(200)).await;
+    // After so many answers, each caller of the flood waits for one.
+    until(async || refused.load(SeqCst) >= 2 * flood.len()).await;
     let known = times(&https.from("127.0.0.2"), &good, 200).await;
     stop.store(true, SeqCst);
     let mut flooded: Vec<_> = flood.join_all().await.concat();

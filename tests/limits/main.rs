@@ -39,8 +39,6 @@ mod taken_back;
 /// Tests answers that nobody reads.
 mod unread;
 
-use std::time::Duration;
-
 use harness::{
     PATIENCE, Stack,
     frames::{Frame, Frames},
@@ -85,13 +83,6 @@ async fn read_to_end(tls: &mut TlsStream<TcpStream>) -> String {
     };
     timeout(PATIENCE, reading).await.expect("is closed in time");
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// Returns whether the connection is still open after `time`. Reads what it sends meanwhile.
-async fn stays_open(tls: &mut TlsStream<TcpStream>, time: Duration) -> bool {
-    let mut buffer = [0; 4096];
-    let reading = async { while let Ok(1..) = tls.read(&mut buffer).await {} };
-    timeout(time, reading).await.is_err()
 }
 
 /// Returns the next frame, which must come in time.
