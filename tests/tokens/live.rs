@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use dev_agent::{Config, DevAgent, FederatedBundle};
 use harness::{
     PATIENCE, SERVER_ID, Stack, binary,
@@ -7,6 +9,7 @@ use harness::{
 };
 use serde_json::json;
 use spiffe::{SpiffeId, TrustDomain};
+use tokio::{net::TcpListener, time::timeout};
 
 /// Opens a connection that is kept through all changes, because only tokens are tested here.
 async fn connected(stack: &Stack, server: &Process) -> Client {
@@ -24,7 +27,7 @@ async fn until(client: &mut Client, token: &str, status: u16) -> Message {
             }
         }
     };
-    let asked = tokio::time::timeout(PATIENCE, asking).await;
+    let asked = timeout(PATIENCE, asking).await;
     asked.expect("takes effect in time")
 }
 
@@ -110,6 +113,24 @@ async fn last_bundles_stay_in_use_while_the_agent_is_gone_j170() {
     server.logged("lost the Workload API").await;
     assert_eq!(ask(&mut client, &good).await.status(), 200);
     assert_eq!(ask(&mut client, &unknown).await.status(), 401);
+}
+
+#[tokio::test]
+async fn urls_in_a_token_are_not_fetched_j050_j051() {
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let mut client = connected(&stack, &server).await;
+    let keys = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for name in ["jku", "x5u"] {
+        for scheme in ["http", "https"] {
+            let url = format!("{scheme}://{}/keys", keys.local_addr().unwrap());
+            let token = stack.token(|jwt| jwt.header[name] = url.into());
+            assert_eq!(ask(&mut client, &token).await.status(), 401, "{name}");
+        }
+    }
+    // A fetch may begin after the answer.
+    let fetch = timeout(Duration::from_secs(1), keys.accept()).await;
+    assert!(fetch.is_err(), "J50, J51: the server connects to the URL");
 }
 
 #[tokio::test]
