@@ -224,11 +224,7 @@ async fn only_a_refused_token_is_replaced_and_once_for_a_request() {
 #[tokio::test]
 async fn a_request_without_an_answer_has_its_reason_and_its_own_deadline() {
     let stack = Stack::new().await;
-    let silent = upstream::answering(&stack, &["h2"], async |_| {
-        tokio::time::sleep(PATIENCE * 2).await;
-        body::status(StatusCode::OK)
-    })
-    .await;
+    let silent = upstream::answering(&stack, &["h2"], async |_| std::future::pending().await).await;
     let [nobody] = process::free_ports();
     // Two deadlines end at the same time, so that either may be the first.
     let late = [
@@ -261,10 +257,7 @@ async fn a_signal_does_not_wait_for_the_request_under_way() {
     let arrival = Arc::clone(&arrived);
     let silent = upstream::answering(&stack, &["h2"], move |_| {
         arrival.notify_one();
-        async {
-            tokio::time::sleep(PATIENCE * 2).await;
-            body::status(StatusCode::OK)
-        }
+        std::future::pending()
     })
     .await;
     let mut watch = Repeating::new(&stack, silent, &["--every", "1s"]);

@@ -2,7 +2,11 @@ use http::StatusCode;
 use http_body_util::BodyExt;
 use serve::body;
 
-use harness::{SERVER_ID, Stack, process, upstream};
+use harness::{
+    SERVER_ID, Stack, process,
+    raw::{self, Reply},
+    upstream,
+};
 
 #[tokio::test]
 async fn another_audience_is_unauthorized() {
@@ -130,8 +134,28 @@ async fn connection_refused_is_reported_in_one_line() {
 #[tokio::test]
 async fn connection_that_ends_without_an_answer_is_reported() {
     let stack = Stack::new().await;
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = silent.local_addr().unwrap().port();
+    let ending = raw::Upstream::new(&stack, |_| Reply::Last(Vec::new())).await;
+
+    // A POST is not sent again.
+    let output = stack.client(ending.port, &["-d", "x"]).await;
+
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.stdout, b"");
+    let text = String::from_utf8(output.stderr).unwrap();
+    let failed = format!("client: https://localhost:{}/ failed: ", ending.port);
+    assert!(text.starts_with(&failed), "{text}");
+    assert!(text.contains("connection closed"), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert_eq!(ending.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn answer_that_does_not_end_within_max_time_is_reported() {
+    let stack = Stack::new().await;
+    // The answer has begun, so that no other deadline of the client applies.
+    let begun = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+    let upstream = raw::Upstream::new(&stack, |_| Reply::Bytes(begun.into())).await;
+    let port = upstream.port;
 
     let output = stack.client(port, &["-m", "2s"]).await;
 
@@ -159,4 +183,21 @@ async fn the_token_and_the_bundle_are_printed_only_on_request() {
     let bundle = stack.client(1, &["--print-bundle"]).await;
     let bundle = String::from_utf8(bundle.stdout).unwrap();
     assert_eq!(bundle, stack.agent.x509_bundle_pem());
+
+    for status in ["200 OK", "401 Unauthorized"] {
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+        let script = move |_: &raw::Message| Reply::Bytes(answer.clone().into());
+        let upstream = raw::Upstream::new(&stack, script).await;
+        for args in [&[] as &[&str], &["-i"], &["--repeat", "1"]] {
+            let output = stack.client(upstream.port, args).await;
+            let printed = [output.stdout, output.stderr].concat();
+            let printed = String::from_utf8(printed).unwrap();
+            let sent = upstream.requests();
+            let authorization = sent.last().unwrap().fields("authorization")[0];
+            let token = authorization.strip_prefix("Bearer ").unwrap();
+            for secret in token.split('.').chain(["CERTIFICATE"]) {
+                assert!(!printed.contains(secret), "{args:?}: {printed}");
+            }
+        }
+    }
 }
