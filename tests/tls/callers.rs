@@ -3,17 +3,20 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::SeqCst},
 };
 
-use harness::{Stack, https::get};
+use harness::{PATIENCE, Stack, https::get};
 use rustls::{
-    SignatureScheme, SupportedProtocolVersion,
+    CipherSuite, SignatureScheme, SupportedProtocolVersion,
     client::ResolvesClientCert,
+    server::Acceptor,
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
+    time::timeout,
 };
+use tokio_rustls::LazyConfigAcceptor;
 
 /// Starts a server and a proxy, both of which accept TLS.
 async fn both(stack: &Stack) -> [harness::process::Process; 2] {
@@ -216,34 +219,66 @@ async fn tiny_records_are_served_p153() {
     assert_eq!(https.send(get(&[])).await.status, 401);
 }
 
-/// `rustls` chooses a provider by itself only if it was built with a single one.
-#[test]
-fn one_crypto_provider_is_compiled_in_and_installed_first_p201() {
-    let tree = |package| {
-        let args = [
-            "tree",
-            "--offline",
-            "--edges",
-            "normal",
-            "-p",
-            "server",
-            "-p",
-            "proxy",
-            "-p",
-            "client",
-            "-i",
-            package,
-        ];
-        std::process::Command::new(env!("CARGO"))
-            .args(args)
-            .output()
-            .unwrap()
+/// Returns the TLS 1.2 cipher suite that a listener chooses among these.
+async fn chosen(port: u16, suites: &[u16]) -> u16 {
+    let mut tcp = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    tcp.write_all(&client_hello([3, 3], suites)).await.unwrap();
+    // The suite comes after the headers, the version, the random bytes and the session ID (RFC 5246
+    // §7.4.1.3).
+    let mut before = [0; 5 + 4 + 2 + 32];
+    tcp.read_exact(&mut before).await.unwrap();
+    let mut session = vec![0; tcp.read_u8().await.unwrap().into()];
+    tcp.read_exact(&mut session).await.unwrap();
+    tcp.read_u16().await.unwrap()
+}
+
+/// Returns the cipher suite that the next caller of `listener` offers first.
+async fn offered_first(listener: &TcpListener) -> CipherSuite {
+    let accepting = async {
+        let (tcp, _) = listener.accept().await?;
+        LazyConfigAcceptor::new(Acceptor::default(), tcp).await
     };
-    assert!(tree("aws-lc-rs").status.success());
-    let ring = tree("ring");
-    assert!(
-        ring.stdout.is_empty(),
-        "{}",
-        String::from_utf8_lossy(&ring.stdout)
-    );
+    let started = timeout(PATIENCE, accepting).await.expect("connects");
+    started.unwrap().client_hello().cipher_suites()[0]
+}
+
+/// Returns whether the binaries depend on a package.
+fn is_compiled_in(package: &str) -> bool {
+    let binaries = ["-p", "server", "-p", "proxy", "-p", "client"];
+    let tree = std::process::Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--edges", "normal"])
+        .args(binaries)
+        .args(["--invert", package])
+        .output()
+        .unwrap();
+    tree.status.success() && !tree.stdout.is_empty()
+}
+
+/// If a configuration is built before the provider is installed, `rustls` installs its own. That one
+/// prefers AES-256.
+#[tokio::test]
+async fn one_crypto_provider_is_compiled_in_and_installed_first_p201() {
+    const AES_256: u16 = 0xc02c;
+    const AES_128: u16 = 0xc02b;
+    assert!(is_compiled_in("aws-lc-rs"));
+    assert!(!is_compiled_in("ring"));
+
+    let stack = Stack::new().await;
+    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = upstream.local_addr().unwrap().port();
+    let (server, proxy) = (stack.server(&[]).await, stack.proxy(port, &[]).await);
+    for process in [&server, &proxy] {
+        let port = process.listening().await;
+        assert_eq!(chosen(port, &[AES_256, AES_128]).await, AES_128);
+        assert_eq!(chosen(port, &[AES_256]).await, AES_256);
+    }
+
+    let preferred = CipherSuite::TLS13_AES_128_GCM_SHA256;
+    let https = stack.https(proxy.listening().await);
+    tokio::spawn(async move { https.send(get(&[])).await });
+    assert_eq!(offered_first(&upstream).await, preferred, "by the proxy");
+    drop(proxy);
+    let url = format!("https://127.0.0.1:{port}/");
+    let _client = stack.spawn("client", &["--url", &url]);
+    assert_eq!(offered_first(&upstream).await, preferred, "by the client");
 }
