@@ -6,7 +6,10 @@ use std::sync::{
 use http::{StatusCode, Version};
 use nix::sys::signal::Signal;
 use serve::body;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::{TcpListener, TcpStream, lookup_host},
+    task::JoinSet,
+};
 
 use harness::{
     Stack,
@@ -172,10 +175,26 @@ async fn if_all_are_left_out_the_caller_gets_the_true_reason() {
     until(async || https.send(get(&[])).await.status == 504).await;
 }
 
+/// Returns whether an address of `localhost` refuses connections to this port.
+async fn an_address_refuses(port: u16) -> bool {
+    for address in lookup_host(("localhost", port)).await.unwrap() {
+        if TcpStream::connect(address).await.is_err() {
+            return true;
+        }
+    }
+    false
+}
+
+/// The upstream listens on 127.0.0.1 alone. The proxy is given its name, which also has `::1` on most
+/// machines.
 #[tokio::test]
 async fn name_with_an_address_that_refuses_causes_no_warning() {
     let stack = Stack::new().await;
     let (port, _) = counting(&stack, "h2").await;
+    if !an_address_refuses(port).await {
+        harness::skip("localhost has no other address than 127.0.0.1 on this machine");
+        return;
+    }
     let mut proxy = stack.proxy(port, &[]).await;
     let https = stack.https(proxy.listening().await);
     for _ in 0..20 {

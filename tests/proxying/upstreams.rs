@@ -1,15 +1,20 @@
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
+    pin::pin,
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
     time::Duration,
 };
 
 use harness::{
-    SERVER_ID,
+    PATIENCE, SERVER_ID, Stack,
+    listen::listen,
     proxy_stack::ProxyStack,
     raw::{self, Client, Reply, Upstream},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::watch,
+    time::timeout,
 };
 
 use crate::{CANARY, Proxied, get, post, request};
@@ -77,7 +82,7 @@ async fn upstream_with_another_id_is_502_p156() {
 async fn without_an_identity_to_verify_by_the_answer_is_503_p158() {
     // The upstream keeps its identity when the proxy loses its own.
     let other = "spiffe://example.org/other";
-    let stack = harness::Stack::with(other, |_| ()).await;
+    let stack = Stack::with(other, |_| ()).await;
     let last = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     let upstream = Upstream::new(&stack, |_| Reply::Last(last.into())).await;
     let proxy = stack.proxy(upstream.port, &["--upstream-id", other]).await;
@@ -224,15 +229,17 @@ async fn client_that_leaves_while_it_waits_cancels_its_request_upstream_p168() {
             drop(client);
         }
         let cancelled = proxied.upstream.wait(|all| all[0].ended);
-        tokio::time::timeout(Duration::from_secs(5), cancelled)
+        timeout(Duration::from_secs(5), cancelled)
             .await
             .unwrap_or_else(|_| panic!("P168 P169: not cancelled, half closed: {half_closed}"));
     }
 }
 
+/// A body of this length fills every buffer between an upstream and a caller.
+const MORE_THAN_BUFFERS: usize = 256 * 1024 * 1024;
+
 #[tokio::test]
 async fn slow_side_holds_back_the_other_p170() {
-    const MORE_THAN_BUFFERS: usize = 256 * 1024 * 1024;
     const MEMORY_BOUND_KIB: usize = 16 * 1024;
     let stack = ProxyStack::answering(&["http/1.1"], &[], async |request| {
         let _never_read = request;
@@ -252,28 +259,53 @@ async fn slow_side_holds_back_the_other_p170() {
     assert!(grown < MEMORY_BOUND_KIB, "the proxy grew by {grown} KiB");
 }
 
+/// Starts an upstream whose answer has [`MORE_THAN_BUFFERS`] bytes. It notes how many were taken when
+/// none was taken for a second.
+async fn answering_at_length(stack: &Stack) -> (u16, watch::Receiver<Option<usize>>) {
+    const STALLED: Duration = Duration::from_secs(1);
+    let (note, stalled) = watch::channel(None);
+    let port = listen(stack, &["http/1.1"], move |mut tls| {
+        let note = note.clone();
+        async move {
+            let mut request = [0; 1024];
+            let _ = tls.read(&mut request).await?;
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {MORE_THAN_BUFFERS}\r\n\r\n");
+            tls.write_all(head.as_bytes()).await?;
+            let (part, mut taken) = ([b'x'; 16 * 1024], 0);
+            while taken < MORE_THAN_BUFFERS {
+                let mut writing = pin!(tls.write(&part));
+                taken += match timeout(STALLED, &mut writing).await {
+                    Ok(written) => written?,
+                    Err(_) => {
+                        note.send_replace(Some(taken));
+                        writing.await?
+                    }
+                };
+            }
+            std::io::Result::Ok(())
+        }
+    })
+    .await;
+    (port, stalled)
+}
+
 #[tokio::test]
 async fn client_that_does_not_read_holds_back_the_upstream_p170() {
-    let size = 64 * 1024 * 1024;
-    let answer = Arc::new(
-        [
-            format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n").into_bytes(),
-            vec![b'x'; size],
-        ]
-        .concat(),
-    );
-    let proxied = Proxied::answered(move |_| Reply::Bytes(answer.to_vec()), &[]).await;
-    let before = proxied.proxy.peak_memory();
-    let mut client = Client::sending(&proxied.https, get(&[])).await;
+    let stack = Stack::new().await;
+    let (upstream, mut stalled) = answering_at_length(&stack).await;
+    let proxy = stack.proxy(upstream, &["--cores", "1"]).await;
+    let https = stack.https(proxy.listening().await);
+    let before = proxy.peak_memory();
+    let mut client = Client::sending(&https, get(&[])).await;
     client.read_some(1).await;
+    let stalled = timeout(PATIENCE, stalled.wait_for(Option::is_some)).await;
+    let taken = stalled.expect("the upstream stalls").unwrap().unwrap();
+    assert!(taken < MORE_THAN_BUFFERS / 4, "{taken} bytes were taken");
     // A second caller is served while the answer of the first one waits.
-    let mut other = Client::sending(
-        &proxied.https,
-        request(&["GET /nowhere HTTP/1.1", "Host: a"], ""),
-    )
-    .await;
+    let nowhere = request(&["GET /nowhere HTTP/1.1", "Host: a"], "");
+    let mut other = Client::sending(&https, nowhere).await;
     assert_eq!(other.answer().await.unwrap().status(), 404);
-    client.read_some(size / 2).await;
-    let grown = proxied.proxy.peak_memory() - before;
+    client.read_some(taken * 2).await;
+    let grown = proxy.peak_memory() - before;
     assert!(grown < 16 * 1024, "the proxy grew by {grown} KiB");
 }
