@@ -13,7 +13,7 @@ use nix::{
     unistd::Pid,
 };
 use tokio::{
-    io::{AsyncBufReadExt, BufReader, Lines},
+    io::{AsyncBufRead, AsyncBufReadExt, BufReader, Lines},
     net::unix::pipe,
     process::{Child, ChildStderr, Command},
     time::timeout,
@@ -68,21 +68,24 @@ impl Server {
 
     /// Reads up to a line with `text`.
     async fn line_with(&mut self, text: &str) -> String {
-        let reading = async {
-            loop {
-                let line = self.log.next_line().await.unwrap();
-                let line = line.unwrap_or_else(|| panic!("the log ended without {text:?}"));
-                if line.contains(text) {
-                    return line;
-                }
-            }
-        };
+        let reading = line_with(&mut self.log, text);
         timeout(PATIENCE, reading).await.expect("is logged in time")
     }
 
     fn stop(&self) {
         let pid = self.process.id().unwrap().cast_signed();
         kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
+    }
+}
+
+/// Reads up to a line with `text`.
+async fn line_with(log: &mut Lines<impl AsyncBufRead + Unpin>, text: &str) -> String {
+    loop {
+        let line = log.next_line().await.unwrap();
+        let line = line.unwrap_or_else(|| panic!("the log ended without {text:?}"));
+        if line.contains(text) {
+            return line;
+        }
     }
 }
 
@@ -131,37 +134,25 @@ async fn lost_lines_are_counted_and_told_when_the_log_takes_lines_again() {
     let mut command = process::command(&binary("server"), &stack.agent.endpoint(), &args);
     command.stderr(OpenOptions::new().write(true).open(&pipe).unwrap());
     let mut server = Process::spawn_unread(command);
-    let port = loop {
-        let line = log.next_line().await.unwrap().unwrap();
-        if line.contains(process::LISTENING) {
-            break process::port(&line);
-        }
-    };
+    let listening = timeout(PATIENCE, line_with(&mut log, process::LISTENING)).await;
+    let port = process::port(&listening.expect("listens in time"));
     let https = stack.https(port);
     let told = async {
-        loop {
+        // Lines are written every 10 ms, which is less time than enough requests take.
+        for requests in (8..).step_by(8) {
             drop(log);
-            assert_eq!(
-                https.send(get(&[])).await.status,
-                401,
-                "it is served without a log"
-            );
-            // Lines are written every 10 ms, so that this one is probably lost by now.
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            for _ in 0..requests {
+                let answer = https.send(get(&[])).await;
+                assert_eq!(answer.status, 401, "it is served without a log");
+            }
             log = reader();
             assert_eq!(https.send(get(&[])).await.status, 401);
-            let reading = async {
-                loop {
-                    let line = log.next_line().await.unwrap().unwrap();
-                    if line.contains("could not be written to standard error") {
-                        return line;
-                    }
-                }
-            };
+            let reading = line_with(&mut log, "could not be written to standard error");
             if let Ok(line) = timeout(Duration::from_secs(1), reading).await {
                 return line;
             }
         }
+        unreachable!("the requests never end");
     };
     let line = timeout(PATIENCE, told)
         .await

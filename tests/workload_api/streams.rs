@@ -261,7 +261,7 @@ async fn token_is_checked_with_the_bundle_of_its_own_trust_domain_w182() {
     let theirs = other.agent.federation();
     stack.agent.set_federated(vec![theirs]).unwrap();
     // The trust domain is known by then, but its callers are not allowed.
-    while kept.status(&own).await != 403 {}
+    until(async || kept.status(&own).await == 403).await;
     let forged = of_other("spiffe://example.org/client");
     assert_eq!(
         kept.status(&forged).await,
