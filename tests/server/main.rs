@@ -3,5 +3,7 @@
 
 /// Sends requests that are accepted, over every combination of HTTP versions.
 mod accepted;
+/// Runs server and proxy in the test's own process.
+mod in_process;
 /// Sends requests that the server refuses, by reason.
 mod refused;

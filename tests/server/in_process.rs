@@ -1,0 +1,64 @@
+use std::sync::Arc;
+
+use common::{
+    bearer::{Allow, Authenticator, Policy},
+    tls,
+};
+use forward::outbound::{ExclusiveLimit, Upstream};
+use proxy::Proxy;
+use serve::{Limits, Shared, shutdown};
+use server::Server;
+use tokio::net::TcpListener;
+
+use harness::{PATIENCE, SERVER_ID, Stack, https::get};
+
+/// One core of the server and one of the proxy run in the test's own process, without a binary.
+#[tokio::test]
+async fn one_core_of_server_and_proxy_serves_in_the_test_process_until_a_stop() {
+    let stack = Stack::new().await;
+    let identity = stack.identity().await;
+    let own = identity.x509.svid().unwrap().spiffe_id().clone();
+    let (trigger, shutdown) = shutdown::channel();
+
+    let allow = Allow::members_of(own.trust_domain().clone());
+    let policy = Policy::new(vec![SERVER_ID.to_owned()], allow);
+    let server = Server {
+        tls: tls::server(&identity.x509).unwrap(),
+        authenticator: Arc::new(Authenticator::new(identity.jwt.clone(), policy)),
+        quotas: Arc::default(),
+        shared: Shared::new(Limits::new(100)),
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serving = tokio::spawn(server::run(listener, server, shutdown.clone()));
+
+    let upstream = Upstream {
+        urls: vec![format!("https://127.0.0.1:{port}").parse().unwrap()],
+        id: own.clone(),
+        connect_timeout: PATIENCE,
+        response_timeout: PATIENCE,
+        queue_timeout: PATIENCE,
+        exclusive: ExclusiveLimit::new(10),
+    };
+    let proxy = Proxy {
+        tls: tls::server(&identity.x509).unwrap(),
+        upstream_tls: tls::client(&identity.x509, &own).unwrap(),
+        upstream,
+        paths: ["/".to_owned()].into(),
+        quotas: Arc::default(),
+        shared: Shared::new(Limits::new(100)),
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let https = stack.https(listener.local_addr().unwrap().port());
+    let proxying = tokio::spawn(proxy::run(listener, proxy, shutdown));
+
+    let token = format!("Bearer {}", stack.token(|_| ()));
+    let answer = https.send(get(&[("authorization", &token)])).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.body, "Success!!!");
+    assert_eq!(https.send(get(&[])).await.status, 401);
+
+    trigger.stop();
+    proxying.await.unwrap();
+    serving.await.unwrap();
+}
