@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use clap::Args;
-use forward::outbound::{ExclusiveLimit, Upstream};
+use forward::outbound::{ExclusiveLimit, MAX_KEPT, Upstream};
 use http::Uri;
 use process::{cli, runtime::OpenFiles};
 use spiffe::SpiffeId;
@@ -56,7 +56,7 @@ impl UpstreamArgs {
     /// Returns the open files of upstream connections on this number of cores.
     #[must_use]
     pub fn open_files(&self, cores: usize) -> OpenFiles {
-        let others = ExclusiveLimit::others(cores, self.upstreams.len());
+        let others = cores * self.upstreams.len() * MAX_KEPT;
         OpenFiles::of("--max-upstream-connections", self.max_upstream_connections)
             .with_others(others)
     }

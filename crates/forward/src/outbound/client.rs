@@ -12,10 +12,10 @@ use tokio::task::JoinSet;
 
 use super::{
     arriving::Arriving,
+    caller::Caller,
     checkout::Checkout,
     endpoints::Failed,
     error::Error,
-    in_flight::Caller,
     pool::Pool,
     prepared::{Prepared, RequestBody},
     response::ResponseBody,

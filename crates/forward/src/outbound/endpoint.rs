@@ -32,10 +32,14 @@ const BUSY: usize = 32;
 
 /// The most shared connections of one core to one endpoint. Beyond [`SPREAD`] they are opened where
 /// the endpoint takes few requests on one.
-pub(super) const MAX_SHARED: usize = 64;
+const MAX_SHARED: usize = 64;
 
 /// The most idle exclusive connections that are kept. More are closed as they become idle.
-pub(super) const MAX_IDLE: usize = 256;
+const MAX_IDLE: usize = 256;
+
+/// The most connections of one core to one endpoint beyond [`ExclusiveLimit`](super::ExclusiveLimit):
+/// shared ones, and exclusive ones without a request.
+pub const MAX_KEPT: usize = MAX_SHARED + MAX_IDLE;
 
 /// The outcome of opening a connection, for all that wait for it.
 pub(super) type Opening = Shared<BoxFuture<'static, Result<(), Error>>>;

@@ -13,10 +13,7 @@ use common::{
 use serve::shares::{Held, Own, Shares};
 use tokio::time::{Instant, timeout_at};
 
-use super::{
-    endpoint::{MAX_IDLE, MAX_SHARED},
-    in_flight::Caller,
-};
+use super::caller::Caller;
 
 /// The bound on requests that have an exclusive connection. Clones share its counts.
 #[derive(Clone, Debug)]
@@ -50,13 +47,6 @@ impl ExclusiveLimit {
             max,
             queue: Arc::new(FairQueue::new(MAX_QUEUED)),
         }
-    }
-
-    /// Returns the most connections that a process has beyond the bound: shared ones, and exclusive ones
-    /// without a request.
-    #[must_use]
-    pub fn others(cores: usize, endpoints: usize) -> usize {
-        cores * endpoints * (MAX_SHARED + MAX_IDLE)
     }
 
     /// Waits until a request of `caller` may have an exclusive connection.

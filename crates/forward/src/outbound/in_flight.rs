@@ -1,7 +1,6 @@
 //! Counts of requests in flight on connections and endpoints, and the callers they are counted for.
 
 use std::{
-    net::IpAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -13,21 +12,12 @@ use common::{fair::FairQueue, lock::lock};
 use serve::shares::{Eviction, Held, Shares};
 use tokio::time::Instant;
 
-use super::{exclusive_limit::ExclusivePermit, resets::Resets};
+use super::{caller::Caller, exclusive_limit::ExclusivePermit, resets::Resets};
 
 /// The most bytes of bodies that the unanswered requests of a shared connection have together. Every
 /// peer's window for a connection is 65,535 bytes or more (RFC 9113 §6.9.2). So a body that the
 /// upstream does not read does not hold back another caller's.
 const SHARED_BODY_BYTES: usize = 32 * 1024;
-
-/// The caller of a listener that a request comes from.
-#[derive(Clone, Debug)]
-pub(crate) struct Caller {
-    /// The source that its requests are counted for.
-    pub(crate) source: IpAddr,
-    /// Tells the request to make room for another source's.
-    pub(crate) eviction: Arc<Eviction>,
-}
 
 /// The number of requests in flight on a connection, or on all connections of an endpoint.
 #[derive(Debug, Default)]

@@ -6,8 +6,7 @@
 //! A request passes these files from the top down, and each uses only files below it:
 //!
 //! - `client`: sends a request, and once more where that is safe (`retry`)
-//! - `pool`, `checkout`: the connection of a request, from the queue for one to its return ·
-//!   `exclusive_limit`: the bound on connections of one request each
+//! - `pool`, `checkout`: the connection of a request, from the queue for one to its return
 //! - `race`: opens connections for a request, to one endpoint after the other
 //! - `connections`: all connections of one core, and the tasks that open and close them
 //! - `endpoints`, `endpoint`: which endpoint and which connection a request takes (`choice`, `health`,
@@ -15,6 +14,7 @@
 //! - `connector`: TCP, TLS and HTTP to an endpoint · `resolver`, `origin`: names to endpoints
 //! - `connection`: `shared` by requests (`sent`, `abandoned`) or `exclusive`; `http2`, `age`,
 //!   `in_flight`, `resets`
+//! - `exclusive_limit`: the bound on connections of one request each · `caller`: the caller of a request
 //! - `prepared`, `upload`: a request's body, before and while it is sent · `arriving`, `response`: a
 //!   response's body
 //! - [`Upstream`], [`Error`]: what callers of this module give and get
@@ -22,6 +22,7 @@
 mod abandoned;
 mod age;
 mod arriving;
+mod caller;
 mod checkout;
 mod choice;
 mod client;
@@ -50,8 +51,8 @@ mod shared;
 mod upload;
 mod upstream;
 
-pub(crate) use self::in_flight::Caller;
+pub(crate) use self::caller::Caller;
 pub use self::{
-    client::Client, error::Error, exclusive_limit::ExclusiveLimit, origin::At,
+    client::Client, endpoint::MAX_KEPT, error::Error, exclusive_limit::ExclusiveLimit, origin::At,
     prepared::RequestBody, response::ResponseBody, upstream::Upstream,
 };

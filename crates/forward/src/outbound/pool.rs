@@ -36,13 +36,13 @@ use serve::shares::{Own, Shares};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
+    caller::Caller,
     checkout::Checkout,
     connection::Connection,
     connections::{Connections, upkeep},
     endpoints::Failed,
     error::Error,
     exclusive_limit::{ExclusiveLimit, ExclusivePermit},
-    in_flight::Caller,
     prepared::{Need, RequestBody},
     race::Race,
     upstream::Upstream,
