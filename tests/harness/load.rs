@@ -54,7 +54,7 @@ impl Callers {
         }
     }
 
-    /// Waits until [`ENOUGH`] more answers came.
+    /// Waits until `ENOUGH` more answers came.
     pub async fn goes_on(&self) {
         let enough = self.answers.load(SeqCst) + ENOUGH;
         until(async || self.answers.load(SeqCst) >= enough).await;

@@ -16,7 +16,7 @@ pub enum Verdict {
     Accepted,
     /// Both refuse it.
     Refused,
-    /// They differ, for one of the reasons in [`difference`].
+    /// They differ, for one of the reasons in `difference`.
     Different(&'static str),
     /// It is not a bearer token, so nobody verified it.
     NotAToken,
@@ -28,7 +28,7 @@ const MAX_ID: usize = 2048;
 /// Compares the verdicts on `token` with `bundles`, for the audience [`SERVER_ID`].
 ///
 /// # Panics
-/// Panics when they differ for a reason that is not listed in [`difference`].
+/// Panics when they differ for a reason that is not listed in `difference`.
 pub fn compare(token: &str, bundles: &JwtBundleSet) -> Verdict {
     let anybody = bundles.iter().map(|(trust_domain, _)| {
         let pattern: Pattern = format!("spiffe://{trust_domain}/*")

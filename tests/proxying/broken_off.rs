@@ -17,7 +17,7 @@ use tokio::{sync::mpsc, time::timeout};
 /// Longer than a body that shares a connection.
 const LONG: usize = 20 * 1024;
 
-/// What came over a connection of the upstream, by its number.
+/// The requests that came over a connection of the upstream, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Came {
     Upload(usize),

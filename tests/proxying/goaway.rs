@@ -21,7 +21,7 @@ const COUNT: usize = 20;
 /// The upstream has looked at so many of them.
 const LOOKED_AT: usize = 7;
 
-/// What the upstream does when all POSTs have come over its first connection.
+/// The reaction of the upstream when all POSTs have come over its first connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leaving {
     /// Says which it has looked at, answers these and closes.

@@ -25,9 +25,7 @@ pub enum Address {
 
 /// The error of a text that is not a Workload API address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{rule}; expected for example unix:///tmp/agent.sock (from --workload-api or SPIFFE_ENDPOINT_SOCKET)"
-)]
+#[error("{rule}; expected for example unix:///tmp/agent.sock")]
 pub struct AddressError {
     rule: &'static str,
 }

@@ -43,7 +43,7 @@ pub(super) enum Need {
     Shared {
         /// The length of its body, or zero.
         bytes: usize,
-        /// Whether it may be sent again if the connection closes as it is sent.
+        /// Set if the request may be sent again when the connection closes as it is sent.
         is_repeatable: bool,
     },
     /// A connection for this request alone, whose body can't be sent again.

@@ -1,4 +1,5 @@
-//! Decides which requests are sent again. Pure: no request that may have an effect is sent twice.
+//! Decides which requests are sent again. A request that the upstream may have acted on is sent again
+//! only if it is safe and has no body.
 
 use http::Method;
 use hyper::client::conn::TrySendError;

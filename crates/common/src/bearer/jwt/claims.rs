@@ -35,7 +35,7 @@ pub(super) enum IssuedAt {
     Absent,
     /// In seconds since 1970.
     At(f64),
-    /// Not a number, or there twice.
+    /// A value that is not a number, or a claim that is there twice.
     Invalid,
 }
 
