@@ -62,7 +62,7 @@ pub enum TokenFault {
     /// The `typ` is neither JWT nor JOSE (JWT-SVID §2.3).
     #[error("token header type not equal to either JWT or JOSE")]
     Type,
-    /// JWT-SVID §2.1 does not list the `alg`, or the `spiffe` crate cannot verify it.
+    /// JWT-SVID §2.1 does not list the `alg`.
     #[error("token signature algorithm is not supported")]
     Algorithm,
     /// The token has no `kid`, so that no key can be chosen.
