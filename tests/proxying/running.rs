@@ -58,6 +58,7 @@ async fn callers_that_do_not_read_delay_no_other_p171() {
     // A caller opens two streams on one connection, and reads one of them.
     let http2 = https.connect(b"h2").await;
     let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(64 * 1024)
         .initial_connection_window_size(1024 * 1024)
         .handshake(TokioIo::new(http2))
         .await
