@@ -88,7 +88,7 @@ where
         let token = Token::read(token)?;
         let id = subject(&token.claims)?;
         check_audience(&token.claims, &policy.audiences)?;
-        check_times(&token.claims, policy, seconds(now))?;
+        check_times(&token.claims, policy, seconds(now)?)?;
         let (bundle, authorities) = self.authorities(id.trust_domain())?;
         check_signature(&token, &authorities, id.trust_domain())?;
         Ok(Svid {
@@ -208,8 +208,34 @@ fn check_signature(
     is_verified.then_some(()).ok_or(TokenFault::Signature)
 }
 
-/// Returns the time in seconds since 1970. A clock that is set before that shows 1970.
-fn seconds(time: SystemTime) -> f64 {
+/// Returns the time in seconds since 1970. Every token would be valid by a clock that is set before
+/// that, so such a clock verifies none.
+fn seconds(time: SystemTime) -> Result<f64, Refusal> {
     let since = time.duration_since(UNIX_EPOCH);
-    since.unwrap_or_default().as_secs_f64()
+    let error = |_| Refusal::NoTrust("the clock is set to a time before 1970".into());
+    since.map(|since| since.as_secs_f64()).map_err(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    use spiffe::JwtBundleSet;
+
+    use super::{super::allow::Allow, *};
+
+    #[test]
+    fn clock_before_1970_is_a_fault_of_the_server_j203() {
+        let claims = r#"{"sub":"spiffe://example.org/client","aud":"x","exp":1}"#;
+        let parts = [r#"{"alg":"ES256"}"#, claims, ""].map(|part| URL_SAFE_NO_PAD.encode(part));
+        let validator = Validator::new(JwtBundleSet::default());
+        let nobody = Allow::from_iter([]);
+        let policy = Policy::new(vec!["x".to_owned()], nobody);
+        for (now, status) in [
+            (UNIX_EPOCH - Duration::from_nanos(1), 503),
+            (UNIX_EPOCH, 401),
+        ] {
+            let refusal = validator.verify(&parts.join("."), &policy, now);
+            assert_eq!(refusal.unwrap_err().status(), status);
+        }
+    }
 }
