@@ -11,7 +11,7 @@ pub mod config;
 use std::{process::ExitCode, sync::Arc};
 
 use common::{
-    bearer::{self, Authenticator, Caller, JwtSvidLayer, Refusal},
+    bearer::{Authenticator, Caller, JwtSvidLayer, Refusal},
     sanitize::Sanitized,
     throttle::LogQuotas,
     tls,
@@ -56,10 +56,11 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         return Ok(ExitCode::SUCCESS);
     };
     let own = identity.x509.svid()?.spiffe_id().clone();
-    tokio::spawn(bearer::warn_of_unusable_keys(identity.jwt.clone()));
+    let authenticator = Arc::new(config.authenticator(identity.jwt, &own));
+    tokio::spawn(Arc::clone(&authenticator).watch_keys());
     let server = Server {
         tls: tls::server(&identity.x509)?,
-        authenticator: Arc::new(config.authenticator(identity.jwt, &own)),
+        authenticator,
         quotas: Arc::default(),
         shared: Shared::new(config.serve.limits()),
     };

@@ -51,6 +51,12 @@ impl<'a> BearerToken<'a> {
     }
 }
 
+impl<B> Authenticator<B> {
+    pub(super) fn validator(&self) -> &Validator<B> {
+        &self.validator
+    }
+}
+
 impl<B: BundleSource<Item = JwtBundle>> Authenticator<B>
 where
     B::Error: std::error::Error + Send + Sync + 'static,

@@ -1,43 +1,54 @@
 //! Warnings of JWT authorities that cannot verify any token.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-use spiffe::{JwtBundleSet, JwtSource};
+use spiffe::{BundleSource, JwtBundle, JwtBundleSet, JwtSource};
 use tracing::warn;
 
-use super::jwt::Authorities;
+use super::{authenticator::Authenticator, jwt::Validator};
 use crate::sanitize::Sanitized;
 
-/// Warns once of each key that cannot be used, now and after every change of the bundles, until
-/// `source` is closed. Such a key affects itself only: the other keys of its bundle verify tokens.
-pub async fn warn_of_unusable_keys(source: JwtSource) {
-    let mut updates = source.updated();
-    let mut known = BTreeSet::new();
-    loop {
-        if let Ok(bundles) = source.bundle_set() {
-            for [trust_domain, key_id, fault] in unusable_keys(&bundles) {
-                let is_new = known.insert([trust_domain.clone(), key_id.clone(), fault.clone()]);
-                if is_new {
-                    warn!(
-                        %trust_domain,
-                        key_id = %Sanitized(key_id),
-                        "the JWT bundle has a key that cannot be used: {fault}; tokens by it are refused"
-                    );
+impl Authenticator<JwtSource> {
+    /// Reads the keys of all bundles before a token needs them, now and after every change, until the
+    /// source is closed. Warns once of each key that cannot be used. Such a key affects itself only: the
+    /// other keys of its bundle verify tokens.
+    pub async fn watch_keys(self: Arc<Self>) {
+        let source = self.validator().bundles();
+        let mut updates = source.updated();
+        let mut known = BTreeSet::new();
+        loop {
+            if let Ok(bundles) = source.bundle_set() {
+                for unusable in unusable_keys(self.validator(), &bundles) {
+                    if known.insert(unusable.clone()) {
+                        let [trust_domain, key_id, fault] = unusable;
+                        warn!(
+                            %trust_domain,
+                            key_id = %Sanitized(key_id),
+                            "the JWT bundle has a key that cannot be used: {fault}; tokens by it are refused"
+                        );
+                    }
                 }
             }
-        }
-        if updates.changed().await.is_err() {
-            return;
+            if updates.changed().await.is_err() {
+                return;
+            }
         }
     }
 }
 
 /// Returns the trust domain, the `kid` and the fault of each key that cannot be used. Keys of other
 /// kinds of SVIDs are not faults.
-fn unusable_keys(bundles: &JwtBundleSet) -> Vec<[String; 3]> {
+fn unusable_keys<B>(validator: &Validator<B>, bundles: &JwtBundleSet) -> Vec<[String; 3]>
+where
+    B: BundleSource<Item = JwtBundle>,
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
     let mut found = Vec::new();
-    for (trust_domain, bundle) in bundles.iter() {
-        let authorities = Authorities::of(bundle);
+    for (trust_domain, _) in bundles.iter() {
+        // The bundle may have gone meanwhile.
+        let Ok((_, authorities)) = validator.authorities(trust_domain) else {
+            continue;
+        };
         for (key_id, fault) in authorities.faults() {
             found.push([
                 trust_domain.to_string(),
@@ -51,7 +62,7 @@ fn unusable_keys(bundles: &JwtBundleSet) -> Vec<[String; 3]> {
 
 #[cfg(test)]
 mod tests {
-    use spiffe::{JwtBundle, TrustDomain};
+    use spiffe::TrustDomain;
 
     use super::*;
 
@@ -66,7 +77,8 @@ mod tests {
         ]}"#;
         let trust_domain = TrustDomain::new("example.org").unwrap();
         let bundle = JwtBundle::from_jwt_authorities(trust_domain, jwks).unwrap();
-        let found = unusable_keys(&JwtBundleSet::from_iter([bundle]));
+        let bundles = JwtBundleSet::from_iter([bundle]);
+        let found = unusable_keys(&Validator::new(bundles.clone()), &bundles);
         let found: Vec<_> = found
             .iter()
             .map(|[_, id, fault]| (id.as_str(), fault.as_str()))

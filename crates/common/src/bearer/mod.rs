@@ -25,7 +25,6 @@ mod refusal;
 pub use self::{
     allow::{Allow, Pattern, PatternError},
     authenticator::{Authenticator, Caller},
-    keys::warn_of_unusable_keys,
     layer::{EmptyAnswer, JwtSvidLayer, JwtSvidService, RefusalAnswer},
     policy::Policy,
     queue::{MAX_WAITING, VerificationQueue},

@@ -3,7 +3,7 @@
 //! Every bad token gets the same answer, so that the answer says nothing about keys or clocks. The log
 //! has the reason, in go-spiffe's words where go-spiffe makes the same distinction.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use http::{
     HeaderValue, Response, StatusCode,
@@ -163,6 +163,11 @@ impl Refusal {
 }
 
 impl TokenFault {
+    /// Returns the fault of a token that is not a well-formed JWT-SVID.
+    pub(super) fn parse(reason: impl fmt::Display) -> Self {
+        Self::Parse(Sanitized(reason.to_string()))
+    }
+
     /// Returns the fault of a token for `found` where one of `expected` is accepted.
     pub(super) fn audience(found: &[String], expected: &[String]) -> Self {
         let shown = found.iter().take(MAX_AUDIENCES).cloned();

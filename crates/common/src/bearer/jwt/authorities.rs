@@ -22,7 +22,7 @@ pub(super) const MAX_TRIED: usize = 8;
 
 impl Authorities {
     /// Reads the keys of a bundle. A key that can't be used affects itself only.
-    pub(in crate::bearer) fn of(bundle: &JwtBundle) -> Self {
+    pub(super) fn of(bundle: &JwtBundle) -> Self {
         let read = |json: &[u8]| {
             let jwk: Value = serde_json::from_slice(json).map_err(|_| KeyFault::Type)?;
             Key::read(&jwk)
@@ -34,9 +34,14 @@ impl Authorities {
         }
     }
 
-    /// Returns the key of this ID, or the reason why it can't be used; `None` if there is none.
-    pub(super) fn get(&self, key_id: &str) -> Option<&Result<Key, KeyFault>> {
-        self.by_id.get(key_id)
+    /// Returns the key of this ID, or the reason why it can't verify `algorithm`; `None` if there is
+    /// none.
+    pub(super) fn get(&self, key_id: &str, algorithm: Algorithm) -> Option<Result<&Key, KeyFault>> {
+        let key = self.by_id.get(key_id)?.as_ref();
+        Some(match key {
+            Ok(key) if !key.is_for(algorithm) => Err(KeyFault::Algorithm),
+            key => key.map_err(|fault| *fault),
+        })
     }
 
     /// Returns the first [`MAX_TRIED`] keys that may verify `algorithm`.

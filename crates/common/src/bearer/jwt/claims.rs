@@ -4,7 +4,7 @@ use std::{fmt, mem};
 
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::{bearer::TokenFault, sanitize::Sanitized};
+use crate::bearer::TokenFault;
 
 /// The most audiences of one token.
 const MAX_AUDIENCES: usize = 32;
@@ -41,8 +41,7 @@ pub(super) enum IssuedAt {
 
 impl Claims {
     pub(super) fn read(json: &[u8]) -> Result<Self, TokenFault> {
-        serde_json::from_slice(json)
-            .map_err(|error| TokenFault::Parse(Sanitized(error.to_string())))
+        serde_json::from_slice(json).map_err(TokenFault::parse)
     }
 }
 

@@ -16,7 +16,7 @@ const MIN_RSA_BITS: usize = 2048;
 pub(super) struct Key {
     /// The encoded key, as `aws-lc-rs` parses it: an uncompressed point, or RSAPublicKey in DER.
     encoded: Vec<u8>,
-    /// Each algorithm's parsed key. It is made when it is first used, because one RSA key has six.
+    /// The parsed key for each algorithm. It is made at its first use, because one RSA key has six.
     parsed: Vec<(Algorithm, OnceLock<Option<ParsedPublicKey>>)>,
 }
 
@@ -29,12 +29,18 @@ pub(in crate::bearer) enum KeyFault {
     /// A member that is missing, or that has another type or value than it may have.
     #[error("its {0} is invalid")]
     Member(&'static str),
+    /// Members that are well-formed and not those of a public key, such as a point off the curve.
+    #[error("it is not a public key")]
+    NotAKey,
     /// A purpose other than to verify signatures of JWT-SVIDs (RFC 7517 §4.2, §4.3).
     #[error("it is not for JWT-SVID signatures")]
     Purpose,
     /// A key of another kind of SVID, such as `x509-svid` (SPIFFE Trust Domain and Bundle §4.2.2).
     #[error("it is for another kind of SVID")]
     OtherSvid,
+    /// A key for other algorithms than the token's.
+    #[error("the algorithm of the token is not its own")]
+    Algorithm,
     /// An RSA key that is too short (RFC 7518 §3.3).
     #[error("its modulus has {0} bits and not at least 2048")]
     Weak(usize),
@@ -56,14 +62,16 @@ impl Key {
             let declared = Algorithm::named(string(jwk, "alg")?);
             algorithms.retain(|one| Some(*one) == declared);
         }
-        if algorithms.is_empty() {
-            return Err(KeyFault::Member("alg"));
-        }
+        let first = *algorithms.first().ok_or(KeyFault::Member("alg"))?;
         let parsed = algorithms.into_iter().map(|one| (one, OnceLock::new()));
-        Ok(Self {
+        let key = Self {
             encoded,
             parsed: parsed.collect(),
-        })
+        };
+        match key.parsed(first) {
+            Some(_) => Ok(key),
+            None => Err(KeyFault::NotAKey),
+        }
     }
 
     /// Returns whether the key may verify signatures of `algorithm`.
@@ -73,13 +81,15 @@ impl Key {
 
     /// Returns whether `signature` is this key's signature of `message` by `algorithm`.
     pub(super) fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
-        let parsed = self.parsed.iter().find(|(one, _)| *one == algorithm);
-        let Some((_, parsed)) = parsed else {
-            return false;
-        };
-        let parse = || ParsedPublicKey::new(algorithm.verification(), &self.encoded).ok();
-        let key = parsed.get_or_init(parse).as_ref();
+        let key = self.parsed(algorithm);
         key.is_some_and(|key| key.verify_sig(message, signature).is_ok())
+    }
+
+    /// Returns the parsed key for `algorithm`, unless the key is for others.
+    fn parsed(&self, algorithm: Algorithm) -> Option<&ParsedPublicKey> {
+        let (_, parsed) = self.parsed.iter().find(|(one, _)| *one == algorithm)?;
+        let parse = || ParsedPublicKey::new(algorithm.verification(), &self.encoded).ok();
+        parsed.get_or_init(parse).as_ref()
     }
 }
 
@@ -132,7 +142,6 @@ fn elliptic(jwk: &Value) -> Result<(Vec<u8>, Vec<Algorithm>), KeyFault> {
         }
         point.extend(coordinate);
     }
-    ParsedPublicKey::new(algorithm.verification(), &point).map_err(|_| KeyFault::Member("x"))?;
     Ok((point, vec![algorithm]))
 }
 
@@ -144,10 +153,7 @@ fn rsa(jwk: &Value) -> Result<Vec<u8>, KeyFault> {
         return Err(KeyFault::Weak(bits));
     }
     let members = [der(INTEGER, &modulus), der(INTEGER, &exponent)].concat();
-    let encoded = der(SEQUENCE, &members);
-    let algorithm = Algorithm::Rs256.verification();
-    ParsedPublicKey::new(algorithm, &encoded).map_err(|_| KeyFault::Member("n"))?;
-    Ok(encoded)
+    Ok(der(SEQUENCE, &members))
 }
 
 /// Reads an unsigned integer in as few octets as it needs (RFC 7518 §2), at least one.

@@ -15,14 +15,14 @@ mod token;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use spiffe::{BundleSource, JwtBundle, SpiffeId, TrustDomain};
 
-pub(super) use self::authorities::Authorities;
 use self::{
+    authorities::Authorities,
     claims::{Claims, IssuedAt},
     token::Token,
 };
@@ -30,7 +30,7 @@ use super::{
     policy::Policy,
     refusal::{Refusal, TokenFault},
 };
-use crate::sanitize::Sanitized;
+use crate::{lock::lock, sanitize::Sanitized};
 
 /// The longest SPIFFE ID that is accepted, in bytes; SPIFFE-ID §2.3 demands support up to it.
 const MAX_ID: usize = 2048;
@@ -52,7 +52,7 @@ pub(super) struct Svid {
 #[derive(Debug)]
 pub(super) struct Validator<B> {
     bundles: B,
-    read: RwLock<HashMap<TrustDomain, ReadBundle>>,
+    read: Mutex<HashMap<TrustDomain, ReadBundle>>,
 }
 
 /// A bundle, and its keys.
@@ -60,7 +60,7 @@ type ReadBundle = (Arc<JwtBundle>, Arc<Authorities>);
 
 impl<B> Validator<B> {
     pub(super) fn new(bundles: B) -> Self {
-        let read = RwLock::default();
+        let read = Mutex::default();
         Self { bundles, read }
     }
 
@@ -100,26 +100,23 @@ where
     }
 
     /// Returns the bundle of a trust domain and its keys.
-    fn authorities(&self, trust_domain: &TrustDomain) -> Result<ReadBundle, Refusal> {
+    ///
+    /// # Errors
+    /// Fails when there is no such bundle, or no bundle at all.
+    pub(super) fn authorities(&self, trust_domain: &TrustDomain) -> Result<ReadBundle, Refusal> {
         let bundle = self.bundles.bundle_for_trust_domain(trust_domain);
         let bundle = bundle.map_err(|error| Refusal::NoTrust(Box::new(error)))?;
         let bundle =
             bundle.ok_or_else(|| TokenFault::NoBundle(Sanitized(trust_domain.to_string())))?;
-        let known = self.read.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, authorities)) = known.get(trust_domain)
-            && Arc::ptr_eq(of, &bundle)
-        {
-            return Ok((bundle, Arc::clone(authorities)));
+        let known = lock(&self.read).get(trust_domain).cloned();
+        if let Some(read) = known.filter(|(of, _)| Arc::ptr_eq(of, &bundle)) {
+            return Ok(read);
         }
-        drop(known);
-        let authorities = Arc::new(Authorities::of(&bundle));
-        let mut known = self.read.write().unwrap_or_else(PoisonError::into_inner);
+        let read = (Arc::clone(&bundle), Arc::new(Authorities::of(&bundle)));
+        let mut known = lock(&self.read);
         known.retain(|domain, (of, _)| self.is_current(domain, of));
-        known.insert(
-            trust_domain.clone(),
-            (Arc::clone(&bundle), Arc::clone(&authorities)),
-        );
-        Ok((bundle, authorities))
+        known.insert(trust_domain.clone(), read.clone());
+        Ok(read)
     }
 
     fn is_current(&self, trust_domain: &TrustDomain, bundle: &Arc<JwtBundle>) -> bool {
@@ -166,8 +163,7 @@ fn check_lifetime(claims: &Claims, max: Duration, now: f64) -> Result<(), TokenF
         IssuedAt::Absent => now,
         IssuedAt::At(time) => time.min(now),
         IssuedAt::Invalid => {
-            let reason = "iat is not one number".to_owned();
-            return Err(TokenFault::Parse(Sanitized(reason)));
+            return Err(TokenFault::parse("iat is not one number"));
         }
     };
     match claims.expiry as f64 - from > max.as_secs_f64() {
@@ -186,20 +182,13 @@ fn check_signature(
     let algorithm = token.header.algorithm;
     let is_verified = match token.header.key_id.as_deref() {
         Some(key_id) => {
-            let authority = authorities
-                .get(key_id)
-                .ok_or_else(|| TokenFault::NoAuthority {
-                    key_id: Sanitized(key_id.to_owned()),
-                    trust_domain: Sanitized(trust_domain.to_string()),
-                })?;
-            let key = authority
-                .as_ref()
-                .map_err(|fault| TokenFault::Authority(Sanitized(fault.to_string())))?;
-            if !key.is_for(algorithm) {
-                let reason = "the algorithm of the token is not its own".to_owned();
-                return Err(TokenFault::Authority(Sanitized(reason)));
-            }
-            key.verifies(algorithm, token.message, &token.signature)
+            let missing = || TokenFault::NoAuthority {
+                key_id: Sanitized(key_id.to_owned()),
+                trust_domain: Sanitized(trust_domain.to_string()),
+            };
+            let key = authorities.get(key_id, algorithm).ok_or_else(missing)?;
+            key.map_err(|fault| TokenFault::Authority(Sanitized(fault.to_string())))?
+                .verifies(algorithm, token.message, &token.signature)
         }
         None => authorities
             .of_algorithm(algorithm)

@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
 use super::{algorithm::Algorithm, claims::Claims};
-use crate::{bearer::TokenFault, sanitize::Sanitized};
+use crate::bearer::TokenFault;
 
 /// A token's parts.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl<'a> Token<'a> {
             segments.next(),
             segments.next(),
         ) else {
-            return Err(malformed("it does not have three segments"));
+            return Err(TokenFault::parse("it does not have three segments"));
         };
         let message = &text.as_bytes()[..header.len() + 1 + claims.len()];
         let header = Header::read(&decoded(header)?)?;
@@ -56,11 +56,7 @@ impl<'a> Token<'a> {
 /// Decodes base64url without padding, without bits that no octet needs (RFC 7515 §2, RFC 4648 §3.5).
 fn decoded(segment: &str) -> Result<Vec<u8>, TokenFault> {
     let octets = URL_SAFE_NO_PAD.decode(segment);
-    octets.map_err(|_| malformed("a segment is not base64url"))
-}
-
-fn malformed(reason: &str) -> TokenFault {
-    TokenFault::Parse(Sanitized(reason.to_owned()))
+    octets.map_err(|_| TokenFault::parse("a segment is not base64url"))
 }
 
 /// The header as it is written.
@@ -74,7 +70,7 @@ struct Members {
 impl Header {
     fn read(json: &[u8]) -> Result<Self, TokenFault> {
         let members: Members = serde_json::from_slice(json)
-            .map_err(|error| malformed(&format!("invalid JOSE header: {error}")))?;
+            .map_err(|error| TokenFault::parse(format_args!("invalid JOSE header: {error}")))?;
         if members.typ.is_some_and(|typ| typ != "JWT" && typ != "JOSE") {
             return Err(TokenFault::Type);
         }
@@ -83,7 +79,7 @@ impl Header {
         }
         let name = members
             .algorithm
-            .ok_or_else(|| malformed("invalid JOSE header: no alg"))?;
+            .ok_or_else(|| TokenFault::parse("invalid JOSE header: no alg"))?;
         Ok(Self {
             algorithm: Algorithm::named(&name).ok_or(TokenFault::Algorithm)?,
             key_id: members.key_id,
