@@ -4,12 +4,13 @@
 //! many connections. Over the bound the source with the most loses its oldest request to a source with
 //! fewer ([`serve::shares`]). Other requests wait, and their sources are served in turn.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use common::{
     fair::{FairQueue, TooMany},
     throttle::Episode,
 };
+use futures_util::FutureExt;
 use serve::shares::{Held, Own, Shares};
 use tokio::time::{Instant, timeout_at};
 
@@ -66,8 +67,15 @@ impl ExclusiveLimit {
                     queue: Arc::clone(&self.queue),
                 });
             }
-            let turn = self.queue.wait(caller.source, &|| ());
-            match timeout_at(deadline, turn).await {
+            let mut turn = pin!(self.queue.wait(caller.source, &|| ()));
+            // The first poll enters the queue. A permit that another core returned before that has called
+            // nobody, so its room is taken without a call.
+            let called = match turn.as_mut().now_or_never() {
+                Some(called) => Ok(called),
+                None if self.shares.count() < self.max => continue,
+                None => timeout_at(deadline, turn).await,
+            };
+            match called {
                 Ok(Ok(())) => {}
                 Ok(Err(TooMany(max))) => return Err(format!("and {max} requests wait for one")),
                 Err(_) => return Err(format!("of which {} are for one request each", self.max)),
