@@ -18,7 +18,7 @@ impl<B: http_body::Body> Checked<B> {
     /// Checks method, target, `Host`, framing and fields that must not be doubled.
     ///
     /// # Errors
-    /// When the request is answered here instead.
+    /// Fails when the request is answered here instead.
     pub fn new(request: Request<B>) -> Result<Self, Box<Rejected<B>>> {
         match check_request(&request) {
             Ok(()) => Ok(Self(request)),

@@ -19,10 +19,10 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    /// Forwards to `upstream`, whose identity `tls` verifies ([`common::tls::client`]).
+    /// Returns a forwarder to `upstream`, whose identity `tls` verifies ([`common::tls::client`]).
     ///
     /// # Panics
-    /// Outside a tokio runtime, or if the upstream has no URL.
+    /// Panics outside a tokio runtime, or if the upstream has no URL.
     #[must_use]
     pub fn new(upstream: Upstream, tls: ClientTls) -> Self {
         Self {
@@ -34,7 +34,7 @@ impl Forwarder {
     /// both ways, without trailers.
     ///
     /// # Errors
-    /// When there is no answer of the upstream's to return.
+    /// Fails when the upstream gives no valid answer.
     pub async fn forward(&self, request: Checked, peer: &Peer) -> Result<Response<Body>, Error> {
         let caller = Caller {
             source: peer.source(),

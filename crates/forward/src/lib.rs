@@ -8,8 +8,8 @@
 //! - `headers`: the fields that cross, and the hop-by-hop fields that are removed · `via`: the hops of a
 //!   message, and requests that go in a circle
 //! - [`outbound`]: the client, and its pool of upstream connections
-//! - [`Rejection`]: the reason why a request is not forwarded · [`Error`]: the reason why there is no
-//!   answer of the upstream's
+//! - [`Rejection`]: the reason why a request is not forwarded · [`Error`]: the reason why the
+//!   upstream gave no valid answer
 
 mod body;
 mod check;

@@ -36,7 +36,7 @@ impl UpstreamArgs {
     /// Returns the upstream that the flags describe.
     ///
     /// # Errors
-    /// When a URL is given twice.
+    /// Fails when a URL is given twice.
     pub fn upstream(&self) -> Result<Upstream, String> {
         if let Some(url) = repeated(&self.upstreams) {
             return Err(format!(

@@ -16,7 +16,7 @@ const FRESH: Duration = Duration::from_secs(1);
 /// practice, so that the upstream's own does not expire long before it is verified again.
 const LIFE: Duration = Duration::from_secs(5 * 60);
 
-/// When a connection was opened, and when a request used it last.
+/// The time when a connection was opened, and the time when a request used it last.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Age {
     opened: Instant,

@@ -47,7 +47,7 @@ mod tests {
             (&[1, 0], &[0, 0], Some(1)),
             (&[1, 0], &[1, 0], Some(1)),
             (&[0, 1], &[1, 0], Some(0)),
-            // Of equal candidates the first drawn is chosen, so that chance spreads the requests.
+            // The first one drawn of two equals is chosen, so that chance spreads the requests.
             (&[2, 2], &[0, 0], Some(0)),
             (&[2, 2], &[1, 0], Some(1)),
             // The least of all is not among the two.

@@ -55,10 +55,10 @@ struct Again<B> {
 }
 
 impl<B: RequestBody> Client<B> {
-    /// Sends to `upstream`, whose identity `tls` verifies ([`common::tls::client`]).
+    /// Returns a client of `upstream`, whose identity `tls` verifies ([`common::tls::client`]).
     ///
     /// # Panics
-    /// Outside a tokio runtime, or if the upstream has no URL.
+    /// Panics outside a tokio runtime, or if the upstream has no URL.
     #[must_use]
     pub fn new(upstream: Upstream, tls: tls::ClientTls) -> Self {
         assert!(!upstream.urls.is_empty(), "an upstream has a URL");
@@ -82,7 +82,7 @@ impl<B: RequestBody> Client<B> {
     /// body still streaming.
     ///
     /// # Errors
-    /// When there is no answer.
+    /// Fails when there is no answer.
     pub async fn request(&self, request: Request<B>) -> Result<Response<ResponseBody>, Error> {
         let caller = Caller {
             source: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -99,7 +99,7 @@ impl<B: RequestBody> Client<B> {
     /// another one.
     ///
     /// # Errors
-    /// When there is no answer.
+    /// Fails when there is no answer.
     pub(crate) async fn request_for(
         &self,
         request: Request<B>,

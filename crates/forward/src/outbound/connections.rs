@@ -66,7 +66,7 @@ impl<B: RequestBody> Connections<B> {
     /// Waits until the upstream's names are looked up.
     ///
     /// # Errors
-    /// When none of them has an endpoint.
+    /// Fails when none of them has an endpoint.
     pub(super) async fn resolved(self: &Arc<Self>) -> Result<(), Error> {
         self.resolver.ready(self.update()).await
     }

@@ -248,7 +248,7 @@ impl<B: RequestBody> Endpoints<B> {
     /// where no request has to fail by it.
     fn eject(&mut self, id: u64, reason: &Error) {
         let (now, several) = (Instant::now(), self.all.len() > 1);
-        // Without an identity of our own nothing was learned about the endpoint.
+        // The endpoint did not fail: there was no identity of our own to verify it with.
         if matches!(reason, Error::NoTrust(_)) {
             return;
         }

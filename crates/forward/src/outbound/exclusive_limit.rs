@@ -53,7 +53,7 @@ impl ExclusiveLimit {
     /// Waits until a request of `caller` may have an exclusive connection.
     ///
     /// # Errors
-    /// When it may not before `deadline`, with the reason.
+    /// Fails when it may not before `deadline`, with the reason.
     pub(super) async fn permit(
         &self,
         caller: &Caller,

@@ -126,7 +126,7 @@ pub(super) fn is_open(sender: &mut Sender) -> bool {
 /// Sends a request whose body is in hand.
 ///
 /// # Errors
-/// When the connection takes no more requests; nothing was sent then.
+/// Fails when the connection takes no more requests. Nothing was sent then.
 pub(super) fn send_whole<B>(
     mut sender: Sender,
     request: Request<UploadBody<B>>,

@@ -100,6 +100,11 @@ impl InFlight {
         self.is_spent.load(Relaxed)
     }
 
+    /// Returns these counts and, if they are a connection's, those of its endpoint.
+    fn with_endpoint(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(self.endpoint.as_deref())
+    }
+
     fn endpoint(&self) -> &Self {
         self.endpoint.as_deref().unwrap_or(self)
     }
@@ -108,10 +113,7 @@ impl InFlight {
 impl CountedRequest {
     /// Counts a request with a body of `body_bytes`.
     pub(super) fn on(counts: &Arc<InFlight>, body_bytes: usize) -> Self {
-        for counts in [Some(counts), counts.endpoint.as_ref()]
-            .into_iter()
-            .flatten()
-        {
+        for counts in counts.with_endpoint() {
             counts.requests.fetch_add(1, Relaxed);
         }
         counts.body_bytes.fetch_add(body_bytes, Relaxed);
@@ -198,10 +200,7 @@ impl Drop for AbandonedRequest {
 impl Drop for Counted {
     fn drop(&mut self) {
         let counts = &self.counts;
-        for counts in [Some(counts), counts.endpoint.as_ref()]
-            .into_iter()
-            .flatten()
-        {
+        for counts in counts.with_endpoint() {
             counts.requests.fetch_sub(1, Relaxed);
         }
         counts.body_bytes.fetch_sub(self.body_bytes, Relaxed);

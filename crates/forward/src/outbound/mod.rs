@@ -3,7 +3,7 @@
 //! Connections are pooled, speak HTTP/2 or 1.1 as the upstream offers, and have deadlines. One
 //! [`Client`] belongs to one core, and so do its connections.
 //!
-//! A request passes these files from the top down, and each uses only files below it:
+//! A request passes these files from the top down. No files import each other in a circle:
 //!
 //! - `client`: sends a request, and once more where that is safe (`retry`)
 //! - `pool`, `checkout`: the connection of a request, from the queue for one to its return

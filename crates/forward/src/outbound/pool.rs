@@ -17,7 +17,7 @@
 //! wait by source when the peer's stream limit is reached.
 //!
 //! The pool alone was not measured against the library's. The floor of `scripts/bench.sh` uses the
-//! library's pool (`tests/bench/floor.rs`), and verifies and limits nothing. On 2026-11-26, server and
+//! library's pool (`tests/bench/src/floor.rs`), and verifies and limits nothing. On 2026-11-26, server and
 //! proxy took 22.0 µs of CPU time per request against its 22.1 with 32 HTTP/1.1 connections, and 18.6
 //! against 25.8 with HTTP/2, both without PGO.
 

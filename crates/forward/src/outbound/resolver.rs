@@ -130,7 +130,7 @@ impl Resolver {
     /// Waits until endpoints are known. Each answer goes to `apply`.
     ///
     /// # Errors
-    /// When all names were looked up, and none has an endpoint.
+    /// Fails when all names were looked up, and none has an endpoint.
     pub(super) async fn ready(
         self: &Arc<Self>,
         apply: impl Fn(Vec<Arc<Location>>) + Send + Sync + 'static,

@@ -23,33 +23,27 @@ const GRACE: Duration = Duration::from_secs(1);
 /// error.
 #[derive(Debug)]
 pub struct ResponseBody {
-    /// `None` once the body is dropped.
-    body: Option<Arriving>,
-    /// Counts the request on its connection.
-    counted: Option<CountedRequest>,
+    /// The body, and the count of the request on its connection; `None` if there is no body.
+    busy: Option<(Arriving, CountedRequest)>,
 }
 
 impl ResponseBody {
     pub(super) fn new(body: Arriving, counted: CountedRequest) -> Self {
         Self {
-            body: Some(body),
-            counted: Some(counted),
+            busy: Some((body, counted)),
         }
     }
 
     /// Returns an empty body in place of this one.
     pub(super) fn into_empty(self) -> Self {
-        Self {
-            body: None,
-            counted: None,
-        }
+        Self { busy: None }
     }
 }
 
 /// Abandons the request if the body has not ended.
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        let (Some(arriving), Some(counted)) = (self.body.take(), self.counted.take()) else {
+        let Some((arriving, counted)) = self.busy.take() else {
             return;
         };
         match arriving {
@@ -81,20 +75,21 @@ impl Body for ResponseBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, WireError>>> {
-        match &mut self.get_mut().body {
-            Some(arriving) => Pin::new(&mut arriving.body).poll_frame(cx),
+        match &mut self.get_mut().busy {
+            Some((arriving, _)) => Pin::new(&mut arriving.body).poll_frame(cx),
             None => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body
+        self.busy
             .as_ref()
-            .is_none_or(|arriving| arriving.body.is_end_stream())
+            .is_none_or(|(arriving, _)| arriving.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let hint = self.body.as_ref().map(|arriving| arriving.body.size_hint());
+        let busy = self.busy.as_ref();
+        let hint = busy.map(|(arriving, _)| arriving.body.size_hint());
         hint.unwrap_or_default()
     }
 }

@@ -14,8 +14,8 @@
 //!
 //! # Measurement
 //!
-//! Without handoff, runs of `scripts/bench.sh --rows h2` differed by a half, because a proxy opens two
-//! to six connections. A handoff costs a lock for each connection, and two system calls for one that
+//! Runs of `scripts/bench.sh --rows h2` without handoff differed by a half, because a proxy opens two to
+//! six connections. A handoff costs a lock for each connection, and two system calls for one that
 //! is handed off.
 
 use std::{

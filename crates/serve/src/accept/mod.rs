@@ -68,8 +68,8 @@ async fn retry<T>(
         }
         // The future is created before the attempt, so that it does not miss a later end.
         ended = admission.connection_ended();
-        // Without descriptors an empty queue fails too. A pending attempt therefore means that a
-        // descriptor is free.
+        // An empty queue fails too while there is no descriptor. A pending attempt therefore means
+        // that a descriptor is free.
         match attempt() {
             Some(Err(error)) if !is_of_one_connection(&error) => admission.accept_failed(&error),
             accepted => return accepted?.ok(),
