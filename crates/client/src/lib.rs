@@ -51,22 +51,27 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     if let Some(pace) = config.pace() {
         return repeat::run(&config, pace, request).await;
     }
-    let workload_api = config.identity.workload_api(config.max_time);
-    let x509 = workload_api.x509().await.map_err(cli::with_remedy)?.x509;
+    // Each call has the time that is left, so that its own error comes before that of the whole run.
+    let workload_api = || {
+        let left = deadline.saturating_duration_since(Instant::now());
+        config.identity.workload_api(left)
+    };
+    let token = async || {
+        let (workload_api, audience) = (workload_api(), [config.audience()]);
+        let fetched = workload_api.fetch_jwt_svid(&audience, None).await;
+        fetched.map_err(cli::with_remedy)
+    };
+    if config.print() == Some(Print::Token) {
+        return output::token(&token().await?);
+    }
+    let bundles = workload_api().x509_bundles().await;
+    let x509 = bundles.map_err(cli::with_remedy)?.x509;
     if config.print() == Some(Print::Bundle) {
         let bundles = x509.bundle_set()?;
         return output::bundle(&bundles, config.server_id.trust_domain());
     }
-    let token = timeout_at(
-        deadline,
-        workload_api.fetch_jwt_svid(&[config.audience()], None),
-    )
-    .await
-    .map_err(|_| late("the Workload API issued no token"))??;
-    if config.print() == Some(Print::Token) {
-        return output::token(&token);
-    }
-    let client = Client::new(config.upstream(), tls::client(&x509, &config.server_id)?);
+    let token = token().await?;
+    let client = Client::new(config.upstream(), tls::client(&x509, &config.server_id));
     let exchange = async {
         let response = client.request(authorize(request, &token)?).await?;
         output::response(response, config.include).await

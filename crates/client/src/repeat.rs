@@ -107,9 +107,10 @@ impl Session {
     /// Gets the identity of the workload.
     async fn start(config: &Config, request: Request<Full<Bytes>>) -> anyhow::Result<Self> {
         let workload_api = config.identity.workload_api(config.max_time);
-        let x509 = workload_api.x509().await.map_err(cli::with_remedy)?.x509;
+        let bundles = workload_api.x509_bundles().await;
+        let x509 = bundles.map_err(cli::with_remedy)?.x509;
         Ok(Self {
-            client: Client::new(config.upstream(), tls::client(&x509, &config.server_id)?),
+            client: Client::new(config.upstream(), tls::client(&x509, &config.server_id)),
             tokens: TokenSource::new(workload_api, vec![config.audience()], None),
             request,
             max_time: config.max_time,

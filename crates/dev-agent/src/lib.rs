@@ -32,9 +32,6 @@ mod jwt;
 mod keyring;
 mod listen;
 mod lock;
-/// The Workload API's messages and stubs, which `generate` writes from `proto/workload.proto`.
-#[expect(missing_docs, unused_qualifications, reason = "generated code")]
-pub mod pb;
 mod random;
 mod rate;
 mod rotate;
@@ -44,6 +41,8 @@ mod service;
 mod state;
 mod status;
 mod validate;
+
+pub use workload_api::pb;
 
 pub use self::{
     agent::DevAgent,

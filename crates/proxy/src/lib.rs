@@ -69,7 +69,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     let own = identity.x509.svid()?.spiffe_id().clone();
     let proxy = Proxy {
         tls: tls::server(&identity.x509)?,
-        upstream_tls: tls::client(&identity.x509, &upstream.id)?,
+        upstream_tls: tls::client(&identity.x509, &upstream.id),
         upstream,
         paths: config.paths.clone().into(),
         quotas: Arc::default(),

@@ -3,9 +3,12 @@
 use std::{net::SocketAddr, time::Duration};
 
 use clap::Parser;
-use common::bearer::{Allow, Authenticator, Pattern, Policy};
+use common::{
+    bearer::{Allow, Authenticator, Pattern, Policy},
+    workload::JwtSource,
+};
 use process::cli::{self, LogArgs, ServeArgs, WorkloadApiArgs};
-use spiffe::{JwtSource, SpiffeId};
+use spiffe::SpiffeId;
 
 /// Flags and environment.
 #[derive(Clone, Debug, Parser)]

@@ -57,7 +57,6 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     };
     let own = identity.x509.svid()?.spiffe_id().clone();
     let authenticator = Arc::new(config.authenticator(identity.jwt, &own));
-    tokio::spawn(Arc::clone(&authenticator).watch_keys());
     let server = Server {
         tls: tls::server(&identity.x509)?,
         authenticator,
