@@ -50,6 +50,10 @@ pub struct Script {
     jwt_bundles: watch::Sender<Said<pb::JwtBundlesResponse>>,
     /// The answers to FetchJWTSVID. The last one serves all further calls.
     pub tokens: Mutex<Vec<Said<pb::JwtsvidResponse>>>,
+    /// The SPIFFE IDs that FetchJWTSVID was asked for.
+    pub asked: Mutex<Vec<String>>,
+    /// True while FetchJWTSVID gets no answer.
+    held: watch::Sender<bool>,
     /// The kind and the moment of each call.
     calls: watch::Sender<Vec<(Call, Instant)>>,
     connections: watch::Sender<usize>,
@@ -124,6 +128,8 @@ impl Fake {
             x509_bundles: watch::Sender::new(Ok(genuine.x509_bundles.clone())),
             jwt_bundles: watch::Sender::new(Ok(genuine.jwt_bundles.clone())),
             tokens: Mutex::new(Vec::new()),
+            asked: Mutex::new(Vec::new()),
+            held: watch::Sender::new(false),
             calls: watch::Sender::new(Vec::new()),
             connections: watch::Sender::new(0),
         });
@@ -167,6 +173,11 @@ impl Fake {
     /// Answers FetchJWTBundles with `said` from now on, also on open streams.
     pub fn say_jwt_bundles(&self, said: Said<pb::JwtBundlesResponse>) {
         drop(self.script.jwt_bundles.send_replace(said));
+    }
+
+    /// Holds back the answers to FetchJWTSVID, or gives them.
+    pub fn hold_tokens(&self, held: bool) {
+        self.script.held.send_replace(held);
     }
 
     /// Waits until `count` calls of this kind came, and returns the moments of all.
@@ -303,6 +314,10 @@ impl SpiffeWorkloadApi for Script {
             request.metadata().get("workload.spiffe.io").unwrap(),
             "true"
         );
+        let id = request.into_inner().spiffe_id;
+        self.asked.lock().unwrap().push(id);
+        let mut held = self.held.subscribe();
+        held.wait_for(|held| !held).await.unwrap();
         let mut tokens = self.tokens.lock().unwrap();
         let said = match tokens.len() {
             1 => tokens[0].clone(),

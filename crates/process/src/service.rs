@@ -11,7 +11,7 @@ use tracing::info;
 use crate::{
     cli::{self, ServeArgs},
     listen::{self, ClaimedAddress, Inherited},
-    runtime, signal,
+    runtime, signal, telemetry,
 };
 
 /// A binary that has claimed its address and does not listen yet.
@@ -72,6 +72,8 @@ impl Service {
             core(Listener { socket, queue }, shutdown.clone())
         })
         .await?;
+        // Each thread has a log buffer of its own. The last line of a process comes after all others.
+        telemetry::flush();
         info!("stopped");
         Ok(ExitCode::SUCCESS)
     }

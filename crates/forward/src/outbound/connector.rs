@@ -42,8 +42,8 @@ pub(super) enum Fault {
     /// The endpoint speaks HTTP/2, and not the HTTP/1.1 that was offered.
     #[error("it does not speak HTTP/1.1")]
     OnlyHttp2,
-    /// The endpoint could not be verified, because this process has no identity at present.
-    #[error("no identity is issued to this process at present")]
+    /// The endpoint could not be verified, because no trust bundle may be used at present.
+    #[error("no trust bundle may be used at present")]
     NoTrust,
     /// The deadline passed.
     #[error("not connected within {}", humantime::format_duration(*.0))]
