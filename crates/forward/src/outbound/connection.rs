@@ -50,7 +50,9 @@ pub(super) async fn handshake<B: RequestBody>(
 ) -> Result<Opened<B>, Failure> {
     let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
     if is_http2 {
-        let (sender, round_trip) = http2::handshake(tls).await.map_err(Failure::Unsent)?;
+        let (sender, round_trip) = http2::handshake(tls, is_exclusive)
+            .await
+            .map_err(Failure::Unsent)?;
         return Ok(match is_exclusive {
             true => Opened::Exclusive(ExclusiveSender::Http2(sender.into())),
             false => Opened::Shared(sender, round_trip),
