@@ -44,7 +44,7 @@ async fn one_core_of_server_and_proxy_serves_in_the_test_process_until_a_stop() 
         tls: tls::server(&identity.x509).unwrap(),
         upstream_tls: tls::client(&identity.x509, &own).unwrap(),
         upstream,
-        paths: ["/".to_owned()].into(),
+        paths: ["/".parse().unwrap()].into(),
         quotas: Arc::default(),
         shared: Shared::new(Limits::new(100)),
     };

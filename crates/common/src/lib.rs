@@ -48,6 +48,7 @@
 //! - [`workload`] connects to the SPIFFE Workload API and keeps SVIDs, bundles and tokens current
 //! - [`tls`] turns an X.509 source into rustls configurations
 //! - [`bearer`] verifies a request's caller, and has the layer that does so for a service
+//! - [`path`] has patterns over the paths of requests
 //! - [`sanitize`], [`cause`] and [`throttle`] make log lines safe, complete and bounded
 //! - [`fair`], [`source`], [`backoff`] and [`lock`] are small parts that the crates of this workspace
 //!   share
@@ -57,6 +58,7 @@ pub mod bearer;
 pub mod cause;
 pub mod fair;
 pub mod lock;
+pub mod path;
 pub mod sanitize;
 pub mod source;
 pub mod throttle;

@@ -10,7 +10,7 @@ pub mod upstream;
 use std::{process::ExitCode, sync::Arc};
 
 use clap::{CommandFactory, error::ErrorKind};
-use common::{sanitize::Sanitized, throttle::LogQuotas, tls};
+use common::{path::PathPattern, sanitize::Sanitized, throttle::LogQuotas, tls};
 use forward::{Checked, Forwarder, Rejected, Rejection, outbound::Upstream};
 use http::{Request, Response, Uri};
 use process::{listen::Inherited, service::Service};
@@ -35,7 +35,7 @@ pub struct Proxy {
     /// The upstream: its URLs, and its SPIFFE ID.
     pub upstream: Upstream,
     /// The paths that are forwarded. Every other path is answered 404.
-    pub paths: Arc<[String]>,
+    pub paths: Arc<[PathPattern]>,
     /// Limits the log lines about requests without an answer of the upstream.
     pub quotas: Arc<LogQuotas>,
     /// The deadlines and bounds, and the counts under these bounds.
@@ -46,7 +46,7 @@ pub struct Proxy {
 #[derive(Clone, Debug)]
 struct ProxyHandler {
     forwarder: Arc<Forwarder>,
-    paths: Arc<[String]>,
+    paths: Arc<[PathPattern]>,
     quotas: Arc<LogQuotas>,
 }
 
@@ -127,7 +127,7 @@ impl ProxyHandler {
     /// Rejects malformed requests, and paths that are not forwarded.
     fn check(&self, request: Request<Received>) -> Result<Checked, Box<Rejected<Received>>> {
         let request = Checked::new(request)?;
-        match self.paths.iter().any(|path| path == request.path()) {
+        match self.paths.iter().any(|one| one.matches(request.path())) {
             true => Ok(request),
             false => Err(request.rejected(Rejection::NotFound)),
         }
