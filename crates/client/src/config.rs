@@ -4,8 +4,8 @@ use std::{io::Read, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
-use forward::outbound::{ExclusiveLimit, Upstream};
-use http::{HeaderName, HeaderValue, Method, Request, Uri, header};
+use forward::outbound::{ExclusiveLimit, Protocol, Upstream, UpstreamUrl};
+use http::{HeaderName, HeaderValue, Method, Request, Uri, header, uri::Authority};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use process::cli::{self, LogArgs, WorkloadApiArgs};
@@ -135,8 +135,7 @@ impl Config {
     /// Returns the server as an upstream.
     pub(crate) fn upstream(&self) -> Upstream {
         Upstream {
-            urls: vec![self.url.clone()],
-            id: self.server_id.clone(),
+            urls: self.url.authority().into_iter().map(https).collect(),
             connect_timeout: self.max_time,
             response_timeout: self.max_time,
             queue_timeout: self.max_time,
@@ -169,6 +168,11 @@ impl Config {
         );
         Ok(request)
     }
+}
+
+/// Returns the URL of a host with TLS.
+fn https(host: &Authority) -> UpstreamUrl {
+    UpstreamUrl::host(Protocol::Https, host.clone())
 }
 
 impl AsRef<LogArgs> for Config {

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use common::tls;
-use forward::outbound::Client;
+use forward::outbound::{Client, Security};
 use process::cli;
 use tokio::time::{Instant, timeout_at};
 
@@ -66,7 +66,10 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     if config.print() == Some(Print::Token) {
         return output::token(&token);
     }
-    let client = Client::new(config.upstream(), tls::client(&x509, &config.server_id)?);
+    let client = Client::new(
+        config.upstream(),
+        Security::SpiffeId(tls::client(&x509, &config.server_id)?),
+    );
     let exchange = async {
         let response = client.request(authorize(request, &token)?).await?;
         output::response(response, config.include).await

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context;
 use common::{tls, workload::tokens::TokenSource};
-use forward::outbound::Client;
+use forward::outbound::{Client, Security};
 use http::{HeaderMap, Request, StatusCode, header::WWW_AUTHENTICATE};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -109,7 +109,10 @@ impl Session {
         let workload_api = config.identity.workload_api(config.max_time);
         let x509 = workload_api.x509().await.map_err(cli::with_remedy)?.x509;
         Ok(Self {
-            client: Client::new(config.upstream(), tls::client(&x509, &config.server_id)?),
+            client: Client::new(
+                config.upstream(),
+                Security::SpiffeId(tls::client(&x509, &config.server_id)?),
+            ),
             tokens: TokenSource::new(workload_api, vec![config.audience()], None),
             request,
             max_time: config.max_time,

@@ -194,8 +194,8 @@ pub struct ClientTls {
     status: TlsStatus,
     source: X509Source,
     updates: X509SourceUpdates,
-    /// The trust domain of the peer.
-    trust_domain: TrustDomain,
+    /// The SPIFFE ID of the peer.
+    expected: SpiffeId,
     /// The authorities of that trust domain after the last change.
     authorities: Authorities,
 }
@@ -209,6 +209,12 @@ impl ClientTls {
     #[must_use]
     pub fn config(&self) -> &ClientConfig {
         &self.config
+    }
+
+    /// Returns the SPIFFE ID that the peer must have.
+    #[must_use]
+    pub fn expected(&self) -> &SpiffeId {
+        &self.expected
     }
 
     /// Returns whether peers can be verified. After a withdrawal they cannot, and the error of a
@@ -236,7 +242,7 @@ impl ClientTls {
     /// completes once the source is closed.
     pub async fn changed(&mut self) {
         while self.updates.changed().await.is_ok() {
-            let now = authorities(&self.source, &self.trust_domain);
+            let now = authorities(&self.source, self.expected.trust_domain());
             if now != self.authorities {
                 self.authorities = now;
                 return;
@@ -269,15 +275,14 @@ pub fn client(source: &X509Source, expected: &SpiffeId) -> Result<ClientTls, spi
         ))
         .with_config_customizer(|config| config.client_auth_cert_resolver = Arc::new(NoCertificate))
         .build_with_status()?;
-    let trust_domain = expected.trust_domain().clone();
     Ok(ClientTls {
         config,
         status,
         source: source.clone(),
         updates,
         // The authorities are read after `updates` was created, so that no change is missed.
-        authorities: authorities(source, &trust_domain),
-        trust_domain,
+        authorities: authorities(source, expected.trust_domain()),
+        expected: expected.clone(),
     })
 }
 

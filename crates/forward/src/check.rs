@@ -1,11 +1,12 @@
 //! Checks that a request and an answer mean the same to every reader. No I/O.
 
-use http::{Method, Request, Response, Uri};
+use http::{Method, Request, Response};
 use serve::{Received, peer::Peer};
 
 use crate::{
     body::WithoutTrailers,
-    framing, headers,
+    framing,
+    headers::{self, Fields},
     rejection::{Rejected, Rejection},
     target,
 };
@@ -45,13 +46,13 @@ impl<B: http_body::Body> Checked<B> {
         self.0.uri().path()
     }
 
-    /// Returns the request that is sent to `upstream` (scheme and authority): the fields that its caller
-    /// may set, and those that are known of `peer`, its sender.
+    /// Returns the request that is sent upstream: the fields that its caller may set, and those that are
+    /// known of `peer`, its sender. `fields` are the deployment's choice.
     #[must_use]
-    pub fn cleaned(self, upstream: &Uri, peer: &Peer) -> Request<WithoutTrailers<B>> {
+    pub fn cleaned(self, peer: &Peer, fields: &Fields) -> Request<WithoutTrailers<B>> {
         let Self(mut request) = self;
-        headers::clean_request(&mut request, peer);
-        *request.uri_mut() = target::upstream_url(upstream, request.uri());
+        headers::clean_request(&mut request, peer, fields);
+        *request.uri_mut() = target::without_authority(request.uri());
         request.map(WithoutTrailers)
     }
 }

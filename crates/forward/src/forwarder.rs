@@ -1,46 +1,55 @@
 //! Forwards requests: cleans a checked request, sends it, checks the answer and cleans that.
 
-use common::tls::ClientTls;
-use http::{Response, Version};
+use http::{HeaderName, HeaderValue, Response, Version};
 use serve::{body::Body, peer::Peer};
 
 use crate::{
     body::WithoutTrailers,
     check::{Checked, check_response},
     error::Error,
-    headers,
-    outbound::{Caller, Client, Upstream},
+    headers::{self, Fields},
+    outbound::{Caller, Client, Security, Upstream},
 };
 
 /// Forwards requests to one upstream. Belongs to one core, as its connections do.
 #[derive(Debug)]
 pub struct Forwarder {
     client: Client<WithoutTrailers>,
+    fields: Fields,
 }
 
 impl Forwarder {
-    /// Returns a forwarder to `upstream`, whose identity `tls` verifies ([`common::tls::client`]).
+    /// Returns a forwarder to `upstream`, whose connections are secured by `security`.
     ///
     /// # Panics
     /// Panics outside a tokio runtime, or if the upstream has no URL.
     #[must_use]
-    pub fn new(upstream: Upstream, tls: ClientTls) -> Self {
+    pub fn new(upstream: Upstream, security: Security, fields: Fields) -> Self {
         Self {
-            client: Client::new(upstream, tls),
+            client: Client::new(upstream, security),
+            fields,
         }
     }
 
     /// Forwards one request that came from `peer` and returns the upstream's answer. Bodies stream
-    /// both ways, without trailers.
+    /// both ways, without trailers. `set` replaces fields that have its name.
     ///
     /// # Errors
     /// Fails when the upstream gives no valid answer.
-    pub async fn forward(&self, request: Checked, peer: &Peer) -> Result<Response<Body>, Error> {
+    pub async fn forward(
+        &self,
+        request: Checked,
+        peer: &Peer,
+        set: Option<(HeaderName, HeaderValue)>,
+    ) -> Result<Response<Body>, Error> {
         let caller = Caller {
             source: peer.source(),
             eviction: request.0.body().eviction(),
         };
-        let request = request.cleaned(self.client.upstream().url(), peer);
+        let mut request = request.cleaned(peer, &self.fields);
+        if let Some((name, value)) = set {
+            request.headers_mut().insert(name, value);
+        }
         let answered = self.client.request_for(request, &caller).await?;
         let mut response = match check_response(answered.response()) {
             Ok(()) => answered.accept(),

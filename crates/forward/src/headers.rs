@@ -69,8 +69,20 @@ const CLAIM_PREFIXES: [&str; 8] = [
     "x-ssl-client-",
 ];
 
-/// A static value is checked once, and not for each message.
+/// Static values are checked once, and not for each message.
 static HTTPS: HeaderValue = HeaderValue::from_static("https");
+static HTTP: HeaderValue = HeaderValue::from_static("http");
+
+/// The choices of a deployment about the fields of a request.
+#[derive(Clone, Debug, Default)]
+pub struct Fields {
+    /// The caller's `Host` is kept. Otherwise the upstream's own replaces it.
+    pub keeps_host: bool,
+    /// Fields that do not cross, besides those that never do.
+    pub removed: Vec<HeaderName>,
+    /// Callers come without TLS, which `X-Forwarded-Proto` says.
+    pub is_plaintext: bool,
+}
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -119,8 +131,8 @@ pub(super) fn check_response_size(headers: &HeaderMap) -> Result<(), &'static st
     }
 }
 
-/// Makes a caller's request fit to be sent upstream. `Authorization` is left as it came.
-pub(super) fn clean_request<B: Body>(request: &mut Request<B>, peer: &Peer) {
+/// Makes a caller's request fit to be sent upstream.
+pub(super) fn clean_request<B: Body>(request: &mut Request<B>, peer: &Peer, fields: &Fields) {
     let host = target::requested_host(request);
     let (version, chunked) = (request.version(), is_to_be_chunked(request));
     let hops_left = match *request.method() {
@@ -132,15 +144,25 @@ pub(super) fn clean_request<B: Body>(request: &mut Request<B>, peer: &Peer) {
     let headers = request.headers_mut();
     remove_nominated(headers);
     remove(headers, |name| {
-        HOP_BY_HOP.contains(name) || is_claim(name.as_str()) || name == HOST
+        HOP_BY_HOP.contains(name)
+            || is_claim(name.as_str())
+            || name == HOST
+            || fields.removed.contains(name)
     });
     one_line_each(headers);
     if let Some(hops_left) = hops_left {
         headers.insert(MAX_FORWARDS, hops_left.saturating_sub(1).into());
     }
     headers.insert(X_FORWARDED_FOR, peer.ip().clone());
-    headers.insert(X_FORWARDED_PROTO, HTTPS.clone());
+    let scheme = match fields.is_plaintext {
+        true => &HTTP,
+        false => &HTTPS,
+    };
+    headers.insert(X_FORWARDED_PROTO, scheme.clone());
     if let Some(host) = host {
+        if fields.keeps_host {
+            headers.insert(HOST, host.clone());
+        }
         headers.insert(X_FORWARDED_HOST, host);
     }
     via::append(headers, version);

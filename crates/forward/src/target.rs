@@ -33,13 +33,12 @@ pub(super) fn requested_host<B>(request: &Request<B>) -> Option<HeaderValue> {
     }
 }
 
-/// Returns the URL to send to: scheme and authority of `upstream`, and path and query byte for byte as
-/// requested.
-pub(super) fn upstream_url(upstream: &Uri, requested: &Uri) -> Uri {
-    let mut parts = upstream.clone().into_parts();
+/// Returns the path and query, byte for byte as requested. The upstream's connection gives scheme and
+/// authority.
+pub(super) fn without_authority(requested: &Uri) -> Uri {
     let own = requested.path_and_query();
-    parts.path_and_query = Some(own.map_or(PathAndQuery::from_static("/"), with_slash));
-    Uri::from_parts(parts).expect("an absolute URL and a path")
+    own.map_or(PathAndQuery::from_static("/"), with_slash)
+        .into()
 }
 
 /// Returns the path and query with `/` for an empty path (RFC 9110 §4.2.3).
@@ -192,28 +191,20 @@ mod tests {
 
     #[test]
     fn the_upstream_s_authority_comes_from_configuration_only_p085() {
-        let upstream = "https://upstream:8080".parse().unwrap();
         for (requested, sent) in [
-            ("/", "https://upstream:8080/"),
-            ("https://evil/x?a=b", "https://upstream:8080/x?a=b"),
-            ("https://evil", "https://upstream:8080/"),
-            ("https://evil?x=1", "https://upstream:8080/?x=1"),
-            ("https://evil?", "https://upstream:8080/?"),
-            (
-                "https://evil?//a/../b?c",
-                "https://upstream:8080/?//a/../b?c",
-            ),
-            (
-                "/a/../%2e%2e/%2f?%zz%0d%0a",
-                "https://upstream:8080/a/../%2e%2e/%2f?%zz%0d%0a",
-            ),
+            ("/", "/"),
+            ("https://evil/x?a=b", "/x?a=b"),
+            ("https://evil", "/"),
+            ("https://evil?x=1", "/?x=1"),
+            ("https://evil?", "/?"),
+            ("https://evil?//a/../b?c", "/?//a/../b?c"),
+            ("/a/../%2e%2e/%2f?%zz%0d%0a", "/a/../%2e%2e/%2f?%zz%0d%0a"),
+            // P82: a path, though it looks like an authority.
+            ("https://a//evil.com/x", "//evil.com/x"),
         ] {
-            let url = upstream_url(&upstream, &requested.parse().unwrap());
-            assert_eq!(url.to_string(), sent);
+            let target = without_authority(&requested.parse().unwrap());
+            assert_eq!(target.to_string(), sent);
+            assert_eq!((target.scheme(), target.authority()), (None, None));
         }
-        // P82: a path, though it looks like an authority.
-        let url = upstream_url(&upstream, &"https://a//evil.com/x".parse().unwrap());
-        assert_eq!(url.authority().unwrap(), "upstream:8080");
-        assert_eq!(url.path(), "//evil.com/x");
     }
 }

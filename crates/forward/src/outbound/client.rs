@@ -6,8 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use common::{cause, tls};
-use http::{Request, Response, StatusCode, Uri, Version, header::HOST, request::Parts};
+use common::cause;
+use http::{
+    Request, Response, StatusCode, Uri, Version, header::HOST, request::Parts, uri::Authority,
+};
 use tokio::task::JoinSet;
 
 use super::{
@@ -20,6 +22,7 @@ use super::{
     prepared::{Prepared, RequestBody},
     response::ResponseBody,
     retry::{self, Failure},
+    security::Security,
     upload::Upload,
     upstream::Upstream,
 };
@@ -55,16 +58,16 @@ struct Again<B> {
 }
 
 impl<B: RequestBody> Client<B> {
-    /// Returns a client of `upstream`, whose identity `tls` verifies ([`common::tls::client`]).
+    /// Returns a client of `upstream`, whose connections are secured by `security`.
     ///
     /// # Panics
     /// Panics outside a tokio runtime, or if the upstream has no URL.
     #[must_use]
-    pub fn new(upstream: Upstream, tls: tls::ClientTls) -> Self {
+    pub fn new(upstream: Upstream, security: Security) -> Self {
         assert!(!upstream.urls.is_empty(), "an upstream has a URL");
-        let pool = Pool::new(&upstream, tls.clone());
+        let pool = Pool::new(&upstream, security.clone());
         let mut upkeep = JoinSet::new();
-        upkeep.spawn(pool.upkeep(tls));
+        upkeep.spawn(pool.upkeep(security));
         Self {
             upstream,
             pool,
@@ -72,14 +75,8 @@ impl<B: RequestBody> Client<B> {
         }
     }
 
-    /// Returns the upstream that the requests go to.
-    #[must_use]
-    pub fn upstream(&self) -> &Upstream {
-        &self.upstream
-    }
-
-    /// Sends one request, whose URI has the upstream's scheme and authority. Returns the answer with its
-    /// body still streaming.
+    /// Sends one request. Scheme and authority of its URI are replaced by those of the upstream. `Host`
+    /// names another host than the upstream's. Returns the answer with its body still streaming.
     ///
     /// # Errors
     /// Fails when there is no answer.
@@ -220,7 +217,7 @@ impl<B> From<Error> for Unanswered<B> {
 }
 
 /// Addresses a request to the endpoint of its connection: over HTTP/2 in its URI, over HTTP/1.1 in
-/// `Host`.
+/// `Host`. A request that has a `Host` keeps it.
 fn address<B: RequestBody>(head: &mut Parts, checkout: &Checkout<B>) {
     let origin = checkout.origin();
     // A request marked HTTP/2 would be refused on HTTP/1.1.
@@ -230,9 +227,12 @@ fn address<B: RequestBody>(head: &mut Parts, checkout: &Checkout<B>) {
         let host = || origin.host_field.clone();
         head.headers.entry(HOST).or_insert_with(host);
         head.uri = path.map(Uri::from).unwrap_or_default();
-    } else if head.uri.authority() != origin.url.authority() {
-        let mut parts = origin.url.clone().into_parts();
-        parts.path_and_query = path.or(parts.path_and_query);
-        head.uri = Uri::from_parts(parts).expect("an absolute URL and a path");
+        return;
     }
+    let host = head.headers.remove(HOST);
+    let host = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut parts = origin.url.clone().into_parts();
+    parts.authority = host.or(parts.authority);
+    parts.path_and_query = path.or(parts.path_and_query);
+    head.uri = Uri::from_parts(parts).expect("scheme, authority and path make a URL");
 }

@@ -22,14 +22,14 @@ pub enum Error {
         /// The identity that it has.
         presented: SpiffeId,
     },
-    /// No verified connection could be opened: it was refused, the host does not exist, or the
-    /// certificate is not trusted.
-    #[error("cannot connect to {at} as {expected}: {cause}")]
+    /// No connection could be opened: it was refused, the host does not exist, or the certificate is not
+    /// trusted.
+    #[error("cannot connect to {at}{}: {cause}", as_expected(expected.as_ref()))]
     Connect {
         /// The place that was connected to.
         at: At,
-        /// The identity that it should have.
-        expected: SpiffeId,
+        /// The identity that it should have, if it is verified by one.
+        expected: Option<SpiffeId>,
         /// The whole chain of causes.
         cause: String,
     },
@@ -69,7 +69,7 @@ impl Error {
     }
 
     /// Returns the error of a request for which no connection could be opened.
-    pub(super) fn unconnected(fault: &Fault, at: At, expected: SpiffeId) -> Self {
+    pub(super) fn unconnected(fault: &Fault, at: At, expected: Option<SpiffeId>) -> Self {
         let error = match fault {
             Fault::Io(error) => error,
             Fault::Timeout(_) => return Self::ConnectTimeout(at, fault.to_string()),
@@ -77,7 +77,9 @@ impl Error {
             Fault::Http(failure) => return Self::unanswered(failure, at),
             Fault::OnlyHttp2 => return Self::Failed(at, fault.to_string()),
         };
-        if let Some(spiffe_rustls::Error::UnauthorizedSpiffeId(presented)) = cause::find(error) {
+        if let Some(spiffe_rustls::Error::UnauthorizedSpiffeId(presented)) = cause::find(error)
+            && let Some(expected) = expected
+        {
             return Self::Impostor {
                 at,
                 expected,
@@ -98,7 +100,7 @@ impl Error {
     }
 
     /// Returns the error of a request for which no address was found.
-    pub(super) fn unresolved(error: &io::Error, at: At, expected: SpiffeId) -> Self {
+    pub(super) fn unresolved(error: &io::Error, at: At, expected: Option<SpiffeId>) -> Self {
         Self::Connect {
             at,
             expected,
@@ -115,6 +117,11 @@ impl Error {
     pub(super) fn request_body(cause: String) -> Self {
         Self::RequestBody(Sanitized(cause).to_string())
     }
+}
+
+/// Returns the part of a text that tells who is expected, if anybody is.
+fn as_expected(expected: Option<&SpiffeId>) -> String {
+    expected.map_or_else(String::new, |id| format!(" as {id}"))
 }
 
 /// Returns the whole chain of causes, sanitized because some quote the peer's GOAWAY or certificate.

@@ -2,6 +2,7 @@
 
 mod parse;
 mod serve;
+mod upstream;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -17,15 +18,19 @@ use tracing::level_filters::LevelFilter;
 
 pub use self::{
     parse::{
-        audience, duration, https_url, listen_address, positive, upstream, whole_number,
-        workload_id,
+        application, audience, duration, https_url, listen_address, positive, upstream,
+        whole_number, workload_id,
     },
     serve::ServeArgs,
+    upstream::UpstreamArgs,
 };
 use crate::{
     protect, runtime,
     telemetry::{self, LogFormat},
 };
+
+/// The exit status after a usage error.
+const USAGE: u8 = 2;
 
 /// Runs a binary: reads flags and environment, starts logs and crypto, and then calls `run`.
 ///
@@ -49,6 +54,16 @@ where
     let status = runtime::run(run(config));
     telemetry::flush();
     status
+}
+
+/// Prints the reason why flags can't be used together, as clap does for one flag. Returns the exit status.
+///
+/// # Errors
+/// Fails when standard error can't be written to.
+pub fn usage_error<C: CommandFactory>(text: &str) -> anyhow::Result<ExitCode> {
+    let mut command = C::command();
+    command.error(ErrorKind::ValueValidation, text).print()?;
+    Ok(ExitCode::from(USAGE))
 }
 
 /// Gives every argument an environment variable, unless it already has one.
