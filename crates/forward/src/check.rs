@@ -4,7 +4,7 @@ use http::{Method, Request, Response, Uri};
 use serve::{Received, peer::Peer};
 
 use crate::{
-    body::WithoutTrailers,
+    body::CleanBody,
     framing, headers,
     rejection::{Rejected, Rejection},
     target,
@@ -48,11 +48,11 @@ impl<B: http_body::Body> Checked<B> {
     /// Returns the request that is sent to `upstream` (scheme and authority): the fields that its caller
     /// may set, and those that are known of `peer`, its sender.
     #[must_use]
-    pub fn cleaned(self, upstream: &Uri, peer: &Peer) -> Request<WithoutTrailers<B>> {
+    pub fn cleaned(self, upstream: &Uri, peer: &Peer) -> Request<CleanBody<B>> {
         let Self(mut request) = self;
-        headers::clean_request(&mut request, peer);
+        let rules = headers::clean_request(&mut request, peer);
         *request.uri_mut() = target::upstream_url(upstream, request.uri());
-        request.map(WithoutTrailers)
+        request.map(|body| CleanBody::new(body, rules))
     }
 }
 

@@ -5,7 +5,7 @@ use http::{Response, Version};
 use serve::{body::Body, peer::Peer};
 
 use crate::{
-    body::WithoutTrailers,
+    body::CleanBody,
     check::{Checked, check_response},
     error::Error,
     headers,
@@ -15,7 +15,7 @@ use crate::{
 /// Forwards requests to one upstream. Belongs to one core, as its connections do.
 #[derive(Debug)]
 pub struct Forwarder {
-    client: Client<WithoutTrailers>,
+    client: Client<CleanBody>,
 }
 
 impl Forwarder {
@@ -30,8 +30,8 @@ impl Forwarder {
         }
     }
 
-    /// Forwards one request that came from `peer` and returns the upstream's answer. Bodies stream
-    /// both ways, without trailers.
+    /// Forwards one request that came from `peer` and returns the upstream's answer. Bodies and
+    /// trailers stream both ways.
     ///
     /// # Errors
     /// Fails when the upstream gives no valid answer.
@@ -40,15 +40,16 @@ impl Forwarder {
             source: peer.source(),
             eviction: request.0.body().eviction(),
         };
+        let takes_trailers = headers::takes_trailers(&request.0);
         let request = request.cleaned(self.client.upstream().url(), peer);
         let answered = self.client.request_for(request, &caller).await?;
         let mut response = match check_response(answered.response()) {
             Ok(()) => answered.accept(),
             Err(reason) => return Err(answered.reject(reason).into()),
         };
-        headers::clean_response(&mut response);
+        let rules = headers::clean_response(&mut response, takes_trailers);
         // The version is each connection's own (RFC 9110 §2.5).
         *response.version_mut() = Version::HTTP_11;
-        Ok(response.map(|body| Body::streamed(WithoutTrailers(body))))
+        Ok(response.map(|body| Body::streamed(CleanBody::new(body, rules))))
     }
 }

@@ -26,7 +26,7 @@ use tracing::debug;
 
 use super::{
     arriving::{Arriving, Exchange},
-    prepared::RequestBody,
+    prepared::{RequestBody, Whole},
     retry::Failure,
     upload::UploadBody,
 };
@@ -136,11 +136,15 @@ where
 {
     let (head, body) = request.into_parts();
     let body = body.into_whole();
-    let head = head_of(head, Some(body.len() as u64));
+    let head = head_of(head, Some(body.bytes.len() as u64));
     let sent = sender.send_request(head, body.is_empty());
     let (answer, mut stream) = sent.map_err(Failure::Unsent)?;
-    if !body.is_empty() {
-        stream.send_data(body, true)?;
+    let Whole { bytes, trailers } = body;
+    if !bytes.is_empty() {
+        stream.send_data(bytes, trailers.is_none())?;
+    }
+    if let Some(trailers) = trailers {
+        stream.send_trailers(*trailers)?;
     }
     Ok(answer)
 }
