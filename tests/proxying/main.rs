@@ -47,6 +47,8 @@ mod spread;
 mod streams;
 /// Tests the method, the target and Host.
 mod targets;
+/// Tests trailers in both directions.
+mod trailers;
 /// Tests Upgrade, Expect, CONNECT and the bytes after them.
 mod upgrades;
 /// Tests upstreams that fail, pooled connections, retries, aborts and backpressure.

@@ -114,7 +114,7 @@ fn has_plain_escapes(text: &str) -> bool {
 /// Returns whether the escape that `digits` begin is not also read as something else: as the octet
 /// itself, as a delimiter, or as another escape.
 fn is_plain_escape(digits: &str) -> bool {
-    let hex = |text: &str, at| text.get(at..at + 2).and_then(|two| hex_octet(two));
+    let hex = |text: &str, at| text.get(at..at + 2).and_then(hex_octet);
     let Some(octet) = hex(digits, 0) else {
         return false;
     };

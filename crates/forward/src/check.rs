@@ -4,7 +4,7 @@ use http::{Method, Request, Response};
 use serve::{Received, peer::Peer};
 
 use crate::{
-    body::WithoutTrailers,
+    body::CleanBody,
     framing,
     headers::{self, Fields},
     rejection::{Rejected, Rejection},
@@ -49,11 +49,11 @@ impl<B: http_body::Body> Checked<B> {
     /// Returns the request that is sent upstream: the fields that its caller may set, and those that are
     /// known of `peer`, its sender. `fields` are the deployment's choice.
     #[must_use]
-    pub fn cleaned(self, peer: &Peer, fields: &Fields) -> Request<WithoutTrailers<B>> {
+    pub fn cleaned(self, peer: &Peer, fields: &Fields) -> Request<CleanBody<B>> {
         let Self(mut request) = self;
-        headers::clean_request(&mut request, peer, fields);
+        let rules = headers::clean_request(&mut request, peer, fields);
         *request.uri_mut() = target::without_authority(request.uri());
-        request.map(WithoutTrailers)
+        request.map(|body| CleanBody::new(body, rules))
     }
 }
 

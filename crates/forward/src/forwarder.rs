@@ -4,7 +4,7 @@ use http::{HeaderName, HeaderValue, Response, Version};
 use serve::{body::Body, peer::Peer};
 
 use crate::{
-    body::WithoutTrailers,
+    body::CleanBody,
     check::{Checked, check_response},
     error::Error,
     headers::{self, Fields},
@@ -14,7 +14,7 @@ use crate::{
 /// Forwards requests to one upstream. Belongs to one core, as its connections do.
 #[derive(Debug)]
 pub struct Forwarder {
-    client: Client<WithoutTrailers>,
+    client: Client<CleanBody>,
     fields: Fields,
 }
 
@@ -31,8 +31,8 @@ impl Forwarder {
         }
     }
 
-    /// Forwards one request that came from `peer` and returns the upstream's answer. Bodies stream
-    /// both ways, without trailers. `set` replaces fields that have its name.
+    /// Forwards one request that came from `peer` and returns the upstream's answer. Bodies and
+    /// trailers stream both ways. `set` replaces fields that have its name.
     ///
     /// # Errors
     /// Fails when the upstream gives no valid answer.
@@ -46,6 +46,7 @@ impl Forwarder {
             source: peer.source(),
             eviction: request.0.body().eviction(),
         };
+        let takes_trailers = headers::takes_trailers(&request.0);
         let mut request = request.cleaned(peer, &self.fields);
         if let Some((name, value)) = set {
             request.headers_mut().insert(name, value);
@@ -55,9 +56,9 @@ impl Forwarder {
             Ok(()) => answered.accept(),
             Err(reason) => return Err(answered.reject(reason).into()),
         };
-        headers::clean_response(&mut response);
+        let rules = headers::clean_response(&mut response, takes_trailers);
         // The version is each connection's own (RFC 9110 §2.5).
         *response.version_mut() = Version::HTTP_11;
-        Ok(response.map(|body| Body::streamed(WithoutTrailers(body))))
+        Ok(response.map(|body| Body::streamed(CleanBody::new(body, rules))))
     }
 }

@@ -7,8 +7,8 @@
 //!   [`LoggedForwarder`]: also answers and logs failures · [`Fields`]: a deployment's choices about the
 //!   fields that cross
 //! - `target`: method, target and `Host` · `framing`: where messages end
-//! - `headers`: the fields that cross, and the hop-by-hop fields that are removed · `via`: the hops of a
-//!   message, and requests that go in a circle
+//! - `headers`: the fields that cross, and the hop-by-hop fields that are removed · `trailers`: the same for
+//!   trailers · `via`: the hops of a message, and requests that go in a circle
 //! - [`outbound`]: the client, and its pool of upstream connections
 //! - [`Rejection`]: the reason why a request is not forwarded · [`Error`]: the reason why the
 //!   upstream gave no valid answer
@@ -26,10 +26,11 @@ pub mod outbound;
 mod properties;
 mod rejection;
 mod target;
+mod trailers;
 mod via;
 
 pub use self::{
-    body::WithoutTrailers,
+    body::CleanBody,
     check::Checked,
     error::Error,
     forwarder::Forwarder,

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use forward::{Checked, Fields, WithoutTrailers};
+use forward::{Checked, CleanBody, Fields};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::{
     body::{Bytes, Incoming},
@@ -34,7 +34,7 @@ use super::{
 
 /// Sends requests to an [`Upstream`] as the forwarder's pool does.
 struct Sender<B: http_body::Body + Unpin> {
-    client: Client<Upstream, WithoutTrailers<Recorded<B>>>,
+    client: Client<Upstream, CleanBody<Recorded<B>>>,
     upstream: Upstream,
     forwarded: Cell<usize>,
 }

@@ -29,7 +29,7 @@ use tracing::debug;
 
 use super::{
     arriving::{Arriving, Exchange},
-    prepared::RequestBody,
+    prepared::{RequestBody, Whole},
     retry::Failure,
     upload::UploadBody,
 };
@@ -145,16 +145,23 @@ where
     B: RequestBody,
 {
     let (head, body) = request.into_parts();
-    let mut body = body.into_whole();
-    let head = head_of(head, Some(body.len() as u64));
+    let body = body.into_whole();
+    let head = head_of(head, Some(body.bytes.len() as u64));
     let sent = sender.send_request(head, body.is_empty());
     let (answer, mut stream) = sent.map_err(Failure::Unsent)?;
+    let Whole {
+        mut bytes,
+        trailers,
+    } = body;
     // The parts are equal, because a peer may count short frames as abuse.
-    let mut parts = body.len().div_ceil(MAX_COPIED);
+    let mut parts = bytes.len().div_ceil(MAX_COPIED);
     while parts > 0 {
-        let part = body.split_to(body.len().div_ceil(parts));
+        let part = bytes.split_to(bytes.len().div_ceil(parts));
         parts -= 1;
-        stream.send_data(part, parts == 0)?;
+        stream.send_data(part, parts == 0 && trailers.is_none())?;
+    }
+    if let Some(trailers) = trailers {
+        stream.send_trailers(*trailers)?;
     }
     Ok(answer)
 }

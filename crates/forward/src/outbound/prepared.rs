@@ -13,8 +13,8 @@ use std::{
 };
 
 use http::{
-    HeaderMap, Method,
-    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    HeaderMap, HeaderValue, Method,
+    header::{CONTENT_LENGTH, TRAILER, TRANSFER_ENCODING},
 };
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -23,6 +23,7 @@ use serve::body::BoxError;
 use tokio::time::{Instant, timeout_at};
 
 use super::retry::is_repeatable;
+use crate::trailers::announcement;
 
 /// A body that a request can have.
 pub trait RequestBody: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static {}
@@ -77,11 +78,36 @@ impl Need {
     }
 }
 
+/// A body that was read to its end, with its trailers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Whole {
+    pub(super) bytes: Bytes,
+    /// The trailers are boxed because few bodies have any.
+    pub(super) trailers: Option<Box<HeaderMap>>,
+}
+
+impl Whole {
+    /// Returns whether there is nothing to send after the head.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.trailers.is_none()
+    }
+
+    /// Takes the next part, which is the data or the trailers.
+    fn take_frame(&mut self) -> Option<Frame<Bytes>> {
+        if !self.bytes.is_empty() {
+            return Some(Frame::data(std::mem::take(&mut self.bytes)));
+        }
+        self.trailers
+            .take()
+            .map(|trailers| Frame::trailers(*trailers))
+    }
+}
+
 /// A body, as far as it is known before it is sent.
 #[derive(Debug)]
 pub(super) enum Prepared<B> {
     /// A body that was read to its end.
-    Whole(Bytes),
+    Whole(Whole),
     /// The part that was read, and the rest.
     Streamed(Bytes, B),
 }
@@ -90,40 +116,44 @@ impl<B: RequestBody> Prepared<B> {
     /// Reads a small body to its end, and the beginning of one that may be small.
     pub(super) async fn read(mut body: B) -> Result<Self, BoxError> {
         if body.is_end_stream() {
-            return Ok(Self::Whole(Bytes::new()));
+            return Ok(Self::Whole(Whole::default()));
         }
         let length = body.size_hint().exact();
         if length.is_some_and(|length| length > SMALL as u64) {
             return Ok(Self::Streamed(Bytes::new(), body));
         }
         let deadline = length.is_none().then(|| Instant::now() + BRIEF);
-        let mut begun = Bytes::new();
-        while begun.len() <= SMALL {
+        let mut begun = Whole::default();
+        while begun.bytes.len() <= SMALL {
             let frame = match deadline {
                 None => body.frame().await,
                 Some(deadline) => match timeout_at(deadline, body.frame()).await {
                     Ok(frame) => frame,
-                    Err(_) => return Ok(Self::Streamed(begun, body)),
+                    Err(_) => return Ok(Self::Streamed(begun.bytes, body)),
                 },
             };
             let Some(frame) = frame else {
                 return Ok(Self::Whole(begun));
             };
-            if let Ok(data) = frame.map_err(Into::into)?.into_data() {
-                begun = joined(begun, data);
+            match frame.map_err(Into::into)?.into_data() {
+                Ok(data) => begun.bytes = joined(begun.bytes, data),
+                Err(frame) => {
+                    begun.trailers = frame.into_trailers().ok().map(Box::new);
+                    return Ok(Self::Whole(begun));
+                }
             }
             if body.is_end_stream() {
                 return Ok(Self::Whole(begun));
             }
         }
-        Ok(Self::Streamed(begun, body))
+        Ok(Self::Streamed(begun.bytes, body))
     }
 
     /// Returns the kind of connection that a request by this method needs.
     pub(super) fn need(&self, method: &Method) -> Need {
         match self {
-            Self::Whole(bytes) => Need::Shared {
-                bytes: bytes.len(),
+            Self::Whole(whole) => Need::Shared {
+                bytes: whole.bytes.len(),
                 is_repeatable: is_repeatable(method, self.is_some()),
             },
             Self::Streamed(..) => Need::Exclusive,
@@ -131,31 +161,38 @@ impl<B: RequestBody> Prepared<B> {
     }
 
     /// Frames the body in a request's header fields. A body that was read has a length, whatever framing
-    /// it came with.
+    /// it came with. With trailers it is chunked, and all of them are announced.
     pub(super) fn frame(&self, headers: &mut HeaderMap) {
-        if let Self::Whole(bytes) = self {
-            headers.remove(TRANSFER_ENCODING);
-            if !bytes.is_empty() {
-                headers.insert(CONTENT_LENGTH, bytes.len().into());
+        let Self::Whole(whole) = self else {
+            return;
+        };
+        headers.remove(TRANSFER_ENCODING);
+        if let Some(trailers) = &whole.trailers {
+            headers.remove(CONTENT_LENGTH);
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            if let Some(names) = announcement(trailers.keys().cloned()) {
+                headers.insert(TRAILER, names);
             }
+        } else if !whole.bytes.is_empty() {
+            headers.insert(CONTENT_LENGTH, whole.bytes.len().into());
         }
     }
 
     /// Returns whether there is a body at all.
     pub(super) fn is_some(&self) -> bool {
-        !matches!(self, Self::Whole(bytes) if bytes.is_empty())
+        !matches!(self, Self::Whole(whole) if whole.is_empty())
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Whole(whole) => whole.is_empty(),
             Self::Streamed(begun, rest) => begun.is_empty() && rest.is_end_stream(),
         }
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Whole(whole) => SizeHint::with_exact(whole.bytes.len() as u64),
             Self::Streamed(begun, rest) => {
                 let exact = rest.size_hint().exact();
                 exact.map_or_else(SizeHint::default, |rest| {
@@ -170,10 +207,10 @@ impl<B: RequestBody> Prepared<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self {
-            Self::Whole(bytes) | Self::Streamed(bytes, _) if !bytes.is_empty() => {
-                Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
+            Self::Whole(whole) => Poll::Ready(whole.take_frame().map(Ok)),
+            Self::Streamed(begun, _) if !begun.is_empty() => {
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(begun)))))
             }
-            Self::Whole(_) => Poll::Ready(None),
             Self::Streamed(_, rest) => Pin::new(rest).poll_frame(cx).map_err(Into::into),
         }
     }
@@ -243,5 +280,30 @@ mod tests {
             }
             assert_eq!(length, parts.iter().sum::<usize>());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn trailers_of_a_small_body_are_kept_and_announced_p062() {
+        let (mut source, body) = Channel::<Bytes>::new(9);
+        let trailers =
+            HeaderMap::from_iter([(http::HeaderName::from_static("x-sum"), "7".parse().unwrap())]);
+        source.send_data("abc".into()).await.unwrap();
+        source.send_trailers(trailers.clone()).await.unwrap();
+        let mut prepared = Prepared::read(body).await.unwrap();
+        assert_eq!(prepared.need(&Method::POST), shared(3));
+        let mut headers = HeaderMap::from_iter([(CONTENT_LENGTH, "3".parse().unwrap())]);
+        prepared.frame(&mut headers);
+        assert_eq!(headers["trailer"], "x-sum");
+        assert_eq!(headers["transfer-encoding"], "chunked");
+        assert_eq!(headers.len(), 2);
+        let mut next = async || {
+            poll_fn(|cx| prepared.poll_frame(cx))
+                .await
+                .transpose()
+                .unwrap()
+        };
+        assert_eq!(next().await.unwrap().into_data().unwrap(), "abc");
+        assert_eq!(next().await.unwrap().into_trailers().unwrap(), trailers);
+        assert!(next().await.is_none());
     }
 }
