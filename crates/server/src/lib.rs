@@ -11,7 +11,7 @@ pub mod config;
 use std::{process::ExitCode, sync::Arc};
 
 use common::{
-    bearer::{Authenticator, Caller, JwtSvidLayer, Refusal},
+    bearer::{Authenticator, Caller, JwtSvidLayer, Refusal, Rule},
     sanitize::Sanitized,
     throttle::LogQuotas,
     tls,
@@ -113,9 +113,21 @@ fn refused(refusal: &Refusal, head: &Parts, quotas: &LogQuotas) -> Response<Body
     if let Some(peer) = head.extensions.get::<Peer>()
         && let Some(left_out) = quota.take(peer.source())
     {
-        warn!(%peer, status = status.as_u16(), left_out, "{refusal}");
+        let remedy = remedy(refusal);
+        warn!(%peer, status = status.as_u16(), left_out, "{refusal}{remedy}");
     }
     answer_refusal(refusal)
+}
+
+/// Returns the end of a refusal's log line, which names the flag that would allow the caller.
+fn remedy(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::NotAllowed {
+            rule: Rule::MembersOf(_),
+            ..
+        } => " without --allow",
+        _ => "",
+    }
 }
 
 /// Returns the answer to a refused request. It tells only the status and the challenge.

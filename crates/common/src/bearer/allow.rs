@@ -18,6 +18,17 @@ pub struct Allow {
     exact: HashSet<SpiffeId>,
     /// The paths below which every ID is allowed, by trust domain.
     below: HashMap<TrustDomain, HashSet<String>>,
+    rule: Rule,
+}
+
+/// The kind of a set of patterns, in words for the log of a refusal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Rule {
+    /// Patterns that were given.
+    #[default]
+    Patterns,
+    /// The workloads of one trust domain, which [`Allow::members_of`] returns.
+    MembersOf(TrustDomain),
 }
 
 /// A pattern that matches one SPIFFE ID, or all below a path.
@@ -52,8 +63,18 @@ impl Allow {
     /// Returns the patterns that allow every workload of one trust domain.
     #[must_use]
     pub fn members_of(trust_domain: TrustDomain) -> Self {
+        let rule = Rule::MembersOf(trust_domain.clone());
         let path = String::new();
-        Self::from_iter([Pattern::Below { trust_domain, path }])
+        Self {
+            rule,
+            ..Self::from_iter([Pattern::Below { trust_domain, path }])
+        }
+    }
+
+    /// Returns the rule that refuses a caller which this set does not allow.
+    #[must_use]
+    pub fn rule(&self) -> &Rule {
+        &self.rule
     }
 
     /// Returns whether a pattern matches. An ID without a path does not name a workload (X509-SVID
@@ -86,6 +107,19 @@ impl FromIterator<Pattern> for Allow {
             }
         }
         allow
+    }
+}
+
+/// Completes a sentence that begins with the refused caller.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Patterns => f.write_str("matches no allowed pattern"),
+            Self::MembersOf(trust_domain) => write!(
+                f,
+                "is not a workload of the trust domain {trust_domain}, and only its workloads are allowed"
+            ),
+        }
     }
 }
 
