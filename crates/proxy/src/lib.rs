@@ -13,7 +13,7 @@ use clap::{CommandFactory, error::ErrorKind};
 use common::{path::PathPattern, sanitize::Sanitized, throttle::LogQuotas, tls};
 use forward::{Checked, Forwarder, Rejected, Rejection, outbound::Upstream};
 use http::{Request, Response, Uri};
-use process::{listen::Inherited, service::Service};
+use process::{bundles, listen::Inherited, service::Service};
 use rustls::ServerConfig;
 use serve::{
     Handler, Received, Shared, body::Body, listen::Listener, peer::Peer, shutdown::Shutdown,
@@ -67,6 +67,8 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         return Ok(ExitCode::SUCCESS);
     };
     let own = identity.x509.svid()?.spiffe_id().clone();
+    let domain = upstream.id.trust_domain();
+    bundles::warn_of_missing(&identity.x509, "X.509", "--upstream-id", [domain]);
     let proxy = Proxy {
         tls: tls::server(&identity.x509)?,
         upstream_tls: tls::client(&identity.x509, &upstream.id)?,

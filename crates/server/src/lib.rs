@@ -11,13 +11,13 @@ pub mod config;
 use std::{process::ExitCode, sync::Arc};
 
 use common::{
-    bearer::{Authenticator, Caller, JwtSvidLayer, Refusal, Rule},
+    bearer::{Authenticator, Caller, JwtSvidLayer, Pattern, Refusal, Rule},
     sanitize::Sanitized,
     throttle::LogQuotas,
     tls,
 };
 use http::{Request, Response, StatusCode, request::Parts};
-use process::{listen::Inherited, service::Service};
+use process::{bundles, listen::Inherited, service::Service};
 use rustls::ServerConfig;
 use serve::{
     Received, ServiceHandler, Shared,
@@ -56,6 +56,8 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         return Ok(ExitCode::SUCCESS);
     };
     let own = identity.x509.svid()?.spiffe_id().clone();
+    let allowed = config.allow.iter().map(Pattern::trust_domain);
+    bundles::warn_of_missing(&identity.jwt, "JWT", "--allow", allowed);
     let authenticator = Arc::new(config.authenticator(identity.jwt, &own));
     tokio::spawn(Arc::clone(&authenticator).watch_keys());
     let server = Server {

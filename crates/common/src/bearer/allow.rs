@@ -93,6 +93,17 @@ impl Allow {
     }
 }
 
+impl Pattern {
+    /// Returns the trust domain of the IDs that the pattern matches.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        match self {
+            Self::Exact(id) => id.trust_domain(),
+            Self::Below { trust_domain, .. } => trust_domain,
+        }
+    }
+}
+
 impl FromIterator<Pattern> for Allow {
     fn from_iter<I: IntoIterator<Item = Pattern>>(patterns: I) -> Self {
         let mut allow = Self::default();

@@ -6,6 +6,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use common::{cause, tls};
 use rustls::{AlertDescription, pki_types::ServerName};
+use spiffe::TrustDomain;
 use tokio::{
     net::TcpStream,
     time::{sleep, timeout},
@@ -45,6 +46,9 @@ pub(super) enum Fault {
     /// The endpoint could not be verified, because this process has no identity at present.
     #[error("no identity is issued to this process at present")]
     NoTrust,
+    /// The endpoint could not be verified, because its trust domain has no bundle here.
+    #[error("no X.509 bundle for trust domain {0}")]
+    NoBundle(TrustDomain),
     /// The deadline passed.
     #[error("not connected within {}", humantime::format_duration(*.0))]
     Timeout(Duration),
@@ -113,6 +117,9 @@ impl Connector {
         location: &Location,
         offer: Offer,
     ) -> Result<TlsStream<TcpStream>, Fault> {
+        if let Some(domain) = self.tls.missing_bundle() {
+            return Err(Fault::NoBundle(domain.clone()));
+        }
         let connected = timeout(self.timeout, self.connect_to_any(location, offer)).await;
         match connected.unwrap_or(Err(Fault::Timeout(self.timeout))) {
             // An endpoint that chooses HTTP/2 where it may, and no protocol here.
