@@ -252,6 +252,12 @@ async fn upstream_of_a_domain_without_a_bundle_is_refused_p197() {
 
     stack.agent.set_federated(vec![]).unwrap();
     until(async || https.send(get(&[])).await.status.is_server_error()).await;
+    proxy
+        .logged(
+            "no X.509 bundle for trust domain odd.test; federate with it, and register this process with \
+             -federatesWith spiffe://odd.test",
+        )
+        .await;
     let (connections, requests) = (upstream.seen().connections(), upstream.seen().requests());
     assert!(https.send(get(&[])).await.status.is_server_error());
     let seen = (upstream.seen().connections(), upstream.seen().requests());

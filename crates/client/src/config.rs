@@ -8,8 +8,11 @@ use forward::outbound::{ExclusiveLimit, Protocol, Upstream, UpstreamUrl};
 use http::{HeaderName, HeaderValue, Method, Request, Uri, header, uri::Authority};
 use http_body_util::Full;
 use hyper::body::Bytes;
-use process::cli::{self, LogArgs, WorkloadApiArgs};
-use spiffe::SpiffeId;
+use process::{
+    bundles,
+    cli::{self, LogArgs, WorkloadApiArgs},
+};
+use spiffe::{SpiffeId, X509Source};
 
 /// Flags and environment.
 #[derive(Clone, Debug, Parser)]
@@ -141,6 +144,12 @@ impl Config {
             queue_timeout: self.max_time,
             exclusive: ExclusiveLimit::default(),
         }
+    }
+
+    /// Warns if the server can't be verified, because its trust domain has no bundle.
+    pub(crate) fn warn_of_missing_bundle(&self, bundles: &X509Source) {
+        let domain = self.server_id.trust_domain();
+        bundles::warn_of_missing(bundles, "X.509", "--server-id", [domain]);
     }
 
     /// Returns the request without its token.

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use common::tls;
-use forward::outbound::{Client, Security};
+use forward::outbound::Client;
 use process::cli;
 use tokio::time::{Instant, timeout_at};
 
@@ -53,6 +53,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     }
     let workload_api = config.identity.workload_api(config.max_time);
     let x509 = workload_api.x509().await.map_err(cli::with_remedy)?.x509;
+    config.warn_of_missing_bundle(&x509);
     if config.print() == Some(Print::Bundle) {
         let bundles = x509.bundle_set()?;
         return output::bundle(&bundles, config.server_id.trust_domain());
@@ -68,7 +69,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     }
     let client = Client::new(
         config.upstream(),
-        Security::SpiffeId(tls::client(&x509, &config.server_id)?),
+        tls::client(&x509, &config.server_id)?.into(),
     );
     let exchange = async {
         let response = client.request(authorize(request, &token)?).await?;

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context;
 use common::{tls, workload::tokens::TokenSource};
-use forward::outbound::{Client, Security};
+use forward::outbound::Client;
 use http::{HeaderMap, Request, StatusCode, header::WWW_AUTHENTICATE};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -108,10 +108,11 @@ impl Session {
     async fn start(config: &Config, request: Request<Full<Bytes>>) -> anyhow::Result<Self> {
         let workload_api = config.identity.workload_api(config.max_time);
         let x509 = workload_api.x509().await.map_err(cli::with_remedy)?.x509;
+        config.warn_of_missing_bundle(&x509);
         Ok(Self {
             client: Client::new(
                 config.upstream(),
-                Security::SpiffeId(tls::client(&x509, &config.server_id)?),
+                tls::client(&x509, &config.server_id)?.into(),
             ),
             tokens: TokenSource::new(workload_api, vec![config.audience()], None),
             request,

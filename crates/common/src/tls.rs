@@ -224,6 +224,16 @@ impl ClientTls {
         self.source.svid().is_ok()
     }
 
+    /// Returns the peer's trust domain if there is no trust bundle for it. Then no peer can be verified,
+    /// and the error of a handshake looks like a fault of the peer.
+    #[must_use]
+    pub fn missing_bundle(&self) -> Option<&TrustDomain> {
+        let trust_domain = self.expected.trust_domain();
+        let context = self.source.state().context().ok()?;
+        let bundle = context.bundle_set().get(trust_domain);
+        bundle.is_none().then_some(trust_domain)
+    }
+
     /// Returns a number that changes with each update of SVIDs or bundles.
     ///
     /// It is `None` for a moment after each update, until `spiffe-rustls` has applied it. In this

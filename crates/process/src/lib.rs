@@ -1,6 +1,7 @@
 //! The parts that every binary needs: the command line, logs, runtimes, signals, listening sockets,
 //! and the protection of the process's memory.
 //!
+//! - [`bundles`]: warnings about trust domains without a bundle
 //! - [`cli`]: `main`, and the flags that binaries share
 //! - [`listen`]: the process's own sockets, or sockets passed to it
 //! - [`service`]: the life of a binary that listens
@@ -9,6 +10,7 @@
 //! - [`telemetry`]: log lines on standard error
 //! - [`protect`]: core dumps and tracing
 
+pub mod bundles;
 pub mod cli;
 pub mod listen;
 pub mod protect;

@@ -12,10 +12,10 @@ use std::{process::ExitCode, sync::Arc};
 use common::{path::PathPattern, sanitize::Sanitized, throttle::LogQuotas, tls};
 use forward::{
     Checked, Fields, Forwarder, LoggedForwarder, Rejected, Rejection,
-    outbound::{Security, Upstream, UpstreamUrl},
+    outbound::{Upstream, UpstreamUrl},
 };
 use http::{Request, Response};
-use process::{cli, listen::Inherited, service::Service};
+use process::{bundles, cli, listen::Inherited, service::Service};
 use rustls::ServerConfig;
 use serve::{
     Handler, Received, Shared, body::Body, listen::Listener, peer::Peer, shutdown::Shutdown,
@@ -65,6 +65,8 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         return Ok(ExitCode::SUCCESS);
     };
     let own = identity.x509.svid()?.spiffe_id().clone();
+    let domain = config.upstream.upstream_id.trust_domain();
+    bundles::warn_of_missing(&identity.x509, "X.509", "--upstream-id", [domain]);
     let proxy = Proxy {
         tls: tls::server(&identity.x509)?,
         upstream_tls: tls::client(&identity.x509, &config.upstream.upstream_id)?,
@@ -88,7 +90,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
 
 /// Proxies requests to `listener` until `shutdown`, then drains. Each core runs it once.
 pub async fn run(listener: impl Into<Listener>, proxy: Proxy, shutdown: Shutdown) {
-    let security = Security::SpiffeId(proxy.upstream_tls);
+    let security = proxy.upstream_tls.into();
     let forwarder = Forwarder::new(proxy.upstream, security, Fields::default());
     let handler = ProxyHandler {
         forwarder: Arc::new(LoggedForwarder::new(forwarder, proxy.quotas)),

@@ -14,7 +14,7 @@ pub mod upstream;
 use std::{process::ExitCode, sync::Arc};
 
 use common::{
-    bearer::{Authenticator, JwtSvidLayer, Refusal},
+    bearer::{Authenticator, JwtSvidLayer, Pattern, Refusal, Rule},
     path::PathPattern,
     throttle::LogQuotas,
     tls,
@@ -22,7 +22,7 @@ use common::{
 };
 use forward::outbound::{Security, Upstream};
 use http::{Request, Response, request::Parts};
-use process::{cli, listen::Inherited, service::Service};
+use process::{bundles, cli, listen::Inherited, service::Service};
 use rustls::ServerConfig;
 use serve::{
     Handler, Received, ServiceHandler, Shared,
@@ -31,6 +31,7 @@ use serve::{
     peer::Peer,
     shutdown::Shutdown,
 };
+use spiffe::SpiffeId;
 use tower::{Layer, service_fn};
 use tracing::{info, warn};
 
@@ -76,6 +77,8 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         None => None,
     };
     let application = forwarding.as_ref().map(Forwarding::urls);
+    let allowed = config.allow.iter().map(Pattern::trust_domain);
+    bundles::warn_of_missing(&identity.jwt, "JWT", "--allow", allowed);
     let authenticator = Arc::new(config.authenticator(identity.jwt, &own));
     tokio::spawn(Arc::clone(&authenticator).watch_keys());
     let server = Server {
@@ -99,8 +102,10 @@ fn forwarding(
     identity: &Identity,
 ) -> anyhow::Result<Forwarding> {
     let application = &config.application;
+    let domain = application.upstream_id.iter().map(SpiffeId::trust_domain);
+    bundles::warn_of_missing(&identity.x509, "X.509", "--upstream-id", domain);
     let security = match &application.upstream_id {
-        Some(id) => Security::SpiffeId(tls::client(&identity.x509, id)?),
+        Some(id) => tls::client(&identity.x509, id)?.into(),
         None => Security::Plaintext,
     };
     Ok(Forwarding {
@@ -171,9 +176,21 @@ fn refused(refusal: &Refusal, head: &Parts, quotas: &LogQuotas) -> Response<Body
     if let Some(peer) = head.extensions.get::<Peer>()
         && let Some(left_out) = quota.take(peer.source())
     {
-        warn!(%peer, status = status.as_u16(), left_out, "{refusal}");
+        let remedy = remedy(refusal);
+        warn!(%peer, status = status.as_u16(), left_out, "{refusal}{remedy}");
     }
     answer_refusal(refusal)
+}
+
+/// Returns the end of a refusal's log line, which names the flag that would allow the caller.
+fn remedy(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::NotAllowed {
+            rule: Rule::MembersOf(_),
+            ..
+        } => " without --allow",
+        _ => "",
+    }
 }
 
 /// Returns the answer to a refused request. It tells only the status and the challenge.

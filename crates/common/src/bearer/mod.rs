@@ -23,7 +23,7 @@ mod queue;
 mod refusal;
 
 pub use self::{
-    allow::{Allow, Pattern, PatternError},
+    allow::{Allow, Pattern, PatternError, Rule},
     authenticator::{Authenticator, Caller},
     layer::{EmptyAnswer, JwtSvidLayer, JwtSvidService, RefusalAnswer},
     policy::Policy,

@@ -6,6 +6,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use common::{cause, tls};
 use rustls::{AlertDescription, ClientConfig, pki_types::ServerName};
+use spiffe::TrustDomain;
 use tokio::{
     net::{TcpStream, UnixStream},
     time::{sleep, timeout},
@@ -53,6 +54,9 @@ pub(super) enum Fault {
     /// The endpoint could not be verified, because this process has no identity at present.
     #[error("no identity is issued to this process at present")]
     NoTrust,
+    /// The endpoint could not be verified, because its trust domain has no bundle here.
+    #[error("no X.509 bundle for trust domain {0}")]
+    NoBundle(TrustDomain),
     /// The deadline passed.
     #[error("not connected within {}", humantime::format_duration(*.0))]
     Timeout(Duration),
@@ -109,6 +113,9 @@ impl Connector {
     }
 
     async fn connect(&self, location: &Location, offer: Offer) -> Result<Wire, Fault> {
+        if let Some(domain) = self.security.missing_bundle() {
+            return Err(Fault::NoBundle(domain.clone()));
+        }
         let is_h2c = location.origin.protocol == Protocol::H2c;
         if is_h2c && offer == Offer::Http1 {
             return Err(Fault::OnlyHttp2);

@@ -248,8 +248,8 @@ impl<B: RequestBody> Endpoints<B> {
     /// where no request has to fail by it.
     fn eject(&mut self, id: u64, reason: &Error) {
         let (now, several) = (Instant::now(), self.all.len() > 1);
-        // The endpoint did not fail: there was no identity of our own to verify it with.
-        if matches!(reason, Error::NoTrust(_)) {
+        // The endpoint did not fail: there was no identity of our own, or no bundle to verify it with.
+        if matches!(reason, Error::NoTrust(_) | Error::NoBundle { .. }) {
             return;
         }
         let Some(endpoint) = self.get(id) else {

@@ -4,7 +4,7 @@ use std::io;
 
 use common::{cause, sanitize::Sanitized};
 use http::StatusCode;
-use spiffe::SpiffeId;
+use spiffe::{SpiffeId, TrustDomain};
 
 use super::{connector::Fault, origin::At, retry::Failure};
 
@@ -36,6 +36,17 @@ pub enum Error {
     /// The upstream can't be verified, because the own identity was withdrawn or has expired.
     #[error("cannot verify {0}: no identity is issued to this process at present")]
     NoTrust(At),
+    /// The upstream can't be verified, because its trust domain has no bundle here.
+    #[error(
+        "cannot verify {at}: no X.509 bundle for trust domain {trust_domain}; federate with it, and register this \
+         process with -federatesWith spiffe://{trust_domain}"
+    )]
+    NoBundle {
+        /// The place that would be connected to.
+        at: At,
+        /// The trust domain of the identity that it should have.
+        trust_domain: TrustDomain,
+    },
     /// Connecting took longer than it may.
     #[error("cannot connect to {0}: {1}")]
     ConnectTimeout(At, String),
@@ -59,9 +70,10 @@ impl Error {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Impostor { .. } | Self::Connect { .. } | Self::Failed(..) => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::Impostor { .. }
+            | Self::Connect { .. }
+            | Self::NoBundle { .. }
+            | Self::Failed(..) => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout(..) | Self::ResponseTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::RequestBody(_) => StatusCode::BAD_REQUEST,
             Self::NoTrust(_) | Self::Full(..) => StatusCode::SERVICE_UNAVAILABLE,
@@ -74,6 +86,10 @@ impl Error {
             Fault::Io(error) => error,
             Fault::Timeout(_) => return Self::ConnectTimeout(at, fault.to_string()),
             Fault::NoTrust => return Self::NoTrust(at),
+            Fault::NoBundle(trust_domain) => {
+                let trust_domain = trust_domain.clone();
+                return Self::NoBundle { at, trust_domain };
+            }
             Fault::Http(failure) => return Self::unanswered(failure, at),
             Fault::OnlyHttp2 => return Self::Failed(at, fault.to_string()),
         };

@@ -4,14 +4,14 @@ use std::{io, sync::Arc};
 
 use common::tls::ClientTls;
 use rustls::{ClientConfig, pki_types::ServerName};
-use spiffe::SpiffeId;
+use spiffe::{SpiffeId, TrustDomain};
 
 /// How connections to an upstream are secured, and what its peer is verified to be.
 #[derive(Clone, Debug)]
 pub enum Security {
     /// TLS. The peer presents an X.509-SVID with the SPIFFE ID of the configuration
     /// ([`common::tls::client`]).
-    SpiffeId(ClientTls),
+    SpiffeId(Box<ClientTls>),
     /// TLS. The peer presents a certificate for a host name (RFC 9525).
     HostName {
         /// Verifies the certificate. ALPN is set here.
@@ -21,6 +21,12 @@ pub enum Security {
     },
     /// No TLS, for an application on this machine. Nothing is verified.
     Plaintext,
+}
+
+impl From<ClientTls> for Security {
+    fn from(tls: ClientTls) -> Self {
+        Self::SpiffeId(Box::new(tls))
+    }
 }
 
 impl Security {
@@ -48,6 +54,14 @@ impl Security {
                 name: Some(name), ..
             } => Ok(name.clone()),
             _ => ServerName::try_from(host.to_owned()).map_err(io::Error::other),
+        }
+    }
+
+    /// Returns the peer's trust domain if there is no trust bundle for it ([`ClientTls::missing_bundle`]).
+    pub(super) fn missing_bundle(&self) -> Option<&TrustDomain> {
+        match self {
+            Self::SpiffeId(tls) => tls.missing_bundle(),
+            Self::HostName { .. } | Self::Plaintext => None,
         }
     }
 
