@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::source::Tests;
 
 /// The parts of the list and the last number of each.
-pub(crate) const PARTS: [(char, u32); 7] = [
+pub(crate) const PARTS: [(char, u32); 8] = [
     ('J', 204),
     ('P', 201),
     ('H', 2),
@@ -13,6 +13,7 @@ pub(crate) const PARTS: [(char, u32); 7] = [
     ('D', 51),
     ('S', 6),
     ('T', 3),
+    ('A', 7),
 ];
 
 /// A row of the list.

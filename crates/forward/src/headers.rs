@@ -65,6 +65,9 @@ const CLAIMS: [&str; 9] = [
     "x-remote-user",
     "x-rewrite-url",
 ];
+/// Fields about a SPIFFE ID, which are believed only where this product sets them. They cross in neither
+/// direction.
+const IDENTITY_PREFIX: &str = "x-spiffe-";
 const CLAIM_PREFIXES: [&str; 8] = [
     "client-cert",
     "ssl-client-",
@@ -72,7 +75,7 @@ const CLAIM_PREFIXES: [&str; 8] = [
     "x-envoy-",
     "x-forwarded",
     "x-original-",
-    "x-spiffe-",
+    IDENTITY_PREFIX,
     "x-ssl-client-",
 ];
 
@@ -202,7 +205,9 @@ pub(super) fn clean_response<B>(response: &mut Response<B>, takes_trailers: bool
     let headers = response.headers_mut();
     let rules = TrailerRules::of_answer(remove_nominated(headers), takes_trailers);
     let announced = rules.announced(headers);
-    remove(headers, |name| HOP_BY_HOP.contains(name));
+    remove(headers, |name| {
+        HOP_BY_HOP.contains(name) || name.as_str().starts_with(IDENTITY_PREFIX)
+    });
     one_line_each(headers);
     if let Some(announced) = announced {
         headers.insert(TRAILER, announced);
