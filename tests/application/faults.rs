@@ -16,7 +16,7 @@ async fn asked(stack: &Stack, url: &str) -> (u16, Process) {
 }
 
 #[tokio::test]
-async fn an_application_that_is_down_is_502_and_logged_with_its_address_a006() {
+async fn an_application_that_is_down_is_502_and_logged_with_its_address_u006() {
     let stack = Stack::new().await;
     let [port] = free_ports();
     let missing = tempfile::tempdir().unwrap();
@@ -43,7 +43,7 @@ async fn an_application_that_is_down_is_502_and_logged_with_its_address_a006() {
 }
 
 #[tokio::test]
-async fn an_application_that_does_not_answer_is_504_a006() {
+async fn an_application_that_does_not_answer_is_504_u006() {
     let stack = Stack::new().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -60,7 +60,7 @@ async fn an_application_that_does_not_answer_is_504_a006() {
 }
 
 #[tokio::test]
-async fn an_application_that_answers_nonsense_is_502_a006() {
+async fn an_application_that_answers_nonsense_is_502_u006() {
     let stack = Stack::new().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -82,7 +82,7 @@ async fn an_application_that_answers_nonsense_is_502_a006() {
 }
 
 #[tokio::test]
-async fn flags_that_contradict_each_other_end_the_server_before_it_listens_a007() {
+async fn flags_that_contradict_each_other_end_the_server_before_it_listens_u007() {
     let stack = Stack::new().await;
     for (args, text) in [
         (

@@ -59,7 +59,7 @@ impl Fronted {
 }
 
 #[tokio::test]
-async fn an_application_gets_the_request_with_the_caller_s_id_and_without_its_token_a001() {
+async fn an_application_gets_the_request_with_the_caller_s_id_and_without_its_token_u001() {
     for scheme in SCHEMES {
         let fronted = Fronted::new(scheme, &[]).await;
         let bearer = fronted.bearer();
@@ -107,7 +107,7 @@ async fn an_application_gets_the_request_with_the_caller_s_id_and_without_its_to
 }
 
 #[tokio::test]
-async fn a_request_without_a_valid_token_does_not_reach_the_application_a002() {
+async fn a_request_without_a_valid_token_does_not_reach_the_application_u002() {
     let fronted = Fronted::new("http", &["--public", "/health", "--public", "/static/**"]).await;
     let other = fronted
         .stack
@@ -132,7 +132,7 @@ async fn a_request_without_a_valid_token_does_not_reach_the_application_a002() {
 }
 
 #[tokio::test]
-async fn a_public_path_needs_no_token_and_carries_no_id_a003() {
+async fn a_public_path_needs_no_token_and_carries_no_id_u003() {
     let fronted = Fronted::new("http", &["--public", "/health", "--public", "/static/**"]).await;
     let bearer = fronted.bearer();
     for path in ["/health", "/health?verbose", "/static/a/b.css"] {
@@ -154,7 +154,7 @@ async fn a_public_path_needs_no_token_and_carries_no_id_a003() {
 }
 
 #[tokio::test]
-async fn the_field_for_the_id_and_authorization_are_set_by_flags_a004() {
+async fn the_field_for_the_id_and_authorization_are_set_by_flags_u004() {
     let args = ["--caller-header", "X-Caller", "--forward-authorization"];
     let fronted = Fronted::new("http", &args).await;
     let bearer = fronted.bearer();
@@ -175,7 +175,7 @@ async fn the_field_for_the_id_and_authorization_are_set_by_flags_a004() {
 }
 
 #[tokio::test]
-async fn an_application_with_an_x509_svid_is_verified_by_its_spiffe_id_a005() {
+async fn an_application_with_an_x509_svid_is_verified_by_its_spiffe_id_u005() {
     let stack = Stack::new().await;
     let app = stack.server(&[]).await;
     let url = format!("https://localhost:{}", app.listening().await);

@@ -13,7 +13,7 @@ pub(crate) const PARTS: [(char, u32); 8] = [
     ('D', 51),
     ('S', 6),
     ('T', 3),
-    ('A', 7),
+    ('U', 7),
 ];
 
 /// A row of the list.
