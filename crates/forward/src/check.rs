@@ -1,6 +1,6 @@
 //! Checks that a request and an answer mean the same to every reader. No I/O.
 
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, uri::Scheme};
 use serve::{Received, peer::Peer};
 
 use crate::{
@@ -21,7 +21,19 @@ impl<B: http_body::Body> Checked<B> {
     /// # Errors
     /// Fails when the request is answered here instead.
     pub fn new(request: Request<B>) -> Result<Self, Box<Rejected<B>>> {
-        match check_request(&request) {
+        Self::over(&Scheme::HTTPS, request)
+    }
+
+    /// Checks a request that came without TLS, as [`Self::new`] does.
+    ///
+    /// # Errors
+    /// Fails when the request is answered here instead.
+    pub fn plaintext(request: Request<B>) -> Result<Self, Box<Rejected<B>>> {
+        Self::over(&Scheme::HTTP, request)
+    }
+
+    fn over(scheme: &Scheme, request: Request<B>) -> Result<Self, Box<Rejected<B>>> {
+        match check_request(scheme, &request) {
             Ok(()) => Ok(Self(request)),
             Err(rejection) => Err(Self(request).rejected(rejection)),
         }
@@ -38,6 +50,18 @@ impl<B: http_body::Body> Checked<B> {
     #[must_use]
     pub fn method(&self) -> &Method {
         self.0.method()
+    }
+
+    /// Returns the header fields as they came.
+    #[must_use]
+    pub fn headers(&self) -> &HeaderMap {
+        self.0.headers()
+    }
+
+    /// Returns the host that the caller asked for, with its port if it has one.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        target::host(&self.0)
     }
 
     /// Returns the path of the target. Every reader of it takes it for the same path.
@@ -58,8 +82,8 @@ impl<B: http_body::Body> Checked<B> {
 }
 
 /// Checks that a request means the same to every reader.
-pub(super) fn check_request<B>(request: &Request<B>) -> Result<(), Rejection> {
-    target::check(request)?;
+pub(super) fn check_request<B>(scheme: &Scheme, request: &Request<B>) -> Result<(), Rejection> {
+    target::check(scheme, request)?;
     framing::check_request(request.headers())?;
     headers::check_request(request)
 }

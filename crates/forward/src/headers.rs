@@ -79,9 +79,8 @@ const CLAIM_PREFIXES: [&str; 8] = [
     "x-ssl-client-",
 ];
 
-/// Static values are checked once, and not for each message.
+/// A static value is checked once, and not for each message.
 static HTTPS: HeaderValue = HeaderValue::from_static("https");
-static HTTP: HeaderValue = HeaderValue::from_static("http");
 
 /// The choices of a deployment about the fields of a request.
 #[derive(Clone, Debug, Default)]
@@ -90,8 +89,8 @@ pub struct Fields {
     pub keeps_host: bool,
     /// Fields that do not cross, besides those that never do.
     pub removed: Vec<HeaderName>,
-    /// Callers come without TLS, which `X-Forwarded-Proto` says.
-    pub is_plaintext: bool,
+    /// No `X-Forwarded-*` are added, because the caller is the application of this process' own workload.
+    pub hides_caller: bool,
 }
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -171,17 +170,13 @@ pub(super) fn clean_request<B: Body>(
     if let Some(hops_left) = hops_left {
         headers.insert(MAX_FORWARDS, hops_left.saturating_sub(1).into());
     }
-    headers.insert(X_FORWARDED_FOR, peer.ip().clone());
-    let scheme = match fields.is_plaintext {
-        true => &HTTP,
-        false => &HTTPS,
-    };
-    headers.insert(X_FORWARDED_PROTO, scheme.clone());
-    if let Some(host) = host {
-        if fields.keeps_host {
-            headers.insert(HOST, host.clone());
-        }
-        headers.insert(X_FORWARDED_HOST, host);
+    if let Some(host) = host.clone().filter(|_| fields.keeps_host) {
+        headers.insert(HOST, host);
+    }
+    if !fields.hides_caller {
+        headers.insert(X_FORWARDED_FOR, peer.ip().clone());
+        headers.insert(X_FORWARDED_PROTO, HTTPS.clone());
+        headers.extend(host.map(|host| (X_FORWARDED_HOST, host)));
     }
     via::append(headers, version);
     if chunked {

@@ -11,12 +11,12 @@ use http::{
 
 use super::rejection::Rejection;
 
-/// Checks method, target and `Host`.
-pub(super) fn check<B>(request: &Request<B>) -> Result<(), Rejection> {
+/// Checks method, target and `Host` of a request that came by `scheme`.
+pub(super) fn check<B>(scheme: &Scheme, request: &Request<B>) -> Result<(), Rejection> {
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return Err(Rejection::Method);
     }
-    check_form(request.version(), request.uri())?;
+    check_form(scheme, request.version(), request.uri())?;
     check_host(request.version(), request.uri(), request.headers())?;
     match (request.uri().path(), request.method()) {
         ("*", &Method::OPTIONS) => Err(Rejection::OwnHop),
@@ -30,6 +30,14 @@ pub(super) fn requested_host<B>(request: &Request<B>) -> Option<HeaderValue> {
     match request.uri().authority() {
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
         None => request.headers().get(HOST).cloned(),
+    }
+}
+
+/// Returns the host that the caller asked for, as [`requested_host`] does, if it is text.
+pub(super) fn host<B>(request: &Request<B>) -> Option<&str> {
+    match request.uri().authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => request.headers().get(HOST)?.to_str().ok(),
     }
 }
 
@@ -52,11 +60,13 @@ fn with_slash(requested: &PathAndQuery) -> PathAndQuery {
     }
 }
 
-fn check_form(version: Version, target: &Uri) -> Result<(), Rejection> {
+fn check_form(own: &Scheme, version: Version, target: &Uri) -> Result<(), Rejection> {
     match (target.scheme(), target.authority()) {
         (None, Some(_)) => return Err(Rejection::Malformed("the target is an authority")),
-        (Some(scheme), _) if *scheme != Scheme::HTTPS => {
-            return Err(Rejection::Malformed("the scheme is not https"));
+        (Some(scheme), _) if scheme != own => {
+            return Err(Rejection::Malformed(
+                "the scheme is not that of the connection",
+            ));
         }
         _ => {}
     }
@@ -137,7 +147,7 @@ mod tests {
         for host in hosts {
             request = request.header(HOST, *host);
         }
-        match check(&request.body(()).unwrap()) {
+        match check(&Scheme::HTTPS, &request.body(()).unwrap()) {
             Ok(()) => 200,
             Err(rejection) => rejection.status().as_u16(),
         }
@@ -186,6 +196,20 @@ mod tests {
                 status,
                 "{number} {method} {target} {hosts:?}"
             );
+        }
+    }
+
+    #[test]
+    fn the_scheme_of_a_target_is_that_of_the_connection() {
+        for (scheme, target, is_accepted) in [
+            (&Scheme::HTTP, "http://a/", true),
+            (&Scheme::HTTP, "/", true),
+            (&Scheme::HTTP, "https://a/", false),
+            (&Scheme::HTTPS, "http://a/", false),
+        ] {
+            let request = Request::builder().uri(target).header(HOST, "a");
+            let checked = check(scheme, &request.body(()).unwrap());
+            assert_eq!(checked.is_ok(), is_accepted, "{scheme} {target}");
         }
     }
 

@@ -18,3 +18,4 @@ pub mod runtime;
 pub mod service;
 pub mod signal;
 pub mod telemetry;
+pub mod web_pki;

@@ -1,7 +1,7 @@
 //! The life of a binary that listens. It claims its address, gets an identity, serves on each core,
 //! and stops.
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Context;
 use common::workload;
@@ -10,7 +10,7 @@ use tracing::info;
 
 use crate::{
     cli::{self, ServeArgs},
-    listen::{self, ClaimedAddress, Inherited},
+    listen::{self, ClaimedAddress, Inherited, ListenAddress},
     runtime, signal,
 };
 
@@ -30,7 +30,7 @@ impl Service {
     pub fn claim(
         args: &ServeArgs,
         inherited: Inherited,
-        listen: SocketAddr,
+        listen: &ListenAddress,
     ) -> anyhow::Result<Self> {
         let shutdown = signal::shutdown().context("cannot handle signals")?;
         let address = args.claim(inherited, listen)?;

@@ -57,7 +57,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         Ok(upstream) => upstream,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
-    let service = Service::claim(&config.serve, inherited, config.listen)?;
+    let service = Service::claim(&config.serve, inherited, &config.listen.into())?;
     let upstream_files = config.upstream.open_files(config.serve.cores());
     config.serve.raise_open_files_limit(&[upstream_files]);
     let workload_api = config.identity.workload_api(config.serve.startup_timeout);

@@ -22,6 +22,7 @@ pub mod peer;
 mod shared;
 pub mod shares;
 pub mod shutdown;
+mod stream;
 
 pub use self::{
     connection::{
@@ -35,4 +36,5 @@ pub use self::{
         Limits, MAX_HEADER_BYTES, MAX_HEADERS, MAX_STREAMS, MAX_TARGET_BYTES, MIN_PROGRESS_BYTES,
     },
     shared::Shared,
+    stream::PeerAddress,
 };

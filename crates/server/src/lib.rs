@@ -62,7 +62,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         Ok(upstream) => upstream,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
-    let service = Service::claim(&config.serve, inherited, config.listen)?;
+    let service = Service::claim(&config.serve, inherited, &config.listen.into())?;
     let upstream_files = config.application.open_files(config.serve.cores());
     config
         .serve

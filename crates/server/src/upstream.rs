@@ -83,7 +83,7 @@ impl ApplicationArgs {
         Fields {
             keeps_host: true,
             removed,
-            is_plaintext: false,
+            hides_caller: false,
         }
     }
 

@@ -19,7 +19,7 @@ use tracing::level_filters::LevelFilter;
 pub use self::{
     parse::{
         application, audience, duration, https_url, listen_address, positive, upstream,
-        whole_number, workload_id,
+        upstream_url, whole_number, workload_id,
     },
     serve::ServeArgs,
     upstream::UpstreamArgs,

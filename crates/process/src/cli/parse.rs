@@ -118,10 +118,21 @@ fn has_bad_port(authority: &Authority) -> bool {
 /// # Errors
 /// Fails with an example when the text is not such a URL.
 pub fn upstream(text: &str) -> Result<UpstreamUrl, String> {
+    let url = upstream_url(text)?;
+    let host = url.authority().cloned();
+    host.map(|host| UpstreamUrl::host(Protocol::Https, host))
+        .ok_or_else(|| "the host is missing; expected for example https://localhost:8080".into())
+}
+
+/// Parses an upstream as [`upstream`] does, and returns its URL.
+///
+/// # Errors
+/// Fails with an example when the text is not such a URL.
+pub fn upstream_url(text: &str) -> Result<Uri, String> {
     let url = https_url(text).map_err(|error| error.replace("8443/", "8080"))?;
-    match (url.authority(), is_without_path(&url)) {
-        (Some(host), true) => Ok(UpstreamUrl::host(Protocol::Https, host.clone())),
-        _ => Err(format!(
+    match is_without_path(&url) {
+        true => Ok(url),
+        false => Err(format!(
             "{NO_PATH}; expected for example https://localhost:8080"
         )),
     }

@@ -1,13 +1,13 @@
 //! The flags of the binaries that listen.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use clap::Args;
 use serve::Limits;
 
 use super::parse::{duration, positive, whole_number};
 use crate::{
-    listen::{self, ClaimedAddress, Inherited},
+    listen::{self, ClaimedAddress, Inherited, ListenAddress},
     runtime::{self, OpenFiles},
 };
 
@@ -104,7 +104,7 @@ impl ServeArgs {
     pub fn claim(
         &self,
         inherited: Inherited,
-        address: SocketAddr,
+        address: &ListenAddress,
     ) -> Result<ClaimedAddress, listen::Error> {
         ClaimedAddress::claim(inherited, address, self.reuse_port, self.cores())
     }
