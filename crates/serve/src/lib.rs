@@ -6,7 +6,7 @@
 //! - `accept` takes connections from the kernel's queue, within bounds, and hands them off between cores
 //! - `connection` does the TLS handshake and serves HTTP/1.1 or HTTP/2 until the connection ends
 //! - [`body`], [`peer`], [`listen`] and [`shutdown`] have the types that a [`Handler`] and its binary use
-//! - [`shares`], [`http2`] and [`fields`] are shared with the `forward` crate
+//! - [`shares`], [`http2`], [`tcp`] and [`fields`] are shared with the `forward` crate
 
 mod accept;
 pub mod body;
@@ -22,6 +22,7 @@ pub mod peer;
 mod shared;
 pub mod shares;
 pub mod shutdown;
+pub mod tcp;
 
 pub use self::{
     connection::{

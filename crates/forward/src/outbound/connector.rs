@@ -6,6 +6,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use common::{cause, tls};
 use rustls::{AlertDescription, pki_types::ServerName};
+use serve::tcp::set_options;
 use tokio::{
     net::TcpStream,
     time::{sleep, timeout},
@@ -196,7 +197,7 @@ async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
             connected => break connected?,
         }
     };
-    tcp.set_nodelay(true)?;
+    set_options(&tcp)?;
     Ok(tcp)
 }
 

@@ -20,7 +20,10 @@ pub(crate) use self::{
     admission::{Admission, HandshakePermit},
     balance::{Accepted, Balance},
 };
-use crate::listen::{Listener, Queue};
+use crate::{
+    listen::{Listener, Queue},
+    tcp::set_options,
+};
 
 /// The pauses after a failure to accept, usually because the process is out of file descriptors. A
 /// connection that ends cuts the pause short; for other descriptors callers wait for the longest pause.
@@ -104,7 +107,7 @@ pub(crate) fn close(Listener { socket, queue }: Listener) -> Vec<(TcpStream, Soc
 
 /// Prepares a connection to be served. Returns `None` if it has ended.
 fn ready((tcp, peer): (TcpStream, SocketAddr)) -> Option<(TcpStream, SocketAddr)> {
-    match tcp.set_nodelay(true) {
+    match set_options(&tcp) {
         Ok(()) => Some((tcp, unmapped(peer))),
         Err(error) => {
             debug!(%peer, %error, "connection ended");
