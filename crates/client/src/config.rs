@@ -139,6 +139,7 @@ impl Config {
             id: self.server_id.clone(),
             connect_timeout: self.max_time,
             response_timeout: self.max_time,
+            call_timeout: self.max_time,
             queue_timeout: self.max_time,
             exclusive: ExclusiveLimit::default(),
         }

@@ -21,7 +21,7 @@ pub struct UpstreamArgs {
     /// Longest time to connect to the upstream, TLS included
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = cli::duration)]
     connect_timeout: Duration,
-    /// Longest time in which the upstream may take no part of the request and not begin its answer; time that the caller takes is not counted
+    /// Longest time in which the upstream may take no part of the request and not begin its answer; time that the caller takes is not counted. A gRPC call has --stream-idle-timeout instead, and long polls need a longer time
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = cli::duration)]
     response_timeout: Duration,
     /// Longest time that a request may wait while all connections to the upstream are full; then it is answered 503
@@ -33,11 +33,12 @@ pub struct UpstreamArgs {
 }
 
 impl UpstreamArgs {
-    /// Returns the upstream that the flags describe.
+    /// Returns the upstream that the flags describe. The answer to a gRPC call may be silent for
+    /// `call_timeout`.
     ///
     /// # Errors
     /// Fails when a URL is given twice.
-    pub fn upstream(&self) -> Result<Upstream, String> {
+    pub fn upstream(&self, call_timeout: Duration) -> Result<Upstream, String> {
         if let Some(url) = repeated(&self.upstreams) {
             return Err(format!(
                 "--upstream {url} is given twice: name each upstream once"
@@ -48,6 +49,7 @@ impl UpstreamArgs {
             id: self.upstream_id.clone(),
             connect_timeout: self.connect_timeout,
             response_timeout: self.response_timeout,
+            call_timeout,
             queue_timeout: self.queue_timeout,
             exclusive: ExclusiveLimit::new(self.max_upstream_connections),
         })
@@ -88,7 +90,7 @@ mod tests {
     fn urls(args: &[&str]) -> Result<Vec<String>, String> {
         let parsed = Alone::try_parse_from(["proxy"].iter().chain(args));
         let args = parsed.map_err(|error| error.to_string())?.upstream;
-        let urls = args.upstream()?.urls;
+        let urls = args.upstream(Duration::from_secs(3600))?.urls;
         Ok(urls.iter().map(Uri::to_string).collect())
     }
 
