@@ -37,6 +37,7 @@ async fn one_core_of_server_and_proxy_serves_in_the_test_process_until_a_stop() 
         urls: vec![UpstreamUrl::host(Protocol::Https, address.parse().unwrap())],
         connect_timeout: PATIENCE,
         response_timeout: PATIENCE,
+        call_timeout: PATIENCE,
         queue_timeout: PATIENCE,
         exclusive: ExclusiveLimit::new(10),
     };

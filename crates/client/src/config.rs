@@ -141,6 +141,7 @@ impl Config {
             urls: self.url.authority().into_iter().map(https).collect(),
             connect_timeout: self.max_time,
             response_timeout: self.max_time,
+            call_timeout: self.max_time,
             queue_timeout: self.max_time,
             exclusive: ExclusiveLimit::default(),
         }

@@ -53,7 +53,8 @@ struct ProxyHandler {
 /// # Errors
 /// Fails when no identity is issued, or when there is nothing to listen on.
 pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
-    let upstream = match config.upstream.upstream() {
+    let limits = config.serve.limits();
+    let upstream = match config.upstream.upstream(limits.stream_idle_timeout) {
         Ok(upstream) => upstream,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
@@ -73,7 +74,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         upstream,
         paths: config.paths.clone().into(),
         quotas: Arc::default(),
-        shared: Shared::new(config.serve.limits()),
+        shared: Shared::new(limits),
     };
     let announce = |cores, addresses: &str| {
         info!(

@@ -1,5 +1,7 @@
 //! The flags that describe the upstream.
 
+use std::time::Duration;
+
 use clap::Args;
 use forward::outbound::{Upstream, UpstreamUrl};
 use process::{
@@ -24,12 +26,13 @@ pub struct VerifiedUpstreamArgs {
 }
 
 impl VerifiedUpstreamArgs {
-    /// Returns the upstream that the flags describe.
+    /// Returns the upstream that the flags describe. The answer to a gRPC call may be silent for
+    /// `call_timeout`.
     ///
     /// # Errors
     /// Fails when a URL is given twice.
-    pub fn upstream(&self) -> Result<Upstream, String> {
-        self.connections.upstream(&self.upstreams)
+    pub fn upstream(&self, call_timeout: Duration) -> Result<Upstream, String> {
+        self.connections.upstream(&self.upstreams, call_timeout)
     }
 
     /// Returns the open files of upstream connections on this number of cores.
@@ -54,7 +57,7 @@ mod tests {
     fn urls(args: &[&str]) -> Result<Vec<String>, String> {
         let parsed = Alone::try_parse_from(["proxy"].iter().chain(args));
         let args = parsed.map_err(|error| error.to_string())?.upstream;
-        let urls = args.upstream()?.urls;
+        let urls = args.upstream(Duration::from_secs(3600))?.urls;
         Ok(urls.iter().map(UpstreamUrl::to_string).collect())
     }
 

@@ -14,6 +14,9 @@ pub struct Limits {
     /// The time for progress of a body that waits for its caller. [`MIN_PROGRESS_BYTES`] of a request's
     /// body must come in it, or the caller must read the next part of an answer.
     pub body_timeout: Duration,
+    /// The time for which a stream may be silent in both directions: an answer that is sent as it comes,
+    /// and the body of a gRPC call.
+    pub stream_idle_timeout: Duration,
     /// The longest request body, in bytes; `None` accepts any length.
     pub max_body: Option<u64>,
     /// The time for requests in flight to finish after a stop was requested.
@@ -58,6 +61,7 @@ impl Limits {
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
+            stream_idle_timeout: Duration::from_secs(3600),
             max_body: None,
             drain_timeout: Duration::from_secs(30),
             max_connections: max,

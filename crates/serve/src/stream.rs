@@ -12,6 +12,8 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
+use crate::tcp::set_options;
+
 /// An accepted connection.
 #[derive(Debug)]
 pub(crate) enum Stream {
@@ -70,10 +72,10 @@ impl Stream {
         }
     }
 
-    /// Sends small parts at once (RFC 9293 §3.7.4). A Unix socket always does.
-    pub(crate) fn set_nodelay(&self) -> io::Result<()> {
+    /// Sets the options of every connection ([`set_options`]). A Unix socket needs none.
+    pub(crate) fn set_options(&self) -> io::Result<()> {
         match self {
-            Self::Tcp(tcp) => tcp.set_nodelay(true),
+            Self::Tcp(tcp) => set_options(tcp),
             Self::Unix(_) => Ok(()),
         }
     }

@@ -58,7 +58,8 @@ pub struct Server {
 /// # Errors
 /// Fails when no identity is issued, or when there is nothing to listen on.
 pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
-    let upstream = match config.application.upstream() {
+    let limits = config.serve.limits();
+    let upstream = match config.application.upstream(limits.stream_idle_timeout) {
         Ok(upstream) => upstream,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
@@ -86,7 +87,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         authenticator,
         forwarding,
         quotas: Arc::default(),
-        shared: Shared::new(config.serve.limits()),
+        shared: Shared::new(limits),
     };
     let announce = |cores, addresses: &str| {
         info!(spiffe_id = %own, cores, application, "listening on {addresses}");

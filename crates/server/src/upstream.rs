@@ -1,5 +1,7 @@
 //! The flags that describe the application behind the server.
 
+use std::time::Duration;
+
 use clap::Args;
 use forward::{
     Fields,
@@ -37,11 +39,12 @@ pub struct ApplicationArgs {
 }
 
 impl ApplicationArgs {
-    /// Returns the application, or `None` for the built-in answer.
+    /// Returns the application, or `None` for the built-in answer. The answer to a gRPC call may be silent
+    /// for `call_timeout`.
     ///
     /// # Errors
     /// Fails when flags contradict each other, or when requests would leave this machine without TLS.
-    pub fn upstream(&self) -> Result<Option<Upstream>, String> {
+    pub fn upstream(&self, call_timeout: Duration) -> Result<Option<Upstream>, String> {
         let Some(first) = self.upstreams.first() else {
             return Ok(None);
         };
@@ -60,7 +63,9 @@ impl ApplicationArgs {
             )),
             _ => self.check_plaintext(),
         }?;
-        self.connections.upstream(&self.upstreams).map(Some)
+        self.connections
+            .upstream(&self.upstreams, call_timeout)
+            .map(Some)
     }
 
     fn check_plaintext(&self) -> Result<(), String> {
@@ -137,7 +142,7 @@ mod tests {
         let parsed = Alone::try_parse_from(["server"].iter().chain(args));
         let args = parsed.map_err(|error| error.to_string())?.application;
         let text = |upstream: Upstream| upstream.urls.iter().map(ToString::to_string).collect();
-        Ok(args.upstream()?.map(text))
+        Ok(args.upstream(Duration::from_secs(1))?.map(text))
     }
 
     #[test]

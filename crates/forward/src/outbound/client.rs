@@ -4,6 +4,7 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
+    time::Duration,
 };
 
 use common::cause;
@@ -19,7 +20,7 @@ use super::{
     endpoints::Failed,
     error::Error,
     pool::Pool,
-    prepared::{Prepared, RequestBody},
+    prepared::{Prepared, RequestBody, Speech},
     response::ResponseBody,
     retry::{self, Failure},
     security::Security,
@@ -107,11 +108,16 @@ impl<B: RequestBody> Client<B> {
             .await
             .map_err(|error| Error::request_body(cause::chain(&*error)))?;
         body.frame(&mut head.headers);
+        let speech = Speech::of(&head);
+        let patience = match speech {
+            Speech::Http2 => self.upstream.call_timeout,
+            _ => self.upstream.response_timeout,
+        };
         let mut failed = None;
         loop {
-            let need = body.need(&head.method);
+            let need = body.need(&head.method, speech);
             let checkout = self.pool.checkout(need, caller, failed.as_ref());
-            let exchange = self.exchange(checkout.await?, head, body, failed.is_none());
+            let exchange = self.exchange(checkout.await?, head, body, failed.is_none(), patience);
             let unanswered = match exchange.await {
                 Ok(answered) => return Ok(answered),
                 Err(unanswered) => unanswered,
@@ -128,6 +134,7 @@ impl<B: RequestBody> Client<B> {
         mut head: Parts,
         body: Prepared<B>,
         is_first: bool,
+        patience: Duration,
     ) -> Result<Answered<B>, Unanswered<B>> {
         let is_repeatable = retry::is_repeatable(&head.method, body.is_some());
         // Another attempt may have another address.
@@ -136,7 +143,7 @@ impl<B: RequestBody> Client<B> {
         let (upload, body) = Upload::of(body);
         let sent = tokio::select! {
             sent = checkout.send(Request::from_parts(head, body)) => sent,
-            () = upload.stalled(self.upstream.response_timeout) => {
+            () = upload.stalled(patience) => {
                 return Err(checkout.time_out().into());
             }
         };

@@ -164,7 +164,7 @@ impl<B: RequestBody> Connections<B> {
 
     /// Returns whether there are connections for this need that it has no room on.
     pub(super) fn is_full(&self, need: Need) -> bool {
-        need != Need::Exclusive && self.lock().has_shared()
+        !need.is_exclusive() && self.lock().has_shared()
     }
 
     /// Returns what errors call an endpoint.

@@ -6,6 +6,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use common::{cause, tls};
 use rustls::{AlertDescription, ClientConfig, pki_types::ServerName};
+use serve::tcp::set_options;
 use spiffe::TrustDomain;
 use tokio::{
     net::{TcpStream, UnixStream},
@@ -223,7 +224,7 @@ impl Offers {
 
 async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
     let tcp = retry_without_files(|| TcpStream::connect(address)).await?;
-    tcp.set_nodelay(true)?;
+    set_options(&tcp)?;
     Ok(tcp)
 }
 

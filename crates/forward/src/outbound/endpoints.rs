@@ -92,6 +92,11 @@ impl<B: RequestBody> Endpoints<B> {
         &mut self.all[index]
     }
 
+    /// Returns whether all endpoints speak HTTP/1.1 alone, as far as is known.
+    pub(super) fn is_http1(&self) -> bool {
+        self.all.iter().all(Endpoint::is_http1)
+    }
+
     /// Returns whether there are shared connections, with or without room.
     pub(super) fn has_shared(&self) -> bool {
         self.all.iter().any(Endpoint::has_shared)
@@ -157,8 +162,7 @@ impl<B: RequestBody> Endpoints<B> {
         tried: &[u64],
     ) -> Option<Candidate> {
         let now = Instant::now();
-        let may_open =
-            |one: &Endpoint<B>| !tried.contains(&one.id()) && one.may_open(one.offer(need));
+        let may_open = |one: &Endpoint<B>| !tried.contains(&one.id()) && one.may_open(need);
         let is_well = |one: &Endpoint<B>| may_open(one) && one.health.ejected(now).is_none();
         let index = self
             .least_loaded(|one| is_well(one) && is_other(failed, one))

@@ -101,7 +101,7 @@ impl<B: RequestBody> Pool<B> {
     ) -> Result<Checkout<B>, Error> {
         let begun = Instant::now();
         // A request that comes while others wait is not served before them.
-        let mut is_its_turn = need == Need::Exclusive || self.room.is_empty();
+        let mut is_its_turn = need.is_exclusive() || self.room.is_empty();
         loop {
             if !is_its_turn {
                 self.wait_for_room(need, caller, begun).await?;
@@ -127,9 +127,9 @@ impl<B: RequestBody> Pool<B> {
         failed: Option<&Failed>,
         begun: Instant,
     ) -> Result<Option<Connection<B>>, Error> {
-        let mut permit = match need {
-            Need::Exclusive => Some(self.permit(caller, begun).await?),
-            Need::Shared { .. } => None,
+        let mut permit = match need.is_exclusive() {
+            true => Some(self.permit(caller, begun).await?),
+            false => None,
         };
         let mut taken = self.connections.take(need, failed);
         if taken.is_none() && permit.is_none() && self.connections.lock().opens_exclusive(need) {

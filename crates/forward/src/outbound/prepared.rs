@@ -13,13 +13,14 @@ use std::{
 };
 
 use http::{
-    HeaderMap, HeaderValue, Method,
-    header::{CONTENT_LENGTH, TRAILER, TRANSFER_ENCODING},
+    HeaderMap, HeaderValue, Method, Version,
+    header::{CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING},
+    request::Parts,
 };
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Bytes;
-use serve::body::BoxError;
+use serve::{body::BoxError, grpc};
 use tokio::time::{Instant, timeout_at};
 
 use super::retry::is_repeatable;
@@ -37,6 +38,31 @@ const SMALL: usize = 8 * 1024;
 /// The time in which a body of unknown length has to end to be read as a whole.
 const BRIEF: Duration = Duration::from_millis(2);
 
+/// The version of HTTP that a request needs on its connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Speech {
+    /// Either version.
+    #[default]
+    Any,
+    /// HTTP/2 where it is spoken, because the caller of HTTP/2 takes trailers.
+    PreferHttp2,
+    /// HTTP/2, because the request is a gRPC call.
+    Http2,
+}
+
+impl Speech {
+    /// Returns the need of a request, whose head has the version of its caller.
+    pub(super) fn of(head: &Parts) -> Self {
+        if grpc::is_grpc(&head.headers) {
+            Self::Http2
+        } else if head.version == Version::HTTP_2 && head.headers.contains_key(TE) {
+            Self::PreferHttp2
+        } else {
+            Self::Any
+        }
+    }
+}
+
 /// The kind of connection that a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
@@ -46,9 +72,10 @@ pub(super) enum Need {
         bytes: usize,
         /// Set if the request may be sent again when the connection closes as it is sent.
         is_repeatable: bool,
+        speech: Speech,
     },
     /// A connection for this request alone, whose body can't be sent again.
-    Exclusive,
+    Exclusive(Speech),
 }
 
 impl Need {
@@ -56,7 +83,20 @@ impl Need {
     pub(super) const SMALL: Self = Self::Shared {
         bytes: 0,
         is_repeatable: true,
+        speech: Speech::Any,
     };
+
+    /// Returns whether the request needs a connection for itself.
+    pub(super) fn is_exclusive(self) -> bool {
+        matches!(self, Self::Exclusive(_))
+    }
+
+    /// Returns the version of HTTP that the request needs.
+    pub(super) fn speech(self) -> Speech {
+        match self {
+            Self::Shared { speech, .. } | Self::Exclusive(speech) => speech,
+        }
+    }
 
     /// Returns whether the request may be sent again if the connection closes as it is sent.
     pub(super) fn is_repeatable(self) -> bool {
@@ -73,7 +113,7 @@ impl Need {
     pub(super) fn shared_bytes(self) -> usize {
         match self {
             Self::Shared { bytes, .. } => bytes,
-            Self::Exclusive => 0,
+            Self::Exclusive(_) => 0,
         }
     }
 }
@@ -149,14 +189,15 @@ impl<B: RequestBody> Prepared<B> {
         Ok(Self::Streamed(begun.bytes, body))
     }
 
-    /// Returns the kind of connection that a request by this method needs.
-    pub(super) fn need(&self, method: &Method) -> Need {
+    /// Returns the kind of connection that a request by this method and in this version needs.
+    pub(super) fn need(&self, method: &Method, speech: Speech) -> Need {
         match self {
             Self::Whole(whole) => Need::Shared {
                 bytes: whole.bytes.len(),
                 is_repeatable: is_repeatable(method, self.is_some()),
+                speech,
             },
-            Self::Streamed(..) => Need::Exclusive,
+            Self::Streamed(..) => Need::Exclusive(speech),
         }
     }
 
@@ -236,6 +277,7 @@ mod tests {
         Need::Shared {
             bytes,
             is_repeatable: false,
+            speech: Speech::Any,
         }
     }
 
@@ -249,10 +291,10 @@ mod tests {
             (0, Need::SMALL),
             (1, shared(1)),
             (SMALL, shared(SMALL)),
-            (SMALL + 1, Need::Exclusive),
+            (SMALL + 1, Need::Exclusive(Speech::Any)),
         ] {
             let prepared = Prepared::read(full(length)).await.unwrap();
-            assert_eq!(prepared.need(&Method::GET), need);
+            assert_eq!(prepared.need(&Method::GET, Speech::Any), need);
             assert_eq!(prepared.is_some(), length > 0);
             assert_eq!(prepared.size_hint().exact(), Some(length as u64));
         }
@@ -262,8 +304,8 @@ mod tests {
     async fn a_body_of_unknown_length_is_read_if_it_ends_soon_and_otherwise_streamed() {
         for (parts, pause, need) in [
             ([3_usize, 4], Duration::ZERO, shared(7)),
-            ([SMALL, 1], Duration::ZERO, Need::Exclusive),
-            ([3, 4], BRIEF * 2, Need::Exclusive),
+            ([SMALL, 1], Duration::ZERO, Need::Exclusive(Speech::Any)),
+            ([3, 4], BRIEF * 2, Need::Exclusive(Speech::Any)),
         ] {
             let (mut source, body) = Channel::<Bytes>::new(9);
             tokio::spawn(async move {
@@ -273,7 +315,7 @@ mod tests {
                 }
             });
             let mut prepared = Prepared::read(body).await.unwrap();
-            assert_eq!(prepared.need(&Method::GET), need, "{parts:?}");
+            assert_eq!(prepared.need(&Method::GET, Speech::Any), need, "{parts:?}");
             let mut length = 0;
             while let Some(frame) = poll_fn(|cx| prepared.poll_frame(cx)).await {
                 length += frame.unwrap().into_data().unwrap().len();
@@ -290,7 +332,7 @@ mod tests {
         source.send_data("abc".into()).await.unwrap();
         source.send_trailers(trailers.clone()).await.unwrap();
         let mut prepared = Prepared::read(body).await.unwrap();
-        assert_eq!(prepared.need(&Method::POST), shared(3));
+        assert_eq!(prepared.need(&Method::POST, Speech::Any), shared(3));
         let mut headers = HeaderMap::from_iter([(CONTENT_LENGTH, "3".parse().unwrap())]);
         prepared.frame(&mut headers);
         assert_eq!(headers["trailer"], "x-sum");

@@ -31,6 +31,10 @@ pub struct ServeArgs {
     /// response's body
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     body_timeout: Duration,
+    /// Longest time for which a stream may be silent in both directions: an answer that is sent as it
+    /// comes, or a gRPC call
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    stream_idle_timeout: Duration,
     /// Longest request body in bytes. A longer one is answered 413 [default: no limit]
     #[arg(long, value_name = "BYTES", value_parser = whole_number::<u64>)]
     max_body: Option<u64>,
@@ -70,6 +74,7 @@ impl ServeArgs {
             header_timeout: self.header_timeout,
             idle_timeout: self.idle_timeout,
             body_timeout: self.body_timeout,
+            stream_idle_timeout: self.stream_idle_timeout,
             max_body: self.max_body,
             drain_timeout: self.drain_timeout,
             max_connections: self.max_connections,

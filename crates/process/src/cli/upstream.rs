@@ -15,7 +15,7 @@ pub struct UpstreamArgs {
     /// Longest time to connect to the upstream, TLS included
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     connect_timeout: Duration,
-    /// Longest time in which the upstream may take no part of the request and not begin its answer; time that the caller takes is not counted
+    /// Longest time in which the upstream may take no part of the request and not begin its answer; time that the caller takes is not counted. A gRPC call has --stream-idle-timeout instead, and long polls need a longer time
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     response_timeout: Duration,
     /// Longest time that a request may wait while all connections to the upstream are full; then it is answered 503
@@ -27,11 +27,15 @@ pub struct UpstreamArgs {
 }
 
 impl UpstreamArgs {
-    /// Returns the upstream at `urls`.
+    /// Returns the upstream at `urls`. The answer to a gRPC call may be silent for `call_timeout`.
     ///
     /// # Errors
     /// Fails when two URLs name the same place.
-    pub fn upstream(&self, urls: &[UpstreamUrl]) -> Result<Upstream, String> {
+    pub fn upstream(
+        &self,
+        urls: &[UpstreamUrl],
+        call_timeout: Duration,
+    ) -> Result<Upstream, String> {
         let is_repeated = |(index, url): &(usize, &UpstreamUrl)| {
             urls[..*index].iter().any(|known| known.is_same_place(url))
         };
@@ -44,6 +48,7 @@ impl UpstreamArgs {
             urls: urls.to_vec(),
             connect_timeout: self.connect_timeout,
             response_timeout: self.response_timeout,
+            call_timeout,
             queue_timeout: self.queue_timeout,
             exclusive: ExclusiveLimit::new(self.max_upstream_connections),
         })

@@ -122,7 +122,7 @@ fn accept_now(listener: &StdSocket) -> io::Result<(StdStream, Option<PeerAddress
 
 /// Prepares a connection to be served. Returns `None` if it has ended.
 fn ready((stream, peer): (Stream, PeerAddress)) -> Option<(Stream, PeerAddress)> {
-    match stream.set_nodelay() {
+    match stream.set_options() {
         Ok(()) => Some((stream, unmapped(peer))),
         Err(error) => {
             debug!(%peer, %error, "connection ended");

@@ -222,11 +222,13 @@ impl Activity {
         }
     }
 
-    fn at(&self, ms: u64) -> Instant {
+    /// Returns the time that is `ms` after the connection was opened.
+    pub(super) fn at(&self, ms: u64) -> Instant {
         self.opened + Duration::from_millis(ms)
     }
 
-    fn now(&self) -> u64 {
+    /// Returns the time since the connection was opened, in ms.
+    pub(super) fn now(&self) -> u64 {
         let ms = self.opened.elapsed().as_millis();
         ms.try_into().unwrap_or(NEVER - 1)
     }

@@ -1,6 +1,7 @@
 //! One accepted connection, from the TLS handshake to its end.
 
 mod activity;
+mod answer;
 mod date;
 mod exchange;
 mod flood;
