@@ -8,6 +8,7 @@
 //! - [`runtime`]: one runtime per core
 //! - [`signal`]: SIGTERM and SIGINT
 //! - [`telemetry`]: log lines on standard error
+//! - [`tenure`]: the end of connections with the identity of the process
 //! - [`protect`]: core dumps and tracing
 
 pub mod bundles;
@@ -18,3 +19,4 @@ pub mod runtime;
 pub mod service;
 pub mod signal;
 pub mod telemetry;
+pub mod tenure;

@@ -75,7 +75,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         upstream,
         paths: config.paths.clone().into(),
         quotas: Arc::default(),
-        shared: Shared::new(config.serve.limits()),
+        shared: Shared::new(config.serve.limits()).with_tenure(service.tenure(&identity.x509)),
     };
     let announce = |cores, addresses: &str| {
         info!(

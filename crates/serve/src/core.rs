@@ -82,6 +82,10 @@ impl<H: Handler> ServingCore<H> {
             source,
             shared: self.shared.clone(),
             shutdown: self.shutdown.clone(),
+            end: match &self.shared.tenure {
+                Some(tenure) => tenure.end(),
+                None => self.shutdown.clone(),
+            },
         };
         let (acceptor, handler) = (self.acceptor.clone(), self.handler.clone());
         // The future is boxed because it is large and would be moved about a dozen times before it runs.

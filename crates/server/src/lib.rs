@@ -64,7 +64,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         tls: tls::server(&identity.x509)?,
         authenticator,
         quotas: Arc::default(),
-        shared: Shared::new(config.serve.limits()),
+        shared: Shared::new(config.serve.limits()).with_tenure(service.tenure(&identity.x509)),
     };
     let announce = |cores, addresses: &str| {
         info!(spiffe_id = %own, cores, "listening on {addresses}");

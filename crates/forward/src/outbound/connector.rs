@@ -14,6 +14,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
+    age::Age,
     connection::{Opened, handshake},
     origin::Location,
     prepared::RequestBody,
@@ -98,16 +99,17 @@ impl Connector {
         self.timeout
     }
 
-    /// Opens a connection to an endpoint.
+    /// Opens a connection to an endpoint, and tells for how long it takes requests.
     pub(super) async fn open<B: RequestBody>(
         &self,
         location: &Location,
         offer: Offer,
-    ) -> Result<Opened<B>, Fault> {
+    ) -> Result<(Opened<B>, Age), Fault> {
         let tls = self.connect(location, offer).await?;
+        let age = Age::of(&tls);
         let is_exclusive = offer != Offer::Both;
         match timeout(self.timeout, handshake(tls, is_exclusive)).await {
-            Ok(opened) => opened.map_err(Fault::Http),
+            Ok(opened) => Ok((opened.map_err(Fault::Http)?, age)),
             Err(_) => Err(Fault::Timeout(self.timeout)),
         }
     }
