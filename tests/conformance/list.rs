@@ -12,7 +12,7 @@ pub(crate) const PARTS: [(char, u32); 7] = [
     ('W', 184),
     ('D', 51),
     ('S', 6),
-    ('T', 8),
+    ('T', 20),
 ];
 
 /// A row of the list.
