@@ -13,6 +13,7 @@ use process::{
     cli::{self, LogArgs, WorkloadApiArgs},
 };
 use spiffe::{SpiffeId, X509Source};
+use tracing::warn;
 
 /// Flags and environment.
 #[derive(Clone, Debug, Parser)]
@@ -40,9 +41,10 @@ Examples:
   curl --cacert <(client --print-bundle) -H \"Authorization: Bearer $(client --print-token)\" URL"
 )]
 pub struct Config {
-    /// Audience of the token [default: the server's SPIFFE ID]
+    /// Audience of the token [default: the server's SPIFFE ID]. Each of several can send the token on
+    /// to the others as this workload
     #[arg(value_name = "AUDIENCE", value_parser = cli::audience)]
-    audience: Option<String>,
+    audience: Vec<String>,
     /// URL to request; https only. Redirects are shown and not followed
     #[arg(long, value_name = "URL", default_value = "https://localhost:8443/", value_parser = cli::https_url)]
     pub url: Uri,
@@ -110,11 +112,31 @@ const NOT_SETTABLE: [(HeaderName, &str); 5] = [
 ];
 
 impl Config {
-    /// Returns the audience of the token.
-    pub(crate) fn audience(&self) -> String {
-        self.audience
-            .clone()
-            .unwrap_or_else(|| self.server_id.to_string())
+    /// Returns the audiences of the token, each once.
+    pub(crate) fn audiences(&self) -> Vec<String> {
+        if self.audience.is_empty() {
+            return vec![self.server_id.to_string()];
+        }
+        let mut audiences = Vec::new();
+        for audience in &self.audience {
+            if !audiences.contains(audience) {
+                audiences.push(audience.clone());
+            }
+        }
+        audiences
+    }
+
+    /// Warns of what the flags make possible, or what they make fail.
+    pub(crate) fn warn(&self, bundles: &X509Source) {
+        let count = self.audiences().len();
+        if count > 1 {
+            warn!(
+                "the token is for {count} audiences: each of them can send it to the others as this workload, until it \
+                 expires"
+            );
+        }
+        let domain = self.server_id.trust_domain();
+        bundles::warn_of_missing(bundles, "X.509", "--server-id", [domain]);
     }
 
     /// Returns the output instead of a response, if there is one.
@@ -145,12 +167,6 @@ impl Config {
             queue_timeout: self.max_time,
             exclusive: ExclusiveLimit::default(),
         }
-    }
-
-    /// Warns if the server can't be verified, because its trust domain has no bundle.
-    pub(crate) fn warn_of_missing_bundle(&self, bundles: &X509Source) {
-        let domain = self.server_id.trust_domain();
-        bundles::warn_of_missing(bundles, "X.509", "--server-id", [domain]);
     }
 
     /// Returns the request without its token.
@@ -252,20 +268,14 @@ mod tests {
 
     #[test]
     fn the_default_audience_is_the_server() {
-        assert_eq!(
-            config(&[]).unwrap().audience(),
-            "spiffe://example.org/server"
-        );
-        assert_eq!(
-            config(&["--server-id", "spiffe://a.b/c"])
-                .unwrap()
-                .audience(),
-            "spiffe://a.b/c"
-        );
-        assert_eq!(
-            config(&["spiffe://example.org/other"]).unwrap().audience(),
-            "spiffe://example.org/other"
-        );
+        for (args, audiences) in [
+            (&[][..], &["spiffe://example.org/server"][..]),
+            (&["--server-id", "spiffe://a.b/c"], &["spiffe://a.b/c"]),
+            (&["a"], &["a"]),
+            (&["b", "a", "b"], &["b", "a"]),
+        ] {
+            assert_eq!(config(args).unwrap().audiences(), audiences, "{args:?}");
+        }
     }
 
     #[test]

@@ -53,14 +53,14 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     }
     let workload_api = config.identity.workload_api(config.max_time);
     let x509 = workload_api.x509().await.map_err(cli::with_remedy)?.x509;
-    config.warn_of_missing_bundle(&x509);
+    config.warn(&x509);
     if config.print() == Some(Print::Bundle) {
         let bundles = x509.bundle_set()?;
         return output::bundle(&bundles, config.server_id.trust_domain());
     }
     let token = timeout_at(
         deadline,
-        workload_api.fetch_jwt_svid(&[config.audience()], None),
+        workload_api.fetch_jwt_svid(&config.audiences(), None),
     )
     .await
     .map_err(|_| late("the Workload API issued no token"))??;

@@ -108,13 +108,13 @@ impl Session {
     async fn start(config: &Config, request: Request<Full<Bytes>>) -> anyhow::Result<Self> {
         let workload_api = config.identity.workload_api(config.max_time);
         let x509 = workload_api.x509().await.map_err(cli::with_remedy)?.x509;
-        config.warn_of_missing_bundle(&x509);
+        config.warn(&x509);
         Ok(Self {
             client: Client::new(
                 config.upstream(),
                 tls::client(&x509, &config.server_id)?.into(),
             ),
-            tokens: TokenSource::new(workload_api, vec![config.audience()], None),
+            tokens: TokenSource::new(workload_api, config.audiences(), None),
             request,
             max_time: config.max_time,
         })

@@ -8,7 +8,9 @@
 //! - [`runtime`]: one runtime per core
 //! - [`signal`]: SIGTERM and SIGINT
 //! - [`telemetry`]: log lines on standard error
+//! - [`tenure`]: the end of connections with the identity of the process
 //! - [`protect`]: core dumps and tracing
+//! - [`web_pki`]: verification of peers by host name
 
 pub mod bundles;
 pub mod cli;
@@ -18,4 +20,5 @@ pub mod runtime;
 pub mod service;
 pub mod signal;
 pub mod telemetry;
+pub mod tenure;
 pub mod web_pki;

@@ -5,13 +5,14 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use common::workload;
-use serve::{listen::Listener, shutdown::Shutdown};
+use serve::{listen::Listener, shutdown::Shutdown, tenure::Tenure};
+use spiffe::X509Source;
 use tracing::info;
 
 use crate::{
     cli::{self, ServeArgs},
     listen::{self, ClaimedAddress, Inherited, ListenAddress},
-    runtime, signal,
+    runtime, signal, tenure,
 };
 
 /// A binary that has claimed its address and does not listen yet.
@@ -49,6 +50,12 @@ impl Service {
             identity = identity => Ok(Some(identity.map_err(cli::with_remedy)?)),
             () = self.shutdown.clone().requested() => Ok(None),
         }
+    }
+
+    /// Follows the identity that the process presents. Connections drain when it ends.
+    #[must_use]
+    pub fn tenure(&self, x509: &X509Source) -> Tenure {
+        tenure::follow(x509.clone(), self.shutdown.clone())
     }
 
     /// Listens, and runs `core` on each core until a stop is requested and all have drained.

@@ -86,6 +86,10 @@ impl<H: Handler> ServingCore<H> {
             source,
             shared: self.shared.clone(),
             shutdown: self.shutdown.clone(),
+            end: match &self.shared.tenure {
+                Some(tenure) => tenure.end(),
+                None => self.shutdown.clone(),
+            },
         };
         let (security, handler) = (self.security.clone(), self.handler.clone());
         // The future is boxed because it is large and would be moved about a dozen times before it runs.

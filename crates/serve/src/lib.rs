@@ -5,6 +5,7 @@
 //!
 //! - `accept` takes connections from the kernel's queue, within bounds, and hands them off between cores
 //! - `connection` does the TLS handshake and serves HTTP/1.1 or HTTP/2 until the connection ends
+//! - [`tenure`] ends connections with the identity that they were opened under
 //! - [`body`], [`peer`], [`listen`] and [`shutdown`] have the types that a [`Handler`] and its binary use
 //! - [`shares`], [`http2`], [`grpc`], [`tcp`] and [`fields`] are shared with the `forward` crate
 
@@ -25,6 +26,7 @@ pub mod shares;
 pub mod shutdown;
 mod stream;
 pub mod tcp;
+pub mod tenure;
 
 pub use self::{
     connection::{

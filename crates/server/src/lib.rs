@@ -87,7 +87,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         authenticator,
         forwarding,
         quotas: Arc::default(),
-        shared: Shared::new(limits),
+        shared: Shared::new(limits).with_tenure(service.tenure(&identity.x509)),
     };
     let announce = |cores, addresses: &str| {
         info!(spiffe_id = %own, cores, application, "listening on {addresses}");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::{Request, Response};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::CertificateDer;
 use serve::http2::RoundTrip;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -33,6 +34,16 @@ pub(super) enum Wire {
     Tls(Box<TlsStream<TcpStream>>),
     Tcp { io: TcpStream, is_http2: bool },
     Unix { io: UnixStream, is_http2: bool },
+}
+
+impl Wire {
+    /// Returns the certificate that the peer has presented, if there is TLS.
+    pub(super) fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        match self {
+            Self::Tls(tls) => tls.get_ref().1.peer_certificates()?.first(),
+            Self::Tcp { .. } | Self::Unix { .. } => None,
+        }
+    }
 }
 
 /// A connection that was just opened.

@@ -15,6 +15,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
+    age::Age,
     connection::{Opened, Wire, handshake},
     origin::{Location, Origin},
     prepared::RequestBody,
@@ -99,16 +100,17 @@ impl Connector {
         self.timeout
     }
 
-    /// Opens a connection to an endpoint.
+    /// Opens a connection to an endpoint, and tells for how long it takes requests.
     pub(super) async fn open<B: RequestBody>(
         &self,
         location: &Location,
         offer: Offer,
-    ) -> Result<Opened<B>, Fault> {
+    ) -> Result<(Opened<B>, Age), Fault> {
         let wire = self.connect(location, offer).await?;
+        let age = Age::of(wire.peer_certificate());
         let is_exclusive = offer != Offer::Both;
         match timeout(self.timeout, handshake(wire, is_exclusive)).await {
-            Ok(opened) => opened.map_err(Fault::Http),
+            Ok(opened) => Ok((opened.map_err(Fault::Http)?, age)),
             Err(_) => Err(Fault::Timeout(self.timeout)),
         }
     }

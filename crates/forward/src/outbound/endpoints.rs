@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 use super::{
+    age::Age,
     choice::least_of_two,
     connection::{Connection, Opened},
     connector::Offer,
@@ -220,7 +221,7 @@ impl<B: RequestBody> Endpoints<B> {
         &mut self,
         id: u64,
         offer: Offer,
-        opened: Result<Opened<B>, Error>,
+        opened: Result<(Opened<B>, Age), Error>,
     ) -> Result<(), Error> {
         let generation = self.generation;
         // The endpoint may be gone by now, and then its connection is dropped.

@@ -17,7 +17,7 @@ mod unread;
 pub(crate) mod windows;
 
 use std::{
-    future::poll_fn,
+    future::{pending, poll_fn},
     net::IpAddr,
     pin::Pin,
     sync::Arc,
@@ -63,7 +63,10 @@ pub(crate) struct Connection {
     /// The source of the connection, which the limits count.
     pub(crate) source: IpAddr,
     pub(crate) shared: Shared,
+    /// The stop of the process.
     pub(crate) shutdown: Shutdown,
+    /// The end of the connection: the stop of the process, or the end of its identity before that.
+    pub(crate) end: Shutdown,
 }
 
 /// The reason why a connection ended early. It is routine and logged at debug level.
@@ -75,6 +78,8 @@ pub(crate) enum Error {
     HandshakeEvicted,
     #[error("stopping")]
     Stopping,
+    #[error("a request in flight outlasted the drain")]
+    NotDrained,
     #[error("TLS handshake: {0}")]
     Handshake(std::io::Error),
     #[error("{0}")]
@@ -114,7 +119,8 @@ impl Connection {
     }
 
     async fn http(self, io: impl Io, is_http2: bool, handler: impl Handler) -> Result<(), Error> {
-        let activity = Activity::new(self.shared.in_flight.of(self.source));
+        let age = self.shared.limits.max_connection_age;
+        let activity = Activity::new(self.shared.in_flight.of(self.source), age);
         let serving = Arc::new(Serving {
             handler,
             peer: self.peer.clone(),
@@ -176,20 +182,24 @@ impl Connection {
         let mut connection = Http1(Box::pin(connection));
         let overdue = tokio::select! {
             served = &mut connection => return served,
-            overdue = activity.overdue(&self.shared.limits) => Some(overdue),
+            overdue = activity.overdue_or_old(&self.shared.limits) => overdue,
             () = evicted(activity) => return Err(Error::Evicted),
-            () = self.shutdown.clone().requested() => None,
+            () = self.end.clone().requested() => None,
         };
-        if overdue.is_none() {
-            activity.stop();
+        if overdue.is_some() {
+            return self.end(connection, activity, overdue).await;
+        }
+        activity.stop();
+        let drained = async {
             tokio::select! {
                 served = &mut connection => return served,
                 overdue = activity.overdue(&self.shared.limits) => return Err(overdue.into()),
                 () = evicted(activity) => return Err(Error::Evicted),
                 () = activity.without_request_for(self.drain_grace()) => {}
             }
-        }
-        self.end(connection, activity, overdue).await
+            self.end(connection, activity, None).await
+        };
+        self.within_drain_timeout(drained).await
     }
 
     /// Serves HTTP/2.
@@ -220,10 +230,16 @@ impl Connection {
         let serving = async {
             let overdue = tokio::select! {
                 served = &mut connection => return served,
-                overdue = activity.overdue(&self.shared.limits) => Some(overdue),
-                () = self.shutdown.clone().requested() => None,
+                overdue = activity.overdue_or_old(&self.shared.limits) => overdue,
+                () = self.end.clone().requested() => None,
             };
-            self.end(connection, activity, overdue).await
+            match overdue {
+                Some(_) => self.end(connection, activity, overdue).await,
+                None => {
+                    self.within_drain_timeout(self.end(connection, activity, None))
+                        .await
+                }
+            }
         };
         tokio::select! {
             served = serving => served,
@@ -251,6 +267,23 @@ impl Connection {
                 .await
                 .unwrap_or(Err(Overdue::Idle.into())),
             Some(overdue) => Err(overdue.into()),
+        }
+    }
+
+    /// Drains a connection, at most for the drain timeout. A stop of the process has its own deadline.
+    async fn within_drain_timeout(
+        &self,
+        drained: impl Future<Output = Result<(), Error>>,
+    ) -> Result<(), Error> {
+        let late = async {
+            sleep(self.shared.limits.drain_timeout).await;
+            if self.shutdown.is_requested() {
+                pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            drained = drained => drained,
+            () = late => Err(Error::NotDrained),
         }
     }
 
