@@ -1,6 +1,6 @@
 //! Flags and environment of the client, typed and checked.
 
-use std::{io::Read, time::Duration};
+use std::{io::Read, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
@@ -8,12 +8,16 @@ use forward::outbound::{ExclusiveLimit, Protocol, Upstream, UpstreamUrl};
 use http::{HeaderName, HeaderValue, Method, Request, Uri, header, uri::Authority};
 use http_body_util::Full;
 use hyper::body::Bytes;
-use process::{
-    bundles,
-    cli::{self, LogArgs, WorkloadApiArgs},
+use process::cli::{self, LogArgs, WorkloadApiArgs};
+use rustls::pki_types::ServerName;
+use spiffe::SpiffeId;
+use tracing::{level_filters::LevelFilter, warn};
+
+use crate::{
+    listening::config::ListenArgs,
+    peer::{Peer, server_name},
+    route::Route,
 };
-use spiffe::{SpiffeId, X509Source};
-use tracing::warn;
 
 /// Flags and environment.
 #[derive(Clone, Debug, Parser)]
@@ -21,9 +25,10 @@ use tracing::warn;
     name = "client",
     version,
     max_term_width = 100,
-    about = "Makes a request as this workload, with a SPIFFE JWT-SVID, to a server with a verified SPIFFE ID\n\n\
+    about = "Makes requests as this workload, with a SPIFFE JWT-SVID, to a verified server\n\n\
         It fetches a JWT-SVID for AUDIENCE, verifies the SPIFFE ID of the server before a byte of the \
-        request is sent, and prints the response's body. The exit status is 0 if the response's was 2xx.",
+        request is sent, and prints the response's body. The exit status is 0 if the response's was 2xx. \
+        With --listen, it does so for the requests of applications on this machine.",
     after_help = "\
 With --repeat or --every, the client prints a line for each request: its start (UTC), its status or \
 'failed' and the reason, and its duration. Bodies are read to their end and not printed. A summary \
@@ -38,6 +43,7 @@ Examples:
   client --url https://proxy.example.org:8443/ -i
   client -X PUT -H 'Content-Type: application/json' -d @order.json
   client --every 1s
+  client --listen 127.0.0.1:15001 --url https://proxy.example.org:8443
   curl --cacert <(client --print-bundle) -H \"Authorization: Bearer $(client --print-token)\" URL"
 )]
 pub struct Config {
@@ -51,6 +57,13 @@ pub struct Config {
     /// SPIFFE ID that the server must have
     #[arg(long, value_name = "ID", default_value = "spiffe://example.org/server", value_parser = cli::workload_id)]
     pub server_id: SpiffeId,
+    /// Host name that the server's certificate must have, instead of --server-id: for a load balancer
+    /// with a certificate of the web PKI. AUDIENCE is needed then
+    #[arg(long, value_name = "NAME", value_parser = server_name, conflicts_with_all = ["server_id", "print_bundle"])]
+    server_name: Option<ServerName<'static>>,
+    /// File of the CA certificates (PEM) that verify --server-name [default: the system's]
+    #[arg(long, value_name = "FILE", requires = "server_name")]
+    ca: Option<PathBuf>,
     /// Request method [default: GET, or POST with -d]
     #[arg(short = 'X', long = "request", value_name = "METHOD", value_parser = method)]
     method: Option<Method>,
@@ -79,6 +92,9 @@ pub struct Config {
     /// Print the server's X.509 trust bundle (PEM) instead of making the request
     #[arg(long, value_parser = boolean, group = "print", conflicts_with_all = ["method", "headers", "data", "include", "audience"])]
     print_bundle: bool,
+    /// The listener.
+    #[command(flatten)]
+    pub(crate) listening: ListenArgs,
     /// The Workload API.
     #[command(flatten)]
     pub identity: WorkloadApiArgs,
@@ -126,8 +142,53 @@ impl Config {
         audiences
     }
 
-    /// Warns of what the flags make possible, or what they make fail.
-    pub(crate) fn warn(&self, bundles: &X509Source) {
+    /// Returns the identity that the server must have.
+    pub(crate) fn peer(&self) -> Peer {
+        match &self.server_name {
+            None => Peer::SpiffeId(self.server_id.clone()),
+            Some(name) => Peer::Name {
+                name: name.clone(),
+                ca: self.ca.clone(),
+            },
+        }
+    }
+
+    /// Checks that there is an audience.
+    ///
+    /// # Errors
+    /// Fails when it can't be the server's SPIFFE ID, because that is not known.
+    pub(crate) fn check_audience(&self) -> Result<(), String> {
+        match (&self.server_name, self.audience.is_empty()) {
+            (Some(_), true) => Err(
+                "--server-name needs AUDIENCE, the SPIFFE ID of the server: client spiffe://example.org/server --server-name …"
+                    .into(),
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the routes of applications' requests: those of `--route`, or one for every host.
+    ///
+    /// # Errors
+    /// Fails when `--url` has a path, or when the audience is missing.
+    pub(crate) fn routes(&self) -> Result<Vec<Route>, String> {
+        if !self.listening.routes.is_empty() {
+            return Ok(self.listening.routes.clone());
+        }
+        self.check_audience()?;
+        let url = cli::without_path(&self.url, Protocol::Https).ok_or_else(|| {
+            format!("--url {}: with --listen the applications give the path; expected for example https://localhost:8443", self.url)
+        })?;
+        Ok(vec![Route {
+            host: None,
+            url,
+            audiences: self.audiences(),
+            peer: self.peer(),
+        }])
+    }
+
+    /// Warns of what the flags make possible.
+    pub(crate) fn warn(&self) {
         let count = self.audiences().len();
         if count > 1 {
             warn!(
@@ -135,8 +196,15 @@ impl Config {
                  expires"
             );
         }
-        let domain = self.server_id.trust_domain();
-        bundles::warn_of_missing(bundles, "X.509", "--server-id", [domain]);
+    }
+
+    /// Returns the level of log lines: a client that listens logs its requests, as servers do.
+    #[must_use]
+    pub fn log_level(&self) -> LevelFilter {
+        match self.listening.listen {
+            Some(_) => LevelFilter::INFO,
+            None => LevelFilter::WARN,
+        }
     }
 
     /// Returns the output instead of a response, if there is one.

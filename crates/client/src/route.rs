@@ -2,36 +2,22 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use http::Uri;
+use forward::outbound::UpstreamUrl;
 use process::cli;
-use rustls::pki_types::ServerName;
-use spiffe::SpiffeId;
+
+use crate::peer::{Peer, server_name};
 
 /// The route of requests to one host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// The host of the requests, in lower case; with a port only if the route has one.
-    pub(crate) host: String,
+    /// The host of the requests; with a port only if the route has one. `None` is for every host.
+    pub(crate) host: Option<String>,
     /// The place that they go to.
-    pub(crate) url: Uri,
-    /// The audience of their tokens.
-    pub(crate) audience: Option<String>,
+    pub(crate) url: UpstreamUrl,
+    /// The audiences of their tokens; at least one.
+    pub(crate) audiences: Vec<String>,
     /// The identity that the peer must have.
     pub(crate) peer: Peer,
-}
-
-/// The identity that a peer must have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// A SPIFFE ID, in an X.509-SVID.
-    SpiffeId(SpiffeId),
-    /// A host name, in a certificate of the web PKI or of the CA in a file.
-    Name {
-        /// The name.
-        name: ServerName<'static>,
-        /// The file of the CA's certificates; the system's roots if there is none.
-        ca: Option<PathBuf>,
-    },
 }
 
 const EXAMPLE: &str = "expected for example 'orders.internal=https://lb.example.org:8443;audience=spiffe://example.org/orders;server-id=spiffe://example.org/proxy'";
@@ -39,23 +25,14 @@ const EXAMPLE: &str = "expected for example 'orders.internal=https://lb.example.
 impl Route {
     /// Returns whether the route is for requests to `host`, which may have a port.
     pub(crate) fn is_for(&self, host: &str) -> bool {
+        let Some(own) = &self.host else {
+            return true;
+        };
         let without_port = match host.rsplit_once(':') {
             Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
             _ => host,
         };
-        self.host.eq_ignore_ascii_case(host) || self.host.eq_ignore_ascii_case(without_port)
-    }
-
-    /// Returns the audience of the tokens: by default the peer's SPIFFE ID.
-    pub(crate) fn audience(&self) -> Result<String, String> {
-        match (&self.audience, &self.peer) {
-            (Some(audience), _) => Ok(audience.clone()),
-            (None, Peer::SpiffeId(id)) => Ok(id.to_string()),
-            (None, Peer::Name { .. }) => Err(format!(
-                "a route with server-name needs audience=: the SPIFFE ID of the server behind {}",
-                self.url
-            )),
-        }
+        own.eq_ignore_ascii_case(host) || own.eq_ignore_ascii_case(without_port)
     }
 }
 
@@ -72,7 +49,7 @@ impl FromStr for Route {
             return Err(error(format!("{host:?} is not a host")));
         }
         let mut parts = rest.split(';');
-        let url = cli::upstream_url(parts.next().unwrap_or_default())?;
+        let url = cli::upstream(parts.next().unwrap_or_default())?;
         let (mut audience, mut id, mut name, mut ca) = (None, None, None, None);
         for part in parts {
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
@@ -94,27 +71,27 @@ impl FromStr for Route {
                 return Err(error("server-id alone says who the peer must be".into()));
             }
             (None, None, _) => {
-                return Err(error("a route says who the peer must be: server-id or server-name".into()));
+                return Err(error(
+                    "a route says who the peer must be: server-id or server-name".into(),
+                ));
             }
         };
-        let route = Self {
-            host: host.to_ascii_lowercase(),
-            url,
-            audience,
-            peer,
+        let audience = match (audience, &peer) {
+            (Some(audience), _) => audience,
+            (None, Peer::SpiffeId(id)) => id.to_string(),
+            (None, Peer::Name { .. }) => {
+                return Err(error(
+                    "a route with server-name needs audience=, the SPIFFE ID of the server behind it".into(),
+                ));
+            }
         };
-        route.audience().map_err(error)?;
-        Ok(route)
+        Ok(Self {
+            host: Some(host.to_owned()),
+            url,
+            audiences: vec![audience],
+            peer,
+        })
     }
-}
-
-/// Parses a host name that a certificate can have.
-///
-/// # Errors
-/// Fails with an example when the text is not such a name.
-pub(crate) fn server_name(text: &str) -> Result<ServerName<'static>, String> {
-    ServerName::try_from(text.to_owned())
-        .map_err(|_| format!("{text:?} is not a host name; expected for example lb.example.org"))
 }
 
 #[cfg(test)]
@@ -125,13 +102,15 @@ mod tests {
 
     #[test]
     fn a_route_has_a_host_a_url_and_a_peer() {
-        let route: Route = format!("Orders.internal=https://lb:8443;{ID}").parse().unwrap();
-        assert_eq!(route.host, "orders.internal");
+        let route: Route = format!("Orders.internal=https://lb:8443;{ID}")
+            .parse()
+            .unwrap();
+        assert_eq!(route.host.as_deref(), Some("Orders.internal"));
         assert_eq!(route.url.to_string(), "https://lb:8443/");
-        assert_eq!(route.audience().unwrap(), "spiffe://example.org/proxy");
+        assert_eq!(route.audiences, ["spiffe://example.org/proxy"]);
         let text = "a=https://lb;audience=spiffe://example.org/b;server-name=lb.example.org;ca=/etc/ca.pem";
         let route: Route = text.parse().unwrap();
-        assert_eq!(route.audience().unwrap(), "spiffe://example.org/b");
+        assert_eq!(route.audiences, ["spiffe://example.org/b"]);
         let Peer::Name { ca: Some(ca), .. } = route.peer else {
             panic!("{route:?}");
         };
@@ -152,7 +131,7 @@ mod tests {
             ("a", "", false),
         ] {
             let route: Route = format!("{route}=https://lb;{ID}").parse().unwrap();
-            assert_eq!(route.is_for(host), is_for, "{} {host}", route.host);
+            assert_eq!(route.is_for(host), is_for, "{route:?} {host}");
         }
     }
 
@@ -163,20 +142,38 @@ mod tests {
             ("a", "a route has a host"),
             ("=https://lb", "is not a host"),
             ("a/b=https://lb", "is not a host"),
-            ("a=http://lb;server-name=lb", "http would send the token in clear"),
+            (
+                "a=http://lb;server-name=lb",
+                "http would send the token in clear",
+            ),
             ("a=https://lb/path;server-name=lb", "no path"),
             ("a=https://lb", "says who the peer must be"),
             ("a=https://lb;server-name=lb", "needs audience="),
             ("a=https://lb;server-name=", "is not a host name"),
-            ("a=https://lb;server-id=spiffe://a/b;server-name=c", "server-id alone"),
-            ("a=https://lb;server-id=spiffe://a/b;ca=c", "server-id alone"),
-            ("a=https://lb;server-id=spiffe://a/b;server-id=spiffe://a/b", "given twice"),
-            ("a=https://lb;audience=;server-id=spiffe://a/b", "must not be empty"),
+            (
+                "a=https://lb;server-id=spiffe://a/b;server-name=c",
+                "server-id alone",
+            ),
+            (
+                "a=https://lb;server-id=spiffe://a/b;ca=c",
+                "server-id alone",
+            ),
+            (
+                "a=https://lb;server-id=spiffe://a/b;server-id=spiffe://a/b",
+                "given twice",
+            ),
+            (
+                "a=https://lb;audience=;server-id=spiffe://a/b",
+                "must not be empty",
+            ),
             ("a=https://lb;server-id=spiffe://a/b;x=y", "is not a part"),
             ("a=https://lb;server-id=spiffe://a/b;ca=", "is not a part"),
         ] {
             let error = text.parse::<Route>().unwrap_err();
-            assert!(error.contains(said) && error.contains("expected for example"), "{text}: {error}");
+            assert!(
+                error.contains(said) && error.contains("expected for example"),
+                "{text}: {error}"
+            );
         }
     }
 }

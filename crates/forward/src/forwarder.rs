@@ -1,6 +1,8 @@
 //! Forwards requests: cleans a checked request, sends it, checks the answer and cleans that.
 
-use http::{HeaderName, HeaderValue, Response, Version};
+use std::future::Ready;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 use serve::{body::Body, peer::Peer};
 
 use crate::{
@@ -10,6 +12,9 @@ use crate::{
     headers::{self, Fields},
     outbound::{Caller, Client, Security, Upstream},
 };
+
+/// The type of a renewal that never happens.
+type Never = fn(StatusCode, &HeaderMap) -> Option<Ready<Option<(HeaderName, HeaderValue)>>>;
 
 /// Forwards requests to one upstream. Belongs to one core, as its connections do.
 #[derive(Debug)]
@@ -42,6 +47,38 @@ impl Forwarder {
         peer: &Peer,
         set: Option<(HeaderName, HeaderValue)>,
     ) -> Result<Response<Body>, Error> {
+        self.exchange(request, peer, set, None::<Never>).await
+    }
+
+    /// Forwards a request as [`Self::forward`] does. If `renew` gives a future for the head of the answer,
+    /// and that another field, the request is sent once more with this field. That is possible if its body
+    /// is small. `renew` decides whether it is safe.
+    ///
+    /// # Errors
+    /// Fails when the upstream gives no valid answer.
+    pub async fn forward_renewing<R>(
+        &self,
+        request: Checked,
+        peer: &Peer,
+        set: Option<(HeaderName, HeaderValue)>,
+        renew: impl FnOnce(StatusCode, &HeaderMap) -> Option<R>,
+    ) -> Result<Response<Body>, Error>
+    where
+        R: Future<Output = Option<(HeaderName, HeaderValue)>>,
+    {
+        self.exchange(request, peer, set, Some(renew)).await
+    }
+
+    async fn exchange<R>(
+        &self,
+        request: Checked,
+        peer: &Peer,
+        set: Option<(HeaderName, HeaderValue)>,
+        renew: Option<impl FnOnce(StatusCode, &HeaderMap) -> Option<R>>,
+    ) -> Result<Response<Body>, Error>
+    where
+        R: Future<Output = Option<(HeaderName, HeaderValue)>>,
+    {
         let caller = Caller {
             source: peer.source(),
             eviction: request.0.body().eviction(),
@@ -51,7 +88,19 @@ impl Forwarder {
         if let Some((name, value)) = set {
             request.headers_mut().insert(name, value);
         }
-        let answered = self.client.request_for(request, &caller).await?;
+        let request = Client::prepare(request).await?;
+        let again = renew.and_then(|renew| Some((renew, request.copy()?)));
+        let mut answered = self.client.send(request, &caller).await?;
+        if let Some((renew, mut again)) = again {
+            let head = answered.response();
+            if let Some(renewing) = renew(head.status(), head.headers())
+                && let Some((name, value)) = renewing.await
+            {
+                drop(answered.accept());
+                again.head.headers.insert(name, value);
+                answered = self.client.send(again, &caller).await?;
+            }
+        }
         let mut response = match check_response(answered.response()) {
             Ok(()) => answered.accept(),
             Err(reason) => return Err(answered.reject(reason).into()),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use common::{sanitize::Sanitized, throttle::LogQuotas};
-use http::{HeaderName, HeaderValue, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serve::{Received, body::Body, peer::Peer};
 use tracing::{error, info, warn};
 
@@ -37,13 +37,29 @@ impl LoggedForwarder {
         peer: &Peer,
         set: Option<(HeaderName, HeaderValue)>,
     ) -> Response<Body> {
-        match self.forwarder.forward(request, peer, set).await {
-            Ok(response) => response,
-            Err(error) => {
-                self.log_failure(&error, peer);
-                error.into_response()
-            }
-        }
+        self.answered(self.forwarder.forward(request, peer, set).await, peer)
+    }
+
+    /// Forwards a request as [`Forwarder::forward_renewing`] does, and answers as [`Self::forward`] does.
+    pub async fn forward_renewing<R>(
+        &self,
+        request: Checked,
+        peer: &Peer,
+        set: Option<(HeaderName, HeaderValue)>,
+        renew: impl FnOnce(StatusCode, &HeaderMap) -> Option<R>,
+    ) -> Response<Body>
+    where
+        R: Future<Output = Option<(HeaderName, HeaderValue)>>,
+    {
+        let forwarding = self.forwarder.forward_renewing(request, peer, set, renew);
+        self.answered(forwarding.await, peer)
+    }
+
+    fn answered(&self, forwarded: Result<Response<Body>, Error>, peer: &Peer) -> Response<Body> {
+        forwarded.unwrap_or_else(|error| {
+            self.log_failure(&error, peer);
+            error.into_response()
+        })
     }
 
     /// Logs a fault of the caller as a warning, and a fault of the upstream as an error.

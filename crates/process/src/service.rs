@@ -58,6 +58,20 @@ impl Service {
         tenure::follow(x509.clone(), self.shutdown.clone())
     }
 
+    /// Waits for another part of the start. Returns `None` if a stop is requested first.
+    ///
+    /// # Errors
+    /// Fails when that part fails.
+    pub async fn or_stop<T>(
+        &self,
+        part: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<Option<T>> {
+        tokio::select! {
+            part = part => part.map(Some),
+            () = self.shutdown.clone().requested() => Ok(None),
+        }
+    }
+
     /// Listens, and runs `core` on each core until a stop is requested and all have drained.
     /// `announce` logs that the process listens, with the number of cores and the addresses.
     ///

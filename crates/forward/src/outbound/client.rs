@@ -36,6 +36,12 @@ pub struct Client<B> {
     _upkeep: JoinSet<()>,
 }
 
+/// A request whose body was read, if it is small.
+pub(crate) struct PreparedRequest<B> {
+    pub(crate) head: Parts,
+    body: Prepared<B>,
+}
+
 /// An answer whose head may still be rejected.
 pub(crate) struct Answered<B> {
     response: Response<Arriving>,
@@ -103,11 +109,32 @@ impl<B: RequestBody> Client<B> {
         request: Request<B>,
         caller: &Caller,
     ) -> Result<Answered<B>, Error> {
+        self.send(Self::prepare(request).await?, caller).await
+    }
+
+    /// Reads the request's body if it is small.
+    ///
+    /// # Errors
+    /// Fails when the body fails.
+    pub(crate) async fn prepare(request: Request<B>) -> Result<PreparedRequest<B>, Error> {
         let (mut head, body) = request.into_parts();
-        let mut body = Prepared::read(body)
+        let body = Prepared::read(body)
             .await
             .map_err(|error| Error::request_body(cause::chain(&*error)))?;
         body.frame(&mut head.headers);
+        Ok(PreparedRequest { head, body })
+    }
+
+    /// Sends a prepared request as [`Self::request_for`] does.
+    ///
+    /// # Errors
+    /// Fails when there is no answer.
+    pub(crate) async fn send(
+        &self,
+        request: PreparedRequest<B>,
+        caller: &Caller,
+    ) -> Result<Answered<B>, Error> {
+        let PreparedRequest { mut head, mut body } = request;
         let speech = Speech::of(&head);
         let patience = match speech {
             Speech::Http2 => self.upstream.call_timeout,
@@ -159,6 +186,15 @@ impl<B: RequestBody> Client<B> {
                 Err(Unanswered::new(&failure, checkout, &upload, again))
             }
         }
+    }
+}
+
+impl<B> PreparedRequest<B> {
+    /// Returns a copy of a request whose body was read.
+    pub(crate) fn copy(&self) -> Option<Self> {
+        let body = self.body.copy()?;
+        let head = self.head.clone();
+        Some(Self { head, body })
     }
 }
 

@@ -19,7 +19,7 @@ use tracing::level_filters::LevelFilter;
 pub use self::{
     parse::{
         application, audience, duration, https_url, listen_address, positive, upstream,
-        upstream_url, whole_number, workload_id,
+        whole_number, without_path, workload_id,
     },
     serve::ServeArgs,
     upstream::UpstreamArgs,
@@ -36,7 +36,11 @@ const USAGE: u8 = 2;
 ///
 /// Every flag has an environment variable: `prefix`, `_`, its name. A bad value ends the process
 /// with status 2 before anything else happens. A failure of `run` is logged once and is status 1.
-pub fn main<C, F>(prefix: &str, default_level: LevelFilter, run: impl FnOnce(C) -> F) -> ExitCode
+pub fn main<C, F>(
+    prefix: &str,
+    default_level: impl FnOnce(&C) -> LevelFilter,
+    run: impl FnOnce(C) -> F,
+) -> ExitCode
 where
     C: CommandFactory + FromArgMatches + AsRef<LogArgs>,
     F: Future<Output = anyhow::Result<ExitCode>>,
@@ -46,7 +50,7 @@ where
         .try_get_matches_from_mut(std::env::args_os())
         .and_then(|matches| C::from_arg_matches(&matches))
         .unwrap_or_else(|error| with_origin(error, &command).format(&mut command).exit());
-    if let Err(error) = telemetry::init(config.as_ref().log_format, default_level) {
+    if let Err(error) = telemetry::init(config.as_ref().log_format, default_level(&config)) {
         command.error(ErrorKind::InvalidValue, error).exit();
     }
     protect::forbid_core_dumps();

@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, path::Path, str::FromStr, time::Duration};
 
 use forward::outbound::{Protocol, UpstreamUrl};
-use http::{Uri, uri::Authority};
+use http::{
+    Uri,
+    uri::{Authority, PathAndQuery},
+};
 use spiffe::SpiffeId;
 
 /// The longest duration. A longer one is a mistake, and sums must not overflow the clock.
@@ -118,24 +121,20 @@ fn has_bad_port(authority: &Authority) -> bool {
 /// # Errors
 /// Fails with an example when the text is not such a URL.
 pub fn upstream(text: &str) -> Result<UpstreamUrl, String> {
-    let url = upstream_url(text)?;
-    let host = url.authority().cloned();
-    host.map(|host| UpstreamUrl::host(Protocol::Https, host))
-        .ok_or_else(|| "the host is missing; expected for example https://localhost:8080".into())
+    let url = https_url(text).map_err(|error| error.replace("8443/", "8080"))?;
+    without_path(&url, Protocol::Https)
+        .ok_or_else(|| format!("{NO_PATH}; expected for example https://localhost:8080"))
 }
 
-/// Parses an upstream as [`upstream`] does, and returns its URL.
-///
-/// # Errors
-/// Fails with an example when the text is not such a URL.
-pub fn upstream_url(text: &str) -> Result<Uri, String> {
-    let url = https_url(text).map_err(|error| error.replace("8443/", "8080"))?;
-    match is_without_path(&url) {
-        true => Ok(url),
-        false => Err(format!(
-            "{NO_PATH}; expected for example https://localhost:8080"
-        )),
-    }
+/// Returns the upstream of a URL that has a host and no path.
+#[must_use]
+pub fn without_path(url: &Uri, protocol: Protocol) -> Option<UpstreamUrl> {
+    let is_root = matches!(
+        url.path_and_query().map(PathAndQuery::as_str),
+        None | Some("" | "/")
+    );
+    let host = url.authority().filter(|_| is_root)?;
+    Some(UpstreamUrl::host(protocol, host.clone()))
 }
 
 /// Parses the place of an application: a URL with or without TLS, or a Unix socket.
@@ -171,20 +170,10 @@ pub fn application(text: &str) -> Result<UpstreamUrl, String> {
     };
     let url = https_url(&format!("https://{rest}"))
         .map_err(|fault| error(fault.split(';').next().unwrap_or_default()))?;
-    match (url.authority(), is_without_path(&url)) {
-        (Some(host), true) => Ok(UpstreamUrl::host(protocol, host.clone())),
-        _ => Err(error(NO_PATH)),
-    }
+    without_path(&url, protocol).ok_or_else(|| error(NO_PATH))
 }
 
 const NO_PATH: &str = "an upstream has no path, because the request's own path is kept";
-
-fn is_without_path(url: &Uri) -> bool {
-    matches!(
-        url.path_and_query().map(http::uri::PathAndQuery::as_str),
-        None | Some("" | "/")
-    )
-}
 
 #[cfg(test)]
 mod tests {
