@@ -50,8 +50,8 @@ pub struct Script {
     jwt_bundles: watch::Sender<Said<pb::JwtBundlesResponse>>,
     /// The answers to FetchJWTSVID. The last one serves all further calls.
     pub tokens: Mutex<Vec<Said<pb::JwtsvidResponse>>>,
-    /// The SPIFFE IDs that FetchJWTSVID was asked for.
-    pub asked: Mutex<Vec<String>>,
+    /// The requests of FetchJWTSVID that came.
+    pub asked: Mutex<Vec<pb::JwtsvidRequest>>,
     /// True while FetchJWTSVID gets no answer.
     held: watch::Sender<bool>,
     /// The kind and the moment of each call.
@@ -128,7 +128,7 @@ impl Fake {
             x509_bundles: watch::Sender::new(Ok(genuine.x509_bundles.clone())),
             jwt_bundles: watch::Sender::new(Ok(genuine.jwt_bundles.clone())),
             tokens: Mutex::new(Vec::new()),
-            asked: Mutex::new(Vec::new()),
+            asked: Mutex::default(),
             held: watch::Sender::new(false),
             calls: watch::Sender::new(Vec::new()),
             connections: watch::Sender::new(0),
@@ -283,8 +283,9 @@ impl SpiffeWorkloadApi for Script {
 
     async fn fetch_x509svid(
         &self,
-        _: Request<pb::X509svidRequest>,
+        request: Request<pb::X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+        assert_header(&request);
         self.called(Call::X509);
         Self::stream(&self.x509)
     }
@@ -299,8 +300,9 @@ impl SpiffeWorkloadApi for Script {
 
     async fn fetch_jwt_bundles(
         &self,
-        _: Request<pb::JwtBundlesRequest>,
+        request: Request<pb::JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
+        assert_header(&request);
         self.called(Call::JwtBundles);
         Self::stream(&self.jwt_bundles)
     }
@@ -309,13 +311,9 @@ impl SpiffeWorkloadApi for Script {
         &self,
         request: Request<pb::JwtsvidRequest>,
     ) -> Result<Response<pb::JwtsvidResponse>, Status> {
+        assert_header(&request);
         self.called(Call::Token);
-        assert_eq!(
-            request.metadata().get("workload.spiffe.io").unwrap(),
-            "true"
-        );
-        let id = request.into_inner().spiffe_id;
-        self.asked.lock().unwrap().push(id);
+        self.asked.lock().unwrap().push(request.into_inner());
         let mut held = self.held.subscribe();
         held.wait_for(|held| !held).await.unwrap();
         let mut tokens = self.tokens.lock().unwrap();
@@ -332,6 +330,12 @@ impl SpiffeWorkloadApi for Script {
     ) -> Result<Response<pb::ValidateJwtsvidResponse>, Status> {
         Err(Status::unimplemented("no binary of ours asks for this"))
     }
+}
+
+/// Checks that the call has the security header once (Workload Endpoint §3).
+fn assert_header<M>(request: &Request<M>) {
+    let values = request.metadata().get_all("workload.spiffe.io");
+    assert!(values.iter().eq(["true"]));
 }
 
 /// Returns an answer to FetchJWTSVID with this token.

@@ -82,7 +82,7 @@ pub fn compare(token: &str, bundles: &Bundles) -> Verdict {
         Authenticator::new(bundles.ours.clone(), policy).authenticate(&request.into_parts().0);
     let is_accepted = match &ours {
         // A trust domain's own ID is not one of a workload, which no pattern matches.
-        Ok(_) | Err(Refusal::NotAllowed(_)) => true,
+        Ok(_) | Err(Refusal::NotAllowed { .. }) => true,
         Err(Refusal::InvalidToken(_)) => false,
         Err(_) => return Verdict::NotAToken,
     };

@@ -362,12 +362,7 @@ fn split_message(buffer: &mut Vec<u8>, side: Side<'_>) -> Option<Message> {
             0
         }
         _ if message.fields("transfer-encoding").contains(&"chunked") => {
-            let last = b"0\r\n\r\n";
-            body.windows(last.len())
-                .enumerate()
-                .find(|(at, five)| *five == last && (*at == 0 || body[at - 1] == b'\n'))?
-                .0
-                + last.len()
+            length_of_chunks(body, !message.fields("trailer").is_empty())?
         }
         _ => message
             .fields("content-length")
@@ -377,4 +372,17 @@ fn split_message(buffer: &mut Vec<u8>, side: Side<'_>) -> Option<Message> {
     message.body = body.get(..length)?.to_vec();
     buffer.drain(..end + 4 + length);
     Some(message)
+}
+
+/// Returns the length of a chunked body that is whole, up to the empty line that ends it.
+fn length_of_chunks(body: &[u8], has_trailers: bool) -> Option<usize> {
+    const END: &[u8] = b"\r\n\r\n";
+    let last: &[u8] = if has_trailers { b"0\r\n" } else { b"0\r\n\r\n" };
+    let starts_line = |at: usize| at == 0 || body[at - 1] == b'\n';
+    let mut windows = body.windows(last.len()).enumerate();
+    let (zero, _) = windows.find(|(at, bytes)| *bytes == last && starts_line(*at))?;
+    let end = body[zero..]
+        .windows(END.len())
+        .position(|bytes| bytes == END)?;
+    Some(zero + end + END.len())
 }

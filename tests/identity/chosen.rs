@@ -213,6 +213,7 @@ async fn token_source_keeps_its_identity_while_it_is_issued_w177() {
     source.invalidate(&first);
     let second = source.token().await.unwrap();
     assert_eq!(second.spiffe_id().to_string(), OTHER_ID);
-    let asked = fake.script.asked.lock().unwrap().clone();
+    let asked = fake.script.asked.lock().unwrap();
+    let asked: Vec<_> = asked.iter().map(|one| one.spiffe_id.as_str()).collect();
     assert_eq!(asked, ["", CLIENT_ID, ""]);
 }

@@ -9,6 +9,8 @@ mod bad_upstream;
 mod breaks;
 /// Breaks answers to uploads off that have a connection of their own.
 mod broken_off;
+/// Makes gRPC calls, and cancels them.
+mod calls;
 /// Tests answers without a body, whose head may have a length.
 mod empty;
 /// Tests header fields that cross, in both directions.
@@ -41,12 +43,16 @@ mod running;
 mod sent_again;
 /// Leaves bodies unread at the upstream, next to other callers' requests.
 mod sharing;
+/// Streams answers that are silent for long.
+mod silent;
 /// Spreads requests over several upstreams, and restarts these.
 mod spread;
 /// Limits the concurrent streams of an upstream connection.
 mod streams;
 /// Tests the method, the target and Host.
 mod targets;
+/// Tests trailers in both directions.
+mod trailers;
 /// Tests Upgrade, Expect, CONNECT and the bytes after them.
 mod upgrades;
 /// Tests upstreams that fail, pooled connections, retries, aborts and backpressure.

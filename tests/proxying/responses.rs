@@ -1,13 +1,9 @@
-use std::convert::Infallible;
-
 use harness::{
     https,
-    proxy_stack::ProxyStack,
     raw::{self, Client, End, Reply},
 };
 use http::Version;
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Bytes, Frame};
+use http_body_util::BodyExt;
 
 use crate::{CANARY, Proxied, get, request};
 
@@ -171,41 +167,4 @@ async fn unknown_status_of_the_upstream_crosses_p124() {
     let proxied = answering(b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n", false).await;
     let mut client = Client::sending(&proxied.https, get(&[])).await;
     assert_eq!(client.answer().await.unwrap().status(), 999);
-}
-
-#[tokio::test]
-async fn trailers_of_an_answer_are_not_forwarded_p126() {
-    let answer = "HTTP/1.1 200 OK\r\nTrailer: X-T\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-T: 1\r\nSet-Cookie: a=1\r\n\r\n";
-    let proxied = answering(answer.as_bytes(), false).await;
-    let mut client =
-        Client::sending(&proxied.https, get(&["TE: trailers", "Connection: TE"])).await;
-    let answer = client.answer().await.unwrap();
-    assert_eq!(answer.body, b"5\r\nhello\r\n0\r\n\r\n");
-    assert!(!answer.head.contains("Trailer") && answer.fields("set-cookie").is_empty());
-
-    // HTTP/2 needs no announcement of trailers.
-    let answer = proxied.https.start(Version::HTTP_2, https::get(&[])).await;
-    let body = answer.into_body().collect().await.unwrap();
-    assert_eq!(body.trailers(), None);
-    assert_eq!(body.to_bytes(), "hello");
-}
-
-/// HTTP/2 is used on both sides, because no coding of the body loses trailers there.
-#[tokio::test]
-async fn trailers_of_an_http2_request_are_not_forwarded_p062() {
-    let stack = ProxyStack::answering(&["h2"], &[], async |request| {
-        let body = request.into_body().collect().await.unwrap();
-        let came = format!("{:?}", body.trailers());
-        serve::body::text(http::StatusCode::OK, came)
-    })
-    .await;
-    let trailers = http::HeaderMap::from_iter([(
-        http::header::AUTHORIZATION,
-        http::HeaderValue::from_static("Bearer a.b.c"),
-    )]);
-    let frames = [Frame::data(Bytes::from("abc")), Frame::trailers(trailers)];
-    let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok::<_, Infallible>)));
-    let request = http::Request::post("/").body(body).unwrap();
-    let answer = stack.https.send_over(Version::HTTP_2, request).await;
-    assert_eq!(answer.body, "None");
 }

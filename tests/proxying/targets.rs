@@ -1,4 +1,4 @@
-use harness::raw::Client;
+use harness::raw::{self, Client};
 
 use crate::{Proxied, post, request};
 
@@ -195,6 +195,45 @@ async fn targets_cross_byte_for_byte_or_not_at_all_p080() {
             .collect();
         let expected = forwarded.map(|target| format!("GET {target} HTTP/1.1"));
         assert_eq!(lines, Vec::from_iter(expected), "{number}");
+    }
+}
+
+#[tokio::test]
+async fn paths_below_a_pattern_are_forwarded_and_those_with_two_readings_are_404_h001_h002() {
+    let paths = ["--path", "/api/**", "--path", "/a%2Fb"];
+    let proxied = Proxied::answered(raw::echo, &paths).await;
+    for (number, target, status) in [
+        ("H1", "/api/", 200),
+        ("H1", "/api/v1/orders?a/../b//;%2f", 200),
+        ("H1", "/api/caf%C3%A9%20x", 200),
+        ("H1", "/api", 404),
+        ("H1", "/apis/x", 404),
+        ("H1", "/API/x", 404),
+        ("H1", "/%61pi/x", 404),
+        ("H2", "/api/../canary", 404),
+        ("H2", "/api/.", 404),
+        ("H2", "/api//x", 404),
+        ("H2", "//api/x", 404),
+        ("H2", "/api/a;b", 404),
+        ("H2", "/api/a\\b", 404),
+        ("H2", "/api/a%2Fb", 404),
+        ("H2", "/api/%2e%2e/x", 404),
+        ("H2", "/api/a%5Cb", 404),
+        ("H2", "/api/a%00", 404),
+        ("H2", "/api/%252e%252e/x", 404),
+        ("H2", "/a%2Fb", 200),
+        ("H2", "/a%2fb", 404),
+    ] {
+        let line = format!("GET {target} HTTP/1.1");
+        let outcome = proxied.probe(request(&[&line, HOST], "")).await;
+        assert_eq!(outcome.status, status, "{number} {target}");
+        let lines = outcome.forwarded.iter().map(|one| one.start_line());
+        let expected = (status == 200).then_some(line.as_str());
+        assert_eq!(
+            lines.collect::<Vec<_>>(),
+            Vec::from_iter(expected),
+            "{number}"
+        );
     }
 }
 

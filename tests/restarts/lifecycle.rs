@@ -251,6 +251,7 @@ async fn bad_flags_are_refused_with_status_2_before_anything_else() {
             "expected for example spiffe://example.org/server",
         ),
         ("proxy", &["--path", "status"], "expected a path from / on"),
+        ("proxy", &["--path", "/a/*"], "only in a final /**"),
         ("proxy", &["--nope"], "unexpected argument '--nope'"),
         (
             "client",

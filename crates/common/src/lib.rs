@@ -48,6 +48,8 @@
 //! - [`workload`] connects to the SPIFFE Workload API and keeps SVIDs, bundles and tokens current
 //! - [`tls`] turns an X.509 source into rustls configurations
 //! - [`bearer`] verifies a request's caller, and has the layer that does so for a service
+//! - [`path`] has patterns over the paths of requests
+//! - [`certificate`] reads a certificate
 //! - [`sanitize`], [`cause`] and [`throttle`] make log lines safe, complete and bounded
 //! - [`fair`], [`source`], [`backoff`] and [`lock`] are small parts that the crates of this workspace
 //!   share
@@ -55,8 +57,10 @@
 pub mod backoff;
 pub mod bearer;
 pub mod cause;
+pub mod certificate;
 pub mod fair;
 pub mod lock;
+pub mod path;
 pub mod sanitize;
 pub mod source;
 pub mod throttle;

@@ -189,8 +189,8 @@ pub(crate) fn certified_key(svid: &ParsedSvid) -> Result<CertifiedKey, rustls::E
 pub struct ClientTls {
     config: ClientConfig,
     source: X509Source,
-    /// The trust domain of the peer.
-    trust_domain: TrustDomain,
+    /// The SPIFFE ID of the peer.
+    expected: SpiffeId,
     /// The bundle of that trust domain after the last change.
     trust: CurrentTrust,
 }
@@ -206,17 +206,26 @@ impl ClientTls {
         &self.config
     }
 
+    /// Returns the SPIFFE ID that the peer must have.
+    #[must_use]
+    pub fn expected(&self) -> &SpiffeId {
+        &self.expected
+    }
+
     /// Returns whether bundles may be used. After a withdrawal they may not, and the error of a
     /// handshake looks like a fault of the peer.
     #[must_use]
     pub fn is_usable(&self) -> bool {
-        self.source.trust(&self.trust_domain).is_ok()
+        self.source.trust(self.expected.trust_domain()).is_ok()
     }
 
-    /// Returns whether the peer's trust domain has a bundle that may be used.
+    /// Returns the peer's trust domain if there is no trust bundle for it. Then no peer can be verified,
+    /// and the error of a handshake looks like a fault of the peer.
     #[must_use]
-    pub fn has_bundle(&self) -> bool {
-        current_trust(&self.source, &self.trust_domain).is_some()
+    pub fn missing_bundle(&self) -> Option<&TrustDomain> {
+        let trust_domain = self.expected.trust_domain();
+        let bundle = self.source.trust(trust_domain).ok()?;
+        bundle.is_none().then_some(trust_domain)
     }
 
     /// Returns a number that changes with each update of SVIDs or bundles.
@@ -233,7 +242,7 @@ impl ClientTls {
     /// completes once the source is closed.
     pub async fn changed(&mut self) {
         while self.source.changed().await {
-            let now = current_trust(&self.source, &self.trust_domain);
+            let now = current_trust(&self.source, self.expected.trust_domain());
             if !is_same(&now, &self.trust) {
                 self.trust = now;
                 return;
@@ -269,12 +278,11 @@ pub fn client(source: &X509Source, expected: &SpiffeId) -> ClientTls {
     config.resumption = Resumption::disabled();
     let mut source = source.clone();
     source.mark_seen();
-    let trust_domain = expected.trust_domain().clone();
     ClientTls {
         config,
         // The bundle is read after updates are marked as seen, so that no change is missed.
-        trust: current_trust(&source, &trust_domain),
+        trust: current_trust(&source, expected.trust_domain()),
         source,
-        trust_domain,
+        expected: expected.clone(),
     }
 }

@@ -9,7 +9,8 @@
 //! - [`DevAgent`] (`agent`): starts, stops, rotates, withdraws.
 //! - [`control`]: the same from another process.
 //! - [`Config`], [`Entry`], [`Selector`], [`FederatedBundle`]: the settings.
-//! - `listen`, `serve`, `header`, `service`, `answer`: from the socket file to the answer of an RPC.
+//! - `listen`, `serve`, `requests`, `header`, `service`, `answer`: from the socket file to the answer
+//!   of an RPC.
 //! - `attest`: the selectors of a caller; `rate`: the limit of its calls.
 //! - `authority`, `jwt`, `jwk`, `keyring`, `random`: the keys, and what they sign.
 //! - `state`: all of it at one moment; `status`: its public form; `rotate`: its changes with time.
@@ -34,6 +35,7 @@ mod listen;
 mod lock;
 mod random;
 mod rate;
+mod requests;
 mod rotate;
 mod selector;
 mod serve;

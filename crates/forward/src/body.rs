@@ -7,34 +7,59 @@ use std::{
 
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Bytes;
-use serve::Received;
+use serve::{Received, body::BoxError};
 
-/// A body without its trailers, because trailers bypass the checks of fields (RFC 9110 §6.5.1).
+use crate::trailers::TrailerRules;
+
+/// A body whose trailers have only fields that may cross.
 #[derive(Debug)]
-pub struct WithoutTrailers<B = Received>(pub B);
+pub struct CleanBody<B = Received> {
+    body: B,
+    rules: TrailerRules,
+}
 
-impl<B: Body<Data = Bytes> + Unpin> Body for WithoutTrailers<B> {
+impl<B> CleanBody<B> {
+    /// Returns `body` with those of its trailers that `rules` allow.
+    pub(crate) fn new(body: B, rules: TrailerRules) -> Self {
+        Self { body, rules }
+    }
+}
+
+impl<B> Body for CleanBody<B>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+{
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let Self(body) = self.get_mut();
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Self { body, rules } = self.get_mut();
         loop {
-            match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                Some(Ok(frame)) if frame.is_trailers() => {}
-                frame => return Poll::Ready(frame),
+            let frame = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                None => return Poll::Ready(None),
+            };
+            let trailers = match frame.into_trailers() {
+                Ok(trailers) => trailers,
+                Err(data) => return Poll::Ready(Some(Ok(data))),
+            };
+            match rules.cleaned(trailers) {
+                Ok(Some(trailers)) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
+        self.body.size_hint()
     }
 }

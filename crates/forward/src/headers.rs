@@ -10,24 +10,31 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version,
     header::{
         self, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, GetAll, HOST,
-        MAX_FORWARDS, TRANSFER_ENCODING, VIA,
+        MAX_FORWARDS, TE, TRAILER, TRANSFER_ENCODING, VIA,
     },
 };
 use http_body::Body;
 use serve::{fields, peer::Peer};
 
-use super::{framing, list::members, rejection::Rejection, target, via};
+use super::{
+    framing,
+    list::members,
+    rejection::Rejection,
+    target,
+    trailers::{self, TrailerRules},
+    via,
+};
 
 /// Fields for one connection only, nominated by `Connection` or not. This hop meets `Expect`: it asks
-/// for the body when the upstream takes it.
-const HOP_BY_HOP: [HeaderName; 11] = [
+/// for the body when the upstream takes it. It sends a `TE` and a `Trailer` of its own.
+pub(super) const HOP_BY_HOP: [HeaderName; 11] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
+    TE,
+    TRAILER,
     TRANSFER_ENCODING,
     header::UPGRADE,
     HeaderName::from_static("http2-settings"),
@@ -36,7 +43,7 @@ const HOP_BY_HOP: [HeaderName; 11] = [
 
 /// Fields that a caller can't have removed by nominating them in `Connection`: credentials, fields that
 /// frame the message, and fields that are set here.
-const NOT_NOMINABLE: [HeaderName; 6] = [
+pub(super) const NOT_NOMINABLE: [HeaderName; 6] = [
     AUTHORIZATION,
     CONTENT_LENGTH,
     HOST,
@@ -58,6 +65,9 @@ const CLAIMS: [&str; 9] = [
     "x-remote-user",
     "x-rewrite-url",
 ];
+/// Fields about a SPIFFE ID, which are believed only where this product sets them. They cross in neither
+/// direction.
+const IDENTITY_PREFIX: &str = "x-spiffe-";
 const CLAIM_PREFIXES: [&str; 8] = [
     "client-cert",
     "ssl-client-",
@@ -65,12 +75,23 @@ const CLAIM_PREFIXES: [&str; 8] = [
     "x-envoy-",
     "x-forwarded",
     "x-original-",
-    "x-spiffe-",
+    IDENTITY_PREFIX,
     "x-ssl-client-",
 ];
 
 /// A static value is checked once, and not for each message.
 static HTTPS: HeaderValue = HeaderValue::from_static("https");
+
+/// The choices of a deployment about the fields of a request.
+#[derive(Clone, Debug, Default)]
+pub struct Fields {
+    /// The caller's `Host` is kept. Otherwise the upstream's own replaces it.
+    pub keeps_host: bool,
+    /// Fields that do not cross, besides those that never do.
+    pub removed: Vec<HeaderName>,
+    /// No `X-Forwarded-*` are added, because the caller is the application of this process' own workload.
+    pub hides_caller: bool,
+}
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -108,8 +129,8 @@ pub(super) fn check_names(headers: &HeaderMap) -> Result<(), &'static str> {
 
 /// The longest head of an answer that crosses, in bytes as HTTP/1.1 writes them, and the most fields.
 /// Both hold for both versions of HTTP.
-const MAX_ANSWER_HEAD_BYTES: usize = 64 * 1024;
-const MAX_ANSWER_FIELDS: usize = 256;
+pub(super) const MAX_ANSWER_HEAD_BYTES: usize = 64 * 1024;
+pub(super) const MAX_ANSWER_FIELDS: usize = 256;
 
 /// Checks that an answer's head is within its bounds.
 pub(super) fn check_response_size(headers: &HeaderMap) -> Result<(), &'static str> {
@@ -119,8 +140,12 @@ pub(super) fn check_response_size(headers: &HeaderMap) -> Result<(), &'static st
     }
 }
 
-/// Makes a caller's request fit to be sent upstream. `Authorization` is left as it came.
-pub(super) fn clean_request<B: Body>(request: &mut Request<B>, peer: &Peer) {
+/// Makes a caller's request fit to be sent upstream. Returns the rules for the trailers.
+pub(super) fn clean_request<B: Body>(
+    request: &mut Request<B>,
+    peer: &Peer,
+    fields: &Fields,
+) -> TrailerRules {
     let host = target::requested_host(request);
     let (version, chunked) = (request.version(), is_to_be_chunked(request));
     let hops_left = match *request.method() {
@@ -130,35 +155,68 @@ pub(super) fn clean_request<B: Body>(request: &mut Request<B>, peer: &Peer) {
     request.extensions_mut().clear();
 
     let headers = request.headers_mut();
-    remove_nominated(headers);
+    let takes_trailers = trailers::are_taken(headers);
+    let mut dropped = remove_nominated(headers);
+    dropped.extend(fields.removed.iter().cloned());
+    let rules = TrailerRules::of_request(dropped);
+    let announced = rules.announced(headers);
     remove(headers, |name| {
-        HOP_BY_HOP.contains(name) || is_claim(name.as_str()) || name == HOST
+        HOP_BY_HOP.contains(name)
+            || is_claim(name.as_str())
+            || name == HOST
+            || fields.removed.contains(name)
     });
     one_line_each(headers);
     if let Some(hops_left) = hops_left {
         headers.insert(MAX_FORWARDS, hops_left.saturating_sub(1).into());
     }
-    headers.insert(X_FORWARDED_FOR, peer.ip().clone());
-    headers.insert(X_FORWARDED_PROTO, HTTPS.clone());
-    if let Some(host) = host {
-        headers.insert(X_FORWARDED_HOST, host);
+    if let Some(host) = host.clone().filter(|_| fields.keeps_host) {
+        headers.insert(HOST, host);
+    }
+    if !fields.hides_caller {
+        headers.insert(X_FORWARDED_FOR, peer.ip().clone());
+        headers.insert(X_FORWARDED_PROTO, HTTPS.clone());
+        headers.extend(host.map(|host| (X_FORWARDED_HOST, host)));
     }
     via::append(headers, version);
     if chunked {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
+    if takes_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        // A connection that is not HTTP/1.1 removes it again.
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+    if let Some(announced) = announced {
+        headers.insert(TRAILER, announced);
+    }
+    rules
 }
 
-/// Makes an upstream's response fit to be sent to the caller.
-pub(super) fn clean_response<B>(response: &mut Response<B>) {
+/// Makes an upstream's response fit to be sent to a caller that takes trailers or not. Returns the rules
+/// for the trailers.
+pub(super) fn clean_response<B>(response: &mut Response<B>, takes_trailers: bool) -> TrailerRules {
     let version = response.version();
     let headers = response.headers_mut();
-    remove_nominated(headers);
-    remove(headers, |name| HOP_BY_HOP.contains(name));
+    let rules = TrailerRules::of_answer(remove_nominated(headers), takes_trailers);
+    let announced = rules.announced(headers);
+    remove(headers, |name| {
+        HOP_BY_HOP.contains(name) || name.as_str().starts_with(IDENTITY_PREFIX)
+    });
     one_line_each(headers);
+    if let Some(announced) = announced {
+        headers.insert(TRAILER, announced);
+    }
     via::append(headers, version);
     // A reason phrase is the upstream's free text; the caller gets the standard one.
     response.extensions_mut().clear();
+    rules
+}
+
+/// Returns whether the caller takes trailers after an answer to this request. HTTP/2 always has room for
+/// them, and a caller of HTTP/1.1 says so (RFC 9110 §6.5.1).
+pub(super) fn takes_trailers<B>(request: &Request<B>) -> bool {
+    request.version() == Version::HTTP_2 || trailers::are_taken(request.headers())
 }
 
 /// Returns whether `Transfer-Encoding` has to say that there is a body. hyper drops a body of unknown
@@ -170,41 +228,40 @@ fn is_to_be_chunked<B: Body>(request: &Request<B>) -> bool {
 }
 
 /// Removes all fields of these names. Most messages have none of them.
-fn remove(headers: &mut HeaderMap, is_removed: impl Fn(&HeaderName) -> bool) {
+pub(super) fn remove(headers: &mut HeaderMap, is_removed: impl Fn(&HeaderName) -> bool) {
     let names = headers.keys().filter(|name| is_removed(name));
     for name in names.cloned().collect::<Vec<_>>() {
         headers.remove(name);
     }
 }
 
-/// Removes all fields that the `Connection` fields nominate.
-fn remove_nominated(headers: &mut HeaderMap) {
+/// Removes all fields that the `Connection` fields nominate, and returns their names.
+fn remove_nominated(headers: &mut HeaderMap) -> Vec<HeaderName> {
     let nominated: Vec<_> = members(headers, &CONNECTION)
         .filter_map(|name| HeaderName::from_bytes(name).ok())
         .filter(|name| !NOT_NOMINABLE.contains(name))
         .collect();
-    for name in nominated {
+    for name in &nominated {
         headers.remove(name);
     }
+    nominated
 }
 
 /// Returns whether a name is a claim. Names with underscores are claims too, because some servers read
 /// `X_Forwarded_For` as the same field.
 fn is_claim(name: &str) -> bool {
-    name.contains('_')
-        || CLAIMS.contains(&name)
-        || CLAIM_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    name.contains('_') || claims(name)
+}
+
+/// Returns whether a field of this name, which has no underscore, claims something.
+pub(super) fn claims(name: &str) -> bool {
+    CLAIMS.contains(&name) || CLAIM_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Writes fields as HTTP/1.1 has them. HTTP/2 also allows spaces around values (RFC 9113 §8.2.1) and
 /// cookies in several fields (§8.2.3). A length may come twice, or with leading zeros.
 fn one_line_each(headers: &mut HeaderMap) {
-    for value in headers.values_mut() {
-        let trimmed = value.as_bytes().trim_ascii();
-        if trimmed.len() < value.len() {
-            *value = HeaderValue::from_bytes(trimmed).expect("part of a value is a value");
-        }
-    }
+    trim_values(headers);
     if headers.get_all(COOKIE).iter().count() > 1 {
         let cookies: Vec<&[u8]> = headers
             .get_all(COOKIE)
@@ -219,6 +276,16 @@ fn one_line_each(headers: &mut HeaderMap) {
         && !is_written_once(headers.get_all(CONTENT_LENGTH))
     {
         headers.insert(CONTENT_LENGTH, length.into());
+    }
+}
+
+/// Removes white space around values.
+pub(super) fn trim_values(headers: &mut HeaderMap) {
+    for value in headers.values_mut() {
+        let trimmed = value.as_bytes().trim_ascii();
+        if trimmed.len() < value.len() {
+            *value = HeaderValue::from_bytes(trimmed).expect("part of a value is a value");
+        }
     }
 }
 

@@ -39,10 +39,10 @@ pub enum Wire {
 #[non_exhaustive]
 pub enum WireError {
     /// The HTTP/1.1 connection or its framing failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Http1(#[from] hyper::Error),
     /// The peer reset the HTTP/2 stream, or its connection failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Http2(#[from] h2::Error),
 }
 

@@ -5,14 +5,16 @@
 //!
 //! - `accept` takes connections from the kernel's queue, within bounds, and hands them off between cores
 //! - `connection` does the TLS handshake and serves HTTP/1.1 or HTTP/2 until the connection ends
+//! - [`tenure`] ends connections with the identity that they were opened under
 //! - [`body`], [`peer`], [`listen`] and [`shutdown`] have the types that a [`Handler`] and its binary use
-//! - [`shares`], [`http2`] and [`fields`] are shared with the `forward` crate
+//! - [`shares`], [`http2`], [`grpc`], [`tcp`] and [`fields`] are shared with the `forward` crate
 
 mod accept;
 pub mod body;
 mod connection;
 mod core;
 pub mod fields;
+pub mod grpc;
 mod handler;
 pub mod http2;
 mod in_flight;
@@ -22,6 +24,9 @@ pub mod peer;
 mod shared;
 pub mod shares;
 pub mod shutdown;
+mod stream;
+pub mod tcp;
+pub mod tenure;
 
 pub use self::{
     connection::{
@@ -35,4 +40,5 @@ pub use self::{
         Limits, MAX_HEADER_BYTES, MAX_HEADERS, MAX_STREAMS, MAX_TARGET_BYTES, MIN_PROGRESS_BYTES,
     },
     shared::Shared,
+    stream::PeerAddress,
 };

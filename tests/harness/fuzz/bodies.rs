@@ -62,6 +62,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Recorded<B> {
                 record
                     .data
                     .extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+                // Nothing follows trailers, and hyper does not ask.
+                record.ended |= frame.is_trailers();
             }
             Poll::Ready(Some(Err(_))) => record.broken = true,
             Poll::Ready(None) => record.ended = true,

@@ -9,9 +9,8 @@ pub(super) const PEER_IP: &str = "192.0.2.7";
 pub(super) const HOST: &str = "upstream.example:8080";
 
 /// A request to the upstream has none of these fields.
-const GONE: [&str; 21] = [
+const GONE: [&str; 18] = [
     "client-cert",
-    "connection",
     "expect",
     "forwarded",
     "http2-settings",
@@ -21,8 +20,6 @@ const GONE: [&str; 21] = [
     "proxy-authorization",
     "proxy-connection",
     "remote-user",
-    "te",
-    "trailer",
     "true-client-ip",
     "upgrade",
     "x-client-ip",
@@ -45,12 +42,27 @@ const GONE_BEGINNINGS: [&str; 8] = [
     "x-ssl-client-",
 ];
 
+/// No trailer has one of these names either, which are for the head of a message.
+const HEAD_ONLY: [&str; 8] = [
+    "cache-control",
+    "content-type",
+    "if-match",
+    "location",
+    "max-forwards",
+    "set-cookie",
+    "transfer-encoding",
+    "www-authenticate",
+];
+
 /// The proxy sets these fields or changes their values.
-const SET: [&str; 9] = [
+const SET: [&str; 12] = [
+    "connection",
     "content-length",
     "cookie",
     "host",
     "max-forwards",
+    "te",
+    "trailer",
     "transfer-encoding",
     "via",
     "x-forwarded-for",
@@ -72,6 +84,7 @@ const NOT_NOMINABLE: [&str; 6] = [
 pub(super) fn check(sent: &Message, came: &Request<()>) {
     check_target(sent, came);
     check_set(sent, came.headers());
+    check_trailers(sent, came.headers());
     for (name, _) in &sent.fields {
         let name = name.as_str();
         if !SET.contains(&name) {
@@ -125,6 +138,39 @@ fn check_set(sent: &Message, came: &HeaderMap) {
     let by = via.last().and_then(|hop| hop.get("1.1 ".len()..));
     let own = by.is_some_and(|by| by.starts_with(b"spiffe-jwt-proxy-"));
     assert!(own, "{sent:?}");
+}
+
+/// Checks that trailers are announced, and that none could be taken for a field of the head.
+fn check_trailers(sent: &Message, came: &HeaderMap) {
+    let takes = values(came, "te").join(&b',').to_ascii_lowercase();
+    let takes = takes
+        .split(|&byte| byte == b',')
+        .any(|coding| coding.trim_ascii() == b"trailers");
+    let one = |value: &'static str| {
+        if takes {
+            vec![value.as_bytes()]
+        } else {
+            vec![]
+        }
+    };
+    assert_eq!(sent.values("te"), one("trailers"), "{sent:?}");
+    assert_eq!(sent.values("connection"), one("te"), "{sent:?}");
+    let announced = sent.values("trailer").join(&b',');
+    let names = announced
+        .split(|&byte| byte == b',')
+        .map(<[u8]>::trim_ascii);
+    let names: Vec<_> = names.filter(|name| !name.is_empty()).collect();
+    for name in &names {
+        let name = std::str::from_utf8(name).expect("a name is ASCII");
+        let is_of_head = SET.contains(&name)
+            || NOT_NOMINABLE.contains(&name)
+            || HEAD_ONLY.contains(&name)
+            || is_gone(name, came);
+        assert!(!is_of_head, "{name}: {sent:?}");
+    }
+    for (name, _) in &sent.trailers {
+        assert!(names.contains(&name.as_bytes()), "{name}: {sent:?}");
+    }
 }
 
 fn values<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a [u8]> {

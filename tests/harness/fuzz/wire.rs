@@ -6,9 +6,13 @@
 pub(super) struct Message {
     pub(super) method: String,
     pub(super) target: String,
-    pub(super) fields: Vec<(String, Vec<u8>)>,
+    pub(super) fields: Fields,
     pub(super) body: Vec<u8>,
+    pub(super) trailers: Fields,
 }
+
+/// The names and values of fields.
+type Fields = Vec<(String, Vec<u8>)>;
 
 type Taken<'a, T> = Result<Option<(T, &'a [u8])>, String>;
 
@@ -37,22 +41,32 @@ pub(super) fn request(bytes: &[u8]) -> Taken<'_, Message> {
         target: target.to_owned(),
         fields: Vec::new(),
         body: Vec::new(),
+        trailers: Vec::new(),
     };
-    loop {
-        let Some((field, after)) = field(rest)? else {
-            return Ok(None);
-        };
-        rest = after;
-        match field {
-            Some(field) => message.fields.push(field),
-            None => break,
-        }
-    }
-    let Some((body, rest)) = body(&message, rest)? else {
+    let Some((fields, after)) = fields(rest)? else {
         return Ok(None);
     };
-    message.body = body;
+    (message.fields, rest) = (fields, after);
+    let Some(((body, trailers), rest)) = body(&message, rest)? else {
+        return Ok(None);
+    };
+    (message.body, message.trailers) = (body, trailers);
     Ok(Some((message, rest)))
+}
+
+/// Takes fields up to the empty line.
+fn fields(mut bytes: &[u8]) -> Taken<'_, Fields> {
+    let mut fields = Fields::new();
+    loop {
+        let Some((field, rest)) = field(bytes)? else {
+            return Ok(None);
+        };
+        match field {
+            Some(field) => fields.push(field),
+            None => return Ok(Some((fields, rest))),
+        }
+        bytes = rest;
+    }
 }
 
 /// Takes one line of visible ASCII and spaces, without its CRLF.
@@ -102,13 +116,13 @@ fn field(bytes: &[u8]) -> Taken<'_, Option<(String, Vec<u8>)>> {
     Ok(Some((Some((name.to_owned(), value.to_vec())), rest)))
 }
 
-/// Takes a body by whichever of `Content-Length` and `Transfer-Encoding` is there. It is empty
-/// without both.
-fn body<'a>(message: &Message, bytes: &'a [u8]) -> Taken<'a, Vec<u8>> {
+/// Takes a body, and its trailers, by whichever of `Content-Length` and `Transfer-Encoding` is there. It
+/// is empty without both.
+fn body<'a>(message: &Message, bytes: &'a [u8]) -> Taken<'a, (Vec<u8>, Fields)> {
     let lengths = message.values("content-length");
     let codings = message.values("transfer-encoding");
     match (lengths.as_slice(), codings.as_slice()) {
-        ([], []) => Ok(Some((Vec::new(), bytes))),
+        ([], []) => Ok(Some(((Vec::new(), Fields::new()), bytes))),
         ([], [b"chunked"]) => chunks(bytes),
         ([length], []) => {
             let text = std::str::from_utf8(length).unwrap_or_default();
@@ -117,14 +131,14 @@ fn body<'a>(message: &Message, bytes: &'a [u8]) -> Taken<'a, Vec<u8>> {
                 return Err(format!("a length in its one form: {text:?}"));
             }
             let body = bytes.split_at_checked(length);
-            Ok(body.map(|(body, rest)| (body.to_vec(), rest)))
+            Ok(body.map(|(body, rest)| ((body.to_vec(), Fields::new()), rest)))
         }
         lengths => Err(format!("one length: {lengths:?}")),
     }
 }
 
-/// Takes chunks without extensions and without trailers.
-fn chunks(mut bytes: &[u8]) -> Taken<'_, Vec<u8>> {
+/// Takes chunks without extensions, and the trailers after them.
+fn chunks(mut bytes: &[u8]) -> Taken<'_, (Vec<u8>, Fields)> {
     let mut body = Vec::new();
     loop {
         let Some((size, rest)) = line(bytes)? else {
@@ -137,6 +151,10 @@ fn chunks(mut bytes: &[u8]) -> Taken<'_, Vec<u8>> {
         else {
             return Err(format!("a chunk's size: {size:?}"));
         };
+        if length == 0 {
+            let trailers = fields(rest)?;
+            return Ok(trailers.map(|(trailers, rest)| ((body, trailers), rest)));
+        }
         let Some((data, rest)) = rest.split_at_checked(length) else {
             return Ok(None);
         };
@@ -147,9 +165,6 @@ fn chunks(mut bytes: &[u8]) -> Taken<'_, Vec<u8>> {
             return Err(format!("CRLF after a chunk: {}", end.escape_ascii()));
         }
         body.extend_from_slice(data);
-        if length == 0 {
-            return Ok(Some((body, rest)));
-        }
         bytes = rest;
     }
 }
@@ -166,7 +181,7 @@ mod tests {
 
     #[test]
     fn takes_what_has_one_meaning() {
-        let two = b"GET /a?b HTTP/1.1\r\nhost: a\r\n\r\nPOST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        let two = b"GET /a?b HTTP/1.1\r\nhost: a\r\n\r\nPOST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nx: 1\r\n\r\n";
         let (first, rest) = request(two).unwrap().unwrap();
         assert_eq!(
             (&*first.target, first.values("host")),
@@ -180,6 +195,7 @@ mod tests {
             (&*second.method, &*second.body, rest),
             ("POST", &b"abc"[..], &b""[..])
         );
+        assert_eq!(second.trailers, [("x".to_owned(), b"1".to_vec())]);
     }
 
     #[test]
@@ -201,7 +217,7 @@ mod tests {
             "GET / HTTP/1.1\r\ntransfer-encoding: gzip\r\n\r\n",
             "GET / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1;x\r\na\r\n0\r\n\r\n",
             "GET / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n",
-            "GET / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\na: b\r\n\r\n",
+            "GET / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\na : b\r\n\r\n",
         ] {
             assert!(request(text.as_bytes()).is_err(), "{text:?}");
         }

@@ -55,36 +55,29 @@ async fn http2_bodies_of_another_length_than_declared_are_never_whole_upstream_p
 }
 
 #[tokio::test]
-async fn http2_trailers_are_not_forwarded_p096() {
+async fn pseudo_fields_in_trailers_are_dropped_p096() {
     let proxied = Proxied::new().await;
     // The proxy collects a short body, and streams a long one.
     let (short, long) = (&b"abc"[..], &[b'a'; 16 * 1024][..]);
-    let (field, path) = (("x-token", "Bearer x"), (":path", "/evil"));
-    for (number, body, trailer) in [
-        ("P62", short, field),
-        ("P62", long, field),
-        ("P96", short, path),
-        ("P96", long, path),
-    ] {
+    for body in [short, long] {
         let mut client = Client::new(&proxied.https).await;
         // hyper sends a trailer over HTTP/1.1 only if this field has its name.
-        let announced = ("trailer", "x-token");
+        let announced = ("trailer", "x-token, path");
         let head = [(":method", "POST"), SCHEME, AUTHORITY, PATH, announced];
         client.headers(END_HEADERS, &head).await;
         client.data(0, body).await;
-        client.headers(END_HEADERS | END_STREAM, &[trailer]).await;
-        assert_eq!(client.outcome().await, Outcome::Status(200), "{number}");
+        let trailers = [(":path", "/evil"), ("x-token", "1")];
+        client.headers(END_HEADERS | END_STREAM, &trailers).await;
+        assert_eq!(client.outcome().await, Outcome::Status(200));
         // The next request follows on the same connection, after all bytes of the first one.
         client = Client::new(&proxied.https).await;
         client.headers(END_HEADERS | END_STREAM, &GET).await;
-        assert_eq!(client.outcome().await, Outcome::Status(200), "{number}");
+        assert_eq!(client.outcome().await, Outcome::Status(200));
         let connections = proxied.upstream.connections();
-        assert_eq!(connections.len(), 1, "{number}");
+        assert_eq!(connections.len(), 1);
         let bytes = String::from_utf8_lossy(&connections[0].bytes);
-        assert!(
-            !bytes.contains("Bearer x") && !bytes.contains("evil"),
-            "{number} {bytes}"
-        );
+        assert!(bytes.contains("0\r\nx-token: 1\r\n\r\n"), "{bytes}");
+        assert!(!bytes.contains("evil"), "{bytes}");
     }
 }
 

@@ -121,7 +121,10 @@ where
 
     fn authorize(&self, id: Arc<SpiffeId>) -> Result<Caller, Refusal> {
         if !self.policy.allow.allows(&id) {
-            return Err(Refusal::NotAllowed(SpiffeId::clone(&id)));
+            return Err(Refusal::NotAllowed {
+                caller: SpiffeId::clone(&id),
+                rule: self.policy.allow.rule().clone(),
+            });
         }
         Ok(Caller { id })
     }

@@ -21,7 +21,7 @@ mod queue;
 mod refusal;
 
 pub use self::{
-    allow::{Allow, Pattern, PatternError},
+    allow::{Allow, Pattern, PatternError, Rule},
     authenticator::{Authenticator, Caller},
     jwt::{JwtBundle, JwtBundleFault, JwtBundleSet},
     layer::{EmptyAnswer, JwtSvidLayer, JwtSvidService, RefusalAnswer},

@@ -289,7 +289,7 @@ impl X509Source {
 
     /// Waits for an update that came after the last one that was waited for. Returns `false` if there
     /// will be none.
-    pub(crate) async fn changed(&mut self) -> bool {
+    pub async fn changed(&mut self) -> bool {
         self.state.changed().await.is_ok()
     }
 

@@ -18,7 +18,7 @@ fn cleaned(fields: &[(&str, &str)]) -> HeaderMap {
             value.parse().unwrap(),
         );
     }
-    clean_request(&mut request, &peer());
+    clean_request(&mut request, &peer(), &Fields::default());
     request.into_parts().0.headers
 }
 
@@ -36,13 +36,42 @@ fn hop_by_hop_fields_are_removed() {
             "x-foo",
         ),
         (&[("keep-alive", "timeout=5")], "keep-alive"),
-        (&[("te", "trailers")], "te"),
+        (&[("te", "gzip")], "te"),
         (&[("upgrade", "h2c")], "upgrade"),
         (&[("http2-settings", "x")], "http2-settings"),
         (&[("proxy-authorization", "x")], "proxy-authorization"),
         (&[("transfer-encoding", "chunked")], "transfer-encoding"),
     ] {
         assert!(!cleaned(fields).contains_key(gone), "{gone}");
+    }
+}
+
+#[test]
+fn trailers_are_asked_for_and_announced_as_the_caller_does_p008_p062() {
+    for (fields, expected) in [
+        (
+            &[("te", "trailers")] as &[(&str, &str)],
+            [Some("trailers"), Some("te"), None],
+        ),
+        (
+            &[("te", "gzip;q=1, Trailers"), ("connection", "te, x")],
+            [Some("trailers"), Some("te"), None],
+        ),
+        (&[("te", "gzip"), ("connection", "te")], [None; 3]),
+        (
+            &[("trailer", "X-Sum, authorization")],
+            [None, None, Some("x-sum")],
+        ),
+        (&[("trailer", "x-sum"), ("connection", "x-sum")], [None; 3]),
+        (
+            &[("trailer", "x-sum"), ("connection", "trailer")],
+            [None; 3],
+        ),
+    ] {
+        let headers = cleaned(fields);
+        let found = ["te", "connection", "trailer"].map(|name| headers.get(name));
+        let found = found.map(|value| value.map(|value| value.to_str().unwrap()));
+        assert_eq!(found, expected, "{fields:?}");
     }
 }
 
@@ -126,14 +155,14 @@ fn the_authority_of_an_absolute_target_replaces_host() {
         .header("host", "in.header")
         .body(Empty::<Bytes>::new())
         .unwrap();
-    clean_request(&mut request, &peer());
+    clean_request(&mut request, &peer(), &Fields::default());
     assert_eq!(request.headers()["x-forwarded-host"], "in.uri");
 }
 
 #[test]
 fn a_get_keeps_its_chunked_body() {
     let mut request = Request::new(Full::<Bytes>::from("abc"));
-    clean_request(&mut request, &peer());
+    clean_request(&mut request, &peer(), &Fields::default());
     assert_eq!(request.headers()["transfer-encoding"], "chunked");
 }
 
@@ -146,7 +175,7 @@ fn responses_lose_hop_by_hop_fields_and_keep_the_rest_in_order() {
         .header("set-cookie", "b=2")
         .body(())
         .unwrap();
-    clean_response(&mut response);
+    clean_response(&mut response, false);
     assert!(!response.headers().contains_key("x-hop"));
     let cookies: Vec<_> = response.headers().get_all("set-cookie").iter().collect();
     assert_eq!(cookies, ["a=1", "b=2"]);

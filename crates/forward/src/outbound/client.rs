@@ -4,10 +4,13 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
+    time::Duration,
 };
 
-use common::{cause, tls};
-use http::{Request, Response, StatusCode, Uri, Version, header::HOST, request::Parts};
+use common::cause;
+use http::{
+    Request, Response, StatusCode, Uri, Version, header::HOST, request::Parts, uri::Authority,
+};
 use tokio::task::JoinSet;
 
 use super::{
@@ -17,9 +20,10 @@ use super::{
     endpoints::Failed,
     error::Error,
     pool::Pool,
-    prepared::{Prepared, RequestBody},
+    prepared::{Prepared, RequestBody, Speech},
     response::ResponseBody,
     retry::{self, Failure},
+    security::Security,
     upload::Upload,
     upstream::Upstream,
 };
@@ -30,6 +34,12 @@ pub struct Client<B> {
     pool: Pool<B>,
     /// Ends with the client.
     _upkeep: JoinSet<()>,
+}
+
+/// A request whose body was read, if it is small.
+pub(crate) struct PreparedRequest<B> {
+    pub(crate) head: Parts,
+    body: Prepared<B>,
 }
 
 /// An answer whose head may still be rejected.
@@ -55,16 +65,16 @@ struct Again<B> {
 }
 
 impl<B: RequestBody> Client<B> {
-    /// Returns a client of `upstream`, whose identity `tls` verifies ([`common::tls::client`]).
+    /// Returns a client of `upstream`, whose connections are secured by `security`.
     ///
     /// # Panics
     /// Panics outside a tokio runtime, or if the upstream has no URL.
     #[must_use]
-    pub fn new(upstream: Upstream, tls: tls::ClientTls) -> Self {
+    pub fn new(upstream: Upstream, security: Security) -> Self {
         assert!(!upstream.urls.is_empty(), "an upstream has a URL");
-        let pool = Pool::new(&upstream, tls.clone());
+        let pool = Pool::new(&upstream, security.clone());
         let mut upkeep = JoinSet::new();
-        upkeep.spawn(pool.upkeep(tls));
+        upkeep.spawn(pool.upkeep(security));
         Self {
             upstream,
             pool,
@@ -72,14 +82,8 @@ impl<B: RequestBody> Client<B> {
         }
     }
 
-    /// Returns the upstream that the requests go to.
-    #[must_use]
-    pub fn upstream(&self) -> &Upstream {
-        &self.upstream
-    }
-
-    /// Sends one request, whose URI has the upstream's scheme and authority. Returns the answer with its
-    /// body still streaming.
+    /// Sends one request. Scheme and authority of its URI are replaced by those of the upstream. `Host`
+    /// names another host than the upstream's. Returns the answer with its body still streaming.
     ///
     /// # Errors
     /// Fails when there is no answer.
@@ -105,16 +109,42 @@ impl<B: RequestBody> Client<B> {
         request: Request<B>,
         caller: &Caller,
     ) -> Result<Answered<B>, Error> {
+        self.send(Self::prepare(request).await?, caller).await
+    }
+
+    /// Reads the request's body if it is small.
+    ///
+    /// # Errors
+    /// Fails when the body fails.
+    pub(crate) async fn prepare(request: Request<B>) -> Result<PreparedRequest<B>, Error> {
         let (mut head, body) = request.into_parts();
-        let mut body = Prepared::read(body)
+        let body = Prepared::read(body)
             .await
             .map_err(|error| Error::request_body(cause::chain(&*error)))?;
         body.frame(&mut head.headers);
+        Ok(PreparedRequest { head, body })
+    }
+
+    /// Sends a prepared request as [`Self::request_for`] does.
+    ///
+    /// # Errors
+    /// Fails when there is no answer.
+    pub(crate) async fn send(
+        &self,
+        request: PreparedRequest<B>,
+        caller: &Caller,
+    ) -> Result<Answered<B>, Error> {
+        let PreparedRequest { mut head, mut body } = request;
+        let speech = Speech::of(&head);
+        let patience = match speech {
+            Speech::Http2 => self.upstream.call_timeout,
+            _ => self.upstream.response_timeout,
+        };
         let mut failed = None;
         loop {
-            let need = body.need(&head.method);
+            let need = body.need(&head.method, speech);
             let checkout = self.pool.checkout(need, caller, failed.as_ref());
-            let exchange = self.exchange(checkout.await?, head, body, failed.is_none());
+            let exchange = self.exchange(checkout.await?, head, body, failed.is_none(), patience);
             let unanswered = match exchange.await {
                 Ok(answered) => return Ok(answered),
                 Err(unanswered) => unanswered,
@@ -131,6 +161,7 @@ impl<B: RequestBody> Client<B> {
         mut head: Parts,
         body: Prepared<B>,
         is_first: bool,
+        patience: Duration,
     ) -> Result<Answered<B>, Unanswered<B>> {
         let is_repeatable = retry::is_repeatable(&head.method, body.is_some());
         // Another attempt may have another address.
@@ -139,7 +170,7 @@ impl<B: RequestBody> Client<B> {
         let (upload, body) = Upload::of(body);
         let sent = tokio::select! {
             sent = checkout.send(Request::from_parts(head, body)) => sent,
-            () = upload.stalled(self.upstream.response_timeout) => {
+            () = upload.stalled(patience) => {
                 return Err(checkout.time_out().into());
             }
         };
@@ -155,6 +186,15 @@ impl<B: RequestBody> Client<B> {
                 Err(Unanswered::new(&failure, checkout, &upload, again))
             }
         }
+    }
+}
+
+impl<B> PreparedRequest<B> {
+    /// Returns a copy of a request whose body was read.
+    pub(crate) fn copy(&self) -> Option<Self> {
+        let body = self.body.copy()?;
+        let head = self.head.clone();
+        Some(Self { head, body })
     }
 }
 
@@ -220,7 +260,7 @@ impl<B> From<Error> for Unanswered<B> {
 }
 
 /// Addresses a request to the endpoint of its connection: over HTTP/2 in its URI, over HTTP/1.1 in
-/// `Host`.
+/// `Host`. A request that has a `Host` keeps it.
 fn address<B: RequestBody>(head: &mut Parts, checkout: &Checkout<B>) {
     let origin = checkout.origin();
     // A request marked HTTP/2 would be refused on HTTP/1.1.
@@ -230,9 +270,12 @@ fn address<B: RequestBody>(head: &mut Parts, checkout: &Checkout<B>) {
         let host = || origin.host_field.clone();
         head.headers.entry(HOST).or_insert_with(host);
         head.uri = path.map(Uri::from).unwrap_or_default();
-    } else if head.uri.authority() != origin.url.authority() {
-        let mut parts = origin.url.clone().into_parts();
-        parts.path_and_query = path.or(parts.path_and_query);
-        head.uri = Uri::from_parts(parts).expect("an absolute URL and a path");
+        return;
     }
+    let host = head.headers.remove(HOST);
+    let host = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut parts = origin.url.clone().into_parts();
+    parts.authority = host.or(parts.authority);
+    parts.path_and_query = path.or(parts.path_and_query);
+    head.uri = Uri::from_parts(parts).expect("scheme, authority and path make a URL");
 }

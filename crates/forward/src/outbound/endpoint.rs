@@ -7,6 +7,7 @@ use futures_util::future::{BoxFuture, Shared};
 use tokio::time::Instant;
 
 use super::{
+    age::Age,
     choice::least_of_two,
     connection::{Connection, Opened},
     connector::Offer,
@@ -17,7 +18,7 @@ use super::{
     http2::FAR,
     in_flight::InFlight,
     origin::Location,
-    prepared::{Need, RequestBody},
+    prepared::{Need, RequestBody, Speech},
     shared::SharedConnection,
 };
 
@@ -95,9 +96,7 @@ impl<B: RequestBody> Endpoint<B> {
     /// Returns whether a request could go there now, over a connection of generation `since` or later.
     pub(super) fn has_room(&self, need: Need, since: Generation) -> bool {
         let now = Instant::now();
-        let may_take = |idle: &ExclusiveConnection<B>| idle.may_take(need, since, now);
-        self.choose_shared(need, since).is_some()
-            || self.takes_exclusive(need) && self.idle.iter().any(may_take)
+        self.choose_shared(need, since).is_some() || self.choose_idle(need, since, now).is_some()
     }
 
     /// Returns whether there is an idle connection or a shared one.
@@ -131,11 +130,7 @@ impl<B: RequestBody> Endpoint<B> {
             }
             self.shared.swap_remove(index);
         }
-        if !self.takes_exclusive(need) {
-            return None;
-        }
-        let may_take = |idle: &ExclusiveConnection<B>| idle.may_take(need, since, now);
-        while let Some(index) = self.idle.iter().rposition(may_take) {
+        while let Some(index) = self.choose_idle(need, since, now) {
             let mut idle = self.idle.remove(index);
             if idle.is_usable(now) {
                 let connection = Connection::exclusive(&self.location, idle, &self.in_flight);
@@ -149,9 +144,24 @@ impl<B: RequestBody> Endpoint<B> {
     /// connection has room.
     fn takes_exclusive(&self, need: Need) -> bool {
         match need {
-            Need::Exclusive => true,
-            Need::Shared { bytes, .. } => bytes > 0 || self.is_http1() || self.is_far(),
+            Need::Exclusive(_) => true,
+            Need::Shared { bytes, .. } => bytes > 0 || self.is_http1() || self.is_far_for(need),
         }
+    }
+
+    /// Returns an idle exclusive connection that a request may take and that speaks what it needs.
+    fn choose_idle(&self, need: Need, since: Generation, now: Instant) -> Option<usize> {
+        let speaks = |idle: &ExclusiveConnection<B>| match need.speech() {
+            Speech::Any => true,
+            Speech::PreferHttp2 => idle.is_http2() || self.is_http1(),
+            Speech::Http2 => idle.is_http2(),
+        };
+        let may_take =
+            |idle: &ExclusiveConnection<B>| speaks(idle) && idle.may_take(need, since, now);
+        let idle = self
+            .takes_exclusive(need)
+            .then(|| self.idle.iter().rposition(may_take));
+        idle.flatten()
     }
 
     /// Returns whether a new connection for this need would be exclusive.
@@ -172,6 +182,12 @@ impl<B: RequestBody> Endpoint<B> {
         self.protocol == Protocol::Http2 && self.round_trip().is_some_and(is_far)
     }
 
+    /// Returns whether a request to a far endpoint shares no connection. One that needs HTTP/2 does, because
+    /// the window of another HTTP/2 connection would be no wider.
+    fn is_far_for(&self, need: Need) -> bool {
+        need.speech() == Speech::Any && self.is_far()
+    }
+
     /// Returns the round trip that the shared connections measured. An unused one ends, and the next
     /// one measures again.
     fn round_trip(&self) -> Option<Duration> {
@@ -182,7 +198,7 @@ impl<B: RequestBody> Endpoint<B> {
         let Need::Shared { bytes, .. } = need else {
             return None;
         };
-        if self.is_far() {
+        if self.is_far_for(need) {
             return None;
         }
         let candidates = self.shared.iter().enumerate();
@@ -196,26 +212,29 @@ impl<B: RequestBody> Endpoint<B> {
     /// offers all, to learn which the endpoint speaks.
     pub(super) fn offer(&self, need: Need) -> Offer {
         let is_exclusive = match need {
-            Need::Exclusive => true,
-            Need::Shared { .. } if self.is_far() => true,
+            Need::Exclusive(_) => true,
+            Need::Shared { .. } if self.is_far_for(need) => true,
             // There are shared connections without room for the body.
             Need::Shared { bytes, .. } => {
                 self.shared.iter().any(|shared| !shared.takes_body(bytes))
             }
         };
-        match self.protocol {
-            Protocol::Http2 if is_exclusive => Offer::Http1,
-            Protocol::OnlyHttp2 if is_exclusive => Offer::Http2,
+        match (self.protocol, need.speech()) {
+            (Protocol::Http2, Speech::Any) if is_exclusive => Offer::Http1,
+            (Protocol::Http2 | Protocol::OnlyHttp2, _) if is_exclusive => Offer::Http2,
             _ => Offer::Both,
         }
     }
 
-    /// Returns whether one more connection may be opened. A peer that takes no requests at present
-    /// takes them on no other shared connection either.
-    pub(super) fn may_open(&self, offer: Offer) -> bool {
+    /// Returns whether one more connection may be opened for this need. A peer that takes no requests at
+    /// present takes them on no other shared connection either.
+    pub(super) fn may_open(&self, need: Need) -> bool {
         let takes_none = |shared: &Arc<SharedConnection>| shared.max_requests() == 0;
-        offer != Offer::Both
-            || self.shared.len() < MAX_SHARED && !self.shared.iter().any(takes_none)
+        // An endpoint may speak more than HTTP/1.1 after its restart, which a connection would tell.
+        let is_mute = need.speech() == Speech::Http2 && self.is_http1() && !self.is_unconnected();
+        !is_mute
+            && (self.offer(need) != Offer::Both
+                || self.shared.len() < MAX_SHARED && !self.shared.iter().any(takes_none))
     }
 
     /// Notes that the endpoint does not speak HTTP/1.1.
@@ -237,21 +256,28 @@ impl<B: RequestBody> Endpoint<B> {
     }
 
     /// Takes in a connection that was just opened.
-    pub(super) fn add(&mut self, generation: Generation, opened: Opened<B>, offer: Offer) {
+    pub(super) fn add(
+        &mut self,
+        generation: Generation,
+        (opened, age): (Opened<B>, Age),
+        offer: Offer,
+    ) {
         self.health.connects();
         match opened {
             Opened::Shared(sender, round_trip) => {
                 if self.protocol != Protocol::OnlyHttp2 {
                     self.protocol = Protocol::Http2;
                 }
-                let shared = SharedConnection::new(generation, sender, round_trip, &self.in_flight);
+                let shared =
+                    SharedConnection::new(generation, sender, round_trip, age, &self.in_flight);
                 self.shared.push(shared);
             }
             Opened::Exclusive(sender) => {
-                if offer == Offer::Both {
+                if offer != Offer::Http1 && !sender.is_http2() {
                     self.protocol = Protocol::Http1;
                 }
-                self.idle.push(ExclusiveConnection::new(generation, sender));
+                self.idle
+                    .push(ExclusiveConnection::new(generation, sender, age));
             }
         }
     }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 use super::{
+    age::Age,
     choice::least_of_two,
     connection::{Connection, Opened},
     connector::Offer,
@@ -92,6 +93,11 @@ impl<B: RequestBody> Endpoints<B> {
         &mut self.all[index]
     }
 
+    /// Returns whether all endpoints speak HTTP/1.1 alone, as far as is known.
+    pub(super) fn is_http1(&self) -> bool {
+        self.all.iter().all(Endpoint::is_http1)
+    }
+
     /// Returns whether there are shared connections, with or without room.
     pub(super) fn has_shared(&self) -> bool {
         self.all.iter().any(Endpoint::has_shared)
@@ -157,8 +163,7 @@ impl<B: RequestBody> Endpoints<B> {
         tried: &[u64],
     ) -> Option<Candidate> {
         let now = Instant::now();
-        let may_open =
-            |one: &Endpoint<B>| !tried.contains(&one.id()) && one.may_open(one.offer(need));
+        let may_open = |one: &Endpoint<B>| !tried.contains(&one.id()) && one.may_open(need);
         let is_well = |one: &Endpoint<B>| may_open(one) && one.health.ejected(now).is_none();
         let index = self
             .least_loaded(|one| is_well(one) && is_other(failed, one))
@@ -216,7 +221,7 @@ impl<B: RequestBody> Endpoints<B> {
         &mut self,
         id: u64,
         offer: Offer,
-        opened: Result<Opened<B>, Error>,
+        opened: Result<(Opened<B>, Age), Error>,
     ) -> Result<(), Error> {
         let generation = self.generation;
         // The endpoint may be gone by now, and then its connection is dropped.
@@ -248,8 +253,8 @@ impl<B: RequestBody> Endpoints<B> {
     /// where no request has to fail by it.
     fn eject(&mut self, id: u64, reason: &Error) {
         let (now, several) = (Instant::now(), self.all.len() > 1);
-        // The endpoint did not fail: there was no identity of our own to verify it with.
-        if matches!(reason, Error::NoTrust(_)) {
+        // The endpoint did not fail: there was no identity of our own, or no bundle to verify it with.
+        if matches!(reason, Error::NoTrust(_) | Error::NoBundle { .. }) {
             return;
         }
         let Some(endpoint) = self.get(id) else {

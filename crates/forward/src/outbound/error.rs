@@ -4,7 +4,7 @@ use std::io;
 
 use common::{cause, sanitize::Sanitized, tls::PeerError};
 use http::StatusCode;
-use spiffe::SpiffeId;
+use spiffe::{SpiffeId, TrustDomain};
 
 use super::{connector::Fault, origin::At, retry::Failure};
 
@@ -22,14 +22,14 @@ pub enum Error {
         /// The identity that it has.
         presented: SpiffeId,
     },
-    /// No verified connection could be opened: it was refused, the host does not exist, or the
-    /// certificate is not trusted.
-    #[error("cannot connect to {at} as {expected}: {cause}")]
+    /// No connection could be opened: it was refused, the host does not exist, or the certificate is not
+    /// trusted.
+    #[error("cannot connect to {at}{}: {cause}", as_expected(expected.as_ref()))]
     Connect {
         /// The place that was connected to.
         at: At,
-        /// The identity that it should have.
-        expected: SpiffeId,
+        /// The identity that it should have, if it is verified by one.
+        expected: Option<SpiffeId>,
         /// The whole chain of causes.
         cause: String,
     },
@@ -37,6 +37,17 @@ pub enum Error {
     /// has expired, or the Workload API sends no usable bundle.
     #[error("cannot verify {0}: no trust bundle may be used at present")]
     NoTrust(At),
+    /// The upstream can't be verified, because its trust domain has no bundle here.
+    #[error(
+        "cannot verify {at}: no X.509 bundle for trust domain {trust_domain}; federate with it, and register this \
+         process with -federatesWith spiffe://{trust_domain}"
+    )]
+    NoBundle {
+        /// The place that would be connected to.
+        at: At,
+        /// The trust domain of the identity that it should have.
+        trust_domain: TrustDomain,
+    },
     /// Connecting took longer than it may.
     #[error("cannot connect to {0}: {1}")]
     ConnectTimeout(At, String),
@@ -60,9 +71,10 @@ impl Error {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Impostor { .. } | Self::Connect { .. } | Self::Failed(..) => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::Impostor { .. }
+            | Self::Connect { .. }
+            | Self::NoBundle { .. }
+            | Self::Failed(..) => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout(..) | Self::ResponseTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::RequestBody(_) => StatusCode::BAD_REQUEST,
             Self::NoTrust(_) | Self::Full(..) => StatusCode::SERVICE_UNAVAILABLE,
@@ -70,15 +82,21 @@ impl Error {
     }
 
     /// Returns the error of a request for which no connection could be opened.
-    pub(super) fn unconnected(fault: &Fault, at: At, expected: SpiffeId) -> Self {
+    pub(super) fn unconnected(fault: &Fault, at: At, expected: Option<SpiffeId>) -> Self {
         let error = match fault {
             Fault::Io(error) => error,
             Fault::Timeout(_) => return Self::ConnectTimeout(at, fault.to_string()),
             Fault::NoTrust => return Self::NoTrust(at),
+            Fault::NoBundle(trust_domain) => {
+                let trust_domain = trust_domain.clone();
+                return Self::NoBundle { at, trust_domain };
+            }
             Fault::Http(failure) => return Self::unanswered(failure, at),
             Fault::OnlyHttp2 => return Self::Failed(at, fault.to_string()),
         };
-        if let Some(PeerError::UnauthorizedSpiffeId(presented)) = cause::find(error) {
+        if let Some(PeerError::UnauthorizedSpiffeId(presented)) = cause::find(error)
+            && let Some(expected) = expected
+        {
             return Self::Impostor {
                 at,
                 expected,
@@ -97,7 +115,7 @@ impl Error {
     }
 
     /// Returns the error of a request for which no address was found.
-    pub(super) fn unresolved(error: &io::Error, at: At, expected: SpiffeId) -> Self {
+    pub(super) fn unresolved(error: &io::Error, at: At, expected: Option<SpiffeId>) -> Self {
         Self::Connect {
             at,
             expected,
@@ -114,6 +132,11 @@ impl Error {
     pub(super) fn request_body(cause: String) -> Self {
         Self::RequestBody(Sanitized(cause).to_string())
     }
+}
+
+/// Returns the part of a text that tells who is expected, if anybody is.
+fn as_expected(expected: Option<&SpiffeId>) -> String {
+    expected.map_or_else(String::new, |id| format!(" as {id}"))
 }
 
 /// Returns the whole chain of causes, sanitized because some quote the peer's GOAWAY or certificate.

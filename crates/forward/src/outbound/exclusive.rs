@@ -27,19 +27,26 @@ pub(super) enum ExclusiveSender<B> {
     Http2(Single),
 }
 
+impl<B> ExclusiveSender<B> {
+    /// Returns whether the connection speaks HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(self, Self::Http2(_))
+    }
+}
+
 impl<B: RequestBody> ExclusiveConnection<B> {
     /// Takes in a connection that was just opened.
-    pub(super) fn new(generation: Generation, sender: ExclusiveSender<B>) -> Self {
+    pub(super) fn new(generation: Generation, sender: ExclusiveSender<B>, age: Age) -> Self {
         Self {
             generation,
-            age: Age::new(),
+            age,
             sender,
         }
     }
 
     /// Returns whether the connection speaks HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
-        matches!(self.sender, ExclusiveSender::Http2(_))
+        self.sender.is_http2()
     }
 
     /// Returns whether a connection of generation `since` or later may take this kind of request. One

@@ -30,7 +30,6 @@ use std::{
 use common::{
     fair::{FairQueue, TooMany},
     lock::lock,
-    tls,
 };
 use serve::shares::{Own, Shares};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -45,6 +44,7 @@ use super::{
     exclusive_limit::{ExclusiveLimit, ExclusivePermit},
     prepared::{Need, RequestBody},
     race::Race,
+    security::Security,
     upstream::Upstream,
 };
 
@@ -71,10 +71,10 @@ pub(super) struct Pool<B> {
 }
 
 impl<B: RequestBody> Pool<B> {
-    pub(super) fn new(upstream: &Upstream, tls: tls::ClientTls) -> Self {
+    pub(super) fn new(upstream: &Upstream, security: Security) -> Self {
         let room = Arc::new(FairQueue::new(MAX_QUEUED));
         Self {
-            connections: Connections::new(upstream, tls, &room),
+            connections: Connections::new(upstream, security, &room),
             room,
             holders: Shares::new(usize::MAX, usize::MAX, Own::Refused),
             exclusive: upstream.exclusive.clone(),
@@ -84,8 +84,8 @@ impl<B: RequestBody> Pool<B> {
     }
 
     /// Returns the task that drops connections when it is time, and ends with the pool.
-    pub(super) fn upkeep(&self, tls: tls::ClientTls) -> impl Future<Output = ()> + use<B> {
-        upkeep(Arc::downgrade(&self.connections), tls)
+    pub(super) fn upkeep(&self, security: Security) -> impl Future<Output = ()> + use<B> {
+        upkeep(Arc::downgrade(&self.connections), security)
     }
 
     /// Checks a connection out for a request. Where all that there may be are full, sources are served
@@ -101,7 +101,7 @@ impl<B: RequestBody> Pool<B> {
     ) -> Result<Checkout<B>, Error> {
         let begun = Instant::now();
         // A request that comes while others wait is not served before them.
-        let mut is_its_turn = need == Need::Exclusive || self.room.is_empty();
+        let mut is_its_turn = need.is_exclusive() || self.room.is_empty();
         loop {
             if !is_its_turn {
                 self.wait_for_room(need, caller, begun).await?;
@@ -127,9 +127,9 @@ impl<B: RequestBody> Pool<B> {
         failed: Option<&Failed>,
         begun: Instant,
     ) -> Result<Option<Connection<B>>, Error> {
-        let mut permit = match need {
-            Need::Exclusive => Some(self.permit(caller, begun).await?),
-            Need::Shared { .. } => None,
+        let mut permit = match need.is_exclusive() {
+            true => Some(self.permit(caller, begun).await?),
+            false => None,
         };
         let mut taken = self.connections.take(need, failed);
         if taken.is_none() && permit.is_none() && self.connections.lock().opens_exclusive(need) {

@@ -11,7 +11,7 @@ use super::{
     connector::Fault,
     endpoints::Failed,
     error::Error,
-    prepared::{Need, RequestBody},
+    prepared::{Need, RequestBody, Speech},
 };
 
 /// The time that an endpoint has to connect before another one is tried as well (RFC 8305 §5).
@@ -138,6 +138,12 @@ impl<'a, B: RequestBody> Race<'a, B> {
 
     fn closed(&self) -> Error {
         let at = self.connections.at_first_of(&self.tried);
-        Error::Failed(at, "it closes new connections".to_owned())
+        let reason = match self.need.speech() {
+            Speech::Http2 if self.connections.lock().is_http1() => {
+                "it does not speak HTTP/2, which gRPC needs"
+            }
+            _ => "it closes new connections",
+        };
+        Error::Failed(at, reason.to_owned())
     }
 }

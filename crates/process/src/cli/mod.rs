@@ -2,6 +2,7 @@
 
 mod parse;
 mod serve;
+mod upstream;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -18,21 +19,29 @@ use tracing::level_filters::LevelFilter;
 
 pub use self::{
     parse::{
-        audience, duration, https_url, listen_address, positive, upstream, whole_number,
-        workload_id,
+        application, audience, duration, https_url, listen_address, positive, upstream,
+        whole_number, without_path, workload_id,
     },
     serve::ServeArgs,
+    upstream::UpstreamArgs,
 };
 use crate::{
     protect, runtime,
     telemetry::{self, LogFormat},
 };
 
+/// The exit status after a usage error.
+const USAGE: u8 = 2;
+
 /// Runs a binary: reads flags and environment, starts logs and crypto, and then calls `run`.
 ///
 /// Every flag has an environment variable: `prefix`, `_`, its name. A bad value ends the process
 /// with status 2 before anything else happens. A failure of `run` is logged once and is status 1.
-pub fn main<C, F>(prefix: &str, default_level: LevelFilter, run: impl FnOnce(C) -> F) -> ExitCode
+pub fn main<C, F>(
+    prefix: &str,
+    default_level: impl FnOnce(&C) -> LevelFilter,
+    run: impl FnOnce(C) -> F,
+) -> ExitCode
 where
     C: CommandFactory + FromArgMatches + AsRef<LogArgs>,
     F: Future<Output = anyhow::Result<ExitCode>>,
@@ -42,7 +51,7 @@ where
         .try_get_matches_from_mut(std::env::args_os())
         .and_then(|matches| C::from_arg_matches(&matches))
         .unwrap_or_else(|error| with_origin(error, &command).format(&mut command).exit());
-    if let Err(error) = telemetry::init(config.as_ref().log_format, default_level) {
+    if let Err(error) = telemetry::init(config.as_ref().log_format, default_level(&config)) {
         command.error(ErrorKind::InvalidValue, error).exit();
     }
     protect::forbid_core_dumps();
@@ -50,6 +59,16 @@ where
     let status = runtime::run(run(config));
     telemetry::flush();
     status
+}
+
+/// Prints the reason why flags can't be used together, as clap does for one flag. Returns the exit status.
+///
+/// # Errors
+/// Fails when standard error can't be written to.
+pub fn usage_error<C: CommandFactory>(text: &str) -> anyhow::Result<ExitCode> {
+    let mut command = C::command();
+    command.error(ErrorKind::ValueValidation, text).print()?;
+    Ok(ExitCode::from(USAGE))
 }
 
 /// Gives every argument an environment variable, unless it already has one.

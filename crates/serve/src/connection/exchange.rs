@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     body::{self, Body, Wire},
-    fields,
+    fields, grpc,
     handler::Handler,
     limits::{Limits, MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES},
     peer::Peer,
@@ -40,11 +40,12 @@ impl<H: Handler> Serving<H> {
         request: Request<Wire>,
         in_flight: &Arc<RequestInFlight>,
     ) -> Response<Body> {
+        let is_call = grpc::is_call(&request);
         let refused = match in_flight.is_admitted() {
             true => over_bounds(&request, &self.limits),
             false => Some(overloaded(!request.body().is_end_stream())),
         };
-        let request = request.map(|body| Received::new(body, &self.limits, in_flight));
+        let request = request.map(|body| Received::new(body, &self.limits, is_call, in_flight));
         let mut response = match refused {
             Some(refused) => refused,
             None => tokio::select! {
@@ -54,6 +55,10 @@ impl<H: Handler> Serving<H> {
         };
         if let Some(status) = in_flight.fault() {
             response = refusal(status);
+        }
+        // An upstream's answer is streamed, and one of this process is not.
+        if is_call && is_error(response.status()) && !response.body().is_streamed() {
+            response = grpc::answer(response);
         }
         date::set(response.headers_mut());
         if matches!(
@@ -99,6 +104,10 @@ fn over_bounds(request: &Request<Wire>, limits: &Limits) -> Option<Response<Body
         return None;
     };
     Some(refusal(status))
+}
+
+fn is_error(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_server_error()
 }
 
 /// Returns an answer with this status. An HTTP/1.1 connection closes after it, because the rest of the

@@ -15,9 +15,9 @@ use hyper::{
 };
 use hyper_util::rt::TokioTimer;
 
-use super::{exchange::Serving, last, request::RequestInFlight, unread};
+use super::{answer::Answer, exchange::Serving, last, request::RequestInFlight, unread};
 use crate::{
-    body::{Body, BoxError, Wire},
+    body::{BoxError, Wire},
     handler::Handler,
     limits::MAX_HEADER_BYTES,
 };
@@ -60,7 +60,8 @@ pub(super) fn exchange<H: Handler>(
             _ => is_unasked || is_long,
         };
         last::announce(&mut response, ends || changes || in_flight.is_last());
-        Ok(response.map(|body| Tracked::new(body, in_flight)))
+        let timeout = serving.limits.stream_idle_timeout;
+        Ok(response.map(|body| Tracked::new(Answer::new(body, in_flight, timeout))))
     })
 }
 
@@ -70,23 +71,20 @@ pub(super) fn exchange<H: Handler>(
 struct Evicted;
 
 /// The body of an answer, which ends its request in flight when it is dropped.
-pub(super) struct Tracked {
-    body: Body,
-    in_flight: Arc<RequestInFlight>,
-}
+pub(super) struct Tracked(Answer);
 
 impl Tracked {
-    fn new(body: Body, in_flight: Arc<RequestInFlight>) -> Self {
-        if body.is_streamed() {
-            in_flight.streams_answer();
+    fn new(answer: Answer) -> Self {
+        if answer.is_streamed() {
+            answer.in_flight().streams_answer();
         }
-        Self { body, in_flight }
+        Self(answer)
     }
 }
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        self.in_flight.end();
+        self.0.in_flight().end();
     }
 }
 
@@ -98,18 +96,18 @@ impl http_body::Body for Tracked {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let is_streamed = self.body.is_streamed();
-        if is_streamed && self.in_flight.poll_evicted(cx).is_ready() {
+        let Self(answer) = &mut *self;
+        if answer.is_streamed() && answer.in_flight().poll_evicted(cx).is_ready() {
             return Poll::Ready(Some(Err(Evicted.into())));
         }
-        Pin::new(&mut self.body).poll_frame(cx)
+        Pin::new(answer).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.0.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.0.size_hint()
     }
 }

@@ -21,7 +21,7 @@ use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
-use super::{exchange::Serving, request::RequestInFlight, windows::NARROW};
+use super::{answer::Answer, exchange::Serving, request::RequestInFlight, windows::NARROW};
 use crate::{
     body::{Body, BoxError, Wire},
     handler::Handler,
@@ -150,7 +150,7 @@ enum Unsent {
 
 async fn send<H>(
     serving: &Serving<H>,
-    in_flight: &RequestInFlight,
+    in_flight: &Arc<RequestInFlight>,
     response: Response<Body>,
     mut respond: SendResponse<Bytes>,
     is_head: bool,
@@ -169,6 +169,8 @@ async fn send<H>(
     }
     let mut stream = respond.send_response(head, false)?;
     let patience = Some(serving.limits.body_timeout);
+    let timeout = serving.limits.stream_idle_timeout;
+    let body = Answer::new(body, Arc::clone(in_flight), timeout);
     let sending = send_body(&mut stream, body, patience, |waits| {
         in_flight.waits_for_reader(waits);
     });

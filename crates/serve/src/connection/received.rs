@@ -32,6 +32,8 @@ pub struct Received {
     in_flight: Arc<RequestInFlight>,
     open: Option<OpenBody>,
     timeout: Duration,
+    /// Set for a stream, which may be silent for `timeout` and need not make more progress.
+    is_stream: bool,
     /// The deadline for progress, which starts when the body waits for its caller. It is removed once
     /// [`MIN_PROGRESS_BYTES`] have come.
     patience: Option<Pin<Box<Sleep>>>,
@@ -48,23 +50,33 @@ pub enum ReceiveError {
     /// The body is longer than [`Limits::max_body`], which the field has.
     #[error("the request body is longer than {0} bytes")]
     TooLong(u64),
-    /// The body made no progress in [`Limits::body_timeout`], which the field has.
+    /// The body made no progress in [`Limits::body_timeout`], or a stream was silent for
+    /// [`Limits::stream_idle_timeout`]; the field has the time.
     #[error("the request body stood still for {}", humantime::format_duration(*.0))]
     Stalled(Duration),
     /// The caller's connection or its framing failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Broken(#[from] WireError),
 }
 
 impl Received {
-    pub(super) fn new(body: Wire, limits: &Limits, in_flight: &Arc<RequestInFlight>) -> Self {
+    pub(super) fn new(
+        body: Wire,
+        limits: &Limits,
+        is_stream: bool,
+        in_flight: &Arc<RequestInFlight>,
+    ) -> Self {
         let open = (!body.is_end_stream()).then(|| OpenBody::new(in_flight.activity()));
         in_flight.set_body_left(left(&body));
         Self {
             body: Some(body),
             in_flight: Arc::clone(in_flight),
             open,
-            timeout: limits.body_timeout,
+            timeout: match is_stream {
+                true => limits.stream_idle_timeout,
+                false => limits.body_timeout,
+            },
+            is_stream,
             patience: None,
             is_waiting: false,
             progress: 0,
@@ -89,6 +101,10 @@ impl Received {
         if let Some(open) = &mut self.open {
             open.note(self.total);
         }
+        if self.is_stream {
+            self.in_flight.moves();
+            return Ok(());
+        }
         self.progress += bytes;
         if self.progress >= MIN_PROGRESS_BYTES {
             (self.progress, self.patience) = (0, None);
@@ -98,10 +114,20 @@ impl Received {
 
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<ReceiveError> {
         let timeout = self.timeout;
-        let patience = self
-            .patience
-            .get_or_insert_with(|| Box::pin(sleep(timeout)));
-        ready!(patience.as_mut().poll(cx));
+        let Self {
+            patience,
+            in_flight,
+            is_stream,
+            ..
+        } = self;
+        let patience = patience.get_or_insert_with(|| {
+            in_flight.moves();
+            Box::pin(sleep(timeout))
+        });
+        match is_stream {
+            true => ready!(in_flight.poll_silent(patience, timeout, cx)),
+            false => ready!(patience.as_mut().poll(cx)),
+        }
         self.in_flight.set_fault(StatusCode::REQUEST_TIMEOUT);
         // The body is dropped because the caller sends no more of it.
         self.body = None;

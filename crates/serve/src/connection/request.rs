@@ -1,16 +1,19 @@
 //! A request in flight: from its head to the last byte of its answer.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use common::lock::lock;
 use futures_util::task::AtomicWaker;
 use http::StatusCode;
+use tokio::time::{Instant, Sleep};
 
 use super::{activity::Activity, permit::InFlightPermit, unread::Unread};
 use crate::shares::Eviction;
@@ -27,6 +30,8 @@ pub(super) struct RequestInFlight {
     wants_body: AtomicBool,
     /// The bytes of the body that are still to come while its handler has it, or [`UNKNOWN`].
     body_left: AtomicU64,
+    /// The time when a stream last moved in either direction, in ms since the connection was opened.
+    moved: AtomicU64,
     rest: Mutex<Rest>,
     /// Wakes the stream's task to send `100 (Continue)`.
     continues: AtomicWaker,
@@ -58,6 +63,7 @@ impl RequestInFlight {
             fault: AtomicU16::new(0),
             wants_body: AtomicBool::new(false),
             body_left: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
             rest: Mutex::new(Rest::Awaited),
             continues: AtomicWaker::new(),
         })
@@ -156,6 +162,33 @@ impl RequestInFlight {
     /// Returns the number of bytes of the body that are still to come while its handler has it.
     pub(super) fn body_left(&self) -> u64 {
         self.body_left.load(Relaxed)
+    }
+
+    /// Notes that a stream moves now, in either direction.
+    pub(super) fn moves(&self) {
+        self.moved.store(self.activity.now(), Relaxed);
+    }
+
+    /// Returns the time at which the stream has been silent for `timeout`, unless it moves before.
+    pub(super) fn silent_at(&self, timeout: Duration) -> Instant {
+        self.activity.at(self.moved.load(Relaxed)) + timeout
+    }
+
+    /// Polls whether the stream has been silent for `timeout`. `timer` is one that began with the silence.
+    pub(super) fn poll_silent(
+        &self,
+        timer: &mut Pin<Box<Sleep>>,
+        timeout: Duration,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            let until = self.silent_at(timeout);
+            if until <= Instant::now() {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(until);
+        }
     }
 
     /// Leaves the rest of the body to the sender of the answer. Returns it if the answer is being sent

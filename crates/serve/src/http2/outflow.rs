@@ -7,10 +7,13 @@ use std::{
     time::Duration,
 };
 
+use common::cause;
 use h2::{Reason, SendStream};
 use http_body::{Body, Frame};
 use hyper::body::Bytes;
 use tokio::time::{Instant, timeout_at};
+
+use crate::body::BoxError;
 
 /// The bytes that a peer has to read in each `patience`. Single bytes are not progress.
 const MIN_PROGRESS_BYTES: usize = 1024;
@@ -45,7 +48,7 @@ pub async fn send_body<B>(
     blocked: impl Fn(bool),
 ) -> Result<(), SendError<B::Error>>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes, Error = BoxError> + Unpin,
 {
     let sending = async {
         loop {
@@ -72,11 +75,22 @@ where
     };
     let sent = sending.await;
     match &sent {
-        Err(SendError::Body(_)) => stream.send_reset(Reason::INTERNAL_ERROR),
+        Err(SendError::Body(error)) => stream.send_reset(reason_of(&**error)),
         Err(SendError::Stalled) => stream.send_reset(Reason::CANCEL),
         _ => {}
     }
     sent
+}
+
+/// Returns the reason for a reset after a body that broke off: `CANCEL` if its own stream was cancelled.
+/// The next hop hears of a cancelled call as such.
+fn reason_of(error: &(dyn std::error::Error + 'static)) -> Reason {
+    let is_cancelled =
+        |error: &h2::Error| error.is_reset() && error.reason() == Some(Reason::CANCEL);
+    match cause::find::<h2::Error>(error).is_some_and(is_cancelled) {
+        true => Reason::CANCEL,
+        false => Reason::INTERNAL_ERROR,
+    }
 }
 
 /// The next frame of a body, or `None` at its end.
