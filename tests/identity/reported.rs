@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 
 use harness::{
@@ -118,4 +120,21 @@ async fn update_is_one_line_that_says_what_changed() {
     let updates = log.matches("identity updated").count();
     // A CA is published before it is used, which are two changes.
     assert!((4..=6).contains(&updates), "{log}");
+}
+
+/// The agent was there all the time, so nothing is back.
+#[tokio::test]
+async fn svid_that_comes_late_is_not_told_as_a_return_of_the_agent() {
+    let short = |config: &mut dev_agent::Config| config.x509_ttl = Duration::from_secs(4);
+    let stack = Stack::with(SERVER_ID, short).await;
+    let mut server = stack.server(&[]).await;
+    stack.agent.stall();
+    server.logged("the X.509-SVID has expired").await;
+    stack.agent.unstall();
+    server.logged("a new X.509-SVID has come").await;
+    let log = server.whole_log().await;
+    assert!(
+        !log.contains("is back") && !log.contains("lost the"),
+        "{log}"
+    );
 }

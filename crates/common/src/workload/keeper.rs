@@ -96,30 +96,32 @@ impl Keeper {
         waiting: impl Fn(&str),
     ) -> Result<(), Reason> {
         let mut missing: BTreeMap<_, _> = self.links.keys().map(|one| (*one, None)).collect();
-        let mut logged = None;
+        let mut logged = String::new();
         while !missing.is_empty() {
             let Ok(Some((stream, event))) = timeout_at(deadline, events.recv()).await else {
                 let reason = missing.into_values().flatten().next();
                 return Err(reason.unwrap_or(Reason::NoAnswer));
             };
-            let applied = match event {
-                Event::Message(message) => {
-                    let applied = self.held.apply(message, SystemTime::now());
-                    applied.map(|applied| applied.log_faults(&self.held))
-                }
-                Event::Lost(reason) => Err(reason),
-            };
-            match applied.and_then(|()| self.held.is_complete(stream)) {
-                Ok(()) => drop(missing.remove(&stream)),
-                Err(reason) if !reason.is_transient() => return Err(reason),
-                Err(reason) => {
-                    let text = reason.to_string();
-                    if logged.as_ref() != Some(&text) {
-                        waiting(&text);
-                        logged = Some(text);
+            let reasons = match self.first(event) {
+                Err(reason) => vec![(stream, reason)],
+                Ok(()) => {
+                    missing.remove(&stream);
+                    match missing.is_empty() {
+                        true => self.incomplete(),
+                        false => Vec::new(),
                     }
-                    missing.insert(stream, Some(reason));
                 }
+            };
+            for (stream, reason) in reasons {
+                if !reason.is_transient() {
+                    return Err(reason);
+                }
+                let text = reason.to_string();
+                if logged != text {
+                    waiting(&text);
+                    logged = text;
+                }
+                missing.insert(stream, Some(reason));
             }
         }
         self.publish(SystemTime::now());
@@ -127,6 +129,26 @@ impl Keeper {
         let spiffe_id = self.held.spiffe_id().map(tracing::field::display);
         info!(spiffe_id, changes, "identity issued");
         Ok(())
+    }
+
+    /// Applies a report at start-up.
+    fn first(&mut self, event: Event) -> Result<(), Reason> {
+        match event {
+            Event::Message(message) => {
+                let applied = self.held.apply(message, SystemTime::now())?;
+                applied.log_faults(&self.held);
+                Ok(())
+            }
+            Event::Lost(reason) => Err(reason),
+        }
+    }
+
+    /// Returns the streams that have delivered, but not what the process needs. What it needs of one may
+    /// depend on another.
+    fn incomplete(&self) -> Vec<(Stream, Reason)> {
+        let streams = self.links.keys();
+        let faults = streams.filter_map(|one| Some((*one, self.held.is_complete(*one).err()?)));
+        faults.collect()
     }
 
     /// Applies, publishes and logs every change, until the streams are no longer followed.

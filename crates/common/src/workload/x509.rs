@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use humantime::format_rfc3339_seconds;
@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use workload_api::pb;
 use x509_parser::parse_x509_certificate;
 
-use crate::tls;
+use crate::{certificate, tls};
 
 /// An X.509-SVID that can be presented: its key belongs to its certificate, and it was valid when it
 /// came.
@@ -49,9 +49,6 @@ pub enum SvidFault {
         format_rfc3339_seconds(*.0)
     )]
     Expired(SystemTime),
-    /// The certificate is not valid yet.
-    #[error("it is not valid before {}; is a clock wrong?", format_rfc3339_seconds(*.0))]
-    NotYetValid(SystemTime),
     /// The bundle of its own trust domain, which comes with it, cannot be used.
     #[error("the bundle that comes with it can't be used: {0}")]
     Bundle(String),
@@ -140,17 +137,16 @@ impl X509Svid {
             let said = crate::sanitize::Sanitized(&entry.spiffe_id).to_string();
             return Err(SvidFault::OtherId(id.clone(), said));
         }
-        let (serial, validity) = serial_and_validity(parsed.leaf());
-        if now >= validity.end {
-            return Err(SvidFault::Expired(validity.end));
-        }
-        if now < validity.start {
-            return Err(SvidFault::NotYetValid(validity.start));
+        // A certificate that is not valid yet is used. The agent sends it once only, and the clocks of the
+        // peers decide.
+        let (serial, expiry) = serial_and_expiry(parsed.leaf());
+        if now >= expiry {
+            return Err(SvidFault::Expired(expiry));
         }
         Ok(Self {
             key: Arc::new(tls::certified_key(&parsed)?),
             serial,
-            expiry: validity.end,
+            expiry,
             parsed,
         })
     }
@@ -206,24 +202,13 @@ impl fmt::Debug for X509Svid {
     }
 }
 
-/// Returns the serial number and the validity of a certificate (RFC 5280 §4.1.2). The library has parsed
-/// the same certificate, so a certificate that does not parse here counts as expired.
-fn serial_and_validity(certificate: &Certificate) -> (String, std::ops::Range<SystemTime>) {
-    let time = |seconds: i64| {
-        let since_1970 = seconds.try_into().map(Duration::from_secs);
-        since_1970.map_or(UNIX_EPOCH, |since| UNIX_EPOCH + since)
-    };
-    match parse_x509_certificate(certificate.as_bytes()) {
-        Ok((_, certificate)) => {
-            let validity = certificate.validity();
-            let [start, end] = [validity.not_before, validity.not_after];
-            (
-                certificate.raw_serial_as_string(),
-                time(start.timestamp())..time(end.timestamp()),
-            )
-        }
-        Err(_) => (String::new(), UNIX_EPOCH..UNIX_EPOCH),
-    }
+/// Returns the serial number and `notAfter` of a certificate (RFC 5280 §4.1.2). The library has parsed the
+/// same certificate, so a certificate that does not parse here counts as expired.
+fn serial_and_expiry(leaf: &Certificate) -> (String, SystemTime) {
+    let serial = parse_x509_certificate(leaf.as_bytes())
+        .map(|(_, certificate)| certificate.raw_serial_as_string());
+    let expiry = certificate::expiry(leaf.as_bytes());
+    (serial.unwrap_or_default(), expiry.unwrap_or(UNIX_EPOCH))
 }
 
 impl Trust {
