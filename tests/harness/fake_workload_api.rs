@@ -46,6 +46,7 @@ pub struct Fake {
 /// The answers to come, and the calls that came.
 pub struct Script {
     x509: watch::Sender<Said<pb::X509svidResponse>>,
+    x509_bundles: watch::Sender<Said<pb::X509BundlesResponse>>,
     jwt_bundles: watch::Sender<Said<pb::JwtBundlesResponse>>,
     /// The answers to FetchJWTSVID. The last one serves all further calls.
     pub tokens: Mutex<Vec<Said<pb::JwtsvidResponse>>>,
@@ -61,6 +62,8 @@ pub struct Script {
 pub enum Call {
     /// `FetchX509SVID`.
     X509,
+    /// `FetchX509Bundles`.
+    X509Bundles,
     /// `FetchJWTBundles`.
     JwtBundles,
     /// `FetchJWTSVID`.
@@ -72,6 +75,8 @@ pub enum Call {
 pub struct Genuine {
     /// The first message of `FetchX509SVID`.
     pub x509: pb::X509svidResponse,
+    /// The first message of `FetchX509Bundles`.
+    pub x509_bundles: pb::X509BundlesResponse,
     /// The first message of `FetchJWTBundles`.
     pub jwt_bundles: pb::JwtBundlesResponse,
 }
@@ -86,6 +91,11 @@ impl Genuine {
             .await
             .unwrap()
             .into_inner();
+        let mut x509_bundles = client
+            .fetch_x509_bundles(with_header(pb::X509BundlesRequest {}))
+            .await
+            .unwrap()
+            .into_inner();
         let mut bundles = client
             .fetch_jwt_bundles(with_header(pb::JwtBundlesRequest {}))
             .await
@@ -93,6 +103,7 @@ impl Genuine {
             .into_inner();
         Self {
             x509: svids.message().await.unwrap().unwrap(),
+            x509_bundles: x509_bundles.message().await.unwrap().unwrap(),
             jwt_bundles: bundles.message().await.unwrap().unwrap(),
         }
     }
@@ -112,6 +123,7 @@ impl Fake {
         let path = directory.path().join("fake.sock");
         let script = Arc::new(Script {
             x509: watch::Sender::new(Ok(genuine.x509.clone())),
+            x509_bundles: watch::Sender::new(Ok(genuine.x509_bundles.clone())),
             jwt_bundles: watch::Sender::new(Ok(genuine.jwt_bundles.clone())),
             tokens: Mutex::new(Vec::new()),
             asked: Mutex::default(),
@@ -148,6 +160,11 @@ impl Fake {
     /// Answers FetchX509SVID with `said` from now on, also on open streams.
     pub fn say_x509(&self, said: Said<pb::X509svidResponse>) {
         drop(self.script.x509.send_replace(said));
+    }
+
+    /// Answers FetchX509Bundles with `said` from now on, also on open streams.
+    pub fn say_x509_bundles(&self, said: Said<pb::X509BundlesResponse>) {
+        drop(self.script.x509_bundles.send_replace(said));
     }
 
     /// Answers FetchJWTBundles with `said` from now on, also on open streams.
@@ -269,7 +286,8 @@ impl SpiffeWorkloadApi for Script {
         &self,
         _: Request<pb::X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        Err(Status::unimplemented("no binary of ours asks for this"))
+        self.called(Call::X509Bundles);
+        Self::stream(&self.x509_bundles)
     }
 
     async fn fetch_jwt_bundles(

@@ -43,7 +43,7 @@ async fn one_core_of_server_and_proxy_serves_in_the_test_process_until_a_stop() 
     };
     let proxy = Proxy {
         tls: tls::server(&identity.x509).unwrap(),
-        upstream_tls: tls::client(&identity.x509, &own).unwrap(),
+        upstream_tls: tls::client(&identity.x509, &own),
         upstream,
         paths: ["/".parse().unwrap()].into(),
         quotas: Arc::default(),

@@ -1,10 +1,9 @@
-use common::bearer::{Allow, Authenticator, Pattern, Policy};
+use common::bearer::{Allow, Authenticator, JwtBundleSet, Pattern, Policy};
 use harness::{
     SERVER_ID,
     jwt::{Draft, Key},
 };
 use serde_json::json;
-use spiffe::JwtBundleSet;
 
 use crate::world::{
     Expected::{Accepted, As, Refused},

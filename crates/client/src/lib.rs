@@ -21,10 +21,9 @@ mod tally;
 use std::process::ExitCode;
 
 use anyhow::anyhow;
-use common::workload::WorkloadApi;
+use common::workload::{WorkloadApi, X509Source};
 use forward::outbound::Client;
 use process::{cli, listen::Inherited};
-use spiffe::X509Source;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -65,22 +64,26 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     if let Some(pace) = config.pace() {
         return repeat::run(&config, pace, request).await;
     }
-    let workload_api = config.identity.workload_api(config.max_time);
-    let x509 = bundles(&config, &workload_api).await?;
+    // Each call has the time that is left, so that its own error comes before that of the whole run.
+    let workload_api = || {
+        let left = deadline.saturating_duration_since(Instant::now());
+        config.identity.workload_api(left)
+    };
+    let token = async || {
+        let (workload_api, audiences) = (workload_api(), config.audiences());
+        let fetched = workload_api.fetch_jwt_svid(&audiences, None).await;
+        fetched.map_err(cli::with_remedy)
+    };
     config.warn();
+    if config.print() == Some(Print::Token) {
+        return output::token(&token().await?);
+    }
+    let x509 = bundles(&config, &workload_api()).await?;
     if let (Some(Print::Bundle), Some(x509)) = (config.print(), &x509) {
         let bundles = x509.bundle_set()?;
         return output::bundle(&bundles, config.server_id.trust_domain());
     }
-    let token = timeout_at(
-        deadline,
-        workload_api.fetch_jwt_svid(&config.audiences(), None),
-    )
-    .await
-    .map_err(|_| late("the Workload API issued no token"))??;
-    if config.print() == Some(Print::Token) {
-        return output::token(&token);
-    }
+    let token = token().await?;
     let client = Client::new(config.upstream(), config.peer().security(x509.as_ref())?);
     let exchange = async {
         let response = client.request(authorize(request, &token)?).await?;
@@ -99,7 +102,10 @@ async fn bundles(
     match config.peer() {
         Peer::Name { .. } => Ok(None),
         Peer::SpiffeId(_) => {
-            let identity = workload_api.x509().await.map_err(cli::with_remedy)?;
+            let identity = workload_api
+                .x509_bundles()
+                .await
+                .map_err(cli::with_remedy)?;
             Ok(Some(identity.x509))
         }
     }

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use common::tls;
+use common::{tls, workload::X509Source};
 use forward::outbound::Security;
 use process::{bundles, web_pki};
 use rustls::pki_types::ServerName;
-use spiffe::{SpiffeId, X509Source};
+use spiffe::SpiffeId;
 
 /// The identity that a peer must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Peer {
             Self::SpiffeId(id) => {
                 let bundles = bundles.context("no X.509 bundles were fetched")?;
                 bundles::warn_of_missing(bundles, "X.509", "--server-id", [id.trust_domain()]);
-                Ok(tls::client(bundles, id)?.into())
+                Ok(tls::client(bundles, id).into())
             }
             Self::Name { name, ca } => Ok(Security::HostName {
                 config: web_pki::client(ca.as_deref())?,

@@ -33,9 +33,6 @@ mod jwt;
 mod keyring;
 mod listen;
 mod lock;
-/// The Workload API's messages and stubs, which `generate` writes from `proto/workload.proto`.
-#[expect(missing_docs, unused_qualifications, reason = "generated code")]
-pub mod pb;
 mod random;
 mod rate;
 mod requests;
@@ -46,6 +43,8 @@ mod service;
 mod state;
 mod status;
 mod validate;
+
+pub use workload_api::pb;
 
 pub use self::{
     agent::DevAgent,

@@ -4,9 +4,9 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use common::workload;
+use common::workload::{self, X509Source};
 use serve::{listen::Listener, shutdown::Shutdown, tenure::Tenure};
-use spiffe::X509Source;
+
 use tracing::info;
 
 use crate::{

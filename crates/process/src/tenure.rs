@@ -2,12 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use common::certificate;
+use common::workload::{X509Source, X509Svid};
 use serve::{
     shutdown::{Shutdown, Trigger},
     tenure::Tenure,
 };
-use spiffe::{SpiffeId, X509Source, X509Svid};
+use spiffe::SpiffeId;
 use tokio::time::sleep;
 
 /// The longest time between two looks at the clock, which may be set.
@@ -43,13 +43,12 @@ pub fn follow(source: X509Source, shutdown: Shutdown) -> Tenure {
 }
 
 impl Held {
-    async fn watch(mut self, source: X509Source, shutdown: Shutdown) {
-        let mut updates = source.updated();
+    async fn watch(mut self, mut source: X509Source, shutdown: Shutdown) {
         let mut stop = std::pin::pin!(shutdown.requested());
         loop {
             self.update(&source);
             tokio::select! {
-                updated = updates.changed() => if updated.is_err() {
+                is_open = source.changed() => if !is_open {
                     // A source that is closed has no identity any more.
                     return;
                 },
@@ -74,14 +73,11 @@ impl Held {
         if self.svids.iter().any(|held| held.leaf == leaf) {
             return;
         }
-        let Some(until) = certificate::expiry(leaf) else {
-            return;
-        };
         self.svids.retain(|held| held.id == *svid.spiffe_id());
         self.svids.push(HeldSvid {
             id: svid.spiffe_id().clone(),
             leaf: leaf.to_vec(),
-            until,
+            until: svid.expiry(),
             _end: self.tenure.renew(),
         });
     }

@@ -70,7 +70,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     bundles::warn_of_missing(&identity.x509, "X.509", "--upstream-id", [domain]);
     let proxy = Proxy {
         tls: tls::server(&identity.x509)?,
-        upstream_tls: tls::client(&identity.x509, &config.upstream.upstream_id)?,
+        upstream_tls: tls::client(&identity.x509, &config.upstream.upstream_id),
         upstream,
         paths: config.paths.clone().into(),
         quotas: Arc::default(),

@@ -6,9 +6,10 @@ use clap::Parser;
 use common::{
     bearer::{Allow, Authenticator, Pattern, Policy},
     path::PathPattern,
+    workload::JwtSource,
 };
 use process::cli::{self, LogArgs, ServeArgs, WorkloadApiArgs};
-use spiffe::{JwtSource, SpiffeId};
+use spiffe::SpiffeId;
 
 use crate::upstream::ApplicationArgs;
 

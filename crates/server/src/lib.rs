@@ -81,7 +81,6 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     let allowed = config.allow.iter().map(Pattern::trust_domain);
     bundles::warn_of_missing(&identity.jwt, "JWT", "--allow", allowed);
     let authenticator = Arc::new(config.authenticator(identity.jwt, &own));
-    tokio::spawn(Arc::clone(&authenticator).watch_keys());
     let server = Server {
         tls: tls::server(&identity.x509)?,
         authenticator,
@@ -106,7 +105,7 @@ fn forwarding(
     let domain = application.upstream_id.iter().map(SpiffeId::trust_domain);
     bundles::warn_of_missing(&identity.x509, "X.509", "--upstream-id", domain);
     let security = match &application.upstream_id {
-        Some(id) => tls::client(&identity.x509, id)?.into(),
+        Some(id) => tls::client(&identity.x509, id).into(),
         None => Security::Plaintext,
     };
     Ok(Forwarding {

@@ -89,7 +89,7 @@ async fn securities(
     let is_spiffe = |route: &Route| matches!(route.peer, Peer::SpiffeId(_));
     let x509 = match routes.iter().any(is_spiffe) {
         false => None,
-        true => match service.identity(workload_api.x509()).await? {
+        true => match service.identity(workload_api.x509_bundles()).await? {
             Some(identity) => Some(identity.x509),
             None => return Ok(None),
         },

@@ -180,22 +180,12 @@ impl Connector {
     ) -> io::Result<TlsStream<TcpStream>> {
         let name: ServerName<'static> = self.security.server_name(origin.host())?;
         loop {
-            let revision = self.revision().await;
+            let revision = self.security.revision();
             let connected = config.connect(name.clone(), stream).await;
-            if connected.is_ok() || self.security.revision() == Some(revision) {
+            if connected.is_ok() || self.security.revision() == revision {
                 return connected;
             }
             stream = tcp(address).await?;
-        }
-    }
-
-    /// Waits until the current SVIDs and bundles are in use, and returns their number.
-    async fn revision(&self) -> u64 {
-        loop {
-            match self.security.revision() {
-                Some(revision) => return revision,
-                None => sleep(REVISION_PAUSE).await,
-            }
         }
     }
 }
@@ -253,6 +243,3 @@ fn is_out_of_files(error: &io::Error) -> bool {
 
 /// The pause before the next attempt to get a descriptor.
 const FILES_PAUSE: Duration = Duration::from_millis(20);
-
-/// The pause before the next look whether `spiffe-rustls` uses a new SVID or bundle.
-const REVISION_PAUSE: Duration = Duration::from_millis(1);

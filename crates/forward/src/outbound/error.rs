@@ -2,7 +2,7 @@
 
 use std::io;
 
-use common::{cause, sanitize::Sanitized};
+use common::{cause, sanitize::Sanitized, tls::PeerError};
 use http::StatusCode;
 use spiffe::{SpiffeId, TrustDomain};
 
@@ -93,7 +93,7 @@ impl Error {
             Fault::Http(failure) => return Self::unanswered(failure, at),
             Fault::OnlyHttp2 => return Self::Failed(at, fault.to_string()),
         };
-        if let Some(spiffe_rustls::Error::UnauthorizedSpiffeId(presented)) = cause::find(error)
+        if let Some(PeerError::UnauthorizedSpiffeId(presented)) = cause::find(error)
             && let Some(expected) = expected
         {
             return Self::Impostor {
@@ -102,11 +102,9 @@ impl Error {
                 presented: presented.clone(),
             };
         }
-        let cause = match cause::find(error) {
-            Some(spiffe_rustls::Error::TrustDomainNotAllowed(domain)) => {
-                format!("it presented a SPIFFE ID of trust domain {domain}")
-            }
-            _ => quoted(error),
+        let cause = match cause::find::<PeerError>(error) {
+            Some(fault) => Sanitized(fault.to_string()).to_string(),
+            None => quoted(error),
         };
         Self::Connect {
             at,

@@ -73,12 +73,11 @@ impl Security {
         }
     }
 
-    /// Returns the number of the current trust. It is `None` for a moment after each change
-    /// ([`ClientTls::revision`]).
-    pub(super) fn revision(&self) -> Option<u64> {
+    /// Returns the number of the current trust ([`ClientTls::revision`]).
+    pub(super) fn revision(&self) -> u64 {
         match self {
             Self::SpiffeId(tls) => tls.revision(),
-            Self::HostName { .. } | Self::Plaintext => Some(0),
+            Self::HostName { .. } | Self::Plaintext => 0,
         }
     }
 

@@ -70,6 +70,20 @@ pub fn workload_id(text: &str) -> Result<SpiffeId, String> {
     }
 }
 
+/// Parses the hint of an identity (Workload API §8).
+///
+/// # Errors
+/// Fails with the rule and an example when the text is not a hint.
+pub(super) fn hint(text: &str) -> Result<String, String> {
+    const MAX: usize = 1024;
+    match (1..=MAX).contains(&text.len()) && !text.contains(char::is_control) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "a hint has 1 to {MAX} bytes and no control characters; expected for example internal"
+        )),
+    }
+}
+
 /// Parses a non-empty audience (JWT-SVID §3.2).
 ///
 /// # Errors
