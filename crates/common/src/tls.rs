@@ -224,8 +224,8 @@ impl ClientTls {
     #[must_use]
     pub fn missing_bundle(&self) -> Option<&TrustDomain> {
         let trust_domain = self.expected.trust_domain();
-        let found = self.source.trust(trust_domain);
-        matches!(found, Ok(None)).then_some(trust_domain)
+        let bundle = self.source.trust(trust_domain).ok()?;
+        bundle.is_none().then_some(trust_domain)
     }
 
     /// Returns a number that changes with each update of SVIDs or bundles.

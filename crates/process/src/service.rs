@@ -6,13 +6,12 @@ use std::process::ExitCode;
 use anyhow::Context;
 use common::workload::{self, X509Source};
 use serve::{listen::Listener, shutdown::Shutdown, tenure::Tenure};
-
 use tracing::info;
 
 use crate::{
     cli::{self, ServeArgs},
     listen::{self, ClaimedAddress, Inherited, ListenAddress},
-    runtime, signal, tenure,
+    runtime, signal, telemetry, tenure,
 };
 
 /// A binary that has claimed its address and does not listen yet.
@@ -93,6 +92,8 @@ impl Service {
             core(Listener { socket, queue }, shutdown.clone())
         })
         .await?;
+        // Each thread has a log buffer of its own. The last line of a process comes after all others.
+        telemetry::flush();
         info!("stopped");
         Ok(ExitCode::SUCCESS)
     }
