@@ -1,7 +1,7 @@
 //! Checks that a request and an answer mean the same to every reader. No I/O.
 
-use http::{Method, Request, Response, Uri};
-use serve::{Received, peer::Peer};
+use http::{Method, Request, Response, StatusCode, Uri};
+use serve::{Received, peer::Peer, websocket::WebSocket};
 
 use crate::{
     body::CleanBody,
@@ -45,6 +45,11 @@ impl<B: http_body::Body> Checked<B> {
         self.0.uri().path()
     }
 
+    /// Returns whether the request is for a WebSocket.
+    pub(crate) fn is_websocket(&self) -> bool {
+        self.0.extensions().get::<WebSocket>().is_some()
+    }
+
     /// Returns the request that is sent to `upstream` (scheme and authority): the fields that its caller
     /// may set, and those that are known of `peer`, its sender.
     #[must_use]
@@ -65,7 +70,15 @@ pub(super) fn check_request<B>(request: &Request<B>) -> Result<(), Rejection> {
 
 /// Checks that an upstream's response means the same to every reader. Returns the reason if not.
 pub(super) fn check_response<B>(response: &Response<B>) -> Result<(), &'static str> {
-    framing::check_response(response)?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err("it switched protocols unasked");
+    }
+    check_switch(response)
+}
+
+/// Does as [`check_response`] for an answer that may switch protocols.
+pub(super) fn check_switch<B>(response: &Response<B>) -> Result<(), &'static str> {
+    framing::check_response(response.headers())?;
     headers::check_response_size(response.headers())?;
     headers::check_names(response.headers())
 }

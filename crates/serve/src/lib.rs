@@ -6,7 +6,8 @@
 //! - `accept` takes connections from the kernel's queue, within bounds, and hands them off between cores
 //! - `connection` does the TLS handshake and serves HTTP/1.1 or HTTP/2 until the connection ends
 //! - [`body`], [`peer`], [`listen`] and [`shutdown`] have the types that a [`Handler`] and its binary use
-//! - [`shares`], [`http2`], [`grpc`], [`tcp`] and [`fields`] are shared with the `forward` crate
+//! - [`shares`], [`http2`], [`grpc`], [`websocket`], [`tunnel`], [`tcp`] and [`fields`]
+//!   are shared with the `forward` crate
 
 mod accept;
 pub mod body;
@@ -24,12 +25,15 @@ mod shared;
 pub mod shares;
 pub mod shutdown;
 pub mod tcp;
+pub mod tunnel;
+pub mod websocket;
 
 pub use self::{
     connection::{
         http1::http1,
         last,
         received::{ReceiveError, Received},
+        upgrade::Upgraded,
     },
     core::serve,
     handler::{Handler, ServiceHandler},

@@ -17,10 +17,12 @@ use super::{
     checkout::Checkout,
     endpoints::Failed,
     error::Error,
+    origin::At,
     pool::Pool,
     prepared::{Prepared, RequestBody, Speech},
     response::ResponseBody,
     retry::{self, Failure},
+    tunnel::Switched,
     upload::Upload,
     upstream::Upstream,
 };
@@ -107,11 +109,21 @@ impl<B: RequestBody> Client<B> {
         caller: &Caller,
     ) -> Result<Answered<B>, Error> {
         let (mut head, body) = request.into_parts();
-        let mut body = Prepared::read(body)
+        let body = Prepared::read(body)
             .await
             .map_err(|error| Error::request_body(cause::chain(&*error)))?;
         body.frame(&mut head.headers);
         let speech = Speech::of(&head);
+        self.send(head, body, speech, caller).await
+    }
+
+    async fn send(
+        &self,
+        mut head: Parts,
+        mut body: Prepared<B>,
+        speech: Speech,
+        caller: &Caller,
+    ) -> Result<Answered<B>, Error> {
         let patience = match speech {
             Speech::Http2 => self.upstream.call_timeout,
             _ => self.upstream.response_timeout,
@@ -128,6 +140,17 @@ impl<B: RequestBody> Client<B> {
             let again = unanswered.again.ok_or(unanswered.error)?;
             (head, body, failed) = (again.head, again.body, Some(again.failed));
         }
+    }
+
+    /// Does as [`Self::request_for`] for a request that asks for a WebSocket. It has no body, and a
+    /// connection for itself.
+    pub(crate) async fn upgrade_for(
+        &self,
+        head: Parts,
+        caller: &Caller,
+    ) -> Result<Answered<B>, Error> {
+        self.send(head, Prepared::none(), Speech::Http1, caller)
+            .await
     }
 
     /// Sends a request over its connection and waits for the head of the answer.
@@ -204,6 +227,18 @@ impl<B: RequestBody> Answered<B> {
             }
             _ => response,
         }
+    }
+
+    /// Accepts an answer that switches protocols. Returns its head and its connection.
+    pub(crate) fn switch(self) -> (Response<()>, Switched) {
+        let (mut response, counted) = self.checkout.switch(self.response);
+        let on = hyper::upgrade::on(&mut response);
+        (response.map(drop), Switched::new(on, counted))
+    }
+
+    /// Returns what errors call the endpoint.
+    pub(crate) fn at(&self) -> At {
+        self.checkout.at()
     }
 
     /// Rejects the answer. New requests then use another connection.

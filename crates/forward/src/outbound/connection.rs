@@ -60,7 +60,7 @@ pub(super) async fn handshake<B: RequestBody>(
         .max_headers(MAX_FIELDS)
         .handshake(TokioIo::new(Box::new(tls)))
         .await?;
-    tokio::spawn(connection);
+    tokio::spawn(connection.with_upgrades());
     // Until its task has run, the connection looks as if it had a request.
     sender.ready().await?;
     Ok(Opened::Exclusive(ExclusiveSender::Http1(sender)))

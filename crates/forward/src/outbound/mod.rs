@@ -17,6 +17,7 @@
 //! - `exclusive_limit`: the bound on connections of one request each · `caller`: the caller of a request
 //! - `prepared`, `upload`: a request's body, before and while it is sent · `arriving`, `response`: a
 //!   response's body
+//! - `tunnel`: a connection that was upgraded
 //! - [`Upstream`], [`Error`]: what callers of this module give and get
 
 mod abandoned;
@@ -48,10 +49,11 @@ mod response;
 mod retry;
 mod sent;
 mod shared;
+mod tunnel;
 mod upload;
 mod upstream;
 
-pub(crate) use self::caller::Caller;
+pub(crate) use self::{caller::Caller, client::Answered};
 pub use self::{
     client::Client, endpoint::MAX_KEPT, error::Error, exclusive_limit::ExclusiveLimit, origin::At,
     prepared::RequestBody, response::ResponseBody, upstream::Upstream,
