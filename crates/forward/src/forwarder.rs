@@ -2,15 +2,16 @@
 
 use std::future::Ready;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use serve::{body::Body, peer::Peer};
 
 use crate::{
     body::CleanBody,
-    check::{Checked, check_response},
+    check::{Checked, check_response, check_switch},
     error::Error,
     headers::{self, Fields},
-    outbound::{Caller, Client, Security, Upstream},
+    outbound::{self, Answered, Caller, Client, Security, Upstream},
+    websocket::Opening,
 };
 
 /// The type of a renewal that never happens.
@@ -37,7 +38,8 @@ impl Forwarder {
     }
 
     /// Forwards one request that came from `peer` and returns the upstream's answer. Bodies and
-    /// trailers stream both ways. `set` replaces fields that have its name.
+    /// trailers stream both ways, and a WebSocket is the two bodies of its answer with 101. `set` replaces
+    /// fields that have its name.
     ///
     /// # Errors
     /// Fails when the upstream gives no valid answer.
@@ -84,9 +86,13 @@ impl Forwarder {
             eviction: request.0.body().eviction(),
         };
         let takes_trailers = headers::takes_trailers(&request.0);
+        let (version, is_websocket) = (request.0.version(), request.is_websocket());
         let mut request = request.cleaned(peer, &self.fields);
         if let Some((name, value)) = set {
             request.headers_mut().insert(name, value);
+        }
+        if is_websocket {
+            return self.open_websocket(request, version, &caller).await;
         }
         let request = Client::prepare(request).await?;
         let again = renew.and_then(|renew| Some((renew, request.copy()?)));
@@ -101,13 +107,53 @@ impl Forwarder {
                 answered = self.client.send(again, &caller).await?;
             }
         }
-        let mut response = match check_response(answered.response()) {
-            Ok(()) => answered.accept(),
-            Err(reason) => return Err(answered.reject(reason).into()),
-        };
-        let rules = headers::clean_response(&mut response, takes_trailers);
-        // The version is each connection's own (RFC 9110 §2.5).
-        *response.version_mut() = Version::HTTP_11;
-        Ok(response.map(|body| Body::streamed(CleanBody::new(body, rules))))
+        finish(answered, takes_trailers)
     }
+
+    /// Opens a WebSocket for a caller that speaks `version`, or returns the upstream's answer to that.
+    async fn open_websocket(
+        &self,
+        request: Request<CleanBody>,
+        version: Version,
+        caller: &Caller,
+    ) -> Result<Response<Body>, Error> {
+        let (mut head, body) = request.into_parts();
+        let opening = Opening::of(&mut head, version);
+        let answered = self.client.upgrade_for(head, caller).await?;
+        match answered.response().status() {
+            StatusCode::SWITCHING_PROTOCOLS => {}
+            // A caller of HTTP/2 would take a success for an open WebSocket.
+            status if status.is_success() && version == Version::HTTP_2 => {
+                return Err(answered.reject(NOT_OPENED).into());
+            }
+            _ => return finish(answered, false),
+        }
+        let checked = check_switch(answered.response());
+        if let Err(reason) = checked.and_then(|()| opening.check(answered.response().headers())) {
+            return Err(answered.reject(reason).into());
+        }
+        let at = answered.at();
+        let (mut response, switched) = answered.switch();
+        headers::clean_response(&mut response, false);
+        opening.complete(&mut response);
+        *response.version_mut() = Version::HTTP_11;
+        match switched.open(body).await {
+            Ok(tunnel) => Ok(response.map(|()| Body::streamed(tunnel))),
+            Err(error) => Err(outbound::Error::broken(at, &error).into()),
+        }
+    }
+}
+
+const NOT_OPENED: &str = "it answered with success and did not open the WebSocket";
+
+/// Checks and cleans an upstream's answer.
+fn finish(answered: Answered<CleanBody>, takes_trailers: bool) -> Result<Response<Body>, Error> {
+    let mut response = match check_response(answered.response()) {
+        Ok(()) => answered.accept(),
+        Err(reason) => return Err(answered.reject(reason).into()),
+    };
+    let rules = headers::clean_response(&mut response, takes_trailers);
+    // The version is each connection's own (RFC 9110 §2.5).
+    *response.version_mut() = Version::HTTP_11;
+    Ok(response.map(|body| Body::streamed(CleanBody::new(body, rules))))
 }

@@ -7,7 +7,8 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Response, header::EXPECT};
+use common::lock::lock;
+use http::{Request, Response, StatusCode, header::EXPECT};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::{
     body::{Bytes, Incoming},
@@ -15,11 +16,14 @@ use hyper::{
 };
 use hyper_util::rt::TokioTimer;
 
-use super::{answer::Answer, exchange::Serving, last, request::RequestInFlight, unread};
+use super::{
+    answer::Answer, exchange::Serving, last, request::RequestInFlight, unread, upgrade::Upgrade,
+};
 use crate::{
     body::{BoxError, Wire},
     handler::Handler,
     limits::MAX_HEADER_BYTES,
+    websocket::{self, WebSocket},
 };
 
 /// Returns the HTTP/1.1 settings of every connection, also of those that are not sockets.
@@ -49,7 +53,18 @@ pub(super) fn exchange<H: Handler>(
         let changes = last::may_change_protocol(&request);
         let has_body = !request.body().is_end_stream();
         let expects = has_body && request.headers().contains_key(EXPECT);
-        let mut response = serving.answer(request.map(Wire::Http1), &in_flight).await;
+        let (request, upgrade) = upgradable(request);
+        let mut response = serving.answer(request, &in_flight).await;
+        let timeout = serving.limits.stream_idle_timeout;
+        if let Some(upgrade) = upgrade {
+            let mut tunnel = lock(&serving.tunnel);
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                let (head, body) = response.into_parts();
+                *tunnel = Some(upgrade.accepted(Answer::new(body, in_flight, timeout)));
+                return Ok(Response::from_parts(head, Tracked(None)));
+            }
+            *tunnel = Some(upgrade.refused());
+        }
         // A body that nobody asked for may never come, or may be read as the next request. The rest of a
         // body that the handler has or has left may be too long to read. In both cases the connection
         // ends.
@@ -60,9 +75,23 @@ pub(super) fn exchange<H: Handler>(
             _ => is_unasked || is_long,
         };
         last::announce(&mut response, ends || changes || in_flight.is_last());
-        let timeout = serving.limits.stream_idle_timeout;
         Ok(response.map(|body| Tracked::new(Answer::new(body, in_flight, timeout))))
     })
+}
+
+/// Returns the request as the handler gets it, and its upgrade if it asks for one. Only one to a WebSocket
+/// can be accepted.
+fn upgradable(mut request: Request<Incoming>) -> (Request<Wire>, Option<Upgrade>) {
+    if !last::may_change_protocol(&request) {
+        return (request.map(Wire::Http1), None);
+    }
+    let is_websocket = websocket::is_upgrade(&request);
+    let (upgrade, body) = Upgrade::of(&mut request);
+    if !is_websocket {
+        return (request.map(Wire::Http1), Some(upgrade));
+    }
+    request.extensions_mut().insert(WebSocket);
+    (request.map(|_| Wire::Upgraded(body)), Some(upgrade))
 }
 
 /// The error of an answer that makes room for a request of another source.
@@ -70,21 +99,24 @@ pub(super) fn exchange<H: Handler>(
 #[error("evicted for another source's request")]
 struct Evicted;
 
-/// The body of an answer, which ends its request in flight when it is dropped.
-pub(super) struct Tracked(Answer);
+/// The body of an answer, which ends its request in flight when it is dropped. There is none before a
+/// tunnel, which has the request.
+pub(super) struct Tracked(Option<Answer>);
 
 impl Tracked {
     fn new(answer: Answer) -> Self {
         if answer.is_streamed() {
             answer.in_flight().streams_answer();
         }
-        Self(answer)
+        Self(Some(answer))
     }
 }
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        self.0.in_flight().end();
+        if let Some(answer) = &self.0 {
+            answer.in_flight().end();
+        }
     }
 }
 
@@ -96,7 +128,9 @@ impl http_body::Body for Tracked {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Self(answer) = &mut *self;
+        let Some(answer) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
         if answer.is_streamed() && answer.in_flight().poll_evicted(cx).is_ready() {
             return Poll::Ready(Some(Err(Evicted.into())));
         }
@@ -104,10 +138,11 @@ impl http_body::Body for Tracked {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        self.0.as_ref().is_none_or(Answer::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
+        let hint = self.0.as_ref().map(Answer::size_hint);
+        hint.unwrap_or_else(|| SizeHint::with_exact(0))
     }
 }

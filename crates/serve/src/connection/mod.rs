@@ -14,19 +14,26 @@ mod plaintext;
 pub(crate) mod received;
 mod request;
 mod unread;
+pub(crate) mod upgrade;
 pub(crate) mod windows;
 
 use std::{
+    convert::Infallible,
     future::{pending, poll_fn},
     net::IpAddr,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{Arc, Mutex},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use hyper::{body::Bytes, service::service_fn};
-use hyper_util::{rt::TokioIo, server::graceful::GracefulConnection};
+use common::lock::lock;
+use hyper::{
+    body::{Bytes, Incoming},
+    server::conn::http1::UpgradeableConnection,
+    service::{HttpService, service_fn},
+};
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::OwnedSemaphorePermit,
@@ -37,6 +44,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use self::{
     activity::{Activity, Overdue},
     exchange::Serving,
+    http1::Tracked,
     observed::Observed,
     plaintext::Prefixed,
     windows::Windows,
@@ -89,6 +97,8 @@ pub(crate) enum Error {
     #[error("closed for another source's request")]
     Evicted,
     #[error("{0}")]
+    Tunnel(#[from] upgrade::Error),
+    #[error("{0}")]
     Http1(#[from] hyper::Error),
     #[error("{0}")]
     Http2(#[from] h2::Error),
@@ -126,6 +136,7 @@ impl Connection {
             peer: self.peer.clone(),
             limits: self.shared.limits.clone(),
             activity: Arc::clone(&activity),
+            tunnel: Mutex::default(),
         });
         // Each future is boxed, because an idle connection would otherwise keep memory for both versions.
         match is_http2 {
@@ -176,10 +187,17 @@ impl Connection {
         activity: &Arc<Activity>,
         serving: Arc<Serving<H>>,
     ) -> Result<(), Error> {
-        let service = service_fn(move |request| http1::exchange(&serving, request));
+        let service = {
+            let serving = Arc::clone(&serving);
+            service_fn(move |request| http1::exchange(&serving, request))
+        };
         let io = TokioIo::new(Observed::http1(io, Arc::clone(activity)));
         let connection = http1::http1().serve_connection(io, service);
-        let mut connection = Http1(Box::pin(connection));
+        let mut connection = Http1 {
+            http: Box::pin(connection.with_upgrades()),
+            serving,
+            tunnel: None,
+        };
         let overdue = tokio::select! {
             served = &mut connection => return served,
             overdue = activity.overdue_or_old(&self.shared.limits) => overdue,
@@ -310,25 +328,41 @@ trait HttpConnection: Future<Output = Result<(), Error>> + Unpin {
     fn start_drain(&mut self);
 }
 
-struct Http1<C>(Pin<Box<C>>);
+/// A connection that speaks HTTP/1.1, and the tunnel that it may become.
+struct Http1<I, S: HttpService<Incoming>, H> {
+    http: Pin<Box<UpgradeableConnection<TokioIo<Observed<I>>, S>>>,
+    serving: Arc<Serving<H>>,
+    tunnel: Option<Tunnelling>,
+}
 
-impl<C> Future for Http1<C>
+type Tunnelling = Pin<Box<dyn Future<Output = Result<(), upgrade::Error>> + Send>>;
+
+impl<I: Io, S, H> Future for Http1<I, S, H>
 where
-    C: GracefulConnection<Error = hyper::Error>,
+    S: HttpService<Incoming, ResBody = Tracked, Error = Infallible>,
 {
     type Output = Result<(), Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx).map_err(Into::into)
+        loop {
+            if let Some(tunnel) = &mut self.tunnel {
+                return tunnel.as_mut().poll(cx).map_err(Into::into);
+            }
+            ready!(self.http.as_mut().poll(cx))?;
+            let Some(tunnel) = lock(&self.serving.tunnel).take() else {
+                return Poll::Ready(Ok(()));
+            };
+            self.tunnel = Some(Box::pin(tunnel.run()));
+        }
     }
 }
 
-impl<C> HttpConnection for Http1<C>
+impl<I: Io, S, H> HttpConnection for Http1<I, S, H>
 where
-    C: GracefulConnection<Error = hyper::Error>,
+    S: HttpService<Incoming, ResBody = Tracked, Error = Infallible>,
 {
     fn start_drain(&mut self) {
-        self.0.as_mut().graceful_shutdown();
+        self.http.as_mut().graceful_shutdown();
     }
 }
 
