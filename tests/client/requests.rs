@@ -33,6 +33,20 @@ async fn another_audience_is_unauthorized() {
 }
 
 #[tokio::test]
+async fn token_for_several_audiences_is_accepted_by_each_with_a_warning_t004() {
+    let stack = Stack::new().await;
+    for audience in ["a", SERVER_ID] {
+        let server = stack.server(&["--audience", audience]).await;
+        let args = ["a", SERVER_ID, "a"];
+        let output = stack.client(server.listening().await, &args).await;
+        assert_eq!(output.stdout, b"Success!!!", "{audience}");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let warning = "the token is for 2 audiences: each of them can send it to the others";
+        assert!(errors.contains(warning), "{errors}");
+    }
+}
+
+#[tokio::test]
 async fn requests_are_made_as_curl_makes_them() {
     let stack = Stack::new().await;
     let echo = upstream::answering(&stack, &["h2", "http/1.1"], async |request| {

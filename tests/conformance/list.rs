@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use crate::source::Tests;
 
 /// The parts of the list and the last number of each.
-pub(crate) const PARTS: [(char, u32); 6] = [
+pub(crate) const PARTS: [(char, u32); 8] = [
     ('J', 204),
     ('P', 201),
     ('H', 12),
     ('W', 184),
     ('D', 51),
     ('S', 6),
+    ('T', 20),
+    ('U', 14),
 ];
 
 /// A row of the list.

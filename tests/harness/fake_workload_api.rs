@@ -46,9 +46,12 @@ pub struct Fake {
 /// The answers to come, and the calls that came.
 pub struct Script {
     x509: watch::Sender<Said<pb::X509svidResponse>>,
+    x509_bundles: watch::Sender<Said<pb::X509BundlesResponse>>,
     jwt_bundles: watch::Sender<Said<pb::JwtBundlesResponse>>,
     /// The answers to FetchJWTSVID. The last one serves all further calls.
     pub tokens: Mutex<Vec<Said<pb::JwtsvidResponse>>>,
+    /// The requests of FetchJWTSVID that came.
+    pub asked: Mutex<Vec<pb::JwtsvidRequest>>,
     /// The kind and the moment of each call.
     calls: watch::Sender<Vec<(Call, Instant)>>,
     connections: watch::Sender<usize>,
@@ -59,6 +62,8 @@ pub struct Script {
 pub enum Call {
     /// `FetchX509SVID`.
     X509,
+    /// `FetchX509Bundles`.
+    X509Bundles,
     /// `FetchJWTBundles`.
     JwtBundles,
     /// `FetchJWTSVID`.
@@ -70,6 +75,8 @@ pub enum Call {
 pub struct Genuine {
     /// The first message of `FetchX509SVID`.
     pub x509: pb::X509svidResponse,
+    /// The first message of `FetchX509Bundles`.
+    pub x509_bundles: pb::X509BundlesResponse,
     /// The first message of `FetchJWTBundles`.
     pub jwt_bundles: pb::JwtBundlesResponse,
 }
@@ -84,6 +91,11 @@ impl Genuine {
             .await
             .unwrap()
             .into_inner();
+        let mut x509_bundles = client
+            .fetch_x509_bundles(with_header(pb::X509BundlesRequest {}))
+            .await
+            .unwrap()
+            .into_inner();
         let mut bundles = client
             .fetch_jwt_bundles(with_header(pb::JwtBundlesRequest {}))
             .await
@@ -91,6 +103,7 @@ impl Genuine {
             .into_inner();
         Self {
             x509: svids.message().await.unwrap().unwrap(),
+            x509_bundles: x509_bundles.message().await.unwrap().unwrap(),
             jwt_bundles: bundles.message().await.unwrap().unwrap(),
         }
     }
@@ -110,8 +123,10 @@ impl Fake {
         let path = directory.path().join("fake.sock");
         let script = Arc::new(Script {
             x509: watch::Sender::new(Ok(genuine.x509.clone())),
+            x509_bundles: watch::Sender::new(Ok(genuine.x509_bundles.clone())),
             jwt_bundles: watch::Sender::new(Ok(genuine.jwt_bundles.clone())),
             tokens: Mutex::new(Vec::new()),
+            asked: Mutex::default(),
             calls: watch::Sender::new(Vec::new()),
             connections: watch::Sender::new(0),
         });
@@ -145,6 +160,11 @@ impl Fake {
     /// Answers FetchX509SVID with `said` from now on, also on open streams.
     pub fn say_x509(&self, said: Said<pb::X509svidResponse>) {
         drop(self.script.x509.send_replace(said));
+    }
+
+    /// Answers FetchX509Bundles with `said` from now on, also on open streams.
+    pub fn say_x509_bundles(&self, said: Said<pb::X509BundlesResponse>) {
+        drop(self.script.x509_bundles.send_replace(said));
     }
 
     /// Answers FetchJWTBundles with `said` from now on, also on open streams.
@@ -255,8 +275,9 @@ impl SpiffeWorkloadApi for Script {
 
     async fn fetch_x509svid(
         &self,
-        _: Request<pb::X509svidRequest>,
+        request: Request<pb::X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+        assert_header(&request);
         self.called(Call::X509);
         Self::stream(&self.x509)
     }
@@ -265,13 +286,15 @@ impl SpiffeWorkloadApi for Script {
         &self,
         _: Request<pb::X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        Err(Status::unimplemented("no binary of ours asks for this"))
+        self.called(Call::X509Bundles);
+        Self::stream(&self.x509_bundles)
     }
 
     async fn fetch_jwt_bundles(
         &self,
-        _: Request<pb::JwtBundlesRequest>,
+        request: Request<pb::JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
+        assert_header(&request);
         self.called(Call::JwtBundles);
         Self::stream(&self.jwt_bundles)
     }
@@ -280,11 +303,9 @@ impl SpiffeWorkloadApi for Script {
         &self,
         request: Request<pb::JwtsvidRequest>,
     ) -> Result<Response<pb::JwtsvidResponse>, Status> {
+        assert_header(&request);
         self.called(Call::Token);
-        assert_eq!(
-            request.metadata().get("workload.spiffe.io").unwrap(),
-            "true"
-        );
+        self.asked.lock().unwrap().push(request.into_inner());
         let mut tokens = self.tokens.lock().unwrap();
         let said = match tokens.len() {
             1 => tokens[0].clone(),
@@ -299,6 +320,12 @@ impl SpiffeWorkloadApi for Script {
     ) -> Result<Response<pb::ValidateJwtsvidResponse>, Status> {
         Err(Status::unimplemented("no binary of ours asks for this"))
     }
+}
+
+/// Checks that the call has the security header once (Workload Endpoint §3).
+fn assert_header<M>(request: &Request<M>) {
+    let values = request.metadata().get_all("workload.spiffe.io");
+    assert!(values.iter().eq(["true"]));
 }
 
 /// Returns an answer to FetchJWTSVID with this token.

@@ -63,7 +63,7 @@ impl Key {
         Self::new(kid, Pair::Ed25519(Ed25519KeyPair::generate().unwrap()))
     }
 
-    /// Makes an HS256 key of a secret.
+    /// Makes an HMAC key of a secret.
     pub fn hmac(kid: &str, secret: &[u8]) -> Self {
         Self::new(kid, Pair::Hmac(secret.to_vec()))
     }
@@ -115,14 +115,19 @@ impl Key {
         }
     }
 
-    /// Signs `message`. Only an RSA key uses `alg`.
+    /// Signs `message`. Keys of RSA and HMAC use `alg`.
     pub fn sign(&self, alg: &str, message: &[u8]) -> Vec<u8> {
         let random = SystemRandom::new();
         match &self.pair {
             Pair::Ec(pair, _) => pair.sign(&random, message).unwrap().as_ref().to_vec(),
             Pair::Ed25519(pair) => pair.sign(message).as_ref().to_vec(),
             Pair::Hmac(secret) => {
-                let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+                let algorithm = match alg {
+                    "HS384" => hmac::HMAC_SHA384,
+                    "HS512" => hmac::HMAC_SHA512,
+                    _ => hmac::HMAC_SHA256,
+                };
+                let key = hmac::Key::new(algorithm, secret);
                 hmac::sign(&key, message).as_ref().to_vec()
             }
             Pair::Rsa(pair) => {

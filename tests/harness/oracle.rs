@@ -2,12 +2,48 @@
 //! implementation of the same standard.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use common::bearer::{Allow, Authenticator, Pattern, Policy, Refusal};
+use common::bearer::{self, Allow, Authenticator, Pattern, Policy, Refusal};
 use http::{HeaderValue, Request, header::AUTHORIZATION};
 use serde_json::Value;
-use spiffe::{JwtBundleSet, JwtSvid};
+use spiffe::{JwtBundle, JwtBundleSet, JwtSvid, TrustDomain};
 
 use crate::{SERVER_ID, jwt};
+
+/// The same bundles in the form of each implementation.
+pub struct Bundles {
+    /// Ours.
+    pub ours: bearer::JwtBundleSet,
+    /// The library's.
+    pub library: JwtBundleSet,
+}
+
+impl Bundles {
+    /// Reads JWK Sets, each of which belongs to a trust domain.
+    ///
+    /// # Panics
+    /// Panics when one of the implementations does not read them.
+    pub fn of(documents: &[(&str, Value)]) -> Self {
+        let documents = documents.iter().map(|(name, jwks)| {
+            let domain = TrustDomain::new(name).expect("a trust domain");
+            (domain, jwks.to_string())
+        });
+        Self {
+            ours: documents
+                .clone()
+                .map(|(domain, jwks)| {
+                    let bundle = bearer::JwtBundle::parse(jwks.as_bytes());
+                    (domain, bundle.expect("a bundle"))
+                })
+                .collect(),
+            library: documents
+                .map(|(domain, jwks)| {
+                    let bundle = JwtBundle::from_jwt_authorities(domain, jwks.as_bytes());
+                    bundle.expect("a bundle")
+                })
+                .collect(),
+        }
+    }
+}
 
 /// A token's verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +65,8 @@ const MAX_ID: usize = 2048;
 ///
 /// # Panics
 /// Panics when they differ for a reason that is not listed in `difference`.
-pub fn compare(token: &str, bundles: &JwtBundleSet) -> Verdict {
-    let anybody = bundles.iter().map(|(trust_domain, _)| {
+pub fn compare(token: &str, bundles: &Bundles) -> Verdict {
+    let anybody = bundles.ours.iter().map(|(trust_domain, _)| {
         let pattern: Pattern = format!("spiffe://{trust_domain}/*")
             .parse()
             .expect("a pattern");
@@ -42,14 +78,15 @@ pub fn compare(token: &str, bundles: &JwtBundleSet) -> Verdict {
     };
     let mut request = Request::new(());
     request.headers_mut().insert(AUTHORIZATION, value);
-    let ours = Authenticator::new(bundles.clone(), policy).authenticate(&request.into_parts().0);
+    let ours =
+        Authenticator::new(bundles.ours.clone(), policy).authenticate(&request.into_parts().0);
     let is_accepted = match &ours {
         // A trust domain's own ID is not one of a workload, which no pattern matches.
-        Ok(_) | Err(Refusal::NotAllowed(_)) => true,
+        Ok(_) | Err(Refusal::NotAllowed { .. }) => true,
         Err(Refusal::InvalidToken(_)) => false,
         Err(_) => return Verdict::NotAToken,
     };
-    let library = JwtSvid::parse_and_validate(token, bundles, &[SERVER_ID]);
+    let library = JwtSvid::parse_and_validate(token, &bundles.library, &[SERVER_ID]);
     match (is_accepted, library.is_ok()) {
         (true, true) => Verdict::Accepted,
         (false, false) => Verdict::Refused,

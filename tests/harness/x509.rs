@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use dev_agent::FederatedBundle;
+use dev_agent::{FederatedBundle, pb};
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::{
@@ -100,6 +100,13 @@ impl Authority {
         Svid { chain, key }
     }
 
+    /// Returns its certificate in PEM.
+    pub fn pem(&self) -> String {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        let text = STANDARD.encode(self.0.der());
+        format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+    }
+
     /// Returns its certificate as the trust bundle of `trust_domain`.
     pub fn bundle(&self, trust_domain: &str) -> FederatedBundle {
         bundle_of(&[self], trust_domain)
@@ -119,6 +126,17 @@ pub fn bundle_of(authorities: &[&Authority], trust_domain: &str) -> FederatedBun
 }
 
 impl Svid {
+    /// Returns it as an agent sends it, with `authority` as its trust bundle.
+    pub fn message(&self, id: &str, authority: &Authority) -> pb::X509svid {
+        pb::X509svid {
+            spiffe_id: id.to_owned(),
+            x509_svid: self.chain.iter().flat_map(|one| one.to_vec()).collect(),
+            x509_svid_key: self.key.serialize_der(),
+            bundle: authority.0.der().to_vec(),
+            hint: String::new(),
+        }
+    }
+
     /// Adds the certificate of `authority` to the chain.
     pub fn below(mut self, authority: &Authority) -> Self {
         self.chain.push(authority.0.der().clone());

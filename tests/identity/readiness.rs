@@ -21,7 +21,8 @@ fn degraded(readiness: &Readiness, by: Degradation) -> bool {
 #[tokio::test]
 async fn an_identity_that_is_withdrawn_is_not_ready_until_it_is_restored() {
     let stack = Stack::new().await;
-    let mut readiness = stack.identity().await.readiness;
+    let identity = stack.identity().await;
+    let mut readiness = identity.readiness.clone();
     assert_eq!(*readiness.borrow(), Readiness::Ready);
     let id = SpiffeId::new(SERVER_ID).unwrap();
 
@@ -37,7 +38,8 @@ async fn an_identity_that_is_withdrawn_is_not_ready_until_it_is_restored() {
 async fn an_agent_that_is_gone_until_the_svid_expires_is_told_of_step_by_step() {
     let stack = Stack::with(SERVER_ID, |config| config.x509_ttl = SHORT).await;
     let server = stack.server(&[]).await;
-    let mut readiness = stack.identity().await.readiness;
+    let identity = stack.identity().await;
+    let mut readiness = identity.readiness.clone();
 
     stack.agent.stop().await;
     becomes(&mut readiness, |now| degraded(now, Degradation::Outage)).await;
@@ -65,7 +67,8 @@ async fn an_agent_that_is_gone_until_the_svid_expires_is_told_of_step_by_step() 
 #[tokio::test]
 async fn an_agent_that_says_nothing_is_noticed_before_the_svid_expires() {
     let stack = Stack::with(SERVER_ID, |config| config.x509_ttl = SHORT).await;
-    let mut readiness = stack.identity().await.readiness;
+    let identity = stack.identity().await;
+    let mut readiness = identity.readiness.clone();
 
     stack.agent.stall();
     becomes(&mut readiness, |now| degraded(now, Degradation::Expiring)).await;

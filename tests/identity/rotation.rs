@@ -87,7 +87,7 @@ async fn withdrawal_takes_effect_and_is_undone() {
     until(async || stack.https(port).try_connect(b"http/1.1").await.is_err()).await;
 
     stack.agent.restore(&id);
-    server.logged("the Workload API is back").await;
+    server.logged("the identity is issued again").await;
     assert_eq!(stack.https(port).status(&stack.token(|_| ())).await, 200);
     let log = server.whole_log().await;
     assert_eq!(log.matches("withdrawn").count(), 1, "logged twice:\n{log}");
@@ -135,7 +135,11 @@ async fn an_outage_is_warned_of_once_and_survived() {
     server.logged("the Workload API is back").await;
     assert_eq!(stack.https(port).status(&token).await, 200);
     let log = server.whole_log().await;
-    assert_eq!(log.matches("WARN").count(), 1, "not one warning:\n{log}");
+    let warnings = log.matches("WARN").count();
+    assert_eq!(
+        warnings, 2,
+        "not one for the beginning and one for the end:\n{log}"
+    );
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
-//! Runs every combination of our server, proxy and client with those of go-spiffe. The Go program
-//! is in `go-spiffe/`.
+//! Runs every combination of our server, proxy and client with those of go-spiffe, and dev-agent with
+//! the gRPC library of Python. The Go program is in `go-spiffe/`.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
+
+/// Calls dev-agent with grpcio.
+mod grpcio;
 
 use std::{
     path::{Path, PathBuf},

@@ -22,7 +22,7 @@ use nix::sys::signal::Signal;
 use serve::{
     Handler, Limits, Received, Shared,
     body::Body,
-    listen::{Listener, Queue},
+    listen::{Listener, Queue, Socket, StdSocket},
     peer::Peer,
     shutdown,
 };
@@ -311,7 +311,8 @@ async fn stop_takes_no_caller_out_of_the_queue_of_a_passed_socket() {
     for (queue, all_are_taken) in [(Queue::Ends, true), (Queue::Outlives, false)] {
         let held = TcpListener::bind("127.0.0.1:0").unwrap();
         held.set_nonblocking(true).unwrap();
-        let socket = held.try_clone().unwrap().try_into().unwrap();
+        let socket = StdSocket::Tcp(held.try_clone().unwrap());
+        let socket = Socket::from_std(socket).unwrap();
         let address = held.local_addr().unwrap();
         let _callers = [(); 60].map(|()| std::net::TcpStream::connect(address).unwrap());
         until_waiting(address.port(), 60).await;

@@ -4,7 +4,7 @@ use common::{
     bearer::{Allow, Authenticator, Policy},
     tls,
 };
-use forward::outbound::{ExclusiveLimit, Upstream};
+use forward::outbound::{ExclusiveLimit, Protocol, Upstream, UpstreamUrl};
 use proxy::Proxy;
 use serve::{Limits, Shared, shutdown};
 use server::Server;
@@ -25,16 +25,16 @@ async fn one_core_of_server_and_proxy_serves_in_the_test_process_until_a_stop() 
     let server = Server {
         tls: tls::server(&identity.x509).unwrap(),
         authenticator: Arc::new(Authenticator::new(identity.jwt.clone(), policy)),
+        forwarding: None,
         quotas: Arc::default(),
         shared: Shared::new(Limits::new(100)),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let address = listener.local_addr().unwrap().to_string();
     let serving = tokio::spawn(server::run(listener, server, shutdown.clone()));
 
     let upstream = Upstream {
-        urls: vec![format!("https://127.0.0.1:{port}").parse().unwrap()],
-        id: own.clone(),
+        urls: vec![UpstreamUrl::host(Protocol::Https, address.parse().unwrap())],
         connect_timeout: PATIENCE,
         response_timeout: PATIENCE,
         call_timeout: PATIENCE,
@@ -43,7 +43,7 @@ async fn one_core_of_server_and_proxy_serves_in_the_test_process_until_a_stop() 
     };
     let proxy = Proxy {
         tls: tls::server(&identity.x509).unwrap(),
-        upstream_tls: tls::client(&identity.x509, &own).unwrap(),
+        upstream_tls: tls::client(&identity.x509, &own),
         upstream,
         paths: ["/".parse().unwrap()].into(),
         quotas: Arc::default(),

@@ -178,7 +178,19 @@ async fn caller_of_another_trust_domain_is_not_allowed_unless_named_j011() {
         r#"Bearer realm="spiffe", error="insufficient_scope""#
     );
     server
-        .logged("Not allowed: spiffe://partner.example/caller")
+        .logged(
+            "Not allowed: spiffe://partner.example/caller is not a workload of the trust domain example.org, \
+             and only its workloads are allowed without --allow",
+        )
+        .await;
+
+    let server = stack
+        .server(&["--allow", "spiffe://partner.example/other"])
+        .await;
+    let answer = stack.https(server.listening().await).send(request()).await;
+    assert_eq!(answer.status, 403);
+    server
+        .logged("Not allowed: spiffe://partner.example/caller matches no allowed pattern")
         .await;
 
     let server = stack

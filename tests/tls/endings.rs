@@ -1,4 +1,7 @@
-use std::{sync::atomic::Ordering::SeqCst, time::Duration};
+use std::{
+    sync::atomic::Ordering::SeqCst,
+    time::{Duration, SystemTime},
+};
 
 use harness::{
     SERVER_ID, Stack,
@@ -10,6 +13,7 @@ use harness::{
 };
 use http::Version;
 use hyper_util::rt::TokioIo;
+use rcgen::date_time_ymd;
 use spiffe::SpiffeId;
 
 #[tokio::test]
@@ -89,6 +93,30 @@ async fn no_session_with_the_upstream_is_resumed_p195() {
     assert_eq!(seen.full_handshakes.load(SeqCst), 3);
 }
 
+#[tokio::test]
+async fn connection_is_renewed_when_the_peers_svid_expires_t007() {
+    for alpn in ["h2", "http/1.1"] {
+        let upstream = Presenting::new(alpn).await;
+        let (stack, proxy, root) = before(&upstream).await;
+        let issue = |life: u64| {
+            root.issue("spiffe://odd.test/server", |params| {
+                let now = SystemTime::UNIX_EPOCH.elapsed().unwrap();
+                params.not_after = date_time_ymd(1970, 1, 1) + now + Duration::from_secs(life);
+            })
+        };
+        upstream.present(&issue(4));
+        let https = stack.https(proxy.listening().await);
+        let ask = async || https.send(get(&[])).await.status.as_u16();
+        assert_eq!(ask().await, 200);
+        upstream.present(&issue(3600));
+        assert_eq!(ask().await, 200);
+        assert_eq!(upstream.seen().connections(), 1, "{alpn}");
+        until(async || ask().await == 200 && upstream.seen().connections() == 2).await;
+        assert_eq!(ask().await, 200);
+        assert_eq!(upstream.seen().connections(), 2, "{alpn}");
+    }
+}
+
 /// Waits until the process has applied one more update after `change`.
 async fn updated(process: &Process, change: impl FnOnce()) {
     let updates = || {
@@ -102,7 +130,7 @@ async fn updated(process: &Process, change: impl FnOnce()) {
 }
 
 #[tokio::test]
-async fn connections_outlive_updates_that_did_not_verify_them_p196() {
+async fn connections_outlive_updates_that_did_not_verify_them_p196_t007() {
     for alpn in ["h2", "http/1.1"] {
         let upstream = Presenting::new(alpn).await;
         let (stack, proxy, root) = before(&upstream).await;
@@ -127,7 +155,7 @@ async fn connections_outlive_updates_that_did_not_verify_them_p196() {
 }
 
 #[tokio::test]
-async fn connections_are_verified_again_after_a_change_of_the_trust_bundle_p196() {
+async fn connections_are_verified_again_after_a_change_of_the_trust_bundle_p196_t007() {
     for alpn in ["h2", "http/1.1"] {
         let upstream = Presenting::new(alpn).await;
         let (stack, proxy, root) = before(&upstream).await;

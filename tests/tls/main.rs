@@ -10,3 +10,5 @@ mod endings;
 mod odd;
 /// Tests sessions that callers resume, and sessions that end.
 mod resumption;
+/// Tests connections that end with the identity that their callers have verified, or by their age.
+mod tenure;

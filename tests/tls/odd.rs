@@ -3,7 +3,7 @@ use harness::{
     https::get,
     process::Process,
     wait::until,
-    x509::{Authority, Presenting, Svid, uri},
+    x509::{Authority, Presenting, Svid, bundle_of, uri},
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose as Eku, IsCa,
@@ -177,6 +177,13 @@ async fn only_certificates_that_are_x509_svids_are_accepted_p182() {
             false,
             below(&constrained(ODD)),
         ),
+        (
+            "T13 no subject, and a critical SAN",
+            true,
+            leaf(&root, |params| {
+                params.distinguished_name = rcgen::DistinguishedName::new();
+            }),
+        ),
         ("P194 D50 longer than 2048 bytes", false, id(&long)),
         (
             "P185 words for the log",
@@ -209,6 +216,49 @@ async fn only_certificates_that_are_x509_svids_are_accepted_p182() {
     for line in proxy.whole_log().await.lines() {
         assert!(line.len() < 2600, "{} bytes: {line:.600}", line.len());
         assert!(!line.contains(|c: char| c.is_control()), "{line:?}");
+    }
+}
+
+#[tokio::test]
+async fn text_that_is_not_a_spiffe_id_identifies_no_peer_t014() {
+    let root = Authority::root();
+    let upstream = Presenting::closing().await;
+    let (stack, proxy) = proxy(&root, &upstream, ODD_ID).await;
+    let https = stack.https(proxy.listening().await);
+    for text in [
+        "spiffe:///server",
+        "spiffe://odd.test:8080/server",
+        "spiffe://user@odd.test/server",
+        "spiffe://odd.test/server?a=b",
+        "spiffe://odd.test/server#a",
+        "spiffe://odd.test/%73erver",
+        "spiffe://odd.test//server",
+        "spiffe://odd.test/./server",
+        "spiffe://odd.test/a/../server",
+        "spiffe://odd.test/server/",
+        "spiffe://odd.test/server!",
+        "spiffe://odd$.test/server",
+        "spiffe:odd.test/server",
+    ] {
+        upstream.present(&uris(&root, &[text]));
+        assert_eq!(https.send(get(&[])).await.status, 502, "{text}");
+        assert_eq!(upstream.seen().requests(), 0, "{text}");
+    }
+    upstream.present(&uris(&root, &[ODD_ID]));
+    assert_eq!(https.send(get(&[])).await.status, 200);
+}
+
+#[tokio::test]
+async fn each_authority_of_a_bundle_verifies_t015() {
+    let roots = [(); 3].map(|()| Authority::root());
+    let upstream = Presenting::closing().await;
+    let bundle = bundle_of(&roots.each_ref(), ODD);
+    let stack = Stack::with(SERVER_ID, |config| config.federated = vec![bundle]).await;
+    let proxy = stack.proxy(upstream.port, &["--upstream-id", ODD_ID]).await;
+    let https = stack.https(proxy.listening().await);
+    for root in &roots {
+        upstream.present(&leaf(root, unchanged));
+        assert_eq!(https.send(get(&[])).await.status, 200);
     }
 }
 
@@ -252,6 +302,12 @@ async fn upstream_of_a_domain_without_a_bundle_is_refused_p197() {
 
     stack.agent.set_federated(vec![]).unwrap();
     until(async || https.send(get(&[])).await.status.is_server_error()).await;
+    proxy
+        .logged(
+            "no X.509 bundle for trust domain odd.test; federate with it, and register this process with \
+             -federatesWith spiffe://odd.test",
+        )
+        .await;
     let (connections, requests) = (upstream.seen().connections(), upstream.seen().requests());
     assert!(https.send(get(&[])).await.status.is_server_error());
     let seen = (upstream.seen().connections(), upstream.seen().requests());

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use harness::{SERVER_ID, Stack, https::Https, wait::until};
 use rustls::{ClientConfig, HandshakeKind, SupportedProtocolVersion, version};
 use spiffe::SpiffeId;
@@ -41,10 +43,25 @@ async fn callers_resume_sessions_of_the_same_svid_only_p097() {
         assert_ne!(
             kind().await,
             HandshakeKind::Resumed,
-            "the new SVID needs a full handshake"
+            "T8: the new SVID needs a full handshake"
         );
         assert_eq!(kind().await, HandshakeKind::Resumed);
     }
+}
+
+#[tokio::test]
+async fn expired_svid_ends_its_sessions_t008() {
+    let change = |config: &mut dev_agent::Config| config.x509_ttl = Duration::from_secs(4);
+    let stack = Stack::with(SERVER_ID, change).await;
+    let server = stack.server(&[]).await;
+    let https = stack.https(server.listening().await);
+    let config = resuming(&https, &[&version::TLS13]);
+    stack.agent.stall();
+    handshake(&https, &config).await.unwrap();
+    let resumed = handshake(&https, &config).await;
+    assert_eq!(resumed.unwrap(), HandshakeKind::Resumed);
+    // The caller does not verify the certificate of a session that it resumes.
+    until(async || handshake(&https, &config).await.is_err()).await;
 }
 
 #[tokio::test]

@@ -1,10 +1,10 @@
 use std::{error::Error, fmt, sync::Arc};
 
-use common::bearer::{Authenticator, Refusal};
+use common::bearer::{Authenticator, JwtBundle, JwtBundleSet, Refusal};
 use harness::jwt::Draft;
 use http::Request;
 use serde_json::json;
-use spiffe::{BundleSource, JwtBundle, JwtBundleSet, JwtSvid, TrustDomain};
+use spiffe::{BundleSource, JwtSvid, TrustDomain};
 
 use crate::world::{
     Expected::{Accepted, Refused},
@@ -101,31 +101,43 @@ fn bundle_without_a_key_refuses_every_token_j162() {
             Refused("no JWT authority \"ec1\""),
         )],
     );
-    let none = JwtBundleSet::new();
+    let none = JwtBundleSet::default();
     check(
         &Authenticator::new(none, policy()),
         &[("J81", "no bundles", token, Refused("no bundle found"))],
     );
 }
 
-/// "J163", "D20": without `keys` a document is not a JWK Set. "J164", "D21": a key must have a
-/// name.
+/// "J163", "D20": without `keys` a document is not a JWK Set.
 #[test]
 fn document_that_is_not_a_bundle_is_refused_j163() {
-    let domain = || TrustDomain::new("example.org").unwrap();
-    let good = WORLD.ec1.jwk().to_string();
-    for document in [
-        "{}".to_owned(),
-        r#"{"keys":null}"#.to_owned(),
-        r#"{"keys":{}}"#.to_owned(),
-        "[]".to_owned(),
-        String::new(),
-        format!(r#"{{"keys":[{good},{{"kty":"EC"}}]}}"#),
-        format!(r#"{{"keys":[{good},{{"kty":"EC","kid":1}}]}}"#),
+    for document in ["{}", r#"{"keys":null}"#, r#"{"keys":{}}"#, "[]", "", "x"] {
+        assert!(JwtBundle::parse(document.as_bytes()).is_err(), "{document}");
+    }
+}
+
+/// "J164", "D21": an entry that cannot be used is left out, and the others verify tokens.
+#[test]
+fn entry_that_cannot_be_used_spoils_no_other_j164() {
+    for entry in [
+        json!({ "kty": "EC" }),
+        json!({ "kty": "EC", "kid": 1 }),
+        json!({ "kty": "EC", "kid": null, "crv": "P-256", "x": "AA", "y": "AA" }),
+        json!({ "kty": "AKP", "pub": "AA" }),
+        json!({ "kty": "future", "kid": "a" }),
+        json!({ "kty": "EC", "kid": "a", "use": "future" }),
+        json!({ "kty": "EC", "kid": "a", "use": 1 }),
+        json!({ "kid": "a" }),
+        json!([]),
+        json!(null),
     ] {
-        assert!(
-            JwtBundle::from_jwt_authorities(domain(), document.as_bytes()).is_err(),
-            "{document}"
+        let keys = json!({ "keys": [entry, WORLD.ec1.jwk(), entry] });
+        let bundles = JwtBundleSet::from_iter([bundle("example.org", &keys)]);
+        let token = WORLD.token(|t| t);
+        let what = entry.to_string();
+        check(
+            &Authenticator::new(bundles, policy()),
+            &[("J164", &what, token, Accepted)],
         );
     }
 }

@@ -23,6 +23,8 @@ mod keys;
 mod live;
 /// Compares verdicts on generated tokens with those of the `spiffe` crate.
 mod oracle;
+/// Tests rules that public catalogues of the standard name besides those of the other files.
+mod rules;
 /// Tests `sub`, and the trust domain to which it binds a key.
 mod subject;
 /// Tests `exp`, `nbf`, `iat`, the clock skew and the longest lifetime.

@@ -1,8 +1,7 @@
 use std::time::Duration;
 
-use common::bearer::Authenticator;
+use common::bearer::{Authenticator, JwtBundleSet};
 use harness::jwt::{Draft, now};
-use spiffe::JwtBundleSet;
 
 use crate::world::{
     Expected::{Accepted, Refused},

@@ -1,15 +1,16 @@
 use std::sync::LazyLock;
 
-use common::bearer::{Allow, Authenticator, Policy, Refusal};
+use common::bearer::{Allow, Authenticator, JwtBundle, JwtBundleSet, Policy, Refusal};
 use futures_util::FutureExt;
 use http::Request;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use spiffe::{JwtBundle, JwtBundleSet, SpiffeId, TrustDomain};
+use spiffe::{SpiffeId, TrustDomain};
 
 use harness::{
     CLIENT_ID, SERVER_ID,
     jwt::{Draft, Key, encode},
+    oracle::Bundles,
 };
 
 /// The answer to every invalid token, independent of the fault.
@@ -92,6 +93,11 @@ impl World {
 
     /// Returns bundles with all keys, and with `keys` besides.
     pub(crate) fn bundles(&self, keys: &[Value]) -> JwtBundleSet {
+        self.both_bundles(keys).ours
+    }
+
+    /// Returns the same bundles in the form of each implementation.
+    pub(crate) fn both_bundles(&self, keys: &[Value]) -> Bundles {
         let named = |key: &Key, kid: &str, member: &str, value: Value| {
             let mut jwk = key.jwk();
             jwk["kid"] = kid.into();
@@ -131,12 +137,10 @@ impl World {
         let vectors = self.vectors.as_object().unwrap();
         ours.extend(vectors.values().map(|vector| vector["jwk"].clone()));
         ours.extend_from_slice(keys);
-        JwtBundleSet::from_iter([
-            bundle("example.org", &json!({ "keys": ours })),
-            bundle(
-                "partner.example",
-                &json!({ "keys": [self.p1.jwk(), self.partner_ec1.jwk()] }),
-            ),
+        let partners = [self.p1.jwk(), self.partner_ec1.jwk()];
+        Bundles::of(&[
+            ("example.org", json!({ "keys": ours })),
+            ("partner.example", json!({ "keys": partners })),
         ])
     }
 
@@ -160,9 +164,12 @@ pub(crate) fn policy() -> Policy {
     }
 }
 
-pub(crate) fn bundle(trust_domain: &str, jwks: &Value) -> JwtBundle {
+pub(crate) fn bundle(trust_domain: &str, jwks: &Value) -> (TrustDomain, JwtBundle) {
     let trust_domain = TrustDomain::new(trust_domain).unwrap();
-    JwtBundle::from_jwt_authorities(trust_domain, jwks.to_string().as_bytes()).unwrap()
+    (
+        trust_domain,
+        JwtBundle::parse(jwks.to_string().as_bytes()).unwrap(),
+    )
 }
 
 /// Checks the caller of each row, or the answer and the log line.

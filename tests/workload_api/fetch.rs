@@ -46,16 +46,19 @@ async fn token_that_was_not_asked_for_is_not_used_w179() {
 }
 
 #[tokio::test]
-async fn one_bad_svid_spoils_the_whole_answer_w175() {
+async fn bad_token_beside_the_chosen_one_changes_nothing_w175() {
     let stack = Stack::new().await;
     let fake = Fake::new(&Genuine::of(&stack).await);
     let mut answer = token(stack.token(|_| ())).unwrap();
     answer.svids.extend(token("x".to_owned()).unwrap().svids);
-    *fake.script.tokens.lock().unwrap() = vec![Ok(answer)];
+    *fake.script.tokens.lock().unwrap() = vec![Ok(answer.clone())];
     let api = fake.workload_api(PATIENCE);
-    api.fetch_jwt_svid(&[AUDIENCE], None)
-        .await
-        .expect_err("D29");
+    let fetched = api.fetch_jwt_svid(&[AUDIENCE], None).await;
+    fetched.expect("D29");
+    answer.svids.reverse();
+    *fake.script.tokens.lock().unwrap() = vec![Ok(answer)];
+    let error = api.fetch_jwt_svid(&[AUDIENCE], None).await.unwrap_err();
+    assert!(error.to_string().contains("can't be used"), "{error}");
 }
 
 #[tokio::test]

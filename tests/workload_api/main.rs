@@ -7,6 +7,8 @@
 mod fetch;
 /// Presents keys that do not fit their certificates.
 mod keys;
+/// Tests rules that public catalogues of the standard name besides those of the other files.
+mod rules;
 /// Tests the sources of the address, and what a start makes of the first answers.
 mod startup;
 /// Takes a running process through rotation, malformed messages, withdrawal and its end.

@@ -11,9 +11,14 @@ pub(crate) fn authorize(
     mut request: Request<Full<Bytes>>,
     token: &JwtSvid,
 ) -> anyhow::Result<Request<Full<Bytes>>> {
+    request.headers_mut().insert(AUTHORIZATION, bearer(token)?);
+    Ok(request)
+}
+
+/// Returns the value of `Authorization` with the token.
+pub(crate) fn bearer(token: &JwtSvid) -> anyhow::Result<HeaderValue> {
     let mut value = HeaderValue::from_str(&format!("Bearer {}", token.token()))
         .context("the token is not a header value")?;
     value.set_sensitive(true);
-    request.headers_mut().insert(AUTHORIZATION, value);
-    Ok(request)
+    Ok(value)
 }

@@ -1,15 +1,23 @@
 //! Flags and environment of the client, typed and checked.
 
-use std::{io::Read, time::Duration};
+use std::{io::Read, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
-use forward::outbound::{ExclusiveLimit, Upstream};
-use http::{HeaderName, HeaderValue, Method, Request, Uri, header};
+use forward::outbound::{ExclusiveLimit, Protocol, Upstream, UpstreamUrl};
+use http::{HeaderName, HeaderValue, Method, Request, Uri, header, uri::Authority};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use process::cli::{self, LogArgs, WorkloadApiArgs};
+use rustls::pki_types::ServerName;
 use spiffe::SpiffeId;
+use tracing::{level_filters::LevelFilter, warn};
+
+use crate::{
+    listening::config::ListenArgs,
+    peer::{Peer, server_name},
+    route::Route,
+};
 
 /// Flags and environment.
 #[derive(Clone, Debug, Parser)]
@@ -17,9 +25,10 @@ use spiffe::SpiffeId;
     name = "client",
     version,
     max_term_width = 100,
-    about = "Makes a request as this workload, with a SPIFFE JWT-SVID, to a server with a verified SPIFFE ID\n\n\
+    about = "Makes requests as this workload, with a SPIFFE JWT-SVID, to a verified server\n\n\
         It fetches a JWT-SVID for AUDIENCE, verifies the SPIFFE ID of the server before a byte of the \
-        request is sent, and prints the response's body. The exit status is 0 if the response's was 2xx.",
+        request is sent, and prints the response's body. The exit status is 0 if the response's was 2xx. \
+        With --listen, it does so for the requests of applications on this machine.",
     after_help = "\
 With --repeat or --every, the client prints a line for each request: its start (UTC), its status or \
 'failed' and the reason, and its duration. Bodies are read to their end and not printed. A summary \
@@ -34,18 +43,27 @@ Examples:
   client --url https://proxy.example.org:8443/ -i
   client -X PUT -H 'Content-Type: application/json' -d @order.json
   client --every 1s
+  client --listen 127.0.0.1:15001 --url https://proxy.example.org:8443
   curl --cacert <(client --print-bundle) -H \"Authorization: Bearer $(client --print-token)\" URL"
 )]
 pub struct Config {
-    /// Audience of the token [default: the server's SPIFFE ID]
+    /// Audience of the token [default: the server's SPIFFE ID]. Each of several can send the token on
+    /// to the others as this workload
     #[arg(value_name = "AUDIENCE", value_parser = cli::audience)]
-    audience: Option<String>,
+    audience: Vec<String>,
     /// URL to request; https only. Redirects are shown and not followed
     #[arg(long, value_name = "URL", default_value = "https://localhost:8443/", value_parser = cli::https_url)]
     pub url: Uri,
     /// SPIFFE ID that the server must have
     #[arg(long, value_name = "ID", default_value = "spiffe://example.org/server", value_parser = cli::workload_id)]
     pub server_id: SpiffeId,
+    /// Host name that the server's certificate must have, instead of --server-id: for a load balancer
+    /// with a certificate of the web PKI. AUDIENCE is needed then
+    #[arg(long, value_name = "NAME", value_parser = server_name, conflicts_with_all = ["server_id", "print_bundle"])]
+    server_name: Option<ServerName<'static>>,
+    /// File of the CA certificates (PEM) that verify --server-name [default: the system's]
+    #[arg(long, value_name = "FILE", requires = "server_name")]
+    ca: Option<PathBuf>,
     /// Request method [default: GET, or POST with -d]
     #[arg(short = 'X', long = "request", value_name = "METHOD", value_parser = method)]
     method: Option<Method>,
@@ -74,6 +92,9 @@ pub struct Config {
     /// Print the server's X.509 trust bundle (PEM) instead of making the request
     #[arg(long, value_parser = boolean, group = "print", conflicts_with_all = ["method", "headers", "data", "include", "audience"])]
     print_bundle: bool,
+    /// The listener.
+    #[command(flatten)]
+    pub(crate) listening: ListenArgs,
     /// The Workload API.
     #[command(flatten)]
     pub identity: WorkloadApiArgs,
@@ -107,11 +128,83 @@ const NOT_SETTABLE: [(HeaderName, &str); 5] = [
 ];
 
 impl Config {
-    /// Returns the audience of the token.
-    pub(crate) fn audience(&self) -> String {
-        self.audience
-            .clone()
-            .unwrap_or_else(|| self.server_id.to_string())
+    /// Returns the audiences of the token, each once.
+    pub(crate) fn audiences(&self) -> Vec<String> {
+        if self.audience.is_empty() {
+            return vec![self.server_id.to_string()];
+        }
+        let mut audiences = Vec::new();
+        for audience in &self.audience {
+            if !audiences.contains(audience) {
+                audiences.push(audience.clone());
+            }
+        }
+        audiences
+    }
+
+    /// Returns the identity that the server must have.
+    pub(crate) fn peer(&self) -> Peer {
+        match &self.server_name {
+            None => Peer::SpiffeId(self.server_id.clone()),
+            Some(name) => Peer::Name {
+                name: name.clone(),
+                ca: self.ca.clone(),
+            },
+        }
+    }
+
+    /// Checks that there is an audience.
+    ///
+    /// # Errors
+    /// Fails when it can't be the server's SPIFFE ID, because that is not known.
+    pub(crate) fn check_audience(&self) -> Result<(), String> {
+        match (&self.server_name, self.audience.is_empty()) {
+            (Some(_), true) => Err(
+                "--server-name needs AUDIENCE, the SPIFFE ID of the server: client spiffe://example.org/server --server-name …"
+                    .into(),
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the routes of applications' requests: those of `--route`, or one for every host.
+    ///
+    /// # Errors
+    /// Fails when `--url` has a path, or when the audience is missing.
+    pub(crate) fn routes(&self) -> Result<Vec<Route>, String> {
+        if !self.listening.routes.is_empty() {
+            return Ok(self.listening.routes.clone());
+        }
+        self.check_audience()?;
+        let url = cli::without_path(&self.url, Protocol::Https).ok_or_else(|| {
+            format!("--url {}: with --listen the applications give the path; expected for example https://localhost:8443", self.url)
+        })?;
+        Ok(vec![Route {
+            host: None,
+            url,
+            audiences: self.audiences(),
+            peer: self.peer(),
+        }])
+    }
+
+    /// Warns of what the flags make possible.
+    pub(crate) fn warn(&self) {
+        let count = self.audiences().len();
+        if count > 1 {
+            warn!(
+                "the token is for {count} audiences: each of them can send it to the others as this workload, until it \
+                 expires"
+            );
+        }
+    }
+
+    /// Returns the level of log lines: a client that listens logs its requests, as servers do.
+    #[must_use]
+    pub fn log_level(&self) -> LevelFilter {
+        match self.listening.listen {
+            Some(_) => LevelFilter::INFO,
+            None => LevelFilter::WARN,
+        }
     }
 
     /// Returns the output instead of a response, if there is one.
@@ -135,8 +228,7 @@ impl Config {
     /// Returns the server as an upstream.
     pub(crate) fn upstream(&self) -> Upstream {
         Upstream {
-            urls: vec![self.url.clone()],
-            id: self.server_id.clone(),
+            urls: self.url.authority().into_iter().map(https).collect(),
             connect_timeout: self.max_time,
             response_timeout: self.max_time,
             call_timeout: self.max_time,
@@ -170,6 +262,11 @@ impl Config {
         );
         Ok(request)
     }
+}
+
+/// Returns the URL of a host with TLS.
+fn https(host: &Authority) -> UpstreamUrl {
+    UpstreamUrl::host(Protocol::Https, host.clone())
 }
 
 impl AsRef<LogArgs> for Config {
@@ -239,20 +336,14 @@ mod tests {
 
     #[test]
     fn the_default_audience_is_the_server() {
-        assert_eq!(
-            config(&[]).unwrap().audience(),
-            "spiffe://example.org/server"
-        );
-        assert_eq!(
-            config(&["--server-id", "spiffe://a.b/c"])
-                .unwrap()
-                .audience(),
-            "spiffe://a.b/c"
-        );
-        assert_eq!(
-            config(&["spiffe://example.org/other"]).unwrap().audience(),
-            "spiffe://example.org/other"
-        );
+        for (args, audiences) in [
+            (&[][..], &["spiffe://example.org/server"][..]),
+            (&["--server-id", "spiffe://a.b/c"], &["spiffe://a.b/c"]),
+            (&["a"], &["a"]),
+            (&["b", "a", "b"], &["b", "a"]),
+        ] {
+            assert_eq!(config(args).unwrap().audiences(), audiences, "{args:?}");
+        }
     }
 
     #[test]

@@ -1,37 +1,50 @@
-//! The client of the scenario. It fetches a JWT-SVID, verifies the SPIFFE ID of the server, makes
-//! one request with the token, and prints the response. It can repeat the request and print the
-//! outcomes.
+//! The client of the scenario. It fetches a JWT-SVID, verifies the server, makes one request with the
+//! token, and prints the response. It can repeat the request and print the outcomes, or listen and do so
+//! for applications.
 //!
-//! - [`config`]: flags and environment, typed
-//! - `authorize`: the token in the request
+//! - [`config`]: flags and environment, typed · [`route`], [`peer`]: where requests go, and to whom
+//! - [`listening`]: requests of applications
+//! - `authorize`: the token in the request · `challenge`: its refusal
 //! - `output`: standard output and standard error
 //! - `repeat`: one request after another; `tally`: counts and times of their outcomes
 
 mod authorize;
+mod challenge;
 pub mod config;
+pub mod listening;
 mod output;
+pub mod peer;
 mod repeat;
+pub mod route;
 mod tally;
 
 use std::process::ExitCode;
 
 use anyhow::anyhow;
-use common::tls;
+use common::workload::{WorkloadApi, X509Source};
 use forward::outbound::Client;
-use process::cli;
+use process::{cli, listen::Inherited};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
     authorize::authorize,
     config::{Config, Print},
+    peer::Peer,
 };
 
-/// Makes the requests or prints what the flags say. Returns success if every status was 2xx, or if
-/// the output was printed.
+/// Does what the flags say: makes requests, prints, or listens for applications. Returns success if every
+/// status was 2xx, if the output was printed, or after a stop.
 ///
 /// # Errors
-/// Never fails. A failure is one line on standard error, and exit status 1.
-pub async fn start(config: Config) -> anyhow::Result<ExitCode> {
+/// Fails when a listener can't start or continue. Any other failure is one line on standard error, and
+/// exit status 1.
+pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
+    if config.listening.listen.is_some() {
+        return listening::run(&config, inherited).await;
+    }
+    if let Err(error) = config.check_audience() {
+        return cli::usage_error::<Config>(&error);
+    }
     Ok(run(config).await.unwrap_or_else(|error| {
         eprintln!("client: {error:#}");
         ExitCode::FAILURE
@@ -51,22 +64,27 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     if let Some(pace) = config.pace() {
         return repeat::run(&config, pace, request).await;
     }
-    let workload_api = config.identity.workload_api(config.max_time);
-    let x509 = workload_api.x509().await.map_err(cli::with_remedy)?.x509;
-    if config.print() == Some(Print::Bundle) {
+    // Each call has the time that is left, so that its own error comes before that of the whole run.
+    let workload_api = || {
+        let left = deadline.saturating_duration_since(Instant::now());
+        config.identity.workload_api(left)
+    };
+    let token = async || {
+        let (workload_api, audiences) = (workload_api(), config.audiences());
+        let fetched = workload_api.fetch_jwt_svid(&audiences, None).await;
+        fetched.map_err(cli::with_remedy)
+    };
+    config.warn();
+    if config.print() == Some(Print::Token) {
+        return output::token(&token().await?);
+    }
+    let x509 = bundles(&config, &workload_api()).await?;
+    if let (Some(Print::Bundle), Some(x509)) = (config.print(), &x509) {
         let bundles = x509.bundle_set()?;
         return output::bundle(&bundles, config.server_id.trust_domain());
     }
-    let token = timeout_at(
-        deadline,
-        workload_api.fetch_jwt_svid(&[config.audience()], None),
-    )
-    .await
-    .map_err(|_| late("the Workload API issued no token"))??;
-    if config.print() == Some(Print::Token) {
-        return output::token(&token);
-    }
-    let client = Client::new(config.upstream(), tls::client(&x509, &config.server_id)?);
+    let token = token().await?;
+    let client = Client::new(config.upstream(), config.peer().security(x509.as_ref())?);
     let exchange = async {
         let response = client.request(authorize(request, &token)?).await?;
         output::response(response, config.include).await
@@ -74,4 +92,21 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     timeout_at(deadline, exchange)
         .await
         .map_err(|_| late(&format!("no complete answer from {}", config.url)))?
+}
+
+/// Returns the X.509 bundles, if they verify the server.
+async fn bundles(
+    config: &Config,
+    workload_api: &WorkloadApi,
+) -> anyhow::Result<Option<X509Source>> {
+    match config.peer() {
+        Peer::Name { .. } => Ok(None),
+        Peer::SpiffeId(_) => {
+            let identity = workload_api
+                .x509_bundles()
+                .await
+                .map_err(cli::with_remedy)?;
+            Ok(Some(identity.x509))
+        }
+    }
 }

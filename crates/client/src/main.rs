@@ -1,11 +1,20 @@
-//! Entry point of the client: reads flags and environment, makes its request, and prints the
-//! response.
+//! Entry point of the client: reads flags and environment, and makes its request, or listens for
+//! applications until a signal arrives.
 
 use std::process::ExitCode;
 
-use process::cli;
-use tracing::level_filters::LevelFilter;
+use process::{cli, listen::Inherited};
+
+/// glibc's allocator is slow where small and large allocations alternate, as they do for requests.
+/// mimalloc takes 31 µs of CPU time per request through proxy and server, against 33.5 µs (wrk, 32
+/// connections).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    cli::main("CLIENT", LevelFilter::WARN, client::start)
+    // Taken first, because there must not be other threads yet.
+    let inherited = Inherited::take();
+    cli::main("CLIENT", client::config::Config::log_level, |config| {
+        client::start(config, inherited)
+    })
 }

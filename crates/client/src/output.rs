@@ -57,7 +57,7 @@ pub(crate) fn bundle(
 ) -> anyhow::Result<ExitCode> {
     let bundle = bundles
         .get(trust_domain)
-        .with_context(|| format!("no bundle for trust domain {trust_domain}"))?;
+        .with_context(|| format!("no X.509 bundle for trust domain {trust_domain}"))?;
     for authority in bundle.authorities() {
         print(pem(authority.as_bytes()).as_bytes())?;
     }

@@ -9,18 +9,19 @@ use std::{
 };
 
 use anyhow::Context;
-use common::{tls, workload::tokens::TokenSource};
+use common::workload::tokens::TokenSource;
 use forward::outbound::Client;
-use http::{HeaderMap, Request, StatusCode, header::WWW_AUTHENTICATE};
+use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
-use process::{cli, signal};
+use process::signal;
 use serve::shutdown::Shutdown;
 use spiffe::JwtSvid;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::{
     authorize::authorize,
+    challenge::refuses_token,
     config::{Config, Pace},
     output,
     tally::Tally,
@@ -107,10 +108,11 @@ impl Session {
     /// Gets the identity of the workload.
     async fn start(config: &Config, request: Request<Full<Bytes>>) -> anyhow::Result<Self> {
         let workload_api = config.identity.workload_api(config.max_time);
-        let x509 = workload_api.x509().await.map_err(cli::with_remedy)?.x509;
+        let x509 = crate::bundles(config, &workload_api).await?;
+        config.warn();
         Ok(Self {
-            client: Client::new(config.upstream(), tls::client(&x509, &config.server_id)?),
-            tokens: TokenSource::new(workload_api, vec![config.audience()], None),
+            client: Client::new(config.upstream(), config.peer().security(x509.as_ref())?),
+            tokens: TokenSource::new(workload_api, config.audiences(), None),
             request,
             max_time: config.max_time,
         })
@@ -159,32 +161,12 @@ impl Session {
         while let Some(frame) = body.frame().await {
             frame.context("the response broke off")?;
         }
-        let unauthorized = head.status == StatusCode::UNAUTHORIZED;
         Ok(Outcome {
             status: head.status,
-            token_refused: unauthorized && says_invalid_token(&head.headers),
+            token_refused: refuses_token(head.status, &head.headers),
             renewed: false,
         })
     }
-}
-
-/// Returns whether a Bearer challenge has `error="invalid_token"`.
-fn says_invalid_token(headers: &HeaderMap) -> bool {
-    let challenges = headers.get_all(WWW_AUTHENTICATE).iter();
-    challenges
-        .filter_map(|value| value.to_str().ok())
-        .any(|challenge| {
-            let Some((scheme, parameters)) = challenge.trim().split_once(' ') else {
-                return false;
-            };
-            let is_error = |parameter: &str| {
-                parameter.split_once('=').is_some_and(|(name, value)| {
-                    name.trim().eq_ignore_ascii_case("error")
-                        && value.trim().trim_matches('"') == "invalid_token"
-                })
-            };
-            scheme.eq_ignore_ascii_case("Bearer") && parameters.split(',').any(is_error)
-        })
 }
 
 /// Returns the line of a request: the time of day in UTC, the status or the failure, and the
@@ -218,32 +200,6 @@ fn time_of_day(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_a_bearer_challenge_says_that_the_token_is_invalid() {
-        for (values, expected) in [
-            (
-                &[r#"Bearer realm="spiffe", error="invalid_token""#] as &[_],
-                true,
-            ),
-            (&[r#"bearer error = invalid_token"#], true),
-            (
-                &[r#"Basic realm="a""#, r#"Bearer error="invalid_token""#],
-                true,
-            ),
-            (&[r#"Bearer realm="spiffe""#], false),
-            (&[r#"Bearer error="insufficient_scope""#], false),
-            (&[r#"Basic error="invalid_token""#], false),
-            (&["Bearer", ""], false),
-            (&[], false),
-        ] {
-            let mut headers = HeaderMap::new();
-            for value in values {
-                headers.append(WWW_AUTHENTICATE, value.parse().unwrap());
-            }
-            assert_eq!(says_invalid_token(&headers), expected, "{headers:?}");
-        }
-    }
 
     #[test]
     fn a_line_has_time_outcome_and_duration() {

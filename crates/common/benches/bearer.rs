@@ -9,11 +9,11 @@ mod token;
 use std::{hint::black_box, time::Duration};
 
 use aws_lc_rs::signature::{ParsedPublicKey, UnparsedPublicKey};
-use common::bearer::{Allow, Authenticator, Pattern, Policy};
+use common::bearer::{Allow, Authenticator, JwtBundle, JwtBundleSet, Pattern, Policy};
 use criterion::{BatchSize, Criterion};
 use http::{Request, header::AUTHORIZATION, request::Parts};
 use serde_json::{Value, json};
-use spiffe::{JwtBundle, JwtBundleSet, SpiffeId, TrustDomain};
+use spiffe::{SpiffeId, TrustDomain};
 
 use self::token::{Key, encode, in_an_hour, parts};
 
@@ -202,8 +202,8 @@ fn bundles(key: &Key, keys: usize) -> JwtBundleSet {
         .collect();
     let trust_domain = TrustDomain::new("example.org").unwrap();
     let jwks = json!({ "keys": keys }).to_string();
-    let bundle = JwtBundle::from_jwt_authorities(trust_domain, jwks.as_bytes()).unwrap();
-    JwtBundleSet::from_iter([bundle])
+    let bundle = JwtBundle::parse(jwks.as_bytes()).unwrap();
+    JwtBundleSet::from_iter([(trust_domain, bundle)])
 }
 
 fn claims(subject: &str) -> Value {

@@ -33,28 +33,24 @@ mod tests {
     use std::{io, sync::Arc};
 
     use super::*;
+    use crate::tls::PeerError;
 
     fn wrapped() -> io::Error {
-        let inner = rustls::Error::Other(rustls::OtherError(Arc::new(
-            spiffe_rustls::Error::MissingSpiffeId,
-        )));
+        let inner = rustls::Error::Other(rustls::OtherError(Arc::new(PeerError::MissingSpiffeId)));
         io::Error::other(inner)
     }
 
     #[test]
     fn a_cause_below_io_and_rustls_errors_is_found() {
-        assert!(matches!(
-            find(&wrapped()),
-            Some(spiffe_rustls::Error::MissingSpiffeId)
-        ));
-        assert!(find::<io::Error>(&spiffe_rustls::Error::MissingSpiffeId).is_none());
+        assert!(matches!(find(&wrapped()), Some(PeerError::MissingSpiffeId)));
+        assert!(find::<io::Error>(&PeerError::MissingSpiffeId).is_none());
     }
 
     #[test]
     fn a_repeated_cause_is_printed_once() {
         assert_eq!(
             chain(&wrapped()),
-            "other error: peer is missing SPIFFE ID URI SAN"
+            "other error: its certificate has no SPIFFE ID"
         );
     }
 }

@@ -49,6 +49,7 @@
 //! - [`tls`] turns an X.509 source into rustls configurations
 //! - [`bearer`] verifies a request's caller, and has the layer that does so for a service
 //! - [`path`] has patterns over the paths of requests
+//! - [`certificate`] reads a certificate
 //! - [`sanitize`], [`cause`] and [`throttle`] make log lines safe, complete and bounded
 //! - [`fair`], [`source`], [`backoff`] and [`lock`] are small parts that the crates of this workspace
 //!   share
@@ -56,6 +57,7 @@
 pub mod backoff;
 pub mod bearer;
 pub mod cause;
+pub mod certificate;
 pub mod fair;
 pub mod lock;
 pub mod path;

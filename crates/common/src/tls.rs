@@ -2,35 +2,34 @@
 //!
 //! The side that accepts ([`server`]) presents its X.509-SVID and requests no certificate. The side
 //! that connects ([`client`]) verifies a SPIFFE ID and presents no certificate. Both use the state that
-//! the [`X509Source`] has at each handshake.
-//!
-//! `spiffe-rustls` verifies peers (X509-SVID §5). The presented certificate is chosen here, because
-//! that crate has none for a moment after each update, until a task of its own has run. Callers that
-//! connect in this moment would fail.
+//! the [`X509Source`] has at each handshake. `verify` is the verification of a peer.
 //!
 //! A caller may resume a session while the SVID is the one that the caller verified. A connection to an
 //! upstream never resumes a session, because that would skip the verification.
 
+mod verify;
+
 use std::{
-    collections::BTreeSet,
     fmt,
     sync::{Arc, Mutex},
 };
 
 use rustls::{
-    CipherSuite, ClientConfig, ServerConfig, SignatureScheme, SupportedCipherSuite,
-    client::ResolvesClientCert,
+    CipherSuite, ClientConfig, ServerConfig, SupportedCipherSuite,
+    client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivatePkcs8KeyDer},
     server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use spiffe::{
-    SpiffeId, TrustDomain, X509Source, X509SourceUpdates, X509Svid, x509_source::X509SourceError,
-};
-use spiffe_rustls::{TlsStatus, TrustDomainPolicy, authorizer};
+use spiffe::{SpiffeId, TrustDomain, svid::x509::X509Svid as ParsedSvid};
 
-use crate::lock::lock;
+pub use self::verify::PeerError;
+use self::verify::ServerVerifier;
+use crate::{
+    lock::lock,
+    workload::{Trust, Unavailable, X509Source, X509Svid},
+};
 
 /// The protocols offered in TLS (ALPN, RFC 7301), the preferred one first.
 pub const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -93,25 +92,24 @@ pub fn server(source: &X509Source) -> Result<Arc<ServerConfig>, ServerError> {
 pub enum ServerError {
     /// The source has no X.509-SVID, or only one that was withdrawn or has expired.
     #[error(transparent)]
-    Source(#[from] X509SourceError),
-    /// The type of the private key is unknown, or the key does not match the certificate.
-    #[error("the X.509-SVID can't be presented: {0}")]
-    Key(#[from] rustls::Error),
+    Source(#[from] Unavailable),
+    /// The keys of session tickets could not be made.
+    #[error("session tickets can't be encrypted: {0}")]
+    Tickets(#[from] rustls::Error),
 }
 
 /// Presents the source's current X.509-SVID. The handshake fails once it was withdrawn or has expired.
 #[derive(Debug)]
 struct CurrentSvid {
     source: X509Source,
-    /// The SVID that was presented last, so that each key is parsed only once.
+    /// The SVID that was presented last, with its tickets.
     last: Mutex<Presentable>,
 }
 
-/// An SVID in the form that rustls presents.
+/// An SVID, and the session tickets that belong to it.
 #[derive(Clone)]
 struct Presentable {
     svid: Arc<X509Svid>,
-    key: Arc<CertifiedKey>,
     /// Encrypts session tickets with keys of its own, so that no session outlives the SVID.
     tickets: Arc<dyn ProducesTickets>,
 }
@@ -119,7 +117,6 @@ struct Presentable {
 impl Presentable {
     fn new(svid: Arc<X509Svid>) -> Result<Self, rustls::Error> {
         Ok(Self {
-            key: Arc::new(certified_key(&svid)?),
             tickets: aws_lc_rs::Ticketer::new()?,
             svid,
         })
@@ -148,7 +145,7 @@ impl CurrentSvid {
 
 impl ResolvesServerCert for CurrentSvid {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.get()?.key)
+        Some(Arc::clone(self.get()?.svid.key()))
     }
 }
 
@@ -174,7 +171,7 @@ impl ProducesTickets for CurrentSvid {
 }
 
 /// Converts the SVID's chain and key for rustls, and checks that they match.
-fn certified_key(svid: &X509Svid) -> Result<CertifiedKey, rustls::Error> {
+pub(crate) fn certified_key(svid: &ParsedSvid) -> Result<CertifiedKey, rustls::Error> {
     let chain = svid
         .cert_chain()
         .iter()
@@ -191,54 +188,63 @@ fn certified_key(svid: &X509Svid) -> Result<CertifiedKey, rustls::Error> {
 #[derive(Clone, Debug)]
 pub struct ClientTls {
     config: ClientConfig,
-    status: TlsStatus,
     source: X509Source,
-    updates: X509SourceUpdates,
-    /// The trust domain of the peer.
-    trust_domain: TrustDomain,
-    /// The authorities of that trust domain after the last change.
-    authorities: Authorities,
+    /// The SPIFFE ID of the peer.
+    expected: SpiffeId,
+    /// The bundle of its trust domain after the last change.
+    trust: CurrentTrust,
 }
 
-/// The certificates of a trust bundle in DER. It is `None` while no peer can be verified, because there
-/// is no bundle or the identity is withdrawn.
-type Authorities = Option<BTreeSet<Vec<u8>>>;
+/// The bundle that verifies a peer. It is `None` while no peer can be verified, because there is no
+/// bundle, or none may be used.
+type CurrentTrust = Option<Arc<Trust>>;
 
 impl ClientTls {
-    /// Returns the configuration. Each handshake uses the SVIDs and bundles of its time.
+    /// Returns the configuration. Each handshake uses the bundles of its time.
     #[must_use]
     pub fn config(&self) -> &ClientConfig {
         &self.config
     }
 
-    /// Returns whether peers can be verified. After a withdrawal they cannot, and the error of a
+    /// Returns the SPIFFE ID that the peer must have.
+    #[must_use]
+    pub fn expected(&self) -> &SpiffeId {
+        &self.expected
+    }
+
+    /// Returns whether bundles may be used. After a withdrawal they may not, and the error of a
     /// handshake looks like a fault of the peer.
     #[must_use]
     pub fn is_usable(&self) -> bool {
-        self.source.svid().is_ok()
+        self.source.trust(self.expected.trust_domain()).is_ok()
+    }
+
+    /// Returns the peer's trust domain if there is no trust bundle for it. Then no peer can be verified,
+    /// and the error of a handshake looks like a fault of the peer.
+    #[must_use]
+    pub fn missing_bundle(&self) -> Option<&TrustDomain> {
+        let trust_domain = self.expected.trust_domain();
+        let found = self.source.trust(trust_domain);
+        matches!(found, Ok(None)).then_some(trust_domain)
     }
 
     /// Returns a number that changes with each update of SVIDs or bundles.
-    ///
-    /// It is `None` for a moment after each update, until `spiffe-rustls` has applied it. In this
-    /// moment no peer can be verified, which is not a fault of the peer.
     #[must_use]
-    pub fn revision(&self) -> Option<u64> {
-        let now = self.status.current();
-        (now.source_revision == now.applied_revision).then_some(now.source_revision)
+    pub fn revision(&self) -> u64 {
+        self.source.revision()
     }
 
     /// Waits for the next change of the authorities that verify the peer, or for a withdrawal of the
-    /// identity or its return.
+    /// bundles or their return.
     ///
     /// A connection outlives its verification, because rustls does not verify again. Its owner uses this
     /// to close it. Updates of SVIDs and of other bundles do not count as changes. The future never
     /// completes once the source is closed.
     pub async fn changed(&mut self) {
-        while self.updates.changed().await.is_ok() {
-            let now = authorities(&self.source, &self.trust_domain);
-            if now != self.authorities {
-                self.authorities = now;
+        while self.source.changed().await {
+            let now = current_trust(&self.source, self.expected.trust_domain());
+            if !is_same(&now, &self.trust) {
+                self.trust = now;
                 return;
             }
         }
@@ -246,50 +252,37 @@ impl ClientTls {
     }
 }
 
-/// Returns the authorities of a trust domain at this moment. An expired SVID of this process does not
-/// matter, because the authorities that verified the open connections still hold.
-fn authorities(source: &X509Source, trust_domain: &TrustDomain) -> Authorities {
-    let context = source.state().context().ok()?;
-    let bundle = context.bundle_set().get(trust_domain)?;
-    let certificates = bundle.authorities().iter();
-    Some(certificates.map(|one| one.as_bytes().to_vec()).collect())
+fn current_trust(source: &X509Source, trust_domain: &TrustDomain) -> CurrentTrust {
+    source.trust(trust_domain).ok().flatten()
+}
+
+fn is_same(one: &CurrentTrust, other: &CurrentTrust) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one.bundle == other.bundle,
+        (one, other) => one.is_none() && other.is_none(),
+    }
 }
 
 /// Returns the configuration to connect to the workload `expected`, whatever its host name. It presents
 /// no certificate, and leaves ALPN to the connector.
-///
-/// # Errors
-/// Fails when the source has no usable X.509-SVID, or when it is called outside a tokio runtime.
-pub fn client(source: &X509Source, expected: &SpiffeId) -> Result<ClientTls, spiffe_rustls::Error> {
-    let updates = source.updated();
-    let (config, status) = spiffe_rustls::mtls_client(source.clone())
-        .authorize(authorizer::exact([expected.clone()])?)
-        .trust_domain_policy(TrustDomainPolicy::LocalOnly(
-            expected.trust_domain().clone(),
-        ))
-        .with_config_customizer(|config| config.client_auth_cert_resolver = Arc::new(NoCertificate))
-        .build_with_status()?;
-    let trust_domain = expected.trust_domain().clone();
-    Ok(ClientTls {
+#[must_use]
+pub fn client(source: &X509Source, expected: &SpiffeId) -> ClientTls {
+    let builder = ClientConfig::builder();
+    let algorithms = builder.crypto_provider().signature_verification_algorithms;
+    let verifier = ServerVerifier::new(source.clone(), expected.clone(), algorithms);
+    let mut config = builder
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    // A resumed session would skip the verification.
+    config.resumption = Resumption::disabled();
+    let mut source = source.clone();
+    source.mark_seen();
+    ClientTls {
         config,
-        status,
-        source: source.clone(),
-        updates,
-        // The authorities are read after `updates` was created, so that no change is missed.
-        authorities: authorities(source, &trust_domain),
-        trust_domain,
-    })
-}
-
-#[derive(Debug)]
-struct NoCertificate;
-
-impl ResolvesClientCert for NoCertificate {
-    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        None
-    }
-
-    fn has_certs(&self) -> bool {
-        false
+        // The bundle is read after updates are marked as seen, so that no change is missed.
+        trust: current_trust(&source, expected.trust_domain()),
+        source,
+        expected: expected.clone(),
     }
 }

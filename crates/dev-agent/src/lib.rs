@@ -9,7 +9,8 @@
 //! - [`DevAgent`] (`agent`): starts, stops, rotates, withdraws.
 //! - [`control`]: the same from another process.
 //! - [`Config`], [`Entry`], [`Selector`], [`FederatedBundle`]: the settings.
-//! - `listen`, `serve`, `header`, `service`, `answer`: from the socket file to the answer of an RPC.
+//! - `listen`, `serve`, `requests`, `header`, `service`, `answer`: from the socket file to the answer
+//!   of an RPC.
 //! - `attest`: the selectors of a caller; `rate`: the limit of its calls.
 //! - `authority`, `jwt`, `jwk`, `keyring`, `random`: the keys, and what they sign.
 //! - `state`: all of it at one moment; `status`: its public form; `rotate`: its changes with time.
@@ -32,11 +33,9 @@ mod jwt;
 mod keyring;
 mod listen;
 mod lock;
-/// The Workload API's messages and stubs, which `generate` writes from `proto/workload.proto`.
-#[expect(missing_docs, unused_qualifications, reason = "generated code")]
-pub mod pb;
 mod random;
 mod rate;
+mod requests;
 mod rotate;
 mod selector;
 mod serve;
@@ -44,6 +43,8 @@ mod service;
 mod state;
 mod status;
 mod validate;
+
+pub use workload_api::pb;
 
 pub use self::{
     agent::DevAgent,

@@ -1,9 +1,12 @@
 //! The socket file. It replaces no socket that is in use, and is removed only while it is ours.
 
 use std::{
-    fs,
-    io::ErrorKind,
-    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    fs::{self, OpenOptions},
+    io::{self, ErrorKind},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -63,14 +66,11 @@ impl SocketFile {
         };
         let listener = UnixSocket::new_stream().map_err(failed)?;
         listener.bind(path).map_err(failed)?;
-        let inode = fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()));
+        // The mode is set before we listen, because no process can connect until then.
         let socket = Self {
             path: path.to_owned(),
-            inode: inode.map_err(failed)?,
+            inode: set_mode(path, access)?,
         };
-        // The mode is set before we listen, because no process can connect until then.
-        let mode = fs::Permissions::from_mode(access.mode());
-        fs::set_permissions(path, mode).map_err(failed)?;
         Ok((socket, listener.listen(BACKLOG).map_err(failed)?))
     }
 }
@@ -131,6 +131,33 @@ fn check_directory(path: &Path, access: Access) -> Result<(), Error> {
         );
     }
     Ok(())
+}
+
+/// Sets the mode of the socket that we have just bound. Returns its device and inode.
+///
+/// Another user of the directory may have put a link in its place. Therefore the file is opened without
+/// following a link, and the mode is set through the descriptor.
+fn set_mode(path: &Path, access: Access) -> Result<(u64, u64), Error> {
+    let failed = |error: io::Error| refused(path, format!("its mode cannot be set: {error}"));
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_PATH | nix::libc::O_NOFOLLOW)
+        .open(path)
+        .map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    let is_ours = metadata.file_type().is_socket()
+        && metadata.uid() == geteuid().as_raw()
+        && metadata.nlink() == 1;
+    if !is_ours {
+        return Err(refused(
+            path,
+            "another user replaced the new socket; choose a directory that only you may write to"
+                .to_owned(),
+        ));
+    }
+    let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+    fs::set_permissions(descriptor, fs::Permissions::from_mode(access.mode())).map_err(failed)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// Removes a socket on which no process listens.
@@ -205,6 +232,28 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o777);
         drop(file);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_new_socket_keeps_the_mode_of_its_target_t002() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name| directory.path().join(name);
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        fs::write(at("secret"), "precious").unwrap();
+        fs::set_permissions(at("secret"), fs::Permissions::from_mode(0o600)).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(at("other")).unwrap());
+        fs::set_permissions(at("other"), fs::Permissions::from_mode(0o600)).unwrap();
+        symlink(at("secret"), at("to a file")).unwrap();
+        symlink(at("other"), at("to a socket")).unwrap();
+        fs::hard_link(at("other"), at("hard")).unwrap();
+        for name in ["to a file", "to a socket", "hard", "secret"] {
+            let error = set_mode(&at(name), Access::All).unwrap_err().to_string();
+            assert!(error.contains("replaced the new socket"), "{name}: {error}");
+        }
+        assert_eq!((mode(&at("secret")), mode(&at("other"))), (0o600, 0o600));
+        fs::remove_file(at("hard")).unwrap();
+        set_mode(&at("other"), Access::All).unwrap();
+        assert_eq!(mode(&at("other")), 0o777);
     }
 
     #[tokio::test]

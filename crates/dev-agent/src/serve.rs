@@ -27,6 +27,7 @@ use crate::{
     header::RequireHeader,
     lock::lock,
     pb::spiffe_workload_api_server::SpiffeWorkloadApiServer,
+    requests::Requests,
     service::WorkloadApi,
     state::{Snapshot, State},
     status::Phase,
@@ -123,7 +124,7 @@ async fn connection(
 }
 
 /// Waits for the preface of HTTP/2 without TLS. Returns a stream that begins with the preface
-/// again.
+/// again, and continues with requests for `localhost`.
 async fn open(stream: UnixStream) -> io::Result<impl AsyncRead + AsyncWrite + Unpin> {
     let (mut read, write) = stream.into_split();
     let mut preface = [0; PREFACE.len()];
@@ -131,7 +132,8 @@ async fn open(stream: UnixStream) -> io::Result<impl AsyncRead + AsyncWrite + Un
     if preface != *PREFACE {
         return Err(io::Error::other("this is not HTTP/2"));
     }
-    Ok(tokio::io::join(Cursor::new(preface).chain(read), write))
+    let read = Cursor::new(preface).chain(Requests::new(read));
+    Ok(tokio::io::join(read, write))
 }
 
 /// Returns the service that answers the requests of one connection.

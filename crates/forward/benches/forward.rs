@@ -4,8 +4,8 @@
 use std::net::SocketAddr;
 
 use criterion::{BatchSize, Criterion};
-use forward::Checked;
-use http::{Request, Uri, Version, header::AUTHORIZATION};
+use forward::{Checked, Fields};
+use http::{Request, Version, header::AUTHORIZATION};
 use http_body_util::Empty;
 use hyper::body::Bytes;
 use serve::peer::Peer;
@@ -61,10 +61,10 @@ const REMOVED: [(&str, &str); 24] = [
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
-    let upstream = Uri::from_static("https://upstream.example.org:8443");
+    let fields = Fields::default();
     let peer: SocketAddr = "192.0.2.7:50123".parse().unwrap();
     let peer = Peer::from(peer);
-    let clean = |request| Checked::new(request).unwrap().cleaned(&upstream, &peer);
+    let clean = |request| Checked::new(request).unwrap().cleaned(&peer, &fields);
 
     let mut group = criterion.benchmark_group("check and clean");
     for (name, removed) in [

@@ -1,11 +1,12 @@
 //! Checks that a request and an answer mean the same to every reader. No I/O.
 
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, Response, StatusCode, uri::Scheme};
 use serve::{Received, peer::Peer, websocket::WebSocket};
 
 use crate::{
     body::CleanBody,
-    framing, headers,
+    framing,
+    headers::{self, Fields},
     rejection::{Rejected, Rejection},
     target,
 };
@@ -20,7 +21,19 @@ impl<B: http_body::Body> Checked<B> {
     /// # Errors
     /// Fails when the request is answered here instead.
     pub fn new(request: Request<B>) -> Result<Self, Box<Rejected<B>>> {
-        match check_request(&request) {
+        Self::over(&Scheme::HTTPS, request)
+    }
+
+    /// Checks a request that came without TLS, as [`Self::new`] does.
+    ///
+    /// # Errors
+    /// Fails when the request is answered here instead.
+    pub fn plaintext(request: Request<B>) -> Result<Self, Box<Rejected<B>>> {
+        Self::over(&Scheme::HTTP, request)
+    }
+
+    fn over(scheme: &Scheme, request: Request<B>) -> Result<Self, Box<Rejected<B>>> {
+        match check_request(scheme, &request) {
             Ok(()) => Ok(Self(request)),
             Err(rejection) => Err(Self(request).rejected(rejection)),
         }
@@ -39,6 +52,18 @@ impl<B: http_body::Body> Checked<B> {
         self.0.method()
     }
 
+    /// Returns the header fields as they came.
+    #[must_use]
+    pub fn headers(&self) -> &HeaderMap {
+        self.0.headers()
+    }
+
+    /// Returns the host that the caller asked for, with its port if it has one.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        target::host(&self.0)
+    }
+
     /// Returns the path of the target. Every reader of it takes it for the same path.
     #[must_use]
     pub fn path(&self) -> &str {
@@ -50,20 +75,20 @@ impl<B: http_body::Body> Checked<B> {
         self.0.extensions().get::<WebSocket>().is_some()
     }
 
-    /// Returns the request that is sent to `upstream` (scheme and authority): the fields that its caller
-    /// may set, and those that are known of `peer`, its sender.
+    /// Returns the request that is sent upstream: the fields that its caller may set, and those that are
+    /// known of `peer`, its sender. `fields` are the deployment's choice.
     #[must_use]
-    pub fn cleaned(self, upstream: &Uri, peer: &Peer) -> Request<CleanBody<B>> {
+    pub fn cleaned(self, peer: &Peer, fields: &Fields) -> Request<CleanBody<B>> {
         let Self(mut request) = self;
-        let rules = headers::clean_request(&mut request, peer);
-        *request.uri_mut() = target::upstream_url(upstream, request.uri());
+        let rules = headers::clean_request(&mut request, peer, fields);
+        *request.uri_mut() = target::without_authority(request.uri());
         request.map(|body| CleanBody::new(body, rules))
     }
 }
 
 /// Checks that a request means the same to every reader.
-pub(super) fn check_request<B>(request: &Request<B>) -> Result<(), Rejection> {
-    target::check(request)?;
+pub(super) fn check_request<B>(scheme: &Scheme, request: &Request<B>) -> Result<(), Rejection> {
+    target::check(scheme, request)?;
     framing::check_request(request.headers())?;
     headers::check_request(request)
 }

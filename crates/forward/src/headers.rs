@@ -65,6 +65,9 @@ const CLAIMS: [&str; 9] = [
     "x-remote-user",
     "x-rewrite-url",
 ];
+/// Fields about a SPIFFE ID, which are believed only where this product sets them. They cross in neither
+/// direction.
+const IDENTITY_PREFIX: &str = "x-spiffe-";
 const CLAIM_PREFIXES: [&str; 8] = [
     "client-cert",
     "ssl-client-",
@@ -72,12 +75,23 @@ const CLAIM_PREFIXES: [&str; 8] = [
     "x-envoy-",
     "x-forwarded",
     "x-original-",
-    "x-spiffe-",
+    IDENTITY_PREFIX,
     "x-ssl-client-",
 ];
 
 /// A static value is checked once, and not for each message.
 static HTTPS: HeaderValue = HeaderValue::from_static("https");
+
+/// The choices of a deployment about the fields of a request.
+#[derive(Clone, Debug, Default)]
+pub struct Fields {
+    /// The caller's `Host` is kept. Otherwise the upstream's own replaces it.
+    pub keeps_host: bool,
+    /// Fields that do not cross, besides those that never do.
+    pub removed: Vec<HeaderName>,
+    /// No `X-Forwarded-*` are added, because the caller is the application of this process' own workload.
+    pub hides_caller: bool,
+}
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -126,9 +140,12 @@ pub(super) fn check_response_size(headers: &HeaderMap) -> Result<(), &'static st
     }
 }
 
-/// Makes a caller's request fit to be sent upstream. `Authorization` is left as it came. Returns the
-/// rules for the trailers.
-pub(super) fn clean_request<B: Body>(request: &mut Request<B>, peer: &Peer) -> TrailerRules {
+/// Makes a caller's request fit to be sent upstream. Returns the rules for the trailers.
+pub(super) fn clean_request<B: Body>(
+    request: &mut Request<B>,
+    peer: &Peer,
+    fields: &Fields,
+) -> TrailerRules {
     let host = target::requested_host(request);
     let (version, chunked) = (request.version(), is_to_be_chunked(request));
     let hops_left = match *request.method() {
@@ -139,19 +156,27 @@ pub(super) fn clean_request<B: Body>(request: &mut Request<B>, peer: &Peer) -> T
 
     let headers = request.headers_mut();
     let takes_trailers = trailers::are_taken(headers);
-    let rules = TrailerRules::of_request(remove_nominated(headers));
+    let mut dropped = remove_nominated(headers);
+    dropped.extend(fields.removed.iter().cloned());
+    let rules = TrailerRules::of_request(dropped);
     let announced = rules.announced(headers);
     remove(headers, |name| {
-        HOP_BY_HOP.contains(name) || is_claim(name.as_str()) || name == HOST
+        HOP_BY_HOP.contains(name)
+            || is_claim(name.as_str())
+            || name == HOST
+            || fields.removed.contains(name)
     });
     one_line_each(headers);
     if let Some(hops_left) = hops_left {
         headers.insert(MAX_FORWARDS, hops_left.saturating_sub(1).into());
     }
-    headers.insert(X_FORWARDED_FOR, peer.ip().clone());
-    headers.insert(X_FORWARDED_PROTO, HTTPS.clone());
-    if let Some(host) = host {
-        headers.insert(X_FORWARDED_HOST, host);
+    if let Some(host) = host.clone().filter(|_| fields.keeps_host) {
+        headers.insert(HOST, host);
+    }
+    if !fields.hides_caller {
+        headers.insert(X_FORWARDED_FOR, peer.ip().clone());
+        headers.insert(X_FORWARDED_PROTO, HTTPS.clone());
+        headers.extend(host.map(|host| (X_FORWARDED_HOST, host)));
     }
     via::append(headers, version);
     if chunked {
@@ -175,7 +200,9 @@ pub(super) fn clean_response<B>(response: &mut Response<B>, takes_trailers: bool
     let headers = response.headers_mut();
     let rules = TrailerRules::of_answer(remove_nominated(headers), takes_trailers);
     let announced = rules.announced(headers);
-    remove(headers, |name| HOP_BY_HOP.contains(name));
+    remove(headers, |name| {
+        HOP_BY_HOP.contains(name) || name.as_str().starts_with(IDENTITY_PREFIX)
+    });
     one_line_each(headers);
     if let Some(announced) = announced {
         headers.insert(TRAILER, announced);

@@ -1,9 +1,11 @@
-//! Forwards requests to an upstream that is verified by its SPIFFE ID.
+//! Forwards requests to an upstream that is verified, or is on this machine.
 //!
 //! A request is checked and cleaned, and goes over an upstream connection. Its answer is checked and
 //! cleaned too. The crate knows nothing about flags, or about the binary it is in.
 //!
-//! - [`Checked`]: a request that passed all checks · [`Forwarder`]: sends it and returns the answer
+//! - [`Checked`]: a request that passed all checks · [`Forwarder`]: sends it and returns the answer ·
+//!   [`LoggedForwarder`]: also answers and logs failures · [`Fields`]: a deployment's choices about the
+//!   fields that cross
 //! - `target`: method, target and `Host` · `framing`: where messages end
 //! - `headers`: the fields that cross, and the hop-by-hop fields that are removed · `trailers`: the same for
 //!   trailers · `via`: the hops of a message, and requests that go in a circle
@@ -19,6 +21,7 @@ mod forwarder;
 mod framing;
 mod headers;
 mod list;
+mod logged;
 pub mod outbound;
 #[cfg(test)]
 mod properties;
@@ -33,5 +36,7 @@ pub use self::{
     check::Checked,
     error::Error,
     forwarder::Forwarder,
+    headers::Fields,
+    logged::LoggedForwarder,
     rejection::{Rejected, Rejection},
 };

@@ -13,8 +13,8 @@ use serve::websocket::WebSocket;
 
 use super::rejection::Rejection;
 
-/// Checks method, target and `Host`.
-pub(super) fn check<B>(request: &Request<B>) -> Result<(), Rejection> {
+/// Checks method, target and `Host` of a request that came by `scheme`.
+pub(super) fn check<B>(scheme: &Scheme, request: &Request<B>) -> Result<(), Rejection> {
     let is_websocket = request.extensions().get::<WebSocket>().is_some();
     match *request.method() {
         // HTTP/2 opens a WebSocket by it (RFC 8441 §4).
@@ -22,7 +22,7 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), Rejection> {
         Method::CONNECT | Method::TRACE => return Err(Rejection::Method),
         _ => {}
     }
-    check_form(request.version(), request.uri())?;
+    check_form(scheme, request.version(), request.uri())?;
     check_host(request.version(), request.uri(), request.headers())?;
     match (request.uri().path(), request.method()) {
         ("*", &Method::OPTIONS) => Err(Rejection::OwnHop),
@@ -39,13 +39,20 @@ pub(super) fn requested_host<B>(request: &Request<B>) -> Option<HeaderValue> {
     }
 }
 
-/// Returns the URL to send to: scheme and authority of `upstream`, and path and query byte for byte as
-/// requested.
-pub(super) fn upstream_url(upstream: &Uri, requested: &Uri) -> Uri {
-    let mut parts = upstream.clone().into_parts();
+/// Returns the host that the caller asked for, as [`requested_host`] does, if it is text.
+pub(super) fn host<B>(request: &Request<B>) -> Option<&str> {
+    match request.uri().authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => request.headers().get(HOST)?.to_str().ok(),
+    }
+}
+
+/// Returns the path and query, byte for byte as requested. The upstream's connection gives scheme and
+/// authority.
+pub(super) fn without_authority(requested: &Uri) -> Uri {
     let own = requested.path_and_query();
-    parts.path_and_query = Some(own.map_or(PathAndQuery::from_static("/"), with_slash));
-    Uri::from_parts(parts).expect("an absolute URL and a path")
+    own.map_or(PathAndQuery::from_static("/"), with_slash)
+        .into()
 }
 
 /// Returns the path and query with `/` for an empty path (RFC 9110 §4.2.3).
@@ -59,11 +66,13 @@ fn with_slash(requested: &PathAndQuery) -> PathAndQuery {
     }
 }
 
-fn check_form(version: Version, target: &Uri) -> Result<(), Rejection> {
+fn check_form(own: &Scheme, version: Version, target: &Uri) -> Result<(), Rejection> {
     match (target.scheme(), target.authority()) {
         (None, Some(_)) => return Err(Rejection::Malformed("the target is an authority")),
-        (Some(scheme), _) if *scheme != Scheme::HTTPS => {
-            return Err(Rejection::Malformed("the scheme is not https"));
+        (Some(scheme), _) if scheme != own => {
+            return Err(Rejection::Malformed(
+                "the scheme is not that of the connection",
+            ));
         }
         _ => {}
     }
@@ -144,7 +153,7 @@ mod tests {
         for host in hosts {
             request = request.header(HOST, *host);
         }
-        match check(&request.body(()).unwrap()) {
+        match check(&Scheme::HTTPS, &request.body(()).unwrap()) {
             Ok(()) => 200,
             Err(rejection) => rejection.status().as_u16(),
         }
@@ -197,29 +206,35 @@ mod tests {
     }
 
     #[test]
-    fn the_upstream_s_authority_comes_from_configuration_only_p085() {
-        let upstream = "https://upstream:8080".parse().unwrap();
-        for (requested, sent) in [
-            ("/", "https://upstream:8080/"),
-            ("https://evil/x?a=b", "https://upstream:8080/x?a=b"),
-            ("https://evil", "https://upstream:8080/"),
-            ("https://evil?x=1", "https://upstream:8080/?x=1"),
-            ("https://evil?", "https://upstream:8080/?"),
-            (
-                "https://evil?//a/../b?c",
-                "https://upstream:8080/?//a/../b?c",
-            ),
-            (
-                "/a/../%2e%2e/%2f?%zz%0d%0a",
-                "https://upstream:8080/a/../%2e%2e/%2f?%zz%0d%0a",
-            ),
+    fn the_scheme_of_a_target_is_that_of_the_connection() {
+        for (scheme, target, is_accepted) in [
+            (&Scheme::HTTP, "http://a/", true),
+            (&Scheme::HTTP, "/", true),
+            (&Scheme::HTTP, "https://a/", false),
+            (&Scheme::HTTPS, "http://a/", false),
         ] {
-            let url = upstream_url(&upstream, &requested.parse().unwrap());
-            assert_eq!(url.to_string(), sent);
+            let request = Request::builder().uri(target).header(HOST, "a");
+            let checked = check(scheme, &request.body(()).unwrap());
+            assert_eq!(checked.is_ok(), is_accepted, "{scheme} {target}");
         }
-        // P82: a path, though it looks like an authority.
-        let url = upstream_url(&upstream, &"https://a//evil.com/x".parse().unwrap());
-        assert_eq!(url.authority().unwrap(), "upstream:8080");
-        assert_eq!(url.path(), "//evil.com/x");
+    }
+
+    #[test]
+    fn the_upstream_s_authority_comes_from_configuration_only_p085() {
+        for (requested, sent) in [
+            ("/", "/"),
+            ("https://evil/x?a=b", "/x?a=b"),
+            ("https://evil", "/"),
+            ("https://evil?x=1", "/?x=1"),
+            ("https://evil?", "/?"),
+            ("https://evil?//a/../b?c", "/?//a/../b?c"),
+            ("/a/../%2e%2e/%2f?%zz%0d%0a", "/a/../%2e%2e/%2f?%zz%0d%0a"),
+            // P82: a path, though it looks like an authority.
+            ("https://a//evil.com/x", "//evil.com/x"),
+        ] {
+            let target = without_authority(&requested.parse().unwrap());
+            assert_eq!(target.to_string(), sent);
+            assert_eq!((target.scheme(), target.authority()), (None, None));
+        }
     }
 }

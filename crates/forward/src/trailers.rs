@@ -52,8 +52,8 @@ const HEAD_ONLY_PREFIXES: [&str; 4] = ["access-control-", "if-", "proxy-", "sec-
 #[derive(Debug)]
 pub(super) struct TrailerRules {
     of: Side,
-    /// The fields that `Connection` nominates (RFC 9110 §7.6.1).
-    nominated: Vec<HeaderName>,
+    /// The fields that `Connection` nominates (RFC 9110 §7.6.1), and those that the deployment removes.
+    dropped: Vec<HeaderName>,
 }
 
 /// The message that the trailers belong to.
@@ -72,11 +72,11 @@ enum Side {
 pub(super) struct TooLong;
 
 impl TrailerRules {
-    /// Returns the rules for a request whose `Connection` nominates these fields.
-    pub(super) fn of_request(nominated: Vec<HeaderName>) -> Self {
+    /// Returns the rules for a request. The fields in `dropped` do not cross.
+    pub(super) fn of_request(dropped: Vec<HeaderName>) -> Self {
         Self {
             of: Side::Request,
-            nominated,
+            dropped,
         }
     }
 
@@ -85,7 +85,7 @@ impl TrailerRules {
     pub(super) fn of_answer(nominated: Vec<HeaderName>, is_taken: bool) -> Self {
         Self {
             of: Side::Answer { is_taken },
-            nominated,
+            dropped: nominated,
         }
     }
 
@@ -126,7 +126,7 @@ impl TrailerRules {
         let is_one_of = |names: &[HeaderName]| names.iter().any(|one| *one == *dashed);
         self.of != Side::Answer { is_taken: false }
             && !text.contains('"')
-            && !self.nominated.contains(name)
+            && !self.dropped.contains(name)
             && !is_one_of(&HOP_BY_HOP)
             && !is_one_of(&NOT_NOMINABLE)
             && !is_one_of(&HEAD_ONLY)

@@ -1,14 +1,18 @@
 //! The parts that every binary needs: the command line, logs, runtimes, signals, listening sockets,
 //! and the protection of the process's memory.
 //!
+//! - [`bundles`]: warnings about trust domains without a bundle
 //! - [`cli`]: `main`, and the flags that binaries share
 //! - [`listen`]: the process's own sockets, or sockets passed to it
 //! - [`service`]: the life of a binary that listens
 //! - [`runtime`]: one runtime per core
 //! - [`signal`]: SIGTERM and SIGINT
 //! - [`telemetry`]: log lines on standard error
+//! - [`tenure`]: the end of connections with the identity of the process
 //! - [`protect`]: core dumps and tracing
+//! - [`web_pki`]: verification of peers by host name
 
+pub mod bundles;
 pub mod cli;
 pub mod listen;
 pub mod protect;
@@ -16,3 +20,5 @@ pub mod runtime;
 pub mod service;
 pub mod signal;
 pub mod telemetry;
+pub mod tenure;
+pub mod web_pki;

@@ -1,17 +1,18 @@
 //! The life of a binary that listens. It claims its address, gets an identity, serves on each core,
 //! and stops.
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Context;
-use common::workload;
-use serve::{listen::Listener, shutdown::Shutdown};
+use common::workload::{self, X509Source};
+use serve::{listen::Listener, shutdown::Shutdown, tenure::Tenure};
+
 use tracing::info;
 
 use crate::{
     cli::{self, ServeArgs},
-    listen::{self, ClaimedAddress, Inherited},
-    runtime, signal,
+    listen::{self, ClaimedAddress, Inherited, ListenAddress},
+    runtime, signal, tenure,
 };
 
 /// A binary that has claimed its address and does not listen yet.
@@ -30,7 +31,7 @@ impl Service {
     pub fn claim(
         args: &ServeArgs,
         inherited: Inherited,
-        listen: SocketAddr,
+        listen: &ListenAddress,
     ) -> anyhow::Result<Self> {
         let shutdown = signal::shutdown().context("cannot handle signals")?;
         let address = args.claim(inherited, listen)?;
@@ -47,6 +48,26 @@ impl Service {
     ) -> anyhow::Result<Option<T>> {
         tokio::select! {
             identity = identity => Ok(Some(identity.map_err(cli::with_remedy)?)),
+            () = self.shutdown.clone().requested() => Ok(None),
+        }
+    }
+
+    /// Follows the identity that the process presents. Connections drain when it ends.
+    #[must_use]
+    pub fn tenure(&self, x509: &X509Source) -> Tenure {
+        tenure::follow(x509.clone(), self.shutdown.clone())
+    }
+
+    /// Waits for another part of the start. Returns `None` if a stop is requested first.
+    ///
+    /// # Errors
+    /// Fails when that part fails.
+    pub async fn or_stop<T>(
+        &self,
+        part: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<Option<T>> {
+        tokio::select! {
+            part = part => part.map(Some),
             () = self.shutdown.clone().requested() => Ok(None),
         }
     }

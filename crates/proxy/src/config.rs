@@ -6,7 +6,7 @@ use clap::Parser;
 use common::path::PathPattern;
 use process::cli::{self, LogArgs, ServeArgs, WorkloadApiArgs};
 
-use crate::upstream::UpstreamArgs;
+use crate::upstream::VerifiedUpstreamArgs;
 
 /// Flags and environment.
 #[derive(Clone, Debug, Parser)]
@@ -32,7 +32,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The upstream, and its SPIFFE ID.
     #[command(flatten)]
-    pub upstream: UpstreamArgs,
+    pub upstream: VerifiedUpstreamArgs,
     /// Path to forward: an exact path, or a pattern such as '/api/**' or '/**'; repeatable. Every other
     /// path is answered 404, and so is one below a pattern that servers could read in two ways, for
     /// example with .. or %2F

@@ -9,21 +9,20 @@ pub mod upstream;
 
 use std::{process::ExitCode, sync::Arc};
 
-use clap::{CommandFactory, error::ErrorKind};
 use common::{path::PathPattern, sanitize::Sanitized, throttle::LogQuotas, tls};
-use forward::{Checked, Forwarder, Rejected, Rejection, outbound::Upstream};
-use http::{Request, Response, Uri};
-use process::{listen::Inherited, service::Service};
+use forward::{
+    Checked, Fields, Forwarder, LoggedForwarder, Rejected, Rejection,
+    outbound::{Upstream, UpstreamUrl},
+};
+use http::{Request, Response};
+use process::{bundles, cli, listen::Inherited, service::Service};
 use rustls::ServerConfig;
 use serve::{
     Handler, Received, Shared, body::Body, listen::Listener, peer::Peer, shutdown::Shutdown,
 };
-use tracing::{error, info, warn};
+use tracing::info;
 
 use crate::config::Config;
-
-/// The exit status after a usage error.
-const USAGE: u8 = 2;
 
 /// Everything that a core proxies with. All cores share it.
 #[derive(Clone, Debug)]
@@ -32,7 +31,7 @@ pub struct Proxy {
     pub tls: Arc<ServerConfig>,
     /// Verifies the upstream's SPIFFE ID.
     pub upstream_tls: tls::ClientTls,
-    /// The upstream: its URLs, and its SPIFFE ID.
+    /// The upstream.
     pub upstream: Upstream,
     /// The paths that are forwarded. Every other path is answered 404.
     pub paths: Arc<[PathPattern]>,
@@ -45,9 +44,8 @@ pub struct Proxy {
 /// The request handler of one core, which has its own pool of upstream connections.
 #[derive(Clone, Debug)]
 struct ProxyHandler {
-    forwarder: Arc<Forwarder>,
+    forwarder: Arc<LoggedForwarder>,
     paths: Arc<[PathPattern]>,
-    quotas: Arc<LogQuotas>,
 }
 
 /// Connects to the Workload API, listens, and proxies until a signal arrives.
@@ -58,9 +56,9 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     let limits = config.serve.limits();
     let upstream = match config.upstream.upstream(limits.stream_idle_timeout) {
         Ok(upstream) => upstream,
-        Err(error) => return usage_error(&error),
+        Err(error) => return cli::usage_error::<Config>(&error),
     };
-    let service = Service::claim(&config.serve, inherited, config.listen)?;
+    let service = Service::claim(&config.serve, inherited, &config.listen.into())?;
     let upstream_files = config.upstream.open_files(config.serve.cores());
     config.serve.raise_open_files_limit(&[upstream_files]);
     let workload_api = config.identity.workload_api(config.serve.startup_timeout);
@@ -68,17 +66,19 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         return Ok(ExitCode::SUCCESS);
     };
     let own = identity.x509.svid()?.spiffe_id().clone();
+    let domain = config.upstream.upstream_id.trust_domain();
+    bundles::warn_of_missing(&identity.x509, "X.509", "--upstream-id", [domain]);
     let proxy = Proxy {
         tls: tls::server(&identity.x509)?,
-        upstream_tls: tls::client(&identity.x509, &upstream.id)?,
+        upstream_tls: tls::client(&identity.x509, &config.upstream.upstream_id),
         upstream,
         paths: config.paths.clone().into(),
         quotas: Arc::default(),
-        shared: Shared::new(limits),
+        shared: Shared::new(limits).with_tenure(service.tenure(&identity.x509)),
     };
     let announce = |cores, addresses: &str| {
         info!(
-            spiffe_id = %own, cores, upstream = %proxy.urls(), upstream_id = %proxy.upstream.id,
+            spiffe_id = %own, cores, upstream = %proxy.urls(), upstream_id = %proxy.upstream_tls.expected(),
             "listening on {addresses}"
         );
     };
@@ -89,20 +89,13 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     service.run(announce, core).await
 }
 
-/// Prints the reason why flags can't be used together, as clap does for one flag.
-fn usage_error(text: &str) -> anyhow::Result<ExitCode> {
-    let mut command = Config::command();
-    command.error(ErrorKind::ValueValidation, text).print()?;
-    Ok(ExitCode::from(USAGE))
-}
-
 /// Proxies requests to `listener` until `shutdown`, then drains. Each core runs it once.
 pub async fn run(listener: impl Into<Listener>, proxy: Proxy, shutdown: Shutdown) {
-    let forwarder = Forwarder::new(proxy.upstream, proxy.upstream_tls);
+    let security = proxy.upstream_tls.into();
+    let forwarder = Forwarder::new(proxy.upstream, security, Fields::default());
     let handler = ProxyHandler {
-        forwarder: Arc::new(forwarder),
+        forwarder: Arc::new(LoggedForwarder::new(forwarder, proxy.quotas)),
         paths: proxy.paths,
-        quotas: proxy.quotas,
     };
     serve::serve(listener, proxy.tls, handler, proxy.shared, shutdown).await;
 }
@@ -111,7 +104,9 @@ impl Proxy {
     /// Returns all URLs of the upstream on one line.
     fn urls(&self) -> String {
         let urls = self.upstream.urls.iter();
-        urls.map(Uri::to_string).collect::<Vec<_>>().join(",")
+        urls.map(UpstreamUrl::to_string)
+            .collect::<Vec<_>>()
+            .join(",")
     }
 }
 
@@ -119,7 +114,7 @@ impl Handler for ProxyHandler {
     async fn handle(&self, request: Request<Received>, peer: &Peer) -> Response<Body> {
         match self.check(request) {
             Ok(request) => self.forward(request, peer).await,
-            Err(rejected) => self.reject(&rejected, peer),
+            Err(rejected) => self.forwarder.reject(&rejected, peer),
         }
     }
 }
@@ -134,7 +129,7 @@ impl ProxyHandler {
         }
     }
 
-    /// Forwards a request and logs it. Logs a failure within the quota.
+    /// Forwards a request and logs it.
     async fn forward(&self, request: Checked, peer: &Peer) -> Response<Body> {
         // The query is not logged, because callers put secrets there.
         let (method, path) = (
@@ -142,47 +137,6 @@ impl ProxyHandler {
             Sanitized(request.path()),
         );
         info!(%peer, "{method} {path}");
-        match self.forwarder.forward(request, peer).await {
-            Ok(response) => response,
-            Err(error) => {
-                self.log_failure(&error, peer);
-                error.into_response()
-            }
-        }
-    }
-
-    /// Logs a fault of the caller as a warning, and a fault of the upstream as an error.
-    fn log_failure(&self, error: &forward::Error, peer: &Peer) {
-        let status = error.status();
-        let is_callers = status.is_client_error();
-        let quota = match is_callers {
-            true => &self.quotas.refused,
-            false => &self.quotas.failed,
-        };
-        let Some(left_out) = quota.take(peer.source()) else {
-            return;
-        };
-        let status = status.as_u16();
-        match is_callers {
-            true => warn!(%peer, status, left_out, "{error}"),
-            false => error!(%peer, status, left_out, "{error}"),
-        }
-    }
-
-    /// Answers a rejected request, and logs it within the quota.
-    fn reject(&self, rejected: &Rejected<Received>, peer: &Peer) -> Response<Body> {
-        let Rejected { request, rejection } = rejected;
-        if let Some(left_out) = self.quotas.refused.take(peer.source()) {
-            let status = rejection.status().as_u16();
-            let method = Sanitized(request.method().as_str());
-            let path = Sanitized(request.uri().path());
-            match rejection {
-                Rejection::OwnHop => {
-                    info!(%method, %path, %peer, status, left_out, "{rejection}");
-                }
-                _ => warn!(%method, %path, %peer, status, left_out, "{rejection}"),
-            }
-        }
-        rejection.into_response()
+        self.forwarder.forward(request, peer, None).await
     }
 }

@@ -14,7 +14,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // Taken first, because there must not be other threads yet.
     let inherited = Inherited::take();
-    cli::main("PROXY", LevelFilter::INFO, |config| {
-        proxy::start(config, inherited)
-    })
+    cli::main(
+        "PROXY",
+        |_| LevelFilter::INFO,
+        |config| proxy::start(config, inherited),
+    )
 }

@@ -1,17 +1,14 @@
 //! The loop of one core: accept, hand off, serve, drain.
 
-use std::sync::Arc;
-
 use common::source::network;
 use tokio::{task::JoinSet, time::timeout};
-use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 use tracing::{debug, warn};
 
 use crate::{
     accept::{self, Accepted},
     connection::Connection,
     handler::Handler,
-    listen::Listener,
+    listen::{Listener, Security},
     peer::Peer,
     shared::Shared,
     shutdown::Shutdown,
@@ -21,7 +18,7 @@ use crate::{
 /// within [`Limits::drain_timeout`](crate::Limits::drain_timeout).
 pub async fn serve(
     listener: impl Into<Listener>,
-    tls: Arc<ServerConfig>,
+    security: impl Into<Security>,
     handler: impl Handler,
     shared: Shared,
     shutdown: Shutdown,
@@ -31,7 +28,7 @@ pub async fn serve(
     let admission = shared.admission.clone();
     let mut member = shared.balance.join();
     let mut core = ServingCore {
-        acceptor: TlsAcceptor::from(tls),
+        security: security.into(),
         handler,
         shared,
         shutdown,
@@ -63,7 +60,7 @@ pub async fn serve(
 
 /// A core with its handler and its connections.
 struct ServingCore<H> {
-    acceptor: TlsAcceptor,
+    security: Security,
     handler: H,
     shared: Shared,
     shutdown: Shutdown,
@@ -72,7 +69,14 @@ struct ServingCore<H> {
 
 impl<H: Handler> ServingCore<H> {
     /// Starts a task that serves a connection, if its source may have one more.
-    fn open(&mut self, Accepted { tcp, peer, counted }: Accepted) {
+    fn open(
+        &mut self,
+        Accepted {
+            stream,
+            peer,
+            counted,
+        }: Accepted,
+    ) {
         let source = network(peer.ip());
         let Some((permit, handshake)) = self.shared.admission.admit(source) else {
             return;
@@ -82,12 +86,16 @@ impl<H: Handler> ServingCore<H> {
             source,
             shared: self.shared.clone(),
             shutdown: self.shutdown.clone(),
+            end: match &self.shared.tenure {
+                Some(tenure) => tenure.end(),
+                None => self.shutdown.clone(),
+            },
         };
-        let (acceptor, handler) = (self.acceptor.clone(), self.handler.clone());
+        let (security, handler) = (self.security.clone(), self.handler.clone());
         // The future is boxed because it is large and would be moved about a dozen times before it runs.
         self.connections.spawn(Box::pin(async move {
             let _permits = (permit, counted);
-            if let Err(error) = connection.serve(tcp, acceptor, handshake, handler).await {
+            if let Err(error) = connection.serve(stream, security, handshake, handler).await {
                 debug!(%peer, %error, "connection ended");
             }
         }));

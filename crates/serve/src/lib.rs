@@ -5,6 +5,7 @@
 //!
 //! - `accept` takes connections from the kernel's queue, within bounds, and hands them off between cores
 //! - `connection` does the TLS handshake and serves HTTP/1.1 or HTTP/2 until the connection ends
+//! - [`tenure`] ends connections with the identity that they were opened under
 //! - [`body`], [`peer`], [`listen`] and [`shutdown`] have the types that a [`Handler`] and its binary use
 //! - [`shares`], [`http2`], [`grpc`], [`websocket`], [`tunnel`], [`tcp`] and [`fields`]
 //!   are shared with the `forward` crate
@@ -24,7 +25,9 @@ pub mod peer;
 mod shared;
 pub mod shares;
 pub mod shutdown;
+mod stream;
 pub mod tcp;
+pub mod tenure;
 pub mod tunnel;
 pub mod websocket;
 
@@ -41,4 +44,5 @@ pub use self::{
         Limits, MAX_HEADER_BYTES, MAX_HEADERS, MAX_STREAMS, MAX_TARGET_BYTES, MIN_PROGRESS_BYTES,
     },
     shared::Shared,
+    stream::PeerAddress,
 };

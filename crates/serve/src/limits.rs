@@ -19,8 +19,12 @@ pub struct Limits {
     pub stream_idle_timeout: Duration,
     /// The longest request body, in bytes; `None` accepts any length.
     pub max_body: Option<u64>,
-    /// The time for requests in flight to finish after a stop was requested.
+    /// The time for requests in flight to finish after a stop was requested, or after a connection has
+    /// reached its age or lost its identity.
     pub drain_timeout: Duration,
+    /// The longest time that a connection takes requests; `None` bounds it not. Each connection has up to
+    /// a tenth less, so that those that were opened together do not end together.
+    pub max_connection_age: Option<Duration>,
     /// The largest number of connections past their handshake, over all cores. More of them wait for the
     /// rest of their handshake's time.
     pub max_connections: usize,
@@ -64,6 +68,7 @@ impl Limits {
             stream_idle_timeout: Duration::from_secs(3600),
             max_body: None,
             drain_timeout: Duration::from_secs(30),
+            max_connection_age: None,
             max_connections: max,
             max_connections_per_source: max,
             max_handshakes: max,

@@ -2,12 +2,14 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
 use common::source::network;
 use http::HeaderValue;
+
+use crate::stream::PeerAddress;
 
 /// The address of a connection's peer.
 ///
@@ -25,13 +27,14 @@ struct Written {
 }
 
 impl Peer {
-    /// Returns the source that the limits count: the IPv4 address, or the /64 of the IPv6 address.
+    /// Returns the source that the limits count: the IPv4 address, or the /64 of the IPv6 address. All
+    /// peers on a Unix socket are one source, as peers on loopback are.
     #[must_use]
     pub fn source(&self) -> IpAddr {
         self.0.source
     }
 
-    /// Returns the IP address as the value of a header field.
+    /// Returns the IP address as the value of a header field. A Unix socket's is that of loopback.
     #[must_use]
     pub fn ip(&self) -> &HeaderValue {
         &self.0.ip
@@ -40,12 +43,38 @@ impl Peer {
 
 impl From<SocketAddr> for Peer {
     fn from(address: SocketAddr) -> Self {
-        let ip = HeaderValue::try_from(address.ip().to_string());
+        PeerAddress::from(address).into()
+    }
+}
+
+impl From<PeerAddress> for Peer {
+    fn from(address: PeerAddress) -> Self {
+        let ip = address.ip();
+        let text = HeaderValue::try_from(ip.to_string());
         Self(Arc::new(Written {
-            source: network(address.ip()),
+            source: network(ip),
             address: address.to_string(),
-            ip: ip.expect("visible ASCII"),
+            ip: text.expect("visible ASCII"),
         }))
+    }
+}
+
+impl PeerAddress {
+    /// Returns the IP address. A Unix socket's is that of loopback.
+    pub(crate) fn ip(self) -> IpAddr {
+        match self {
+            Self::Ip(address) => address.ip(),
+            Self::User(_) => Ipv4Addr::LOCALHOST.into(),
+        }
+    }
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => write!(f, "{address}"),
+            Self::User(user) => write!(f, "unix:uid:{user}"),
+        }
     }
 }
 
@@ -58,6 +87,13 @@ impl fmt::Display for Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_on_a_unix_socket_is_displayed_with_its_user() {
+        let peer = Peer::from(PeerAddress::User(1000));
+        assert_eq!(peer.to_string(), "unix:uid:1000");
+        assert_eq!(peer.ip(), "127.0.0.1");
+    }
 
     #[test]
     fn a_peer_is_displayed_as_its_address() {

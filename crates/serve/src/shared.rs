@@ -5,6 +5,7 @@ use crate::{
     connection::windows::WideWindows,
     in_flight::InFlightLimit,
     limits::Limits,
+    tenure::Tenure,
 };
 
 /// A listener's limits and the counts under them. Each core has a clone; all clones share the counts.
@@ -15,6 +16,8 @@ pub struct Shared {
     pub(crate) in_flight: InFlightLimit,
     pub(crate) wide_windows: WideWindows,
     pub(crate) balance: Balance,
+    /// Without it, connections end with the process alone.
+    pub(crate) tenure: Option<Tenure>,
 }
 
 impl Shared {
@@ -26,7 +29,18 @@ impl Shared {
             in_flight: InFlightLimit::new(limits.max_requests),
             wide_windows: WideWindows::default(),
             balance: Balance::default(),
+            tenure: None,
             limits,
+        }
+    }
+
+    /// Ends connections with the identity that they were opened under. The triggers of `tenure` must be
+    /// used when the process stops too.
+    #[must_use]
+    pub fn with_tenure(self, tenure: Tenure) -> Self {
+        Self {
+            tenure: Some(tenure),
+            ..self
         }
     }
 }

@@ -18,6 +18,13 @@ pub fn channel() -> (Trigger, Shutdown) {
 }
 
 impl Shutdown {
+    /// Returns whether the stop is requested.
+    #[must_use]
+    pub fn is_requested(&self) -> bool {
+        // An error means that the trigger was dropped, which requests the stop too.
+        *self.0.borrow() || self.0.has_changed().is_err()
+    }
+
     /// Waits until the stop is requested.
     pub async fn requested(mut self) {
         // An error means that the trigger was dropped, which requests the stop too.

@@ -3,9 +3,15 @@
 use std::{net::SocketAddr, time::Duration};
 
 use clap::Parser;
-use common::bearer::{Allow, Authenticator, Pattern, Policy};
+use common::{
+    bearer::{Allow, Authenticator, Pattern, Policy},
+    path::PathPattern,
+    workload::JwtSource,
+};
 use process::cli::{self, LogArgs, ServeArgs, WorkloadApiArgs};
-use spiffe::{JwtSource, SpiffeId};
+use spiffe::SpiffeId;
+
+use crate::upstream::ApplicationArgs;
 
 /// Flags and environment.
 #[derive(Clone, Debug, Parser)]
@@ -15,14 +21,17 @@ use spiffe::{JwtSource, SpiffeId};
     max_term_width = 100,
     about = "HTTPS server that authenticates its callers by SPIFFE JWT-SVID\n\n\
         It presents its X.509-SVID, verifies the JWT-SVID in each request's bearer token with the \
-        current JWT bundles, and answers / with Success!!!",
+        current JWT bundles, and forwards the request to an application with the caller's SPIFFE ID. \
+        Without one, it answers / with Success!!!",
     after_help = "\
 Each flag can also be set by SERVER_ and its name: SERVER_LISTEN=127.0.0.1:8080, SERVER_ALLOW=ID,ID
 
 Examples:
   server
   server --listen 127.0.0.1:8080 --audience https://api.example.org
-  server --allow spiffe://example.org/client --allow 'spiffe://example.org/ns/batch/*'"
+  server --allow spiffe://example.org/client --allow 'spiffe://example.org/ns/batch/*'
+  server --upstream http://127.0.0.1:3000 --public /healthz
+  server --upstream h2c://127.0.0.1:50051"
 )]
 pub struct Config {
     /// IP address and port to listen on. The default accepts IPv4 too
@@ -58,6 +67,19 @@ pub struct Config {
         help_heading = "Authentication"
     )]
     pub token_cache: usize,
+    /// Path that needs no token, for example for health checks: an exact path, or a pattern such as
+    /// '/static/**'; repeatable. The application gets no caller's ID with it
+    #[arg(
+        long,
+        value_name = "PATH",
+        value_delimiter = ',',
+        requires = "upstreams",
+        help_heading = "Authentication"
+    )]
+    pub public: Vec<PathPattern>,
+    /// The application.
+    #[command(flatten)]
+    pub application: ApplicationArgs,
     /// The Workload API.
     #[command(flatten)]
     pub identity: WorkloadApiArgs,

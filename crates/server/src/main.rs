@@ -14,7 +14,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // Taken first, because there must not be other threads yet.
     let inherited = Inherited::take();
-    cli::main("SERVER", LevelFilter::INFO, |config| {
-        server::start(config, inherited)
-    })
+    cli::main(
+        "SERVER",
+        |_| LevelFilter::INFO,
+        |config| server::start(config, inherited),
+    )
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use common::workload::{WorkloadApi, tokens::TokenSource};
+use common::workload::{WorkloadApi, X509Source, tokens::TokenSource};
 use http::{Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::{
@@ -16,7 +16,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
-use spiffe::{JwtSvid, SpiffeId, X509Source};
+use spiffe::{JwtSvid, SpiffeId};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -57,7 +57,7 @@ impl Caller {
     ) -> Result<Self> {
         let x509 = api.x509().await?.x509;
         let id = Some(SpiffeId::new(id)?);
-        let trust = (x509.updated().last(), Arc::new(config(&x509)?));
+        let trust = (x509.revision(), Arc::new(config(&x509)?));
         let tokens = TokenSource::new(api.clone(), vec![audience.to_owned()], id);
         // Fetches a token now, so that there is one whatever happens later.
         tokens.token().await.context("no token")?;
@@ -119,7 +119,7 @@ impl Caller {
 
     fn config(&self) -> Result<Arc<ClientConfig>> {
         let mut trust = lock(&self.trust);
-        let revision = self.x509.updated().last();
+        let revision = self.x509.revision();
         if trust.0 != revision {
             *trust = (revision, Arc::new(config(&self.x509)?));
         }

@@ -9,7 +9,6 @@ use http::{HeaderValue, Request, header::AUTHORIZATION, request::Parts};
 use http_body_util::BodyExt;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use spiffe::{JwtBundle, JwtBundleSet, TrustDomain};
 
 use super::{at, cut};
 use crate::{
@@ -42,7 +41,7 @@ struct World {
     partner: Key,
     /// The JWKs of our own trust domain.
     ours: Vec<Value>,
-    bundles: JwtBundleSet,
+    bundles: oracle::Bundles,
 }
 
 /// The words of an input's first line.
@@ -71,7 +70,7 @@ pub fn bearer(input: &[u8]) {
     };
     let head = head(&headers);
     let policy = options.policy();
-    let authenticator = Authenticator::new(WORLD.bundles.clone(), policy);
+    let authenticator = Authenticator::new(WORLD.bundles.ours.clone(), policy);
     if let Some(token) = only_token(&head) {
         oracle::compare(token, &WORLD.bundles);
     }
@@ -102,15 +101,10 @@ impl World {
         let mut unnamed = p256.jwk();
         unnamed["kid"] = "".into();
         ours.push(unnamed);
-        let bundle = |trust_domain, keys: &[Value]| {
-            let trust_domain = TrustDomain::new(trust_domain).unwrap();
-            let jwks = json!({ "keys": keys }).to_string();
-            JwtBundle::from_jwt_authorities(trust_domain, jwks.as_bytes()).unwrap()
-        };
         Self {
-            bundles: JwtBundleSet::from_iter([
-                bundle("example.org", &ours),
-                bundle("partner.example", &[partner.jwk()]),
+            bundles: oracle::Bundles::of(&[
+                ("example.org", json!({ "keys": ours })),
+                ("partner.example", json!({ "keys": [partner.jwk()] })),
             ]),
             stranger: Key::p256("p256"),
             p256,

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use forward::{Checked, CleanBody};
+use forward::{Checked, CleanBody, Fields};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::{
     body::{Bytes, Incoming},
@@ -169,9 +169,10 @@ where
             Ok(request) => request,
             Err(rejected) => return rejected.rejection.into_response(),
         };
-        let url = format!("https://{HOST}").parse().expect("a URL");
         let peer = SocketAddr::new(PEER_IP.parse().expect("an address"), 4711);
-        let mut request = request.cleaned(&url, &Peer::from(peer));
+        let mut request = request.cleaned(&Peer::from(peer), &Fields::default());
+        let url = format!("https://{HOST}{}", request.uri());
+        *request.uri_mut() = url.parse().expect("a URL");
         *request.version_mut() = Version::HTTP_11;
         let answer = self.client.request(request).await;
 

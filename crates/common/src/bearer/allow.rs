@@ -18,6 +18,17 @@ pub struct Allow {
     exact: HashSet<SpiffeId>,
     /// The paths below which every ID is allowed, by trust domain.
     below: HashMap<TrustDomain, HashSet<String>>,
+    rule: Rule,
+}
+
+/// The kind of a set of patterns, in words for the log of a refusal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Rule {
+    /// Patterns that were given.
+    #[default]
+    Patterns,
+    /// The workloads of one trust domain, which [`Allow::members_of`] returns.
+    MembersOf(TrustDomain),
 }
 
 /// A pattern that matches one SPIFFE ID, or all below a path.
@@ -52,8 +63,18 @@ impl Allow {
     /// Returns the patterns that allow every workload of one trust domain.
     #[must_use]
     pub fn members_of(trust_domain: TrustDomain) -> Self {
+        let rule = Rule::MembersOf(trust_domain.clone());
         let path = String::new();
-        Self::from_iter([Pattern::Below { trust_domain, path }])
+        Self {
+            rule,
+            ..Self::from_iter([Pattern::Below { trust_domain, path }])
+        }
+    }
+
+    /// Returns the rule that refuses a caller which this set does not allow.
+    #[must_use]
+    pub fn rule(&self) -> &Rule {
+        &self.rule
     }
 
     /// Returns whether a pattern matches. An ID without a path does not name a workload (X509-SVID
@@ -72,6 +93,17 @@ impl Allow {
     }
 }
 
+impl Pattern {
+    /// Returns the trust domain of the IDs that the pattern matches.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        match self {
+            Self::Exact(id) => id.trust_domain(),
+            Self::Below { trust_domain, .. } => trust_domain,
+        }
+    }
+}
+
 impl FromIterator<Pattern> for Allow {
     fn from_iter<I: IntoIterator<Item = Pattern>>(patterns: I) -> Self {
         let mut allow = Self::default();
@@ -86,6 +118,19 @@ impl FromIterator<Pattern> for Allow {
             }
         }
         allow
+    }
+}
+
+/// Completes a sentence that begins with the refused caller.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Patterns => f.write_str("matches no allowed pattern"),
+            Self::MembersOf(trust_domain) => write!(
+                f,
+                "is not a workload of the trust domain {trust_domain}, and only its workloads are allowed"
+            ),
+        }
     }
 }
 

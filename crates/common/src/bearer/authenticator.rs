@@ -3,17 +3,18 @@
 use std::{cell::OnceCell, net::IpAddr, sync::Arc, time::SystemTime};
 
 use http::request::Parts;
-use spiffe::{BundleSource, JwtBundle, JwtSource, SpiffeId};
+use spiffe::{BundleSource, SpiffeId};
 use tracing::debug;
 
 use super::{
     cache::{self, Cache, TokenDigest, Verified},
     header,
-    jwt::Validator,
+    jwt::{JwtBundle, Validator},
     policy::Policy,
     queue::VerificationQueue,
     refusal::Refusal,
 };
+use crate::workload::JwtSource;
 
 /// Verifies the bearer token of requests with JWT bundles: the live ones of a [`JwtSource`], or a
 /// fixed set.
@@ -48,12 +49,6 @@ impl<'a> BearerToken<'a> {
     /// Returns the digest, which is computed at the first call because only the cache needs it.
     fn digest(&self) -> &TokenDigest {
         self.digest.get_or_init(|| TokenDigest::of(self.text))
-    }
-}
-
-impl<B> Authenticator<B> {
-    pub(super) fn validator(&self) -> &Validator<B> {
-        &self.validator
     }
 }
 
@@ -126,7 +121,10 @@ where
 
     fn authorize(&self, id: Arc<SpiffeId>) -> Result<Caller, Refusal> {
         if !self.policy.allow.allows(&id) {
-            return Err(Refusal::NotAllowed(SpiffeId::clone(&id)));
+            return Err(Refusal::NotAllowed {
+                caller: SpiffeId::clone(&id),
+                rule: self.policy.allow.rule().clone(),
+            });
         }
         Ok(Caller { id })
     }

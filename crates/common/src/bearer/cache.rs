@@ -17,7 +17,9 @@ use std::{
 
 use aws_lc_rs::digest::{Digest, SHA256, digest};
 use quick_cache::sync;
-use spiffe::{BundleSource, JwtBundle, SpiffeId};
+use spiffe::{BundleSource, SpiffeId};
+
+use super::jwt::JwtBundle;
 
 /// The verified tokens by digest, shared by all cores. Each part of the table has a lock of its own,
 /// which is taken for writing only to add a token.
@@ -73,13 +75,13 @@ pub(super) fn time(seconds: i64, leeway: Duration) -> Option<SystemTime> {
 
 #[cfg(test)]
 mod tests {
-    use spiffe::{JwtBundleSet, TrustDomain};
+    use spiffe::TrustDomain;
 
-    use super::*;
+    use super::{super::jwt::JwtBundleSet, *};
 
-    fn bundle(trust_domain: &str) -> JwtBundle {
+    fn bundle(trust_domain: &str) -> (TrustDomain, JwtBundle) {
         let trust_domain = TrustDomain::new(trust_domain).unwrap();
-        JwtBundle::from_jwt_authorities(trust_domain, br#"{"keys":[]}"#).unwrap()
+        (trust_domain, JwtBundle::default())
     }
 
     #[test]

@@ -9,16 +9,18 @@ use std::{
 };
 
 use http::{Request, Response, request::Parts};
-use spiffe::{BundleSource, JwtBundle, JwtSource};
+use spiffe::BundleSource;
 use tower_layer::Layer;
 use tower_service::Service;
 use tracing::debug;
 
 use super::{
     authenticator::{Authenticator, Caller},
+    jwt::JwtBundle,
     queue::VerificationQueue,
     refusal::Refusal,
 };
+use crate::workload::JwtSource;
 
 /// Layer that applies [`JwtSvidService`], which authenticates each request by its JWT-SVID.
 ///
@@ -33,9 +35,11 @@ use super::{
 /// ```
 /// use std::{convert::Infallible, sync::Arc};
 ///
-/// use common::bearer::{Allow, Authenticator, Caller, JwtSvidLayer, Policy, Refusal};
+/// use common::bearer::{
+///     Allow, Authenticator, Caller, JwtBundleSet, JwtSvidLayer, Policy, Refusal,
+/// };
 /// use http::{Request, Response, header::WWW_AUTHENTICATE, request::Parts};
-/// use spiffe::{JwtBundleSet, TrustDomain};
+/// use spiffe::TrustDomain;
 /// use tower::{Layer, ServiceExt, service_fn};
 ///
 /// # #[tokio::main(flavor = "current_thread")]

@@ -9,22 +9,21 @@
 //! - `jwt` verifies the token as a JWT-SVID
 //! - `allow` matches the caller's SPIFFE ID against the policy
 //! - `refusal` maps the step that refused a request to an answer and a log line
-//! - `keys` warns of keys in the bundles that cannot verify any token
 
 mod allow;
 mod authenticator;
 mod cache;
 mod header;
 mod jwt;
-mod keys;
 mod layer;
 mod policy;
 mod queue;
 mod refusal;
 
 pub use self::{
-    allow::{Allow, Pattern, PatternError},
+    allow::{Allow, Pattern, PatternError, Rule},
     authenticator::{Authenticator, Caller},
+    jwt::{JwtBundle, JwtBundleFault, JwtBundleSet},
     layer::{EmptyAnswer, JwtSvidLayer, JwtSvidService, RefusalAnswer},
     policy::Policy,
     queue::{MAX_WAITING, VerificationQueue},

@@ -11,6 +11,7 @@ use http::{
 };
 use spiffe::SpiffeId;
 
+use super::allow::Rule;
 use crate::sanitize::Sanitized;
 
 /// The reason why a request is refused, by the step that refuses it. Its text is for the log.
@@ -29,8 +30,13 @@ pub enum Refusal {
     #[error("Invalid token: jwtsvid: {0}")]
     InvalidToken(#[from] TokenFault),
     /// The caller is verified, and the policy does not allow it.
-    #[error("Not allowed: {} matches no allowed pattern", Sanitized(.0.to_string()))]
-    NotAllowed(SpiffeId),
+    #[error("Not allowed: {} {rule}", Sanitized(caller.to_string()))]
+    NotAllowed {
+        /// The verified caller.
+        caller: SpiffeId,
+        /// The rule that does not allow it.
+        rule: Rule,
+    },
     /// The server has no bundles to verify with, which is not the caller's fault.
     #[error("Cannot check tokens: {0}")]
     NoTrust(Box<dyn std::error::Error + Send + Sync>),
@@ -118,7 +124,7 @@ impl Refusal {
             Self::NoCredentials | Self::InvalidToken(_) => StatusCode::UNAUTHORIZED,
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
             Self::TooLong => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::NotAllowed(_) => StatusCode::FORBIDDEN,
+            Self::NotAllowed { .. } => StatusCode::FORBIDDEN,
             Self::NoTrust(_) | Self::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -146,7 +152,7 @@ impl Refusal {
             Self::NoCredentials => Some(r#"Bearer realm="spiffe""#),
             Self::Malformed(_) => Some(r#"Bearer realm="spiffe", error="invalid_request""#),
             Self::InvalidToken(_) => Some(r#"Bearer realm="spiffe", error="invalid_token""#),
-            Self::NotAllowed(_) => Some(r#"Bearer realm="spiffe", error="insufficient_scope""#),
+            Self::NotAllowed { .. } => Some(r#"Bearer realm="spiffe", error="insufficient_scope""#),
             Self::TooLong | Self::NoTrust(_) | Self::Busy(_) => None,
         }
     }
@@ -181,6 +187,8 @@ impl TokenFault {
 
 #[cfg(test)]
 mod tests {
+    use spiffe::TrustDomain;
+
     use super::*;
 
     #[test]
@@ -199,7 +207,10 @@ mod tests {
                 r#"Bearer realm="spiffe", error="invalid_token""#,
             ),
             (
-                Refusal::NotAllowed(id),
+                Refusal::NotAllowed {
+                    caller: id,
+                    rule: Rule::Patterns,
+                },
                 403,
                 r#"Bearer realm="spiffe", error="insufficient_scope""#,
             ),
@@ -208,6 +219,25 @@ mod tests {
             assert_eq!(response.status(), status);
             assert_eq!(response.headers()[WWW_AUTHENTICATE], challenge);
             assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
+        }
+    }
+
+    #[test]
+    fn a_caller_that_is_not_allowed_is_logged_with_the_rule() {
+        let caller = || SpiffeId::new("spiffe://partner.example/caller").unwrap();
+        for (rule, text) in [
+            (
+                Rule::Patterns,
+                "Not allowed: spiffe://partner.example/caller matches no allowed pattern",
+            ),
+            (
+                Rule::MembersOf(TrustDomain::new("example.org").unwrap()),
+                "Not allowed: spiffe://partner.example/caller is not a workload of the trust domain \
+                 example.org, and only its workloads are allowed",
+            ),
+        ] {
+            let caller = caller();
+            assert_eq!(Refusal::NotAllowed { caller, rule }.to_string(), text);
         }
     }
 

@@ -12,8 +12,6 @@ use std::{
     str::FromStr,
 };
 
-use spiffe::transport::Endpoint;
-
 /// The address that a Workload API listens on: a Unix socket, or a TCP port of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -34,16 +32,6 @@ pub struct AddressError {
 const MAX_SOCKET_PATH: usize = 107;
 
 impl Address {
-    pub(super) fn endpoint(&self) -> Endpoint {
-        match self {
-            Self::Unix(path) => Endpoint::Unix(path.clone()),
-            Self::Tcp(address) => Endpoint::Tcp {
-                host: address.ip(),
-                port: address.port(),
-            },
-        }
-    }
-
     fn unix(rest: &str) -> Result<Self, &'static str> {
         let path = match rest.strip_prefix("//") {
             Some(path) if !path.starts_with('/') && !path.is_empty() => {

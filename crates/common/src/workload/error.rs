@@ -10,15 +10,10 @@ use std::{
     path::Path,
 };
 
-use spiffe::{
-    WorkloadApiError,
-    jwt_source::JwtSourceError,
-    transport::{GrpcStatusCode, TransportError},
-    x509_source::X509SourceError,
-};
+use tonic::{Code, Status};
 
-use super::address::Address;
-use crate::cause;
+use super::{address::Address, choice::NotIssued, x509::SvidFault};
+use crate::{cause, sanitize::Sanitized};
 
 /// The error that the Workload API at an address issued no identity.
 #[derive(Debug, thiserror::Error)]
@@ -56,19 +51,47 @@ pub enum Reason {
         selector = .0.selector()
     )]
     NoIdentityIssued(Process),
+    /// Identities are issued, and the chosen one is not among them.
+    #[error("connected, but {0}; register it for this process, or choose another one")]
+    NotIssued(NotIssued),
+    /// The issued X.509-SVID cannot be used.
+    #[error("connected, but the X.509-SVID that it issues can't be used: {0}")]
+    UnusableSvid(SvidFault),
+    /// The trust bundle of the own trust domain cannot be used, or the message as a whole.
+    #[error("connected, but what it sends can't be used: {0}")]
+    Unusable(String),
     /// The answer is one of another service, so that waiting does not help.
     #[error(
         "connected, but it does not offer the SPIFFE Workload API: {0}; is this the agent's Workload API socket?"
     )]
-    NotImplemented(WorkloadApiError),
+    NotImplemented(Sanitized<String>),
+    /// The agent calls the request for a JWT-SVID invalid, so that waiting does not help.
+    #[error(
+        "the agent refuses the request for a JWT-SVID: {0}; change its audience or its SPIFFE ID"
+    )]
+    InvalidRequest(Sanitized<String>),
+    /// The agent answered with an error of its own.
+    #[error("the agent answers {}: {message}", code_name(*.code))]
+    Agent {
+        /// The status code of gRPC.
+        code: Code,
+        /// The message of the agent.
+        message: Sanitized<String>,
+    },
     /// The agent accepted the connection and did not answer in time.
     #[error("connected, but it did not answer in time; look at the agent's log")]
     NoAnswer,
+    /// The agent ended the stream.
+    #[error("the agent ended the stream; look at its log")]
+    Ended,
     /// The issued token is not the requested one, or has expired (Workload API §6.2.1).
     #[error(
         "it issued a JWT-SVID that has expired, or is for another subject or audience than was asked for"
     )]
     WrongToken,
+    /// The issued token is not a JWT-SVID.
+    #[error("it issued a JWT-SVID that can't be used: {0}")]
+    UnusableToken(Sanitized<String>),
     /// The request failed for another reason.
     #[error("{}", cause::chain(.0.as_ref()))]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -114,69 +137,96 @@ impl Reason {
         }
     }
 
-    /// Returns whether a later attempt may succeed, for example once the agent or the entry exists.
-    pub(super) fn is_transient(&self) -> bool {
-        !matches!(self, Self::NotImplemented(_) | Self::WrongToken)
-    }
-}
-
-/// Returns whether no agent answered, or one that starts or stops (Workload Endpoint §6).
-pub(super) fn is_unavailable(error: &WorkloadApiError) -> bool {
-    match error {
-        WorkloadApiError::Transport(TransportError::Connect(_)) => true,
-        WorkloadApiError::Transport(TransportError::Status(status)) => {
-            status.code() == GrpcStatusCode::Unavailable
+    /// Returns the reason why a stream failed with `status`.
+    pub(super) fn of_stream(status: Status) -> Self {
+        match status.code() {
+            Code::InvalidArgument | Code::Unimplemented => Self::NotImplemented(sanitized(&status)),
+            // tonic found that the message is longer than is read. The text has both lengths.
+            Code::OutOfRange => Self::Unusable(sanitized(&status).to_string()),
+            _ => Self::of(status),
         }
-        _ => false,
     }
-}
 
-impl From<WorkloadApiError> for Reason {
-    fn from(error: WorkloadApiError) -> Self {
-        match error {
-            WorkloadApiError::NoIdentityIssued | WorkloadApiError::PermissionDenied(_) => {
-                Self::NoIdentityIssued(Process::current())
-            }
-            WorkloadApiError::Transport(TransportError::Status(ref status))
-                if matches!(
-                    status.code(),
-                    GrpcStatusCode::Unimplemented | GrpcStatusCode::InvalidArgument
-                ) =>
-            {
-                Self::NotImplemented(error)
-            }
-            error => match cause::find::<io::Error>(&error).map(io::Error::kind) {
-                Some(kind @ (NotFound | PermissionDenied | ConnectionRefused)) => {
-                    Self::from_connect(kind.into())
-                }
-                _ => Self::Failed(error.into()),
+    /// Returns the reason why no JWT-SVID was issued, by the `status` of the call.
+    pub(super) fn of_token(status: Status) -> Self {
+        match status.code() {
+            Code::InvalidArgument => Self::InvalidRequest(sanitized(&status)),
+            Code::Unimplemented => Self::NotImplemented(sanitized(&status)),
+            _ => Self::of(status),
+        }
+    }
+
+    fn of(status: Status) -> Self {
+        // A status of the agent has no cause in this process.
+        let is_local = std::error::Error::source(&status).is_some();
+        match status.code() {
+            Code::PermissionDenied => Self::NoIdentityIssued(Process::current()),
+            _ if is_local => Self::Failed(status.into()),
+            code => Self::Agent {
+                code,
+                message: sanitized(&status),
             },
         }
     }
-}
 
-impl From<X509SourceError> for Reason {
-    fn from(error: X509SourceError) -> Self {
-        match error {
-            X509SourceError::Source(error) | X509SourceError::UnsupportedRpc(error) => error.into(),
-            X509SourceError::InitialSyncTimeout => Self::NoAnswer,
-            error => Self::Failed(error.into()),
+    /// Returns whether a later attempt may succeed, for example once the agent or the entry exists.
+    pub(super) fn is_transient(&self) -> bool {
+        !matches!(
+            self,
+            Self::NotImplemented(_) | Self::InvalidRequest(_) | Self::WrongToken
+        )
+    }
+
+    /// Returns the fault of a message, without the words that are for start-up.
+    pub(super) fn fault(&self) -> String {
+        match self {
+            Self::UnusableSvid(fault) => format!("the X.509-SVID: {fault}"),
+            Self::Unusable(fault) => fault.clone(),
+            Self::NoIdentityIssued(process) => {
+                format!("no registration entry matches this process ({process})")
+            }
+            Self::NotIssued(choice) => choice.to_string(),
+            other => other.to_string(),
         }
+    }
+
+    /// Returns whether the Workload API has withdrawn what it issued (Workload API §5.2.1).
+    pub(super) fn is_withdrawal(&self) -> bool {
+        matches!(self, Self::NoIdentityIssued(_) | Self::NotIssued(_))
+    }
+
+    /// Returns whether no agent answered, or one that starts or stops (Workload Endpoint §6).
+    pub(super) fn is_unavailable(&self) -> bool {
+        matches!(
+            self,
+            Self::NoSocket
+                | Self::NobodyListens
+                | Self::Connect(_)
+                | Self::Failed(_)
+                | Self::Agent {
+                    code: Code::Unavailable,
+                    ..
+                }
+        )
     }
 }
 
-impl From<JwtSourceError> for Reason {
-    fn from(error: JwtSourceError) -> Self {
-        match error {
-            JwtSourceError::Source(error) | JwtSourceError::UnsupportedRpc(error) => error.into(),
-            JwtSourceError::InitialSyncTimeout => Self::NoAnswer,
-            error => Self::Failed(error.into()),
-        }
-    }
+/// Returns the message of a status. An agent may answer with a code alone.
+fn sanitized(status: &Status) -> Sanitized<String> {
+    let message = match status.message() {
+        "" => status.code().description(),
+        message => message,
+    };
+    Sanitized(message.to_owned())
+}
+
+/// Returns the name of a code, as gRPC's documents write it.
+fn code_name(code: Code) -> String {
+    format!("{code:?}")
 }
 
 impl Process {
-    fn current() -> Self {
+    pub(super) fn current() -> Self {
         let uid = nix::unistd::geteuid();
         Self {
             uid: uid.as_raw(),

@@ -4,42 +4,80 @@
 //! [`Readiness`] tells whether they can be used. [`tokens::TokenSource`] keeps a JWT-SVID current.
 //!
 //! The module implements the SPIFFE Workload Endpoint (§4, §6) and Workload API standards.
+//!
+//! # What a message may have
+//!
+//! A message has at most 16 MiB, 10,000 X.509-SVIDs and 10,000 trust domains. Beyond that it is refused as
+//! a whole, and the log has both numbers. Everything else that cannot be used affects itself only: a key,
+//! the bundle of one trust domain, or the X.509-SVID.
+//!
+//! # What is trusted, and for how long
+//!
+//! The last good message is in use. Without a later one:
+//!
+//! - While the Workload API is away, the SVID and the bundles stay in use until the X.509-SVID expires.
+//! - If messages come and cannot be used, or one stream fails while another one works, the bundles before
+//!   them stay in use for [`DEFAULT_BUNDLE_GRACE`], and not after the X.509-SVID expires. The same
+//!   holds for the bundle of one trust domain, and for a process that fetches no X.509-SVID.
+//! - The X.509-SVID itself is presented until it expires, because its peers decide on it.
+//! - After a withdrawal, nothing that the stream delivered is used.
+//!
+//! After that time, tokens and peers are refused, and [`Readiness`] is [`Readiness::NotReady`].
 
 mod address;
+mod apply;
+mod choice;
+mod connection;
+mod domains;
 mod error;
-mod monitor;
-mod probe;
+mod fetch;
+mod follow;
+mod jwt;
+mod keeper;
+mod link;
 mod readiness;
+mod report;
 pub mod tokens;
+mod x509;
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
-use spiffe::{JwtSource, JwtSvid, SpiffeId, WorkloadApiClient, WorkloadApiError, X509Source};
 use tokio::{
     sync::{mpsc, watch},
+    task::JoinSet,
     time::Instant,
 };
+use tracing::info;
 
-use self::monitor::{Event, Events, Monitor, Stream};
+pub(crate) use self::x509::Trust;
 pub use self::{
     address::{Address, AddressError},
+    choice::{Choice, NotIssued},
+    connection::AgentHook,
     error::{Error, Process, Reason},
-    probe::AgentHook,
+    jwt::JwtSource,
     readiness::{Degradation, Readiness, Unready},
+    x509::{SvidFault, Unavailable, X509BundleFault, X509Source, X509Svid},
+};
+use self::{
+    connection::Stream,
+    follow::{Agent, Follower},
+    keeper::{Keeper, Published},
 };
 
-/// The first and the longest pause of a source that has lost the Workload API, before jitter. The
-/// pauses are short because an agent restarts within seconds and may return with other keys.
-const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
+/// The default of [`WorkloadApi::bundle_grace`].
+pub const DEFAULT_BUNDLE_GRACE: Duration = Duration::from_secs(60 * 60);
+
+/// The events that may wait. The keeper takes them at once, and a stream may wait for it.
+const MAX_EVENTS: usize = 8;
 
 /// A connection to a Workload API, and the time that start-up may wait for an identity.
 #[derive(Clone, Debug)]
 pub struct WorkloadApi {
     address: Address,
     startup_timeout: Duration,
+    bundle_grace: Duration,
+    choice: Choice,
     on_agent: Option<AgentHook>,
 }
 
@@ -57,10 +95,16 @@ pub struct Identity {
 /// The identity of a process that does not verify tokens.
 #[derive(Clone, Debug)]
 pub struct X509Identity {
-    /// The current X.509-SVID and X.509 bundles.
+    /// The current X.509 bundles, and the X.509-SVID if one is fetched.
     pub x509: X509Source,
     /// The state of the identity, and how long it lasts.
     pub readiness: watch::Receiver<Readiness>,
+}
+
+/// The tasks that keep sources current. They end when it is dropped.
+#[derive(Debug)]
+struct Running {
+    _tasks: JoinSet<()>,
 }
 
 impl WorkloadApi {
@@ -71,15 +115,32 @@ impl WorkloadApi {
         Self {
             address,
             startup_timeout,
+            bundle_grace: DEFAULT_BUNDLE_GRACE,
+            choice: Choice::default(),
             on_agent: None,
         }
     }
 
-    /// Calls `hook` with the agent's Unix user ID before the first identity is fetched. The process can
-    /// then protect its memory before it receives a key. Over TCP the hook is not called.
+    /// Calls `hook` with the agent's Unix user ID before anything is fetched. The process can then
+    /// protect its memory before it receives a key. Over TCP the hook is not called.
     #[must_use]
     pub fn on_agent(mut self, hook: AgentHook) -> Self {
         self.on_agent = Some(hook);
+        self
+    }
+
+    /// Chooses the identity, if the Workload API issues several.
+    #[must_use]
+    pub fn choose(mut self, choice: Choice) -> Self {
+        self.choice = choice;
+        self
+    }
+
+    /// Sets how long bundles stay in use after a message that should have replaced them and cannot be
+    /// used.
+    #[must_use]
+    pub fn bundle_grace(mut self, grace: Duration) -> Self {
+        self.bundle_grace = grace;
         self
     }
 
@@ -88,12 +149,18 @@ impl WorkloadApi {
     /// # Errors
     /// Fails when no identity is issued within the start-up timeout. The error has the reason.
     pub async fn x509(&self) -> Result<X509Identity, Error> {
-        let deadline = Instant::now() + self.startup_timeout;
-        probe::wait_for_identity(&self.address, self.on_agent, deadline).await?;
-        let (events, monitor) = mpsc::unbounded_channel();
-        let x509 = self.x509_source(&events, deadline).await?;
-        let readiness = watch_over(x509.clone(), None, monitor);
-        Ok(X509Identity { x509, readiness })
+        let identity = self.follow(&[Stream::X509Svids]).await?;
+        Ok(identity.into())
+    }
+
+    /// Connects an X.509 source that has bundles only, for a process that verifies peers and presents no
+    /// certificate.
+    ///
+    /// # Errors
+    /// Fails when no bundles come within the start-up timeout. The error has the reason.
+    pub async fn x509_bundles(&self) -> Result<X509Identity, Error> {
+        let identity = self.follow(&[Stream::X509Bundles]).await?;
+        Ok(identity.into())
     }
 
     /// Connects the X.509 source and the JWT source.
@@ -101,93 +168,38 @@ impl WorkloadApi {
     /// # Errors
     /// Fails when no identity is issued within the start-up timeout. The error has the reason.
     pub async fn identity(&self) -> Result<Identity, Error> {
+        self.follow(&[Stream::X509Svids, Stream::JwtBundles]).await
+    }
+
+    /// Follows these streams, and waits until all have delivered.
+    async fn follow(&self, streams: &[Stream]) -> Result<Identity, Error> {
         let deadline = Instant::now() + self.startup_timeout;
-        probe::wait_for_identity(&self.address, self.on_agent, deadline).await?;
-        let (events, monitor) = mpsc::unbounded_channel();
-        let (x509, jwt) = tokio::try_join!(
-            self.x509_source(&events, deadline),
-            self.jwt_source(&events, deadline)
-        )?;
-        let readiness = watch_over(x509.clone(), Some(jwt.clone()), monitor);
-        Ok(Identity {
-            x509,
-            jwt,
-            readiness,
-        })
-    }
-
-    /// Fetches a JWT-SVID of the identity `id`, or of the default identity, for all of `audiences`.
-    ///
-    /// # Errors
-    /// Fails when the Workload API cannot be reached in two attempts, or issues no token. Also fails when
-    /// the token has expired, or is for another subject or audience (Workload API §6.2.1).
-    pub async fn fetch_jwt_svid(
-        &self,
-        audiences: &[impl AsRef<str> + Sync],
-        id: Option<&SpiffeId>,
-    ) -> Result<JwtSvid, Error> {
-        let fetch_once = async || {
-            let client = WorkloadApiClient::connect(self.address.endpoint()).await?;
-            client.fetch_jwt_svid(audiences, id).await
-        };
-        let fetch = async {
-            match fetch_once().await {
-                // Tries again on a new connection, because the first may have met an agent that stops.
-                Err(error) if error::is_unavailable(&error) => fetch_once().await,
-                fetched => fetched,
-            }
-        };
-        let svid = tokio::time::timeout(self.startup_timeout, fetch)
-            .await
-            .map_err(|_| self.error(Reason::NoAnswer))?
-            .map_err(|error| self.error(error.into()))?;
-        let same_audiences = svid.audience().len() == audiences.len()
-            && audiences
-                .iter()
-                .all(|asked| svid.audience().iter().any(|found| found == asked.as_ref()));
-        let asked = same_audiences && id.is_none_or(|id| id == svid.spiffe_id());
-        if !asked || SystemTime::from(svid.expiry()) <= SystemTime::now() {
-            return Err(self.error(Reason::WrongToken));
+        let mut tasks = JoinSet::new();
+        let (sender, mut events) = mpsc::channel(MAX_EVENTS);
+        for stream in streams {
+            let follower = Follower {
+                agent: Arc::new(self.agent()),
+                stream: *stream,
+                events: sender.clone(),
+            };
+            tasks.spawn(follower.run());
         }
-        Ok(svid)
+        let (mut keeper, published) = Keeper::new(streams, self.choice.clone(), self.bundle_grace);
+        let address = &self.address;
+        let waiting = |reason: &str| {
+            info!(%address, reason, "waiting for an identity from the Workload API");
+        };
+        let started = keeper.start(&mut events, deadline, waiting).await;
+        started.map_err(|reason| self.error(reason))?;
+        tasks.spawn(keeper.run(events));
+        Ok(Identity::of(published, tasks))
     }
 
-    async fn x509_source(&self, events: &Sender, deadline: Instant) -> Result<X509Source, Error> {
-        let events = Arc::new(Events::new(Stream::X509, events.clone()));
-        X509Source::builder()
-            .client_factory(self.client_factory(&events))
-            .metrics(events)
-            .reconnect_backoff(RECONNECT.0, RECONNECT.1)
-            .initial_sync_timeout(deadline.duration_since(Instant::now()))
-            .build()
-            .await
-            .map_err(|error| self.error(error.into()))
-    }
-
-    async fn jwt_source(&self, events: &Sender, deadline: Instant) -> Result<JwtSource, Error> {
-        let events = Arc::new(Events::new(Stream::Jwt, events.clone()));
-        JwtSource::builder()
-            .client_factory(self.client_factory(&events))
-            .metrics(events)
-            .reconnect_backoff(RECONNECT.0, RECONNECT.1)
-            .initial_sync_timeout(deadline.duration_since(Instant::now()))
-            .build()
-            .await
-            .map_err(|error| self.error(error.into()))
-    }
-
-    /// Returns a factory of connected clients, which also reports each connection to the monitor. The
-    /// sources cannot use the address, because their parser normalises paths and does not decode `%20`.
-    fn client_factory(&self, events: &Arc<Events>) -> ClientFactory {
-        let (endpoint, events) = (self.address.endpoint(), Arc::clone(events));
-        Arc::new(move || {
-            let (endpoint, events) = (endpoint.clone(), Arc::clone(&events));
-            Box::pin(async move {
-                let client = WorkloadApiClient::connect(endpoint).await?;
-                events.connected();
-                Ok(client)
-            })
-        })
+    fn agent(&self) -> Agent {
+        Agent {
+            address: self.address.clone(),
+            hook: self.on_agent,
+        }
     }
 
     fn error(&self, reason: Reason) -> Error {
@@ -195,23 +207,28 @@ impl WorkloadApi {
     }
 }
 
-/// The sender of what the sources report.
-type Sender = mpsc::UnboundedSender<(Stream, Event)>;
-
-/// Starts the monitor, which logs changes of the sources' state, and returns that state.
-fn watch_over(
-    x509: X509Source,
-    jwt: Option<JwtSource>,
-    events: mpsc::UnboundedReceiver<(Stream, Event)>,
-) -> watch::Receiver<Readiness> {
-    let (monitor, readiness) = Monitor::new(x509, jwt);
-    tokio::spawn(monitor.run(events));
-    readiness
+impl Identity {
+    fn of(published: Published, tasks: JoinSet<()>) -> Self {
+        let keeper = Arc::new(Running { _tasks: tasks });
+        Self {
+            x509: X509Source {
+                state: published.x509,
+                _keeper: Arc::clone(&keeper),
+            },
+            jwt: JwtSource {
+                state: published.jwt,
+                _keeper: keeper,
+            },
+            readiness: published.readiness,
+        }
+    }
 }
 
-type ClientFactory = Arc<
-    dyn Fn() -> std::pin::Pin<
-            Box<dyn Future<Output = Result<WorkloadApiClient, WorkloadApiError>> + Send>,
-        > + Send
-        + Sync,
->;
+impl From<Identity> for X509Identity {
+    fn from(identity: Identity) -> Self {
+        let Identity {
+            x509, readiness, ..
+        } = identity;
+        Self { x509, readiness }
+    }
+}

@@ -8,8 +8,6 @@ use std::{
 };
 
 use humantime::format_duration;
-use spiffe::X509Svid;
-use x509_parser::parse_x509_certificate;
 
 /// The state of a process' identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +18,7 @@ pub enum Readiness {
     Degraded {
         /// The reason.
         reason: Degradation,
-        /// The time when the X.509-SVID expires and requests are no longer served.
+        /// The time from which requests are no longer served.
         until: SystemTime,
     },
     /// New connections and tokens are refused. Requests in flight may finish.
@@ -31,8 +29,10 @@ pub enum Readiness {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Degradation {
-    /// The Workload API cannot be reached, or sends updates that cannot be used.
+    /// The Workload API cannot be reached.
     Outage,
+    /// The Workload API sends an X.509-SVID, or bundles of the own trust domain, that cannot be used.
+    Refused,
     /// Two thirds of the time that the X.509-SVID had left are over, and no new one has come.
     Expiring,
 }
@@ -45,6 +45,24 @@ pub enum Unready {
     Withdrawn(String),
     /// The X.509-SVID has expired.
     Expired,
+    /// The Workload API has sent no usable bundles of the own trust domain for longer than the last good
+    /// ones are trusted.
+    Stale,
+}
+
+/// Everything that the state follows from.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Facts {
+    /// The message of a withdrawal.
+    pub(super) withdrawn: Option<String>,
+    /// The life of the X.509-SVID. A process that fetches none has none.
+    pub(super) life: Option<Life>,
+    /// True if the bundles of the own trust domain are not trusted any more.
+    pub(super) is_stale: bool,
+    /// The time until which the last good SVID or bundles are used, if newer ones cannot be used.
+    pub(super) refused_until: Option<SystemTime>,
+    /// The time until which the last SVID and bundles are used, if the Workload API is away.
+    pub(super) lost_until: Option<SystemTime>,
 }
 
 /// The remaining life of the X.509-SVID.
@@ -67,42 +85,41 @@ impl Readiness {
         }
     }
 
-    /// Returns whether both are the same state. The messages of two withdrawals may differ.
+    /// Returns whether both are the same state. The message of a withdrawal and the time that is left may
+    /// differ.
     pub(super) fn is_as(&self, other: &Self) -> bool {
         use Unready::Withdrawn;
         match (self, other) {
             (Self::NotReady(Withdrawn(_)), Self::NotReady(Withdrawn(_))) => true,
+            (Self::Degraded { reason, .. }, Self::Degraded { reason: other, .. }) => {
+                reason == other
+            }
             _ => self == other,
         }
     }
 
-    /// Returns the state at `now` of an SVID with this life. `reachable` tells whether the Workload API
-    /// can be reached.
-    pub(super) fn of(life: Life, reachable: bool, now: SystemTime) -> Self {
-        let until = life.until;
-        if now >= until {
-            Self::NotReady(Unready::Expired)
-        } else if now >= life.warning() {
-            let reason = Degradation::Expiring;
-            Self::Degraded { reason, until }
-        } else if !reachable {
-            let reason = Degradation::Outage;
-            Self::Degraded { reason, until }
-        } else {
-            Self::Ready
+    /// Returns the state at `now`.
+    pub(super) fn of(facts: &Facts, now: SystemTime) -> Self {
+        let degraded = |reason, until| Self::Degraded { reason, until };
+        if let Some(reason) = &facts.withdrawn {
+            return Self::NotReady(Unready::Withdrawn(reason.clone()));
+        }
+        if let Some(life) = facts.life.filter(|life| now >= life.warning()) {
+            return match now >= life.until {
+                true => Self::NotReady(Unready::Expired),
+                false => degraded(Degradation::Expiring, life.until),
+            };
+        }
+        match (facts.refused_until, facts.lost_until) {
+            _ if facts.is_stale => Self::NotReady(Unready::Stale),
+            (Some(until), _) => degraded(Degradation::Refused, until),
+            (None, Some(until)) => degraded(Degradation::Outage, until),
+            (None, None) => Self::Ready,
         }
     }
 }
 
 impl Life {
-    /// Returns the life of `svid`, which has been the only one since `since`.
-    pub(super) fn of(svid: &X509Svid, since: SystemTime) -> Self {
-        Self {
-            since,
-            until: expiry(svid).unwrap_or(since),
-        }
-    }
-
     /// Returns the time when a third of the remaining life is left.
     fn warning(&self) -> SystemTime {
         let left = self.until.duration_since(self.since).unwrap_or_default();
@@ -117,14 +134,6 @@ impl Life {
             .min()
             .and_then(|change| change.duration_since(now).ok())
     }
-}
-
-/// Returns `notAfter` (RFC 5280 §4.1.2.5). It is never `None`, because the library has parsed the same
-/// certificate.
-fn expiry(svid: &X509Svid) -> Option<SystemTime> {
-    let (_, certificate) = parse_x509_certificate(svid.leaf().as_bytes()).ok()?;
-    let seconds = certificate.validity().not_after.timestamp();
-    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.try_into().ok()?))
 }
 
 impl fmt::Display for Readiness {
@@ -146,7 +155,10 @@ impl fmt::Display for Degradation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Outage => {
-                "lost the Workload API, or can't use what it sends; going on with the current SVIDs and bundles, for"
+                "lost the Workload API; going on with the current SVIDs and bundles, for"
+            }
+            Self::Refused => {
+                "the Workload API sends updates that can't be used; going on with the last good SVIDs and bundles, for"
             }
             Self::Expiring => {
                 "no new X.509-SVID has come; new connections are refused when the current one expires, in"
@@ -162,7 +174,10 @@ impl fmt::Display for Unready {
                 "identity withdrawn by the Workload API: new connections and tokens are refused",
             ),
             Self::Expired => f.write_str(
-                "the X.509-SVID has expired: new connections are refused until a new one comes",
+                "the X.509-SVID has expired: new connections and tokens are refused until a new one comes",
+            ),
+            Self::Stale => f.write_str(
+                "the Workload API has sent no usable bundles for too long: tokens and peers are refused until it does",
             ),
         }
     }
@@ -170,11 +185,18 @@ impl fmt::Display for Unready {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
     }
+
+    const LIFE: Life = Life {
+        since: UNIX_EPOCH,
+        until: UNIX_EPOCH,
+    };
 
     #[test]
     fn an_identity_is_ready_until_an_outage_or_two_thirds_of_its_life() {
@@ -204,12 +226,66 @@ mod tests {
             // The SVID had expired when it came.
             (500, 500, true, &expired),
         ] {
-            let life = Life {
-                since: at(since),
-                until: at(400),
+            let facts = Facts {
+                life: Some(Life {
+                    since: at(since),
+                    until: at(400),
+                }),
+                lost_until: (!reachable).then(|| at(400)),
+                ..Facts::default()
             };
-            let found = Readiness::of(life, reachable, at(now));
+            let found = Readiness::of(&facts, at(now));
             assert_eq!(&found, expected, "since {since}, at {now}, {reachable}");
+        }
+    }
+
+    #[test]
+    fn the_gravest_state_is_the_one_that_is_told() {
+        let facts = |withdrawn: bool, life, is_stale, refused: bool, lost: bool| Facts {
+            withdrawn: withdrawn.then(|| "gone".to_owned()),
+            life,
+            is_stale,
+            refused_until: refused.then(|| at(300)),
+            lost_until: lost.then(|| at(200)),
+        };
+        let long = Some(Life {
+            since: at(0),
+            until: at(100_000),
+        });
+        let not_ready = Readiness::NotReady;
+        let degraded = |reason, until| Readiness::Degraded {
+            reason,
+            until: at(until),
+        };
+        for (facts, expected) in [
+            (
+                facts(true, Some(LIFE), true, true, true),
+                not_ready(Unready::Withdrawn("gone".to_owned())),
+            ),
+            (
+                facts(false, Some(LIFE), true, true, true),
+                not_ready(Unready::Expired),
+            ),
+            (
+                facts(false, long, true, true, true),
+                not_ready(Unready::Stale),
+            ),
+            (
+                facts(false, long, false, true, true),
+                degraded(Degradation::Refused, 300),
+            ),
+            (
+                facts(false, long, false, false, true),
+                degraded(Degradation::Outage, 200),
+            ),
+            // A process that fetches no X.509-SVID has no life.
+            (
+                facts(false, None, false, false, true),
+                degraded(Degradation::Outage, 200),
+            ),
+            (facts(false, None, false, false, false), Readiness::Ready),
+        ] {
+            assert_eq!(Readiness::of(&facts, at(100)), expected, "{facts:?}");
         }
     }
 

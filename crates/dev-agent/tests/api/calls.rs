@@ -9,7 +9,7 @@ use crate::support::{TestAgent, assert_status, soon};
 
 /// Returns the RPCs of the .proto, so that an added one is tested too ("W23").
 fn rpcs() -> impl Iterator<Item = &'static str> {
-    include_str!("../../proto/workload.proto")
+    include_str!("../../../workload-api/proto/workload.proto")
         .lines()
         .filter_map(|line| line.trim_start().strip_prefix("rpc "))
         .filter_map(|line| Some(line.split_once('(')?.0))

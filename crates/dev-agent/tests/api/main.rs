@@ -6,6 +6,8 @@
 
 /// Attestation: users, binaries, processes that end.
 mod attestation;
+/// The `:authority` of calls, which clients fill in differently.
+mod authorities;
 /// The binary: its command line, its log, its signals.
 mod binary;
 /// The conditions of any answer: the security header, a known method.

@@ -102,7 +102,7 @@ fn status(headers: &http::HeaderMap) -> Option<Status> {
     Some((status.code() as u32, status.message().to_owned()))
 }
 
-const ENTRY: &str = "spiffe://example.org/a=unix:uid:{uid}";
+pub(crate) const ENTRY: &str = "spiffe://example.org/a=unix:uid:{uid}";
 const UNIMPLEMENTED: u32 = 12;
 
 /// The status of a malformed call does not repeat the caller's bytes, and the connection stays
@@ -204,19 +204,19 @@ async fn a_consumer_that_does_not_read_costs_one_message_w072() {
 }
 
 /// A connection that reads and writes single frames (RFC 9113 §4.1).
-struct Raw<S = UnixStream>(S);
+pub(crate) struct Raw<S = UnixStream>(S);
 
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
-const GOAWAY: u8 = 7;
+pub(crate) const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
 
 impl Raw {
-    async fn connect(agent: &TestAgent) -> Self {
+    pub(crate) async fn connect(agent: &TestAgent) -> Self {
         let mut stream = UnixStream::connect(agent.socket()).await.unwrap();
         stream
             .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
@@ -225,12 +225,16 @@ impl Raw {
         stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
         Self(stream)
     }
+
+    pub(crate) async fn write(&mut self, frames: &[u8]) {
+        self.0.write_all(frames).await.unwrap();
+    }
 }
 
 impl<S: AsyncRead + Unpin> Raw<S> {
     /// Reads up to the first frame of one of these kinds. Returns `None` if the connection ends
     /// before.
-    async fn read(&mut self, kinds: &[u8]) -> Option<(u8, Vec<u8>)> {
+    pub(crate) async fn read(&mut self, kinds: &[u8]) -> Option<(u8, Vec<u8>)> {
         loop {
             let mut head = [0; 9];
             soon(self.0.read_exact(&mut head)).await.ok()?;
@@ -270,13 +274,13 @@ impl Raw {
     }
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// Returns literal fields without indexing (RFC 7541 §6.2.2), none longer than 126 bytes.
-fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
     let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
     let field = |(name, value): &(&str, &str)| [vec![0], text(name), text(value)].concat();
     fields.iter().flat_map(field).collect()
@@ -304,10 +308,7 @@ async fn http2_without_tls_is_served_w003() {
         "W147: at most 100 streams of one connection"
     );
     let all = END_HEADERS | END_STREAM;
-    raw.0
-        .write_all(&request(1, "workload.spiffe.io", all))
-        .await
-        .unwrap();
+    raw.write(&request(1, "workload.spiffe.io", all)).await;
     assert!(raw.read(&[HEADERS]).await.is_some(), "W4: no credentials");
 }
 
@@ -316,10 +317,7 @@ async fn a_header_name_in_upper_case_is_a_protocol_error_w022() {
     let agent = TestAgent::start(&[ENTRY]).await;
     let mut raw = Raw::connect(&agent).await;
     let all = END_HEADERS | END_STREAM;
-    raw.0
-        .write_all(&request(1, "Workload.spiffe.io", all))
-        .await
-        .unwrap();
+    raw.write(&request(1, "Workload.spiffe.io", all)).await;
     let (kind, payload) = raw.read(&[HEADERS, RST_STREAM, GOAWAY]).await.unwrap();
     let error = payload[payload.len().min(if kind == GOAWAY { 4 } else { 0 })..][..4].to_vec();
     assert_ne!(kind, HEADERS);

@@ -7,8 +7,10 @@ use std::{
     time::Duration,
 };
 
-use common::{cause, tls};
-use http::{Request, Response, StatusCode, Uri, Version, header::HOST, request::Parts};
+use common::cause;
+use http::{
+    Request, Response, StatusCode, Uri, Version, header::HOST, request::Parts, uri::Authority,
+};
 use tokio::task::JoinSet;
 
 use super::{
@@ -22,6 +24,7 @@ use super::{
     prepared::{Prepared, RequestBody, Speech},
     response::ResponseBody,
     retry::{self, Failure},
+    security::Security,
     tunnel::Switched,
     upload::Upload,
     upstream::Upstream,
@@ -33,6 +36,13 @@ pub struct Client<B> {
     pool: Pool<B>,
     /// Ends with the client.
     _upkeep: JoinSet<()>,
+}
+
+/// A request whose body was read, if it is small.
+pub(crate) struct PreparedRequest<B> {
+    pub(crate) head: Parts,
+    body: Prepared<B>,
+    speech: Speech,
 }
 
 /// An answer whose head may still be rejected.
@@ -58,16 +68,16 @@ struct Again<B> {
 }
 
 impl<B: RequestBody> Client<B> {
-    /// Returns a client of `upstream`, whose identity `tls` verifies ([`common::tls::client`]).
+    /// Returns a client of `upstream`, whose connections are secured by `security`.
     ///
     /// # Panics
     /// Panics outside a tokio runtime, or if the upstream has no URL.
     #[must_use]
-    pub fn new(upstream: Upstream, tls: tls::ClientTls) -> Self {
+    pub fn new(upstream: Upstream, security: Security) -> Self {
         assert!(!upstream.urls.is_empty(), "an upstream has a URL");
-        let pool = Pool::new(&upstream, tls.clone());
+        let pool = Pool::new(&upstream, security.clone());
         let mut upkeep = JoinSet::new();
-        upkeep.spawn(pool.upkeep(tls));
+        upkeep.spawn(pool.upkeep(security));
         Self {
             upstream,
             pool,
@@ -75,14 +85,8 @@ impl<B: RequestBody> Client<B> {
         }
     }
 
-    /// Returns the upstream that the requests go to.
-    #[must_use]
-    pub fn upstream(&self) -> &Upstream {
-        &self.upstream
-    }
-
-    /// Sends one request, whose URI has the upstream's scheme and authority. Returns the answer with its
-    /// body still streaming.
+    /// Sends one request. Scheme and authority of its URI are replaced by those of the upstream. `Host`
+    /// names another host than the upstream's. Returns the answer with its body still streaming.
     ///
     /// # Errors
     /// Fails when there is no answer.
@@ -108,22 +112,46 @@ impl<B: RequestBody> Client<B> {
         request: Request<B>,
         caller: &Caller,
     ) -> Result<Answered<B>, Error> {
+        self.send(Self::prepare(request).await?, caller).await
+    }
+
+    /// Reads the request's body if it is small.
+    ///
+    /// # Errors
+    /// Fails when the body fails.
+    pub(crate) async fn prepare(request: Request<B>) -> Result<PreparedRequest<B>, Error> {
         let (mut head, body) = request.into_parts();
         let body = Prepared::read(body)
             .await
             .map_err(|error| Error::request_body(cause::chain(&*error)))?;
         body.frame(&mut head.headers);
         let speech = Speech::of(&head);
-        self.send(head, body, speech, caller).await
+        Ok(PreparedRequest { head, body, speech })
     }
 
-    async fn send(
+    /// Returns a request that asks for a WebSocket. It has no body, and gets a connection for itself.
+    pub(crate) fn upgrade(head: Parts) -> PreparedRequest<B> {
+        PreparedRequest {
+            head,
+            body: Prepared::none(),
+            speech: Speech::Http1,
+        }
+    }
+
+    /// Sends a prepared request as [`Self::request_for`] does.
+    ///
+    /// # Errors
+    /// Fails when there is no answer.
+    pub(crate) async fn send(
         &self,
-        mut head: Parts,
-        mut body: Prepared<B>,
-        speech: Speech,
+        request: PreparedRequest<B>,
         caller: &Caller,
     ) -> Result<Answered<B>, Error> {
+        let PreparedRequest {
+            mut head,
+            mut body,
+            speech,
+        } = request;
         let patience = match speech {
             Speech::Http2 => self.upstream.call_timeout,
             _ => self.upstream.response_timeout,
@@ -140,17 +168,6 @@ impl<B: RequestBody> Client<B> {
             let again = unanswered.again.ok_or(unanswered.error)?;
             (head, body, failed) = (again.head, again.body, Some(again.failed));
         }
-    }
-
-    /// Does as [`Self::request_for`] for a request that asks for a WebSocket. It has no body, and a
-    /// connection for itself.
-    pub(crate) async fn upgrade_for(
-        &self,
-        head: Parts,
-        caller: &Caller,
-    ) -> Result<Answered<B>, Error> {
-        self.send(head, Prepared::none(), Speech::Http1, caller)
-            .await
     }
 
     /// Sends a request over its connection and waits for the head of the answer.
@@ -185,6 +202,16 @@ impl<B: RequestBody> Client<B> {
                 Err(Unanswered::new(&failure, checkout, &upload, again))
             }
         }
+    }
+}
+
+impl<B> PreparedRequest<B> {
+    /// Returns a copy of a request whose body was read.
+    pub(crate) fn copy(&self) -> Option<Self> {
+        let body = self.body.copy()?;
+        let head = self.head.clone();
+        let speech = self.speech;
+        Some(Self { head, body, speech })
     }
 }
 
@@ -262,7 +289,7 @@ impl<B> From<Error> for Unanswered<B> {
 }
 
 /// Addresses a request to the endpoint of its connection: over HTTP/2 in its URI, over HTTP/1.1 in
-/// `Host`.
+/// `Host`. A request that has a `Host` keeps it.
 fn address<B: RequestBody>(head: &mut Parts, checkout: &Checkout<B>) {
     let origin = checkout.origin();
     // A request marked HTTP/2 would be refused on HTTP/1.1.
@@ -272,9 +299,12 @@ fn address<B: RequestBody>(head: &mut Parts, checkout: &Checkout<B>) {
         let host = || origin.host_field.clone();
         head.headers.entry(HOST).or_insert_with(host);
         head.uri = path.map(Uri::from).unwrap_or_default();
-    } else if head.uri.authority() != origin.url.authority() {
-        let mut parts = origin.url.clone().into_parts();
-        parts.path_and_query = path.or(parts.path_and_query);
-        head.uri = Uri::from_parts(parts).expect("an absolute URL and a path");
+        return;
     }
+    let host = head.headers.remove(HOST);
+    let host = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut parts = origin.url.clone().into_parts();
+    parts.authority = host.or(parts.authority);
+    parts.path_and_query = path.or(parts.path_and_query);
+    head.uri = Uri::from_parts(parts).expect("scheme, authority and path make a URL");
 }

@@ -5,8 +5,12 @@ use std::sync::Arc;
 use http::{Request, Response};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::CertificateDer;
 use serve::http2::RoundTrip;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+};
 use tokio_rustls::client::TlsStream;
 
 use super::{
@@ -24,6 +28,23 @@ use super::{
 
 /// The most header fields of an answer. HTTP/1.1 needs to know before it reads them.
 const MAX_FIELDS: usize = 256;
+
+/// A connection before HTTP begins on it.
+pub(super) enum Wire {
+    Tls(Box<TlsStream<TcpStream>>),
+    Tcp { io: TcpStream, is_http2: bool },
+    Unix { io: UnixStream, is_http2: bool },
+}
+
+impl Wire {
+    /// Returns the certificate that the peer has presented, if there is TLS.
+    pub(super) fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        match self {
+            Self::Tls(tls) => tls.get_ref().1.peer_certificates()?.first(),
+            Self::Tcp { .. } | Self::Unix { .. } => None,
+        }
+    }
+}
 
 /// A connection that was just opened.
 pub(super) enum Opened<B> {
@@ -43,14 +64,30 @@ pub(super) enum Kind<B> {
     Exclusive(Box<ExclusiveConnection<B>>),
 }
 
-/// Begins HTTP on a connection that was just verified, in the version that ALPN chose.
+/// Begins HTTP on a connection that was just opened, in the version that ALPN chose or the URL names.
 pub(super) async fn handshake<B: RequestBody>(
-    tls: TlsStream<TcpStream>,
+    wire: Wire,
     is_exclusive: bool,
 ) -> Result<Opened<B>, Failure> {
-    let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+    match wire {
+        Wire::Tls(tls) => {
+            let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+            begin(tls, is_http2, is_exclusive).await
+        }
+        Wire::Tcp { io, is_http2 } => begin(io, is_http2, is_exclusive).await,
+        Wire::Unix { io, is_http2 } => begin(io, is_http2, is_exclusive).await,
+    }
+}
+
+async fn begin<B: RequestBody>(
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    is_http2: bool,
+    is_exclusive: bool,
+) -> Result<Opened<B>, Failure> {
     if is_http2 {
-        let (sender, round_trip) = http2::handshake(tls).await.map_err(Failure::Unsent)?;
+        let (sender, round_trip) = http2::handshake(io, is_exclusive)
+            .await
+            .map_err(Failure::Unsent)?;
         return Ok(match is_exclusive {
             true => Opened::Exclusive(ExclusiveSender::Http2(sender.into())),
             false => Opened::Shared(sender, round_trip),
@@ -58,7 +95,7 @@ pub(super) async fn handshake<B: RequestBody>(
     }
     let (mut sender, connection) = http1::Builder::new()
         .max_headers(MAX_FIELDS)
-        .handshake(TokioIo::new(Box::new(tls)))
+        .handshake(TokioIo::new(io))
         .await?;
     tokio::spawn(connection.with_upgrades());
     // Until its task has run, the connection looks as if it had a request.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use common::{fair::FairQueue, lock::lock, tls};
+use common::{fair::FairQueue, lock::lock};
 use futures_util::FutureExt;
 use spiffe::SpiffeId;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -20,6 +20,7 @@ use super::{
     origin::{At, Location},
     prepared::{Need, RequestBody},
     resolver::Resolver,
+    security::Security,
     upstream::Upstream,
 };
 
@@ -28,7 +29,7 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// The connections of one core to an upstream.
 pub(super) struct Connections<B> {
-    expected: SpiffeId,
+    expected: Option<SpiffeId>,
     connector: Connector,
     resolver: Arc<Resolver>,
     endpoints: Mutex<Endpoints<B>>,
@@ -38,15 +39,12 @@ pub(super) struct Connections<B> {
 
 impl<B: RequestBody> Connections<B> {
     /// Begins without a connection. Room on a connection goes to the requests that wait in `room`.
-    pub(super) fn new(
-        upstream: &Upstream,
-        tls: tls::ClientTls,
-        room: &Arc<FairQueue>,
-    ) -> Arc<Self> {
-        let resolver = Resolver::new(&upstream.urls, upstream.id.clone());
+    pub(super) fn new(upstream: &Upstream, security: Security, room: &Arc<FairQueue>) -> Arc<Self> {
+        let expected = security.expected().cloned();
+        let resolver = Resolver::new(&upstream.urls, expected.clone());
         Arc::new(Self {
-            expected: upstream.id.clone(),
-            connector: Connector::new(tls, upstream.connect_timeout),
+            expected,
+            connector: Connector::new(security, upstream.connect_timeout),
             endpoints: Mutex::new(Endpoints::new(&resolver.locations(), room)),
             resolver,
             room: Arc::clone(room),
@@ -211,13 +209,13 @@ impl<B: RequestBody> Connections<B> {
 /// Drops those that are idle or old, and looks up names in use, from time to time.
 pub(super) async fn upkeep<B: RequestBody>(
     connections: Weak<Connections<B>>,
-    mut tls: tls::ClientTls,
+    mut security: Security,
 ) {
     let mut ticks = interval(UPKEEP_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let has_changed = tokio::select! {
-            () = tls.changed() => true,
+            () = security.changed() => true,
             _ = ticks.tick() => false,
         };
         let Some(connections) = connections.upgrade() else {

@@ -1,32 +1,42 @@
-//! Opens connections: TCP and TLS to an endpoint under one deadline, and then HTTP.
+//! Opens connections: TCP or a Unix socket, and TLS, to an endpoint under one deadline, and then HTTP.
 //!
-//! The endpoint's SPIFFE ID is verified in the TLS handshake.
+//! The endpoint is verified in the TLS handshake. An endpoint without TLS is not verified.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use common::{cause, tls};
-use rustls::{AlertDescription, pki_types::ServerName};
+use rustls::{AlertDescription, ClientConfig, pki_types::ServerName};
 use serve::tcp::set_options;
+use spiffe::TrustDomain;
 use tokio::{
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
-    connection::{Opened, handshake},
-    origin::Location,
+    age::Age,
+    connection::{Opened, Wire, handshake},
+    origin::{Location, Origin},
     prepared::RequestBody,
     retry::Failure,
+    security::Security,
+    url::Protocol,
 };
 
-/// Opens connections. The TLS configuration decides what is verified.
+/// Opens connections. The security decides what is verified.
 pub(super) struct Connector {
+    security: Security,
+    /// Present if there is TLS.
+    offers: Option<Offers>,
+    timeout: Duration,
+}
+
+/// TLS with each choice of versions of HTTP.
+struct Offers {
     both: TlsConnector,
     http1: TlsConnector,
     http2: TlsConnector,
-    tls: tls::ClientTls,
-    timeout: Duration,
 }
 
 /// The versions of HTTP that a connection offers.
@@ -46,10 +56,13 @@ pub(super) enum Fault {
     /// The endpoint could not be verified, because this process has no identity at present.
     #[error("no identity is issued to this process at present")]
     NoTrust,
+    /// The endpoint could not be verified, because its trust domain has no bundle here.
+    #[error("no X.509 bundle for trust domain {0}")]
+    NoBundle(TrustDomain),
     /// The deadline passed.
     #[error("not connected within {}", humantime::format_duration(*.0))]
     Timeout(Duration),
-    /// TCP or TLS failed.
+    /// TCP, the Unix socket or TLS failed.
     #[error(transparent)]
     Io(#[from] io::Error),
     /// The beginning of HTTP failed.
@@ -73,19 +86,11 @@ impl Fault {
 }
 
 impl Connector {
-    /// Connects with `tls`, which decides the identity that is accepted.
-    pub(super) fn new(tls: tls::ClientTls, timeout: Duration) -> Self {
-        let [http2, http1] = tls::ALPN;
-        let offering = |protocols: &[&[u8]]| {
-            let mut config = tls.config().clone();
-            config.alpn_protocols = protocols.iter().map(|one| one.to_vec()).collect();
-            Arc::new(config).into()
-        };
+    /// Connects with `security`, which decides the peer that is accepted.
+    pub(super) fn new(security: Security, timeout: Duration) -> Self {
         Self {
-            both: offering(&[http2, http1]),
-            http1: offering(&[http1]),
-            http2: offering(&[http2]),
-            tls,
+            offers: security.config().map(Offers::new),
+            security,
             timeout,
         }
     }
@@ -95,61 +100,66 @@ impl Connector {
         self.timeout
     }
 
-    /// Opens a connection to an endpoint.
+    /// Opens a connection to an endpoint, and tells for how long it takes requests.
     pub(super) async fn open<B: RequestBody>(
         &self,
         location: &Location,
         offer: Offer,
-    ) -> Result<Opened<B>, Fault> {
-        let tls = self.connect(location, offer).await?;
+    ) -> Result<(Opened<B>, Age), Fault> {
+        let wire = self.connect(location, offer).await?;
+        let age = Age::of(wire.peer_certificate());
         let is_exclusive = offer != Offer::Both;
-        match timeout(self.timeout, handshake(tls, is_exclusive)).await {
-            Ok(opened) => opened.map_err(Fault::Http),
+        match timeout(self.timeout, handshake(wire, is_exclusive)).await {
+            Ok(opened) => Ok((opened.map_err(Fault::Http)?, age)),
             Err(_) => Err(Fault::Timeout(self.timeout)),
         }
     }
 
-    async fn connect(
-        &self,
-        location: &Location,
-        offer: Offer,
-    ) -> Result<TlsStream<TcpStream>, Fault> {
+    async fn connect(&self, location: &Location, offer: Offer) -> Result<Wire, Fault> {
+        if let Some(domain) = self.security.missing_bundle() {
+            return Err(Fault::NoBundle(domain.clone()));
+        }
+        let is_h2c = location.origin.protocol == Protocol::H2c;
+        if is_h2c && offer == Offer::Http1 {
+            return Err(Fault::OnlyHttp2);
+        }
         let connected = timeout(self.timeout, self.connect_to_any(location, offer)).await;
         match connected.unwrap_or(Err(Fault::Timeout(self.timeout))) {
             // An endpoint that chooses HTTP/2 where it may, and no protocol here.
-            Ok(tls) if offer == Offer::Http1 && tls.get_ref().1.alpn_protocol().is_none() => {
+            Ok(Wire::Tls(tls))
+                if offer == Offer::Http1 && tls.get_ref().1.alpn_protocol().is_none() =>
+            {
                 Err(Fault::OnlyHttp2)
             }
             Err(fault) if offer == Offer::Http1 && fault.is_of_offer() => Err(Fault::OnlyHttp2),
             // After a withdrawal a handshake fails as if the endpoint were at fault.
-            Err(_) if !self.tls.is_usable() => Err(Fault::NoTrust),
+            Err(_) if !self.security.is_usable() => Err(Fault::NoTrust),
             connected => connected,
         }
     }
 
     /// Connects to the first address of the endpoint that accepts.
-    async fn connect_to_any(
-        &self,
-        location: &Location,
-        offer: Offer,
-    ) -> Result<TlsStream<TcpStream>, Fault> {
-        let config = match offer {
-            Offer::Both => &self.both,
-            Offer::Http1 => &self.http1,
-            Offer::Http2 => &self.http2,
-        };
-        let name = location.origin.server_name()?;
+    async fn connect_to_any(&self, location: &Location, offer: Offer) -> Result<Wire, Fault> {
+        let origin = &location.origin;
+        let is_http2 = origin.protocol == Protocol::H2c;
+        if let Some(path) = origin.socket() {
+            let io = retry_without_files(|| UnixStream::connect(path)).await?;
+            return Ok(Wire::Unix { io, is_http2 });
+        }
         let mut fault = None;
         for address in &location.addresses {
-            let tcp = match tcp(*address).await {
-                Ok(tcp) => tcp,
+            let io = match tcp(*address).await {
+                Ok(io) => io,
                 Err(error) => {
                     fault.get_or_insert(error);
                     continue;
                 }
             };
-            match self.handshake(config, *address, tcp, &name).await {
-                Ok(tls) => return Ok(tls),
+            let Some(offers) = &self.offers else {
+                return Ok(Wire::Tcp { io, is_http2 });
+            };
+            match self.handshake(offers.of(offer), *address, io, origin).await {
+                Ok(tls) => return Ok(Wire::Tls(Box::new(tls))),
                 // This error says more than one of TCP.
                 Err(error) => fault = Some(error),
             }
@@ -166,39 +176,61 @@ impl Connector {
         config: &TlsConnector,
         address: SocketAddr,
         mut stream: TcpStream,
-        name: &ServerName<'static>,
+        origin: &Origin,
     ) -> io::Result<TlsStream<TcpStream>> {
+        let name: ServerName<'static> = self.security.server_name(origin.host())?;
         loop {
-            let revision = self.revision().await;
+            let revision = self.security.revision();
             let connected = config.connect(name.clone(), stream).await;
-            if connected.is_ok() || self.tls.revision() == Some(revision) {
+            if connected.is_ok() || self.security.revision() == revision {
                 return connected;
             }
             stream = tcp(address).await?;
         }
     }
+}
 
-    /// Waits until the current SVIDs and bundles are in use, and returns their number.
-    async fn revision(&self) -> u64 {
-        loop {
-            match self.tls.revision() {
-                Some(revision) => return revision,
-                None => sleep(REVISION_PAUSE).await,
-            }
+impl Offers {
+    fn new(config: &ClientConfig) -> Self {
+        let [http2, http1] = tls::ALPN;
+        let offering = |protocols: &[&[u8]]| {
+            let mut config = config.clone();
+            config.alpn_protocols = protocols.iter().map(|one| one.to_vec()).collect();
+            Arc::new(config).into()
+        };
+        Self {
+            both: offering(&[http2, http1]),
+            http1: offering(&[http1]),
+            http2: offering(&[http2]),
+        }
+    }
+
+    fn of(&self, offer: Offer) -> &TlsConnector {
+        match offer {
+            Offer::Both => &self.both,
+            Offer::Http1 => &self.http1,
+            Offer::Http2 => &self.http2,
         }
     }
 }
 
 async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
-    let tcp = loop {
-        match TcpStream::connect(address).await {
-            // A descriptor is free as soon as some connection ends.
-            Err(error) if is_out_of_files(&error) => sleep(FILES_PAUSE).await,
-            connected => break connected?,
-        }
-    };
+    let tcp = retry_without_files(|| TcpStream::connect(address)).await?;
     set_options(&tcp)?;
     Ok(tcp)
+}
+
+/// Connects, and waits while there is no file descriptor: one is free as soon as some connection ends.
+async fn retry_without_files<T, F>(connect: impl Fn() -> F) -> io::Result<T>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    loop {
+        match connect().await {
+            Err(error) if is_out_of_files(&error) => sleep(FILES_PAUSE).await,
+            connected => return connected,
+        }
+    }
 }
 
 /// Returns whether the process or the machine is out of file descriptors.
@@ -211,6 +243,3 @@ fn is_out_of_files(error: &io::Error) -> bool {
 
 /// The pause before the next attempt to get a descriptor.
 const FILES_PAUSE: Duration = Duration::from_millis(20);
-
-/// The pause before the next look whether `spiffe-rustls` uses a new SVID or bundle.
-const REVISION_PAUSE: Duration = Duration::from_millis(1);

@@ -7,6 +7,7 @@ use futures_util::future::{BoxFuture, Shared};
 use tokio::time::Instant;
 
 use super::{
+    age::Age,
     choice::least_of_two,
     connection::{Connection, Opened},
     connector::Offer,
@@ -265,21 +266,28 @@ impl<B: RequestBody> Endpoint<B> {
     }
 
     /// Takes in a connection that was just opened.
-    pub(super) fn add(&mut self, generation: Generation, opened: Opened<B>, offer: Offer) {
+    pub(super) fn add(
+        &mut self,
+        generation: Generation,
+        (opened, age): (Opened<B>, Age),
+        offer: Offer,
+    ) {
         self.health.connects();
         match opened {
             Opened::Shared(sender, round_trip) => {
                 if self.protocol != Protocol::OnlyHttp2 {
                     self.protocol = Protocol::Http2;
                 }
-                let shared = SharedConnection::new(generation, sender, round_trip, &self.in_flight);
+                let shared =
+                    SharedConnection::new(generation, sender, round_trip, age, &self.in_flight);
                 self.shared.push(shared);
             }
             Opened::Exclusive(sender) => {
                 if offer != Offer::Http1 && !sender.is_http2() {
                     self.protocol = Protocol::Http1;
                 }
-                self.idle.push(ExclusiveConnection::new(generation, sender));
+                self.idle
+                    .push(ExclusiveConnection::new(generation, sender, age));
             }
         }
     }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 use super::{
+    age::Age,
     choice::least_of_two,
     connection::{Connection, Opened},
     connector::Offer,
@@ -220,7 +221,7 @@ impl<B: RequestBody> Endpoints<B> {
         &mut self,
         id: u64,
         offer: Offer,
-        opened: Result<Opened<B>, Error>,
+        opened: Result<(Opened<B>, Age), Error>,
     ) -> Result<(), Error> {
         let generation = self.generation;
         // The endpoint may be gone by now, and then its connection is dropped.
@@ -252,8 +253,8 @@ impl<B: RequestBody> Endpoints<B> {
     /// where no request has to fail by it.
     fn eject(&mut self, id: u64, reason: &Error) {
         let (now, several) = (Instant::now(), self.all.len() > 1);
-        // The endpoint did not fail: there was no identity of our own to verify it with.
-        if matches!(reason, Error::NoTrust(_)) {
+        // The endpoint did not fail: there was no identity of our own, or no bundle to verify it with.
+        if matches!(reason, Error::NoTrust(_) | Error::NoBundle { .. }) {
             return;
         }
         let Some(endpoint) = self.get(id) else {

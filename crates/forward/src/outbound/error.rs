@@ -2,9 +2,9 @@
 
 use std::io;
 
-use common::{cause, sanitize::Sanitized};
+use common::{cause, sanitize::Sanitized, tls::PeerError};
 use http::StatusCode;
-use spiffe::SpiffeId;
+use spiffe::{SpiffeId, TrustDomain};
 
 use super::{connector::Fault, origin::At, retry::Failure};
 
@@ -22,20 +22,31 @@ pub enum Error {
         /// The identity that it has.
         presented: SpiffeId,
     },
-    /// No verified connection could be opened: it was refused, the host does not exist, or the
-    /// certificate is not trusted.
-    #[error("cannot connect to {at} as {expected}: {cause}")]
+    /// No connection could be opened: it was refused, the host does not exist, or the certificate is not
+    /// trusted.
+    #[error("cannot connect to {at}{}: {cause}", as_expected(expected.as_ref()))]
     Connect {
         /// The place that was connected to.
         at: At,
-        /// The identity that it should have.
-        expected: SpiffeId,
+        /// The identity that it should have, if it is verified by one.
+        expected: Option<SpiffeId>,
         /// The whole chain of causes.
         cause: String,
     },
     /// The upstream can't be verified, because the own identity was withdrawn or has expired.
     #[error("cannot verify {0}: no identity is issued to this process at present")]
     NoTrust(At),
+    /// The upstream can't be verified, because its trust domain has no bundle here.
+    #[error(
+        "cannot verify {at}: no X.509 bundle for trust domain {trust_domain}; federate with it, and register this \
+         process with -federatesWith spiffe://{trust_domain}"
+    )]
+    NoBundle {
+        /// The place that would be connected to.
+        at: At,
+        /// The trust domain of the identity that it should have.
+        trust_domain: TrustDomain,
+    },
     /// Connecting took longer than it may.
     #[error("cannot connect to {0}: {1}")]
     ConnectTimeout(At, String),
@@ -59,9 +70,10 @@ impl Error {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Impostor { .. } | Self::Connect { .. } | Self::Failed(..) => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::Impostor { .. }
+            | Self::Connect { .. }
+            | Self::NoBundle { .. }
+            | Self::Failed(..) => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout(..) | Self::ResponseTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::RequestBody(_) => StatusCode::BAD_REQUEST,
             Self::NoTrust(_) | Self::Full(..) => StatusCode::SERVICE_UNAVAILABLE,
@@ -69,26 +81,30 @@ impl Error {
     }
 
     /// Returns the error of a request for which no connection could be opened.
-    pub(super) fn unconnected(fault: &Fault, at: At, expected: SpiffeId) -> Self {
+    pub(super) fn unconnected(fault: &Fault, at: At, expected: Option<SpiffeId>) -> Self {
         let error = match fault {
             Fault::Io(error) => error,
             Fault::Timeout(_) => return Self::ConnectTimeout(at, fault.to_string()),
             Fault::NoTrust => return Self::NoTrust(at),
+            Fault::NoBundle(trust_domain) => {
+                let trust_domain = trust_domain.clone();
+                return Self::NoBundle { at, trust_domain };
+            }
             Fault::Http(failure) => return Self::unanswered(failure, at),
             Fault::OnlyHttp2 => return Self::Failed(at, fault.to_string()),
         };
-        if let Some(spiffe_rustls::Error::UnauthorizedSpiffeId(presented)) = cause::find(error) {
+        if let Some(PeerError::UnauthorizedSpiffeId(presented)) = cause::find(error)
+            && let Some(expected) = expected
+        {
             return Self::Impostor {
                 at,
                 expected,
                 presented: presented.clone(),
             };
         }
-        let cause = match cause::find(error) {
-            Some(spiffe_rustls::Error::TrustDomainNotAllowed(domain)) => {
-                format!("it presented a SPIFFE ID of trust domain {domain}")
-            }
-            _ => quoted(error),
+        let cause = match cause::find::<PeerError>(error) {
+            Some(fault) => Sanitized(fault.to_string()).to_string(),
+            None => quoted(error),
         };
         Self::Connect {
             at,
@@ -98,7 +114,7 @@ impl Error {
     }
 
     /// Returns the error of a request for which no address was found.
-    pub(super) fn unresolved(error: &io::Error, at: At, expected: SpiffeId) -> Self {
+    pub(super) fn unresolved(error: &io::Error, at: At, expected: Option<SpiffeId>) -> Self {
         Self::Connect {
             at,
             expected,
@@ -120,6 +136,11 @@ impl Error {
     pub(super) fn request_body(cause: String) -> Self {
         Self::RequestBody(Sanitized(cause).to_string())
     }
+}
+
+/// Returns the part of a text that tells who is expected, if anybody is.
+fn as_expected(expected: Option<&SpiffeId>) -> String {
+    expected.map_or_else(String::new, |id| format!(" as {id}"))
 }
 
 /// Returns the whole chain of causes, sanitized because some quote the peer's GOAWAY or certificate.

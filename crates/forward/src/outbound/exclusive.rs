@@ -36,10 +36,10 @@ impl<B> ExclusiveSender<B> {
 
 impl<B: RequestBody> ExclusiveConnection<B> {
     /// Takes in a connection that was just opened.
-    pub(super) fn new(generation: Generation, sender: ExclusiveSender<B>) -> Self {
+    pub(super) fn new(generation: Generation, sender: ExclusiveSender<B>, age: Age) -> Self {
         Self {
             generation,
-            age: Age::new(),
+            age,
             sender,
         }
     }

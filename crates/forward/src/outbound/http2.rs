@@ -15,7 +15,10 @@ use http_body::Body;
 use hyper::body::Bytes;
 use serve::{
     body::Wire,
-    http2::{Inflow, Listening, RoundTrip, dead, measure, remove_connection_fields, send_body},
+    http2::{
+        Inflow, Listening, MAX_COPIED, RoundTrip, dead, measure, remove_connection_fields,
+        send_body,
+    },
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -69,11 +72,17 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// Returns when the peer has answered a PING, because its SETTINGS have come by then: before that, `h2`
 /// takes any number of streams for allowed.
-pub(super) async fn handshake<I>(io: I) -> Result<(Sender, Arc<RoundTrip>), h2::Error>
+pub(super) async fn handshake<I>(
+    io: I,
+    is_exclusive: bool,
+) -> Result<(Sender, Arc<RoundTrip>), h2::Error>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let io = Listening::new(io);
+    let io = match is_exclusive {
+        true => Listening::new(io),
+        false => Listening::new(io).unvectored(),
+    };
     let heard = io.heard();
     let (sender, mut connection) = builder().handshake(io).await?;
     let mut ping = connection.ping_pong();
@@ -123,7 +132,8 @@ pub(super) fn is_open(sender: &mut Sender) -> bool {
     matches!(ready, Poll::Ready(Ok(())))
 }
 
-/// Sends a request whose body is in hand.
+/// Sends a request whose body is in hand, in frames that `h2` writes together with those of other requests
+/// ([`Listening::unvectored`]).
 ///
 /// # Errors
 /// Fails when the connection takes no more requests. Nothing was sent then.
@@ -139,9 +149,16 @@ where
     let head = head_of(head, Some(body.bytes.len() as u64));
     let sent = sender.send_request(head, body.is_empty());
     let (answer, mut stream) = sent.map_err(Failure::Unsent)?;
-    let Whole { bytes, trailers } = body;
-    if !bytes.is_empty() {
-        stream.send_data(bytes, trailers.is_none())?;
+    let Whole {
+        mut bytes,
+        trailers,
+    } = body;
+    // The parts are equal, because a peer may count short frames as abuse.
+    let mut parts = bytes.len().div_ceil(MAX_COPIED);
+    while parts > 0 {
+        let part = bytes.split_to(bytes.len().div_ceil(parts));
+        parts -= 1;
+        stream.send_data(part, parts == 0 && trailers.is_none())?;
     }
     if let Some(trailers) = trailers {
         stream.send_trailers(*trailers)?;

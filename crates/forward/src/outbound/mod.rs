@@ -1,4 +1,4 @@
-//! Requests to an upstream that is verified by its SPIFFE ID before the first byte of a request.
+//! Requests to an upstream that is verified before the first byte of a request, or is on this machine.
 //!
 //! Connections are pooled, speak HTTP/2 or 1.1 as the upstream offers, and have deadlines. One
 //! [`Client`] belongs to one core, and so do its connections.
@@ -11,7 +11,8 @@
 //! - `connections`: all connections of one core, and the tasks that open and close them
 //! - `endpoints`, `endpoint`: which endpoint and which connection a request takes (`choice`, `health`,
 //!   `generation`)
-//! - `connector`: TCP, TLS and HTTP to an endpoint · `resolver`, `origin`: names to endpoints
+//! - `connector`, `security`: TCP or a Unix socket, TLS and HTTP to an endpoint · `resolver`, `origin`,
+//!   `url`: names to endpoints
 //! - `connection`: `shared` by requests (`sent`, `abandoned`) or `exclusive`; `http2`, `age`,
 //!   `in_flight`, `resets`
 //! - `exclusive_limit`: the bound on connections of one request each · `caller`: the caller of a request
@@ -47,14 +48,27 @@ mod resets;
 mod resolver;
 mod response;
 mod retry;
+mod security;
 mod sent;
 mod shared;
 mod tunnel;
 mod upload;
 mod upstream;
+mod url;
 
-pub(crate) use self::{caller::Caller, client::Answered};
+pub(crate) use self::{
+    caller::Caller,
+    client::{Answered, PreparedRequest},
+};
 pub use self::{
-    client::Client, endpoint::MAX_KEPT, error::Error, exclusive_limit::ExclusiveLimit, origin::At,
-    prepared::RequestBody, response::ResponseBody, upstream::Upstream,
+    client::Client,
+    endpoint::MAX_KEPT,
+    error::Error,
+    exclusive_limit::ExclusiveLimit,
+    origin::At,
+    prepared::RequestBody,
+    response::ResponseBody,
+    security::Security,
+    upstream::Upstream,
+    url::{Protocol, UpstreamUrl},
 };

@@ -1,23 +1,35 @@
 //! A URL of an upstream, and the endpoints behind its name.
 
-use std::{fmt, io, net::SocketAddr, sync::Arc};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use http::{HeaderValue, Uri, uri::Authority};
-use rustls::pki_types::ServerName;
+use http::{HeaderValue, Uri};
 use tokio::net::lookup_host;
 
-/// Scheme, host and port.
+use super::url::{Protocol, UpstreamUrl};
+
+/// Protocol, host and port, or a Unix socket.
 #[derive(Debug)]
 pub(super) struct Origin {
+    /// Scheme and authority of requests.
     pub(super) url: Uri,
     /// The value of `Host`.
     pub(super) host_field: HeaderValue,
+    pub(super) protocol: Protocol,
+    /// The URL as errors show it.
+    text: String,
     host: String,
     port: u16,
+    /// The path of the Unix socket, if it is one.
+    socket: Option<PathBuf>,
 }
 
 /// The addresses of one endpoint, tried in this order. There are several only where they are the same
-/// machine.
+/// machine, and none for a Unix socket.
 pub(super) type Addresses = Vec<SocketAddr>;
 
 /// The location of an endpoint.
@@ -33,32 +45,48 @@ impl Location {
     /// Returns what errors call the endpoint. The name has the address if there are `several`.
     pub(super) fn at(&self, several: bool) -> At {
         match several && self.origin.literal().is_none() {
-            true => At::new(&self.origin.url, &self.addresses),
-            false => At::new(&self.origin.url, &[]),
+            true => At::new(&self.origin, &self.addresses),
+            false => At::new(&self.origin, &[]),
         }
     }
 }
 
 impl Origin {
-    /// Takes apart `url`, which is `https` and has a host.
-    pub(super) fn new(url: &Uri) -> Self {
-        let host = url.host().unwrap_or_default();
-        let port = url.port_u16().unwrap_or(443);
-        let field = match (url.authority().map(Authority::as_str), port) {
-            (Some(authority), 443) => authority.trim_end_matches(":443"),
-            (Some(authority), _) => authority,
-            (None, _) => host,
+    /// Takes a URL apart.
+    pub(super) fn new(upstream: &UpstreamUrl) -> Self {
+        let url = upstream.request_url();
+        let authority = url.authority().map_or("", |authority| authority.as_str());
+        let default_port = match upstream.protocol() {
+            Protocol::Https => ":443",
+            Protocol::Http | Protocol::H2c => ":80",
         };
+        let field = authority.trim_end_matches(default_port);
         Self {
-            url: url.clone(),
             host_field: HeaderValue::from_str(field).unwrap_or(HeaderValue::from_static("")),
-            host: host.trim_matches(['[', ']']).to_owned(),
-            port,
+            protocol: upstream.protocol(),
+            text: upstream.to_string(),
+            host: upstream.host_name().to_owned(),
+            port: upstream.port(),
+            socket: upstream.path().map(Path::to_owned),
+            url,
         }
+    }
+
+    /// Returns the host, without the brackets of an IPv6 address.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Returns the path of the Unix socket, if it is one.
+    pub(super) fn socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
     }
 
     /// Returns the endpoints, if they are known without a look-up.
     pub(super) fn literal(&self) -> Option<Vec<Addresses>> {
+        if self.socket.is_some() {
+            return Some(vec![Vec::new()]);
+        }
         let ip = self.host.parse().ok()?;
         Some(vec![vec![SocketAddr::new(ip, self.port)]])
     }
@@ -72,11 +100,6 @@ impl Origin {
             true => Err(io::Error::new(io::ErrorKind::NotFound, "no address")),
             false => Ok(endpoints(found)),
         }
-    }
-
-    /// Returns the name for TLS. The identity is verified by SPIFFE ID, not by this name.
-    pub(super) fn server_name(&self) -> io::Result<ServerName<'static>> {
-        ServerName::try_from(self.host.clone()).map_err(io::Error::other)
     }
 }
 
@@ -107,10 +130,11 @@ fn endpoints(found: Vec<SocketAddr>) -> Vec<Addresses> {
 pub struct At(Arc<str>);
 
 impl At {
-    pub(super) fn new(url: &Uri, addresses: &[SocketAddr]) -> Self {
+    pub(super) fn new(origin: &Origin, addresses: &[SocketAddr]) -> Self {
+        let url = &origin.text;
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         Self(match addresses.is_empty() {
-            true => url.to_string().into(),
+            true => url.as_str().into(),
             false => format!("{url} ({})", addresses.join(", ")).into(),
         })
     }
@@ -127,7 +151,12 @@ mod tests {
     use super::*;
 
     fn origin(url: &str) -> Origin {
-        Origin::new(&url.parse().unwrap())
+        let (protocol, host) = match url.split_once("://").unwrap() {
+            ("https", host) => (Protocol::Https, host),
+            (_, host) => (Protocol::Http, host),
+        };
+        let host = host.trim_end_matches('/').parse().unwrap();
+        Origin::new(&UpstreamUrl::host(protocol, host))
     }
 
     #[test]
@@ -176,6 +205,8 @@ mod tests {
             );
         }
         assert_eq!(origin("https://localhost:8080").literal(), None);
+        let socket = Origin::new(&UpstreamUrl::socket("/a".into(), false));
+        assert_eq!(socket.literal(), Some(vec![vec![]]));
     }
 
     #[test]
@@ -185,6 +216,9 @@ mod tests {
             ("https://localhost", "localhost"),
             ("https://localhost:443", "localhost"),
             ("https://[::1]:8080", "[::1]:8080"),
+            ("https://localhost:80", "localhost:80"),
+            ("http://localhost:80", "localhost"),
+            ("http://localhost:443", "localhost:443"),
         ] {
             assert_eq!(origin(url).host_field, field);
         }
@@ -192,7 +226,7 @@ mod tests {
 
     #[test]
     fn an_error_s_place_has_the_addresses_that_are_given() {
-        let url = "https://a:1".parse().unwrap();
+        let url = origin("https://a:1");
         assert_eq!(At::new(&url, &[]).to_string(), "https://a:1/");
         let addresses = ["10.0.0.1:1", "[::1]:1"].map(|text| text.parse().unwrap());
         let at = At::new(&url, &addresses);

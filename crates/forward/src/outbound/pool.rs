@@ -30,7 +30,6 @@ use std::{
 use common::{
     fair::{FairQueue, TooMany},
     lock::lock,
-    tls,
 };
 use serve::shares::{Own, Shares};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -45,6 +44,7 @@ use super::{
     exclusive_limit::{ExclusiveLimit, ExclusivePermit},
     prepared::{Need, RequestBody},
     race::Race,
+    security::Security,
     upstream::Upstream,
 };
 
@@ -71,10 +71,10 @@ pub(super) struct Pool<B> {
 }
 
 impl<B: RequestBody> Pool<B> {
-    pub(super) fn new(upstream: &Upstream, tls: tls::ClientTls) -> Self {
+    pub(super) fn new(upstream: &Upstream, security: Security) -> Self {
         let room = Arc::new(FairQueue::new(MAX_QUEUED));
         Self {
-            connections: Connections::new(upstream, tls, &room),
+            connections: Connections::new(upstream, security, &room),
             room,
             holders: Shares::new(usize::MAX, usize::MAX, Own::Refused),
             exclusive: upstream.exclusive.clone(),
@@ -84,8 +84,8 @@ impl<B: RequestBody> Pool<B> {
     }
 
     /// Returns the task that drops connections when it is time, and ends with the pool.
-    pub(super) fn upkeep(&self, tls: tls::ClientTls) -> impl Future<Output = ()> + use<B> {
-        upkeep(Arc::downgrade(&self.connections), tls)
+    pub(super) fn upkeep(&self, security: Security) -> impl Future<Output = ()> + use<B> {
+        upkeep(Arc::downgrade(&self.connections), security)
     }
 
     /// Checks a connection out for a request. Where all that there may be are full, sources are served

@@ -154,6 +154,16 @@ pub(super) enum Prepared<B> {
     Streamed(Bytes, B),
 }
 
+impl<B> Prepared<B> {
+    /// Returns a copy of a body that was read to its end.
+    pub(super) fn copy(&self) -> Option<Self> {
+        match self {
+            Self::Whole(whole) => Some(Self::Whole(whole.clone())),
+            Self::Streamed(..) => None,
+        }
+    }
+}
+
 impl<B: RequestBody> Prepared<B> {
     /// Reads a small body to its end, and the beginning of one that may be small.
     pub(super) async fn read(mut body: B) -> Result<Self, BoxError> {

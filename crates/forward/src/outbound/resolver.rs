@@ -15,7 +15,6 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared, join_all},
 };
-use http::Uri;
 use spiffe::SpiffeId;
 use tokio::{
     sync::Notify,
@@ -26,6 +25,7 @@ use tracing::debug;
 use super::{
     error::Error,
     origin::{Addresses, At, Location, Origin},
+    url::UpstreamUrl,
 };
 
 /// The least time between two look-ups.
@@ -45,7 +45,7 @@ pub(super) type LookUp = Shared<BoxFuture<'static, ()>>;
 /// Looks up the names of an upstream.
 pub(super) struct Resolver {
     origins: Vec<Arc<Origin>>,
-    expected: SpiffeId,
+    expected: Option<SpiffeId>,
     state: Mutex<State>,
     /// Notified after each look-up of a name.
     looked_up: Notify,
@@ -83,7 +83,7 @@ struct Missing {
 
 impl Resolver {
     /// Resolves the names in `urls`; `expected` names the upstream in errors.
-    pub(super) fn new(urls: &[Uri], expected: SpiffeId) -> Arc<Self> {
+    pub(super) fn new(urls: &[UpstreamUrl], expected: Option<SpiffeId>) -> Arc<Self> {
         let origins: Vec<_> = urls.iter().map(|url| Arc::new(Origin::new(url))).collect();
         let mut known = Known::default();
         for origin in &origins {
@@ -107,7 +107,7 @@ impl Resolver {
 
     /// Returns what errors call the upstream as a whole.
     pub(super) fn at(&self) -> At {
-        At::new(&self.origins[0].url, &[])
+        At::new(&self.origins[0], &[])
     }
 
     /// Returns the endpoints that are known so far.
@@ -197,8 +197,8 @@ impl Resolver {
                 self.lock().is_ready = true;
             }
             Err(error) => {
-                debug!(%error, "cannot resolve {}", origin.url);
-                let at = At::new(&origin.url, &[]);
+                let at = At::new(origin, &[]);
+                debug!(%error, "cannot resolve {at}");
                 let error = Error::unresolved(&error, at, self.expected.clone());
                 self.lock().error = Some(error);
             }
@@ -269,9 +269,15 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::outbound::url::Protocol;
+
+    fn parsed(url: &str) -> UpstreamUrl {
+        let host = url.trim_start_matches("https://").parse().unwrap();
+        UpstreamUrl::host(Protocol::Https, host)
+    }
 
     fn origin(url: &str) -> Arc<Origin> {
-        Arc::new(Origin::new(&url.parse().unwrap()))
+        Arc::new(Origin::new(&parsed(url)))
     }
 
     fn learn(known: &mut Known, origin: &Arc<Origin>, found: &[&str]) {
@@ -364,8 +370,8 @@ mod tests {
 
     #[test]
     fn addresses_in_urls_are_known_without_a_look_up() {
-        let urls = ["https://10.0.0.9:1", "https://name:1"].map(|url| url.parse().unwrap());
-        let resolver = Resolver::new(&urls, SpiffeId::new("spiffe://a.test/b").unwrap());
+        let urls = ["https://10.0.0.9:1", "https://name:1"].map(parsed);
+        let resolver = Resolver::new(&urls, None);
         assert!(has(&resolver.lock().known, &[(1, "10.0.0.9:1")]));
         assert!(resolver.lock().is_ready);
         assert_eq!(resolver.names().count(), 1);

@@ -35,16 +35,14 @@ impl SharedConnection {
         generation: Generation,
         sender: Sender,
         round_trip: Arc<RoundTrip>,
+        age: Age,
         endpoint: &Arc<InFlight>,
     ) -> Arc<Self> {
         Arc::new(Self {
             generation,
             in_flight: InFlight::of_connection(endpoint),
             round_trip,
-            state: Mutex::new(State {
-                sender,
-                age: Age::new(),
-            }),
+            state: Mutex::new(State { sender, age }),
         })
     }
 

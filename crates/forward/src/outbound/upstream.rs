@@ -2,18 +2,13 @@
 
 use std::time::Duration;
 
-use http::Uri;
-use spiffe::SpiffeId;
+use super::{exclusive_limit::ExclusiveLimit, url::UpstreamUrl};
 
-use super::exclusive_limit::ExclusiveLimit;
-
-/// The servers that requests are forwarded to, the identity that they must have, and how long they may take.
+/// The servers that requests are forwarded to, and how long they may take.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    /// Scheme (`https`), host and port of each of its names; at least one. All are used alike.
-    pub urls: Vec<Uri>,
-    /// The SPIFFE ID that every connection is verified to have.
-    pub id: SpiffeId,
+    /// Its URLs; at least one. All are used alike.
+    pub urls: Vec<UpstreamUrl>,
     /// The time for the TCP and TLS handshakes together.
     pub connect_timeout: Duration,
     /// The time in which the upstream may take no part of the request's body and not begin to answer.
@@ -26,12 +21,4 @@ pub struct Upstream {
     pub queue_timeout: Duration,
     /// The bound on requests with a connection for themselves, which all cores share.
     pub exclusive: ExclusiveLimit,
-}
-
-impl Upstream {
-    /// Returns the first of the URLs: it stands for the upstream where one has to.
-    #[must_use]
-    pub(crate) fn url(&self) -> &Uri {
-        &self.urls[0]
-    }
 }

@@ -2,6 +2,7 @@
 
 mod parse;
 mod serve;
+mod upstream;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -11,27 +12,36 @@ use clap::{
 };
 use common::{
     tls,
-    workload::{self, Address, Reason, WorkloadApi},
+    workload::{self, Address, Choice, Reason, WorkloadApi},
 };
+use spiffe::SpiffeId;
 use tracing::level_filters::LevelFilter;
 
 pub use self::{
     parse::{
-        audience, duration, https_url, listen_address, positive, upstream, whole_number,
-        workload_id,
+        application, audience, duration, https_url, listen_address, positive, upstream,
+        whole_number, without_path, workload_id,
     },
     serve::ServeArgs,
+    upstream::UpstreamArgs,
 };
 use crate::{
     protect, runtime,
     telemetry::{self, LogFormat},
 };
 
+/// The exit status after a usage error.
+const USAGE: u8 = 2;
+
 /// Runs a binary: reads flags and environment, starts logs and crypto, and then calls `run`.
 ///
 /// Every flag has an environment variable: `prefix`, `_`, its name. A bad value ends the process
 /// with status 2 before anything else happens. A failure of `run` is logged once and is status 1.
-pub fn main<C, F>(prefix: &str, default_level: LevelFilter, run: impl FnOnce(C) -> F) -> ExitCode
+pub fn main<C, F>(
+    prefix: &str,
+    default_level: impl FnOnce(&C) -> LevelFilter,
+    run: impl FnOnce(C) -> F,
+) -> ExitCode
 where
     C: CommandFactory + FromArgMatches + AsRef<LogArgs>,
     F: Future<Output = anyhow::Result<ExitCode>>,
@@ -41,7 +51,7 @@ where
         .try_get_matches_from_mut(std::env::args_os())
         .and_then(|matches| C::from_arg_matches(&matches))
         .unwrap_or_else(|error| with_origin(error, &command).format(&mut command).exit());
-    if let Err(error) = telemetry::init(config.as_ref().log_format, default_level) {
+    if let Err(error) = telemetry::init(config.as_ref().log_format, default_level(&config)) {
         command.error(ErrorKind::InvalidValue, error).exit();
     }
     protect::forbid_core_dumps();
@@ -49,6 +59,16 @@ where
     let status = runtime::run(run(config));
     telemetry::flush();
     status
+}
+
+/// Prints the reason why flags can't be used together, as clap does for one flag. Returns the exit status.
+///
+/// # Errors
+/// Fails when standard error can't be written to.
+pub fn usage_error<C: CommandFactory>(text: &str) -> anyhow::Result<ExitCode> {
+    let mut command = C::command();
+    command.error(ErrorKind::ValueValidation, text).print()?;
+    Ok(ExitCode::from(USAGE))
 }
 
 /// Gives every argument an environment variable, unless it already has one.
@@ -102,6 +122,9 @@ pub fn with_remedy(error: workload::Error) -> anyhow::Error {
         Reason::NoSocket | Reason::NotASocket => anyhow::anyhow!(
             "{error}; --workload-api or SPIFFE_ENDPOINT_SOCKET gives the agent's socket"
         ),
+        Reason::NotIssued(_) => {
+            anyhow::anyhow!("{error}; --spiffe-id or --hint chooses the identity")
+        }
         _ => error.into(),
     }
 }
@@ -119,13 +142,35 @@ pub struct WorkloadApiArgs {
         default_value = "unix:///tmp/agent.sock"
     )]
     workload_api: Address,
+    /// SPIFFE ID to use if the Workload API issues several [default: the first one at start, for as
+    /// long as it is issued]
+    #[arg(long, value_name = "ID", value_parser = parse::workload_id, conflicts_with = "hint")]
+    spiffe_id: Option<SpiffeId>,
+    /// Hint of the SPIFFE ID to use, as it is in the registration entry
+    #[arg(long, value_name = "HINT", value_parser = parse::hint)]
+    hint: Option<String>,
+    /// Longest time that a trust bundle stays in use after the Workload API has sent one in its place
+    /// that can't be used
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse::duration)]
+    bundle_grace: Duration,
 }
 
 impl WorkloadApiArgs {
     /// Returns the Workload API that the flags name. It has `timeout` to issue an identity.
     #[must_use]
     pub fn workload_api(&self, timeout: Duration) -> WorkloadApi {
-        WorkloadApi::new(self.workload_api.clone(), timeout).on_agent(protect::forbid_tracing)
+        WorkloadApi::new(self.workload_api.clone(), timeout)
+            .choose(self.choice())
+            .bundle_grace(self.bundle_grace)
+            .on_agent(protect::forbid_tracing)
+    }
+
+    fn choice(&self) -> Choice {
+        match (&self.spiffe_id, &self.hint) {
+            (Some(id), _) => Choice::Id(id.clone()),
+            (None, Some(hint)) => Choice::Hint(hint.clone()),
+            (None, None) => Choice::First,
+        }
     }
 }
 
@@ -141,4 +186,50 @@ pub struct LogArgs {
         hide_possible_values = true
     )]
     log_format: LogFormat,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use common::workload::DEFAULT_BUNDLE_GRACE;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Flags {
+        #[command(flatten)]
+        identity: WorkloadApiArgs,
+    }
+
+    fn parsed(args: &[&str]) -> Result<WorkloadApiArgs, clap::Error> {
+        let flags = Flags::try_parse_from(["x"].iter().chain(args))?;
+        Ok(flags.identity)
+    }
+
+    #[test]
+    fn identity_is_chosen_by_id_or_by_hint_w178() {
+        let id = "spiffe://example.org/server";
+        for (args, choice) in [
+            (&[] as &[&str], Choice::First),
+            (&["--spiffe-id", id], Choice::Id(id.parse().unwrap())),
+            (&["--hint", "internal"], Choice::Hint("internal".to_owned())),
+        ] {
+            let args = parsed(args).unwrap();
+            assert_eq!(args.choice(), choice);
+            assert_eq!(args.bundle_grace, DEFAULT_BUNDLE_GRACE);
+        }
+        for (args, text) in [
+            (
+                &["--spiffe-id", id, "--hint", "x"] as &[&str],
+                "cannot be used with",
+            ),
+            (&["--spiffe-id", "server"], "expected for example spiffe://"),
+            (&["--spiffe-id", "spiffe://example.org"], "not a workload"),
+            (&["--hint", ""], "a hint has 1 to 1024 bytes"),
+            (&["--bundle-grace", "0s"], "must be more than zero"),
+        ] {
+            let error = parsed(args).unwrap_err();
+            assert!(error.to_string().contains(text), "{args:?}: {error}");
+        }
+    }
 }

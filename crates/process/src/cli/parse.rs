@@ -1,8 +1,12 @@
 //! Parsers of flag values. Their errors give the rule and an example.
 
-use std::{net::SocketAddr, str::FromStr, time::Duration};
+use std::{net::SocketAddr, path::Path, str::FromStr, time::Duration};
 
-use http::{Uri, uri::Authority};
+use forward::outbound::{Protocol, UpstreamUrl};
+use http::{
+    Uri,
+    uri::{Authority, PathAndQuery},
+};
 use spiffe::SpiffeId;
 
 /// The longest duration. A longer one is a mistake, and sums must not overflow the clock.
@@ -66,6 +70,20 @@ pub fn workload_id(text: &str) -> Result<SpiffeId, String> {
     }
 }
 
+/// Parses the hint of an identity (Workload API §8).
+///
+/// # Errors
+/// Fails with the rule and an example when the text is not a hint.
+pub(super) fn hint(text: &str) -> Result<String, String> {
+    const MAX: usize = 1024;
+    match (1..=MAX).contains(&text.len()) && !text.contains(char::is_control) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "a hint has 1 to {MAX} bytes and no control characters; expected for example internal"
+        )),
+    }
+}
+
 /// Parses a non-empty audience (JWT-SVID §3.2).
 ///
 /// # Errors
@@ -116,13 +134,60 @@ fn has_bad_port(authority: &Authority) -> bool {
 ///
 /// # Errors
 /// Fails with an example when the text is not such a URL.
-pub fn upstream(text: &str) -> Result<Uri, String> {
+pub fn upstream(text: &str) -> Result<UpstreamUrl, String> {
     let url = https_url(text).map_err(|error| error.replace("8443/", "8080"))?;
-    match url.path_and_query().map(http::uri::PathAndQuery::as_str) {
-        None | Some("" | "/") => Ok(url),
-        Some(_) => Err("an upstream has no path, because the request's own path is kept; expected for example https://localhost:8080".into()),
-    }
+    without_path(&url, Protocol::Https)
+        .ok_or_else(|| format!("{NO_PATH}; expected for example https://localhost:8080"))
 }
+
+/// Returns the upstream of a URL that has a host and no path.
+#[must_use]
+pub fn without_path(url: &Uri, protocol: Protocol) -> Option<UpstreamUrl> {
+    let is_root = matches!(
+        url.path_and_query().map(PathAndQuery::as_str),
+        None | Some("" | "/")
+    );
+    let host = url.authority().filter(|_| is_root)?;
+    Some(UpstreamUrl::host(protocol, host.clone()))
+}
+
+/// Parses the place of an application: a URL with or without TLS, or a Unix socket.
+///
+/// # Errors
+/// Fails with examples when the text is not such a place.
+pub fn application(text: &str) -> Result<UpstreamUrl, String> {
+    let error = |rule: &str| {
+        format!(
+            "{rule}; expected for example http://127.0.0.1:3000, h2c://127.0.0.1:50051, unix:/run/app.sock, unix+h2c:/run/app.sock, or https://app.example.org:8443"
+        )
+    };
+    for (prefix, is_http2) in [("unix+h2c:", true), ("unix:", false)] {
+        if let Some(path) = text.strip_prefix(prefix) {
+            // The path of a URL follows an empty authority.
+            let path = Path::new(path.strip_prefix("//").unwrap_or(path));
+            return match path.is_absolute() {
+                true => Ok(UpstreamUrl::socket(path.to_owned(), is_http2)),
+                false => Err(error("the path of a Unix socket begins with /")),
+            };
+        }
+    }
+    let (scheme, rest) = text.split_once("://").ok_or_else(|| error("not a URL"))?;
+    let protocol = match scheme {
+        "https" => Protocol::Https,
+        "http" => Protocol::Http,
+        "h2c" => Protocol::H2c,
+        _ => {
+            return Err(error(
+                "the scheme must be http, h2c, unix, unix+h2c or https",
+            ));
+        }
+    };
+    let url = https_url(&format!("https://{rest}"))
+        .map_err(|fault| error(fault.split(';').next().unwrap_or_default()))?;
+    without_path(&url, protocol).ok_or_else(|| error(NO_PATH))
+}
+
+const NO_PATH: &str = "an upstream has no path, because the request's own path is kept";
 
 #[cfg(test)]
 mod tests {
@@ -211,6 +276,44 @@ mod tests {
                     .unwrap_err()
                     .contains("https://localhost:8080"),
                 "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_application_is_a_url_or_a_unix_socket() {
+        for (text, shown) in [
+            ("http://127.0.0.1:3000", "http://127.0.0.1:3000/"),
+            ("http://[::1]:3000/", "http://[::1]:3000/"),
+            ("h2c://localhost:50051", "h2c://localhost:50051/"),
+            ("https://app.example.org", "https://app.example.org/"),
+            ("unix:/run/app.sock", "unix:/run/app.sock"),
+            ("unix:///run/app.sock", "unix:/run/app.sock"),
+            ("unix+h2c:/run/app.sock", "unix+h2c:/run/app.sock"),
+        ] {
+            assert_eq!(
+                application(text).map(|url| url.to_string()),
+                Ok(shown.into())
+            );
+        }
+        for text in [
+            "",
+            "127.0.0.1:3000",
+            "http://",
+            "ftp://a",
+            "http://a/b",
+            "http://u@a",
+            "http://a:0",
+            "h2c://a?b",
+            "unix:run/app.sock",
+            "unix:",
+            "unix://host/path",
+            "http:///a",
+        ] {
+            let error = application(text).unwrap_err();
+            assert!(
+                error.contains("expected for example http://127"),
+                "{text}: {error}"
             );
         }
     }

@@ -1,13 +1,13 @@
 //! The flags of the binaries that listen.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use clap::Args;
 use serve::Limits;
 
 use super::parse::{duration, positive, whole_number};
 use crate::{
-    listen::{self, ClaimedAddress, Inherited},
+    listen::{self, ClaimedAddress, Inherited, ListenAddress},
     runtime::{self, OpenFiles},
 };
 
@@ -42,6 +42,11 @@ pub struct ServeArgs {
     /// the process at once
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     drain_timeout: Duration,
+    /// Longest life of a connection. Then it drains: requests in flight have --drain-timeout to
+    /// finish. Each connection gets up to a tenth less [default: the life of the X.509-SVID that its
+    /// caller has verified]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    max_connection_age: Option<Duration>,
     /// Connections at once. Further ones wait for one to end, at most --handshake-timeout
     #[arg(long, value_name = "N", default_value = "10000", value_parser = positive)]
     max_connections: usize,
@@ -77,6 +82,7 @@ impl ServeArgs {
             stream_idle_timeout: self.stream_idle_timeout,
             max_body: self.max_body,
             drain_timeout: self.drain_timeout,
+            max_connection_age: self.max_connection_age,
             max_connections: self.max_connections,
             max_connections_per_source: self
                 .max_connections_per_address
@@ -109,7 +115,7 @@ impl ServeArgs {
     pub fn claim(
         &self,
         inherited: Inherited,
-        address: SocketAddr,
+        address: &ListenAddress,
     ) -> Result<ClaimedAddress, listen::Error> {
         ClaimedAddress::claim(inherited, address, self.reuse_port, self.cores())
     }

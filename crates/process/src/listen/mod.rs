@@ -1,22 +1,26 @@
 //! The listening sockets of a process. They are its own, one for each core on the same address, so
 //! that the kernel spreads connections over them. Or they were passed to the process.
 
+mod address;
 mod bind;
 mod inherited;
+mod unix;
 
 use std::{
     io,
     net::{SocketAddr, TcpListener},
 };
 
-use serve::listen::Queue;
+use serve::listen::{Queue, StdSocket};
 use tracing::info;
 
-use self::bind::Others;
 pub use self::{
+    address::ListenAddress,
     bind::ListenError,
     inherited::{InheritError, Inherited},
+    unix::UnixListenError,
 };
+use self::{bind::Others, unix::UnixSocket};
 
 /// An address or sockets that can be listened on. The claim comes before the slow parts of a start.
 #[derive(Debug)]
@@ -28,6 +32,7 @@ pub struct ClaimedAddress {
 #[derive(Debug)]
 enum Sockets {
     Own(SocketAddr, Others),
+    Unix(UnixSocket),
     Inherited(Vec<TcpListener>),
 }
 
@@ -37,6 +42,9 @@ pub enum Error {
     /// The address of `--listen` can't be listened on.
     #[error(transparent)]
     Address(#[from] ListenError),
+    /// The Unix socket of `--listen` can't be listened on.
+    #[error(transparent)]
+    Unix(#[from] UnixListenError),
     /// The sockets of `LISTEN_FDS` can't be listened on.
     #[error(transparent)]
     Inherited(#[from] InheritError),
@@ -55,7 +63,7 @@ impl ClaimedAddress {
     /// socket can't be listened on.
     pub fn claim(
         inherited: Inherited,
-        address: SocketAddr,
+        address: &ListenAddress,
         reuse_port: bool,
         cores: usize,
     ) -> Result<Self, Error> {
@@ -71,10 +79,13 @@ impl ClaimedAddress {
                 );
                 Sockets::Inherited(passed)
             }
-            None => {
-                bind::probe(address, others)?;
-                Sockets::Own(address, others)
-            }
+            None => match address {
+                ListenAddress::Ip(address) => {
+                    bind::probe(*address, others)?;
+                    Sockets::Own(*address, others)
+                }
+                ListenAddress::Unix(path) => Sockets::Unix(UnixSocket::claim(path)?),
+            },
         };
         Ok(Self { cores, sockets })
     }
@@ -83,7 +94,7 @@ impl ClaimedAddress {
     #[must_use]
     pub fn queue(&self) -> Queue {
         match self.sockets {
-            Sockets::Own(..) => Queue::Ends,
+            Sockets::Own(..) | Sockets::Unix(_) => Queue::Ends,
             Sockets::Inherited(_) => Queue::Outlives,
         }
     }
@@ -93,15 +104,20 @@ impl ClaimedAddress {
     ///
     /// # Errors
     /// Fails like [`Self::claim`], because another process may have taken the address since.
-    pub fn listen(self) -> Result<Vec<TcpListener>, Error> {
+    pub fn listen(self) -> Result<Vec<StdSocket>, Error> {
         match self.sockets {
             Sockets::Own(address, others) => {
                 if address.port() != 0 {
                     bind::probe(address, others)?;
                 }
-                Ok(bind::bind_each(address, self.cores)?)
+                let sockets = bind::bind_each(address, self.cores)?;
+                Ok(sockets.into_iter().map(StdSocket::Tcp).collect())
             }
-            Sockets::Inherited(passed) => spread(&passed, self.cores).map_err(Error::Share),
+            Sockets::Unix(socket) => Ok(socket.listen(self.cores)?),
+            Sockets::Inherited(passed) => {
+                let sockets = spread(&passed, self.cores).map_err(Error::Share)?;
+                Ok(sockets.into_iter().map(StdSocket::Tcp).collect())
+            }
         }
     }
 }
@@ -122,10 +138,13 @@ fn spread(passed: &[TcpListener], cores: usize) -> io::Result<Vec<TcpListener>> 
 ///
 /// # Errors
 /// Fails when a listener has no address.
-pub fn addresses(listeners: &[TcpListener]) -> io::Result<String> {
+pub fn addresses(listeners: &[StdSocket]) -> io::Result<String> {
     let mut addresses = Vec::new();
     for listener in listeners {
-        let address = listener.local_addr()?.to_string();
+        let address = match listener {
+            StdSocket::Tcp(tcp) => tcp.local_addr()?.to_string(),
+            StdSocket::Unix(unix) => unix::display(&unix.local_addr()?),
+        };
         if !addresses.contains(&address) {
             addresses.push(address);
         }
@@ -154,6 +173,7 @@ mod tests {
             assert_eq!(found, spread_to, "{sockets} on {cores}");
         }
         let listeners = spread(&passed, 3).unwrap();
+        let listeners: Vec<_> = listeners.into_iter().map(StdSocket::Tcp).collect();
         assert_eq!(addresses(&listeners).unwrap(), format!("{a}, {b}"));
     }
 }

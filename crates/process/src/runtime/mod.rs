@@ -8,11 +8,11 @@ mod parking;
 pub use self::open_files::OpenFiles;
 pub(crate) use self::open_files::raise_limit as raise_open_files_limit;
 
-use std::{net::TcpListener as StdListener, process::ExitCode, thread};
+use std::{process::ExitCode, thread};
 
 use anyhow::Context;
+use serve::listen::{Socket, StdSocket};
 use tokio::{
-    net::TcpListener,
     runtime::{Builder, Runtime},
     task::JoinSet,
 };
@@ -36,9 +36,9 @@ pub fn run<F: Future<Output = anyhow::Result<ExitCode>>>(main: F) -> ExitCode {
 ///
 /// # Errors
 /// Fails when a runtime can't be made, or a core ends by a panic.
-pub async fn run_cores<C, F>(listeners: Vec<StdListener>, core: C) -> anyhow::Result<()>
+pub async fn run_cores<C, F>(listeners: Vec<StdSocket>, core: C) -> anyhow::Result<()>
 where
-    C: Fn(TcpListener) -> F + Clone + Send + 'static,
+    C: Fn(Socket) -> F + Clone + Send + 'static,
     F: Future<Output = ()>,
 {
     let mut cores = JoinSet::new();
@@ -50,7 +50,7 @@ where
                 let mut builder = Builder::new_current_thread();
                 let runtime = build(builder.on_thread_park(parking::yield_before_park))?;
                 let finished = runtime.block_on(async {
-                    core(TcpListener::from_std(listener)?).await;
+                    core(Socket::from_std(listener)?).await;
                     anyhow::Ok(())
                 });
                 // A look-up of an upstream may hang, so it is not waited for.

@@ -20,7 +20,6 @@
 
 use std::{
     future::pending,
-    net::{SocketAddr, TcpStream as StdTcpStream},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -28,11 +27,10 @@ use std::{
 };
 
 use common::lock::lock;
-use tokio::{
-    net::TcpStream,
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::debug;
+
+use crate::stream::{PeerAddress, StdStream, Stream};
 
 /// The tolerated imbalance: a core keeps a connection unless it has more than the fewest plus one in
 /// [`TOLERANCE`]. A handoff costs some microseconds, and among many connections a few more do not
@@ -53,8 +51,8 @@ struct HandoffTarget {
 /// A connection that is handed off to another core.
 #[derive(Debug)]
 struct HandedOff {
-    tcp: StdTcpStream,
-    peer: SocketAddr,
+    stream: StdStream,
+    peer: PeerAddress,
     counted: Counted,
 }
 
@@ -69,8 +67,8 @@ pub(crate) struct Member {
 /// An accepted connection that this core serves.
 #[derive(Debug)]
 pub(crate) struct Accepted {
-    pub(crate) tcp: TcpStream,
-    pub(crate) peer: SocketAddr,
+    pub(crate) stream: Stream,
+    pub(crate) peer: PeerAddress,
     pub(crate) counted: Counted,
 }
 
@@ -104,25 +102,29 @@ impl Member {
     /// it if this core has the fewest, or not many more.
     pub(crate) fn keep_or_hand_off(
         &self,
-        (tcp, peer): (TcpStream, SocketAddr),
+        (stream, peer): (Stream, PeerAddress),
     ) -> Option<Accepted> {
         // The lock is held until the connection is counted, so that other cores see the count.
         let cores = self.balance.lock();
         let with_fewest = cores.iter().min_by_key(|core| core.connections());
         let fewest = with_fewest.map_or(0, HandoffTarget::connections);
         if self.connections.load(Relaxed) <= fewest + fewest / TOLERANCE {
-            return Some(self.keep((tcp, peer)));
+            return Some(self.keep((stream, peer)));
         }
         if let Some(core) = with_fewest {
-            core.hand_off(tcp, peer);
+            core.hand_off(stream, peer);
         }
         None
     }
 
     /// Counts a connection that this core accepted and keeps.
-    pub(crate) fn keep(&self, (tcp, peer): (TcpStream, SocketAddr)) -> Accepted {
+    pub(crate) fn keep(&self, (stream, peer): (Stream, PeerAddress)) -> Accepted {
         let counted = Counted::on(&self.connections);
-        Accepted { tcp, peer, counted }
+        Accepted {
+            stream,
+            peer,
+            counted,
+        }
     }
 
     /// Waits for the next connection that another core hands off to this one.
@@ -161,13 +163,17 @@ impl HandoffTarget {
         self.connections.load(Relaxed)
     }
 
-    fn hand_off(&self, tcp: TcpStream, peer: SocketAddr) {
-        match tcp.into_std() {
-            Ok(tcp) => {
+    fn hand_off(&self, stream: Stream, peer: PeerAddress) {
+        match stream.into_std() {
+            Ok(stream) => {
                 let counted = Counted::on(&self.connections);
                 // An error means that the core has ended without removing itself. The connection is
                 // closed then.
-                let _ = self.sender.send(HandedOff { tcp, peer, counted });
+                let _ = self.sender.send(HandedOff {
+                    stream,
+                    peer,
+                    counted,
+                });
             }
             Err(error) => debug!(%peer, %error, "connection ended"),
         }
@@ -177,9 +183,17 @@ impl HandoffTarget {
 impl HandedOff {
     /// Registers the connection with the runtime of the current core.
     fn register(self) -> Option<Accepted> {
-        let Self { tcp, peer, counted } = self;
-        match TcpStream::from_std(tcp) {
-            Ok(tcp) => Some(Accepted { tcp, peer, counted }),
+        let Self {
+            stream,
+            peer,
+            counted,
+        } = self;
+        match Stream::from_std(stream) {
+            Ok(stream) => Some(Accepted {
+                stream,
+                peer,
+                counted,
+            }),
             Err(error) => {
                 debug!(%peer, %error, "connection ended");
                 None
@@ -204,7 +218,7 @@ impl Drop for Counted {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -216,7 +230,8 @@ mod tests {
         for _ in 0..callers {
             let (caller, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
             drop(caller.unwrap());
-            own.extend(member.keep_or_hand_off(accepted.unwrap()));
+            let (stream, peer) = accepted.unwrap();
+            own.extend(member.keep_or_hand_off((stream.into(), peer.into())));
         }
         own
     }

@@ -10,10 +10,7 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use common::backoff::Backoff;
 use futures_util::FutureExt;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::sleep,
-};
+use tokio::time::sleep;
 use tracing::debug;
 
 pub(crate) use self::{
@@ -21,8 +18,8 @@ pub(crate) use self::{
     balance::{Accepted, Balance},
 };
 use crate::{
-    listen::{Listener, Queue},
-    tcp::set_options,
+    listen::{Listener, Queue, Socket, StdSocket},
+    stream::{PeerAddress, StdStream, Stream},
 };
 
 /// The pauses after a failure to accept, usually because the process is out of file descriptors. A
@@ -35,10 +32,7 @@ const MAX_LAST: usize = 4096;
 
 /// Accepts the next connection. While the process is out of file descriptors, callers wait in the
 /// kernel's queue.
-pub(crate) async fn accept(
-    listener: &TcpListener,
-    admission: &Admission,
-) -> (TcpStream, SocketAddr) {
+pub(crate) async fn accept(listener: &Socket, admission: &Admission) -> (Stream, PeerAddress) {
     loop {
         match listener.accept().await {
             Ok(accepted) => match ready(accepted) {
@@ -85,30 +79,51 @@ async fn retry<T>(
 /// No other task of the core runs before the socket is closed. Connections that arrive in these
 /// microseconds are reset, and so are those whose TCP handshake is not complete. With
 /// `net.ipv4.tcp_migrate_req=1` the kernel moves them to another listener on the port, if there is one.
-pub(crate) fn close(Listener { socket, queue }: Listener) -> Vec<(TcpStream, SocketAddr)> {
+pub(crate) fn close(Listener { socket, queue }: Listener) -> Vec<(Stream, PeerAddress)> {
     if queue == Queue::Outlives {
         return Vec::new();
     }
     // Accepts without tokio, which would use the readiness that it was last told.
     let last = socket.into_std().map(|listener| {
-        let accepted = std::iter::from_fn(|| match listener.accept() {
+        let accepted = std::iter::from_fn(|| match accept_now(&listener) {
             Err(error) if is_of_one_connection(&error) => Some(None),
             accepted => Some(Some(accepted.ok()?)),
         });
         accepted.take(MAX_LAST).flatten().collect::<Vec<_>>()
     });
     let last = last.unwrap_or_default().into_iter();
-    last.filter_map(|(tcp, peer)| {
-        tcp.set_nonblocking(true).ok()?;
-        ready((TcpStream::from_std(tcp).ok()?, peer))
+    last.filter_map(|(stream, peer)| {
+        let stream = Stream::from_std(stream).ok()?;
+        let peer = match (&stream, peer) {
+            (_, Some(peer)) => peer,
+            (Stream::Unix(unix), None) => PeerAddress::User(unix.peer_cred().ok()?.uid()),
+            (Stream::Tcp(_), None) => return None,
+        };
+        ready((stream, peer))
     })
     .collect()
 }
 
+/// Accepts a connection that waits. A Unix socket's peer is not known yet.
+fn accept_now(listener: &StdSocket) -> io::Result<(StdStream, Option<PeerAddress>)> {
+    match listener {
+        StdSocket::Tcp(listener) => {
+            let (tcp, peer) = listener.accept()?;
+            tcp.set_nonblocking(true)?;
+            Ok((StdStream::Tcp(tcp), Some(peer.into())))
+        }
+        StdSocket::Unix(listener) => {
+            let (unix, _) = listener.accept()?;
+            unix.set_nonblocking(true)?;
+            Ok((StdStream::Unix(unix), None))
+        }
+    }
+}
+
 /// Prepares a connection to be served. Returns `None` if it has ended.
-fn ready((tcp, peer): (TcpStream, SocketAddr)) -> Option<(TcpStream, SocketAddr)> {
-    match set_options(&tcp) {
-        Ok(()) => Some((tcp, unmapped(peer))),
+fn ready((stream, peer): (Stream, PeerAddress)) -> Option<(Stream, PeerAddress)> {
+    match stream.set_options() {
+        Ok(()) => Some((stream, unmapped(peer))),
         Err(error) => {
             debug!(%peer, %error, "connection ended");
             None
@@ -123,13 +138,16 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// Returns an IPv4 address that a dual-stack socket reports as IPv6 as IPv4.
-fn unmapped(peer: SocketAddr) -> SocketAddr {
-    SocketAddr::new(peer.ip().to_canonical(), peer.port())
+fn unmapped(peer: PeerAddress) -> PeerAddress {
+    match peer {
+        PeerAddress::Ip(peer) => SocketAddr::new(peer.ip().to_canonical(), peer.port()).into(),
+        PeerAddress::User(_) => peer,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
+    use tokio::{net::TcpListener, time::Instant};
 
     use super::*;
     use crate::limits::Limits;
@@ -206,7 +224,7 @@ mod tests {
         let mut peers: Vec<_> = taken.iter().map(|(_, peer)| *peer).collect();
         let mut expected: Vec<_> = callers
             .iter()
-            .map(|tcp| tcp.local_addr().unwrap())
+            .map(|tcp| tcp.local_addr().unwrap().into())
             .collect();
         peers.sort();
         expected.sort();
@@ -224,7 +242,7 @@ mod tests {
         held.set_nonblocking(true).unwrap();
         let address = held.local_addr().unwrap();
         let passed = || Listener {
-            socket: TcpListener::from_std(held.try_clone().unwrap()).unwrap(),
+            socket: Socket::from_std(StdSocket::Tcp(held.try_clone().unwrap())).unwrap(),
             queue: Queue::Outlives,
         };
         let (one, two) = (passed(), passed());

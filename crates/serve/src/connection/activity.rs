@@ -13,7 +13,7 @@ use std::{
 };
 
 use common::lock::lock;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::permit::InFlightPermit;
 use crate::{in_flight::SourceLimit, limits::Limits};
@@ -22,6 +22,8 @@ use crate::{in_flight::SourceLimit, limits::Limits};
 #[derive(Debug)]
 pub(super) struct Activity {
     opened: Instant,
+    /// The time when the connection has reached its age.
+    old: Option<Instant>,
     /// The number of requests in flight.
     in_flight: AtomicUsize,
     /// The time when the connection became idle, in ms since `opened`.
@@ -58,9 +60,11 @@ const NEVER: u64 = u64::MAX;
 
 impl Activity {
     /// Returns the activity of a new connection. The deadline of the first header starts now.
-    pub(super) fn new(limit: SourceLimit) -> Arc<Self> {
+    pub(super) fn new(limit: SourceLimit, max_age: Option<Duration>) -> Arc<Self> {
+        let opened = Instant::now();
         Arc::new(Self {
-            opened: Instant::now(),
+            opened,
+            old: max_age.map(|age| opened + age.mul_f64(1.0 - fastrand::f64() / 10.0)),
             in_flight: AtomicUsize::new(0),
             idle_since: AtomicU64::new(0),
             header_since: AtomicU64::new(0),
@@ -190,6 +194,15 @@ impl Activity {
         }
     }
 
+    /// Waits as [`Self::overdue`] does, or returns `None` when the connection has reached its age.
+    pub(super) async fn overdue_or_old(&self, limits: &Limits) -> Option<Overdue> {
+        let overdue = self.overdue(limits);
+        match self.old {
+            Some(old) => timeout_at(old, overdue).await.ok(),
+            None => Some(overdue.await),
+        }
+    }
+
     /// Waits until all answers have left and no request was in flight for `time`, counted from now.
     pub(super) async fn without_request_for(&self, time: Duration) {
         let from = self.now();
@@ -242,7 +255,7 @@ mod tests {
     use crate::in_flight::InFlightLimit;
 
     fn activity() -> Arc<Activity> {
-        Activity::new(InFlightLimit::new(9).of("192.0.2.1".parse().unwrap()))
+        Activity::new(InFlightLimit::new(9).of("192.0.2.1".parse().unwrap()), None)
     }
 
     fn limits() -> Limits {
@@ -303,6 +316,30 @@ mod tests {
         );
         activity.ends();
         assert_eq!(overdue_after(&activity).await.0, Overdue::Idle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_old_within_a_tenth_before_its_age_t005() {
+        for in_flight in [true, false] {
+            let limit = InFlightLimit::new(9).of("192.0.2.1".parse().unwrap());
+            let activity = Activity::new(limit, Some(Duration::from_secs(60)));
+            one_request(&activity);
+            if in_flight {
+                activity.begins();
+            }
+            let start = Instant::now();
+            assert_eq!(activity.overdue_or_old(&limits()).await, None);
+            assert!((54..=60).contains(&start.elapsed().as_secs()));
+        }
+        let limit = InFlightLimit::new(9).of("192.0.2.1".parse().unwrap());
+        let activity = Activity::new(limit, Some(Duration::from_secs(100)));
+        one_request(&activity);
+        let overdue = activity.overdue_or_old(&limits()).await;
+        assert_eq!(
+            overdue,
+            Some(Overdue::Idle),
+            "a deadline before the age holds"
+        );
     }
 
     #[tokio::test(start_paused = true)]

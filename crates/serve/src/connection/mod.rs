@@ -10,6 +10,7 @@ mod http2;
 pub mod last;
 mod observed;
 mod permit;
+mod plaintext;
 pub(crate) mod received;
 mod request;
 mod unread;
@@ -18,23 +19,20 @@ pub(crate) mod windows;
 
 use std::{
     convert::Infallible,
-    future::poll_fn,
+    future::{pending, poll_fn},
     net::IpAddr,
     pin::Pin,
     sync::{Arc, Mutex},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
-use common::lock::lock;
 use hyper::{
     body::{Bytes, Incoming},
-    server::conn::http1::UpgradeableConnection,
     service::{HttpService, service_fn},
 };
-use hyper_util::rt::TokioIo;
 use tokio::{
-    net::TcpStream,
+    io::{AsyncRead, AsyncWrite},
     sync::OwnedSemaphorePermit,
     time::{sleep, timeout},
 };
@@ -43,21 +41,37 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use self::{
     activity::{Activity, Overdue},
     exchange::Serving,
-    http1::Tracked,
+    http1::{Http1, Tracked},
     observed::Observed,
+    plaintext::Prefixed,
     windows::Windows,
 };
 use crate::{
-    accept::HandshakePermit, handler::Handler, http2::dead, peer::Peer, shared::Shared,
-    shutdown::Shutdown,
+    accept::HandshakePermit, handler::Handler, http2::dead, listen::Security, peer::Peer,
+    shared::Shared, shutdown::Shutdown, stream::Stream,
 };
+
+/// The I/O that HTTP is served on.
+trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<I: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for I {}
+
+/// A connection on which HTTP can begin.
+enum Opened {
+    Tls(Box<TlsStream<Stream>>),
+    /// A connection without TLS, and whether it speaks HTTP/2.
+    Plaintext(bool, Prefixed<Stream>),
+}
 
 pub(crate) struct Connection {
     pub(crate) peer: Peer,
     /// The source of the connection, which the limits count.
     pub(crate) source: IpAddr,
     pub(crate) shared: Shared,
+    /// The stop of the process.
     pub(crate) shutdown: Shutdown,
+    /// The end of the connection: the stop of the process, or the end of its identity before that.
+    pub(crate) end: Shutdown,
 }
 
 /// The reason why a connection ended early. It is routine and logged at debug level.
@@ -69,6 +83,8 @@ pub(crate) enum Error {
     HandshakeEvicted,
     #[error("stopping")]
     Stopping,
+    #[error("a request in flight outlasted the drain")]
+    NotDrained,
     #[error("TLS handshake: {0}")]
     Handshake(std::io::Error),
     #[error("{0}")]
@@ -94,13 +110,24 @@ impl Connection {
     /// Serves the connection until it ends.
     pub(crate) async fn serve(
         self,
-        tcp: TcpStream,
-        acceptor: TlsAcceptor,
+        stream: Stream,
+        security: Security,
         handshake: HandshakePermit,
         handler: impl Handler,
     ) -> Result<(), Error> {
-        let (tls, _permit) = self.open(tcp, acceptor, handshake).await?;
-        let activity = Activity::new(self.shared.in_flight.of(self.source));
+        let (opened, _permit) = self.open(stream, security, handshake).await?;
+        match opened {
+            Opened::Tls(tls) => {
+                let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+                self.http(*tls, is_http2, handler).await
+            }
+            Opened::Plaintext(is_http2, io) => self.http(io, is_http2, handler).await,
+        }
+    }
+
+    async fn http(self, io: impl Io, is_http2: bool, handler: impl Handler) -> Result<(), Error> {
+        let age = self.shared.limits.max_connection_age;
+        let activity = Activity::new(self.shared.in_flight.of(self.source), age);
         let serving = Arc::new(Serving {
             handler,
             peer: self.peer.clone(),
@@ -108,24 +135,34 @@ impl Connection {
             activity: Arc::clone(&activity),
             tunnel: Mutex::default(),
         });
-        // ALPN chooses the version. Its detection in the first bytes would wait without a deadline. Each
-        // future is boxed, because an idle connection would otherwise keep memory for both versions.
-        match tls.get_ref().1.alpn_protocol() == Some(b"h2") {
-            true => Box::pin(self.http2(tls, &activity, serving)).await,
-            false => Box::pin(self.http1(tls, &activity, serving)).await,
+        // Each future is boxed, because an idle connection would otherwise keep memory for both versions.
+        match is_http2 {
+            true => Box::pin(self.http2(io, &activity, serving)).await,
+            false => Box::pin(self.http1(io, &activity, serving)).await,
         }
     }
 
-    /// Waits for the TLS handshake and then for a permit to serve the connection, under one deadline.
+    /// Waits for the TLS handshake, or for the first bytes without TLS, and then for a permit to serve the
+    /// connection, under one deadline.
     async fn open(
         &self,
-        tcp: TcpStream,
-        acceptor: TlsAcceptor,
+        stream: Stream,
+        security: Security,
         handshake: HandshakePermit,
-    ) -> Result<(TlsStream<TcpStream>, OwnedSemaphorePermit), Error> {
+    ) -> Result<(Opened, OwnedSemaphorePermit), Error> {
         let opening = async {
-            let tls = acceptor.accept(tcp).await.map_err(Error::Handshake)?;
-            Ok((tls, self.shared.admission.connection().await))
+            let opened = match security {
+                Security::Tls(config) => {
+                    let accepted = TlsAcceptor::from(config).accept(stream).await;
+                    Opened::Tls(Box::new(accepted.map_err(Error::Handshake)?))
+                }
+                Security::Plaintext => {
+                    let detected = plaintext::detect(stream).await;
+                    let (is_http2, io) = detected.map_err(Error::Handshake)?;
+                    Opened::Plaintext(is_http2, io)
+                }
+            };
+            Ok((opened, self.shared.admission.connection().await))
         };
         tokio::select! {
             opened = timeout(self.shared.limits.handshake_timeout, opening) => {
@@ -143,7 +180,7 @@ impl Connection {
     /// request was served (RFC 9112 §9.6).
     async fn http1<H: Handler>(
         self,
-        tls: TlsStream<TcpStream>,
+        io: impl Io,
         activity: &Arc<Activity>,
         serving: Arc<Serving<H>>,
     ) -> Result<(), Error> {
@@ -151,29 +188,28 @@ impl Connection {
             let serving = Arc::clone(&serving);
             service_fn(move |request| http1::exchange(&serving, request))
         };
-        let io = TokioIo::new(Observed::http1(tls, Arc::clone(activity)));
-        let connection = http1::http1().serve_connection(io, service);
-        let mut connection = Http1 {
-            http: Box::pin(connection.with_upgrades()),
-            serving,
-            tunnel: None,
-        };
+        let io = Observed::http1(io, Arc::clone(activity));
+        let mut connection = Http1::new(io, service, serving);
         let overdue = tokio::select! {
             served = &mut connection => return served,
-            overdue = activity.overdue(&self.shared.limits) => Some(overdue),
+            overdue = activity.overdue_or_old(&self.shared.limits) => overdue,
             () = evicted(activity) => return Err(Error::Evicted),
-            () = self.shutdown.clone().requested() => None,
+            () = self.end.clone().requested() => None,
         };
-        if overdue.is_none() {
-            activity.stop();
+        if overdue.is_some() {
+            return self.end(connection, activity, overdue).await;
+        }
+        activity.stop();
+        let drained = async {
             tokio::select! {
                 served = &mut connection => return served,
                 overdue = activity.overdue(&self.shared.limits) => return Err(overdue.into()),
                 () = evicted(activity) => return Err(Error::Evicted),
                 () = activity.without_request_for(self.drain_grace()) => {}
             }
-        }
-        self.end(connection, activity, overdue).await
+            self.end(connection, activity, None).await
+        };
+        self.within_drain_timeout(drained).await
     }
 
     /// Serves HTTP/2.
@@ -183,11 +219,11 @@ impl Connection {
     /// knows that it was not served (RFC 9113 §6.8).
     async fn http2<H: Handler>(
         self,
-        tls: TlsStream<TcpStream>,
+        io: impl Io,
         activity: &Arc<Activity>,
         serving: Arc<Serving<H>>,
     ) -> Result<(), Error> {
-        let io = Observed::http2(tls, Arc::clone(activity));
+        let io = Observed::http2(io, Arc::clone(activity));
         let heard = io.heard();
         let mut h2 = tokio::select! {
             h2 = http2::handshake(io) => h2?,
@@ -204,10 +240,16 @@ impl Connection {
         let serving = async {
             let overdue = tokio::select! {
                 served = &mut connection => return served,
-                overdue = activity.overdue(&self.shared.limits) => Some(overdue),
-                () = self.shutdown.clone().requested() => None,
+                overdue = activity.overdue_or_old(&self.shared.limits) => overdue,
+                () = self.end.clone().requested() => None,
             };
-            self.end(connection, activity, overdue).await
+            match overdue {
+                Some(_) => self.end(connection, activity, overdue).await,
+                None => {
+                    self.within_drain_timeout(self.end(connection, activity, None))
+                        .await
+                }
+            }
         };
         tokio::select! {
             served = serving => served,
@@ -238,6 +280,23 @@ impl Connection {
         }
     }
 
+    /// Drains a connection, at most for the drain timeout. A stop of the process has its own deadline.
+    async fn within_drain_timeout(
+        &self,
+        drained: impl Future<Output = Result<(), Error>>,
+    ) -> Result<(), Error> {
+        let late = async {
+            sleep(self.shared.limits.drain_timeout).await;
+            if self.shutdown.is_requested() {
+                pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            drained = drained => drained,
+            () = late => Err(Error::NotDrained),
+        }
+    }
+
     /// Waits until a stop is requested and the time for unfinished handshakes has passed.
     async fn stopping(&self) {
         self.shutdown.clone().requested().await;
@@ -261,53 +320,23 @@ trait HttpConnection: Future<Output = Result<(), Error>> + Unpin {
     fn start_drain(&mut self);
 }
 
-type Io = Observed<TlsStream<TcpStream>>;
-
-/// A connection that speaks HTTP/1.1, and the tunnel that it may become.
-struct Http1<S: HttpService<Incoming>, H> {
-    http: Pin<Box<UpgradeableConnection<TokioIo<Io>, S>>>,
-    serving: Arc<Serving<H>>,
-    tunnel: Option<Tunnelling>,
-}
-
-type Tunnelling = Pin<Box<dyn Future<Output = Result<(), upgrade::Error>> + Send>>;
-
-impl<S, H> Future for Http1<S, H>
+impl<I, S, H> HttpConnection for Http1<I, S, H>
 where
-    S: HttpService<Incoming, ResBody = Tracked, Error = Infallible>,
-{
-    type Output = Result<(), Error>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        loop {
-            if let Some(tunnel) = &mut self.tunnel {
-                return tunnel.as_mut().poll(cx).map_err(Into::into);
-            }
-            ready!(self.http.as_mut().poll(cx))?;
-            let Some(tunnel) = lock(&self.serving.tunnel).take() else {
-                return Poll::Ready(Ok(()));
-            };
-            self.tunnel = Some(Box::pin(tunnel.run()));
-        }
-    }
-}
-
-impl<S, H> HttpConnection for Http1<S, H>
-where
+    I: Io,
     S: HttpService<Incoming, ResBody = Tracked, Error = Infallible>,
 {
     fn start_drain(&mut self) {
-        self.http.as_mut().graceful_shutdown();
+        self.drain();
     }
 }
 
-struct Http2<H> {
-    h2: h2::server::Connection<Io, Bytes>,
+struct Http2<I, H> {
+    h2: h2::server::Connection<Observed<I>, Bytes>,
     windows: Windows,
     serving: Arc<Serving<H>>,
 }
 
-impl<H: Handler> Future for Http2<H> {
+impl<I: Io, H: Handler> Future for Http2<I, H> {
     type Output = Result<(), Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -321,7 +350,7 @@ impl<H: Handler> Future for Http2<H> {
     }
 }
 
-impl<H: Handler> HttpConnection for Http2<H> {
+impl<I: Io, H: Handler> HttpConnection for Http2<I, H> {
     fn start_drain(&mut self) {
         self.h2.graceful_shutdown();
     }

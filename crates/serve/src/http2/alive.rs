@@ -110,7 +110,12 @@ const CHECKS: u32 = 4;
 pub struct Listening<I> {
     io: I,
     heard: Heard,
+    is_vectored: bool,
 }
+
+/// The longest DATA frame that `h2` copies next to others, in bytes, where writes are
+/// [not vectored](Listening::unvectored).
+pub const MAX_COPIED: usize = 1023;
 
 impl<I> Listening<I> {
     /// Returns I/O that counts the reads from `io`.
@@ -119,6 +124,19 @@ impl<I> Listening<I> {
         Self {
             io,
             heard: Heard::default(),
+            is_vectored: true,
+        }
+    }
+
+    /// Reports that writes are not vectored, so that `h2` copies frames of up to [`MAX_COPIED`] bytes into
+    /// one buffer. It copies frames below 256 bytes otherwise, and each longer one costs a write and a TLS
+    /// record of its own. Larger bodies are better off with vectored writes, because a frame's head would
+    /// become a TLS record.
+    #[must_use]
+    pub fn unvectored(self) -> Self {
+        Self {
+            is_vectored: false,
+            ..self
         }
     }
 
@@ -161,7 +179,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Listening<I> {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.is_vectored && self.io.is_write_vectored()
     }
 
     fn poll_write_vectored(

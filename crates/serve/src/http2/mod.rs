@@ -14,7 +14,7 @@ mod inflow;
 mod outflow;
 
 pub use self::{
-    alive::{Heard, Listening, RoundTrip, dead, measure},
+    alive::{Heard, Listening, MAX_COPIED, RoundTrip, dead, measure},
     inflow::Inflow,
     outflow::{SendError, send_body},
 };

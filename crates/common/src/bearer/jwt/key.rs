@@ -22,7 +22,7 @@ pub(super) struct Key {
 
 /// The reason why a JWK can't be used as a JWT authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(in crate::bearer) enum KeyFault {
+pub(crate) enum KeyFault {
     /// A type or curve that no JWT-SVID is signed with.
     #[error("its key type is not supported")]
     Type,

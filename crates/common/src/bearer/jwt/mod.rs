@@ -5,24 +5,23 @@
 //! verdicts, with that crate as the oracle.
 //!
 //! - `token`, `claims`: the token's octets, read once and strictly
-//! - `algorithm`, `key`, `authorities`: the keys of a trust domain, read once for each bundle
+//! - `algorithm`, `key`, `bundle`: the keys of a trust domain, read once for each bundle
 
 mod algorithm;
-mod authorities;
+mod bundle;
 mod claims;
 mod key;
 mod token;
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use spiffe::{BundleSource, JwtBundle, SpiffeId, TrustDomain};
+use spiffe::{BundleSource, SpiffeId, TrustDomain};
 
+pub use self::bundle::{JwtBundle, JwtBundleFault, JwtBundleSet};
 use self::{
-    authorities::Authorities,
     claims::{Claims, IssuedAt},
     token::Token,
 };
@@ -30,7 +29,7 @@ use super::{
     policy::Policy,
     refusal::{Refusal, TokenFault},
 };
-use crate::{lock::lock, sanitize::Sanitized};
+use crate::sanitize::Sanitized;
 
 /// The longest SPIFFE ID that is accepted, in bytes; SPIFFE-ID §2.3 demands support up to it.
 const MAX_ID: usize = 2048;
@@ -48,20 +47,15 @@ pub(super) struct Svid {
     pub(super) bundle: Arc<JwtBundle>,
 }
 
-/// Verifies tokens with the keys of `bundles`. Each bundle's keys are read once.
+/// Verifies tokens with the keys of `bundles`.
 #[derive(Debug)]
 pub(super) struct Validator<B> {
     bundles: B,
-    read: Mutex<HashMap<TrustDomain, ReadBundle>>,
 }
-
-/// A bundle, and its keys.
-type ReadBundle = (Arc<JwtBundle>, Arc<Authorities>);
 
 impl<B> Validator<B> {
     pub(super) fn new(bundles: B) -> Self {
-        let read = Mutex::default();
-        Self { bundles, read }
+        Self { bundles }
     }
 
     pub(super) fn bundles(&self) -> &B {
@@ -89,8 +83,8 @@ where
         let id = subject(&token.claims)?;
         check_audience(&token.claims, &policy.audiences)?;
         check_times(&token.claims, policy, seconds(now)?)?;
-        let (bundle, authorities) = self.authorities(id.trust_domain())?;
-        check_signature(&token, &authorities, id.trust_domain())?;
+        let bundle = self.bundle(id.trust_domain())?;
+        check_signature(&token, &bundle, id.trust_domain())?;
         Ok(Svid {
             id,
             expiry: token.claims.expiry,
@@ -99,29 +93,15 @@ where
         })
     }
 
-    /// Returns the bundle of a trust domain and its keys.
+    /// Returns the bundle of a trust domain.
     ///
     /// # Errors
-    /// Fails when there is no such bundle, or no bundle at all.
-    pub(super) fn authorities(&self, trust_domain: &TrustDomain) -> Result<ReadBundle, Refusal> {
+    /// Fails when there is no such bundle, or when no bundle may be used at present.
+    fn bundle(&self, trust_domain: &TrustDomain) -> Result<Arc<JwtBundle>, Refusal> {
         let bundle = self.bundles.bundle_for_trust_domain(trust_domain);
         let bundle = bundle.map_err(|error| Refusal::NoTrust(Box::new(error)))?;
-        let bundle =
-            bundle.ok_or_else(|| TokenFault::NoBundle(Sanitized(trust_domain.to_string())))?;
-        let known = lock(&self.read).get(trust_domain).cloned();
-        if let Some(read) = known.filter(|(of, _)| Arc::ptr_eq(of, &bundle)) {
-            return Ok(read);
-        }
-        let read = (Arc::clone(&bundle), Arc::new(Authorities::of(&bundle)));
-        let mut known = lock(&self.read);
-        known.retain(|domain, (of, _)| self.is_current(domain, of));
-        known.insert(trust_domain.clone(), read.clone());
-        Ok(read)
-    }
-
-    fn is_current(&self, trust_domain: &TrustDomain, bundle: &Arc<JwtBundle>) -> bool {
-        let current = self.bundles.bundle_for_trust_domain(trust_domain);
-        matches!(current, Ok(Some(current)) if Arc::ptr_eq(&current, bundle))
+        let missing = || TokenFault::NoBundle(Sanitized(trust_domain.to_string()));
+        Ok(bundle.ok_or_else(missing)?)
     }
 }
 
@@ -176,7 +156,7 @@ fn check_lifetime(claims: &Claims, max: Duration, now: f64) -> Result<(), TokenF
 /// algorithm (JWT-SVID §2.2).
 fn check_signature(
     token: &Token<'_>,
-    authorities: &Authorities,
+    bundle: &JwtBundle,
     trust_domain: &TrustDomain,
 ) -> Result<(), TokenFault> {
     let algorithm = token.header.algorithm;
@@ -186,11 +166,11 @@ fn check_signature(
                 key_id: Sanitized(key_id.to_owned()),
                 trust_domain: Sanitized(trust_domain.to_string()),
             };
-            let key = authorities.get(key_id, algorithm).ok_or_else(missing)?;
+            let key = bundle.get(key_id, algorithm).ok_or_else(missing)?;
             key.map_err(|fault| TokenFault::Authority(Sanitized(fault.to_string())))?
                 .verifies(algorithm, token.message, &token.signature)
         }
-        None => authorities
+        None => bundle
             .of_algorithm(algorithm)
             .any(|key| key.verifies(algorithm, token.message, &token.signature)),
     };
@@ -207,10 +187,8 @@ fn seconds(time: SystemTime) -> Result<f64, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-    use spiffe::JwtBundleSet;
-
     use super::{super::allow::Allow, *};
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
     #[test]
     fn clock_before_1970_is_a_fault_of_the_server_j203() {

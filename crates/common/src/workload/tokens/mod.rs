@@ -12,7 +12,7 @@ mod tests;
 
 use std::{
     fmt,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
@@ -23,15 +23,11 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use self::lifetime::Lifetime;
-use super::{Error, Reason, WorkloadApi};
-use crate::backoff::Backoff;
-
-/// The time for one fetch. An agent answers in milliseconds; one that hangs may have been replaced by
-/// the next fetch.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+use super::{Choice, Error, Reason, WorkloadApi};
+use crate::{backoff::Backoff, lock::lock};
 
 /// The pauses after failed fetches, before jitter, which at most halves them.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(3));
@@ -63,6 +59,45 @@ struct Shared {
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
 }
 
+/// Fetches tokens of one identity.
+struct Fetcher {
+    workload_api: WorkloadApi,
+    audiences: Vec<String>,
+    id: Option<SpiffeId>,
+    /// The identity of the last token, if none was chosen. It is kept for as long as it is issued.
+    held: Mutex<Option<SpiffeId>>,
+}
+
+impl Fetcher {
+    async fn fetch(&self) -> Result<JwtSvid, Error> {
+        if self.id.is_some() || self.workload_api.choice != Choice::First {
+            return self.fetch_as(self.id.as_ref()).await;
+        }
+        let held = lock(&self.held).clone();
+        let svid = match self.fetch_as(held.as_ref()).await {
+            Err(error)
+                if held.is_some() && matches!(error.reason(), Reason::NoIdentityIssued(_)) =>
+            {
+                self.fetch_as(None).await?
+            }
+            fetched => fetched?,
+        };
+        let id = svid.spiffe_id();
+        if let Some(former) = held.filter(|held| held != id) {
+            warn!(
+                "this process is now {id}, because {former} is no longer issued to it: servers that allow \
+                 {former} may refuse it"
+            );
+        }
+        *lock(&self.held) = Some(id.clone());
+        Ok(svid)
+    }
+
+    async fn fetch_as(&self, id: Option<&SpiffeId>) -> Result<JwtSvid, Error> {
+        self.workload_api.fetch_jwt_svid(&self.audiences, id).await
+    }
+}
+
 #[derive(Default)]
 struct State {
     current: Option<Current>,
@@ -91,17 +126,15 @@ impl TokenSource {
     ) -> Self {
         audiences.sort_unstable();
         audiences.dedup();
-        let workload_api = WorkloadApi {
-            startup_timeout: workload_api.startup_timeout.min(FETCH_TIMEOUT),
-            ..workload_api
-        };
-        let request = Arc::new((workload_api, audiences, id));
+        let fetcher = Arc::new(Fetcher {
+            workload_api,
+            audiences,
+            id,
+            held: Mutex::default(),
+        });
         let fetch = move || {
-            let request = Arc::clone(&request);
-            async move {
-                let (workload_api, audiences, id) = &*request;
-                workload_api.fetch_jwt_svid(audiences, id.as_ref()).await
-            }
+            let fetcher = Arc::clone(&fetcher);
+            async move { fetcher.fetch().await }
         };
         Self::fetching(fetch, SystemTime::now)
     }
@@ -128,8 +161,8 @@ impl TokenSource {
 
     /// Returns the current token at once if it may be used, and otherwise waits for the fetch.
     ///
-    /// The fetch takes at most 5 s, or 6 s if the last token was refused. If the future is dropped
-    /// before, the fetch continues.
+    /// The fetch takes at most the start-up timeout of the Workload API, and a second longer if the last
+    /// token was refused. If the future is dropped before, the fetch continues.
     ///
     /// # Errors
     /// Fails when no token may be used and the last fetch failed. The error is that of the fetch.
@@ -273,7 +306,8 @@ impl Renewal {
         let lifetime = Lifetime::new(&svid, (self.shared.clock)(), now, random());
         match self.failures {
             0 => debug!(spiffe_id = %svid.spiffe_id(), "JWT-SVID issued"),
-            _ => info!(spiffe_id = %svid.spiffe_id(), "JWT-SVID issued again"),
+            // The level is that of the line which tells the beginning.
+            _ => warn!(spiffe_id = %svid.spiffe_id(), "JWT-SVID issued again"),
         }
         self.failures = 0;
         self.next = (now + MIN_INTERVAL, lifetime.renewal);

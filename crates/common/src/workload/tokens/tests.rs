@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    super::{Address, Reason},
+    super::{Address, Process, Reason},
     *,
 };
 
@@ -120,12 +120,12 @@ impl Agent {
             Does::Repeat => {}
             Does::Fail => return Err(Error::new(address, Reason::NobodyListens)),
             Does::Withdraw => {
-                let error = spiffe::WorkloadApiError::NoIdentityIssued;
-                return Err(Error::new(address, error.into()));
+                let reason = Reason::NoIdentityIssued(Process::current());
+                return Err(Error::new(address, reason));
             }
             Does::Hang => {
-                // The real fetch has this timeout.
-                sleep(FETCH_TIMEOUT).await;
+                // The real fetch has a timeout too.
+                sleep(SECOND * 5).await;
                 return Err(Error::new(address, Reason::NoAnswer));
             }
         }

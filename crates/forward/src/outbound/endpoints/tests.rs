@@ -5,14 +5,24 @@ use hyper::body::Bytes;
 use tokio::time::advance;
 
 use super::*;
-use crate::outbound::origin::{At, Origin};
+use crate::outbound::{
+    origin::{At, Origin},
+    url::{Protocol, UpstreamUrl},
+};
 
 type Tested = Endpoints<Full<Bytes>>;
 
 const NEED: Need = Need::SMALL;
 
+fn origin() -> Origin {
+    Origin::new(&UpstreamUrl::host(
+        Protocol::Https,
+        "name:1".parse().unwrap(),
+    ))
+}
+
 fn locations(count: u64) -> Vec<Arc<Location>> {
-    let origin = Arc::new(Origin::new(&"https://name:1".parse().unwrap()));
+    let origin = Arc::new(origin());
     let location = |id: u64| {
         Arc::new(Location {
             id,
@@ -28,7 +38,7 @@ fn endpoints(count: u64) -> Tested {
 }
 
 fn at() -> At {
-    At::new(&"https://name:1".parse().unwrap(), &[])
+    At::new(&origin(), &[])
 }
 
 fn refused() -> Error {

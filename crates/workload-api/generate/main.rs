@@ -1,8 +1,8 @@
-//! Writes `src/pb.rs` of dev-agent, the Workload API's messages and stubs, from `proto/workload.proto`.
+//! Writes `src/pb.rs`, the Workload API's messages and stubs, from `proto/workload.proto`.
 //!
 //! ```sh
-//! cargo run --locked --manifest-path crates/dev-agent/generate/Cargo.toml             # writes the file
-//! cargo run --locked --manifest-path crates/dev-agent/generate/Cargo.toml -- --check  # fails if it is stale
+//! cargo run --locked --manifest-path crates/workload-api/generate/Cargo.toml             # writes the file
+//! cargo run --locked --manifest-path crates/workload-api/generate/Cargo.toml -- --check  # fails if it is stale
 //! ```
 
 use std::{
@@ -13,8 +13,8 @@ use std::{
     process::{Command, ExitCode},
 };
 
-/// The directory of the crate `dev-agent`.
-const DEV_AGENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+/// The directory of the crate `workload-api`.
+const CRATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const HEADER: &str = "\
 // @generated from proto/workload.proto by generate/main.rs. Do not edit.
 ";
@@ -31,13 +31,13 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         }
     };
     let generated = generate()?;
-    let path = Path::new(DEV_AGENT).join("src/pb.rs");
+    let path = Path::new(CRATE).join("src/pb.rs");
     if !check {
         fs::write(path, generated)?;
     } else if fs::read_to_string(path)? != generated {
         eprintln!(
-            "crates/dev-agent/src/pb.rs is not what proto/workload.proto generates; run: \
-             cargo run --locked --manifest-path crates/dev-agent/generate/Cargo.toml"
+            "crates/workload-api/src/pb.rs is not what proto/workload.proto generates; run: \
+             cargo run --locked --manifest-path crates/workload-api/generate/Cargo.toml"
         );
         return Ok(ExitCode::FAILURE);
     }
@@ -47,7 +47,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 /// Returns the source of the messages and stubs, formatted as `cargo fmt` formats the workspace.
 fn generate() -> Result<String, Box<dyn Error>> {
     let directory = tempfile::tempdir()?;
-    let files = protox::compile(["workload.proto"], [Path::new(DEV_AGENT).join("proto")])?;
+    let files = protox::compile(["workload.proto"], [Path::new(CRATE).join("proto")])?;
     tonic_prost_build::configure()
         .build_transport(false)
         .emit_rerun_if_changed(false)

@@ -1,0 +1,167 @@
+//! One request of an application: its route, its token, and the answer.
+
+use std::{sync::Arc, time::Duration};
+
+use common::{sanitize::Sanitized, throttle::LogQuotas};
+use forward::{Checked, LoggedForwarder, Rejected};
+use futures_util::future::try_join_all;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION,
+};
+use serve::{
+    Handler, Received,
+    body::{self, Body},
+    peer::Peer,
+};
+use spiffe::JwtSvid;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::destination::Destination;
+use crate::{authorize, challenge::refuses_token};
+
+/// The destinations of all requests. All cores share them.
+#[derive(Clone, Debug)]
+pub(super) struct ListenHandler {
+    destinations: Arc<[Arc<Destination>]>,
+    replaces_authorization: bool,
+    quotas: Arc<LogQuotas>,
+}
+
+/// The handler of one core, which has its own upstream connections.
+#[derive(Clone, Debug)]
+pub(super) struct CoreHandler {
+    shared: ListenHandler,
+    forwarders: Arc<[LoggedForwarder]>,
+}
+
+impl ListenHandler {
+    pub(super) fn new(destinations: Vec<Arc<Destination>>, replaces_authorization: bool) -> Self {
+        Self {
+            destinations: destinations.into(),
+            replaces_authorization,
+            quotas: Arc::default(),
+        }
+    }
+
+    pub(super) fn destinations(&self) -> impl Iterator<Item = &Destination> {
+        self.destinations.iter().map(AsRef::as_ref)
+    }
+
+    /// Waits until each destination has a token.
+    ///
+    /// # Errors
+    /// Fails when one has none within `timeout`.
+    pub(super) async fn first_tokens(&self, timeout: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + timeout;
+        let first = self.destinations().map(|one| one.first_token(deadline));
+        try_join_all(first).await.map(drop)
+    }
+
+    /// Returns the handler of one core.
+    pub(super) fn of_core(&self) -> CoreHandler {
+        let forwarders = self.destinations().map(|one| one.forwarder(&self.quotas));
+        CoreHandler {
+            forwarders: forwarders.collect(),
+            shared: self.clone(),
+        }
+    }
+
+    /// Logs a request that is answered here, within the quota.
+    fn log(&self, peer: &Peer, status: StatusCode, reason: &str) {
+        let (status, is_callers) = (status.as_u16(), status.is_client_error());
+        let quota = match is_callers {
+            true => &self.quotas.refused,
+            false => &self.quotas.failed,
+        };
+        if let Some(left_out) = quota.take(peer.source()) {
+            match is_callers {
+                true => warn!(%peer, status, left_out, "{reason}"),
+                false => error!(%peer, status, left_out, "{reason}"),
+            }
+        }
+    }
+}
+
+impl Handler for CoreHandler {
+    async fn handle(&self, request: Request<Received>, peer: &Peer) -> Response<Body> {
+        match Checked::plaintext(request) {
+            Ok(request) => self.route(request, peer).await,
+            Err(rejected) => self.reject(&rejected, peer),
+        }
+    }
+}
+
+impl CoreHandler {
+    /// Sends a request to the destination of its host.
+    async fn route(&self, request: Checked, peer: &Peer) -> Response<Body> {
+        let host = request.host().unwrap_or_default();
+        let destinations = self.shared.destinations().zip(self.forwarders.iter());
+        let mut for_host = destinations.filter(|(one, _)| one.route.is_for(host));
+        let Some((destination, forwarder)) = for_host.next() else {
+            let host = Sanitized(host);
+            let reason =
+                format!("no route for the host {host}; add one: --route '{host}=https://…'");
+            return self.refuse(peer, StatusCode::FORBIDDEN, &reason);
+        };
+        if request.headers().contains_key(AUTHORIZATION) && !self.shared.replaces_authorization {
+            let reason = "the application sends an Authorization of its own, in whose place the JWT-SVID goes; remove it, or start the client with --replace-authorization";
+            return self.refuse(peer, StatusCode::BAD_REQUEST, reason);
+        }
+        let method = Sanitized(request.method().as_str());
+        let path = Sanitized(request.path());
+        info!(%peer, route = %destination, "{method} {path}");
+        self.forward(request, peer, destination, forwarder).await
+    }
+
+    async fn forward(
+        &self,
+        request: Checked,
+        peer: &Peer,
+        destination: &Destination,
+        forwarder: &LoggedForwarder,
+    ) -> Response<Body> {
+        let tokens = &destination.tokens;
+        let token = match tokens.token().await {
+            Ok(token) => token,
+            Err(error) => {
+                let reason = format!("no JWT-SVID for {destination}: {error}");
+                self.shared
+                    .log(peer, StatusCode::SERVICE_UNAVAILABLE, &reason);
+                return body::status(StatusCode::SERVICE_UNAVAILABLE);
+            }
+        };
+        let renew = |status: StatusCode, headers: &HeaderMap| {
+            refuses_token(status, headers).then(|| {
+                let refused = Arc::clone(&token);
+                async move {
+                    tokens.invalidate(&refused);
+                    let fresh = tokens.token().await.ok()?;
+                    bearer(&fresh).filter(|_| fresh.token() != refused.token())
+                }
+            })
+        };
+        forwarder
+            .forward_renewing(request, peer, bearer(&token), renew)
+            .await
+    }
+
+    fn reject(&self, rejected: &Rejected<Received>, peer: &Peer) -> Response<Body> {
+        match self.forwarders.first() {
+            Some(forwarder) => forwarder.reject(rejected, peer),
+            None => rejected.rejection.into_response(),
+        }
+    }
+
+    /// Answers a request here. The application gets the reason, because it is on this machine.
+    fn refuse(&self, peer: &Peer, status: StatusCode, reason: &str) -> Response<Body> {
+        self.shared.log(peer, status, reason);
+        body::text(status, format!("{reason}\n"))
+    }
+}
+
+/// Returns the field with the token.
+fn bearer(token: &JwtSvid) -> Option<(HeaderName, HeaderValue)> {
+    let value = authorize::bearer(token).ok()?;
+    Some((AUTHORIZATION, value))
+}

@@ -1,0 +1,54 @@
+//! The identity that the other end of a connection must have.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use common::{tls, workload::X509Source};
+use forward::outbound::Security;
+use process::{bundles, web_pki};
+use rustls::pki_types::ServerName;
+use spiffe::SpiffeId;
+
+/// The identity that a peer must have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A SPIFFE ID, in an X.509-SVID.
+    SpiffeId(SpiffeId),
+    /// A host name, in a certificate of the web PKI or of the CA in a file. Load balancers have such
+    /// certificates.
+    Name {
+        /// The name.
+        name: ServerName<'static>,
+        /// The file of the CA's certificates (PEM); the system's roots if there is none.
+        ca: Option<PathBuf>,
+    },
+}
+
+impl Peer {
+    /// Returns the security of connections to the peer. `bundles` are needed for a SPIFFE ID.
+    ///
+    /// # Errors
+    /// Fails when there is nothing to verify the peer with.
+    pub(crate) fn security(&self, bundles: Option<&X509Source>) -> anyhow::Result<Security> {
+        match self {
+            Self::SpiffeId(id) => {
+                let bundles = bundles.context("no X.509 bundles were fetched")?;
+                bundles::warn_of_missing(bundles, "X.509", "--server-id", [id.trust_domain()]);
+                Ok(tls::client(bundles, id).into())
+            }
+            Self::Name { name, ca } => Ok(Security::HostName {
+                config: web_pki::client(ca.as_deref())?,
+                name: Some(name.clone()),
+            }),
+        }
+    }
+}
+
+/// Parses a host name that a certificate can have.
+///
+/// # Errors
+/// Fails with an example when the text is not such a name.
+pub(crate) fn server_name(text: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(text.to_owned())
+        .map_err(|_| format!("{text:?} is not a host name; expected for example lb.example.org"))
+}

@@ -1,0 +1,179 @@
+//! Routes: the peer and the audience of requests to a host.
+
+use std::{path::PathBuf, str::FromStr};
+
+use forward::outbound::UpstreamUrl;
+use process::cli;
+
+use crate::peer::{Peer, server_name};
+
+/// The route of requests to one host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The host of the requests; with a port only if the route has one. `None` is for every host.
+    pub(crate) host: Option<String>,
+    /// The place that they go to.
+    pub(crate) url: UpstreamUrl,
+    /// The audiences of their tokens; at least one.
+    pub(crate) audiences: Vec<String>,
+    /// The identity that the peer must have.
+    pub(crate) peer: Peer,
+}
+
+const EXAMPLE: &str = "expected for example 'orders.internal=https://lb.example.org:8443;audience=spiffe://example.org/orders;server-id=spiffe://example.org/proxy'";
+
+impl Route {
+    /// Returns whether the route is for requests to `host`, which may have a port.
+    pub(crate) fn is_for(&self, host: &str) -> bool {
+        let Some(own) = &self.host else {
+            return true;
+        };
+        let without_port = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            _ => host,
+        };
+        own.eq_ignore_ascii_case(host) || own.eq_ignore_ascii_case(without_port)
+    }
+}
+
+impl FromStr for Route {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let error = |rule: String| format!("{rule}; {EXAMPLE}");
+        let (host, rest) = text
+            .split_once('=')
+            .ok_or_else(|| error("a route has a host, = and a URL".into()))?;
+        let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+        if host.is_empty() || !host.bytes().all(is_host) {
+            return Err(error(format!("{host:?} is not a host")));
+        }
+        let mut parts = rest.split(';');
+        let url = cli::upstream(parts.next().unwrap_or_default())?;
+        let (mut audience, mut id, mut name, mut ca) = (None, None, None, None);
+        for part in parts {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            let is_repeated = match key {
+                "audience" => audience.replace(cli::audience(value)?).is_some(),
+                "server-id" => id.replace(cli::workload_id(value)?).is_some(),
+                "server-name" => name.replace(server_name(value)?).is_some(),
+                "ca" if !value.is_empty() => ca.replace(PathBuf::from(value)).is_some(),
+                _ => return Err(error(format!("{part:?} is not a part of a route"))),
+            };
+            if is_repeated {
+                return Err(error(format!("{key} is given twice")));
+            }
+        }
+        let peer = match (id, name, ca) {
+            (Some(id), None, None) => Peer::SpiffeId(id),
+            (None, Some(name), ca) => Peer::Name { name, ca },
+            (Some(_), _, _) => {
+                return Err(error("server-id alone says who the peer must be".into()));
+            }
+            (None, None, _) => {
+                return Err(error(
+                    "a route says who the peer must be: server-id or server-name".into(),
+                ));
+            }
+        };
+        let audience = match (audience, &peer) {
+            (Some(audience), _) => audience,
+            (None, Peer::SpiffeId(id)) => id.to_string(),
+            (None, Peer::Name { .. }) => {
+                return Err(error(
+                    "a route with server-name needs audience=, the SPIFFE ID of the server behind it".into(),
+                ));
+            }
+        };
+        Ok(Self {
+            host: Some(host.to_owned()),
+            url,
+            audiences: vec![audience],
+            peer,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "server-id=spiffe://example.org/proxy";
+
+    #[test]
+    fn a_route_has_a_host_a_url_and_a_peer() {
+        let route: Route = format!("Orders.internal=https://lb:8443;{ID}")
+            .parse()
+            .unwrap();
+        assert_eq!(route.host.as_deref(), Some("Orders.internal"));
+        assert_eq!(route.url.to_string(), "https://lb:8443/");
+        assert_eq!(route.audiences, ["spiffe://example.org/proxy"]);
+        let text = "a=https://lb;audience=spiffe://example.org/b;server-name=lb.example.org;ca=/etc/ca.pem";
+        let route: Route = text.parse().unwrap();
+        assert_eq!(route.audiences, ["spiffe://example.org/b"]);
+        let Peer::Name { ca: Some(ca), .. } = route.peer else {
+            panic!("{route:?}");
+        };
+        assert_eq!(ca, PathBuf::from("/etc/ca.pem"));
+    }
+
+    #[test]
+    fn a_route_is_for_its_host_with_any_port_or_with_its_own() {
+        for (route, host, is_for) in [
+            ("a", "a", true),
+            ("a", "A:80", true),
+            ("a", "a.b", false),
+            ("a:80", "a:80", true),
+            ("a:80", "a", false),
+            ("a:80", "a:81", false),
+            ("[::1]", "[::1]:80", true),
+            ("[::1]", "[::1]", true),
+            ("a", "", false),
+        ] {
+            let route: Route = format!("{route}=https://lb;{ID}").parse().unwrap();
+            assert_eq!(route.is_for(host), is_for, "{route:?} {host}");
+        }
+    }
+
+    #[test]
+    fn a_route_that_is_not_whole_is_refused_with_an_example() {
+        for (text, said) in [
+            ("", "a route has a host"),
+            ("a", "a route has a host"),
+            ("=https://lb", "is not a host"),
+            ("a/b=https://lb", "is not a host"),
+            (
+                "a=http://lb;server-name=lb",
+                "http would send the token in clear",
+            ),
+            ("a=https://lb/path;server-name=lb", "no path"),
+            ("a=https://lb", "says who the peer must be"),
+            ("a=https://lb;server-name=lb", "needs audience="),
+            ("a=https://lb;server-name=", "is not a host name"),
+            (
+                "a=https://lb;server-id=spiffe://a/b;server-name=c",
+                "server-id alone",
+            ),
+            (
+                "a=https://lb;server-id=spiffe://a/b;ca=c",
+                "server-id alone",
+            ),
+            (
+                "a=https://lb;server-id=spiffe://a/b;server-id=spiffe://a/b",
+                "given twice",
+            ),
+            (
+                "a=https://lb;audience=;server-id=spiffe://a/b",
+                "must not be empty",
+            ),
+            ("a=https://lb;server-id=spiffe://a/b;x=y", "is not a part"),
+            ("a=https://lb;server-id=spiffe://a/b;ca=", "is not a part"),
+        ] {
+            let error = text.parse::<Route>().unwrap_err();
+            assert!(
+                error.contains(said) && error.contains("expected for example"),
+                "{text}: {error}"
+            );
+        }
+    }
+}

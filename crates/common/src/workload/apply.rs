@@ -1,0 +1,329 @@
+//! The effect of a message on the X.509-SVID and the bundles of this process.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use spiffe::{SpiffeId, TrustDomain};
+use tracing::{info, warn};
+use workload_api::pb;
+use zeroize::Zeroize;
+
+use super::{
+    choice::{Choice, Offered},
+    connection::{Message, Stream},
+    domains::{self, Change, Domains, MAX_ITEMS},
+    error::Reason,
+    jwt::JwtState,
+    readiness::Life,
+    report,
+    x509::{SvidFault, Trust, Unavailable, X509State, X509Svid},
+};
+use crate::bearer::JwtBundle;
+
+/// Everything of the Workload API that is in use.
+pub(super) struct Held {
+    choice: Choice,
+    /// The time for which bundles stay in use after messages that should have replaced them and cannot be
+    /// used.
+    pub(super) grace: Duration,
+    svid: Option<Arc<X509Svid>>,
+    life: Option<Life>,
+    x509: Domains<Trust>,
+    jwt: Domains<JwtBundle>,
+}
+
+/// The effect of a message that can be used.
+#[derive(Default)]
+pub(super) struct Applied {
+    /// The X.509-SVID, if it is another one than before.
+    svid: Option<Arc<X509Svid>>,
+    /// The SPIFFE ID that the process had until now, if it has another one.
+    former_id: Option<SpiffeId>,
+    x509: domains::Applied<Trust>,
+    jwt: domains::Applied<JwtBundle>,
+}
+
+impl Held {
+    pub(super) fn new(choice: Choice, grace: Duration) -> Self {
+        Self {
+            choice,
+            grace,
+            svid: None,
+            life: None,
+            x509: Domains::default(),
+            jwt: Domains::default(),
+        }
+    }
+
+    /// Applies a message at the time `now`. A message that cannot be used changes nothing, except that a
+    /// message with an unusable X.509-SVID replaces the bundles.
+    ///
+    /// # Errors
+    /// Fails with the reason why the message, or its X.509-SVID, cannot be used.
+    pub(super) fn apply(&mut self, message: Message, now: SystemTime) -> Result<Applied, Reason> {
+        match message {
+            Message::X509Svids(mut message) => {
+                let applied = self.x509_svids(&message, now);
+                for svid in &mut message.svids {
+                    svid.x509_svid_key.zeroize();
+                }
+                applied
+            }
+            Message::X509Bundles(message) => {
+                within_bounds(message.bundles.len(), "X.509 bundles")?;
+                let bundles = message.bundles.iter();
+                let bundles = bundles.map(|(name, der)| (name.as_str(), &der[..]));
+                Ok(Applied {
+                    x509: self.x509.apply(bundles, Trust::read, now),
+                    ..Applied::default()
+                })
+            }
+            Message::JwtBundles(message) => {
+                within_bounds(message.bundles.len(), "JWT bundles")?;
+                let bundles = message.bundles.iter();
+                let bundles = bundles.map(|(name, jwks)| (name.as_str(), &jwks[..]));
+                let read = |_: &TrustDomain, jwks: &[u8]| JwtBundle::parse(jwks);
+                Ok(Applied {
+                    jwt: self.jwt.apply(bundles, read, now),
+                    ..Applied::default()
+                })
+            }
+        }
+    }
+
+    fn x509_svids(
+        &mut self,
+        message: &pb::X509svidResponse,
+        now: SystemTime,
+    ) -> Result<Applied, Reason> {
+        within_bounds(message.svids.len(), "X.509-SVIDs")?;
+        // A message without federated trust domains is a usual one.
+        within_bounds(message.federated_bundles.len().max(1), "X.509 bundles")?;
+        let offered = message.svids.iter().map(|one| Offered {
+            id: &one.spiffe_id,
+            hint: &one.hint,
+        });
+        let held = self.svid.as_ref().map(|svid| svid.spiffe_id());
+        let place = self.choice.among(offered, held);
+        let entry = &message.svids[place.map_err(Reason::NotIssued)?];
+        let id = SpiffeId::new(&entry.spiffe_id);
+        let id = id.map_err(|error| Reason::Unusable(format!("its SPIFFE ID: {error}")))?;
+        let own = id.trust_domain();
+        let bundles = bundles(message, entry, own);
+        let bundles = bundles.iter().map(|(name, der)| (name.as_str(), *der));
+        let x509 = self.x509.apply(bundles, Trust::read, now);
+        let svid = match self.x509.fault(own) {
+            Some((fault, _)) => Err(SvidFault::Bundle(fault.to_owned())),
+            None => X509Svid::read(entry, now),
+        };
+        let mut applied = Applied {
+            x509,
+            ..Applied::default()
+        };
+        match svid {
+            Ok(svid) => self.replace_svid(svid, now, &mut applied),
+            Err(fault) => {
+                // The bundles of the message are in use, although its X.509-SVID is not.
+                applied.log_faults(self);
+                return Err(Reason::UnusableSvid(fault));
+            }
+        }
+        Ok(applied)
+    }
+
+    /// Uses `svid` from `now` on, unless it is the current one.
+    fn replace_svid(&mut self, svid: X509Svid, now: SystemTime, applied: &mut Applied) {
+        if let Some(current) = &self.svid {
+            if current.leaf() == svid.leaf() {
+                return;
+            }
+            let is_other = current.spiffe_id() != svid.spiffe_id();
+            applied.former_id = is_other.then(|| current.spiffe_id().clone());
+        }
+        let svid = Arc::new(svid);
+        self.life = Some(Life {
+            since: now,
+            until: svid.expiry(),
+        });
+        self.svid = Some(Arc::clone(&svid));
+        applied.svid = Some(svid);
+    }
+
+    /// Returns whether a stream has delivered what the process needs to start.
+    ///
+    /// # Errors
+    /// Fails with the reason why not.
+    pub(super) fn is_complete(&self, stream: Stream) -> Result<(), Reason> {
+        let own = self.own_domain();
+        match stream {
+            Stream::JwtBundles => match own.and_then(|own| Some((own, self.jwt.fault(own)?))) {
+                Some((own, (fault, _))) => Err(Reason::Unusable(format!(
+                    "the JWT bundle of {own}: {fault}"
+                ))),
+                None => Ok(()),
+            },
+            Stream::X509Svids | Stream::X509Bundles => Ok(()),
+        }
+    }
+
+    /// Takes note that the current X.509-SVID is the only one from `now` on, because no other can come.
+    pub(super) fn begin_outage(&mut self, now: SystemTime) {
+        if let Some(life) = &mut self.life {
+            life.since = now;
+        }
+    }
+
+    /// Ends the trust in bundles that were not renewed in time. Returns the words for each kind.
+    pub(super) fn expire(&mut self, now: SystemTime) -> Vec<String> {
+        let x509 = report::x509(&self.x509.expire(self.grace, now));
+        let jwt = report::jwt(&self.jwt.expire(self.grace, now));
+        x509.into_iter().chain(jwt).collect()
+    }
+
+    /// Returns the next time at which [`Self::expire`] has an effect.
+    pub(super) fn next_expiry(&self) -> Option<SystemTime> {
+        let x509 = self.x509.next_expiry(self.grace);
+        let jwt = self.jwt.next_expiry(self.grace);
+        x509.into_iter().chain(jwt).min()
+    }
+
+    pub(super) fn life(&self) -> Option<Life> {
+        self.life
+    }
+
+    pub(super) fn spiffe_id(&self) -> Option<&SpiffeId> {
+        Some(self.svid.as_ref()?.spiffe_id())
+    }
+
+    /// Returns the own trust domain. It is not known to a process that fetches no X.509-SVID.
+    pub(super) fn own_domain(&self) -> Option<&TrustDomain> {
+        Some(self.spiffe_id()?.trust_domain())
+    }
+
+    /// Returns the time since which a bundle of the own trust domain cannot be renewed.
+    pub(super) fn own_fault(&self) -> Option<SystemTime> {
+        let own = self.own_domain()?;
+        let faults = [self.x509.fault(own), self.jwt.fault(own)];
+        faults.into_iter().flatten().map(|(_, since)| since).min()
+    }
+
+    /// Returns whether a bundle of the own trust domain is no longer trusted because it could not be
+    /// renewed.
+    pub(super) fn has_lost_own_trust(&self) -> bool {
+        let Some(own) = self.own_domain() else {
+            return false;
+        };
+        let is_lost = |fault: Option<_>, is_trusted: bool| fault.is_some() && !is_trusted;
+        is_lost(self.x509.fault(own), self.x509.trusts(own))
+            || is_lost(self.jwt.fault(own), self.jwt.trusts(own))
+    }
+
+    pub(super) fn x509_state(&self, unavailable: Option<Unavailable>, revision: u64) -> X509State {
+        X509State {
+            svid: self.svid.clone(),
+            trust: self.x509.bundles(),
+            unavailable,
+            revision,
+        }
+    }
+
+    pub(super) fn jwt_state(&self, unavailable: Option<Unavailable>) -> JwtState {
+        JwtState {
+            bundles: self.jwt.bundles(),
+            unavailable,
+        }
+    }
+
+    /// Returns the words for everything that is in use.
+    pub(super) fn summary(&self) -> String {
+        let svid = self.svid.as_deref().map(report::svid);
+        let x509 = report::x509(&all_new(self.x509.bundles()));
+        let jwt = report::jwt(&all_new(self.jwt.bundles()));
+        let parts: Vec<_> = [svid, x509, jwt].into_iter().flatten().collect();
+        parts.join("; ")
+    }
+}
+
+impl Applied {
+    /// Logs what has changed, in one line, and a change of the identity in another one.
+    pub(super) fn log(&self, held: &Held) {
+        let parts = [
+            self.svid.as_deref().map(report::svid),
+            report::x509(&self.x509.changes),
+            report::jwt(&self.jwt.changes),
+        ];
+        let parts: Vec<_> = parts.into_iter().flatten().collect();
+        if let (Some(former), Some(now)) = (&self.former_id, held.spiffe_id()) {
+            warn!(
+                "this process is now {now}, because {former} is no longer issued to it: peers that verify \
+                 {former} refuse it, and an audience that was derived from {former} stays"
+            );
+        }
+        if !parts.is_empty() {
+            let spiffe_id = held.spiffe_id().map(tracing::field::display);
+            info!(spiffe_id, changes = parts.join("; "), "identity updated");
+        }
+    }
+
+    /// Logs what cannot be used, entry by entry.
+    pub(super) fn log_faults(&self, held: &Held) {
+        let grace = held.grace;
+        let is_trusted = |name: &str, trusts: &dyn Fn(&TrustDomain) -> bool| {
+            TrustDomain::new(name).is_ok_and(|domain| trusts(&domain))
+        };
+        let x509 = |name: &str| is_trusted(name, &|domain| held.x509.trusts(domain));
+        report::faults("X.509", &self.x509.faults, x509, grace);
+        let jwt = |name: &str| is_trusted(name, &|domain| held.jwt.trusts(domain));
+        report::faults("JWT", &self.jwt.faults, jwt, grace);
+        report::mended("X.509", &self.x509.mended);
+        report::mended("JWT", &self.jwt.mended);
+        report::unusable_keys(&self.jwt.changes);
+    }
+}
+
+/// Returns the X.509 bundles of a message by trust domain ID. The bundle of the chosen X.509-SVID is the
+/// one of its trust domain, whatever else the message has for that.
+fn bundles<'a>(
+    message: &'a pb::X509svidResponse,
+    chosen: &'a pb::X509svid,
+    own: &TrustDomain,
+) -> BTreeMap<String, &'a [u8]> {
+    let is_own = |name: &str| TrustDomain::new(name).is_ok_and(|domain| domain == *own);
+    let federated = message.federated_bundles.iter();
+    let mut bundles: BTreeMap<_, _> = federated
+        .filter(|(name, _)| !is_own(name))
+        .map(|(name, der)| (name.clone(), &der[..]))
+        .collect();
+    for svid in &message.svids {
+        let domain = SpiffeId::new(&svid.spiffe_id).map(|id| id.trust_domain().clone());
+        if let Ok(domain) = domain.as_ref().map(TrustDomain::id_string) {
+            bundles.entry(domain).or_insert(&svid.bundle);
+        }
+    }
+    bundles.insert(own.id_string(), &chosen.bundle);
+    bundles
+}
+
+/// Checks the number of items of a message.
+fn within_bounds(count: usize, what: &str) -> Result<(), Reason> {
+    match count {
+        0 => Err(Reason::Unusable(format!("it has no {what}"))),
+        1..=MAX_ITEMS => Ok(()),
+        _ => Err(Reason::Unusable(format!(
+            "it has {count} {what}, and at most {MAX_ITEMS} are accepted"
+        ))),
+    }
+}
+
+fn all_new<T>(bundles: BTreeMap<TrustDomain, Arc<T>>) -> Vec<Change<T>> {
+    let bundles = bundles.into_iter();
+    let new = bundles.map(|(domain, bundle)| Change {
+        domain,
+        before: None,
+        after: Some(bundle),
+    });
+    new.collect()
+}

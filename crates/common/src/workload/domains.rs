@@ -1,0 +1,346 @@
+//! The bundles of all trust domains, each the last good one.
+//!
+//! A trust domain's fault stays in that trust domain: the others get what the response has for them. A
+//! trust domain that a response leaves out is no longer trusted (Workload API §4.4).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use aws_lc_rs::digest::{Digest, SHA256, digest};
+use spiffe::TrustDomain;
+
+/// The most trust domains and the most SVIDs of one response.
+pub(super) const MAX_ITEMS: usize = 10_000;
+
+/// The bundles of one kind.
+#[derive(Debug)]
+pub(super) struct Domains<T> {
+    domains: BTreeMap<TrustDomain, Domain<T>>,
+}
+
+#[derive(Debug)]
+struct Domain<T> {
+    /// The last good bundle, unless there was none or it is not trusted any more.
+    bundle: Option<(Digest, Arc<T>)>,
+    /// The fault of what the last response has for this trust domain.
+    fault: Option<Fault>,
+}
+
+/// A bundle that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Fault {
+    text: String,
+    /// The time of the first response in a row that cannot be used.
+    since: SystemTime,
+}
+
+/// A bundle that came, that was replaced, or that went.
+#[derive(Debug)]
+pub(super) struct Change<T> {
+    pub(super) domain: TrustDomain,
+    pub(super) before: Option<Arc<T>>,
+    pub(super) after: Option<Arc<T>>,
+}
+
+/// The effect of a response.
+#[derive(Debug)]
+pub(super) struct Applied<T> {
+    pub(super) changes: Vec<Change<T>>,
+    /// The faults that the response before did not have. The names are trust domains, or texts that are
+    /// none.
+    pub(super) faults: Vec<(String, String)>,
+    /// The trust domains that had a fault, and have none now.
+    pub(super) mended: Vec<TrustDomain>,
+}
+
+impl<T> Default for Domains<T> {
+    fn default() -> Self {
+        let domains = BTreeMap::new();
+        Self { domains }
+    }
+}
+
+impl<T> Domains<T> {
+    /// Applies a response at the time `now`: the bytes of each trust domain's bundle, by its SPIFFE ID.
+    pub(super) fn apply<'a, E: ToString>(
+        &mut self,
+        response: impl Iterator<Item = (&'a str, &'a [u8])>,
+        read: impl Fn(&TrustDomain, &[u8]) -> Result<T, E>,
+        now: SystemTime,
+    ) -> Applied<T> {
+        let mut applied = Applied::default();
+        let mut named = BTreeSet::new();
+        for (name, bytes) in response {
+            match TrustDomain::new(name) {
+                Ok(domain) => {
+                    self.apply_one(&domain, bytes, &read, now, &mut applied);
+                    named.insert(domain);
+                }
+                Err(error) => applied.faults.push((name.to_owned(), error.to_string())),
+            }
+        }
+        self.domains.retain(|domain, known| {
+            let is_named = named.contains(domain);
+            if let (false, Some((_, bundle))) = (is_named, &known.bundle) {
+                applied.changes.push(Change {
+                    domain: domain.clone(),
+                    before: Some(Arc::clone(bundle)),
+                    after: None,
+                });
+            }
+            is_named
+        });
+        applied
+    }
+
+    fn apply_one<E: ToString>(
+        &mut self,
+        name: &TrustDomain,
+        bytes: &[u8],
+        read: impl Fn(&TrustDomain, &[u8]) -> Result<T, E>,
+        now: SystemTime,
+        applied: &mut Applied<T>,
+    ) {
+        let domain = self.domains.entry(name.clone()).or_default();
+        let hash = digest(&SHA256, bytes);
+        let is_same = |(known, _): &(Digest, _)| known.as_ref() == hash.as_ref();
+        if !domain.bundle.as_ref().is_some_and(is_same) {
+            match read(name, bytes) {
+                Ok(bundle) => {
+                    let after = Arc::new(bundle);
+                    let before = domain.bundle.replace((hash, Arc::clone(&after)));
+                    applied.changes.push(Change {
+                        domain: name.clone(),
+                        before: before.map(|(_, bundle)| bundle),
+                        after: Some(after),
+                    });
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    let known = domain.fault.as_ref();
+                    if known.is_none_or(|fault| fault.text != text) {
+                        applied.faults.push((name.to_string(), text.clone()));
+                    }
+                    let since = known.map_or(now, |fault| fault.since);
+                    domain.fault = Some(Fault { text, since });
+                    return;
+                }
+            }
+        }
+        if domain.fault.take().is_some() {
+            applied.mended.push(name.clone());
+        }
+    }
+
+    /// Stops the trust in bundles whose successors could not be used for `grace`, at the time `now`.
+    /// Returns what went.
+    pub(super) fn expire(&mut self, grace: Duration, now: SystemTime) -> Vec<Change<T>> {
+        let domains = self.domains.iter_mut();
+        let expired = domains.filter_map(|(name, domain)| {
+            let fault = domain.fault.as_ref()?;
+            if now < fault.since + grace {
+                return None;
+            }
+            let (_, before) = domain.bundle.take()?;
+            Some(Change {
+                domain: name.clone(),
+                before: Some(before),
+                after: None,
+            })
+        });
+        expired.collect()
+    }
+
+    /// Returns the next time at which [`Self::expire`] has an effect.
+    pub(super) fn next_expiry(&self, grace: Duration) -> Option<SystemTime> {
+        let trusted = self.domains.values().filter(|one| one.bundle.is_some());
+        let faults = trusted.filter_map(|one| one.fault.as_ref());
+        faults.map(|fault| fault.since + grace).min()
+    }
+
+    /// Returns the bundles that are trusted.
+    pub(super) fn bundles(&self) -> BTreeMap<TrustDomain, Arc<T>> {
+        let domains = self.domains.iter();
+        domains
+            .filter_map(|(name, domain)| {
+                let (_, bundle) = domain.bundle.as_ref()?;
+                Some((name.clone(), Arc::clone(bundle)))
+            })
+            .collect()
+    }
+
+    /// Returns the fault of a trust domain's bundle, and the time since which it is there.
+    pub(super) fn fault(&self, domain: &TrustDomain) -> Option<(&str, SystemTime)> {
+        let fault = self.domains.get(domain)?.fault.as_ref()?;
+        Some((&fault.text, fault.since))
+    }
+
+    /// Returns whether a trust domain has a bundle that is trusted.
+    pub(super) fn trusts(&self, domain: &TrustDomain) -> bool {
+        let known = self.domains.get(domain);
+        known.is_some_and(|known| known.bundle.is_some())
+    }
+}
+
+impl<T> Default for Applied<T> {
+    fn default() -> Self {
+        Self {
+            changes: Vec::new(),
+            faults: Vec::new(),
+            mended: Vec::new(),
+        }
+    }
+}
+
+impl<T> Default for Domain<T> {
+    fn default() -> Self {
+        Self {
+            bundle: None,
+            fault: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(3600);
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    /// Reads a bundle that is its own text.
+    fn read(_: &TrustDomain, bytes: &[u8]) -> Result<String, &'static str> {
+        match std::str::from_utf8(bytes) {
+            Ok("") => Err("it is empty"),
+            Ok("bad") | Err(_) => Err("it is bad"),
+            Ok(text) => Ok(text.to_owned()),
+        }
+    }
+
+    fn apply(
+        domains: &mut Domains<String>,
+        response: &[(&str, &str)],
+        now: u64,
+    ) -> Applied<String> {
+        let response = response.iter().map(|(name, text)| (*name, text.as_bytes()));
+        domains.apply(response, read, at(now))
+    }
+
+    fn trusted(domains: &Domains<String>) -> Vec<String> {
+        let bundles = domains.bundles();
+        let bundles = bundles.iter();
+        bundles
+            .map(|(name, text)| format!("{name} {text}"))
+            .collect()
+    }
+
+    #[test]
+    fn fault_of_a_trust_domain_stays_in_that_trust_domain_w174() {
+        let mut domains = Domains::default();
+        apply(
+            &mut domains,
+            &[("spiffe://a", "1"), ("spiffe://b", "1")],
+            100,
+        );
+        for bad in ["bad", ""] {
+            let applied = apply(
+                &mut domains,
+                &[("spiffe://a", "2"), ("spiffe://b", bad)],
+                200,
+            );
+            assert_eq!(trusted(&domains), ["a 2", "b 1"]);
+            assert_eq!(applied.faults.len(), 1, "{:?}", applied.faults);
+        }
+        let again = apply(
+            &mut domains,
+            &[("spiffe://a", "2"), ("spiffe://b", "")],
+            300,
+        );
+        assert!(again.faults.is_empty(), "the same fault is reported once");
+        assert!(again.changes.is_empty());
+        let b = TrustDomain::new("b").unwrap();
+        assert_eq!(domains.fault(&b), Some(("it is empty", at(200))));
+
+        let mended = apply(
+            &mut domains,
+            &[("spiffe://a", "2"), ("spiffe://b", "1")],
+            400,
+        );
+        assert_eq!(mended.mended, [b]);
+        assert!(
+            mended.changes.is_empty(),
+            "it is the bundle before the fault"
+        );
+    }
+
+    #[test]
+    fn trust_domain_that_a_response_leaves_out_is_not_trusted_j168() {
+        let mut domains = Domains::default();
+        apply(
+            &mut domains,
+            &[("spiffe://a", "1"), ("spiffe://b", "1")],
+            100,
+        );
+        let applied = apply(&mut domains, &[("spiffe://a", "1"), ("not one/", "1")], 200);
+        assert_eq!(trusted(&domains), ["a 1"]);
+        assert_eq!(applied.changes.len(), 1);
+        assert!(applied.changes[0].after.is_none());
+        assert_eq!(applied.faults[0].0, "not one/");
+    }
+
+    #[test]
+    fn bundle_stays_the_same_until_another_one_comes() {
+        let mut domains = Domains::default();
+        apply(
+            &mut domains,
+            &[("spiffe://a", "1"), ("spiffe://b", "1")],
+            100,
+        );
+        let before = domains.bundles();
+        apply(
+            &mut domains,
+            &[("spiffe://a", "2"), ("spiffe://b", "1")],
+            200,
+        );
+        let after = domains.bundles();
+        let is_same = |name| {
+            let name = TrustDomain::new(name).unwrap();
+            Arc::ptr_eq(&before[&name], &after[&name])
+        };
+        assert!(!is_same("a") && is_same("b"));
+    }
+
+    #[test]
+    fn last_good_bundle_is_trusted_for_the_grace_only() {
+        let mut domains = Domains::default();
+        apply(
+            &mut domains,
+            &[("spiffe://a", "1"), ("spiffe://b", "1")],
+            100,
+        );
+        assert_eq!(domains.next_expiry(GRACE), None);
+        apply(
+            &mut domains,
+            &[("spiffe://a", "1"), ("spiffe://b", "bad")],
+            200,
+        );
+        apply(
+            &mut domains,
+            &[("spiffe://a", "1"), ("spiffe://b", "")],
+            300,
+        );
+        assert_eq!(domains.next_expiry(GRACE), Some(at(3800)));
+        assert!(domains.expire(GRACE, at(3799)).is_empty());
+        assert_eq!(domains.expire(GRACE, at(3800)).len(), 1);
+        assert_eq!(trusted(&domains), ["a 1"]);
+        assert_eq!(domains.next_expiry(GRACE), None);
+        apply(&mut domains, &[("spiffe://b", "1")], 4000);
+        assert_eq!(trusted(&domains), ["b 1"]);
+    }
+}

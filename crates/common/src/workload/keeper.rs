@@ -1,0 +1,339 @@
+//! The one task that applies what the Workload API sends, and tells what changed.
+//!
+//! All streams report to it, in one queue. Each change of state is therefore one log line, and the lines
+//! are in the order of the changes.
+//!
+//! # What is trusted, and for how long
+//!
+//! - Everything is used as the last good message has it. A message replaces those before it.
+//! - While the Workload API is away, the SVID and the bundles stay in use until the X.509-SVID expires. A
+//!   process that fetches no X.509-SVID uses its bundles for the grace.
+//! - If a message comes and cannot be used, or one stream fails while another one works, the bundles
+//!   before it stay in use until the X.509-SVID expires, but not for longer than the grace. The same
+//!   holds for one trust domain's bundle. The X.509-SVID itself is presented until it expires.
+//! - After a withdrawal nothing of that stream is used.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep, timeout_at},
+};
+use tracing::{error, info, warn};
+
+use super::{
+    apply::Held,
+    choice::Choice,
+    connection::Stream,
+    error::Reason,
+    follow::Event,
+    jwt::JwtState,
+    link::Link,
+    readiness::{Degradation, Facts, Readiness, Unready},
+    report,
+    x509::{Unavailable, X509State},
+};
+
+/// The longest interval between readings of the clock, which may be set at any time.
+const MAX_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The reports of all streams, in order.
+pub(super) type Events = mpsc::Receiver<(Stream, Event)>;
+
+/// Keeps the identity and the bundles of a process, and publishes them.
+pub(super) struct Keeper {
+    links: BTreeMap<Stream, Link>,
+    held: Held,
+    x509: watch::Sender<Arc<X509State>>,
+    jwt: watch::Sender<Arc<JwtState>>,
+    readiness: watch::Sender<Readiness>,
+    /// The reason why the Workload API was away, if it was since the process was ready for the last time.
+    away: Option<String>,
+}
+
+/// The receivers of what a [`Keeper`] publishes.
+pub(super) struct Published {
+    pub(super) x509: watch::Receiver<Arc<X509State>>,
+    pub(super) jwt: watch::Receiver<Arc<JwtState>>,
+    pub(super) readiness: watch::Receiver<Readiness>,
+}
+
+impl Keeper {
+    /// Returns a keeper of what these streams deliver, and the receivers of what it publishes.
+    pub(super) fn new(streams: &[Stream], choice: Choice, grace: Duration) -> (Self, Published) {
+        let (x509, jwt) = (watch::Sender::default(), watch::Sender::default());
+        let readiness = watch::Sender::new(Readiness::Ready);
+        let published = Published {
+            x509: x509.subscribe(),
+            jwt: jwt.subscribe(),
+            readiness: readiness.subscribe(),
+        };
+        let links = streams.iter().map(|stream| (*stream, Link::default()));
+        let keeper = Self {
+            links: links.collect(),
+            held: Held::new(choice, grace),
+            x509,
+            jwt,
+            readiness,
+            away: None,
+        };
+        (keeper, published)
+    }
+
+    /// Waits until every stream has delivered what this process needs.
+    ///
+    /// # Errors
+    /// Fails with the last reason when `deadline` has passed, and at once with a reason that does not pass
+    /// with time.
+    pub(super) async fn start(
+        &mut self,
+        events: &mut Events,
+        deadline: Instant,
+        waiting: impl Fn(&str),
+    ) -> Result<(), Reason> {
+        let mut missing: BTreeMap<_, _> = self.links.keys().map(|one| (*one, None)).collect();
+        let mut logged = None;
+        while !missing.is_empty() {
+            let Ok(Some((stream, event))) = timeout_at(deadline, events.recv()).await else {
+                let reason = missing.into_values().flatten().next();
+                return Err(reason.unwrap_or(Reason::NoAnswer));
+            };
+            let applied = match event {
+                Event::Message(message) => {
+                    let applied = self.held.apply(message, SystemTime::now());
+                    applied.map(|applied| applied.log_faults(&self.held))
+                }
+                Event::Lost(reason) => Err(reason),
+            };
+            match applied.and_then(|()| self.held.is_complete(stream)) {
+                Ok(()) => drop(missing.remove(&stream)),
+                Err(reason) if !reason.is_transient() => return Err(reason),
+                Err(reason) => {
+                    let text = reason.to_string();
+                    if logged.as_ref() != Some(&text) {
+                        waiting(&text);
+                        logged = Some(text);
+                    }
+                    missing.insert(stream, Some(reason));
+                }
+            }
+        }
+        self.publish(SystemTime::now());
+        let changes = self.held.summary();
+        let spiffe_id = self.held.spiffe_id().map(tracing::field::display);
+        info!(spiffe_id, changes, "identity issued");
+        Ok(())
+    }
+
+    /// Applies, publishes and logs every change, until the streams are no longer followed.
+    pub(super) async fn run(mut self, mut events: Events) {
+        loop {
+            let now = SystemTime::now();
+            self.expire(now);
+            self.publish(now);
+            self.assess(now);
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some((stream, event)) => self.on(stream, event),
+                    None => return,
+                },
+                () = sleep(self.next_assessment(SystemTime::now())) => {}
+            }
+        }
+    }
+
+    fn on(&mut self, stream: Stream, event: Event) {
+        let now = SystemTime::now();
+        match event {
+            Event::Message(message) => {
+                self.links.entry(stream).or_default().deliver();
+                match self.held.apply(message, now) {
+                    Ok(applied) => {
+                        self.links.entry(stream).or_default().accept();
+                        self.publish(now);
+                        applied.log(&self.held);
+                        applied.log_faults(&self.held);
+                    }
+                    Err(reason) => self.refuse(stream, &reason, now),
+                }
+            }
+            Event::Lost(reason) => self.lose(stream, &reason, now),
+        }
+    }
+
+    /// Takes note of a stream that delivers nothing.
+    fn lose(&mut self, stream: Stream, reason: &Reason, now: SystemTime) {
+        let was_up = self.links.values().all(|link| link.lost.is_none());
+        if reason.is_withdrawal() || matches!(reason, Reason::Unusable(_)) {
+            return self.refuse(stream, reason, now);
+        }
+        self.links.entry(stream).or_default().lose(now);
+        if was_up {
+            // The current SVID is the only one from now on.
+            self.held.begin_outage(now);
+            self.away = Some(reason.to_string());
+        }
+    }
+
+    /// Takes note of a message that withdraws the identity, or that cannot be used.
+    fn refuse(&mut self, stream: Stream, reason: &Reason, now: SystemTime) {
+        let link = self.links.entry(stream).or_default();
+        if reason.is_withdrawal() {
+            link.withdraw(reason);
+        } else if link.refuse(reason, now) {
+            let left = self
+                .trusted_until(now)
+                .map(|until| report::left(until, now));
+            let left = left.map_or(String::new(), |left| format!(", for {left}"));
+            error!(
+                "the Workload API sent an update that can't be used: {}; \
+                 going on with the one before{left}",
+                reason.fault()
+            );
+        }
+    }
+
+    /// Ends the trust in bundles of single trust domains that were not renewed in time.
+    fn expire(&mut self, now: SystemTime) {
+        for text in self.held.expire(now) {
+            error!("{text}: the Workload API has sent nothing usable in its place for too long");
+        }
+    }
+
+    /// Publishes what may be used at `now`, if that has changed.
+    fn publish(&self, now: SystemTime) {
+        let unavailable = self.unavailable(&[Stream::X509Svids, Stream::X509Bundles], now);
+        self.x509.send_if_modified(|state| {
+            let next = self.held.x509_state(unavailable, state.revision + 1);
+            let is_new = !next.is_as(state);
+            if is_new {
+                *state = Arc::new(next);
+            }
+            is_new
+        });
+        let unavailable = self.unavailable(&[Stream::JwtBundles], now);
+        self.jwt.send_if_modified(|state| {
+            let next = self.held.jwt_state(unavailable);
+            let is_new = !next.is_as(state);
+            if is_new {
+                *state = Arc::new(next);
+            }
+            is_new
+        });
+    }
+
+    /// Returns the reason why the bundles of a kind may not be used at `now`.
+    fn unavailable(&self, streams: &[Stream], now: SystemTime) -> Option<Unavailable> {
+        let links = self.links.iter();
+        let (_, link) = links.into_iter().find(|(one, _)| streams.contains(one))?;
+        if let Some(reason) = &link.withdrawn {
+            return Some(Unavailable::Withdrawn(Arc::clone(reason)));
+        }
+        if self.held.life().is_some_and(|life| now >= life.until) {
+            return Some(Unavailable::Expired);
+        }
+        self.is_overdue(link, now).then_some(Unavailable::Stale)
+    }
+
+    fn is_overdue(&self, link: &Link, now: SystemTime) -> bool {
+        self.deadline(link).is_some_and(|deadline| now >= deadline)
+    }
+
+    /// Returns the time until which the bundles of a stream are trusted, if that is limited by more than
+    /// the X.509-SVID.
+    fn deadline(&self, link: &Link) -> Option<SystemTime> {
+        let others_work = self.links.values().any(|link| link.lost.is_none());
+        let is_alone = others_work || self.held.life().is_none();
+        link.trusted_until(self.held.grace, is_alone)
+    }
+
+    /// Returns the time until which everything that is in use now stays in use.
+    fn trusted_until(&self, now: SystemTime) -> Option<SystemTime> {
+        let links = self.links.values().filter_map(|link| self.deadline(link));
+        let life = self.held.life().map(|life| life.until);
+        let own = self.held.own_fault().map(|since| since + self.held.grace);
+        let ends = links.chain(life).chain(own);
+        ends.filter(|end| *end > now).min()
+    }
+
+    /// Determines the state at `now`, and logs and publishes it if it has changed.
+    fn assess(&mut self, now: SystemTime) {
+        let next = Readiness::of(&self.facts(now), now);
+        let before = self.readiness.borrow().clone();
+        if !next.is_as(&before) {
+            self.log(&before, &next);
+        }
+        if next == Readiness::Ready {
+            self.away = None;
+        }
+        if next != before {
+            self.readiness.send_replace(next);
+        }
+    }
+
+    fn facts(&self, now: SystemTime) -> Facts {
+        let refused = self.links.values().filter_map(Link::refused_since);
+        let is_refused = refused.chain(self.held.own_fault()).next().is_some();
+        let is_lost = self.links.values().any(|link| link.lost.is_some());
+        let until = self.trusted_until(now).unwrap_or(now);
+        let withdrawn = self
+            .links
+            .values()
+            .find_map(|link| link.withdrawn.as_deref());
+        let is_overdue = self.links.values().any(|link| self.is_overdue(link, now));
+        Facts {
+            withdrawn: withdrawn.map(str::to_owned),
+            life: self.held.life(),
+            is_stale: is_overdue || self.held.has_lost_own_trust(),
+            refused_until: is_refused.then_some(until),
+            lost_until: is_lost.then_some(until),
+        }
+    }
+
+    /// Logs a change of state. The return to normal has the level of a warning, so that a log of warnings
+    /// also tells the end.
+    fn log(&self, before: &Readiness, next: &Readiness) {
+        match next {
+            Readiness::Ready if self.away.is_some() => warn!("the Workload API is back"),
+            Readiness::Ready => warn!("{}", recovery(before)),
+            // The line of the update has said so.
+            Readiness::Degraded {
+                reason: Degradation::Refused,
+                ..
+            } => {}
+            Readiness::Degraded { .. } => warn!(reason = self.away, "{next}"),
+            Readiness::NotReady(Unready::Withdrawn(reason)) => error!(reason, "{next}"),
+            Readiness::NotReady(_) => error!("{next}"),
+        }
+    }
+
+    /// Returns the time until the state may have changed without a report.
+    fn next_assessment(&self, now: SystemTime) -> Duration {
+        let life = self.held.life().and_then(|life| life.next_change(now));
+        let domains = self.held.next_expiry();
+        let links = self.links.values().filter_map(|link| self.deadline(link));
+        let ends = links.chain(domains).filter(|end| *end > now);
+        let ends = ends.filter_map(|end| end.duration_since(now).ok());
+        ends.chain(life)
+            .min()
+            .unwrap_or(MAX_INTERVAL)
+            .min(MAX_INTERVAL)
+    }
+}
+
+/// Returns the words for the end of a state that was not an outage.
+fn recovery(before: &Readiness) -> &'static str {
+    match before {
+        Readiness::NotReady(Unready::Withdrawn(_)) => "the identity is issued again",
+        Readiness::NotReady(Unready::Stale)
+        | Readiness::Degraded {
+            reason: Degradation::Refused,
+            ..
+        } => "what the Workload API sends can be used again",
+        _ => "a new X.509-SVID has come",
+    }
+}

@@ -1,0 +1,81 @@
+//! The state of one stream of the Workload API.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use super::error::Reason;
+
+/// The state of a stream, beside what it has delivered.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    /// The time since which the stream delivers nothing, if it does not.
+    pub(super) lost: Option<SystemTime>,
+    /// The message of a withdrawal, until the next usable message.
+    pub(super) withdrawn: Option<Arc<str>>,
+    /// The reason why the last message cannot be used, as a whole or in its X.509-SVID.
+    refused: Option<Refused>,
+}
+
+/// A message that cannot be used.
+#[derive(Debug)]
+struct Refused {
+    text: String,
+    /// True if the bundles of the message are not used either.
+    is_whole: bool,
+    /// The time of the first such message in a row.
+    since: SystemTime,
+}
+
+impl Link {
+    /// Takes note of a message that can be used.
+    pub(super) fn accept(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Takes note of a message that came, whatever it has.
+    pub(super) fn deliver(&mut self) {
+        self.lost = None;
+    }
+
+    /// Takes note of a loss. Returns whether the stream was up before.
+    pub(super) fn lose(&mut self, now: SystemTime) -> bool {
+        let is_first = self.lost.is_none();
+        self.lost.get_or_insert(now);
+        is_first
+    }
+
+    /// Takes note of a message that cannot be used. Returns whether the reason is new.
+    pub(super) fn refuse(&mut self, reason: &Reason, now: SystemTime) -> bool {
+        let text = reason.to_string();
+        let known = self.refused.take();
+        let is_new = known.as_ref().is_none_or(|known| known.text != text);
+        self.refused = Some(Refused {
+            text,
+            is_whole: !matches!(reason, Reason::UnusableSvid(_)),
+            since: known.map_or(now, |known| known.since),
+        });
+        is_new
+    }
+
+    /// Takes note of a withdrawal.
+    pub(super) fn withdraw(&mut self, reason: &Reason) {
+        self.withdrawn = Some(reason.fault().into());
+    }
+
+    /// Returns the time since which messages cannot be used.
+    pub(super) fn refused_since(&self) -> Option<SystemTime> {
+        self.refused.as_ref().map(|refused| refused.since)
+    }
+
+    /// Returns the time until which the bundles are trusted, if that is limited by more than the
+    /// X.509-SVID. `is_alone` tells whether other streams work, or there is no X.509-SVID.
+    pub(super) fn trusted_until(&self, grace: Duration, is_alone: bool) -> Option<SystemTime> {
+        let refused = self.refused.as_ref().filter(|refused| refused.is_whole);
+        let refused = refused.map(|refused| refused.since);
+        let lost = self.lost.filter(|_| is_alone);
+        let since = [refused, lost].into_iter().flatten().min()?;
+        Some(since + grace)
+    }
+}

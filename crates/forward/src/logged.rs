@@ -1,0 +1,99 @@
+//! Forwards requests, answers those that are rejected or fail, and logs each of these once.
+
+use std::sync::Arc;
+
+use common::{sanitize::Sanitized, throttle::LogQuotas};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use serve::{Received, body::Body, peer::Peer};
+use tracing::{error, info, warn};
+
+use crate::{
+    check::Checked,
+    error::Error,
+    forwarder::Forwarder,
+    rejection::{Rejected, Rejection},
+};
+
+/// Forwards requests to one upstream, and always has an answer. Log lines are limited by quotas. Belongs
+/// to one core.
+#[derive(Debug)]
+pub struct LoggedForwarder {
+    forwarder: Forwarder,
+    quotas: Arc<LogQuotas>,
+}
+
+impl LoggedForwarder {
+    /// Returns a forwarder whose log lines are limited by `quotas`, which all cores share.
+    #[must_use]
+    pub fn new(forwarder: Forwarder, quotas: Arc<LogQuotas>) -> Self {
+        Self { forwarder, quotas }
+    }
+
+    /// Forwards a request of `peer` ([`Forwarder::forward`]). Without an answer of the upstream, logs the
+    /// reason and answers with a status.
+    pub async fn forward(
+        &self,
+        request: Checked,
+        peer: &Peer,
+        set: Option<(HeaderName, HeaderValue)>,
+    ) -> Response<Body> {
+        self.answered(self.forwarder.forward(request, peer, set).await, peer)
+    }
+
+    /// Forwards a request as [`Forwarder::forward_renewing`] does, and answers as [`Self::forward`] does.
+    pub async fn forward_renewing<R>(
+        &self,
+        request: Checked,
+        peer: &Peer,
+        set: Option<(HeaderName, HeaderValue)>,
+        renew: impl FnOnce(StatusCode, &HeaderMap) -> Option<R>,
+    ) -> Response<Body>
+    where
+        R: Future<Output = Option<(HeaderName, HeaderValue)>>,
+    {
+        let forwarding = self.forwarder.forward_renewing(request, peer, set, renew);
+        self.answered(forwarding.await, peer)
+    }
+
+    fn answered(&self, forwarded: Result<Response<Body>, Error>, peer: &Peer) -> Response<Body> {
+        forwarded.unwrap_or_else(|error| {
+            self.log_failure(&error, peer);
+            error.into_response()
+        })
+    }
+
+    /// Logs a fault of the caller as a warning, and a fault of the upstream as an error.
+    fn log_failure(&self, error: &Error, peer: &Peer) {
+        let status = error.status();
+        let is_callers = status.is_client_error();
+        let quota = match is_callers {
+            true => &self.quotas.refused,
+            false => &self.quotas.failed,
+        };
+        let Some(left_out) = quota.take(peer.source()) else {
+            return;
+        };
+        let status = status.as_u16();
+        match is_callers {
+            true => warn!(%peer, status, left_out, "{error}"),
+            false => error!(%peer, status, left_out, "{error}"),
+        }
+    }
+
+    /// Answers a rejected request, and logs it.
+    pub fn reject(&self, rejected: &Rejected<Received>, peer: &Peer) -> Response<Body> {
+        let Rejected { request, rejection } = rejected;
+        if let Some(left_out) = self.quotas.refused.take(peer.source()) {
+            let status = rejection.status().as_u16();
+            let method = Sanitized(request.method().as_str());
+            let path = Sanitized(request.uri().path());
+            match rejection {
+                Rejection::OwnHop => {
+                    info!(%method, %path, %peer, status, left_out, "{rejection}");
+                }
+                _ => warn!(%method, %path, %peer, status, left_out, "{rejection}"),
+            }
+        }
+        rejection.into_response()
+    }
+}

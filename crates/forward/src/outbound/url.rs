@@ -1,0 +1,222 @@
+//! The URL of an upstream.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use http::{
+    Uri,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+
+/// The URL of an upstream: the protocol, and the place to connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamUrl {
+    protocol: Protocol,
+    place: Place,
+}
+
+/// The protocol that an upstream speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// TLS, and HTTP/2 or HTTP/1.1 as ALPN chooses.
+    Https,
+    /// HTTP/1.1 without TLS.
+    Http,
+    /// HTTP/2 without TLS, with prior knowledge (RFC 9113 §3.3).
+    H2c,
+}
+
+/// The place to connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Host(Authority),
+    /// The path of a Unix socket.
+    Socket(PathBuf),
+}
+
+/// The authority of requests to a Unix socket, which has no host.
+const SOCKET_AUTHORITY: &str = "localhost";
+
+impl UpstreamUrl {
+    /// Returns the URL of a host, with the port of the scheme unless `host` has one.
+    #[must_use]
+    pub fn host(protocol: Protocol, host: Authority) -> Self {
+        let place = Place::Host(host);
+        Self { protocol, place }
+    }
+
+    /// Returns the URL of a Unix socket, which speaks HTTP/1.1 or, with `is_http2`, HTTP/2. There is no TLS
+    /// on it.
+    #[must_use]
+    pub fn socket(path: PathBuf, is_http2: bool) -> Self {
+        let protocol = match is_http2 {
+            true => Protocol::H2c,
+            false => Protocol::Http,
+        };
+        let place = Place::Socket(path);
+        Self { protocol, place }
+    }
+
+    /// Returns the protocol.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Returns whether the upstream is on this machine for certain: a Unix socket, a loopback address or
+    /// `localhost` (RFC 6761 §6.3).
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match &self.place {
+            Place::Socket(_) => true,
+            Place::Host(_) => match self.host_name().parse() {
+                Ok(std::net::IpAddr::V4(address)) => address.is_loopback(),
+                Ok(std::net::IpAddr::V6(address)) => address.is_loopback(),
+                Err(_) => self.host_name().eq_ignore_ascii_case("localhost"),
+            },
+        }
+    }
+
+    /// Returns the host without the brackets of an IPv6 address.
+    pub(super) fn host_name(&self) -> &str {
+        match &self.place {
+            Place::Host(host) => host.host().trim_matches(['[', ']']),
+            Place::Socket(_) => SOCKET_AUTHORITY,
+        }
+    }
+
+    /// Returns the port that is connected to, or that of the scheme.
+    pub(super) fn port(&self) -> u16 {
+        let own = match &self.place {
+            Place::Host(host) => host.port_u16(),
+            Place::Socket(_) => None,
+        };
+        own.unwrap_or_else(|| self.protocol.port())
+    }
+
+    /// Returns the path of the Unix socket, if it is one.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Host(_) => None,
+            Place::Socket(path) => Some(path),
+        }
+    }
+
+    /// Returns the URL of requests: scheme and authority, and `/`.
+    pub(super) fn request_url(&self) -> Uri {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(match self.protocol {
+            Protocol::Https => Scheme::HTTPS,
+            Protocol::Http | Protocol::H2c => Scheme::HTTP,
+        });
+        parts.authority = Some(match &self.place {
+            Place::Host(host) => host.clone(),
+            Place::Socket(_) => Authority::from_static(SOCKET_AUTHORITY),
+        });
+        parts.path_and_query = Some(PathAndQuery::from_static("/"));
+        Uri::from_parts(parts).expect("scheme, authority and path make a URL")
+    }
+
+    /// Returns whether requests to both URLs go to the same place. Host names have no case.
+    #[must_use]
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        self.path() == other.path()
+            && self.host_name().eq_ignore_ascii_case(other.host_name())
+            && self.port() == other.port()
+    }
+}
+
+impl Protocol {
+    /// Returns the port of a URL without one.
+    fn port(self) -> u16 {
+        match self {
+            Self::Https => 443,
+            Self::Http | Self::H2c => 80,
+        }
+    }
+
+    /// Returns whether requests are sent without TLS.
+    #[must_use]
+    pub fn is_plaintext(self) -> bool {
+        self != Self::Https
+    }
+}
+
+impl fmt::Display for UpstreamUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.place, self.protocol) {
+            (Place::Host(host), Protocol::Https) => write!(f, "https://{host}/"),
+            (Place::Host(host), Protocol::Http) => write!(f, "http://{host}/"),
+            (Place::Host(host), Protocol::H2c) => write!(f, "h2c://{host}/"),
+            (Place::Socket(path), Protocol::H2c) => write!(f, "unix+h2c:{}", path.display()),
+            (Place::Socket(path), _) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(protocol: Protocol, host: &str) -> UpstreamUrl {
+        UpstreamUrl::host(protocol, host.parse().unwrap())
+    }
+
+    #[test]
+    fn a_url_is_displayed_as_it_is_written_and_has_the_port_of_its_scheme() {
+        for (url, text, port, request) in [
+            (
+                host(Protocol::Https, "a:1"),
+                "https://a:1/",
+                1,
+                "https://a:1/",
+            ),
+            (host(Protocol::Https, "a"), "https://a/", 443, "https://a/"),
+            (
+                host(Protocol::Http, "[::1]"),
+                "http://[::1]/",
+                80,
+                "http://[::1]/",
+            ),
+            (host(Protocol::H2c, "a:2"), "h2c://a:2/", 2, "http://a:2/"),
+            (
+                UpstreamUrl::socket("/a".into(), false),
+                "unix:/a",
+                80,
+                "http://localhost/",
+            ),
+            (
+                UpstreamUrl::socket("/a".into(), true),
+                "unix+h2c:/a",
+                80,
+                "http://localhost/",
+            ),
+        ] {
+            assert_eq!(url.to_string(), text);
+            assert_eq!(url.port(), port, "{text}");
+            assert_eq!(url.request_url().to_string(), request);
+        }
+    }
+
+    #[test]
+    fn only_loopback_and_sockets_are_local_for_certain() {
+        for (host_text, is_local) in [
+            ("127.0.0.1:1", true),
+            ("127.8.9.1", true),
+            ("[::1]:1", true),
+            ("LocalHost", true),
+            ("localhost.example.org", false),
+            ("0.0.0.0:1", false),
+            ("[::]:1", false),
+            ("[::ffff:127.0.0.1]", false),
+            ("10.0.0.1", false),
+            ("app", false),
+        ] {
+            let url = host(Protocol::Http, host_text);
+            assert_eq!(url.is_local(), is_local, "{host_text}");
+        }
+        assert!(UpstreamUrl::socket("/a".into(), false).is_local());
+    }
+}

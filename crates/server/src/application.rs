@@ -1,0 +1,112 @@
+//! The application behind the authentication: the built-in answer, or an upstream.
+
+use std::sync::Arc;
+
+use common::{bearer::Caller, path::PathPattern, sanitize::Sanitized, throttle::LogQuotas};
+use forward::{
+    Checked, Fields, Forwarder, LoggedForwarder,
+    outbound::{Security, Upstream, UpstreamUrl},
+};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use serve::{
+    Received,
+    body::{self, Body},
+    peer::Peer,
+};
+use tracing::info;
+
+/// An application that requests are forwarded to.
+#[derive(Clone, Debug)]
+pub struct Forwarding {
+    /// The places of the application.
+    pub upstream: Upstream,
+    /// The security of the connections to it.
+    pub security: Security,
+    /// The fields that cross.
+    pub fields: Fields,
+    /// The field that carries the caller's SPIFFE ID.
+    pub caller_header: HeaderName,
+    /// The paths that need no token.
+    pub public: Arc<[PathPattern]>,
+}
+
+/// The application of one core.
+#[derive(Clone, Debug)]
+pub(crate) enum Application {
+    /// Answers `/` with `Success!!!`.
+    BuiltIn,
+    /// Forwards requests, with the caller's SPIFFE ID in a field.
+    Forwarded {
+        forwarder: Arc<LoggedForwarder>,
+        caller_header: HeaderName,
+    },
+}
+
+impl Forwarding {
+    /// Returns all places of the application on one line.
+    pub(crate) fn urls(&self) -> String {
+        let urls = self.upstream.urls.iter();
+        urls.map(UpstreamUrl::to_string)
+            .collect::<Vec<_>>()
+            .join(",")
+    }
+}
+
+impl Application {
+    /// Returns the application of one core.
+    pub(crate) fn new(forwarding: Option<Forwarding>, quotas: &Arc<LogQuotas>) -> Self {
+        let Some(forwarding) = forwarding else {
+            return Self::BuiltIn;
+        };
+        let Forwarding {
+            upstream,
+            security,
+            fields,
+            caller_header,
+            ..
+        } = forwarding;
+        let forwarder = Forwarder::new(upstream, security, fields);
+        Self::Forwarded {
+            forwarder: Arc::new(LoggedForwarder::new(forwarder, Arc::clone(quotas))),
+            caller_header,
+        }
+    }
+
+    /// Answers a request. Its caller is verified, or its path is public.
+    pub(crate) async fn answer(&self, request: Request<Received>) -> Response<Body> {
+        let extensions = request.extensions();
+        let Some(peer) = extensions.get::<Peer>().cloned() else {
+            return body::status(StatusCode::INTERNAL_SERVER_ERROR);
+        };
+        let caller = extensions.get::<Caller>().cloned();
+        log(&request, caller.as_ref(), &peer);
+        match self {
+            Self::BuiltIn => match request.uri().path() {
+                "/" => body::text(StatusCode::OK, "Success!!!"),
+                _ => body::status(StatusCode::NOT_FOUND),
+            },
+            Self::Forwarded {
+                forwarder,
+                caller_header,
+            } => {
+                let id = caller.map(|caller| HeaderValue::try_from(caller.id.to_string()));
+                let Ok(id) = id.transpose() else {
+                    return body::status(StatusCode::INTERNAL_SERVER_ERROR);
+                };
+                let id = id.map(|id| (caller_header.clone(), id));
+                match Checked::new(request) {
+                    Ok(request) => forwarder.forward(request, &peer, id).await,
+                    Err(rejected) => forwarder.reject(&rejected, &peer),
+                }
+            }
+        }
+    }
+}
+
+/// Logs a request. The query is not logged, because callers put secrets there.
+fn log(request: &Request<Received>, caller: Option<&Caller>, peer: &Peer) {
+    let method = Sanitized(request.method().as_str());
+    let path = Sanitized(request.uri().path());
+    let caller = caller.map(|caller| tracing::field::display(&caller.id));
+    info!(caller, %method, %path, %peer, "Request received");
+}

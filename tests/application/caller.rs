@@ -1,0 +1,49 @@
+//! An application that calls a listening client: HTTP without TLS.
+
+use http::{Request, Response, Version};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    body::{Bytes, Incoming},
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+};
+
+/// The answer to an application.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
+}
+
+/// Sends a request to the client at `address` (host and port, or `unix:` and a path) over `version`.
+pub(crate) async fn call(address: &str, version: Version, request: Request<Full<Bytes>>) -> Answer {
+    let response = match address.strip_prefix("unix:") {
+        Some(path) => send(UnixStream::connect(path).await.unwrap(), version, request).await,
+        None => send(TcpStream::connect(address).await.unwrap(), version, request).await,
+    };
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Answer {
+        status: head.status.as_u16(),
+        body: String::from_utf8(body.into()).unwrap(),
+    }
+}
+
+async fn send(
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    version: Version,
+    request: Request<Full<Bytes>>,
+) -> Response<Incoming> {
+    let io = TokioIo::new(io);
+    if version == Version::HTTP_2 {
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        return sender.send_request(request).await.unwrap();
+    }
+    let (mut sender, connection) = http1::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    sender.send_request(request).await.unwrap()
+}

@@ -1,0 +1,11 @@
+//! Tests applications of others behind the server and in front of the client.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
+
+/// Calls a listening client, as applications do.
+mod caller;
+/// Forwards to an application that is absent, slow, or no HTTP server.
+mod faults;
+/// Forwards to an application, with the caller's SPIFFE ID.
+mod forwarded;
+/// Listens for applications and adds tokens to their requests.
+mod listening;

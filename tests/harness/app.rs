@@ -1,0 +1,115 @@
+//! An application without TLS, as it stands behind the server. It records what it sees.
+
+use std::{
+    convert::Infallible,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use http::{Request, Response, request::Parts};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    body::{Bytes, Incoming},
+    service::service_fn,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    task::JoinSet,
+};
+
+/// An application that answers every request with its body, and ends with the value.
+pub struct App {
+    /// The application as `--upstream` names it.
+    pub url: String,
+    seen: Seen,
+    _serving: JoinSet<()>,
+    _directory: Option<TempDir>,
+}
+
+/// A request as the application saw it.
+pub type SeenRequest = (Parts, Bytes);
+
+type Seen = Arc<Mutex<Vec<SeenRequest>>>;
+
+/// The places where an application can listen, as `--upstream` calls them.
+pub const SCHEMES: [&str; 4] = ["http", "h2c", "unix", "unix+h2c"];
+
+impl App {
+    /// Starts an application that is reached by this scheme.
+    pub async fn start(scheme: &str) -> Self {
+        let (seen, mut serving) = (Seen::default(), JoinSet::new());
+        if !scheme.starts_with("unix") {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("{scheme}://{}", listener.local_addr().unwrap());
+            let seen_there = Arc::clone(&seen);
+            serving.spawn(async move {
+                while let Ok((io, _)) = listener.accept().await {
+                    tokio::spawn(serve(io, Arc::clone(&seen_there)));
+                }
+            });
+            return Self {
+                url,
+                seen,
+                _serving: serving,
+                _directory: None,
+            };
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path: PathBuf = directory.path().join("app.sock");
+        serving.spawn(accept(
+            UnixListener::bind(&path).unwrap(),
+            Arc::clone(&seen),
+        ));
+        Self {
+            url: format!("{scheme}:{}", Path::display(&path)),
+            seen,
+            _serving: serving,
+            _directory: Some(directory),
+        }
+    }
+
+    /// Returns the requests that were seen since the last call.
+    pub fn take(&self) -> Vec<SeenRequest> {
+        std::mem::take(&mut self.seen.lock().unwrap())
+    }
+
+    /// Returns the only request that was seen since the last call.
+    pub fn take_one(&self) -> SeenRequest {
+        let mut seen = self.take();
+        assert_eq!(seen.len(), 1, "{seen:?}");
+        seen.remove(0)
+    }
+}
+
+async fn accept(listener: UnixListener, seen: Seen) {
+    while let Ok((io, _)) = listener.accept().await {
+        tokio::spawn(serve(io, Arc::clone(&seen)));
+    }
+}
+
+/// Serves HTTP/1.1 or HTTP/2, as the caller begins.
+async fn serve(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, seen: Seen) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let seen = Arc::clone(&seen);
+        async move {
+            let (head, body) = request.into_parts();
+            let Ok(body) = body.collect().await else {
+                return Ok(Response::new(Full::default()));
+            };
+            let body = body.to_bytes();
+            seen.lock().unwrap().push((head, body.clone()));
+            // What an application says of callers is not to be believed.
+            let answer = Response::builder().header("x-spiffe-id", "spiffe://evil.example/app");
+            Ok::<_, Infallible>(answer.body(Full::new(body)).unwrap())
+        }
+    });
+    let http = auto::Builder::new(TokioExecutor::new());
+    // An error means that the caller has gone.
+    let _ = http.serve_connection(TokioIo::new(io), service).await;
+}
