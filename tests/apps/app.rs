@@ -1,57 +1,86 @@
-//! An application in Python with the test's own X.509-SVID, and a proxy in front of it.
+//! An application in Python behind our binaries, and one in front of them.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use harness::{Stack, process::Process};
 use tempfile::TempDir;
 
 use crate::python::Python;
 
-/// Runs a server in Python, and a proxy in front of it.
+/// Runs a server in Python behind our binaries.
 pub(crate) struct App {
     pub(crate) stack: Stack,
     python: Python,
-    proxy: Process,
-    files: TempDir,
-    _server: Process,
+    /// The port that callers use.
+    pub(crate) port: u16,
+    /// The certificates that callers trust, if they use TLS.
+    roots: Option<PathBuf>,
+    _processes: Vec<Process>,
+    _files: TempDir,
 }
 
 impl App {
-    /// Starts the server program, and the proxy with these `args`.
-    pub(crate) async fn new(server: &str, args: &[&str]) -> Option<Self> {
+    /// Starts the server program with the test's own X.509-SVID, and a proxy in front of it.
+    pub(crate) async fn behind_the_proxy(server: &str, path: &str) -> Option<Self> {
         let python = Python::new().await?;
         let stack = Stack::new().await;
         let files = tempfile::tempdir().unwrap();
-        let path = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
+        let path_of = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
         let svid = stack.identity().await.x509.svid().unwrap();
         let certificates = svid.cert_chain().iter();
         let chain: Vec<_> = certificates
             .map(|one| pem("CERTIFICATE", one.as_bytes()))
             .collect();
         let key = pem("PRIVATE KEY", svid.private_key().as_bytes());
-        fs::write(path("key"), key).unwrap();
-        fs::write(path("chain"), chain.concat()).unwrap();
-        fs::write(path("roots"), stack.agent.x509_bundle_pem()).unwrap();
-        let server = python.spawn(server, &[&path("key"), &path("chain")]);
-        let proxy = stack.proxy(server.listening().await, args).await;
+        fs::write(path_of("key"), key).unwrap();
+        fs::write(path_of("chain"), chain.concat()).unwrap();
+        let roots = files.path().join("roots");
+        fs::write(&roots, stack.agent.x509_bundle_pem()).unwrap();
+        let server = python.spawn(server, &[&path_of("key"), &path_of("chain")]);
+        let upstream = server.listening().await;
+        let proxy = stack.proxy(upstream, &["--path", path]).await;
         Some(Self {
             stack,
             python,
-            proxy,
-            files,
-            _server: server,
+            port: proxy.listening().await,
+            roots: Some(roots),
+            _processes: vec![server, proxy],
+            _files: files,
         })
     }
 
-    /// Returns the port of the proxy.
-    pub(crate) async fn port(&self) -> u16 {
-        self.proxy.listening().await
+    /// Starts the server program without TLS behind `server --upstream`, and before that a proxy and
+    /// `client --listen`.
+    pub(crate) async fn behind_all(server: &str, scheme: &str) -> Option<Self> {
+        let python = Python::new().await?;
+        let stack = Stack::new().await;
+        let app = python.spawn(server, &[]);
+        let app_url = format!("{scheme}://127.0.0.1:{}", app.listening().await);
+        let server = stack.server(&["--upstream", &app_url]).await;
+        let upstream = server.listening().await;
+        let proxy = stack.proxy(upstream, &["--path", "/**"]).await;
+        let url = format!("https://localhost:{}", proxy.listening().await);
+        let client = stack.spawn("client", &["--listen", "127.0.0.1:0", "--url", &url]);
+        Some(Self {
+            stack,
+            python,
+            port: client.listening().await,
+            roots: None,
+            _processes: vec![app, server, proxy, client],
+            _files: tempfile::tempdir().unwrap(),
+        })
     }
 
-    /// Runs the client program against `port`, and returns what it prints.
-    pub(crate) async fn run(&self, client: &str, port: u16, args: &[&str]) -> String {
-        let (roots, port) = (self.files.path().join("roots"), port.to_string());
-        let args = [&[roots.to_str().unwrap(), &port], args].concat();
+    /// Runs the client program, and returns what it prints.
+    pub(crate) async fn run(&self, client: &str, args: &[&str]) -> String {
+        self.run_against(self.port, client, args).await
+    }
+
+    /// Runs the client program against another port.
+    pub(crate) async fn run_against(&self, port: u16, client: &str, args: &[&str]) -> String {
+        let roots = self.roots.as_deref().map(|roots| roots.to_str().unwrap());
+        let port = port.to_string();
+        let args = [&[roots.unwrap_or("-"), &port], args].concat();
         let output = self.python.run(client, &args).await;
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{args:?}: {errors}");

@@ -1,10 +1,13 @@
 use crate::app::App;
 
+const SERVER: &str = "grpc_server.py";
 const CLIENT: &str = "grpc_client.py";
 
-/// Runs a gRPC server, and a proxy that forwards its calls.
+/// The groups of calls whose server counts nothing.
+const KINDS: [&str; 5] = ["unary", "large", "streams", "turns", "errors"];
+
 async fn calls() -> Option<App> {
-    App::new("grpc_server.py", &["--path", "/test.Calls/**"]).await
+    App::behind_the_proxy(SERVER, "/test.Calls/**").await
 }
 
 #[tokio::test]
@@ -12,8 +15,20 @@ async fn calls_of_all_kinds_cross_the_proxy_h003() {
     let Some(app) = calls().await else {
         return;
     };
-    for group in ["unary", "large", "streams", "turns", "errors"] {
-        app.run(CLIENT, app.port().await, &[group]).await;
+    for group in KINDS {
+        app.run(CLIENT, &[group]).await;
+    }
+}
+
+#[tokio::test]
+async fn calls_of_all_kinds_cross_client_proxy_and_server_h003_h004() {
+    for groups in [&KINDS[..], &["deadlines"], &["cancels"]] {
+        let Some(app) = App::behind_all(SERVER, "h2c").await else {
+            return;
+        };
+        for group in groups {
+            app.run(CLIENT, &[group]).await;
+        }
     }
 }
 
@@ -23,7 +38,7 @@ async fn deadlines_and_cancels_reach_the_server_h004() {
         let Some(app) = calls().await else {
             return;
         };
-        app.run(CLIENT, app.port().await, &[group]).await;
+        app.run(CLIENT, &[group]).await;
     }
 }
 
@@ -39,7 +54,7 @@ async fn errors_of_the_proxy_are_grpc_statuses_h005() {
         let nobody = 1;
         let proxy = app.stack.proxy(nobody, &["--path", path]).await;
         let port = proxy.listening().await;
-        app.run(CLIENT, port, &["one", code, details]).await;
+        app.run_against(port, CLIENT, &["one", code, details]).await;
     }
 }
 
@@ -48,17 +63,14 @@ async fn refusals_of_the_server_are_grpc_statuses_with_their_challenge_h005() {
     let Some(app) = calls().await else {
         return;
     };
-    let server = app
-        .stack
-        .server(&["--allow", "spiffe://example.org/other"])
-        .await;
+    let allow = ["--allow", "spiffe://example.org/other"];
+    let server = app.stack.server(&allow).await;
     let port = server.listening().await;
-    let told = app
-        .run(CLIENT, port, &["one", "UNAUTHENTICATED", "Unauthorized"])
-        .await;
+    let refused = ["one", "UNAUTHENTICATED", "Unauthorized"];
+    let told = app.run_against(port, CLIENT, &refused).await;
     assert!(told.contains(r#"'www-authenticate': 'Bearer"#), "{told}");
     let token = format!("authorization=Bearer {}", app.stack.token(|_| ()));
     let refused = ["one", "PERMISSION_DENIED", "Forbidden", &token];
-    let told = app.run(CLIENT, port, &refused).await;
+    let told = app.run_against(port, CLIENT, &refused).await;
     assert!(told.contains("insufficient_scope"), "{told}");
 }

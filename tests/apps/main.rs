@@ -1,7 +1,7 @@
 //! Runs applications that nobody here wrote behind and in front of our binaries.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
-/// Starts an application, and a proxy in front of it.
+/// Starts an application behind our binaries.
 mod app;
 /// Calls a gRPC server in Python by a gRPC client in Python.
 mod grpc;

@@ -2,7 +2,7 @@
 
 use std::future::Ready;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 use serve::{body::Body, peer::Peer};
 
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     check::{Checked, check_response, check_switch},
     error::Error,
     headers::{self, Fields},
-    outbound::{self, Answered, Caller, Client, Security, Upstream},
+    outbound::{self, Answered, Caller, Client, PreparedRequest, Security, Upstream},
     websocket::Opening,
 };
 
@@ -91,12 +91,29 @@ impl Forwarder {
         if let Some((name, value)) = set {
             request.headers_mut().insert(name, value);
         }
-        if is_websocket {
-            return self.open_websocket(request, version, &caller).await;
+        if !is_websocket {
+            let request = Client::prepare(request).await?;
+            let answered = self.send(request, &caller, renew).await?;
+            return finish(answered, takes_trailers);
         }
-        let request = Client::prepare(request).await?;
+        let (mut head, body) = request.into_parts();
+        let opening = Opening::of(&mut head, version);
+        let answered = self.send(Client::upgrade(head), &caller, renew).await?;
+        open_websocket(answered, &opening, body).await
+    }
+
+    /// Sends a request, and once more with the field that `renew` gives.
+    async fn send<R>(
+        &self,
+        request: PreparedRequest<CleanBody>,
+        caller: &Caller,
+        renew: Option<impl FnOnce(StatusCode, &HeaderMap) -> Option<R>>,
+    ) -> Result<Answered<CleanBody>, Error>
+    where
+        R: Future<Output = Option<(HeaderName, HeaderValue)>>,
+    {
         let again = renew.and_then(|renew| Some((renew, request.copy()?)));
-        let mut answered = self.client.send(request, &caller).await?;
+        let answered = self.client.send(request, caller).await?;
         if let Some((renew, mut again)) = again {
             let head = answered.response();
             if let Some(renewing) = renew(head.status(), head.headers())
@@ -104,47 +121,12 @@ impl Forwarder {
             {
                 drop(answered.accept());
                 again.head.headers.insert(name, value);
-                answered = self.client.send(again, &caller).await?;
+                return Ok(self.client.send(again, caller).await?);
             }
         }
-        finish(answered, takes_trailers)
-    }
-
-    /// Opens a WebSocket for a caller that speaks `version`, or returns the upstream's answer to that.
-    async fn open_websocket(
-        &self,
-        request: Request<CleanBody>,
-        version: Version,
-        caller: &Caller,
-    ) -> Result<Response<Body>, Error> {
-        let (mut head, body) = request.into_parts();
-        let opening = Opening::of(&mut head, version);
-        let answered = self.client.upgrade_for(head, caller).await?;
-        match answered.response().status() {
-            StatusCode::SWITCHING_PROTOCOLS => {}
-            // A caller of HTTP/2 would take a success for an open WebSocket.
-            status if status.is_success() && version == Version::HTTP_2 => {
-                return Err(answered.reject(NOT_OPENED).into());
-            }
-            _ => return finish(answered, false),
-        }
-        let checked = check_switch(answered.response());
-        if let Err(reason) = checked.and_then(|()| opening.check(answered.response().headers())) {
-            return Err(answered.reject(reason).into());
-        }
-        let at = answered.at();
-        let (mut response, switched) = answered.switch();
-        headers::clean_response(&mut response, false);
-        opening.complete(&mut response);
-        *response.version_mut() = Version::HTTP_11;
-        match switched.open(body).await {
-            Ok(tunnel) => Ok(response.map(|()| Body::streamed(tunnel))),
-            Err(error) => Err(outbound::Error::broken(at, &error).into()),
-        }
+        Ok(answered)
     }
 }
-
-const NOT_OPENED: &str = "it answered with success and did not open the WebSocket";
 
 /// Checks and cleans an upstream's answer.
 fn finish(answered: Answered<CleanBody>, takes_trailers: bool) -> Result<Response<Body>, Error> {
@@ -156,4 +138,36 @@ fn finish(answered: Answered<CleanBody>, takes_trailers: bool) -> Result<Respons
     // The version is each connection's own (RFC 9110 §2.5).
     *response.version_mut() = Version::HTTP_11;
     Ok(response.map(|body| Body::streamed(CleanBody::new(body, rules))))
+}
+
+const NOT_OPENED: &str = "it answered with success and did not open the WebSocket";
+
+/// Opens a WebSocket after the upstream's answer to that, with `body` as the bytes of the caller. Returns
+/// any other answer.
+async fn open_websocket(
+    answered: Answered<CleanBody>,
+    opening: &Opening,
+    body: CleanBody,
+) -> Result<Response<Body>, Error> {
+    match answered.response().status() {
+        StatusCode::SWITCHING_PROTOCOLS => {}
+        // A caller of HTTP/2 would take a success for an open WebSocket.
+        status if status.is_success() && opening.is_over_http2() => {
+            return Err(answered.reject(NOT_OPENED).into());
+        }
+        _ => return finish(answered, false),
+    }
+    let checked = check_switch(answered.response());
+    if let Err(reason) = checked.and_then(|()| opening.check(answered.response().headers())) {
+        return Err(answered.reject(reason).into());
+    }
+    let at = answered.at();
+    let (mut response, switched) = answered.switch();
+    headers::clean_response(&mut response, false);
+    opening.complete(&mut response);
+    *response.version_mut() = Version::HTTP_11;
+    match switched.open(body).await {
+        Ok(tunnel) => Ok(response.map(|()| Body::streamed(tunnel))),
+        Err(error) => Err(outbound::Error::broken(at, &error).into()),
+    }
 }

@@ -50,6 +50,11 @@ impl Opening {
         Self { accept, version }
     }
 
+    /// Returns whether the caller speaks HTTP/2.
+    pub(super) fn is_over_http2(&self) -> bool {
+        self.version == Version::HTTP_2
+    }
+
     /// Checks that an answer with 101 accepts this WebSocket. Returns the reason if not.
     pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), &'static str> {
         let is = |one: &[u8], other: &[u8]| one.eq_ignore_ascii_case(other);
@@ -71,7 +76,7 @@ impl Opening {
     /// Makes a cleaned answer with 101 fit for the caller.
     pub(super) fn complete<B>(&self, response: &mut Response<B>) {
         let headers = response.headers_mut();
-        if self.version == Version::HTTP_2 {
+        if self.is_over_http2() {
             headers.remove(SEC_WEBSOCKET_ACCEPT);
             return;
         }

@@ -1,4 +1,4 @@
-"""A WebSocket server over TLS. It reads a key and a chain, and logs the port."""
+"""A WebSocket server. It has TLS if it gets a key and a chain, and logs its port."""
 
 import asyncio
 import ssl
@@ -23,10 +23,12 @@ def refuse(connection, request):
     return None
 
 
-async def main(key, chain):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(chain, key)
-    context.set_alpn_protocols(["http/1.1"])
+async def main(key=None, chain=None):
+    context = None
+    if key:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(chain, key)
+        context.set_alpn_protocols(["http/1.1"])
     options = {"process_request": refuse, "subprotocols": ["chat"], "max_size": None}
     async with serve(answer, "127.0.0.1", 0, ssl=context, **options) as server:
         port = server.sockets[0].getsockname()[1]

@@ -129,6 +129,15 @@ impl<B: RequestBody> Client<B> {
         Ok(PreparedRequest { head, body, speech })
     }
 
+    /// Returns a request that asks for a WebSocket. It has no body, and gets a connection for itself.
+    pub(crate) fn upgrade(head: Parts) -> PreparedRequest<B> {
+        PreparedRequest {
+            head,
+            body: Prepared::none(),
+            speech: Speech::Http1,
+        }
+    }
+
     /// Sends a prepared request as [`Self::request_for`] does.
     ///
     /// # Errors
@@ -159,21 +168,6 @@ impl<B: RequestBody> Client<B> {
             let again = unanswered.again.ok_or(unanswered.error)?;
             (head, body, failed) = (again.head, again.body, Some(again.failed));
         }
-    }
-
-    /// Does as [`Self::request_for`] for a request that asks for a WebSocket. It has no body, and a
-    /// connection for itself.
-    pub(crate) async fn upgrade_for(
-        &self,
-        head: Parts,
-        caller: &Caller,
-    ) -> Result<Answered<B>, Error> {
-        let request = PreparedRequest {
-            head,
-            body: Prepared::none(),
-            speech: Speech::Http1,
-        };
-        self.send(request, caller).await
     }
 
     /// Sends a request over its connection and waits for the head of the answer.
@@ -215,11 +209,9 @@ impl<B> PreparedRequest<B> {
     /// Returns a copy of a request whose body was read.
     pub(crate) fn copy(&self) -> Option<Self> {
         let body = self.body.copy()?;
-        Some(Self {
-            head: self.head.clone(),
-            body,
-            speech: self.speech,
-        })
+        let head = self.head.clone();
+        let speech = self.speech;
+        Some(Self { head, body, speech })
     }
 }
 

@@ -56,7 +56,10 @@ mod upload;
 mod upstream;
 mod url;
 
-pub(crate) use self::{caller::Caller, client::Answered};
+pub(crate) use self::{
+    caller::Caller,
+    client::{Answered, PreparedRequest},
+};
 pub use self::{
     client::Client,
     endpoint::MAX_KEPT,

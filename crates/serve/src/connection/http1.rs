@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use common::lock::lock;
@@ -12,12 +12,21 @@ use http::{Request, Response, StatusCode, header::EXPECT};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::{
     body::{Bytes, Incoming},
-    server::conn::http1,
+    server::conn::http1::{self, UpgradeableConnection},
+    service::HttpService,
 };
-use hyper_util::rt::TokioTimer;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    answer::Answer, exchange::Serving, last, request::RequestInFlight, unread, upgrade::Upgrade,
+    Error,
+    answer::Answer,
+    exchange::Serving,
+    last,
+    observed::Observed,
+    request::RequestInFlight,
+    unread,
+    upgrade::{self, Upgrade},
 };
 use crate::{
     body::{BoxError, Wire},
@@ -35,6 +44,57 @@ pub fn http1() -> http1::Builder {
         .header_read_timeout(None)
         .max_buf_size(MAX_HEADER_BYTES as usize);
     http1
+}
+
+/// A connection that speaks HTTP/1.1, and the tunnel that it may become.
+pub(super) struct Http1<I, S: HttpService<Incoming>, H> {
+    http: Pin<Box<UpgradeableConnection<TokioIo<Observed<I>>, S>>>,
+    serving: Arc<Serving<H>>,
+    tunnel: Option<Tunnelling>,
+}
+
+type Tunnelling = Pin<Box<dyn Future<Output = Result<(), upgrade::Error>> + Send>>;
+
+impl<I, S, H> Http1<I, S, H>
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: HttpService<Incoming, ResBody = Tracked, Error = Infallible>,
+{
+    /// Serves HTTP/1.1 on a connection.
+    pub(super) fn new(io: Observed<I>, service: S, serving: Arc<Serving<H>>) -> Self {
+        let connection = http1().serve_connection(TokioIo::new(io), service);
+        Self {
+            http: Box::pin(connection.with_upgrades()),
+            serving,
+            tunnel: None,
+        }
+    }
+
+    /// Starts to drain. A tunnel has its time instead.
+    pub(super) fn drain(&mut self) {
+        self.http.as_mut().graceful_shutdown();
+    }
+}
+
+impl<I, S, H> Future for Http1<I, S, H>
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: HttpService<Incoming, ResBody = Tracked, Error = Infallible>,
+{
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            if let Some(tunnel) = &mut self.tunnel {
+                return tunnel.as_mut().poll(cx).map_err(Into::into);
+            }
+            ready!(self.http.as_mut().poll(cx))?;
+            let Some(tunnel) = lock(&self.serving.tunnel).take() else {
+                return Poll::Ready(Ok(()));
+            };
+            self.tunnel = Some(Box::pin(tunnel.run()));
+        }
+    }
 }
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Tracked>, Infallible>> + Send>>;

@@ -23,17 +23,14 @@ use std::{
     net::IpAddr,
     pin::Pin,
     sync::{Arc, Mutex},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
-use common::lock::lock;
 use hyper::{
     body::{Bytes, Incoming},
-    server::conn::http1::UpgradeableConnection,
     service::{HttpService, service_fn},
 };
-use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::OwnedSemaphorePermit,
@@ -44,7 +41,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use self::{
     activity::{Activity, Overdue},
     exchange::Serving,
-    http1::Tracked,
+    http1::{Http1, Tracked},
     observed::Observed,
     plaintext::Prefixed,
     windows::Windows,
@@ -191,13 +188,8 @@ impl Connection {
             let serving = Arc::clone(&serving);
             service_fn(move |request| http1::exchange(&serving, request))
         };
-        let io = TokioIo::new(Observed::http1(io, Arc::clone(activity)));
-        let connection = http1::http1().serve_connection(io, service);
-        let mut connection = Http1 {
-            http: Box::pin(connection.with_upgrades()),
-            serving,
-            tunnel: None,
-        };
+        let io = Observed::http1(io, Arc::clone(activity));
+        let mut connection = Http1::new(io, service, serving);
         let overdue = tokio::select! {
             served = &mut connection => return served,
             overdue = activity.overdue_or_old(&self.shared.limits) => overdue,
@@ -328,41 +320,13 @@ trait HttpConnection: Future<Output = Result<(), Error>> + Unpin {
     fn start_drain(&mut self);
 }
 
-/// A connection that speaks HTTP/1.1, and the tunnel that it may become.
-struct Http1<I, S: HttpService<Incoming>, H> {
-    http: Pin<Box<UpgradeableConnection<TokioIo<Observed<I>>, S>>>,
-    serving: Arc<Serving<H>>,
-    tunnel: Option<Tunnelling>,
-}
-
-type Tunnelling = Pin<Box<dyn Future<Output = Result<(), upgrade::Error>> + Send>>;
-
-impl<I: Io, S, H> Future for Http1<I, S, H>
+impl<I, S, H> HttpConnection for Http1<I, S, H>
 where
-    S: HttpService<Incoming, ResBody = Tracked, Error = Infallible>,
-{
-    type Output = Result<(), Error>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        loop {
-            if let Some(tunnel) = &mut self.tunnel {
-                return tunnel.as_mut().poll(cx).map_err(Into::into);
-            }
-            ready!(self.http.as_mut().poll(cx))?;
-            let Some(tunnel) = lock(&self.serving.tunnel).take() else {
-                return Poll::Ready(Ok(()));
-            };
-            self.tunnel = Some(Box::pin(tunnel.run()));
-        }
-    }
-}
-
-impl<I: Io, S, H> HttpConnection for Http1<I, S, H>
-where
+    I: Io,
     S: HttpService<Incoming, ResBody = Tracked, Error = Infallible>,
 {
     fn start_drain(&mut self) {
-        self.http.as_mut().graceful_shutdown();
+        self.drain();
     }
 }
 
