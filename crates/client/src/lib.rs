@@ -74,12 +74,11 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         let fetched = workload_api.fetch_jwt_svid(&config.audiences(), None).await;
         fetched.map_err(cli::with_remedy)
     };
+    config.warn();
     if config.print() == Some(Print::Token) {
-        config.warn();
         return output::token(&token().await?);
     }
     let x509 = bundles(&config, &workload_api()).await?;
-    config.warn();
     if let (Some(Print::Bundle), Some(x509)) = (config.print(), &x509) {
         let bundles = x509.bundle_set()?;
         return output::bundle(&bundles, config.server_id.trust_domain());

@@ -71,6 +71,13 @@ impl Service {
         }
     }
 
+    /// Follows the bundles that verify callers. Connections of callers with a certificate drain when they
+    /// change.
+    #[must_use]
+    pub fn trust(&self, x509: &X509Source) -> Tenure {
+        tenure::follow_bundles(x509.clone(), self.shutdown.clone())
+    }
+
     /// Listens, and runs `core` on each core until a stop is requested and all have drained.
     /// `announce` logs that the process listens, with the number of cores and the addresses.
     ///

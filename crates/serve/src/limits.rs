@@ -15,7 +15,7 @@ pub struct Limits {
     /// body must come in it, or the caller must read the next part of an answer.
     pub body_timeout: Duration,
     /// The time for which a stream may be silent in both directions: an answer that is sent as it comes,
-    /// and the body of a gRPC call.
+    /// the body of a gRPC call, or a WebSocket.
     pub stream_idle_timeout: Duration,
     /// The longest request body, in bytes; `None` accepts any length.
     pub max_body: Option<u64>,

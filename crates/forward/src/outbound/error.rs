@@ -128,6 +128,11 @@ impl Error {
         Self::Failed(at, quoted(failure))
     }
 
+    /// Returns the error of a connection that broke off as it switched protocols.
+    pub(crate) fn broken(at: At, error: &hyper::Error) -> Self {
+        Self::Failed(at, quoted(error))
+    }
+
     /// Returns the error of a request whose own body failed.
     pub(super) fn request_body(cause: String) -> Self {
         Self::RequestBody(Sanitized(cause).to_string())

@@ -48,6 +48,8 @@ pub(super) enum Speech {
     PreferHttp2,
     /// HTTP/2, because the request is a gRPC call.
     Http2,
+    /// HTTP/1.1, because the request is for a WebSocket.
+    Http1,
 }
 
 impl Speech {
@@ -199,9 +201,15 @@ impl<B: RequestBody> Prepared<B> {
         Ok(Self::Streamed(begun.bytes, body))
     }
 
+    /// Returns the body of a request that has none.
+    pub(super) fn none() -> Self {
+        Self::Whole(Whole::default())
+    }
+
     /// Returns the kind of connection that a request by this method and in this version needs.
     pub(super) fn need(&self, method: &Method, speech: Speech) -> Need {
         match self {
+            _ if speech == Speech::Http1 => Need::Exclusive(speech),
             Self::Whole(whole) => Need::Shared {
                 bytes: whole.bytes.len(),
                 is_repeatable: is_repeatable(method, self.is_some()),

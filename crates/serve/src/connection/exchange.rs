@@ -3,11 +3,15 @@
 //! The module checks the bounds on the request's head, calls the handler, and answers in its place when
 //! a bound is exceeded.
 
-use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc};
+use std::{
+    panic::AssertUnwindSafe,
+    pin::pin,
+    sync::{Arc, Mutex},
+};
 
 use futures_util::FutureExt;
 use http::{
-    HeaderValue, Request, Response, StatusCode,
+    HeaderValue, Method, Request, Response, StatusCode,
     header::{CONTENT_LENGTH, RETRY_AFTER},
 };
 use http_body::Body as _;
@@ -15,6 +19,7 @@ use tracing::error;
 
 use super::{
     activity::Activity, date, last::LastAnswer, received::Received, request::RequestInFlight,
+    upgrade::Tunnel,
 };
 use crate::{
     body::{self, Body, Wire},
@@ -22,6 +27,7 @@ use crate::{
     handler::Handler,
     limits::{Limits, MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES},
     peer::Peer,
+    websocket::WebSocket,
 };
 
 /// The handler, the bounds and the activity that all requests of a connection share.
@@ -30,6 +36,8 @@ pub(super) struct Serving<H> {
     pub(super) peer: Peer,
     pub(super) limits: Limits,
     pub(super) activity: Arc<Activity>,
+    /// The tunnel that an HTTP/1.1 connection becomes after its last answer.
+    pub(super) tunnel: Mutex<Option<Tunnel>>,
 }
 
 impl<H: Handler> Serving<H> {
@@ -41,11 +49,14 @@ impl<H: Handler> Serving<H> {
         in_flight: &Arc<RequestInFlight>,
     ) -> Response<Body> {
         let is_call = grpc::is_call(&request);
+        let is_websocket = request.extensions().get::<WebSocket>().is_some();
+        let is_connect = *request.method() == Method::CONNECT;
         let refused = match in_flight.is_admitted() {
             true => over_bounds(&request, &self.limits),
             false => Some(overloaded(!request.body().is_end_stream())),
         };
-        let request = request.map(|body| Received::new(body, &self.limits, is_call, in_flight));
+        let request = request
+            .map(|body| Received::new(body, &self.limits, is_call || is_websocket, in_flight));
         let mut response = match refused {
             Some(refused) => refused,
             None => tokio::select! {
@@ -56,6 +67,14 @@ impl<H: Handler> Serving<H> {
         if let Some(status) = in_flight.fault() {
             response = refusal(status);
         }
+        response = match response.status() {
+            // Another answer to CONNECT than that of a WebSocket must not make a tunnel.
+            status if is_connect && status.is_success() => body::method_not_allowed(),
+            StatusCode::SWITCHING_PROTOCOLS if !is_websocket => {
+                body::status(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+            _ => response,
+        };
         // An upstream's answer is streamed, and one of this process is not.
         if is_call && is_error(response.status()) && !response.body().is_streamed() {
             response = grpc::answer(response);

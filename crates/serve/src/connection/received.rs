@@ -201,6 +201,10 @@ impl Drop for Received {
         let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) else {
             return;
         };
+        // No further request follows what is left of a tunnel.
+        if matches!(body, Wire::Upgraded(_)) {
+            return;
+        }
         let rest = Unread::new(body, self.open.take());
         if let Some(rest) = self.in_flight.leave(rest) {
             rest.read_in_background();
