@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use common::{bearer::Caller, path::PathPattern, sanitize::Sanitized, throttle::LogQuotas};
+use common::{bearer::Caller, sanitize::Sanitized, throttle::LogQuotas};
 use forward::{
     Checked, Fields, Forwarder, LoggedForwarder,
     outbound::{Security, Upstream, UpstreamUrl},
@@ -26,8 +26,6 @@ pub struct Forwarding {
     pub fields: Fields,
     /// The field that carries the caller's SPIFFE ID.
     pub caller_header: HeaderName,
-    /// The paths that need no token.
-    pub public: Arc<[PathPattern]>,
 }
 
 /// The application of one core.
@@ -63,7 +61,6 @@ impl Application {
             security,
             fields,
             caller_header,
-            ..
         } = forwarding;
         let forwarder = Forwarder::new(upstream, security, fields);
         Self::Forwarded {
@@ -72,7 +69,7 @@ impl Application {
         }
     }
 
-    /// Answers a request. Its caller is verified, or its path is public.
+    /// Answers a request that the policy lets through. Its caller is verified, or not known.
     pub(crate) async fn answer(&self, request: Request<Received>) -> Response<Body> {
         let extensions = request.extensions();
         let Some(peer) = extensions.get::<Peer>().cloned() else {
