@@ -52,7 +52,7 @@ async fn open(https: Https) -> Client {
 async fn idle_websocket_takes_little_memory_h010() {
     allow_open_files(4 * OPEN as u64);
     let stack = proxied().await;
-    // What every process needs once is there before.
+    // The first one makes the process take the memory that it needs once.
     let _first = open(stack.https.clone()).await;
     let before = stack.proxy.peak_memory();
     let mut opening = JoinSet::new();
