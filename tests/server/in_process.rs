@@ -24,6 +24,7 @@ async fn one_core_of_server_and_proxy_serves_in_the_test_process_until_a_stop() 
     let policy = Policy::new(vec![SERVER_ID.to_owned()], allow);
     let server = Server {
         tls: tls::server(&identity.x509).unwrap(),
+        takes_certificates: false,
         authenticator: Arc::new(Authenticator::new(identity.jwt.clone(), policy)),
         forwarding: None,
         quotas: Arc::default(),

@@ -3,13 +3,15 @@ use std::time::Duration;
 use dev_agent::{Config, DevAgent, FederatedBundle};
 use harness::{
     PATIENCE, SERVER_ID, Stack, binary,
+    fake_workload_api::{Fake, Genuine},
     jwt::Key,
     process::{Process, command},
     raw::{Client, Message},
 };
 use serde_json::json;
-use spiffe::{SpiffeId, TrustDomain};
+use spiffe::TrustDomain;
 use tokio::{net::TcpListener, time::timeout};
+use tonic::Status;
 
 /// Opens a connection that is kept through all changes, because only tokens are tested here.
 async fn connected(stack: &Stack, server: &Process) -> Client {
@@ -85,16 +87,15 @@ async fn token_of_a_dropped_federated_domain_is_refused_j168() {
 #[tokio::test]
 async fn withdrawn_bundles_are_answered_with_503_j169() {
     let stack = Stack::new().await;
-    let server = stack.server(&[]).await;
+    let fake = Fake::new(&Genuine::of(&stack).await);
+    let args = ["--listen", "127.0.0.1:0"];
+    let server = Process::spawn(command(&binary("server"), &fake.endpoint(), &args));
     let mut client = connected(&stack, &server).await;
     let token = stack.token(|_| ());
     assert_eq!(ask(&mut client, &token).await.status(), 200);
 
-    stack.agent.withdraw(&SpiffeId::new(SERVER_ID).unwrap());
-    server
-        .logged("identity withdrawn by the Workload API")
-        .await;
-    // The X.509 stream may report the withdrawal before the JWT stream.
+    // The X.509-SVID stays, because connections end with it.
+    fake.say_jwt_bundles(Err(Status::permission_denied("no identity issued")));
     let answer = until(&mut client, &token, 503).await;
     assert_eq!(answer.fields("retry-after"), ["5"]);
     assert_eq!(answer.fields("www-authenticate"), Vec::<&str>::new());

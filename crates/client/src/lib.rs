@@ -70,8 +70,8 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         config.identity.workload_api(left)
     };
     let token = async || {
-        let (workload_api, audiences) = (workload_api(), config.audiences());
-        let fetched = workload_api.fetch_jwt_svid(&audiences, None).await;
+        let workload_api = workload_api();
+        let fetched = workload_api.fetch_jwt_svid(&config.audiences(), None).await;
         fetched.map_err(cli::with_remedy)
     };
     config.warn();
@@ -102,11 +102,8 @@ async fn bundles(
     match config.peer() {
         Peer::Name { .. } => Ok(None),
         Peer::SpiffeId(_) => {
-            let identity = workload_api
-                .x509_bundles()
-                .await
-                .map_err(cli::with_remedy)?;
-            Ok(Some(identity.x509))
+            let bundles = workload_api.x509_bundles().await;
+            Ok(Some(bundles.map_err(cli::with_remedy)?.x509))
         }
     }
 }

@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use common::{bearer::Caller, path::PathPattern, sanitize::Sanitized, throttle::LogQuotas};
+use common::{
+    bearer::{Caller, Credential},
+    path::PathPattern,
+    sanitize::Sanitized,
+    throttle::LogQuotas,
+};
 use forward::{
     Checked, Fields, Forwarder, LoggedForwarder,
     outbound::{Security, Upstream, UpstreamUrl},
@@ -107,6 +112,8 @@ impl Application {
 fn log(request: &Request<Received>, caller: Option<&Caller>, peer: &Peer) {
     let method = Sanitized(request.method().as_str());
     let path = Sanitized(request.uri().path());
+    let is_certificate = caller.is_some_and(|one| one.credential == Credential::Certificate);
+    let credential = is_certificate.then_some("certificate");
     let caller = caller.map(|caller| tracing::field::display(&caller.id));
-    info!(caller, %method, %path, %peer, "Request received");
+    info!(caller, credential, %method, %path, %peer, "Request received");
 }

@@ -41,8 +41,10 @@ use crate::{application::Application, config::Config};
 /// Everything that a core serves with. All cores share it.
 #[derive(Clone, Debug)]
 pub struct Server {
-    /// Presents the X.509-SVID, and requests no certificate.
+    /// Presents the X.509-SVID, and may request a certificate.
     pub tls: Arc<ServerConfig>,
+    /// Set if the certificate's SPIFFE ID is the caller's where a request has no token.
+    pub takes_certificates: bool,
     /// Decides which requests are let through.
     pub authenticator: Arc<Authenticator>,
     /// The application that requests are forwarded to; `None` for the built-in answer.
@@ -81,12 +83,23 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     let allowed = config.allow.iter().map(Pattern::trust_domain);
     bundles::warn_of_missing(&identity.jwt, "JWT", "--allow", allowed);
     let authenticator = Arc::new(config.authenticator(identity.jwt, &own));
+    let mut shared = Shared::new(limits).with_tenure(service.tenure(&identity.x509));
+    let tls = match config.callers() {
+        None => tls::server(&identity.x509)?,
+        Some(callers) => {
+            let domains = config.peers.iter().map(Pattern::trust_domain);
+            bundles::warn_of_missing(&identity.x509, "X.509", "--peers", domains);
+            shared = shared.with_trust(service.trust(&identity.x509));
+            tls::server_verifying(&identity.x509, callers)?
+        }
+    };
     let server = Server {
-        tls: tls::server(&identity.x509)?,
+        tls,
+        takes_certificates: config.takes_certificates(),
         authenticator,
         forwarding,
         quotas: Arc::default(),
-        shared: Shared::new(limits).with_tenure(service.tenure(&identity.x509)),
+        shared,
     };
     let announce = |cores, addresses: &str| {
         info!(spiffe_id = %own, cores, application, "listening on {addresses}");
@@ -121,6 +134,7 @@ fn forwarding(
 pub async fn run(listener: impl Into<Listener>, server: Server, shutdown: Shutdown) {
     let Server {
         tls,
+        takes_certificates,
         authenticator,
         forwarding,
         quotas,
@@ -128,8 +142,13 @@ pub async fn run(listener: impl Into<Listener>, server: Server, shutdown: Shutdo
     } = server;
     let public = forwarding.as_ref().map(|one| Arc::clone(&one.public));
     let application = Application::new(forwarding, &quotas);
+    let certificate: fn(&Parts) -> _ = match takes_certificates {
+        true => |head| head.extensions.get::<Peer>()?.id().cloned(),
+        false => |_| None,
+    };
     let layer = JwtSvidLayer::new(authenticator)
         .source(|head| head.extensions.get::<Peer>().map(Peer::source))
+        .certificate(certificate)
         .on_refusal(move |refusal: &Refusal, head: &Parts| refused(refusal, head, &quotas));
     let verified = {
         let application = application.clone();

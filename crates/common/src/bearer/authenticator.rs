@@ -28,8 +28,19 @@ pub struct Authenticator<B = JwtSource> {
 /// The verified caller of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The SPIFFE ID of the caller: the token's subject (JWT-SVID §3.1).
+    /// The SPIFFE ID of the caller: the token's subject (JWT-SVID §3.1), or the ID of the certificate.
     pub id: Arc<SpiffeId>,
+    /// The credential that proves the ID.
+    pub credential: Credential,
+}
+
+/// The kinds of credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// A JWT-SVID in the request.
+    Token,
+    /// The X.509-SVID of the connection.
+    Certificate,
 }
 
 /// The token of a request, and its digest once that was computed.
@@ -89,7 +100,7 @@ where
             Some(id) => id,
             None => self.verify_and_remember(&token)?,
         };
-        self.authorize(id)
+        self.authorize(id, Credential::Token)
     }
 
     /// Authenticates as [`Self::authenticate`] does, on a core that also has other work. A token that
@@ -116,17 +127,22 @@ where
                 }
             }
         };
-        self.authorize(id)
+        self.authorize(id, Credential::Token)
     }
 
-    fn authorize(&self, id: Arc<SpiffeId>) -> Result<Caller, Refusal> {
+    /// Authorizes a caller whose SPIFFE ID is verified.
+    pub(super) fn authorize(
+        &self,
+        id: Arc<SpiffeId>,
+        credential: Credential,
+    ) -> Result<Caller, Refusal> {
         if !self.policy.allow.allows(&id) {
             return Err(Refusal::NotAllowed {
                 caller: SpiffeId::clone(&id),
                 rule: self.policy.allow.rule().clone(),
             });
         }
-        Ok(Caller { id })
+        Ok(Caller { id, credential })
     }
 
     fn known(&self, token: &BearerToken<'_>) -> Option<Arc<SpiffeId>> {

@@ -9,13 +9,13 @@ use std::{
 };
 
 use http::{Request, Response, request::Parts};
-use spiffe::BundleSource;
+use spiffe::{BundleSource, SpiffeId};
 use tower_layer::Layer;
 use tower_service::Service;
 use tracing::debug;
 
 use super::{
-    authenticator::{Authenticator, Caller},
+    authenticator::{Authenticator, Caller, Credential},
     jwt::JwtBundle,
     queue::VerificationQueue,
     refusal::Refusal,
@@ -71,6 +71,7 @@ pub struct JwtSvidLayer<A = EmptyAnswer, B = JwtSource> {
     authenticator: Arc<Authenticator<B>>,
     queue: Arc<VerificationQueue>,
     source: Source,
+    certificate: Certificate,
     answer: A,
 }
 
@@ -97,6 +98,12 @@ pub struct EmptyAnswer;
 /// The function that returns the source of a request.
 type Source = fn(&Parts) -> Option<IpAddr>;
 
+/// The function that returns the verified SPIFFE ID of a request's connection.
+type Certificate = fn(&Parts) -> Option<Arc<SpiffeId>>;
+
+/// The fields of a request that a proxy has forwarded (RFC 9110 §7.6.3, RFC 7239).
+const FORWARDED: [&str; 3] = ["via", "forwarded", "x-forwarded-for"];
+
 impl<B> JwtSvidLayer<EmptyAnswer, B> {
     /// Returns a layer that passes on the requests that `authenticator` accepts.
     #[must_use]
@@ -105,6 +112,7 @@ impl<B> JwtSvidLayer<EmptyAnswer, B> {
             authenticator,
             queue: Arc::default(),
             source: |_| None,
+            certificate: |_| None,
             answer: EmptyAnswer,
         }
     }
@@ -119,6 +127,17 @@ impl<A, B> JwtSvidLayer<A, B> {
         self
     }
 
+    /// Uses `certificate` to find the SPIFFE ID of the X.509-SVID that a request's connection was verified
+    /// by. It is the caller's where the request has no token. A token that is sent is always verified, and
+    /// its subject is the caller.
+    ///
+    /// A request that a proxy has forwarded needs a token, because the certificate is that of the proxy.
+    #[must_use]
+    pub fn certificate(mut self, certificate: fn(&Parts) -> Option<Arc<SpiffeId>>) -> Self {
+        self.certificate = certificate;
+        self
+    }
+
     /// Answers refused requests with `answer`.
     #[must_use]
     pub fn on_refusal<N>(self, answer: N) -> JwtSvidLayer<N, B> {
@@ -126,12 +145,14 @@ impl<A, B> JwtSvidLayer<A, B> {
             authenticator,
             queue,
             source,
+            certificate,
             ..
         } = self;
         JwtSvidLayer {
             authenticator,
             queue,
             source,
+            certificate,
             answer,
         }
     }
@@ -193,10 +214,22 @@ where
 {
     async fn authenticate(&self, head: &Parts) -> Result<Caller, Refusal> {
         let source = (self.source)(head).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        self.authenticator
-            .authenticate_queued(head, source, &self.queue)
-            .await
+        let authenticator = &self.authenticator;
+        let authenticated = authenticator.authenticate_queued(head, source, &self.queue);
+        match authenticated.await {
+            Err(Refusal::NoCredentials) if !is_forwarded(head) => match (self.certificate)(head) {
+                Some(id) => authenticator.authorize(id, Credential::Certificate),
+                None => Err(Refusal::NoCredentials),
+            },
+            authenticated => authenticated,
+        }
     }
+}
+
+fn is_forwarded(head: &Parts) -> bool {
+    FORWARDED
+        .iter()
+        .any(|field| head.headers.contains_key(*field))
 }
 
 impl<A: Clone, B> Clone for JwtSvidLayer<A, B> {
@@ -205,6 +238,7 @@ impl<A: Clone, B> Clone for JwtSvidLayer<A, B> {
             authenticator: Arc::clone(&self.authenticator),
             queue: Arc::clone(&self.queue),
             source: self.source,
+            certificate: self.certificate,
             answer: self.answer.clone(),
         }
     }

@@ -22,7 +22,7 @@ mod refusal;
 
 pub use self::{
     allow::{Allow, Pattern, PatternError, Rule},
-    authenticator::{Authenticator, Caller},
+    authenticator::{Authenticator, Caller, Credential},
     jwt::{JwtBundle, JwtBundleFault, JwtBundleSet},
     layer::{EmptyAnswer, JwtSvidLayer, JwtSvidService, RefusalAnswer},
     policy::Policy,

@@ -31,12 +31,12 @@ use super::{
     connection::Stream,
     error::Reason,
     follow::Event,
-    jwt::JwtState,
     link::Link,
     readiness::{Degradation, Facts, Readiness, Unready},
     report,
-    x509::{Unavailable, X509State},
+    x509::{Bundles, Unavailable, X509State},
 };
+use crate::bearer::JwtBundle;
 
 /// The longest interval between readings of the clock, which may be set at any time.
 const MAX_INTERVAL: Duration = Duration::from_secs(10);
@@ -49,7 +49,7 @@ pub(super) struct Keeper {
     links: BTreeMap<Stream, Link>,
     held: Held,
     x509: watch::Sender<Arc<X509State>>,
-    jwt: watch::Sender<Arc<JwtState>>,
+    jwt: watch::Sender<Arc<Bundles<JwtBundle>>>,
     readiness: watch::Sender<Readiness>,
     /// The reason why the Workload API was away, if it was since the process was ready for the last time.
     away: Option<String>,
@@ -58,7 +58,7 @@ pub(super) struct Keeper {
 /// The receivers of what a [`Keeper`] publishes.
 pub(super) struct Published {
     pub(super) x509: watch::Receiver<Arc<X509State>>,
-    pub(super) jwt: watch::Receiver<Arc<JwtState>>,
+    pub(super) jwt: watch::Receiver<Arc<Bundles<JwtBundle>>>,
     pub(super) readiness: watch::Receiver<Readiness>,
 }
 
@@ -217,7 +217,7 @@ impl Keeper {
         });
         let unavailable = self.unavailable(&[Stream::JwtBundles], now);
         self.jwt.send_if_modified(|state| {
-            let next = self.held.jwt_state(unavailable);
+            let next = self.held.jwt_bundles(unavailable);
             let is_new = !next.is_as(state);
             if is_new {
                 *state = Arc::new(next);

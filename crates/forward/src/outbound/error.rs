@@ -33,8 +33,9 @@ pub enum Error {
         /// The whole chain of causes.
         cause: String,
     },
-    /// The upstream can't be verified, because the own identity was withdrawn or has expired.
-    #[error("cannot verify {0}: no identity is issued to this process at present")]
+    /// The upstream can't be verified, because no bundle may be used: the own identity was withdrawn or
+    /// has expired, or the Workload API sends no usable bundle.
+    #[error("cannot verify {0}: no trust bundle may be used at present")]
     NoTrust(At),
     /// The upstream can't be verified, because its trust domain has no bundle here.
     #[error(

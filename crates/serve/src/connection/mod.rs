@@ -24,9 +24,10 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
+use common::{certificate, tls::workload_id};
 use hyper::{
     body::{Bytes, Incoming},
     service::{HttpService, service_fn},
@@ -36,7 +37,7 @@ use tokio::{
     sync::OwnedSemaphorePermit,
     time::{sleep, timeout},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{TlsAcceptor, rustls::pki_types::CertificateDer, server::TlsStream};
 
 use self::{
     activity::{Activity, Overdue},
@@ -47,8 +48,15 @@ use self::{
     windows::Windows,
 };
 use crate::{
-    accept::HandshakePermit, handler::Handler, http2::dead, listen::Security, peer::Peer,
-    shared::Shared, shutdown::Shutdown, stream::Stream,
+    accept::HandshakePermit,
+    handler::Handler,
+    http2::dead,
+    listen::Security,
+    peer::{Identity, Peer},
+    shared::Shared,
+    shutdown::Shutdown,
+    stream::Stream,
+    tenure::Tenure,
 };
 
 /// The I/O that HTTP is served on.
@@ -87,6 +95,8 @@ pub(crate) enum Error {
     NotDrained,
     #[error("TLS handshake: {0}")]
     Handshake(std::io::Error),
+    #[error("the peer's certificate has no identity")]
+    NoIdentity,
     #[error("{0}")]
     Overdue(#[from] Overdue),
     #[error("the peer does not answer")]
@@ -109,16 +119,23 @@ const DRAIN_GRACE: Duration = Duration::from_secs(1);
 impl Connection {
     /// Serves the connection until it ends.
     pub(crate) async fn serve(
-        self,
+        mut self,
         stream: Stream,
         security: Security,
         handshake: HandshakePermit,
         handler: impl Handler,
     ) -> Result<(), Error> {
+        // The trust is read before the handshake, so that no change is missed.
+        let trust = self.shared.trust.as_ref().map(Tenure::end);
         let (opened, _permit) = self.open(stream, security, handshake).await?;
         match opened {
             Opened::Tls(tls) => {
-                let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+                let session = tls.get_ref().1;
+                let is_http2 = session.alpn_protocol() == Some(b"h2");
+                if let Some(chain) = session.peer_certificates() {
+                    let identity = identity(chain, trust).ok_or(Error::NoIdentity)?;
+                    self.peer = self.peer.identified(identity);
+                }
                 self.http(*tls, is_http2, handler).await
             }
             Opened::Plaintext(is_http2, io) => self.http(io, is_http2, handler).await,
@@ -126,8 +143,7 @@ impl Connection {
     }
 
     async fn http(self, io: impl Io, is_http2: bool, handler: impl Handler) -> Result<(), Error> {
-        let age = self.shared.limits.max_connection_age;
-        let activity = Activity::new(self.shared.in_flight.of(self.source), age);
+        let activity = Activity::new(self.shared.in_flight.of(self.source), self.max_age());
         let serving = Arc::new(Serving {
             handler,
             peer: self.peer.clone(),
@@ -194,7 +210,7 @@ impl Connection {
             served = &mut connection => return served,
             overdue = activity.overdue_or_old(&self.shared.limits) => overdue,
             () = evicted(activity) => return Err(Error::Evicted),
-            () = self.end.clone().requested() => None,
+            () = self.ended() => None,
         };
         if overdue.is_some() {
             return self.end(connection, activity, overdue).await;
@@ -241,7 +257,7 @@ impl Connection {
             let overdue = tokio::select! {
                 served = &mut connection => return served,
                 overdue = activity.overdue_or_old(&self.shared.limits) => overdue,
-                () = self.end.clone().requested() => None,
+                () = self.ended() => None,
             };
             match overdue {
                 Some(_) => self.end(connection, activity, overdue).await,
@@ -280,6 +296,28 @@ impl Connection {
         }
     }
 
+    /// Returns the age at which the connection drains. A peer's certificate bounds it too.
+    fn max_age(&self) -> Option<Duration> {
+        let identity = self.peer.identity();
+        let left = identity.map(|one| one.until.duration_since(SystemTime::now()));
+        let left = left.map(Result::unwrap_or_default);
+        let age = self.shared.limits.max_connection_age;
+        left.into_iter().chain(age).min()
+    }
+
+    /// Waits until the connection has to drain: the process stops, or an identity ends that was verified
+    /// in the handshake.
+    async fn ended(&self) {
+        let end = self.end.clone().requested();
+        match self.peer.identity() {
+            None => end.await,
+            Some(identity) => tokio::select! {
+                () = end => {}
+                () = identity.distrusted() => {}
+            },
+        }
+    }
+
     /// Drains a connection, at most for the drain timeout. A stop of the process has its own deadline.
     async fn within_drain_timeout(
         &self,
@@ -307,6 +345,16 @@ impl Connection {
     fn drain_grace(&self) -> Duration {
         DRAIN_GRACE.min(self.shared.limits.drain_timeout / 2)
     }
+}
+
+/// Returns the identity of a certificate that the handshake has verified.
+fn identity(chain: &[CertificateDer<'_>], trust: Option<Shutdown>) -> Option<Identity> {
+    let leaf = chain.first()?;
+    Some(Identity {
+        id: Arc::new(workload_id(leaf).ok()?),
+        until: certificate::expiry(leaf)?,
+        trust,
+    })
 }
 
 /// Waits until the answer that is streamed has to make room for another request.
