@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use common::workload::{Degradation, Readiness, Unready};
-use dev_agent::pb;
+use dev_agent::{FederatedBundle, pb};
 use serde_json::json;
 use spiffe::BundleSource;
 use tokio::time::timeout;
@@ -99,6 +99,34 @@ async fn very_many_svids_and_trust_domains_are_used_w094() {
         log.lines().all(|line| line.len() < 4000),
         "lines are bounded"
     );
+}
+
+/// SPIRE sends as many if 150 entries match one workload.
+#[tokio::test]
+async fn process_with_150_entries_and_250_federated_trust_domains_is_ready_w094() {
+    let stack = Stack::with(SERVER_ID, |config| {
+        let server = config.entries[0].clone();
+        let selector = server.selectors()[0].clone();
+        let more = (1..150).map(|n| format!("spiffe://example.org/n{n}={selector}"));
+        config.entries.extend(more.map(|one| one.parse().unwrap()));
+        config.federated = (0..250)
+            .map(|n| {
+                let domain = format!("spiffe://d{n}.test").parse().unwrap();
+                FederatedBundle::parse(domain, r#"{"keys":[]}"#).unwrap()
+            })
+            .collect();
+    })
+    .await;
+    let server = stack.server(&[]).await;
+    let https = stack.https(server.listening().await);
+    let old = stack.token(|_| ());
+    assert_eq!(https.status(&old).await, 200);
+    stack.agent.rotate_x509();
+    server.logged("identity updated").await;
+    stack.agent.rotate_jwt_key();
+    stack.agent.drop_old_jwt_key();
+    until(async || https.status(&old).await == 401).await;
+    assert_eq!(https.status(&stack.token(|_| ())).await, 200);
 }
 
 #[tokio::test]

@@ -62,6 +62,51 @@ pub(super) struct Published {
     pub(super) readiness: watch::Receiver<Readiness>,
 }
 
+/// The streams that have not delivered at start-up.
+struct Missing {
+    /// Each with the last reason.
+    streams: BTreeMap<Stream, Option<Reason>>,
+    /// The reason that was logged last.
+    logged: String,
+}
+
+impl Missing {
+    fn new<'a>(streams: impl Iterator<Item = &'a Stream>) -> Self {
+        Self {
+            streams: streams.map(|stream| (*stream, None)).collect(),
+            logged: String::new(),
+        }
+    }
+
+    /// Takes note of the reason why a stream has not delivered, and tells it if it is another one.
+    ///
+    /// # Errors
+    /// Fails with a reason that does not pass with time.
+    fn obstruct(
+        &mut self,
+        stream: Stream,
+        reason: Reason,
+        waiting: impl Fn(&str),
+    ) -> Result<(), Reason> {
+        if !reason.is_transient() {
+            return Err(reason);
+        }
+        let text = reason.to_string();
+        if self.logged != text {
+            waiting(&text);
+            self.logged = text;
+        }
+        self.streams.insert(stream, Some(reason));
+        Ok(())
+    }
+
+    /// Returns the reason of the first stream that has one.
+    fn reason(self) -> Reason {
+        let reason = self.streams.into_values().flatten().next();
+        reason.unwrap_or(Reason::NoAnswer)
+    }
+}
+
 impl Keeper {
     /// Returns a keeper of what these streams deliver, and the receivers of what it publishes.
     pub(super) fn new(streams: &[Stream], choice: Choice, grace: Duration) -> (Self, Published) {
@@ -95,33 +140,19 @@ impl Keeper {
         deadline: Instant,
         waiting: impl Fn(&str),
     ) -> Result<(), Reason> {
-        let mut missing: BTreeMap<_, _> = self.links.keys().map(|one| (*one, None)).collect();
-        let mut logged = String::new();
-        while !missing.is_empty() {
+        let mut missing = Missing::new(self.links.keys());
+        while !missing.streams.is_empty() {
             let Ok(Some((stream, event))) = timeout_at(deadline, events.recv()).await else {
-                let reason = missing.into_values().flatten().next();
-                return Err(reason.unwrap_or(Reason::NoAnswer));
+                return Err(missing.reason());
             };
-            let reasons = match self.first(event) {
-                Err(reason) => vec![(stream, reason)],
-                Ok(()) => {
-                    missing.remove(&stream);
-                    match missing.is_empty() {
-                        true => self.incomplete(),
-                        false => Vec::new(),
-                    }
+            match self.first(event) {
+                Ok(()) => drop(missing.streams.remove(&stream)),
+                Err(reason) => missing.obstruct(stream, reason, &waiting)?,
+            }
+            if missing.streams.is_empty() {
+                for (stream, reason) in self.incomplete() {
+                    missing.obstruct(stream, reason, &waiting)?;
                 }
-            };
-            for (stream, reason) in reasons {
-                if !reason.is_transient() {
-                    return Err(reason);
-                }
-                let text = reason.to_string();
-                if logged != text {
-                    waiting(&text);
-                    logged = text;
-                }
-                missing.insert(stream, Some(reason));
             }
         }
         self.publish(SystemTime::now());
