@@ -19,6 +19,32 @@ pub(crate) struct App {
     _files: TempDir,
 }
 
+/// Runs `server --upstream`, a proxy and `client --listen` before an application without TLS.
+pub(crate) struct Chain {
+    stack: Stack,
+    /// The port that callers use without TLS.
+    pub(crate) port: u16,
+    processes: Vec<Process>,
+}
+
+impl Chain {
+    /// Starts our binaries before an application that has started, and that speaks `scheme`.
+    pub(crate) async fn before(app: Process, scheme: &str) -> Self {
+        let stack = Stack::new().await;
+        let app_url = format!("{scheme}://127.0.0.1:{}", app.listening().await);
+        let server = stack.server(&["--upstream", &app_url]).await;
+        let upstream = server.listening().await;
+        let proxy = stack.proxy(upstream, &["--path", "/**"]).await;
+        let url = format!("https://localhost:{}", proxy.listening().await);
+        let client = stack.spawn("client", &["--listen", "127.0.0.1:0", "--url", &url]);
+        Self {
+            stack,
+            port: client.listening().await,
+            processes: vec![app, server, proxy, client],
+        }
+    }
+}
+
 impl App {
     /// Starts the server program with the test's own X.509-SVID, and a proxy in front of it.
     pub(crate) async fn behind_the_proxy(server: &str, path: &str) -> Option<Self> {
@@ -49,24 +75,16 @@ impl App {
         })
     }
 
-    /// Starts the server program without TLS behind `server --upstream`, and before that a proxy and
-    /// `client --listen`.
+    /// Starts the server program without TLS behind all of our binaries.
     pub(crate) async fn behind_all(server: &str, scheme: &str) -> Option<Self> {
         let python = Python::new().await?;
-        let stack = Stack::new().await;
-        let app = python.spawn(server, &[]);
-        let app_url = format!("{scheme}://127.0.0.1:{}", app.listening().await);
-        let server = stack.server(&["--upstream", &app_url]).await;
-        let upstream = server.listening().await;
-        let proxy = stack.proxy(upstream, &["--path", "/**"]).await;
-        let url = format!("https://localhost:{}", proxy.listening().await);
-        let client = stack.spawn("client", &["--listen", "127.0.0.1:0", "--url", &url]);
+        let chain = Chain::before(python.spawn(server, &[]), scheme).await;
         Some(Self {
-            stack,
+            stack: chain.stack,
             python,
-            port: client.listening().await,
+            port: chain.port,
             roots: None,
-            _processes: vec![app, server, proxy, client],
+            _processes: chain.processes,
             _files: tempfile::tempdir().unwrap(),
         })
     }

@@ -22,7 +22,7 @@ pub struct Limits {
     /// The time for requests in flight to finish after a stop was requested, or after a connection has
     /// reached its age or lost its identity.
     pub drain_timeout: Duration,
-    /// The longest time that a connection takes requests; `None` bounds it not. Each connection has up to
+    /// The longest time that a connection takes requests; `None` sets no bound. Each connection has up to
     /// a tenth less, so that those that were opened together do not end together.
     pub max_connection_age: Option<Duration>,
     /// The largest number of connections past their handshake, over all cores. More of them wait for the

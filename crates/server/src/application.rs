@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use common::{
     bearer::{Caller, Credential},
-    path::PathPattern,
     sanitize::Sanitized,
     throttle::LogQuotas,
 };
@@ -31,8 +30,6 @@ pub struct Forwarding {
     pub fields: Fields,
     /// The field that carries the caller's SPIFFE ID.
     pub caller_header: HeaderName,
-    /// The paths that need no token.
-    pub public: Arc<[PathPattern]>,
 }
 
 /// The application of one core.
@@ -68,7 +65,6 @@ impl Application {
             security,
             fields,
             caller_header,
-            ..
         } = forwarding;
         let forwarder = Forwarder::new(upstream, security, fields);
         Self::Forwarded {
@@ -77,7 +73,7 @@ impl Application {
         }
     }
 
-    /// Answers a request. Its caller is verified, or its path is public.
+    /// Answers a request that the policy lets through. Its caller is verified, or not known.
     pub(crate) async fn answer(&self, request: Request<Received>) -> Response<Body> {
         let extensions = request.extensions();
         let Some(peer) = extensions.get::<Peer>().cloned() else {

@@ -4,15 +4,13 @@ use std::{net::SocketAddr, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use common::{
-    bearer::{Allow, Authenticator, Pattern, Policy},
-    path::PathPattern,
+    bearer::{Pattern, Policy, Rules},
     tls::Callers,
-    workload::JwtSource,
 };
 use process::cli::{self, LogArgs, ServeArgs, WorkloadApiArgs};
 use spiffe::SpiffeId;
 
-use crate::upstream::ApplicationArgs;
+use crate::{policy::PolicyArgs, upstream::ApplicationArgs};
 
 /// Flags and environment.
 #[derive(Clone, Debug, Parser)]
@@ -33,7 +31,9 @@ Examples:
   server --allow spiffe://example.org/client --allow 'spiffe://example.org/ns/batch/*'
   server --peers spiffe://example.org/proxy
   server --upstream http://127.0.0.1:3000 --public /healthz
-  server --upstream h2c://127.0.0.1:50051"
+  server --upstream h2c://127.0.0.1:50051
+  server --policy policy.toml --upstream http://127.0.0.1:3000
+  server --policy policy.toml --explain 'GET /orders spiffe://example.org/client'"
 )]
 pub struct Config {
     /// IP address and port to listen on. The default accepts IPv4 too
@@ -42,15 +42,6 @@ pub struct Config {
     /// Audience that a token must have; repeatable [default: this server's SPIFFE ID]
     #[arg(long, value_name = "AUDIENCE", value_parser = cli::audience, help_heading = "Authentication")]
     pub audience: Vec<String>,
-    /// Caller to allow: a SPIFFE ID, or a pattern such as spiffe://example.org/ns/*; repeatable
-    /// [default: every workload of this server's trust domain]
-    #[arg(
-        long,
-        value_name = "PATTERN",
-        value_delimiter = ',',
-        help_heading = "Authentication"
-    )]
-    pub allow: Vec<Pattern>,
     /// Certificates of callers: ignore requests none; accept also takes callers that present an
     /// X.509-SVID. Its SPIFFE ID is the caller's where a request has no token and has passed no proxy
     #[arg(
@@ -90,16 +81,9 @@ pub struct Config {
         help_heading = "Authentication"
     )]
     pub token_cache: usize,
-    /// Path that needs no token, for example for health checks: an exact path, or a pattern such as
-    /// '/static/**'; repeatable. The application gets no caller's ID with it
-    #[arg(
-        long,
-        value_name = "PATH",
-        value_delimiter = ',',
-        requires = "upstreams",
-        help_heading = "Authentication"
-    )]
-    pub public: Vec<PathPattern>,
+    /// The callers, and the requests that they may send.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
     /// The application.
     #[command(flatten)]
     pub application: ApplicationArgs,
@@ -140,26 +124,20 @@ impl Config {
         self.client_certificates == ClientCertificates::Accept
     }
 
-    /// Returns the authenticator that the flags describe. `own` is the SPIFFE ID of the server.
+    /// Returns the policy that the flags describe, with these rules. `own` is the SPIFFE ID of the server.
     #[must_use]
-    pub fn authenticator(&self, bundles: JwtSource, own: &SpiffeId) -> Authenticator {
+    pub fn policy(&self, rules: Rules, own: &SpiffeId) -> Policy {
         let audiences = if self.audience.is_empty() {
             vec![own.to_string()]
         } else {
             self.audience.clone()
         };
-        let allow = if self.allow.is_empty() {
-            Allow::members_of(own.trust_domain().clone())
-        } else {
-            self.allow.iter().cloned().collect()
-        };
-        let policy = Policy {
+        Policy {
             clock_skew: self.clock_skew,
             max_token_lifetime: self.max_token_lifetime,
             token_cache: self.token_cache,
-            ..Policy::new(audiences, allow)
-        };
-        Authenticator::new(bundles, policy)
+            ..Policy::new(audiences, rules)
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use tower_service::Service;
 use tracing::debug;
 
 use super::{
-    authenticator::{Authenticator, Caller, Credential},
+    authenticator::{Authenticator, Caller},
     jwt::JwtBundle,
     queue::VerificationQueue,
     refusal::Refusal,
@@ -24,8 +24,9 @@ use crate::workload::JwtSource;
 
 /// Layer that applies [`JwtSvidService`], which authenticates each request by its JWT-SVID.
 ///
-/// The inner service finds the verified [`Caller`] in the request's extensions. Every other request
-/// is answered as RFC 6750 §3 says and does not reach the inner service.
+/// The inner service finds the verified [`Caller`] in the request's extensions. A request that a rule
+/// makes public reaches it without a caller. Every other request is answered as RFC 6750 §3 says and does
+/// not reach the inner service.
 ///
 /// All clones and services of one layer share one [`VerificationQueue`]. If each core has a runtime
 /// of its own, create one layer for each core.
@@ -72,7 +73,19 @@ pub struct JwtSvidLayer<A = EmptyAnswer, B = JwtSource> {
     queue: Arc<VerificationQueue>,
     source: Source,
     certificate: Certificate,
+    enforcement: Enforcement,
     answer: A,
+}
+
+/// The effect of a refusal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Enforcement {
+    /// The request is answered, and does not reach the inner service.
+    #[default]
+    On,
+    /// The request reaches the inner service as if it were public. It has its caller if that is verified.
+    /// This mode shows what a policy would refuse, and protects nothing.
+    Observe,
 }
 
 /// Middleware that authenticates each request by its JWT-SVID; see [`JwtSvidLayer`].
@@ -89,6 +102,13 @@ pub trait RefusalAnswer<ResBody> {
     /// [`Refusal::response`] has the status and the challenge of the answer. The text of the refusal
     /// is for the log only, because it would tell a caller about keys and clocks.
     fn answer(&self, refusal: &Refusal, head: &Parts) -> Response<ResBody>;
+
+    /// Notes a request that would have been refused, and is passed on ([`Enforcement::Observe`]). By
+    /// default it is logged at debug level.
+    fn observe(&self, refusal: &Refusal, head: &Parts) {
+        let status = refusal.status().as_u16();
+        debug!(status, method = %head.method, "would have been refused: {refusal}");
+    }
 }
 
 /// Answers with an empty body, and logs the refusal at debug level.
@@ -113,6 +133,7 @@ impl<B> JwtSvidLayer<EmptyAnswer, B> {
             queue: Arc::default(),
             source: |_| None,
             certificate: |_| None,
+            enforcement: Enforcement::On,
             answer: EmptyAnswer,
         }
     }
@@ -138,6 +159,13 @@ impl<A, B> JwtSvidLayer<A, B> {
         self
     }
 
+    /// Sets the effect of refusals.
+    #[must_use]
+    pub fn enforcement(mut self, enforcement: Enforcement) -> Self {
+        self.enforcement = enforcement;
+        self
+    }
+
     /// Answers refused requests with `answer`.
     #[must_use]
     pub fn on_refusal<N>(self, answer: N) -> JwtSvidLayer<N, B> {
@@ -146,6 +174,7 @@ impl<A, B> JwtSvidLayer<A, B> {
             queue,
             source,
             certificate,
+            enforcement,
             ..
         } = self;
         JwtSvidLayer {
@@ -153,6 +182,7 @@ impl<A, B> JwtSvidLayer<A, B> {
             queue,
             source,
             certificate,
+            enforcement,
             answer,
         }
     }
@@ -196,13 +226,18 @@ where
         let mut inner = mem::replace(&mut self.inner, next);
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
-            match layer.authenticate(&head).await {
-                Ok(caller) => {
-                    head.extensions.insert(caller);
-                    inner.call(Request::from_parts(head, body)).await
+            let caller = match layer.authenticate(&head).await {
+                Ok(caller) => caller,
+                Err(refusal) if layer.enforcement == Enforcement::Observe => {
+                    layer.answer.observe(&refusal, &head);
+                    Caller::verified_in(&refusal, &head)
                 }
-                Err(refusal) => Ok(layer.answer.answer(&refusal, &head)),
+                Err(refusal) => return Ok(layer.answer.answer(&refusal, &head)),
+            };
+            if let Some(caller) = caller {
+                head.extensions.insert(caller);
             }
+            inner.call(Request::from_parts(head, body)).await
         })
     }
 }
@@ -212,13 +247,13 @@ where
     B: BundleSource<Item = JwtBundle>,
     B::Error: std::error::Error + Send + Sync + 'static,
 {
-    async fn authenticate(&self, head: &Parts) -> Result<Caller, Refusal> {
+    async fn authenticate(&self, head: &Parts) -> Result<Option<Caller>, Refusal> {
         let source = (self.source)(head).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let authenticator = &self.authenticator;
         let authenticated = authenticator.authenticate_queued(head, source, &self.queue);
         match authenticated.await {
             Err(Refusal::NoCredentials) if !is_forwarded(head) => match (self.certificate)(head) {
-                Some(id) => authenticator.authorize(id, Credential::Certificate),
+                Some(id) => authenticator.authorize_certificate(head, id),
                 None => Err(Refusal::NoCredentials),
             },
             authenticated => authenticated,
@@ -239,6 +274,7 @@ impl<A: Clone, B> Clone for JwtSvidLayer<A, B> {
             queue: Arc::clone(&self.queue),
             source: self.source,
             certificate: self.certificate,
+            enforcement: self.enforcement,
             answer: self.answer.clone(),
         }
     }

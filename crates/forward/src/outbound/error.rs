@@ -146,5 +146,10 @@ fn as_expected(expected: Option<&SpiffeId>) -> String {
 
 /// Returns the whole chain of causes, sanitized because some quote the peer's GOAWAY or certificate.
 fn quoted(error: &(dyn std::error::Error + 'static)) -> String {
-    Sanitized(cause::chain(error)).to_string()
+    let text = Sanitized(cause::chain(error)).to_string();
+    // The alert is known by its text alone, because h2 does not return the error that caused its own.
+    match text.contains("alert: CertificateRequired") {
+        true => format!("it requires a certificate ({text})"),
+        false => text,
+    }
 }

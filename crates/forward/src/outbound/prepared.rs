@@ -366,4 +366,27 @@ mod tests {
         assert_eq!(next().await.unwrap().into_trailers().unwrap(), trailers);
         assert!(next().await.is_none());
     }
+
+    #[test]
+    fn only_grpc_needs_http2_and_a_caller_that_takes_trailers_prefers_it_h003() {
+        use Speech::*;
+        for (version, name, value, speech) in [
+            (
+                Version::HTTP_2,
+                "content-type",
+                "application/grpc+proto",
+                Http2,
+            ),
+            (Version::HTTP_11, "content-type", "application/grpc", Http2),
+            (Version::HTTP_2, "content-type", "application/grpc-web", Any),
+            (Version::HTTP_2, "te", "trailers", PreferHttp2),
+            (Version::HTTP_11, "te", "trailers", Any),
+            (Version::HTTP_2, "accept", "*/*", Any),
+        ] {
+            let request = http::Request::builder().version(version);
+            let request = request.header(name, value).body(()).unwrap();
+            let (head, ()) = request.into_parts();
+            assert_eq!(Speech::of(&head), speech, "{version:?} {name}: {value}");
+        }
+    }
 }

@@ -86,7 +86,7 @@ impl Tunnel {
                 tunnel::write(answer, &mut writer).await?;
             }
             Self::Refused(on) => {
-                // Without an upgrade to refuse, hyper has closed the connection.
+                // hyper has closed the connection itself if it saw no upgrade to refuse.
                 if let Ok(refused) = on.await {
                     let closed = TokioIo::new(refused).shutdown().await;
                     closed.map_err(tunnel::Error::from)?;
