@@ -43,6 +43,12 @@ impl JwtSource {
             None => Ok(state.bundles.clone()),
         }
     }
+
+    /// Waits for an update that came after the last one that was waited for. Returns `false` if there
+    /// will be none.
+    pub async fn changed(&mut self) -> bool {
+        self.state.changed().await.is_ok()
+    }
 }
 
 impl BundleSource for JwtSource {
