@@ -5,3 +5,5 @@
 mod repeat;
 /// Makes one request and checks what is sent and printed.
 mod requests;
+/// Keeps a token in a file for applications.
+mod token_file;

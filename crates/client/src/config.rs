@@ -17,6 +17,7 @@ use crate::{
     listening::config::ListenArgs,
     peer::{Peer, server_name},
     route::Route,
+    token_file::config::TokenFileArgs,
 };
 
 /// Flags and environment.
@@ -28,7 +29,8 @@ use crate::{
     about = "Makes requests as this workload, with a SPIFFE JWT-SVID, to a verified server\n\n\
         It fetches a JWT-SVID for AUDIENCE, verifies the SPIFFE ID of the server before a byte of the \
         request is sent, and prints the response's body. The exit status is 0 if the response's was 2xx. \
-        With --listen, it does so for the requests of applications on this machine.",
+        With --listen, it does so for the requests of applications on this machine. With --token-file, \
+        it keeps the token in a file for one.",
     after_help = "\
 With --repeat or --every, the client prints a line for each request: its start (UTC), its status or \
 'failed' and the reason, and its duration. Bodies are read to their end and not printed. A summary \
@@ -44,6 +46,7 @@ Examples:
   client -X PUT -H 'Content-Type: application/json' -d @order.json
   client --every 1s
   client --listen 127.0.0.1:15001 --url https://proxy.example.org:8443
+  client --token-file /run/app/token --token-command 'systemctl reload app' spiffe://example.org/orders
   curl --cacert <(client --print-bundle) -H \"Authorization: Bearer $(client --print-token)\" URL"
 )]
 pub struct Config {
@@ -95,6 +98,9 @@ pub struct Config {
     /// The listener.
     #[command(flatten)]
     pub(crate) listening: ListenArgs,
+    /// The file with a token.
+    #[command(flatten)]
+    pub(crate) token_file: TokenFileArgs,
     /// The Workload API.
     #[command(flatten)]
     pub identity: WorkloadApiArgs,
@@ -198,12 +204,12 @@ impl Config {
         }
     }
 
-    /// Returns the level of log lines: a client that listens logs its requests, as servers do.
+    /// Returns the level of log lines: a client that runs until a signal logs as servers do.
     #[must_use]
     pub fn log_level(&self) -> LevelFilter {
-        match self.listening.listen {
-            Some(_) => LevelFilter::INFO,
-            None => LevelFilter::WARN,
+        match (&self.listening.listen, &self.token_file.token_file) {
+            (None, None) => LevelFilter::WARN,
+            _ => LevelFilter::INFO,
         }
     }
 

@@ -1,9 +1,9 @@
 //! The client of the scenario. It fetches a JWT-SVID, verifies the server, makes one request with the
-//! token, and prints the response. It can repeat the request and print the outcomes, or listen and do so
-//! for applications.
+//! token, and prints the response. It can repeat the request and print the outcomes, listen and do so for
+//! applications, or keep a token in a file for them.
 //!
 //! - [`config`]: flags and environment, typed · [`route`], [`peer`]: where requests go, and to whom
-//! - [`listening`]: requests of applications
+//! - [`listening`]: requests of applications · [`token_file`]: a token in a file
 //! - `authorize`: the token in the request · `challenge`: its refusal
 //! - `output`: standard output and standard error
 //! - `repeat`: one request after another; `tally`: counts and times of their outcomes
@@ -17,6 +17,7 @@ pub mod peer;
 mod repeat;
 pub mod route;
 mod tally;
+pub mod token_file;
 
 use std::process::ExitCode;
 
@@ -33,15 +34,18 @@ use crate::{
     peer::Peer,
 };
 
-/// Does what the flags say: makes requests, prints, or listens for applications. Returns success if every
-/// status was 2xx, if the output was printed, or after a stop.
+/// Does what the flags say: makes requests, prints, listens for applications, or keeps a token in a file.
+/// Returns success if every status was 2xx, if the output was printed, or after a stop.
 ///
 /// # Errors
-/// Fails when a listener can't start or continue. Any other failure is one line on standard error, and
-/// exit status 1.
+/// Fails when a listener or a file of a token can't start or continue. Any other failure is one line on
+/// standard error, and exit status 1.
 pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
     if config.listening.listen.is_some() {
         return listening::run(&config, inherited).await;
+    }
+    if let Some(path) = &config.token_file.token_file {
+        return token_file::run(&config, path).await;
     }
     if let Err(error) = config.check_audience() {
         return cli::usage_error::<Config>(&error);

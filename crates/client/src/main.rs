@@ -1,4 +1,4 @@
-//! Entry point of the client: reads flags and environment, and makes its request, or listens for
+//! Entry point of the client: reads flags and environment, and makes its request, or serves
 //! applications until a signal arrives.
 
 use std::process::ExitCode;

@@ -25,6 +25,12 @@ impl JwtSource {
     pub fn bundles(&self) -> Result<BTreeMap<TrustDomain, Arc<JwtBundle>>, Unavailable> {
         self.state.borrow().all().cloned()
     }
+
+    /// Waits for an update that came after the last one that was waited for. Returns `false` if there
+    /// will be none.
+    pub async fn changed(&mut self) -> bool {
+        self.state.changed().await.is_ok()
+    }
 }
 
 impl BundleSource for JwtSource {

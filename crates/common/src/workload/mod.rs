@@ -163,6 +163,15 @@ impl WorkloadApi {
         Ok(identity.into())
     }
 
+    /// Connects the JWT source, for a process that neither verifies peers nor presents a certificate.
+    ///
+    /// # Errors
+    /// Fails when no bundles come within the start-up timeout. The error has the reason.
+    pub async fn jwt_bundles(&self) -> Result<JwtSource, Error> {
+        let identity = self.follow(&[Stream::JwtBundles]).await?;
+        Ok(identity.jwt)
+    }
+
     /// Connects the X.509 source and the JWT source.
     ///
     /// # Errors

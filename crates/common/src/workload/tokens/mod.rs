@@ -7,6 +7,7 @@
 //! fetch at a time, and a task that stops waiting does not cancel it.
 
 mod lifetime;
+mod next;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use self::lifetime::Lifetime;
+pub use self::next::Next;
 use super::{Choice, Error, Reason, WorkloadApi};
 use crate::{backoff::Backoff, lock::lock};
 
