@@ -13,7 +13,7 @@ pub(crate) const PARTS: [(char, u32); 8] = [
     ('D', 51),
     ('S', 6),
     ('T', 20),
-    ('U', 16),
+    ('U', 19),
 ];
 
 /// A row of the list.

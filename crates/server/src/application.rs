@@ -1,13 +1,13 @@
 //! The application behind the authentication: the built-in answer, or an upstream.
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc};
 
 use common::{bearer::Caller, path::PathPattern, sanitize::Sanitized, throttle::LogQuotas};
 use forward::{
     Checked, Fields, Forwarder, LoggedForwarder,
     outbound::{Security, Upstream, UpstreamUrl},
 };
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use serve::{
     Received,
     body::{self, Body},
@@ -79,7 +79,7 @@ impl Application {
             return body::status(StatusCode::INTERNAL_SERVER_ERROR);
         };
         let caller = extensions.get::<Caller>().cloned();
-        log(&request, caller.as_ref(), &peer);
+        log(request.method(), request.uri(), caller.as_ref(), &peer);
         match self {
             Self::BuiltIn => match request.uri().path() {
                 "/" => body::text(StatusCode::OK, "Success!!!"),
@@ -104,9 +104,14 @@ impl Application {
 }
 
 /// Logs a request. The query is not logged, because callers put secrets there.
-fn log(request: &Request<Received>, caller: Option<&Caller>, peer: &Peer) {
-    let method = Sanitized(request.method().as_str());
-    let path = Sanitized(request.uri().path());
+pub(crate) fn log(
+    method: &Method,
+    uri: &Uri,
+    caller: Option<&Caller>,
+    peer: &(impl Display + ?Sized),
+) {
+    let method = Sanitized(method.as_str());
+    let path = Sanitized(uri.path());
     let caller = caller.map(|caller| tracing::field::display(&caller.id));
     info!(caller, %method, %path, %peer, "Request received");
 }

@@ -11,7 +11,7 @@ use common::{
 use process::cli::{self, LogArgs, ServeArgs, WorkloadApiArgs};
 use spiffe::SpiffeId;
 
-use crate::upstream::ApplicationArgs;
+use crate::{ext_authz::config::ExtAuthzArgs, upstream::ApplicationArgs};
 
 /// Flags and environment.
 #[derive(Clone, Debug, Parser)]
@@ -22,7 +22,8 @@ use crate::upstream::ApplicationArgs;
     about = "HTTPS server that authenticates its callers by SPIFFE JWT-SVID\n\n\
         It presents its X.509-SVID, verifies the JWT-SVID in each request's bearer token with the \
         current JWT bundles, and forwards the request to an application with the caller's SPIFFE ID. \
-        Without one, it answers / with Success!!!",
+        Without one, it answers / with Success!!! With --ext-authz, it answers a gateway's questions \
+        instead.",
     after_help = "\
 Each flag can also be set by SERVER_ and its name: SERVER_LISTEN=127.0.0.1:8080, SERVER_ALLOW=ID,ID
 
@@ -31,7 +32,8 @@ Examples:
   server --listen 127.0.0.1:8080 --audience https://api.example.org
   server --allow spiffe://example.org/client --allow 'spiffe://example.org/ns/batch/*'
   server --upstream http://127.0.0.1:3000 --public /healthz
-  server --upstream h2c://127.0.0.1:50051"
+  server --upstream h2c://127.0.0.1:50051
+  server --ext-authz 127.0.0.1:9001"
 )]
 pub struct Config {
     /// IP address and port to listen on. The default accepts IPv4 too
@@ -80,6 +82,9 @@ pub struct Config {
     /// The application.
     #[command(flatten)]
     pub application: ApplicationArgs,
+    /// The address for gateways.
+    #[command(flatten)]
+    pub ext_authz: ExtAuthzArgs,
     /// The Workload API.
     #[command(flatten)]
     pub identity: WorkloadApiArgs,

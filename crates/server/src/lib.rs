@@ -4,11 +4,13 @@
 //! - [`config`], [`upstream`]: flags and environment, typed
 //! - [`run`]: serves on one core; a test can run it in its own process, on port 0
 //! - `application`: what answers a request whose caller is verified
+//! - [`ext_authz`]: answers a gateway's questions instead of serving requests
 //!
 //! [`JwtSvidLayer`] does the authentication; this crate shows its use.
 
 mod application;
 pub mod config;
+pub mod ext_authz;
 pub mod upstream;
 
 use std::{process::ExitCode, sync::Arc};
@@ -58,6 +60,11 @@ pub struct Server {
 /// # Errors
 /// Fails when no identity is issued, or when there is nothing to listen on.
 pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
+    match config.ext_authz.address() {
+        Ok(Some(address)) => return ext_authz::start(&config, address, inherited).await,
+        Ok(None) => {}
+        Err(error) => return cli::usage_error::<Config>(&error),
+    }
     let limits = config.serve.limits();
     let upstream = match config.application.upstream(limits.stream_idle_timeout) {
         Ok(upstream) => upstream,
@@ -72,15 +79,12 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     let Some(identity) = service.identity(workload_api.identity()).await? else {
         return Ok(ExitCode::SUCCESS);
     };
-    let own = identity.x509.svid()?.spiffe_id().clone();
+    let (own, authenticator) = authenticator(&config, &identity)?;
     let forwarding = match upstream {
         Some(upstream) => Some(forwarding(&config, upstream, &identity)?),
         None => None,
     };
     let application = forwarding.as_ref().map(Forwarding::urls);
-    let allowed = config.allow.iter().map(Pattern::trust_domain);
-    bundles::warn_of_missing(&identity.jwt, "JWT", "--allow", allowed);
-    let authenticator = Arc::new(config.authenticator(identity.jwt, &own));
     let server = Server {
         tls: tls::server(&identity.x509)?,
         authenticator,
@@ -93,6 +97,18 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     };
     let core = move |listener, shutdown| run(listener, server.clone(), shutdown);
     service.run(announce, core).await
+}
+
+/// Returns the SPIFFE ID of this server, and the authenticator of its callers.
+fn authenticator(
+    config: &Config,
+    identity: &Identity,
+) -> anyhow::Result<(SpiffeId, Arc<Authenticator>)> {
+    let own = identity.x509.svid()?.spiffe_id().clone();
+    let allowed = config.allow.iter().map(Pattern::trust_domain);
+    bundles::warn_of_missing(&identity.jwt, "JWT", "--allow", allowed);
+    let authenticator = config.authenticator(identity.jwt.clone(), &own);
+    Ok((own, Arc::new(authenticator)))
 }
 
 /// Returns how requests are forwarded to `upstream`.
@@ -176,20 +192,19 @@ fn refused(refusal: &Refusal, head: &Parts, quotas: &LogQuotas) -> Response<Body
     if let Some(peer) = head.extensions.get::<Peer>()
         && let Some(left_out) = quota.take(peer.source())
     {
-        let remedy = remedy(refusal);
-        warn!(%peer, status = status.as_u16(), left_out, "{refusal}{remedy}");
+        warn!(%peer, status = status.as_u16(), left_out, "{}", log_text(refusal));
     }
     answer_refusal(refusal)
 }
 
-/// Returns the end of a refusal's log line, which names the flag that would allow the caller.
-fn remedy(refusal: &Refusal) -> &'static str {
+/// Returns the text of a refusal for the log, with the flag that would allow the caller.
+fn log_text(refusal: &Refusal) -> String {
     match refusal {
         Refusal::NotAllowed {
             rule: Rule::MembersOf(_),
             ..
-        } => " without --allow",
-        _ => "",
+        } => format!("{refusal} without --allow"),
+        _ => refusal.to_string(),
     }
 }
 
