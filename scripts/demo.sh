@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # Runs the whole scenario on this machine and tells what happens: dev-agent, server and proxy, a client whose
-# request is answered, and the same client refused.
+# request is answered, and the same client refused. With --apps, applications stand at both ends.
 set -euo pipefail
 
 readonly SERVER_ID=spiffe://example.org/server
 readonly CLIENT_ID=spiffe://example.org/client
+readonly STRANGER_ID=spiffe://example.org/stranger
 readonly OTHER_AUDIENCE=spiffe://example.org/some-other-server
 readonly READY_WITHIN=30 # seconds
 readonly WIDTH=100       # columns
 
 users=false
 keep=false
+apps=false
 release=false
 directory=
 bin=
@@ -20,17 +22,19 @@ declare -A pids seen
 
 usage() {
     cat <<USAGE
-usage: scripts/demo.sh [--release] [--users] [--keep]
+usage: scripts/demo.sh [--apps] [--release] [--users] [--keep]
 
 Builds the binaries as scripts/test.sh does, and runs the scenario on free ports of
 this machine, with the project's own dev-agent in the place of SPIRE. The first
 build takes about two minutes on two cores; the scenario takes seconds. Colours are
 for terminals, unless NO_COLOR is set.
 
+  --apps     put an application in Python behind the server, and call it by curl through
+             a client that listens; needs python3 and curl
   --release  build and run the optimised binaries; their first build takes about
              five minutes
   --users    run each process as its own Unix user, server-workload and
-             client-workload, created if missing; needs root
+             client-workload (and stranger-workload), created if missing; needs root
   --keep     leave it running until Ctrl-C, and print what to try by hand
 USAGE
 }
@@ -49,11 +53,16 @@ check_prerequisites() {
     need cc 'install a C compiler, for example: apt-get install gcc'
     need setsid 'install util-linux'
     [[ $(uname -s) == Linux ]] || fail 'needs Linux: callers are attested by the credentials of a Linux kernel'
+    if $apps; then
+        need python3 'install it, for example: apt-get install python3'
+        need curl 'install it, for example: apt-get install curl'
+    fi
     if $users; then
         ((EUID == 0)) || fail '--users needs root: sudo scripts/demo.sh --users'
         need setpriv 'install util-linux'
-        local user
-        for user in server-workload client-workload; do
+        local user names=(server-workload client-workload)
+        ! $apps || names+=(stranger-workload)
+        for user in "${names[@]}"; do
             id -u "$user" >/dev/null 2>&1 && continue
             need useradd "install it, or create the user $user"
             useradd --system --no-create-home --shell /usr/sbin/nologin "$user"
@@ -115,31 +124,48 @@ build() {
     fi
 }
 
+# program NAME: prints the path of its binary.
+program() {
+    case $1 in
+    stranger) echo "$directory/stranger/stranger" ;;
+    *) echo "$bin/$1" ;;
+    esac
+}
+
 # user NAME: prints the Unix user of a process with --users.
 user() {
     case $1 in
     server | proxy) echo server-workload ;;
     client) echo client-workload ;;
+    stranger) echo stranger-workload ;;
     esac
 }
 
-# as NAME COMMAND...: becomes COMMAND, run as the user of NAME.
+# as NAME COMMAND...: becomes COMMAND, run as the user of NAME. The agent and the application have no user of
+# their own.
 as() {
     local name=$1
     shift
-    if $users && [[ $name != dev-agent ]]; then
+    if $users && [[ $name != dev-agent && $name != app ]]; then
         set -- setpriv --reuid "$(user "$name")" --regid "$(user "$name")" --clear-groups "$@"
     fi
     # Ctrl-C in the terminal reaches a session, and this script ends the others in order.
     exec setsid "$@"
 }
 
-# start NAME ARG...: starts a binary with its log in a file, and waits until it listens.
+# start NAME ARG...: starts the binary of that name.
 start() {
     local name=$1
     shift
+    start_program "$name" "$(program "$name")" "$@"
+}
+
+# start_program NAME PROGRAM ARG...: starts a program with its log in a file, and waits until it listens.
+start_program() {
+    local name=$1
+    shift
     : >"$directory/$name.log" # tail must find it
-    (as "$name" "$bin/$name" "$@") 2>>"$directory/$name.log" &
+    (as "$name" "$@") 2>>"$directory/$name.log" &
     pids[$name]=$!
     await_line "$name" 'listening on ' >/dev/null || {
         show_logs
@@ -201,7 +227,7 @@ selector() {
     if $users; then
         echo "unix:user:$(user "$1")"
     else
-        echo "unix:path:$bin/$1"
+        echo "unix:path:$(program "$1")"
     fi
 }
 
@@ -209,7 +235,12 @@ start_all() {
     local entries=(--entry "$SERVER_ID=$(selector server);dns=localhost" --entry "$CLIENT_ID=$(selector client)")
     $users || entries+=(--entry "$SERVER_ID=$(selector proxy);dns=localhost")
     export SPIFFE_ENDPOINT_SOCKET="unix://$directory/agent.sock"
+    ! $apps || entries+=(--entry "$STRANGER_ID=$(selector stranger)")
     start dev-agent --socket "$directory/agent.sock" "${entries[@]}"
+    if $apps; then
+        start_apps
+        return
+    fi
     start server --listen 127.0.0.1:0
     start proxy --listen 127.0.0.1:0 --upstream "https://localhost:$(port server)"
 }
@@ -297,11 +328,14 @@ TRY
 # Ends everything in the reverse order; each must end well.
 stop_all() {
     local name status failed=
-    for name in proxy server dev-agent; do
+    for name in stranger client proxy server app dev-agent; do
+        [[ -v pids[$name] ]] || continue
         kill -TERM "${pids[$name]}" 2>/dev/null || true
         status=0
         wait "${pids[$name]}" || status=$?
         unset "pids[$name]"
+        # The application is not ours: SIGTERM ends it.
+        [[ $name == app && $status == 143 ]] && continue
         ((status == 0)) || failed+=" $name ($status)"
     done
     [[ -z $failed ]] || fail "did not end with status 0:$failed"
@@ -318,9 +352,12 @@ clean_up() {
 }
 
 main() {
+    # shellcheck source=scripts/demo-apps/story.sh
+    source "$(dirname "${BASH_SOURCE[0]}")/demo-apps/story.sh"
     local argument
     for argument in "$@"; do
         case $argument in
+        --apps) apps=true ;;
         --release) release=true ;;
         --users) users=true ;;
         --keep) keep=true ;;
@@ -336,12 +373,24 @@ main() {
     directory=$(mktemp -d)
     chmod 755 "$directory"
     build
+    ! $apps || add_stranger
     start_all
-    introduce
-    tell_accepted
-    tell_refused
-    ! $keep || try_by_hand
+    if $apps; then
+        introduce_apps
+        tell_apps
+        ! $keep || try_apps_by_hand
+    else
+        introduce
+        tell_accepted
+        tell_refused
+        ! $keep || try_by_hand
+    fi
     stop_all
+    if $apps; then
+        printf '\n%sAs it should be: the application was called by the client, and not by the stranger.%s\n' \
+            "$bold" "$plain"
+        return
+    fi
     printf '\n%sAs it should be: the first request was answered, the second was refused.%s\n' "$bold" "$plain"
 }
 

@@ -9,8 +9,9 @@ usage: scripts/test.sh [--help]
 Builds all binaries, as scripts/demo.sh does, then runs unit tests, doc tests and the
 whole-path tests, which start those binaries as real processes. The first build takes
 about four minutes on two cores. As root, the tests that run
-processes as other Unix users take part; with Go on the machine, so does the
-interoperation with go-spiffe; with Python and pip, so does that with grpcio.
+processes as other Unix users take part; with Go on the machine, so do the
+interoperation with go-spiffe and applications in Go; with Python and pip, so
+do those in Python.
 USAGE
 }
 

@@ -116,6 +116,7 @@ fn question(path: &str, fields: &[(&str, &str)]) -> CheckRequest {
     };
     let socket_address = Some(SocketAddress {
         address: "192.0.2.7".to_owned(),
+        port_value: 4711,
     });
     CheckRequest {
         attributes: Some(Attributes {
@@ -219,7 +220,7 @@ async fn the_check_of_a_refused_caller_has_the_answer_of_a_server_u017() {
         .server
         .logged("Not allowed: spiffe://example.org/stranger")
         .await;
-    assert!(line.contains("peer=192.0.2.7"), "{line}");
+    assert!(line.contains("peer=192.0.2.7:4711"), "{line}");
 
     // A server that can't verify fails no call, because a gateway might let its requests pass then.
     checking
@@ -234,6 +235,36 @@ async fn the_check_of_a_refused_caller_has_the_answer_of_a_server_u017() {
             if denied.status.unwrap().code == 503 && value(&denied.headers, "retry-after").is_some())
     };
     wait::until(is_unavailable).await;
+}
+
+#[tokio::test]
+async fn the_policy_decides_and_a_request_without_a_caller_loses_forged_ids_u017() {
+    let other = ["--allow", "spiffe://example.org/other"];
+    let observe = [&other[..], &["--enforce", "observe"]].concat();
+    for (args, has_token, id) in [
+        (&["--public", "/orders"][..], false, None),
+        (&["--public", "/orders"], true, None),
+        (&observe, false, None),
+        (&observe, true, Some(CLIENT_ID)),
+    ] {
+        let checking = Checking::new(args).await;
+        let bearer = format!("Bearer {}", checking.stack.token(|_| ()));
+        let token = has_token.then_some(("authorization", bearer.as_str()));
+        let fields: Vec<_> = token.into_iter().collect();
+        let Some(HttpResponse::OkResponse(allowed)) = checking.check(&fields).await.http_response
+        else {
+            panic!("{args:?}: it is denied");
+        };
+        assert_eq!(value(&allowed.headers, "x-spiffe-id"), id, "{args:?}");
+        let is_removed = allowed
+            .headers_to_remove
+            .iter()
+            .any(|one| one == "x-spiffe-id");
+        assert_eq!(is_removed, id.is_none(), "{args:?}");
+    }
+    // Paths are compared as a whole.
+    let checking = Checking::new(&["--public", "/order"]).await;
+    assert_eq!(checking.denied(&[]).await.status.unwrap().code, 401);
 }
 
 #[tokio::test]
@@ -316,6 +347,21 @@ async fn an_address_for_checks_that_cannot_be_used_ends_the_start_u018() {
                 "http://127.0.0.1:1",
             ],
             "cannot be used with",
+        ),
+        (
+            2,
+            &[
+                "--ext-authz",
+                "127.0.0.1:0",
+                "--peers",
+                "spiffe://example.org/a",
+            ],
+            "cannot be used with",
+        ),
+        (
+            2,
+            &["--ext-authz", "127.0.0.1:0", "--policy", "/no/such/file"],
+            "--policy /no/such/file",
         ),
         (2, &["--plaintext-ext-authz"], "--ext-authz <ADDRESS>"),
         (2, &["--forward-authorization"], "--ext-authz <ADDRESS>"),

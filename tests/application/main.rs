@@ -11,3 +11,5 @@ mod faults;
 mod forwarded;
 /// Listens for applications and adds tokens to their requests.
 mod listening;
+/// Decides by a policy file which requests reach an application.
+mod policy;

@@ -8,12 +8,12 @@ use crate::source::Tests;
 pub(crate) const PARTS: [(char, u32); 8] = [
     ('J', 204),
     ('P', 201),
-    ('H', 9),
+    ('H', 12),
     ('W', 184),
     ('D', 51),
     ('S', 6),
-    ('T', 20),
-    ('U', 19),
+    ('T', 27),
+    ('U', 29),
 ];
 
 /// A row of the list.

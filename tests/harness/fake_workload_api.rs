@@ -52,6 +52,8 @@ pub struct Script {
     pub tokens: Mutex<Vec<Said<pb::JwtsvidResponse>>>,
     /// The requests of FetchJWTSVID that came.
     pub asked: Mutex<Vec<pb::JwtsvidRequest>>,
+    /// True while FetchJWTSVID gets no answer.
+    held: watch::Sender<bool>,
     /// The kind and the moment of each call.
     calls: watch::Sender<Vec<(Call, Instant)>>,
     connections: watch::Sender<usize>,
@@ -127,6 +129,7 @@ impl Fake {
             jwt_bundles: watch::Sender::new(Ok(genuine.jwt_bundles.clone())),
             tokens: Mutex::new(Vec::new()),
             asked: Mutex::default(),
+            held: watch::Sender::new(false),
             calls: watch::Sender::new(Vec::new()),
             connections: watch::Sender::new(0),
         });
@@ -170,6 +173,11 @@ impl Fake {
     /// Answers FetchJWTBundles with `said` from now on, also on open streams.
     pub fn say_jwt_bundles(&self, said: Said<pb::JwtBundlesResponse>) {
         drop(self.script.jwt_bundles.send_replace(said));
+    }
+
+    /// Holds back the answers to FetchJWTSVID, or gives them.
+    pub fn hold_tokens(&self, held: bool) {
+        self.script.held.send_replace(held);
     }
 
     /// Waits until `count` calls of this kind came, and returns the moments of all.
@@ -306,6 +314,8 @@ impl SpiffeWorkloadApi for Script {
         assert_header(&request);
         self.called(Call::Token);
         self.asked.lock().unwrap().push(request.into_inner());
+        let mut held = self.held.subscribe();
+        held.wait_for(|held| !held).await.unwrap();
         let mut tokens = self.tokens.lock().unwrap();
         let said = match tokens.len() {
             1 => tokens[0].clone(),

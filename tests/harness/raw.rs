@@ -136,6 +136,15 @@ impl Client {
         read
     }
 
+    /// Reads exactly `length` bytes, which belong to no message.
+    pub async fn read_exactly(&mut self, length: usize) -> Vec<u8> {
+        while self.buffer.len() < length {
+            let read = self.stream.read_buf(&mut self.buffer).await.unwrap();
+            assert_ne!(read, 0, "it ended after {:?}", self.buffer);
+        }
+        self.buffer.drain(..length).collect()
+    }
+
     /// Waits for the end of the connection, and returns the bytes before it and the kind of end.
     pub async fn end(&mut self) -> (Vec<u8>, End) {
         let mut rest = std::mem::take(&mut self.buffer);
@@ -357,7 +366,7 @@ fn split_message(buffer: &mut Vec<u8>, side: Side<'_>) -> Option<Message> {
     let body = &buffer[end + 4..];
     let length = match side {
         Side::Response(method)
-            if method == "HEAD" || [100, 204, 304].contains(&message.status()) =>
+            if method == "HEAD" || [100, 101, 204, 304].contains(&message.status()) =>
         {
             0
         }

@@ -23,11 +23,15 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::{
-    HandshakeKind, ServerConfig,
+    DigitallySignedStruct, DistinguishedName, HandshakeKind, ServerConfig, SignatureScheme,
+    client::{ResolvesClientCert, danger::HandshakeSignatureValid},
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer},
-    server::{ClientHello, ResolvesServerCert},
-    sign::CertifiedKey,
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
+    server::{
+        ClientHello, ResolvesServerCert,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -56,6 +60,8 @@ pub struct Seen {
     pub connections: AtomicUsize,
     /// Handshakes that were not resumptions.
     pub full_handshakes: AtomicUsize,
+    /// Certificates that callers presented.
+    pub certificates: AtomicUsize,
     /// Connections that ended after their handshake.
     pub closed: AtomicUsize,
     /// Requests.
@@ -137,6 +143,18 @@ impl Svid {
         }
     }
 
+    /// Returns it for a client that presents it.
+    pub fn presented(&self) -> Arc<dyn ResolvesClientCert> {
+        Arc::new(SingleCertAndKey::from(self.certified_key()))
+    }
+
+    fn certified_key(&self) -> CertifiedKey {
+        let key = PrivateKeyDer::try_from(self.key.serialized_der().to_vec()).unwrap();
+        let provider = CryptoProvider::get_default().unwrap();
+        let key = provider.key_provider.load_private_key(key).unwrap();
+        CertifiedKey::new(self.chain.clone(), key)
+    }
+
     /// Adds the certificate of `authority` to the chain.
     pub fn below(mut self, authority: &Authority) -> Self {
         self.chain.push(authority.0.der().clone());
@@ -155,11 +173,24 @@ impl Presenting {
         Self::listen("http/1.1", false).await
     }
 
+    /// Listens as [`Self::closing`] does, and requests certificates that it does not verify.
+    pub async fn requesting() -> Self {
+        Self::listening("http/1.1", false, true).await
+    }
+
     async fn listen(alpn: &str, keeps: bool) -> Self {
+        Self::listening(alpn, keeps, false).await
+    }
+
+    async fn listening(alpn: &str, keeps: bool, requests: bool) -> Self {
         let svid = Arc::<CurrentSvid>::default();
-        let mut config = ServerConfig::builder()
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&svid) as Arc<dyn ResolvesServerCert>);
+        let config = ServerConfig::builder();
+        let config = match requests {
+            true => config.with_client_cert_verifier(Arc::new(AnyCertificate)),
+            false => config.with_no_client_auth(),
+        };
+        let mut config =
+            config.with_cert_resolver(Arc::clone(&svid) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -178,11 +209,7 @@ impl Presenting {
 
     /// Presents `svid` from the next handshake on.
     pub fn present(&self, svid: &Svid) {
-        let key = PrivateKeyDer::try_from(svid.key.serialized_der().to_vec()).unwrap();
-        let provider = CryptoProvider::get_default().unwrap();
-        let key = provider.key_provider.load_private_key(key).unwrap();
-        let certified = CertifiedKey::new(svid.chain.clone(), key);
-        *self.svid.0.lock().unwrap() = Some(Arc::new(certified));
+        *self.svid.0.lock().unwrap() = Some(Arc::new(svid.certified_key()));
     }
 
     /// Returns the counts so far.
@@ -209,6 +236,54 @@ impl ResolvesServerCert for CurrentSvid {
     }
 }
 
+/// Accepts any certificate, and none.
+#[derive(Debug)]
+struct AnyCertificate;
+
+impl ClientCertVerifier for AnyCertificate {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let provider = CryptoProvider::get_default().unwrap();
+        provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
 /// Returns a URI as a subject alternative name.
 pub fn uri(text: &str) -> SanType {
     SanType::URI(text.try_into().unwrap())
@@ -226,6 +301,9 @@ async fn serve(acceptor: TlsAcceptor, tcp: TcpStream, seen: Arc<Seen>, keeps: bo
         return;
     };
     seen.connections.fetch_add(1, Ordering::SeqCst);
+    if tls.get_ref().1.peer_certificates().is_some() {
+        seen.certificates.fetch_add(1, Ordering::SeqCst);
+    }
     if tls.get_ref().1.handshake_kind() != Some(HandshakeKind::Resumed) {
         seen.full_handshakes.fetch_add(1, Ordering::SeqCst);
     }

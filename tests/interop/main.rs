@@ -13,7 +13,7 @@ use std::{
 use tokio::process::Command;
 
 use harness::{
-    PATIENCE, Stack, binary,
+    PATIENCE, SERVER_ID, Stack, binary,
     process::{self, Process},
 };
 
@@ -34,21 +34,7 @@ async fn any_of_the_three_works_with_the_others_from_go_spiffe() {
         return;
     };
     let go = directory.path().join("interop");
-    let stack = Stack::with("spiffe://example.org/test", |config| {
-        // One Go program has all three roles. The agent tells them apart by the path of the copy.
-        for (role, id) in [
-            ("server", "server"),
-            ("proxy", "server"),
-            ("client", "client"),
-        ] {
-            let entry = format!(
-                "spiffe://example.org/{id}=unix:path:{};dns=localhost",
-                copy(&go, role).display()
-            );
-            config.entries.push(entry.parse().unwrap());
-        }
-    })
-    .await;
+    let stack = stack(&go).await;
     for server in [Ours, Go] {
         let server_process = start(&stack, server, &go, "server", &[]).await;
         let upstream = format!("https://localhost:{}", server_process.listening().await);
@@ -81,12 +67,74 @@ async fn any_of_the_three_works_with_the_others_from_go_spiffe() {
     }
 }
 
-/// Returns flags, which have the same names for both. Ours have two dashes.
-fn flags(player: Player, flags: &[&str]) -> Vec<String> {
+#[tokio::test]
+async fn certificates_are_accepted_in_both_directions_t027() {
+    let Some(directory) = go_build().await else {
+        return;
+    };
+    let go = directory.path().join("interop");
+    let stack = stack(&go).await;
+    for server in [Ours, Go] {
+        let peers = ["peers", SERVER_ID];
+        let server_process = start(&stack, server, &go, "server", &peers).await;
+        let upstream = format!("https://localhost:{}", server_process.listening().await);
+        for proxy in [Ours, Go] {
+            let listen = ["listen", "127.0.0.1:0", "upstream", &upstream];
+            let mut args = flags(proxy, &listen);
+            args.push(flag(proxy, "client-certificate"));
+            let presenting = Process::spawn(command(&stack, proxy, &go, "proxy", args));
+            let url = format!("https://localhost:{}/", presenting.listening().await);
+            let output = request(&stack, Ours, &go, &url, None).await;
+            let combination = format!("proxy {proxy:?}, server {server:?}");
+            assert_eq!(output.stdout, b"Success!!!", "{combination}: {output:?}");
+            let without = start(&stack, proxy, &go, "proxy", &["upstream", &upstream]).await;
+            let url = format!("https://localhost:{}/", without.listening().await);
+            let output = request(&stack, Ours, &go, &url, None).await;
+            assert_eq!(output.stderr, b"502 Bad Gateway\n", "{combination}");
+        }
+    }
+    let accept = ["client-certificates", "accept"];
+    let server = start(&stack, Ours, &go, "server", &accept).await;
+    let url = format!("https://localhost:{}/", server.listening().await);
+    let mut args = flags(Go, &["url", &url]);
+    args.push(flag(Go, "client-certificate"));
+    let output = command(&stack, Go, &go, "client", args).output().await;
+    assert_eq!(output.unwrap().stdout, b"Success!!!");
+    server
+        .logged(r#"caller=spiffe://example.org/client credential="certificate""#)
+        .await;
+}
+
+/// Starts an agent with an entry for each role of the Go program, which has all three. The agent tells
+/// them apart by the path of the copy.
+async fn stack(go: &Path) -> Stack {
+    Stack::with("spiffe://example.org/test", |config| {
+        for (role, id) in [
+            ("server", "server"),
+            ("proxy", "server"),
+            ("client", "client"),
+        ] {
+            let entry = format!(
+                "spiffe://example.org/{id}=unix:path:{};dns=localhost",
+                copy(go, role).display()
+            );
+            config.entries.push(entry.parse().unwrap());
+        }
+    })
+    .await
+}
+
+/// Returns a flag, which has the same name for both. Ours have two dashes.
+fn flag(player: Player, name: &str) -> String {
     let dashes = if player == Ours { "--" } else { "-" };
-    flags
-        .chunks(2)
-        .flat_map(|flag| [format!("{dashes}{}", flag[0]), flag[1].to_owned()])
+    format!("{dashes}{name}")
+}
+
+/// Returns flags with values, as [`flag`] does.
+fn flags(player: Player, flags: &[&str]) -> Vec<String> {
+    let pairs = flags.chunks(2);
+    pairs
+        .flat_map(|pair| [flag(player, pair[0]), pair[1].to_owned()])
         .collect()
 }
 

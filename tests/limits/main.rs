@@ -38,6 +38,8 @@ mod stopping;
 mod taken_back;
 /// Tests answers that nobody reads.
 mod unread;
+/// Keeps many WebSockets open.
+mod websockets;
 
 use harness::{
     PATIENCE, Stack,

@@ -57,6 +57,8 @@ mod trailers;
 mod upgrades;
 /// Tests upstreams that fail, pooled connections, retries, aborts and backpressure.
 mod upstreams;
+/// Opens WebSockets.
+mod websockets;
 
 use harness::{
     Stack,

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use common::{
-    bearer::{Allow, Authenticator, Policy},
+    bearer::{Allow, Authenticator, Enforcement, Policy},
     tls,
 };
 use forward::outbound::{ExclusiveLimit, Protocol, Upstream, UpstreamUrl};
@@ -24,7 +24,10 @@ async fn one_core_of_server_and_proxy_serves_in_the_test_process_until_a_stop() 
     let policy = Policy::new(vec![SERVER_ID.to_owned()], allow);
     let server = Server {
         tls: tls::server(&identity.x509).unwrap(),
+        takes_certificates: false,
         authenticator: Arc::new(Authenticator::new(identity.jwt.clone(), policy)),
+        enforcement: Enforcement::On,
+        observed: Arc::default(),
         forwarding: None,
         quotas: Arc::default(),
         shared: Shared::new(Limits::new(100)),

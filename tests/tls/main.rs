@@ -4,6 +4,8 @@
 
 /// Tests the listener's certificate, versions, ALPN and SNI.
 mod callers;
+/// Tests callers and proxies that present certificates.
+mod certificates;
 /// Tests connections and identities that end.
 mod endings;
 /// Has upstreams whose certificate is invalid.

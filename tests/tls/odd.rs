@@ -249,6 +249,23 @@ async fn text_that_is_not_a_spiffe_id_identifies_no_peer_t014() {
 }
 
 #[tokio::test]
+async fn critical_extension_of_an_upstream_that_is_not_processed_is_named_t026() {
+    let root = Authority::root();
+    let upstream = Presenting::closing().await;
+    let (stack, proxy) = proxy(&root, &upstream, ODD_ID).await;
+    upstream.present(&leaf(&root, |params| {
+        let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 32], vec![0x30, 0]);
+        extension.set_criticality(true);
+        params.custom_extensions = vec![extension];
+    }));
+    let answer = stack.https(proxy.listening().await).send(get(&[])).await;
+    assert_eq!(answer.status, 502);
+    proxy
+        .logged("the critical extension certificatePolicies (2.5.29.32) of the leaf certificate")
+        .await;
+}
+
+#[tokio::test]
 async fn each_authority_of_a_bundle_verifies_t015() {
     let roots = [(); 3].map(|()| Authority::root());
     let upstream = Presenting::closing().await;

@@ -117,9 +117,8 @@ fn federated_caller_that_is_not_named_is_not_allowed_j011() {
         .claim("sub", r#""spiffe://partner.example/x""#)
         .sign(&w.p1);
     let mut policy = policy();
-    policy.allow = ["spiffe://example.org/*".parse().unwrap()]
-        .into_iter()
-        .collect();
+    let pattern = "spiffe://example.org/*".parse().unwrap();
+    policy.rules = common::bearer::Allow::from_iter([pattern]).into();
     let authenticator = common::bearer::Authenticator::new(w.bundles(&[]), policy);
     check(&authenticator, &[("J11", "not named", token, NotAllowed)]);
 }

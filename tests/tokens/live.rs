@@ -3,13 +3,15 @@ use std::time::Duration;
 use dev_agent::{Config, DevAgent, FederatedBundle};
 use harness::{
     PATIENCE, SERVER_ID, Stack, binary,
+    fake_workload_api::{Fake, Genuine},
     jwt::Key,
     process::{Process, command},
     raw::{Client, Message},
 };
 use serde_json::json;
-use spiffe::{SpiffeId, TrustDomain};
+use spiffe::TrustDomain;
 use tokio::{net::TcpListener, time::timeout};
+use tonic::Status;
 
 /// Opens a connection that is kept through all changes, because only tokens are tested here.
 async fn connected(stack: &Stack, server: &Process) -> Client {
@@ -85,16 +87,15 @@ async fn token_of_a_dropped_federated_domain_is_refused_j168() {
 #[tokio::test]
 async fn withdrawn_bundles_are_answered_with_503_j169() {
     let stack = Stack::new().await;
-    let server = stack.server(&[]).await;
+    let fake = Fake::new(&Genuine::of(&stack).await);
+    let args = ["--listen", "127.0.0.1:0"];
+    let server = Process::spawn(command(&binary("server"), &fake.endpoint(), &args));
     let mut client = connected(&stack, &server).await;
     let token = stack.token(|_| ());
     assert_eq!(ask(&mut client, &token).await.status(), 200);
 
-    stack.agent.withdraw(&SpiffeId::new(SERVER_ID).unwrap());
-    server
-        .logged("identity withdrawn by the Workload API")
-        .await;
-    // The X.509 stream may report the withdrawal before the JWT stream.
+    // The X.509-SVID stays, because connections end with it.
+    fake.say_jwt_bundles(Err(Status::permission_denied("no identity issued")));
     let answer = until(&mut client, &token, 503).await;
     assert_eq!(answer.fields("retry-after"), ["5"]);
     assert_eq!(answer.fields("www-authenticate"), Vec::<&str>::new());
@@ -143,6 +144,29 @@ async fn server_does_not_listen_before_the_first_bundles_j171() {
     );
     assert_eq!(server.ended().await.code(), Some(1));
     assert!(!server.log().join("\n").contains("listening on"));
+}
+
+/// A server that could verify no token of its own trust domain does not start.
+#[tokio::test]
+async fn server_does_not_listen_before_a_usable_bundle_j171() {
+    let stack = Stack::new().await;
+    let mut genuine = Genuine::of(&stack).await;
+    let own = genuine.jwt_bundles.bundles.values_mut().next().unwrap();
+    let good = std::mem::replace(own, b"{}".to_vec());
+    let fake = Fake::new(&genuine);
+    let args = ["--listen", "127.0.0.1:0"];
+    let server = Process::spawn(command(&binary("server"), &fake.endpoint(), &args));
+    let line = server.logged("waiting for an identity").await;
+    assert!(
+        line.contains("the JWT bundle of example.org: it has no array of keys"),
+        "{line}"
+    );
+    for bundle in genuine.jwt_bundles.bundles.values_mut() {
+        bundle.clone_from(&good);
+    }
+    fake.say_jwt_bundles(Ok(genuine.jwt_bundles));
+    let https = stack.https(server.listening().await);
+    assert_eq!(https.status(&stack.token(|_| ())).await, 200);
 }
 
 /// A key that cannot be used is named at start-up, and the other keys of its bundle verify.

@@ -211,7 +211,7 @@ pub(crate) fn authenticate(
     // The answer is the same whether the token is cached or not.
     let second = authenticator.authenticate(&head);
     assert_eq!(first.as_ref().ok(), second.as_ref().ok(), "{token}");
-    first.map(|caller| SpiffeId::clone(&caller.id))
+    first.map(|caller| SpiffeId::clone(&caller.unwrap().id))
 }
 
 /// Returns all of an answer that a caller sees, except the date.

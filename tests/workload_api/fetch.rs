@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use common::workload::tokens::TokenSource;
 use harness::{
     CLIENT_ID, PATIENCE, SERVER_ID, Stack, binary,
     fake_workload_api::{Call, Fake, Genuine, token},
@@ -103,6 +104,53 @@ async fn agent_that_does_not_answer_ends_the_wait_in_time_w166() {
         error.to_string().contains("did not answer in time"),
         "{error}"
     );
+}
+
+/// The agent's own words are what helps, and the command line names what can be changed.
+#[tokio::test]
+async fn refused_request_is_told_with_the_words_of_the_agent_w167() {
+    let stack = Stack::new().await;
+    let fake = Fake::new(&Genuine::of(&stack).await);
+    for (status, expected) in [
+        (
+            Status::invalid_argument("audience x is not allowed here"),
+            "the agent refuses the request for a JWT-SVID: audience x is not allowed here; change",
+        ),
+        (
+            Status::unavailable("could not reach the server: connection refused"),
+            "the agent answers Unavailable: could not reach the server: connection refused",
+        ),
+        (Status::internal(""), "the agent answers Internal"),
+    ] {
+        *fake.script.tokens.lock().unwrap() = vec![Err(status)];
+        for args in [
+            &["--url", "https://localhost:1/"] as &[&str],
+            &["--print-token"],
+        ] {
+            let output = process::output("client", &fake.endpoint(), args).await;
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(said.contains(expected), "{said}");
+            assert_eq!(said.matches(expected).count(), 1, "{said}");
+        }
+    }
+}
+
+/// An agent that waits for its server has the reason after more than our patience for one that hangs.
+#[tokio::test]
+async fn late_reason_of_the_agent_is_told_w166() {
+    let stack = Stack::new().await;
+    let fake = Fake::new(&Genuine::of(&stack).await);
+    let text = "could not fetch: connection refused";
+    *fake.script.tokens.lock().unwrap() = vec![Err(Status::internal(text))];
+    fake.hold_tokens(true);
+    let audiences = vec![AUDIENCE.to_owned()];
+    let source = TokenSource::new(fake.workload_api(PATIENCE), audiences, None);
+    // The second call is on another connection, because the agent may have been replaced.
+    fake.calls(Call::Token, 2).await;
+    fake.connections(|open| *open == 2).await;
+    fake.hold_tokens(false);
+    let error = source.token().await.unwrap_err().to_string();
+    assert!(error.contains(text), "{error}");
 }
 
 #[tokio::test]

@@ -11,7 +11,9 @@ mod keys;
 mod rules;
 /// Tests the sources of the address, and what a start makes of the first answers.
 mod startup;
-/// Takes a running process through rotation, malformed messages, withdrawal and its end.
+/// Takes a running process through rotation, withdrawal and its end.
 mod streams;
+/// Sends a running process X.509-SVIDs that cannot be used.
+mod svids;
 /// Keeps a token current, through all that an agent does.
 mod tokens;

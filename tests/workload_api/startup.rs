@@ -1,9 +1,10 @@
 use std::time::Duration;
 
 use harness::{
-    PATIENCE, Stack, binary,
-    fake_workload_api::{Call, Fake, Genuine},
+    PATIENCE, SERVER_ID, Stack, binary,
+    fake_workload_api::{Call, Fake, Genuine, token},
     process,
+    wait::until,
 };
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -149,4 +150,63 @@ async fn absent_agent_is_an_error_within_the_time_given_w166() {
         "{error}"
     );
     assert!(began.elapsed() < PATIENCE / 2);
+}
+
+/// Returns a fake whose X.509-SVIDs have expired, as those of an agent that has lost its server.
+async fn cut_off(stack: &Stack) -> Fake {
+    let short = Stack::with(SERVER_ID, |config| config.x509_ttl = Duration::from_secs(2)).await;
+    let mut genuine = Genuine::of(stack).await;
+    let mut expired = Genuine::of(&short).await.x509.svids.remove(0);
+    expired.bundle.clone_from(&genuine.x509.svids[0].bundle);
+    let end = expiry(&expired.x509_svid);
+    until(async || harness::jwt::now() as i64 > end).await;
+    genuine.x509.svids = vec![expired];
+    Fake::new(&genuine)
+}
+
+fn expiry(svid: &[u8]) -> i64 {
+    let (_, certificate) = x509_parser::parse_x509_certificate(svid).unwrap();
+    certificate.validity().not_after.timestamp()
+}
+
+#[tokio::test]
+async fn expired_svid_is_the_reason_that_is_told_once_w166() {
+    let stack = Stack::new().await;
+    let fake = cut_off(&stack).await;
+    let args = ["--listen", "127.0.0.1:0", "--startup-timeout", "500ms"];
+    for name in ["server", "proxy"] {
+        let output = process::output(name, &fake.endpoint(), &args).await;
+        let said = String::from_utf8(output.stderr).unwrap();
+        let error = said.lines().last().unwrap();
+        assert_eq!(
+            error.matches("it expired at 20").count(),
+            1,
+            "{name}: {said}"
+        );
+        assert!(error.contains("cut off from its server"), "{name}: {said}");
+        assert!(!said.contains("did not answer"), "{name}: {said}");
+    }
+}
+
+/// The client presents no certificate.
+#[tokio::test]
+async fn client_needs_bundles_and_a_token_only() {
+    let stack = Stack::new().await;
+    let fake = cut_off(&stack).await;
+    let server = stack.server(&[]).await;
+    let url = format!("https://localhost:{}/", server.listening().await);
+    let token = token(stack.token(|_| ()));
+    *fake.script.tokens.lock().unwrap() = vec![token];
+    for args in [
+        &["--url", &url] as &[&str],
+        &["--url", &url, "--repeat", "2", "--every", "1ms"],
+    ] {
+        let output = process::output("client", &fake.endpoint(), args).await;
+        assert!(output.status.success(), "{output:?}");
+    }
+    let calls = fake.calls(Call::X509Bundles, 2).await;
+    assert_eq!(calls.len(), 2);
+    fake.say_x509(Err(Status::internal("nobody asks")));
+    let output = process::output("client", &fake.endpoint(), &["--print-bundle"]).await;
+    assert!(output.stdout.starts_with(b"-----BEGIN CERTIFICATE-----"));
 }

@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-use common::workload::{Degradation, Identity, Readiness};
+use common::workload::Identity;
 use dev_agent::pb;
 use harness::{
-    PATIENCE, SERVER_ID, Stack, binary,
+    SERVER_ID, Stack, binary,
     fake_workload_api::{Call, Fake, Genuine},
     https::{Https, get},
     process::{self, Process},
@@ -13,15 +13,14 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use nix::sys::signal::Signal;
 use spiffe::bundle::BundleSource;
-use tokio::time::timeout;
 use tonic::Status;
 
-fn leaf(identity: &Identity) -> Vec<u8> {
+pub(crate) fn leaf(identity: &Identity) -> Vec<u8> {
     identity.x509.svid().unwrap().leaf().as_bytes().to_vec()
 }
 
 /// Starts a server that uses a fake, and returns its port.
-async fn server(fake: &Fake) -> (Process, u16) {
+pub(crate) async fn server(fake: &Fake) -> (Process, u16) {
     let args = ["--listen", "127.0.0.1:0"];
     let server = Process::spawn(process::command(&binary("server"), &fake.endpoint(), &args));
     let port = server.listening().await;
@@ -48,141 +47,6 @@ impl Kept {
         answer.into_body().collect().await.unwrap();
         status
     }
-}
-
-async fn becomes(identity: &mut Identity, wanted: impl FnMut(&Readiness) -> bool) {
-    let changed = timeout(PATIENCE, identity.readiness.wait_for(wanted)).await;
-    changed.expect("takes effect in time").unwrap();
-}
-
-fn is_refused(readiness: &Readiness) -> bool {
-    let refused = Degradation::Refused;
-    matches!(readiness, Readiness::Degraded { reason, .. } if *reason == refused)
-}
-
-#[tokio::test]
-async fn svid_that_cannot_be_used_changes_nothing_until_a_good_one_comes_w174() {
-    let stack = Stack::new().await;
-    let other = Stack::new().await;
-    let other = Genuine::of(&other).await.x509.svids.remove(0);
-    let expired = expired_svid().await;
-    let genuine = Genuine::of(&stack).await;
-    stack.agent.rotate_x509();
-    let next = Genuine::of(&stack).await.x509;
-    let with = |change: &dyn Fn(&mut Vec<pb::X509svid>)| {
-        let mut message = next.clone();
-        change(&mut message.svids);
-        message
-    };
-    let rows: [(&str, pb::X509svidResponse); 11] = [
-        ("W174 no identity", with(&Vec::clear)),
-        (
-            "W174 a broken certificate",
-            with(&|svids| svids[0].x509_svid.truncate(50)),
-        ),
-        (
-            "W174 a broken key",
-            with(&|svids| svids[0].x509_svid_key.truncate(20)),
-        ),
-        (
-            "W174 D32 the key of another certificate",
-            with(&|svids| svids[0].x509_svid_key = other.x509_svid_key.clone()),
-        ),
-        ("W174 expired", with(&|svids| svids[0] = expired.clone())),
-        (
-            "W81 the certificate of another identity",
-            with(&|svids| svids[0].spiffe_id = "spiffe://example.org/other".to_owned()),
-        ),
-        ("W77 D22 no bundle", with(&|svids| svids[0].bundle.clear())),
-        (
-            "W174 a broken bundle",
-            with(&|svids| svids[0].bundle.truncate(20)),
-        ),
-        (
-            "W174 no SPIFFE ID",
-            with(&|svids| svids[0].spiffe_id.clear()),
-        ),
-        (
-            "W94 D35 too many",
-            with(&|svids| {
-                let one = svids[0].clone();
-                svids.resize(10_001, one);
-            }),
-        ),
-        ("W174 an empty message", pb::X509svidResponse::default()),
-    ];
-    let fake = Fake::new(&genuine);
-    let mut identity = fake.identity().await;
-    for (number, message) in rows {
-        let before = leaf(&identity);
-        fake.say_x509(Ok(message));
-        becomes(&mut identity, is_refused).await;
-        assert_eq!(leaf(&identity), before, "{number}");
-        let peers = identity.x509.bundle_set().unwrap();
-        assert!(peers.get(stack.agent.trust_domain()).is_some(), "{number}");
-        stack.agent.rotate_x509();
-        fake.say_x509(Ok(Genuine::of(&stack).await.x509));
-        becomes(&mut identity, |now| *now == Readiness::Ready).await;
-        assert_ne!(leaf(&identity), before, "{number}");
-    }
-    let calls = fake.calls(Call::X509, 1).await.len();
-    assert_eq!(calls, 1, "D28: the stream stays open");
-}
-
-/// Returns an SVID of the server that has expired.
-async fn expired_svid() -> pb::X509svid {
-    let short = |config: &mut dev_agent::Config| config.x509_ttl = Duration::from_secs(2);
-    let stack = Stack::with(SERVER_ID, short).await;
-    let svid = Genuine::of(&stack).await.x509.svids.remove(0);
-    let not_after = {
-        let (_, certificate) = x509_parser::parse_x509_certificate(&svid.x509_svid).unwrap();
-        certificate.validity().not_after.timestamp()
-    };
-    until(async || harness::jwt::now() as i64 > not_after).await;
-    svid
-}
-
-/// The other identities of this process are not its concern.
-#[tokio::test]
-async fn bad_svid_beside_the_chosen_one_changes_nothing_w175() {
-    let stack = Stack::new().await;
-    let mut genuine = Genuine::of(&stack).await;
-    genuine.x509.svids.push(pb::X509svid {
-        spiffe_id: "spiffe://example.org/other".to_owned(),
-        ..pb::X509svid::default()
-    });
-    let fake = Fake::new(&genuine);
-    let identity = fake.identity().await;
-    assert_eq!(*identity.readiness.borrow(), Readiness::Ready, "D29");
-}
-
-#[tokio::test]
-async fn svid_that_cannot_be_used_is_logged_and_not_presented_w174() {
-    let stack = Stack::new().await;
-    let genuine = Genuine::of(&stack).await;
-    let fake = Fake::new(&genuine);
-    let (mut server, port) = server(&fake).await;
-    let https = stack.https(port);
-    let before = https.presented().await.unwrap();
-    stack.agent.rotate_x509();
-    let next = Genuine::of(&stack).await.x509;
-    let mut wrong = next.clone();
-    wrong.svids[0].x509_svid_key = genuine.x509.svids[0].x509_svid_key.clone();
-    let expected = next.svids[0].x509_svid.clone();
-    for _ in 0..3 {
-        fake.say_x509(Ok(wrong.clone()));
-        server
-            .logged("its private key does not belong to its certificate")
-            .await;
-        assert_eq!(https.presented().await.unwrap(), before, "D32");
-    }
-    fake.say_x509(Ok(next));
-    until(async || https.presented().await.as_deref() == Some(&expected[..])).await;
-    server
-        .logged("what the Workload API sends can be used again")
-        .await;
-    let log = server.whole_log().await;
-    assert_eq!(log.matches("ERROR").count(), 1, "not one error:\n{log}");
 }
 
 #[tokio::test]

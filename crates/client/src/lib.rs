@@ -25,6 +25,7 @@ use anyhow::anyhow;
 use common::workload::{WorkloadApi, X509Source};
 use forward::outbound::Client;
 use process::{cli, listen::Inherited};
+use spiffe::JwtSvid;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -73,21 +74,15 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         let left = deadline.saturating_duration_since(Instant::now());
         config.identity.workload_api(left)
     };
-    let token = async || {
-        let (workload_api, audiences) = (workload_api(), config.audiences());
-        let fetched = workload_api.fetch_jwt_svid(&audiences, None).await;
-        fetched.map_err(cli::with_remedy)
-    };
-    config.warn();
     if config.print() == Some(Print::Token) {
-        return output::token(&token().await?);
+        return output::token(&token(&config, &workload_api()).await?);
     }
     let x509 = bundles(&config, &workload_api()).await?;
     if let (Some(Print::Bundle), Some(x509)) = (config.print(), &x509) {
         let bundles = x509.bundle_set()?;
         return output::bundle(&bundles, config.server_id.trust_domain());
     }
-    let token = token().await?;
+    let token = token(&config, &workload_api()).await?;
     let client = Client::new(config.upstream(), config.peer().security(x509.as_ref())?);
     let exchange = async {
         let response = client.request(authorize(request, &token)?).await?;
@@ -98,6 +93,12 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         .map_err(|_| late(&format!("no complete answer from {}", config.url)))?
 }
 
+/// Fetches the token.
+async fn token(config: &Config, workload_api: &WorkloadApi) -> anyhow::Result<JwtSvid> {
+    let fetched = workload_api.fetch_jwt_svid(&config.audiences(), None).await;
+    fetched.map_err(cli::with_remedy)
+}
+
 /// Returns the X.509 bundles, if they verify the server.
 async fn bundles(
     config: &Config,
@@ -106,11 +107,8 @@ async fn bundles(
     match config.peer() {
         Peer::Name { .. } => Ok(None),
         Peer::SpiffeId(_) => {
-            let identity = workload_api
-                .x509_bundles()
-                .await
-                .map_err(cli::with_remedy)?;
-            Ok(Some(identity.x509))
+            let bundles = workload_api.x509_bundles().await;
+            Ok(Some(bundles.map_err(cli::with_remedy)?.x509))
         }
     }
 }

@@ -59,6 +59,18 @@ impl PathPattern {
                 .is_some_and(has_one_reading),
         }
     }
+
+    /// Returns whether the pattern matches every path that `other` matches.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (_, Kind::Exact(path)) => self.matches(path),
+            (Kind::Below(above), Kind::Below(path)) => path
+                .strip_prefix(above.as_str())
+                .is_some_and(has_one_reading),
+            (Kind::Exact(_), Kind::Below(_)) => false,
+        }
+    }
 }
 
 impl FromStr for PathPattern {
@@ -238,6 +250,32 @@ mod tests {
         );
         assert!(!pattern("/a/**").matches("/a//b"));
         assert!(!pattern("/a/**").matches("/a/../b"));
+    }
+
+    #[test]
+    fn pattern_covers_one_that_matches_no_other_path() {
+        for (text, other, expected) in [
+            ("/a", "/a", true),
+            ("/a", "/b", false),
+            ("/a", "/a/**", false),
+            ("/**", "/", true),
+            ("/**", "/**", true),
+            ("/**", "/a/**", true),
+            ("/a/**", "/a/", true),
+            ("/a/**", "/a", false),
+            ("/a/**", "/a/b/**", true),
+            ("/a/**", "/ab/**", false),
+            ("/a/b/**", "/a/**", false),
+            ("/**", "/a//b", false),
+            ("/**", "/a/../**", false),
+            ("/a/../**", "/a/../**", true),
+        ] {
+            assert_eq!(
+                pattern(text).covers(&pattern(other)),
+                expected,
+                "{text} {other}"
+            );
+        }
     }
 
     #[test]

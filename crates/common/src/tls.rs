@@ -1,12 +1,14 @@
 //! rustls configurations for one-way TLS with X.509-SVIDs.
 //!
-//! The side that accepts ([`server`]) presents its X.509-SVID and requests no certificate. The side
+//! The side that accepts ([`server`]) presents its X.509-SVID and requests no certificate, unless it
+//! also takes callers by theirs ([`server_verifying`]). The side
 //! that connects ([`client`]) verifies a SPIFFE ID and presents no certificate. Both use the state that
 //! the [`X509Source`] has at each handshake. `verify` is the verification of a peer.
 //!
 //! A caller may resume a session while the SVID is the one that the caller verified. A connection to an
 //! upstream never resumes a session, because that would skip the verification.
 
+mod callers;
 mod verify;
 
 use std::{
@@ -15,17 +17,22 @@ use std::{
 };
 
 use rustls::{
-    CipherSuite, ClientConfig, ServerConfig, SupportedCipherSuite,
-    client::Resumption,
+    CipherSuite, ClientConfig, ConfigBuilder, ServerConfig, SignatureScheme, SupportedCipherSuite,
+    client::{ResolvesClientCert, Resumption},
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivatePkcs8KeyDer},
-    server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert},
+    server::{
+        ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WantsServerCert,
+    },
     sign::CertifiedKey,
 };
 use spiffe::{SpiffeId, TrustDomain, svid::x509::X509Svid as ParsedSvid};
 
-pub use self::verify::PeerError;
-use self::verify::ServerVerifier;
+use self::{callers::CallerVerifier, verify::ServerVerifier};
+pub use self::{
+    callers::{CallerError, Callers},
+    verify::{PeerError, workload_id},
+};
 use crate::{
     lock::lock,
     workload::{Trust, Unavailable, X509Source, X509Svid},
@@ -72,19 +79,43 @@ fn provider() -> CryptoProvider {
 /// # Errors
 /// Fails when the source has no usable X.509-SVID.
 pub fn server(source: &X509Source) -> Result<Arc<ServerConfig>, ServerError> {
-    let current = Arc::new(CurrentSvid {
-        last: Mutex::new(Presentable::new(source.svid()?)?),
-        source: source.clone(),
-    });
-    let mut config = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::clone(&current) as _);
-    config.alpn_protocols = ALPN.map(Vec::from).to_vec();
-    config.ignore_client_order = true;
-    config.session_storage = Arc::new(NoServerSessionStorage {});
+    let current = CurrentSvid::of(source)?;
+    let config = ServerConfig::builder().with_no_client_auth();
+    let mut config = presenting(config, &current);
     config.ticketer = current;
     config.send_tls13_tickets = 1;
     Ok(Arc::new(config))
+}
+
+/// Returns the configuration of [`server`] for a listener that requests a certificate and verifies it as
+/// `callers` says. It resumes no session, because that would skip the verification.
+///
+/// # Errors
+/// Fails when the source has no usable X.509-SVID.
+pub fn server_verifying(
+    source: &X509Source,
+    callers: Callers,
+) -> Result<Arc<ServerConfig>, ServerError> {
+    let current = CurrentSvid::of(source)?;
+    let config = ServerConfig::builder();
+    let provider = Arc::clone(config.crypto_provider());
+    let verifier = CallerVerifier::new(source.clone(), callers, provider);
+    let config = config.with_client_cert_verifier(Arc::new(verifier));
+    let mut config = presenting(config, &current);
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// Returns the settings of every listener.
+fn presenting(
+    config: ConfigBuilder<ServerConfig, WantsServerCert>,
+    svid: &Arc<CurrentSvid>,
+) -> ServerConfig {
+    let mut config = config.with_cert_resolver(Arc::clone(svid) as _);
+    config.alpn_protocols = ALPN.map(Vec::from).to_vec();
+    config.ignore_client_order = true;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config
 }
 
 /// The reason why an X.509-SVID cannot be presented.
@@ -98,7 +129,8 @@ pub enum ServerError {
     Tickets(#[from] rustls::Error),
 }
 
-/// Presents the source's current X.509-SVID. The handshake fails once it was withdrawn or has expired.
+/// Presents the source's current X.509-SVID, to callers and to upstreams. The handshake fails once it
+/// was withdrawn or has expired.
 #[derive(Debug)]
 struct CurrentSvid {
     source: X509Source,
@@ -132,6 +164,13 @@ impl fmt::Debug for Presentable {
 }
 
 impl CurrentSvid {
+    fn of(source: &X509Source) -> Result<Arc<Self>, ServerError> {
+        Ok(Arc::new(Self {
+            last: Mutex::new(Presentable::new(source.svid()?)?),
+            source: source.clone(),
+        }))
+    }
+
     /// Returns the source's SVID at this moment, or `None` if there is no usable one.
     fn get(&self) -> Option<Presentable> {
         let svid = self.source.svid().ok()?;
@@ -146,6 +185,17 @@ impl CurrentSvid {
 impl ResolvesServerCert for CurrentSvid {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(self.get()?.svid.key()))
+    }
+}
+
+/// Presents the SVID to an upstream that requests a certificate, whatever authorities it names.
+impl ResolvesClientCert for CurrentSvid {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(self.get()?.svid.key()))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 
@@ -206,6 +256,15 @@ impl ClientTls {
         &self.config
     }
 
+    /// Presents the source's current X.509-SVID to a peer that requests a certificate.
+    ///
+    /// # Errors
+    /// Fails when the source has no usable X.509-SVID.
+    pub fn presenting(mut self) -> Result<Self, ServerError> {
+        self.config.client_auth_cert_resolver = CurrentSvid::of(&self.source)?;
+        Ok(self)
+    }
+
     /// Returns the SPIFFE ID that the peer must have.
     #[must_use]
     pub fn expected(&self) -> &SpiffeId {
@@ -224,8 +283,8 @@ impl ClientTls {
     #[must_use]
     pub fn missing_bundle(&self) -> Option<&TrustDomain> {
         let trust_domain = self.expected.trust_domain();
-        let found = self.source.trust(trust_domain);
-        matches!(found, Ok(None)).then_some(trust_domain)
+        let bundle = self.source.trust(trust_domain).ok()?;
+        bundle.is_none().then_some(trust_domain)
     }
 
     /// Returns a number that changes with each update of SVIDs or bundles.

@@ -81,6 +81,7 @@ impl DevAgent {
     /// # Errors
     /// Fails when a setting is refused or the socket can't be used.
     pub async fn start(mut config: Config) -> Result<Self, Error> {
+        config.warn();
         tracing::warn!(
             "dev-agent is for development only: its keys are made at start and kept in memory, and root on this machine can get any identity"
         );

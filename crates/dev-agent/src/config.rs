@@ -10,8 +10,10 @@ use crate::{
     federation::{self, FederatedBundle},
 };
 
-/// The most entries that sources of the Rust `spiffe` crate accept from an agent.
-const MAX_ENTRIES: usize = 100;
+/// The most entries, which is the most that this project's own binaries accept from an agent.
+const MAX_ENTRIES: usize = 10_000;
+/// The most SVIDs that sources of the Rust `spiffe` crate accept by default.
+const LIBRARY_ENTRIES: usize = 100;
 /// The shortest life in which a workload can still change to the next certificate.
 const MIN_X509_TTL: Duration = Duration::from_secs(2);
 /// The shortest life of a token, which counts whole seconds.
@@ -111,6 +113,19 @@ impl Config {
         Ok(trust_domain.clone())
     }
 
+    /// Warns of settings that other libraries' clients do not accept.
+    pub(crate) fn warn(&self) {
+        let (entries, bundles) = (self.entries.len(), self.federated.len());
+        if entries > LIBRARY_ENTRIES || bundles > federation::LIBRARY_BUNDLES {
+            tracing::warn!(
+                entries,
+                bundles,
+                "clients of the Rust spiffe crate accept {LIBRARY_ENTRIES} SVIDs and {} bundles by default",
+                federation::LIBRARY_BUNDLES
+            );
+        }
+    }
+
     fn check_times(&self) -> Result<(), Error> {
         within("x509-ttl", self.x509_ttl, MIN_X509_TTL, MAX_TTL)?;
         within("jwt-ttl", self.jwt_ttl, MIN_JWT_TTL, MAX_TTL)?;
@@ -190,9 +205,9 @@ mod tests {
                 "entry 'spiffe://b.test/y=unix:uid:2': it is not of trust domain 'a.test'",
             ),
             (
-                config(&["spiffe://a.test/x=unix:uid:1"; 101]),
+                config(&["spiffe://a.test/x=unix:uid:1"; 10_001]),
                 // "W94"
-                "entry: 101 are more than 100",
+                "entry: 10001 are more than 10000",
             ),
             (
                 config(&["spiffe://a.test/x=unix:uid:1;x509-ttl=1s"]),

@@ -1,7 +1,7 @@
 //! Checks that a request and an answer mean the same to every reader. No I/O.
 
-use http::{HeaderMap, Method, Request, Response, uri::Scheme};
-use serve::{Received, peer::Peer};
+use http::{HeaderMap, Method, Request, Response, StatusCode, uri::Scheme};
+use serve::{Received, peer::Peer, websocket::WebSocket};
 
 use crate::{
     body::CleanBody,
@@ -70,6 +70,11 @@ impl<B: http_body::Body> Checked<B> {
         self.0.uri().path()
     }
 
+    /// Returns whether the request is for a WebSocket.
+    pub(crate) fn is_websocket(&self) -> bool {
+        self.0.extensions().get::<WebSocket>().is_some()
+    }
+
     /// Returns the request that is sent upstream: the fields that its caller may set, and those that are
     /// known of `peer`, its sender. `fields` are the deployment's choice.
     #[must_use]
@@ -90,7 +95,15 @@ pub(super) fn check_request<B>(scheme: &Scheme, request: &Request<B>) -> Result<
 
 /// Checks that an upstream's response means the same to every reader. Returns the reason if not.
 pub(super) fn check_response<B>(response: &Response<B>) -> Result<(), &'static str> {
-    framing::check_response(response)?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err("it switched protocols unasked");
+    }
+    check_switch(response)
+}
+
+/// Does as [`check_response`] for an answer that may switch protocols.
+pub(super) fn check_switch<B>(response: &Response<B>) -> Result<(), &'static str> {
+    framing::check_response(response.headers())?;
     headers::check_response_size(response.headers())?;
     headers::check_names(response.headers())
 }

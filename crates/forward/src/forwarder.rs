@@ -7,10 +7,11 @@ use serve::{body::Body, peer::Peer};
 
 use crate::{
     body::CleanBody,
-    check::{Checked, check_response},
+    check::{Checked, check_response, check_switch},
     error::Error,
     headers::{self, Fields},
-    outbound::{Caller, Client, Security, Upstream},
+    outbound::{self, Answered, Caller, Client, PreparedRequest, Security, Upstream},
+    websocket::Opening,
 };
 
 /// The type of a renewal that never happens.
@@ -37,7 +38,8 @@ impl Forwarder {
     }
 
     /// Forwards one request that came from `peer` and returns the upstream's answer. Bodies and
-    /// trailers stream both ways. `set` replaces fields that have its name.
+    /// trailers stream both ways, and a WebSocket is the two bodies of its answer with 101. `set` replaces
+    /// fields that have its name.
     ///
     /// # Errors
     /// Fails when the upstream gives no valid answer.
@@ -84,13 +86,34 @@ impl Forwarder {
             eviction: request.0.body().eviction(),
         };
         let takes_trailers = headers::takes_trailers(&request.0);
+        let (version, is_websocket) = (request.0.version(), request.is_websocket());
         let mut request = request.cleaned(peer, &self.fields);
         if let Some((name, value)) = set {
             request.headers_mut().insert(name, value);
         }
-        let request = Client::prepare(request).await?;
+        if !is_websocket {
+            let request = Client::prepare(request).await?;
+            let answered = self.send(request, &caller, renew).await?;
+            return finish(answered, takes_trailers);
+        }
+        let (mut head, body) = request.into_parts();
+        let opening = Opening::of(&mut head, version);
+        let answered = self.send(Client::upgrade(head), &caller, renew).await?;
+        open_websocket(answered, &opening, body).await
+    }
+
+    /// Sends a request, and once more with the field that `renew` gives.
+    async fn send<R>(
+        &self,
+        request: PreparedRequest<CleanBody>,
+        caller: &Caller,
+        renew: Option<impl FnOnce(StatusCode, &HeaderMap) -> Option<R>>,
+    ) -> Result<Answered<CleanBody>, Error>
+    where
+        R: Future<Output = Option<(HeaderName, HeaderValue)>>,
+    {
         let again = renew.and_then(|renew| Some((renew, request.copy()?)));
-        let mut answered = self.client.send(request, &caller).await?;
+        let answered = self.client.send(request, caller).await?;
         if let Some((renew, mut again)) = again {
             let head = answered.response();
             if let Some(renewing) = renew(head.status(), head.headers())
@@ -98,16 +121,53 @@ impl Forwarder {
             {
                 drop(answered.accept());
                 again.head.headers.insert(name, value);
-                answered = self.client.send(again, &caller).await?;
+                return Ok(self.client.send(again, caller).await?);
             }
         }
-        let mut response = match check_response(answered.response()) {
-            Ok(()) => answered.accept(),
-            Err(reason) => return Err(answered.reject(reason).into()),
-        };
-        let rules = headers::clean_response(&mut response, takes_trailers);
-        // The version is each connection's own (RFC 9110 §2.5).
-        *response.version_mut() = Version::HTTP_11;
-        Ok(response.map(|body| Body::streamed(CleanBody::new(body, rules))))
+        Ok(answered)
+    }
+}
+
+/// Checks and cleans an upstream's answer.
+fn finish(answered: Answered<CleanBody>, takes_trailers: bool) -> Result<Response<Body>, Error> {
+    let mut response = match check_response(answered.response()) {
+        Ok(()) => answered.accept(),
+        Err(reason) => return Err(answered.reject(reason).into()),
+    };
+    let rules = headers::clean_response(&mut response, takes_trailers);
+    // The version is each connection's own (RFC 9110 §2.5).
+    *response.version_mut() = Version::HTTP_11;
+    Ok(response.map(|body| Body::streamed(CleanBody::new(body, rules))))
+}
+
+const NOT_OPENED: &str = "it answered with success and did not open the WebSocket";
+
+/// Opens a WebSocket after the upstream's answer to that, with `body` as the bytes of the caller. Returns
+/// any other answer.
+async fn open_websocket(
+    answered: Answered<CleanBody>,
+    opening: &Opening,
+    body: CleanBody,
+) -> Result<Response<Body>, Error> {
+    match answered.response().status() {
+        StatusCode::SWITCHING_PROTOCOLS => {}
+        // A caller of HTTP/2 would take a success for an open WebSocket.
+        status if status.is_success() && opening.is_over_http2() => {
+            return Err(answered.reject(NOT_OPENED).into());
+        }
+        _ => return finish(answered, false),
+    }
+    let checked = check_switch(answered.response());
+    if let Err(reason) = checked.and_then(|()| opening.check(answered.response().headers())) {
+        return Err(answered.reject(reason).into());
+    }
+    let at = answered.at();
+    let (mut response, switched) = answered.switch();
+    headers::clean_response(&mut response, false);
+    opening.complete(&mut response);
+    *response.version_mut() = Version::HTTP_11;
+    match switched.open(body).await {
+        Ok(tunnel) => Ok(response.map(|()| Body::streamed(tunnel))),
+        Err(error) => Err(outbound::Error::broken(at, &error).into()),
     }
 }

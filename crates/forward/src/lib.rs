@@ -9,6 +9,7 @@
 //! - `target`: method, target and `Host` · `framing`: where messages end
 //! - `headers`: the fields that cross, and the hop-by-hop fields that are removed · `trailers`: the same for
 //!   trailers · `via`: the hops of a message, and requests that go in a circle
+//! - `websocket`: the opening of a WebSocket
 //! - [`outbound`]: the client, and its pool of upstream connections
 //! - [`Rejection`]: the reason why a request is not forwarded · [`Error`]: the reason why the
 //!   upstream gave no valid answer
@@ -28,6 +29,7 @@ mod rejection;
 mod target;
 mod trailers;
 mod via;
+mod websocket;
 
 pub use self::{
     body::CleanBody,

@@ -1,8 +1,8 @@
 //! The reason why a request is not forwarded, and the answer that it gets instead.
 
-use http::{HeaderValue, Request, Response, StatusCode, header::ALLOW};
+use http::{Request, Response, StatusCode, header::ALLOW};
 use serve::{
-    body::{self, Body},
+    body::{self, ALLOWED, Body},
     last::LastAnswer,
 };
 
@@ -42,11 +42,6 @@ pub struct Rejected<B> {
     /// The reason why it is not forwarded.
     pub rejection: Rejection,
 }
-
-/// The methods that may be forwarded, for answers that must or may name them (RFC 9110 §15.5.6,
-/// §9.3.7).
-const ALLOWED: HeaderValue =
-    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 
 impl Rejection {
     /// Returns the status of the answer.

@@ -9,12 +9,18 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 
+use serve::websocket::WebSocket;
+
 use super::rejection::Rejection;
 
 /// Checks method, target and `Host` of a request that came by `scheme`.
 pub(super) fn check<B>(scheme: &Scheme, request: &Request<B>) -> Result<(), Rejection> {
-    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return Err(Rejection::Method);
+    let is_websocket = request.extensions().get::<WebSocket>().is_some();
+    match *request.method() {
+        // HTTP/2 opens a WebSocket by it (RFC 8441 §4).
+        Method::CONNECT if is_websocket => {}
+        Method::CONNECT | Method::TRACE => return Err(Rejection::Method),
+        _ => {}
     }
     check_form(scheme, request.version(), request.uri())?;
     check_host(request.version(), request.uri(), request.headers())?;

@@ -4,7 +4,7 @@
 //! on a header field, which was checked before: framing, routing, credentials, conditions, control of
 //! caches, and claims.
 //!
-//! Over HTTP/1.1 hyper writes only those fields that `Trailer` announces. A request's short body is
+//! hyper writes only those trailers over HTTP/1.1 that `Trailer` announces. A request's short body is
 //! read before its head is sent, so that its trailers are all announced.
 
 use std::borrow::Cow;

@@ -6,7 +6,7 @@
 //! - [`listen`]: the process's own sockets, or sockets passed to it
 //! - [`service`]: the life of a binary that listens
 //! - [`runtime`]: one runtime per core
-//! - [`signal`]: SIGTERM and SIGINT
+//! - [`signal`]: SIGTERM, SIGINT and SIGHUP
 //! - [`telemetry`]: log lines on standard error
 //! - [`tenure`]: the end of connections with the identity of the process
 //! - [`protect`]: core dumps and tracing

@@ -6,13 +6,12 @@ use std::process::ExitCode;
 use anyhow::Context;
 use common::workload::{self, X509Source};
 use serve::{listen::Listener, shutdown::Shutdown, tenure::Tenure};
-
 use tracing::info;
 
 use crate::{
     cli::{self, ServeArgs},
     listen::{self, ClaimedAddress, Inherited, ListenAddress},
-    runtime, signal, tenure,
+    runtime, signal, telemetry, tenure,
 };
 
 /// A binary that has claimed its address and does not listen yet.
@@ -72,6 +71,13 @@ impl Service {
         }
     }
 
+    /// Follows the bundles that verify callers. Connections of callers with a certificate drain when they
+    /// change.
+    #[must_use]
+    pub fn trust(&self, x509: &X509Source) -> Tenure {
+        tenure::follow_bundles(x509.clone(), self.shutdown.clone())
+    }
+
     /// Listens, and runs `core` on each core until a stop is requested and all have drained.
     /// `announce` logs that the process listens, with the number of cores and the addresses.
     ///
@@ -93,6 +99,8 @@ impl Service {
             core(Listener { socket, queue }, shutdown.clone())
         })
         .await?;
+        // Each thread has a log buffer of its own. The last line of a process comes after all others.
+        telemetry::flush();
         info!("stopped");
         Ok(ExitCode::SUCCESS)
     }

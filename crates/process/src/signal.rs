@@ -1,10 +1,31 @@
-//! SIGTERM and SIGINT, which stop a process.
+//! SIGTERM and SIGINT, which stop a process, and SIGHUP, which makes it read its files again.
 
 use serve::shutdown::{self, Shutdown};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
 use crate::telemetry;
+
+/// The SIGHUPs that this process gets.
+#[derive(Debug)]
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// Handles SIGHUP from now on, which otherwise ends the process.
+    ///
+    /// # Errors
+    /// Fails when the handler can't be installed.
+    pub fn handle() -> std::io::Result<Self> {
+        signal(SignalKind::hangup()).map(Self)
+    }
+
+    /// Waits for the next SIGHUP.
+    pub async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending().await
+        }
+    }
+}
 
 /// Returns a stop that the first SIGTERM or SIGINT requests. The second one ends the process at
 /// once, with status 1.

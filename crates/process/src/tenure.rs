@@ -42,6 +42,32 @@ pub fn follow(source: X509Source, shutdown: Shutdown) -> Tenure {
     tenure
 }
 
+/// Follows the source's X.509 bundles until `shutdown`. Returns their tenure: a connection whose peer was
+/// verified by its certificate drains when they change, or when the process stops.
+#[must_use]
+pub fn follow_bundles(source: X509Source, shutdown: Shutdown) -> Tenure {
+    let (tenure, end) = Tenure::begin();
+    tokio::spawn(watch_bundles(source, tenure.clone(), end, shutdown));
+    tenure
+}
+
+async fn watch_bundles(mut source: X509Source, tenure: Tenure, end: Trigger, shutdown: Shutdown) {
+    let mut held = (source.bundle_set().ok(), end);
+    let mut stop = std::pin::pin!(shutdown.requested());
+    loop {
+        tokio::select! {
+            is_open = source.changed() => if !is_open {
+                return;
+            },
+            () = &mut stop => return,
+        }
+        let bundles = source.bundle_set().ok();
+        if bundles != held.0 {
+            held = (bundles, tenure.renew());
+        }
+    }
+}
+
 impl Held {
     async fn watch(mut self, mut source: X509Source, shutdown: Shutdown) {
         let mut stop = std::pin::pin!(shutdown.requested());

@@ -68,9 +68,13 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     let own = identity.x509.svid()?.spiffe_id().clone();
     let domain = config.upstream.upstream_id.trust_domain();
     bundles::warn_of_missing(&identity.x509, "X.509", "--upstream-id", [domain]);
+    let mut upstream_tls = tls::client(&identity.x509, &config.upstream.upstream_id);
+    if config.upstream.client_certificate {
+        upstream_tls = upstream_tls.presenting()?;
+    }
     let proxy = Proxy {
         tls: tls::server(&identity.x509)?,
-        upstream_tls: tls::client(&identity.x509, &config.upstream.upstream_id),
+        upstream_tls,
         upstream,
         paths: config.paths.clone().into(),
         quotas: Arc::default(),

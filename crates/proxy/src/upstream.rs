@@ -20,6 +20,9 @@ pub struct VerifiedUpstreamArgs {
     /// SPIFFE ID that the upstream must have; verified on every connection
     #[arg(long, value_name = "ID", default_value = "spiffe://example.org/server", value_parser = cli::workload_id)]
     pub(crate) upstream_id: SpiffeId,
+    /// Present this proxy's X.509-SVID to the upstream, for a server with --peers
+    #[arg(long)]
+    pub(crate) client_certificate: bool,
     /// The deadlines and the bound.
     #[command(flatten)]
     connections: UpstreamArgs,

@@ -1,17 +1,20 @@
 //! The bodies of messages.
 
 use std::{
-    fmt,
+    fmt, io,
     pin::Pin,
     task::{Context, Poll},
 };
 
-use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderValue, Response, StatusCode,
+    header::{ALLOW, CONTENT_TYPE},
+};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 
-use crate::http2::Inflow;
+use crate::{connection::upgrade::Upgraded, http2::Inflow};
 
 /// The error of any body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -32,6 +35,8 @@ pub enum Wire {
     Http1(Incoming),
     /// A body over HTTP/2.
     Http2(Inflow),
+    /// The bytes of a connection that was upgraded from HTTP/1.1.
+    Upgraded(Upgraded),
 }
 
 /// The error of a body that broke off.
@@ -44,12 +49,27 @@ pub enum WireError {
     /// The peer reset the HTTP/2 stream, or its connection failed.
     #[error("{0}")]
     Http2(#[from] h2::Error),
+    /// The upgraded connection failed.
+    #[error("{0}")]
+    Upgraded(#[from] io::Error),
 }
+
+/// The methods that may be served, for answers that must or may name them (RFC 9110 §15.5.6, §9.3.7).
+pub const ALLOWED: HeaderValue =
+    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 
 /// Returns an answer whose body is the text of its status, such as `404 Not Found`.
 #[must_use]
 pub fn status(status: StatusCode) -> Response<Body> {
     text(status, format!("{status}\n"))
+}
+
+/// Returns the answer to a request whose method is not served here.
+#[must_use]
+pub fn method_not_allowed() -> Response<Body> {
+    let mut response = status(StatusCode::METHOD_NOT_ALLOWED);
+    response.headers_mut().insert(ALLOW, ALLOWED);
+    response
 }
 
 /// Returns an answer in plain text.
@@ -148,6 +168,7 @@ impl http_body::Body for Wire {
         match self.get_mut() {
             Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Upgraded(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
         }
     }
 
@@ -155,6 +176,7 @@ impl http_body::Body for Wire {
         match self {
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.is_end_stream(),
+            Self::Upgraded(body) => body.is_end_stream(),
         }
     }
 
@@ -162,6 +184,7 @@ impl http_body::Body for Wire {
         match self {
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
+            Self::Upgraded(body) => body.size_hint(),
         }
     }
 }

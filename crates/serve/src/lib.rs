@@ -7,7 +7,8 @@
 //! - `connection` does the TLS handshake and serves HTTP/1.1 or HTTP/2 until the connection ends
 //! - [`tenure`] ends connections with the identity that they were opened under
 //! - [`body`], [`peer`], [`listen`] and [`shutdown`] have the types that a [`Handler`] and its binary use
-//! - [`shares`], [`http2`], [`grpc`], [`tcp`] and [`fields`] are shared with the `forward` crate
+//! - [`shares`], [`http2`], [`grpc`], [`websocket`], [`tunnel`], [`tcp`] and [`fields`]
+//!   are shared with the `forward` crate
 
 mod accept;
 pub mod body;
@@ -27,12 +28,15 @@ pub mod shutdown;
 mod stream;
 pub mod tcp;
 pub mod tenure;
+pub mod tunnel;
+pub mod websocket;
 
 pub use self::{
     connection::{
         http1::http1,
         last,
         received::{ReceiveError, Received},
+        upgrade::Upgraded,
     },
     core::serve,
     handler::{Handler, ServiceHandler},

@@ -15,14 +15,14 @@ pub struct Limits {
     /// body must come in it, or the caller must read the next part of an answer.
     pub body_timeout: Duration,
     /// The time for which a stream may be silent in both directions: an answer that is sent as it comes,
-    /// and the body of a gRPC call.
+    /// the body of a gRPC call, or a WebSocket.
     pub stream_idle_timeout: Duration,
     /// The longest request body, in bytes; `None` accepts any length.
     pub max_body: Option<u64>,
     /// The time for requests in flight to finish after a stop was requested, or after a connection has
     /// reached its age or lost its identity.
     pub drain_timeout: Duration,
-    /// The longest time that a connection takes requests; `None` bounds it not. Each connection has up to
+    /// The longest time that a connection takes requests; `None` sets no bound. Each connection has up to
     /// a tenth less, so that those that were opened together do not end together.
     pub max_connection_age: Option<Duration>,
     /// The largest number of connections past their handshake, over all cores. More of them wait for the

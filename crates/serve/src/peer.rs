@@ -2,14 +2,17 @@
 
 use std::{
     fmt,
+    future::pending,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
+    time::SystemTime,
 };
 
 use common::source::network;
 use http::HeaderValue;
+use spiffe::SpiffeId;
 
-use crate::stream::PeerAddress;
+use crate::{shutdown::Shutdown, stream::PeerAddress};
 
 /// The address of a connection's peer.
 ///
@@ -24,9 +27,63 @@ struct Written {
     source: IpAddr,
     address: String,
     ip: HeaderValue,
+    identity: Option<Identity>,
+}
+
+/// The identity of a peer that has presented an X.509-SVID.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) id: Arc<SpiffeId>,
+    /// The expiry of the certificate.
+    pub(crate) until: SystemTime,
+    /// The end of the trust that verified it.
+    pub(crate) trust: Option<Shutdown>,
+}
+
+impl Identity {
+    /// Waits until the trust ends that verified the certificate.
+    pub(crate) async fn distrusted(&self) {
+        match &self.trust {
+            Some(trust) => trust.clone().requested().await,
+            None => pending().await,
+        }
+    }
+
+    fn holds(&self) -> bool {
+        let is_trusted = !self.trust.as_ref().is_some_and(Shutdown::is_requested);
+        is_trusted && SystemTime::now() < self.until
+    }
 }
 
 impl Peer {
+    /// Returns the SPIFFE ID of the X.509-SVID that the peer has presented, if it has presented one that
+    /// still holds: it has not expired, and no bundle has changed since.
+    #[must_use]
+    pub fn id(&self) -> Option<&Arc<SpiffeId>> {
+        let identity = self.0.identity.as_ref()?;
+        identity.holds().then_some(&identity.id)
+    }
+
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        self.0.identity.as_ref()
+    }
+
+    /// Returns the peer with the identity that its handshake has verified.
+    pub(crate) fn identified(&self, identity: Identity) -> Self {
+        let Written {
+            source,
+            address,
+            ip,
+            identity: _,
+        } = &*self.0;
+        Self(Arc::new(Written {
+            source: *source,
+            address: address.clone(),
+            ip: ip.clone(),
+            identity: Some(identity),
+        }))
+    }
+
     /// Returns the source that the limits count: the IPv4 address, or the /64 of the IPv6 address. All
     /// peers on a Unix socket are one source, as peers on loopback are.
     #[must_use]
@@ -55,6 +112,7 @@ impl From<PeerAddress> for Peer {
             source: network(ip),
             address: address.to_string(),
             ip: text.expect("visible ASCII"),
+            identity: None,
         }))
     }
 }

@@ -18,6 +18,8 @@ pub struct Shared {
     pub(crate) balance: Balance,
     /// Without it, connections end with the process alone.
     pub(crate) tenure: Option<Tenure>,
+    /// The time for which the bundles that verify callers stay the same.
+    pub(crate) trust: Option<Tenure>,
 }
 
 impl Shared {
@@ -30,6 +32,7 @@ impl Shared {
             wide_windows: WideWindows::default(),
             balance: Balance::default(),
             tenure: None,
+            trust: None,
             limits,
         }
     }
@@ -40,6 +43,16 @@ impl Shared {
     pub fn with_tenure(self, tenure: Tenure) -> Self {
         Self {
             tenure: Some(tenure),
+            ..self
+        }
+    }
+
+    /// Ends connections whose peers were verified by their certificates when the bundles change that
+    /// verified them.
+    #[must_use]
+    pub fn with_trust(self, trust: Tenure) -> Self {
+        Self {
+            trust: Some(trust),
             ..self
         }
     }

@@ -1,13 +1,17 @@
 //! The application behind the authentication: the built-in answer, or an upstream.
 
-use std::{fmt::Display, sync::Arc};
+use std::sync::Arc;
 
-use common::{bearer::Caller, path::PathPattern, sanitize::Sanitized, throttle::LogQuotas};
+use common::{
+    bearer::{Caller, Credential},
+    sanitize::Sanitized,
+    throttle::LogQuotas,
+};
 use forward::{
     Checked, Fields, Forwarder, LoggedForwarder,
     outbound::{Security, Upstream, UpstreamUrl},
 };
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use serve::{
     Received,
     body::{self, Body},
@@ -26,8 +30,6 @@ pub struct Forwarding {
     pub fields: Fields,
     /// The field that carries the caller's SPIFFE ID.
     pub caller_header: HeaderName,
-    /// The paths that need no token.
-    pub public: Arc<[PathPattern]>,
 }
 
 /// The application of one core.
@@ -63,7 +65,6 @@ impl Application {
             security,
             fields,
             caller_header,
-            ..
         } = forwarding;
         let forwarder = Forwarder::new(upstream, security, fields);
         Self::Forwarded {
@@ -72,14 +73,14 @@ impl Application {
         }
     }
 
-    /// Answers a request. Its caller is verified, or its path is public.
+    /// Answers a request that the policy lets through. Its caller is verified, or not known.
     pub(crate) async fn answer(&self, request: Request<Received>) -> Response<Body> {
         let extensions = request.extensions();
         let Some(peer) = extensions.get::<Peer>().cloned() else {
             return body::status(StatusCode::INTERNAL_SERVER_ERROR);
         };
         let caller = extensions.get::<Caller>().cloned();
-        log(request.method(), request.uri(), caller.as_ref(), &peer);
+        log(&request, caller.as_ref(), &peer);
         match self {
             Self::BuiltIn => match request.uri().path() {
                 "/" => body::text(StatusCode::OK, "Success!!!"),
@@ -104,14 +105,11 @@ impl Application {
 }
 
 /// Logs a request. The query is not logged, because callers put secrets there.
-pub(crate) fn log(
-    method: &Method,
-    uri: &Uri,
-    caller: Option<&Caller>,
-    peer: &(impl Display + ?Sized),
-) {
-    let method = Sanitized(method.as_str());
-    let path = Sanitized(uri.path());
+pub(crate) fn log<B>(request: &Request<B>, caller: Option<&Caller>, peer: &Peer) {
+    let method = Sanitized(request.method().as_str());
+    let path = Sanitized(request.uri().path());
+    let is_certificate = caller.is_some_and(|one| one.credential == Credential::Certificate);
+    let credential = is_certificate.then_some("certificate");
     let caller = caller.map(|caller| tracing::field::display(&caller.id));
-    info!(caller, %method, %path, %peer, "Request received");
+    info!(caller, credential, %method, %path, %peer, "Request received");
 }

@@ -2,16 +2,15 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use common::{
-    bearer::{Allow, Authenticator, Pattern, Policy},
-    path::PathPattern,
-    workload::JwtSource,
+    bearer::{Pattern, Policy, Rules},
+    tls::Callers,
 };
 use process::cli::{self, LogArgs, ServeArgs, WorkloadApiArgs};
 use spiffe::SpiffeId;
 
-use crate::{ext_authz::config::ExtAuthzArgs, upstream::ApplicationArgs};
+use crate::{ext_authz::config::ExtAuthzArgs, policy::PolicyArgs, upstream::ApplicationArgs};
 
 /// Flags and environment.
 #[derive(Clone, Debug, Parser)]
@@ -31,9 +30,12 @@ Examples:
   server
   server --listen 127.0.0.1:8080 --audience https://api.example.org
   server --allow spiffe://example.org/client --allow 'spiffe://example.org/ns/batch/*'
+  server --peers spiffe://example.org/proxy
   server --upstream http://127.0.0.1:3000 --public /healthz
   server --upstream h2c://127.0.0.1:50051
-  server --ext-authz 127.0.0.1:9001"
+  server --ext-authz 127.0.0.1:9001
+  server --policy policy.toml --upstream http://127.0.0.1:3000
+  server --policy policy.toml --explain 'GET /orders spiffe://example.org/client'"
 )]
 pub struct Config {
     /// IP address and port to listen on. The default accepts IPv4 too
@@ -42,15 +44,27 @@ pub struct Config {
     /// Audience that a token must have; repeatable [default: this server's SPIFFE ID]
     #[arg(long, value_name = "AUDIENCE", value_parser = cli::audience, help_heading = "Authentication")]
     pub audience: Vec<String>,
-    /// Caller to allow: a SPIFFE ID, or a pattern such as spiffe://example.org/ns/*; repeatable
-    /// [default: every workload of this server's trust domain]
+    /// Certificates of callers: ignore requests none; accept also takes callers that present an
+    /// X.509-SVID. Its SPIFFE ID is the caller's where a request has no token and has passed no proxy
     #[arg(
         long,
-        value_name = "PATTERN",
-        value_delimiter = ',',
+        value_name = "MODE",
+        default_value = "ignore",
+        hide_possible_values = true,
         help_heading = "Authentication"
     )]
-    pub allow: Vec<Pattern>,
+    pub client_certificates: ClientCertificates,
+    /// Peer that may connect, such as the proxy: a SPIFFE ID or a pattern; repeatable. All others are
+    /// refused in the TLS handshake. The certificate is not a caller's: each request needs a token
+    /// [default: any peer, with or without a certificate]
+    #[arg(
+        long = "peers",
+        value_name = "PATTERN",
+        value_delimiter = ',',
+        conflicts_with = "client_certificates",
+        help_heading = "Authentication"
+    )]
+    pub peers: Vec<Pattern>,
     /// Tolerated difference of clocks for a token's exp and nbf, in whole seconds up to 5m. Each
     /// second lets a stolen token live one second longer
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = clock_skew, help_heading = "Authentication")]
@@ -69,16 +83,9 @@ pub struct Config {
         help_heading = "Authentication"
     )]
     pub token_cache: usize,
-    /// Path that needs no token, for example for health checks: an exact path, or a pattern such as
-    /// '/static/**'; repeatable. The application gets no caller's ID with it
-    #[arg(
-        long,
-        value_name = "PATH",
-        value_delimiter = ',',
-        requires = "upstreams",
-        help_heading = "Authentication"
-    )]
-    pub public: Vec<PathPattern>,
+    /// The callers, and the requests that they may send.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
     /// The application.
     #[command(flatten)]
     pub application: ApplicationArgs,
@@ -96,27 +103,46 @@ pub struct Config {
     pub log: LogArgs,
 }
 
+/// What a server does with the certificates of its callers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClientCertificates {
+    /// It requests none.
+    Ignore,
+    /// It accepts X.509-SVIDs, and callers without one.
+    Accept,
+}
+
 impl Config {
-    /// Returns the authenticator that the flags describe. `own` is the SPIFFE ID of the server.
+    /// Returns the callers whose certificates are accepted, or `None` if none are requested.
     #[must_use]
-    pub fn authenticator(&self, bundles: JwtSource, own: &SpiffeId) -> Authenticator {
+    pub fn callers(&self) -> Option<Callers> {
+        match (self.client_certificates, self.peers.is_empty()) {
+            (_, false) => Some(Callers::Only(self.peers.iter().cloned().collect())),
+            (ClientCertificates::Accept, true) => Some(Callers::Any),
+            (ClientCertificates::Ignore, true) => None,
+        }
+    }
+
+    /// Returns whether a caller's certificate stands for it where a request has no token.
+    #[must_use]
+    pub fn takes_certificates(&self) -> bool {
+        self.client_certificates == ClientCertificates::Accept
+    }
+
+    /// Returns the policy that the flags describe, with these rules. `own` is the SPIFFE ID of the server.
+    #[must_use]
+    pub fn policy(&self, rules: Rules, own: &SpiffeId) -> Policy {
         let audiences = if self.audience.is_empty() {
             vec![own.to_string()]
         } else {
             self.audience.clone()
         };
-        let allow = if self.allow.is_empty() {
-            Allow::members_of(own.trust_domain().clone())
-        } else {
-            self.allow.iter().cloned().collect()
-        };
-        let policy = Policy {
+        Policy {
             clock_skew: self.clock_skew,
             max_token_lifetime: self.max_token_lifetime,
             token_cache: self.token_cache,
-            ..Policy::new(audiences, allow)
-        };
-        Authenticator::new(bundles, policy)
+            ..Policy::new(audiences, rules)
+        }
     }
 }
 
@@ -140,6 +166,24 @@ fn clock_skew(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn certificates_of_callers_are_requested_only_by_a_flag() {
+        let config = |args: &[&str]| Config::try_parse_from(["server"].iter().chain(args));
+        let only = |callers| matches!(callers, Some(Callers::Only(_)));
+        assert!(config(&[]).unwrap().callers().is_none());
+        let accept = config(&["--client-certificates", "accept"]).unwrap();
+        assert!(matches!(accept.callers(), Some(Callers::Any)) && accept.takes_certificates());
+        let peers = config(&["--peers", "spiffe://example.org/proxy"]).unwrap();
+        assert!(only(peers.callers()) && !peers.takes_certificates());
+        for args in [
+            &["--client-certificates", "accept", "--peers", "spiffe://a/b"][..],
+            &["--client-certificates", "require"],
+            &["--peers", "spiffe://example.org"],
+        ] {
+            assert_eq!(config(args).unwrap_err().exit_code(), 2, "{args:?}");
+        }
+    }
 
     #[test]
     fn a_clock_skew_that_is_long_or_not_of_whole_seconds_is_refused() {

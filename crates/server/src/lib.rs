@@ -1,9 +1,9 @@
 //! The server of the scenario. It presents its X.509-SVID, authenticates each request by the
 //! JWT-SVID in its bearer token, and serves `/` or forwards to an application.
 //!
-//! - [`config`], [`upstream`]: flags and environment, typed
+//! - [`config`], [`policy`], [`upstream`]: flags and environment, typed
 //! - [`run`]: serves on one core; a test can run it in its own process, on port 0
-//! - `application`: what answers a request whose caller is verified
+//! - `application`: what answers a request that is let through; `refusals`: what answers the others
 //! - [`ext_authz`]: answers a gateway's questions instead of serving requests
 //!
 //! [`JwtSvidLayer`] does the authentication; this crate shows its use.
@@ -11,42 +11,49 @@
 mod application;
 pub mod config;
 pub mod ext_authz;
+pub mod policy;
+mod refusals;
 pub mod upstream;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use common::{
-    bearer::{Authenticator, JwtSvidLayer, Pattern, Refusal, Rule},
-    path::PathPattern,
+    bearer::{Authenticator, Enforcement, JwtSvidLayer, Pattern},
     throttle::LogQuotas,
     tls,
     workload::Identity,
 };
 use forward::outbound::{Security, Upstream};
-use http::{Request, Response, request::Parts};
+use http::request;
 use process::{bundles, cli, listen::Inherited, service::Service};
 use rustls::ServerConfig;
-use serve::{
-    Handler, Received, ServiceHandler, Shared,
-    body::{self, Body},
-    listen::Listener,
-    peer::Peer,
-    shutdown::Shutdown,
-};
+use serve::{ServiceHandler, Shared, listen::Listener, peer::Peer, shutdown::Shutdown};
 use spiffe::SpiffeId;
 use tower::{Layer, service_fn};
 use tracing::{info, warn};
 
-pub use crate::application::Forwarding;
-use crate::{application::Application, config::Config};
+use crate::{application::Application, config::Config, policy::LivePolicy, refusals::Refusals};
+pub use crate::{application::Forwarding, refusals::answer_refusal};
 
 /// Everything that a core serves with. All cores share it.
 #[derive(Clone, Debug)]
 pub struct Server {
-    /// Presents the X.509-SVID, and requests no certificate.
+    /// Presents the X.509-SVID, and may request a certificate.
     pub tls: Arc<ServerConfig>,
+    /// Set if the certificate's SPIFFE ID is the caller's where a request has no token.
+    pub takes_certificates: bool,
     /// Decides which requests are let through.
     pub authenticator: Arc<Authenticator>,
+    /// The effect of its refusals.
+    pub enforcement: Enforcement,
+    /// The number of requests that were let through and would have been refused.
+    pub observed: Arc<AtomicU64>,
     /// The application that requests are forwarded to; `None` for the built-in answer.
     pub forwarding: Option<Forwarding>,
     /// Limits the log lines about requests that were not let through.
@@ -60,16 +67,22 @@ pub struct Server {
 /// # Errors
 /// Fails when no identity is issued, or when there is nothing to listen on.
 pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
+    let own = config.identity.chosen_id();
+    if let Some(status) = config.policy.answer(own, &config.audience)? {
+        return Ok(status);
+    }
     match config.ext_authz.address() {
         Ok(Some(address)) => return ext_authz::start(&config, address, inherited).await,
         Ok(None) => {}
         Err(error) => return cli::usage_error::<Config>(&error),
     }
     let limits = config.serve.limits();
-    let upstream = match config.application.upstream(limits.stream_idle_timeout) {
-        Ok(upstream) => upstream,
+    let upstream = config.application.upstream(limits.stream_idle_timeout);
+    let (upstream, policy) = match upstream.and_then(|one| Ok((one, config.policy.policy()?))) {
+        Ok(parts) => parts,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
+    let policy = LivePolicy::begin(policy)?;
     let service = Service::claim(&config.serve, inherited, &config.listen.into())?;
     let upstream_files = config.application.open_files(config.serve.cores());
     config
@@ -79,36 +92,82 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     let Some(identity) = service.identity(workload_api.identity()).await? else {
         return Ok(ExitCode::SUCCESS);
     };
-    let (own, authenticator) = authenticator(&config, &identity)?;
+    let own = identity.x509.svid()?.spiffe_id().clone();
     let forwarding = match upstream {
         Some(upstream) => Some(forwarding(&config, upstream, &identity)?),
         None => None,
     };
-    let application = forwarding.as_ref().map(Forwarding::urls);
+    let mut shared = Shared::new(limits).with_tenure(service.tenure(&identity.x509));
+    let tls = match config.callers() {
+        None => tls::server(&identity.x509)?,
+        Some(callers) => {
+            let domains = config.peers.iter().map(Pattern::trust_domain);
+            bundles::warn_of_missing(&identity.x509, "X.509", "--peers", domains);
+            shared = shared.with_trust(service.trust(&identity.x509));
+            tls::server_verifying(&identity.x509, callers)?
+        }
+    };
     let server = Server {
-        tls: tls::server(&identity.x509)?,
-        authenticator,
+        tls,
+        takes_certificates: config.takes_certificates(),
+        authenticator: Arc::new(policy.authenticator(&config, identity.jwt, &own)),
+        enforcement: config.policy.enforcement(),
+        observed: Arc::default(),
         forwarding,
         quotas: Arc::default(),
-        shared: Shared::new(limits).with_tenure(service.tenure(&identity.x509)),
+        shared,
     };
-    let announce = |cores, addresses: &str| {
-        info!(spiffe_id = %own, cores, application, "listening on {addresses}");
+    let log = StartLog {
+        spiffe_id: &own,
+        application: server.forwarding.as_ref().map(Forwarding::urls),
+        purpose: "",
+        enforcement: server.enforcement,
+        observed: Arc::clone(&server.observed),
     };
     let core = move |listener, shutdown| run(listener, server.clone(), shutdown);
-    service.run(announce, core).await
+    serve_on_cores(service, log, core).await
 }
 
-/// Returns the SPIFFE ID of this server, and the authenticator of its callers.
-fn authenticator(
-    config: &Config,
-    identity: &Identity,
-) -> anyhow::Result<(SpiffeId, Arc<Authenticator>)> {
-    let own = identity.x509.svid()?.spiffe_id().clone();
-    let allowed = config.allow.iter().map(Pattern::trust_domain);
-    bundles::warn_of_missing(&identity.jwt, "JWT", "--allow", allowed);
-    let authenticator = config.authenticator(identity.jwt.clone(), &own);
-    Ok((own, Arc::new(authenticator)))
+/// The parts of the line about a start.
+struct StartLog<'a> {
+    spiffe_id: &'a SpiffeId,
+    application: Option<String>,
+    /// The end of the line, if it is not requests that are served.
+    purpose: &'a str,
+    enforcement: Enforcement,
+    observed: Arc<AtomicU64>,
+}
+
+/// Serves on all cores until a signal arrives.
+async fn serve_on_cores<F>(
+    service: Service,
+    log: StartLog<'_>,
+    core: impl Fn(Listener, Shutdown) -> F + Clone + Send + 'static,
+) -> anyhow::Result<ExitCode>
+where
+    F: Future<Output = ()>,
+{
+    let StartLog {
+        spiffe_id,
+        application,
+        purpose,
+        enforcement,
+        observed,
+    } = log;
+    let announce = |cores, addresses: &str| match enforcement {
+        Enforcement::On => {
+            info!(%spiffe_id, cores, application, "listening on {addresses}{purpose}");
+        }
+        Enforcement::Observe => {
+            warn!(%spiffe_id, cores, application, "listening on {addresses}{purpose}, and refusing no request because of --enforce observe");
+        }
+    };
+    let status = service.run(announce, core).await?;
+    if enforcement == Enforcement::Observe {
+        let requests = observed.load(Relaxed);
+        info!(requests, "requests that would have been refused");
+    }
+    Ok(status)
 }
 
 /// Returns how requests are forwarded to `upstream`.
@@ -129,7 +188,6 @@ fn forwarding(
         security,
         fields: application.fields(),
         caller_header: application.caller_header.clone(),
-        public: config.public.clone().into(),
     })
 }
 
@@ -137,82 +195,27 @@ fn forwarding(
 pub async fn run(listener: impl Into<Listener>, server: Server, shutdown: Shutdown) {
     let Server {
         tls,
+        takes_certificates,
         authenticator,
+        enforcement,
+        observed,
         forwarding,
         quotas,
         shared,
     } = server;
-    let public = forwarding.as_ref().map(|one| Arc::clone(&one.public));
     let application = Application::new(forwarding, &quotas);
+    let certificate: fn(&request::Parts) -> _ = match takes_certificates {
+        true => |head| head.extensions.get::<Peer>()?.id().cloned(),
+        false => |_| None,
+    };
     let layer = JwtSvidLayer::new(authenticator)
         .source(|head| head.extensions.get::<Peer>().map(Peer::source))
-        .on_refusal(move |refusal: &Refusal, head: &Parts| refused(refusal, head, &quotas));
-    let verified = {
+        .certificate(certificate)
+        .enforcement(enforcement)
+        .on_refusal(Refusals { quotas, observed });
+    let checked = layer.layer(service_fn(move |request| {
         let application = application.clone();
-        layer.layer(service_fn(move |request| {
-            let application = application.clone();
-            async move { Ok(application.answer(request).await) }
-        }))
-    };
-    let handler = ServerHandler {
-        public: public.unwrap_or_default(),
-        application,
-        verified: ServiceHandler(verified),
-    };
-    serve::serve(listener, tls, handler, shared, shutdown).await;
-}
-
-/// Sends requests to the application: those to public paths at once, all others if their caller is
-/// verified.
-#[derive(Clone, Debug)]
-struct ServerHandler<V> {
-    public: Arc<[PathPattern]>,
-    application: Application,
-    verified: V,
-}
-
-impl<V: Handler> Handler for ServerHandler<V> {
-    async fn handle(&self, mut request: Request<Received>, peer: &Peer) -> Response<Body> {
-        let path = request.uri().path();
-        if !self.public.iter().any(|one| one.matches(path)) {
-            return self.verified.handle(request, peer).await;
-        }
-        request.extensions_mut().insert(peer.clone());
-        self.application.answer(request).await
-    }
-}
-
-/// Answers a request that is refused, and logs it within the quota.
-fn refused(refusal: &Refusal, head: &Parts, quotas: &LogQuotas) -> Response<Body> {
-    let status = refusal.status();
-    let quota = match status.is_server_error() {
-        true => &quotas.failed,
-        false => &quotas.refused,
-    };
-    if let Some(peer) = head.extensions.get::<Peer>()
-        && let Some(left_out) = quota.take(peer.source())
-    {
-        warn!(%peer, status = status.as_u16(), left_out, "{}", log_text(refusal));
-    }
-    answer_refusal(refusal)
-}
-
-/// Returns the text of a refusal for the log, with the flag that would allow the caller.
-fn log_text(refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::NotAllowed {
-            rule: Rule::MembersOf(_),
-            ..
-        } => format!("{refusal} without --allow"),
-        _ => refusal.to_string(),
-    }
-}
-
-/// Returns the answer to a refused request. It tells only the status and the challenge.
-#[must_use]
-pub fn answer_refusal(refusal: &Refusal) -> Response<Body> {
-    let (head, ()) = refusal.response().into_parts();
-    let mut response = body::status(head.status);
-    response.headers_mut().extend(head.headers);
-    response
+        async move { Ok(application.answer(request).await) }
+    }));
+    serve::serve(listener, tls, ServiceHandler(checked), shared, shutdown).await;
 }

@@ -21,7 +21,8 @@ const WITHOUT_IDENTITY: Wanted = Wanted {
     lost_posts: &[],
 };
 
-/// Stops the agent for a minute. Each workload warns once and recovers without help.
+/// Stops the agent for a minute. Each workload warns of the beginning and of the end, and recovers
+/// without help.
 pub(crate) async fn stopped(stack: &Stack, scale: Scale, found: &mut Findings) -> Result<()> {
     let written = stack.workloads().map(Node::written);
     let down_for = format!("{}s", scale.seconds(60).as_secs());
@@ -32,7 +33,7 @@ pub(crate) async fn stopped(stack: &Stack, scale: Scale, found: &mut Findings) -
     }
     found.within("all back", begun.elapsed(), SOON);
     for (node, written) in stack.workloads().into_iter().zip(written) {
-        warned(node, written, 1, found)?;
+        warned(node, written, 2, found)?;
     }
     Ok(())
 }
@@ -58,7 +59,7 @@ pub(crate) async fn new_keys(stack: &Stack, found: &mut Findings) -> Result<()> 
     stack.ctl(&["restart", "--new-keys"]).await?;
     let begun = Instant::now();
     for (node, written) in stack.workloads().into_iter().zip(written) {
-        node.logged("the Workload API is back", written).await?;
+        node.logged("identity updated", written).await?;
     }
     let caller = stack.load.caller();
     until(async || {

@@ -172,7 +172,9 @@ pub(crate) async fn server_withdrawn(stack: &Stack, found: &mut Findings) -> Res
     let begun = Instant::now();
     stack.ctl(&["restore", SERVER_ID]).await?;
     for (server, written) in stack.servers.iter().zip(written) {
-        server.logged("the Workload API is back", written).await?;
+        server
+            .logged("the identity is issued again", written)
+            .await?;
     }
     until(async || (caller.status(&token).await.ok()? == 200).then_some(())).await?;
     found.within("served again", begun.elapsed(), SOON);

@@ -76,6 +76,7 @@ pub fn bearer(input: &[u8]) {
     }
     match authenticator.authenticate(&head) {
         Ok(caller) => {
+            let caller = caller.expect("no rule is public");
             assert!(
                 !options.has("stranger") || options.has("raw"),
                 "signed by a stranger"

@@ -14,12 +14,14 @@ import (
 )
 
 // runClient gets -url with a fresh JWT-SVID for -audience and prints the body.
-// It returns any status but 200 as an error, such as "401 Unauthorized".
+// With -client-certificate the X.509-SVID stands for the caller instead. It
+// returns any status but 200 as an error, such as "401 Unauthorized".
 func runClient(ctx context.Context, args []string) error {
 	flags, address := newFlags("client")
 	url := flags.String("url", "", "`URL` to get, such as https://127.0.0.1:8443/ (required)")
 	serverID := flags.String("server-id", defaultServerID, "`SPIFFE ID` that the server at -url must have")
 	audience := flags.String("audience", "", "`audience` to ask a token for (default: -server-id)")
+	presents := flags.Bool("client-certificate", false, "present the X.509-SVID instead of a token")
 	_ = flags.Parse(args) // exits if a flag is wrong
 
 	if *url == "" {
@@ -44,11 +46,15 @@ func runClient(ctx context.Context, args []string) error {
 		return err
 	}
 	defer source.Close()
+	client := &http.Client{Transport: transport(source, peer, *presents)}
+	if *presents {
+		return get(ctx, client, *url, "")
+	}
 	token, err := fetchToken(ctx, option, *audience)
 	if err != nil {
 		return err
 	}
-	return get(ctx, &http.Client{Transport: transport(source, peer)}, *url, token)
+	return get(ctx, client, *url, token)
 }
 
 func fetchToken(ctx context.Context, option workloadapi.JWTSourceOption, audience string) (string, error) {
@@ -69,7 +75,9 @@ func get(ctx context.Context, client *http.Client, url, token string) error {
 	if err != nil {
 		return fmt.Errorf("-url %q: %w", url, err)
 	}
-	request.Header.Set("Authorization", "Bearer "+token)
+	if token != "" {
+		request.Header.Set("Authorization", "Bearer "+token)
+	}
 	response, err := client.Do(request)
 	if err != nil {
 		return fmt.Errorf("unable to send the request: %w", err)

@@ -9,6 +9,7 @@ import (
 	"net/url"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
 )
 
 // runProxy forwards every request to -upstream, whose SPIFFE ID must be
@@ -19,6 +20,7 @@ func runProxy(ctx context.Context, args []string) error {
 	listen := flags.String("listen", "127.0.0.1:0", "`address` to listen on")
 	upstream := flags.String("upstream", "", "`URL` to forward to, such as https://127.0.0.1:8080 (required)")
 	upstreamID := flags.String("upstream-id", defaultServerID, "`SPIFFE ID` that the upstream must have")
+	presents := flags.Bool("client-certificate", false, "present the X.509-SVID to the upstream")
 	_ = flags.Parse(args) // exits if a flag is wrong
 
 	target, err := url.Parse(*upstream)
@@ -44,9 +46,10 @@ func runProxy(ctx context.Context, args []string) error {
 			r.SetURL(target)
 			r.SetXForwarded()
 		},
-		Transport: transport(source, peer),
+		Transport: transport(source, peer, *presents),
 	}
-	return serve(ctx, *listen, source, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	settings := tlsconfig.TLSServerConfig(source)
+	return serve(ctx, *listen, settings, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		log.Printf("%s %s", r.Method, r.URL)
 		proxy.ServeHTTP(w, r)
 	}))

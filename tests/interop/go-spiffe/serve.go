@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log"
@@ -20,16 +21,16 @@ const (
 )
 
 // serve answers requests on address with handler until ctx ends, and then drains.
-// It presents the source's X.509-SVID and requests no certificate of the caller.
+// settings has the X.509-SVID to present, and the certificates to request.
 // ServeTLS offers both HTTP/2 and HTTP/1.1 by ALPN.
-func serve(ctx context.Context, address string, source *workloadapi.X509Source, handler http.Handler) error {
+func serve(ctx context.Context, address string, settings *tls.Config, handler http.Handler) error {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return fmt.Errorf("unable to listen (-listen %s): %w", address, err)
 	}
 	server := &http.Server{
 		Handler:           handler,
-		TLSConfig:         tlsconfig.TLSServerConfig(source),
+		TLSConfig:         settings,
 		ReadHeaderTimeout: readHeaderTimeout,
 	}
 
@@ -51,13 +52,14 @@ func serve(ctx context.Context, address string, source *workloadapi.X509Source, 
 }
 
 // transport connects only to the holder of an X.509-SVID with the SPIFFE ID
-// peer, and presents no certificate. A transport with TLS settings of its own
-// speaks HTTP/2 only if ForceAttemptHTTP2 is set.
-func transport(source *workloadapi.X509Source, peer spiffeid.ID) *http.Transport {
-	return &http.Transport{
-		TLSClientConfig:   tlsconfig.TLSClientConfig(source, tlsconfig.AuthorizeID(peer)),
-		ForceAttemptHTTP2: true,
+// peer, and presents its own if presents is set. A transport with TLS settings of
+// its own speaks HTTP/2 only if ForceAttemptHTTP2 is set.
+func transport(source *workloadapi.X509Source, peer spiffeid.ID, presents bool) *http.Transport {
+	settings := tlsconfig.TLSClientConfig(source, tlsconfig.AuthorizeID(peer))
+	if presents {
+		settings = tlsconfig.MTLSClientConfig(source, source, tlsconfig.AuthorizeID(peer))
 	}
+	return &http.Transport{TLSClientConfig: settings, ForceAttemptHTTP2: true}
 }
 
 // newX509Source waits for the first X.509-SVID and trust bundle.

@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
 	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
 )
 
@@ -16,6 +19,7 @@ func runServer(ctx context.Context, args []string) error {
 	flags, address := newFlags("server")
 	listen := flags.String("listen", "127.0.0.1:0", "`address` to listen on")
 	audience := flags.String("audience", defaultServerID, "`audience` that a caller's token must be for")
+	peers := flags.String("peers", "", "only `SPIFFE ID` that may connect (default: any peer, without a certificate)")
 	_ = flags.Parse(args) // exits if a flag is wrong
 
 	option, err := workloadAPI(*address)
@@ -34,7 +38,15 @@ func runServer(ctx context.Context, args []string) error {
 	defer jwtSource.Close()
 
 	handler := authenticate(jwtSource, *audience, http.HandlerFunc(greet))
-	return serve(ctx, *listen, x509Source, handler)
+	settings := tlsconfig.TLSServerConfig(x509Source)
+	if *peers != "" {
+		peer, err := spiffeid.FromString(*peers)
+		if err != nil {
+			return fmt.Errorf("-peers %q: %w", *peers, err)
+		}
+		settings = tlsconfig.MTLSServerConfig(x509Source, x509Source, tlsconfig.AuthorizeID(peer))
+	}
+	return serve(ctx, *listen, settings, handler)
 }
 
 func greet(w http.ResponseWriter, _ *http.Request) {

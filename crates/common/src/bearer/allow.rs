@@ -8,6 +8,8 @@ use std::{
 
 use spiffe::{SpiffeId, TrustDomain};
 
+use super::rules::RuleName;
+
 /// The patterns of the allowed callers. A caller is allowed if one of them matches its SPIFFE ID; an
 /// empty set allows nobody.
 ///
@@ -21,7 +23,7 @@ pub struct Allow {
     rule: Rule,
 }
 
-/// The kind of a set of patterns, in words for the log of a refusal.
+/// The part of the policy that refuses a caller, in words for the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Rule {
     /// Patterns that were given.
@@ -29,6 +31,10 @@ pub enum Rule {
     Patterns,
     /// The workloads of one trust domain, which [`Allow::members_of`] returns.
     MembersOf(TrustDomain),
+    /// The callers of a rule that has a name.
+    Named(RuleName),
+    /// The absence of a rule for the request.
+    NoRule,
 }
 
 /// A pattern that matches one SPIFFE ID, or all below a path.
@@ -84,6 +90,12 @@ impl Allow {
         !id.path().is_empty() && (self.exact.contains(id) || self.allows_all_above(id))
     }
 
+    /// Returns the trust domains of the patterns.
+    pub fn trust_domains(&self) -> impl Iterator<Item = &TrustDomain> {
+        let exact = self.exact.iter().map(SpiffeId::trust_domain);
+        exact.chain(self.below.keys())
+    }
+
     fn allows_all_above(&self, id: &SpiffeId) -> bool {
         let path = id.path();
         self.below.get(id.trust_domain()).is_some_and(|paths| {
@@ -130,6 +142,8 @@ impl fmt::Display for Rule {
                 f,
                 "is not a workload of the trust domain {trust_domain}, and only its workloads are allowed"
             ),
+            Self::Named(name) => write!(f, "is not a caller of {name}"),
+            Self::NoRule => f.write_str("sent a request that no rule matches"),
         }
     }
 }

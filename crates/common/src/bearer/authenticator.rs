@@ -2,17 +2,19 @@
 
 use std::{cell::OnceCell, net::IpAddr, sync::Arc, time::SystemTime};
 
-use http::request::Parts;
+use http::{header::AUTHORIZATION, request::Parts};
 use spiffe::{BundleSource, SpiffeId};
 use tracing::debug;
 
 use super::{
+    access::{Decides, Holder, InForce, RulesHandle},
+    allow::Rule,
     cache::{self, Cache, TokenDigest, Verified},
     header,
-    jwt::{JwtBundle, Validator},
+    jwt::{JwtBundle, Times, Validator},
     policy::Policy,
     queue::VerificationQueue,
-    refusal::Refusal,
+    refusal::{Refusal, TokenFault},
 };
 use crate::workload::JwtSource;
 
@@ -21,21 +23,52 @@ use crate::workload::JwtSource;
 #[derive(Debug)]
 pub struct Authenticator<B = JwtSource> {
     validator: Validator<B>,
-    policy: Policy,
+    rules: Holder,
+    times: Times,
     cache: Option<Cache>,
 }
 
 /// The verified caller of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The SPIFFE ID of the caller: the token's subject (JWT-SVID §3.1).
+    /// The SPIFFE ID of the caller: the token's subject (JWT-SVID §3.1), or the ID of the certificate.
     pub id: Arc<SpiffeId>,
+    /// The credential that proves the ID.
+    pub credential: Credential,
+}
+
+/// The kinds of credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// A JWT-SVID in the request.
+    Token,
+    /// The X.509-SVID of the connection.
+    Certificate,
 }
 
 /// The token of a request, and its digest once that was computed.
 struct BearerToken<'a> {
     text: &'a str,
     digest: OnceCell<TokenDigest>,
+}
+
+/// The check of one request: its token, and what decides about it.
+struct Check<'a> {
+    token: BearerToken<'a>,
+    in_force: &'a InForce,
+    decides: Decides<'a>,
+}
+
+impl Caller {
+    /// Returns the caller that was verified before its request was refused.
+    pub(super) fn verified_in(refusal: &Refusal, head: &Parts) -> Option<Self> {
+        let id = Arc::new(refusal.verified_caller()?.clone());
+        let credential = match head.headers.contains_key(AUTHORIZATION) {
+            true => Credential::Token,
+            false => Credential::Certificate,
+        };
+        Some(Self { id, credential })
+    }
 }
 
 impl<'a> BearerToken<'a> {
@@ -63,33 +96,64 @@ where
     /// every token would be refused; an empty one would accept tokens that are for nobody.
     #[must_use]
     pub fn new(bundles: B, policy: Policy) -> Self {
-        let audiences = &policy.audiences;
+        let (in_force, times, size) = Self::parts(policy);
+        Self::with(bundles, Holder::Fixed(in_force), times, size)
+    }
+
+    /// Returns an authenticator as [`Self::new`] does, and a handle that replaces its rules.
+    ///
+    /// # Panics
+    /// Panics as [`Self::new`] does.
+    #[must_use]
+    pub fn replaceable(bundles: B, policy: Policy) -> (Self, RulesHandle) {
+        let (in_force, times, size) = Self::parts(policy);
+        let (rules, handle) = Holder::replaceable(in_force);
+        (Self::with(bundles, rules, times, size), handle)
+    }
+
+    fn parts(policy: Policy) -> (InForce, Times, usize) {
+        let audiences = policy.audiences;
+        assert!(!audiences.is_empty(), "an authenticator needs audiences");
+        let in_force = InForce::new(policy.rules, audiences.into());
         assert!(
-            !audiences.is_empty() && !audiences.iter().any(String::is_empty),
-            "an authenticator needs audiences, and none of them empty"
+            !in_force.accepted().iter().any(String::is_empty),
+            "no audience is empty"
         );
-        let cache = (policy.token_cache > 0).then(|| Cache::new(policy.token_cache));
+        let times = Times {
+            clock_skew: policy.clock_skew,
+            max_lifetime: policy.max_token_lifetime,
+        };
+        (in_force, times, policy.token_cache)
+    }
+
+    fn with(bundles: B, rules: Holder, times: Times, cache: usize) -> Self {
         Self {
             validator: Validator::new(bundles),
-            policy,
-            cache,
+            rules,
+            times,
+            cache: (cache > 0).then(|| Cache::new(cache)),
         }
     }
 
-    /// Authenticates and authorizes the caller of the request with this head.
+    /// Authenticates and authorizes the caller of the request with this head. Returns `None` if a rule
+    /// makes the request public, so that its caller is unknown.
     ///
-    /// It takes the whole head because other kinds of credentials travel in other headers.
+    /// It takes the whole head because the rules are about its method and path, and because other kinds
+    /// of credentials travel in other headers.
     ///
     /// # Errors
     /// Fails when a step refuses the request. The [`Refusal`] names the step, its answer and its log
     /// text.
-    pub fn authenticate(&self, head: &Parts) -> Result<Caller, Refusal> {
-        let token = BearerToken::in_head(head)?;
-        let id = match self.known(&token) {
-            Some(id) => id,
-            None => self.verify_and_remember(&token)?,
+    pub fn authenticate(&self, head: &Parts) -> Result<Option<Caller>, Refusal> {
+        let in_force = self.rules.snapshot();
+        let Some(check) = Check::new(&in_force, head)? else {
+            return Ok(None);
         };
-        self.authorize(id)
+        let id = match self.known(&check)? {
+            Some(id) => id,
+            None => self.verify_and_remember(&check)?,
+        };
+        check.authorize(id).map(Some)
     }
 
     /// Authenticates as [`Self::authenticate`] does, on a core that also has other work. A token that
@@ -103,59 +167,146 @@ where
         head: &Parts,
         source: IpAddr,
         queue: &VerificationQueue,
-    ) -> Result<Caller, Refusal> {
-        let token = BearerToken::in_head(head)?;
-        let id = match self.known(&token) {
+    ) -> Result<Option<Caller>, Refusal> {
+        let in_force = self.rules.snapshot();
+        let Some(check) = Check::new(&in_force, head)? else {
+            return Ok(None);
+        };
+        let id = match self.known(&check)? {
             Some(id) => id,
             None => {
                 let _permit = queue.permit(source).await?;
                 // Another request with the same token may have been verified meanwhile.
-                match self.known(&token) {
+                match self.known(&check)? {
                     Some(id) => id,
-                    None => self.verify_and_remember(&token)?,
+                    None => self.verify_and_remember(&check)?,
                 }
             }
         };
-        self.authorize(id)
+        check.authorize(id).map(Some)
     }
 
-    fn authorize(&self, id: Arc<SpiffeId>) -> Result<Caller, Refusal> {
-        if !self.policy.allow.allows(&id) {
-            return Err(Refusal::NotAllowed {
-                caller: SpiffeId::clone(&id),
-                rule: self.policy.allow.rule().clone(),
-            });
+    /// Authorizes a request whose connection was verified by the X.509-SVID of `id`, and that has no token.
+    /// Audiences of a rule do not matter, because the connection leads to this server.
+    ///
+    /// # Errors
+    /// Fails when no rule allows the caller.
+    pub(super) fn authorize_certificate(
+        &self,
+        head: &Parts,
+        id: Arc<SpiffeId>,
+    ) -> Result<Option<Caller>, Refusal> {
+        let in_force = self.rules.snapshot();
+        match in_force.decides(head) {
+            Decides::Public => Ok(None),
+            decides => authorized(decides, id, Credential::Certificate).map(Some),
         }
-        Ok(Caller { id })
     }
 
-    fn known(&self, token: &BearerToken<'_>) -> Option<Arc<SpiffeId>> {
-        let verified = self.cache.as_ref()?.get(token.digest())?;
-        let holds = verified.holds(self.validator.bundles(), SystemTime::now());
-        holds.then(|| Arc::clone(&verified.id))
+    /// Returns the caller of a token in the cache, or `None` if the token has to be verified.
+    ///
+    /// # Errors
+    /// Fails when the token is known and has no audience of the rule.
+    fn known(&self, check: &Check<'_>) -> Result<Option<Arc<SpiffeId>>, Refusal> {
+        let verified = self.cache.as_ref();
+        let verified = verified.and_then(|cache| cache.get(check.token.digest()));
+        let holds = |verified: &Arc<Verified>| {
+            Arc::ptr_eq(&verified.accepted, check.in_force.accepted())
+                && verified.holds(self.validator.bundles(), SystemTime::now())
+        };
+        let Some(verified) = verified.filter(holds) else {
+            return Ok(None);
+        };
+        check.audience(verified.audiences())?;
+        Ok(Some(Arc::clone(&verified.id)))
     }
 
-    fn verify_and_remember(&self, token: &BearerToken<'_>) -> Result<Arc<SpiffeId>, Refusal> {
-        let verified = Arc::new(self.verify(token.text)?);
+    fn verify_and_remember(&self, check: &Check<'_>) -> Result<Arc<SpiffeId>, Refusal> {
+        let verified = Arc::new(self.verify(check)?);
         if let Some(cache) = &self.cache {
-            cache.insert(*token.digest(), Arc::clone(&verified));
+            cache.insert(*check.token.digest(), Arc::clone(&verified));
         }
         Ok(Arc::clone(&verified.id))
     }
 
-    fn verify(&self, token: &str) -> Result<Verified, Refusal> {
+    fn verify(&self, check: &Check<'_>) -> Result<Verified, Refusal> {
         let now = SystemTime::now();
-        let svid = self.validator.verify(token, &self.policy, now)?;
+        let audience = |found: &[String]| check.audience(found.iter().map(String::as_str));
+        let svid = self
+            .validator
+            .verify(check.token.text, audience, self.times, now)?;
         debug!(caller = %svid.id, "token verified");
         if svid.audiences.len() > 1 {
             debug!(caller = %svid.id, "multi-audience token: its other audiences can replay it");
         }
-        let expiry = cache::time(svid.expiry, self.policy.clock_skew);
+        let expiry = cache::time(svid.expiry, self.times.clock_skew);
         Ok(Verified {
             id: Arc::new(svid.id),
+            audiences: cache::positions(&svid.audiences, check.in_force.accepted()),
+            accepted: Arc::clone(check.in_force.accepted()),
             bundle: svid.bundle,
             since: now,
             until: expiry.unwrap_or(now),
         })
+    }
+}
+
+impl<'a> Check<'a> {
+    /// Returns the check of a request, or `None` if the request is public.
+    ///
+    /// # Errors
+    /// Fails when the request does not have one token.
+    fn new(in_force: &'a InForce, head: &'a Parts) -> Result<Option<Self>, Refusal> {
+        let decides = in_force.decides(head);
+        if matches!(decides, Decides::Public) {
+            return Ok(None);
+        }
+        let token = BearerToken::in_head(head)?;
+        Ok(Some(Self {
+            token,
+            in_force,
+            decides,
+        }))
+    }
+
+    /// Refuses a token that has none of the audiences that decide.
+    fn audience<'t>(&self, found: impl Iterator<Item = &'t str> + Clone) -> Result<(), TokenFault> {
+        let expected = self.decides.audiences(self.in_force);
+        match found
+            .clone()
+            .any(|one| expected.iter().any(|own| own == one))
+        {
+            true => Ok(()),
+            false => Err(TokenFault::audience(
+                found,
+                expected,
+                self.decides.names_audiences(),
+            )),
+        }
+    }
+
+    fn authorize(&self, id: Arc<SpiffeId>) -> Result<Caller, Refusal> {
+        authorized(self.decides, id, Credential::Token)
+    }
+}
+
+/// Returns the caller if what decides about its request allows it.
+fn authorized(
+    decides: Decides<'_>,
+    id: Arc<SpiffeId>,
+    credential: Credential,
+) -> Result<Caller, Refusal> {
+    let refused = |rule| {
+        Err(Refusal::NotAllowed {
+            caller: SpiffeId::clone(&id),
+            rule,
+        })
+    };
+    match decides {
+        Decides::Callers(rule, _) => match rule.allow() {
+            Some(allow) if !allow.allows(&id) => refused(rule.refusing()),
+            _ => Ok(Caller { id, credential }),
+        },
+        Decides::Public | Decides::Nothing => refused(Rule::NoRule),
     }
 }

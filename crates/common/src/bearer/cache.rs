@@ -34,6 +34,10 @@ pub(super) struct TokenDigest([u8; 32]);
 pub(super) struct Verified {
     /// The token's subject.
     pub(super) id: Arc<SpiffeId>,
+    /// The positions of the token's audiences among those that were accepted.
+    pub(super) audiences: Box<[usize]>,
+    /// The audiences that were accepted at the verification.
+    pub(super) accepted: Arc<[String]>,
     /// The bundle with the key that verified it.
     pub(super) bundle: Arc<JwtBundle>,
     /// The time of the verification. If the clock is set back before it, `nbf` may lie in the future.
@@ -51,7 +55,20 @@ impl TokenDigest {
     }
 }
 
+/// Returns the positions of `audiences` among those that are accepted. The positions take less memory
+/// than the audiences, whose number and length the caller chooses.
+pub(super) fn positions(audiences: &[String], accepted: &[String]) -> Box<[usize]> {
+    let is_found = |position: &usize| audiences.contains(&accepted[*position]);
+    (0..accepted.len()).filter(is_found).collect()
+}
+
 impl Verified {
+    /// Returns the token's audiences, as far as they were accepted.
+    pub(super) fn audiences(&self) -> impl Iterator<Item = &str> + Clone {
+        let accepted = |position: &usize| self.accepted.get(*position).map(String::as_str);
+        self.audiences.iter().filter_map(accepted)
+    }
+
     /// Returns whether a verification at `now` with `bundles` would have the same result.
     pub(super) fn holds<B: BundleSource<Item = JwtBundle>>(
         &self,
@@ -92,6 +109,8 @@ mod tests {
         let at = |seconds| time(seconds, Duration::ZERO).unwrap();
         let verified = Verified {
             id: Arc::new(id),
+            audiences: Box::default(),
+            accepted: Arc::default(),
             bundle: found.unwrap(),
             since: at(10_000),
             until: at(10_300),
@@ -120,6 +139,19 @@ mod tests {
             ("the bundle is gone", &without, 10_150, false),
         ] {
             assert_eq!(verified.holds(bundles, at(now)), holds, "{why}");
+        }
+    }
+
+    #[test]
+    fn positions_are_those_of_the_accepted_audiences_that_a_token_has() {
+        let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
+        for (audiences, accepted, expected) in [
+            (&["a"] as &[&str], &["a"] as &[&str], vec![0]),
+            (&["c", "x", "a"], &["a", "b", "c"], vec![0, 2]),
+            (&["x"], &["a"], vec![]),
+        ] {
+            let positions = positions(&texts(audiences), &texts(accepted));
+            assert_eq!(*positions, *expected, "{audiences:?}");
         }
     }
 

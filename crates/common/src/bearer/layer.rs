@@ -9,7 +9,7 @@ use std::{
 };
 
 use http::{Request, Response, request::Parts};
-use spiffe::BundleSource;
+use spiffe::{BundleSource, SpiffeId};
 use tower_layer::Layer;
 use tower_service::Service;
 use tracing::debug;
@@ -24,8 +24,9 @@ use crate::workload::JwtSource;
 
 /// Layer that applies [`JwtSvidService`], which authenticates each request by its JWT-SVID.
 ///
-/// The inner service finds the verified [`Caller`] in the request's extensions. Every other request
-/// is answered as RFC 6750 §3 says and does not reach the inner service.
+/// The inner service finds the verified [`Caller`] in the request's extensions. A request that a rule
+/// makes public reaches it without a caller. Every other request is answered as RFC 6750 §3 says and does
+/// not reach the inner service.
 ///
 /// All clones and services of one layer share one [`VerificationQueue`]. If each core has a runtime
 /// of its own, create one layer for each core.
@@ -71,7 +72,20 @@ pub struct JwtSvidLayer<A = EmptyAnswer, B = JwtSource> {
     authenticator: Arc<Authenticator<B>>,
     queue: Arc<VerificationQueue>,
     source: Source,
+    certificate: Certificate,
+    enforcement: Enforcement,
     answer: A,
+}
+
+/// The effect of a refusal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Enforcement {
+    /// The request is answered, and does not reach the inner service.
+    #[default]
+    On,
+    /// The request reaches the inner service as if it were public. It has its caller if that is verified.
+    /// This mode shows what a policy would refuse, and protects nothing.
+    Observe,
 }
 
 /// Middleware that authenticates each request by its JWT-SVID; see [`JwtSvidLayer`].
@@ -88,6 +102,13 @@ pub trait RefusalAnswer<ResBody> {
     /// [`Refusal::response`] has the status and the challenge of the answer. The text of the refusal
     /// is for the log only, because it would tell a caller about keys and clocks.
     fn answer(&self, refusal: &Refusal, head: &Parts) -> Response<ResBody>;
+
+    /// Notes a request that would have been refused, and is passed on ([`Enforcement::Observe`]). By
+    /// default it is logged at debug level.
+    fn observe(&self, refusal: &Refusal, head: &Parts) {
+        let status = refusal.status().as_u16();
+        debug!(status, method = %head.method, "would have been refused: {refusal}");
+    }
 }
 
 /// Answers with an empty body, and logs the refusal at debug level.
@@ -97,6 +118,12 @@ pub struct EmptyAnswer;
 /// The function that returns the source of a request.
 type Source = fn(&Parts) -> Option<IpAddr>;
 
+/// The function that returns the verified SPIFFE ID of a request's connection.
+type Certificate = fn(&Parts) -> Option<Arc<SpiffeId>>;
+
+/// The fields of a request that a proxy has forwarded (RFC 9110 §7.6.3, RFC 7239).
+const FORWARDED: [&str; 3] = ["via", "forwarded", "x-forwarded-for"];
+
 impl<B> JwtSvidLayer<EmptyAnswer, B> {
     /// Returns a layer that passes on the requests that `authenticator` accepts.
     #[must_use]
@@ -105,6 +132,8 @@ impl<B> JwtSvidLayer<EmptyAnswer, B> {
             authenticator,
             queue: Arc::default(),
             source: |_| None,
+            certificate: |_| None,
+            enforcement: Enforcement::On,
             answer: EmptyAnswer,
         }
     }
@@ -119,6 +148,24 @@ impl<A, B> JwtSvidLayer<A, B> {
         self
     }
 
+    /// Uses `certificate` to find the SPIFFE ID of the X.509-SVID that a request's connection was verified
+    /// by. It is the caller's where the request has no token. A token that is sent is always verified, and
+    /// its subject is the caller.
+    ///
+    /// A request that a proxy has forwarded needs a token, because the certificate is that of the proxy.
+    #[must_use]
+    pub fn certificate(mut self, certificate: fn(&Parts) -> Option<Arc<SpiffeId>>) -> Self {
+        self.certificate = certificate;
+        self
+    }
+
+    /// Sets the effect of refusals.
+    #[must_use]
+    pub fn enforcement(mut self, enforcement: Enforcement) -> Self {
+        self.enforcement = enforcement;
+        self
+    }
+
     /// Answers refused requests with `answer`.
     #[must_use]
     pub fn on_refusal<N>(self, answer: N) -> JwtSvidLayer<N, B> {
@@ -126,12 +173,16 @@ impl<A, B> JwtSvidLayer<A, B> {
             authenticator,
             queue,
             source,
+            certificate,
+            enforcement,
             ..
         } = self;
         JwtSvidLayer {
             authenticator,
             queue,
             source,
+            certificate,
+            enforcement,
             answer,
         }
     }
@@ -175,13 +226,18 @@ where
         let mut inner = mem::replace(&mut self.inner, next);
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
-            match layer.authenticate(&head).await {
-                Ok(caller) => {
-                    head.extensions.insert(caller);
-                    inner.call(Request::from_parts(head, body)).await
+            let caller = match layer.authenticate(&head).await {
+                Ok(caller) => caller,
+                Err(refusal) if layer.enforcement == Enforcement::Observe => {
+                    layer.answer.observe(&refusal, &head);
+                    Caller::verified_in(&refusal, &head)
                 }
-                Err(refusal) => Ok(layer.answer.answer(&refusal, &head)),
+                Err(refusal) => return Ok(layer.answer.answer(&refusal, &head)),
+            };
+            if let Some(caller) = caller {
+                head.extensions.insert(caller);
             }
+            inner.call(Request::from_parts(head, body)).await
         })
     }
 }
@@ -191,12 +247,24 @@ where
     B: BundleSource<Item = JwtBundle>,
     B::Error: std::error::Error + Send + Sync + 'static,
 {
-    async fn authenticate(&self, head: &Parts) -> Result<Caller, Refusal> {
+    async fn authenticate(&self, head: &Parts) -> Result<Option<Caller>, Refusal> {
         let source = (self.source)(head).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        self.authenticator
-            .authenticate_queued(head, source, &self.queue)
-            .await
+        let authenticator = &self.authenticator;
+        let authenticated = authenticator.authenticate_queued(head, source, &self.queue);
+        match authenticated.await {
+            Err(Refusal::NoCredentials) if !is_forwarded(head) => match (self.certificate)(head) {
+                Some(id) => authenticator.authorize_certificate(head, id),
+                None => Err(Refusal::NoCredentials),
+            },
+            authenticated => authenticated,
+        }
     }
+}
+
+fn is_forwarded(head: &Parts) -> bool {
+    FORWARDED
+        .iter()
+        .any(|field| head.headers.contains_key(*field))
 }
 
 impl<A: Clone, B> Clone for JwtSvidLayer<A, B> {
@@ -205,6 +273,8 @@ impl<A: Clone, B> Clone for JwtSvidLayer<A, B> {
             authenticator: Arc::clone(&self.authenticator),
             queue: Arc::clone(&self.queue),
             source: self.source,
+            certificate: self.certificate,
+            enforcement: self.enforcement,
             answer: self.answer.clone(),
         }
     }

@@ -7,9 +7,11 @@
 //! - `cache` remembers tokens that were verified before
 //! - `queue` lets a core do other work between verifications
 //! - `jwt` verifies the token as a JWT-SVID
-//! - `allow` matches the caller's SPIFFE ID against the policy
+//! - `rules` finds the rule that decides about the request; `access` has those that are in force
+//! - `allow` matches the caller's SPIFFE ID against the patterns of the rule
 //! - `refusal` maps the step that refused a request to an answer and a log line
 
+mod access;
 mod allow;
 mod authenticator;
 mod cache;
@@ -19,13 +21,16 @@ mod layer;
 mod policy;
 mod queue;
 mod refusal;
+mod rules;
 
 pub use self::{
+    access::RulesHandle,
     allow::{Allow, Pattern, PatternError, Rule},
-    authenticator::{Authenticator, Caller},
+    authenticator::{Authenticator, Caller, Credential},
     jwt::{JwtBundle, JwtBundleFault, JwtBundleSet},
-    layer::{EmptyAnswer, JwtSvidLayer, JwtSvidService, RefusalAnswer},
+    layer::{EmptyAnswer, Enforcement, JwtSvidLayer, JwtSvidService, RefusalAnswer},
     policy::Policy,
     queue::{MAX_WAITING, VerificationQueue},
     refusal::{Malformed, Refusal, TokenFault},
+    rules::{Access, AccessRule, RuleName, Rules, Verdict},
 };

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use super::allow::Allow;
+use super::rules::Rules;
 
 /// The rules that a token and its caller must meet.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// The audiences of this service; a token must be for one of them (JWT-SVID §3.2).
+    /// The audiences of this service; a token must be for one of them (JWT-SVID §3.2), unless the rule
+    /// that decides has its own.
     pub audiences: Vec<String>,
-    /// The callers that are allowed.
-    pub allow: Allow,
+    /// The requests and the callers that are allowed.
+    pub rules: Rules,
     /// The largest accepted difference between this machine's clock and the issuer's. Zero accepts
     /// none.
     pub clock_skew: Duration,
@@ -22,13 +23,14 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Returns a policy that accepts tokens for one of `audiences` from the callers in `allow`. It
-    /// accepts no clock skew and any lifetime, and remembers no tokens.
+    /// Returns a policy that accepts tokens for one of `audiences`, by `rules`. An
+    /// [`Allow`](super::Allow) stands for one rule, by which its callers may send every request. The
+    /// policy accepts no clock skew and any lifetime, and remembers no tokens.
     #[must_use]
-    pub fn new(audiences: Vec<String>, allow: Allow) -> Self {
+    pub fn new(audiences: Vec<String>, rules: impl Into<Rules>) -> Self {
         Self {
             audiences,
-            allow,
+            rules: rules.into(),
             clock_skew: Duration::ZERO,
             max_token_lifetime: None,
             token_cache: 0,

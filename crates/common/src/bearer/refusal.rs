@@ -11,7 +11,7 @@ use http::{
 };
 use spiffe::SpiffeId;
 
-use super::allow::Rule;
+use super::{allow::Rule, rules::RuleName};
 use crate::sanitize::Sanitized;
 
 /// The reason why a request is refused, by the step that refuses it. Its text is for the log.
@@ -104,13 +104,20 @@ pub enum TokenFault {
     #[error("token lifetime is longer than {}", humantime::format_duration(*.0))]
     Lifetime(Duration),
     /// The token is for another audience (JWT-SVID §3.2).
-    #[error("expected audience in {expected:?} (audience={found:?})")]
+    #[error("expected audience in {expected:?} (audience={found:?}){}", by(rule.as_ref()))]
     Audience {
         /// The audiences that this server accepts.
         expected: Vec<String>,
         /// The audiences of the token, at most four of them.
         found: Vec<Sanitized<String>>,
+        /// The rule that names the audiences, unless they are those of the service.
+        rule: Option<RuleName>,
     },
+}
+
+/// Returns the end of a text about audiences, which names the rule that asks for them.
+fn by(rule: Option<&RuleName>) -> String {
+    rule.map(|rule| format!(" by {rule}")).unwrap_or_default()
 }
 
 /// The most audiences of a token that are logged.
@@ -126,6 +133,15 @@ impl Refusal {
             Self::TooLong => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NotAllowed { .. } => StatusCode::FORBIDDEN,
             Self::NoTrust(_) | Self::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// Returns the caller whose token was verified before the request was refused.
+    #[must_use]
+    pub fn verified_caller(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::NotAllowed { caller, .. } => Some(caller),
+            _ => None,
         }
     }
 
@@ -174,13 +190,19 @@ impl TokenFault {
         Self::Parse(Sanitized(reason.to_string()))
     }
 
-    /// Returns the fault of a token for `found` where one of `expected` is accepted.
-    pub(super) fn audience(found: &[String], expected: &[String]) -> Self {
-        let shown = found.iter().take(MAX_AUDIENCES).cloned();
-        let more = (found.len() > MAX_AUDIENCES).then(|| "…".to_owned());
+    /// Returns the fault of a token for `found` where `rule`, or the service, accepts one of `expected`.
+    pub(super) fn audience<'t>(
+        found: impl Iterator<Item = &'t str>,
+        expected: &[String],
+        rule: Option<RuleName>,
+    ) -> Self {
+        let mut found = found.map(str::to_owned);
+        let mut shown: Vec<_> = found.by_ref().take(MAX_AUDIENCES).collect();
+        shown.extend(found.next().map(|_| "…".to_owned()));
         Self::Audience {
             expected: expected.to_vec(),
-            found: shown.chain(more).map(Sanitized).collect(),
+            found: shown.into_iter().map(Sanitized).collect(),
+            rule,
         }
     }
 }
@@ -235,6 +257,14 @@ mod tests {
                 "Not allowed: spiffe://partner.example/caller is not a workload of the trust domain \
                  example.org, and only its workloads are allowed",
             ),
+            (
+                Rule::Named(RuleName::given("orders")),
+                "Not allowed: spiffe://partner.example/caller is not a caller of rule \"orders\"",
+            ),
+            (
+                Rule::NoRule,
+                "Not allowed: spiffe://partner.example/caller sent a request that no rule matches",
+            ),
         ] {
             let caller = caller();
             assert_eq!(Refusal::NotAllowed { caller, rule }.to_string(), text);
@@ -261,7 +291,7 @@ mod tests {
             TokenFault::Expired,
             TokenFault::NotYetValid,
             TokenFault::Lifetime(Duration::from_secs(1)),
-            TokenFault::audience(&[], &[]),
+            TokenFault::audience([].into_iter(), &[], None),
         ] {
             let refusal = Refusal::from(fault);
             assert_eq!(refusal.status(), 401, "{refusal}");
@@ -284,14 +314,16 @@ mod tests {
     }
 
     #[test]
-    fn the_text_of_a_wrong_audience_is_the_one_of_go_spiffe() {
-        let fault = TokenFault::Audience {
-            expected: vec!["spiffe://example.org/server".into()],
-            found: vec![Sanitized("spiffe://example.org/some-other-server".into())],
-        };
-        assert_eq!(
-            Refusal::from(fault).to_string(),
-            r#"Invalid token: jwtsvid: expected audience in ["spiffe://example.org/server"] (audience=["spiffe://example.org/some-other-server"])"#
-        );
+    fn the_text_of_a_wrong_audience_is_the_one_of_go_spiffe_and_the_rule() {
+        let expected = ["spiffe://example.org/server".to_owned()];
+        for (rule, end) in [
+            (None, ""),
+            (Some(RuleName::in_line(7)), " by the rule in line 7"),
+        ] {
+            let found = ["spiffe://example.org/some-other-server"].into_iter();
+            let fault = TokenFault::audience(found, &expected, rule);
+            let text = r#"Invalid token: jwtsvid: expected audience in ["spiffe://example.org/server"] (audience=["spiffe://example.org/some-other-server"])"#;
+            assert_eq!(Refusal::from(fault).to_string(), format!("{text}{end}"));
+        }
     }
 }

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use rustls::{
-    DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
+    CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
     client::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_cert_signed_by_trust_anchor,
@@ -30,7 +30,10 @@ use x509_parser::{
     parse_x509_certificate,
 };
 
-use crate::workload::{Unavailable, X509Source};
+use crate::{
+    certificate,
+    workload::{Unavailable, X509Source},
+};
 
 /// The reason why a peer is not the expected workload.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +57,9 @@ pub enum PeerError {
     /// The peer's certificate is not that of a workload (X509-SVID §4, §5.2).
     #[error("its certificate is not an X.509-SVID of a workload: {0}")]
     NotALeaf(&'static str),
+    /// The peer's chain has a part that rustls does not process (RFC 5280 §4.2).
+    #[error("{0} is not processed")]
+    Unprocessed(String),
     /// The peer is verified, and it is a workload of a trust domain that is not expected.
     #[error("it presented a SPIFFE ID of trust domain {0}")]
     TrustDomainNotAllowed(TrustDomain),
@@ -126,7 +132,8 @@ impl ServerCertVerifier for ServerVerifier {
         let trust = self.source.trust(domain);
         let trust = trust.map_err(|error| rejected(error.into()))?;
         let trust = trust.ok_or_else(|| rejected(PeerError::NoBundle(domain.clone())))?;
-        self.verify_path(leaf, intermediates, &trust.roots, now)?;
+        let verified = self.verify_path(leaf, intermediates, &trust.roots, now);
+        verified.map_err(|error| explained(error, leaf, intermediates))?;
         match id == self.expected {
             true => Ok(ServerCertVerified::assertion()),
             false => Err(rejected(PeerError::UnauthorizedSpiffeId(id))),
@@ -161,10 +168,33 @@ fn rejected(error: PeerError) -> rustls::Error {
     rustls::Error::Other(OtherError(Arc::new(error)))
 }
 
+/// Names the part of a chain that rustls does not process, if the chain is refused for it.
+pub(super) fn explained(
+    error: rustls::Error,
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+) -> rustls::Error {
+    // All errors that have no name of their own are among these.
+    if !matches!(
+        error,
+        rustls::Error::InvalidCertificate(CertificateError::Other(_))
+    ) {
+        return error;
+    }
+    let chain = std::iter::once(leaf).chain(intermediates);
+    match certificate::unprocessed(chain.map(|one| one.as_ref())) {
+        Some(part) => rejected(PeerError::Unprocessed(part)),
+        None => error,
+    }
+}
+
 /// Returns the SPIFFE ID of a certificate, and checks that it is that of a workload.
 ///
 /// The ID is not verified yet. It only selects the bundle that verifies it.
-fn workload_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, PeerError> {
+///
+/// # Errors
+/// Fails when the certificate is not an X.509-SVID of a workload (X509-SVID §5.2).
+pub fn workload_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, PeerError> {
     let id = spiffe_id_from_der(leaf).map_err(|error| match error {
         SpiffeError::MissingSpiffeId | SpiffeError::MissingX509Extension(_) => {
             PeerError::MissingSpiffeId
@@ -204,7 +234,7 @@ fn fault_of_leaf(certificate: &X509Certificate<'_>) -> Option<&'static str> {
 
 /// Returns whether an intermediate may sign certificates. One without a key usage may (RFC 5280
 /// §6.1.4(n)); one whose key usage cannot be read may not.
-fn may_sign(intermediate: &CertificateDer<'_>) -> bool {
+pub(super) fn may_sign(intermediate: &CertificateDer<'_>) -> bool {
     let Ok((rest, certificate)) = parse_x509_certificate(intermediate) else {
         return false;
     };

@@ -16,10 +16,9 @@ use super::{
     connection::{Message, Stream},
     domains::{self, Change, Domains, MAX_ITEMS},
     error::Reason,
-    jwt::JwtState,
     readiness::Life,
     report,
-    x509::{SvidFault, Trust, Unavailable, X509State, X509Svid},
+    x509::{Bundles, SvidFault, Trust, Unavailable, X509State, X509Svid},
 };
 use crate::bearer::JwtBundle;
 
@@ -221,20 +220,18 @@ impl Held {
             || is_lost(self.jwt.fault(own), self.jwt.trusts(own))
     }
 
+    /// Returns what is published of X.509, none of which may be used if it is `unavailable`.
     pub(super) fn x509_state(&self, unavailable: Option<Unavailable>, revision: u64) -> X509State {
         X509State {
             svid: self.svid.clone(),
-            trust: self.x509.bundles(),
-            unavailable,
+            bundles: published(&self.x509, unavailable),
             revision,
         }
     }
 
-    pub(super) fn jwt_state(&self, unavailable: Option<Unavailable>) -> JwtState {
-        JwtState {
-            bundles: self.jwt.bundles(),
-            unavailable,
-        }
+    /// Returns the JWT bundles that are published, none of which may be used if they are `unavailable`.
+    pub(super) fn jwt_bundles(&self, unavailable: Option<Unavailable>) -> Bundles<JwtBundle> {
+        published(&self.jwt, unavailable)
     }
 
     /// Returns the words for everything that is in use.
@@ -315,6 +312,14 @@ fn within_bounds(count: usize, what: &str) -> Result<(), Reason> {
         _ => Err(Reason::Unusable(format!(
             "it has {count} {what}, and at most {MAX_ITEMS} are accepted"
         ))),
+    }
+}
+
+fn published<T>(domains: &Domains<T>, unavailable: Option<Unavailable>) -> Bundles<T> {
+    Bundles {
+        usable: domains.bundles(),
+        unusable: domains.unusable(),
+        unavailable,
     }
 }
 

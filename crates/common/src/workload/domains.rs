@@ -172,6 +172,13 @@ impl<T> Domains<T> {
             .collect()
     }
 
+    /// Returns the trust domains that have a bundle in the last response, but none that is trusted.
+    pub(super) fn unusable(&self) -> BTreeSet<TrustDomain> {
+        let domains = self.domains.iter();
+        let unusable = domains.filter(|(_, domain)| domain.bundle.is_none());
+        unusable.map(|(name, _)| name.clone()).collect()
+    }
+
     /// Returns the fault of a trust domain's bundle, and the time since which it is there.
     pub(super) fn fault(&self, domain: &TrustDomain) -> Option<(&str, SystemTime)> {
         let fault = self.domains.get(domain)?.fault.as_ref()?;

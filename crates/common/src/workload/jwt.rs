@@ -5,30 +5,16 @@ use std::{collections::BTreeMap, sync::Arc};
 use spiffe::{BundleSource, TrustDomain};
 use tokio::sync::watch;
 
-use super::x509::{Unavailable, same};
+use super::x509::{Bundles, Unavailable};
 use crate::bearer::JwtBundle;
-
-/// The JWT bundles at one moment.
-#[derive(Debug, Default)]
-pub(super) struct JwtState {
-    pub(super) bundles: BTreeMap<TrustDomain, Arc<JwtBundle>>,
-    pub(super) unavailable: Option<Unavailable>,
-}
 
 /// The current JWT bundles. The Workload API keeps them current for as long as a clone exists.
 ///
 /// A bundle is the same [`Arc`] until the Workload API sends another one for its trust domain.
 #[derive(Clone, Debug)]
 pub struct JwtSource {
-    pub(super) state: watch::Receiver<Arc<JwtState>>,
+    pub(super) state: watch::Receiver<Arc<Bundles<JwtBundle>>>,
     pub(super) _keeper: Arc<super::Running>,
-}
-
-impl JwtState {
-    /// Returns whether both have the same contents.
-    pub(super) fn is_as(&self, other: &Self) -> bool {
-        self.unavailable == other.unavailable && same(&self.bundles, &other.bundles)
-    }
 }
 
 impl JwtSource {
@@ -37,11 +23,7 @@ impl JwtSource {
     /// # Errors
     /// Fails when they may not be used at present.
     pub fn bundles(&self) -> Result<BTreeMap<TrustDomain, Arc<JwtBundle>>, Unavailable> {
-        let state = self.state.borrow();
-        match &state.unavailable {
-            Some(reason) => Err(reason.clone()),
-            None => Ok(state.bundles.clone()),
-        }
+        self.state.borrow().all().cloned()
     }
 
     /// Waits for an update that came after the last one that was waited for. Returns `false` if there
@@ -59,10 +41,6 @@ impl BundleSource for JwtSource {
         &self,
         trust_domain: &TrustDomain,
     ) -> Result<Option<Arc<JwtBundle>>, Unavailable> {
-        let state = self.state.borrow();
-        match &state.unavailable {
-            Some(reason) => Err(reason.clone()),
-            None => Ok(state.bundles.get(trust_domain).cloned()),
-        }
+        self.state.borrow().get(trust_domain)
     }
 }

@@ -31,12 +31,12 @@ use super::{
     connection::Stream,
     error::Reason,
     follow::Event,
-    jwt::JwtState,
     link::Link,
     readiness::{Degradation, Facts, Readiness, Unready},
     report,
-    x509::{Unavailable, X509State},
+    x509::{Bundles, Unavailable, X509State},
 };
+use crate::bearer::JwtBundle;
 
 /// The longest interval between readings of the clock, which may be set at any time.
 const MAX_INTERVAL: Duration = Duration::from_secs(10);
@@ -49,7 +49,7 @@ pub(super) struct Keeper {
     links: BTreeMap<Stream, Link>,
     held: Held,
     x509: watch::Sender<Arc<X509State>>,
-    jwt: watch::Sender<Arc<JwtState>>,
+    jwt: watch::Sender<Arc<Bundles<JwtBundle>>>,
     readiness: watch::Sender<Readiness>,
     /// The reason why the Workload API was away, if it was since the process was ready for the last time.
     away: Option<String>,
@@ -58,8 +58,53 @@ pub(super) struct Keeper {
 /// The receivers of what a [`Keeper`] publishes.
 pub(super) struct Published {
     pub(super) x509: watch::Receiver<Arc<X509State>>,
-    pub(super) jwt: watch::Receiver<Arc<JwtState>>,
+    pub(super) jwt: watch::Receiver<Arc<Bundles<JwtBundle>>>,
     pub(super) readiness: watch::Receiver<Readiness>,
+}
+
+/// The streams that have not delivered at start-up.
+struct Missing {
+    /// Each with the last reason.
+    streams: BTreeMap<Stream, Option<Reason>>,
+    /// The reason that was logged last.
+    logged: String,
+}
+
+impl Missing {
+    fn new<'a>(streams: impl Iterator<Item = &'a Stream>) -> Self {
+        Self {
+            streams: streams.map(|stream| (*stream, None)).collect(),
+            logged: String::new(),
+        }
+    }
+
+    /// Takes note of the reason why a stream has not delivered, and tells it if it is another one.
+    ///
+    /// # Errors
+    /// Fails with a reason that does not pass with time.
+    fn obstruct(
+        &mut self,
+        stream: Stream,
+        reason: Reason,
+        waiting: impl Fn(&str),
+    ) -> Result<(), Reason> {
+        if !reason.is_transient() {
+            return Err(reason);
+        }
+        let text = reason.to_string();
+        if self.logged != text {
+            waiting(&text);
+            self.logged = text;
+        }
+        self.streams.insert(stream, Some(reason));
+        Ok(())
+    }
+
+    /// Returns the reason of the first stream that has one.
+    fn reason(self) -> Reason {
+        let reason = self.streams.into_values().flatten().next();
+        reason.unwrap_or(Reason::NoAnswer)
+    }
 }
 
 impl Keeper {
@@ -95,30 +140,18 @@ impl Keeper {
         deadline: Instant,
         waiting: impl Fn(&str),
     ) -> Result<(), Reason> {
-        let mut missing: BTreeMap<_, _> = self.links.keys().map(|one| (*one, None)).collect();
-        let mut logged = None;
-        while !missing.is_empty() {
+        let mut missing = Missing::new(self.links.keys());
+        while !missing.streams.is_empty() {
             let Ok(Some((stream, event))) = timeout_at(deadline, events.recv()).await else {
-                let reason = missing.into_values().flatten().next();
-                return Err(reason.unwrap_or(Reason::NoAnswer));
+                return Err(missing.reason());
             };
-            let applied = match event {
-                Event::Message(message) => {
-                    let applied = self.held.apply(message, SystemTime::now());
-                    applied.map(|applied| applied.log_faults(&self.held))
-                }
-                Event::Lost(reason) => Err(reason),
-            };
-            match applied.and_then(|()| self.held.is_complete(stream)) {
-                Ok(()) => drop(missing.remove(&stream)),
-                Err(reason) if !reason.is_transient() => return Err(reason),
-                Err(reason) => {
-                    let text = reason.to_string();
-                    if logged.as_ref() != Some(&text) {
-                        waiting(&text);
-                        logged = Some(text);
-                    }
-                    missing.insert(stream, Some(reason));
+            match self.first(event) {
+                Ok(()) => drop(missing.streams.remove(&stream)),
+                Err(reason) => missing.obstruct(stream, reason, &waiting)?,
+            }
+            if missing.streams.is_empty() {
+                for (stream, reason) in self.incomplete() {
+                    missing.obstruct(stream, reason, &waiting)?;
                 }
             }
         }
@@ -127,6 +160,26 @@ impl Keeper {
         let spiffe_id = self.held.spiffe_id().map(tracing::field::display);
         info!(spiffe_id, changes, "identity issued");
         Ok(())
+    }
+
+    /// Applies a report at start-up.
+    fn first(&mut self, event: Event) -> Result<(), Reason> {
+        match event {
+            Event::Message(message) => {
+                let applied = self.held.apply(message, SystemTime::now())?;
+                applied.log_faults(&self.held);
+                Ok(())
+            }
+            Event::Lost(reason) => Err(reason),
+        }
+    }
+
+    /// Returns the streams that have delivered, but not what the process needs. What it needs of one may
+    /// depend on another.
+    fn incomplete(&self) -> Vec<(Stream, Reason)> {
+        let streams = self.links.keys();
+        let faults = streams.filter_map(|one| Some((*one, self.held.is_complete(*one).err()?)));
+        faults.collect()
     }
 
     /// Applies, publishes and logs every change, until the streams are no longer followed.
@@ -217,7 +270,7 @@ impl Keeper {
         });
         let unavailable = self.unavailable(&[Stream::JwtBundles], now);
         self.jwt.send_if_modified(|state| {
-            let next = self.held.jwt_state(unavailable);
+            let next = self.held.jwt_bundles(unavailable);
             let is_new = !next.is_as(state);
             if is_new {
                 *state = Arc::new(next);

@@ -34,11 +34,13 @@ pub(super) fn x509(changes: &[Change<Trust>]) -> Option<String> {
         let (before, after) = (authorities(&change.before), authorities(&change.after));
         let added = after.iter().filter(|one| !before.contains(one)).count();
         let removed = before.iter().filter(|one| !after.contains(one)).count();
-        format!(
-            "{} of {} authorities new, {removed} removed",
-            added,
-            after.len()
-        )
+        match change.before {
+            None => format!("authorities: {added}"),
+            Some(_) => format!(
+                "authorities: {}, {added} new, {removed} removed",
+                after.len()
+            ),
+        }
     })
 }
 
@@ -53,11 +55,14 @@ pub(super) fn jwt(changes: &[Change<JwtBundle>]) -> Option<String> {
         let (before, after) = (keys(&change.before), keys(&change.after));
         let new = after.iter().filter(|one| !before.contains(one));
         let gone = before.iter().filter(|one| !after.contains(one));
-        format!(
-            "keys added: {}; removed: {}",
-            ids(new.map(String::as_str)),
-            ids(gone.map(String::as_str))
-        )
+        let new = ids(new.map(String::as_str));
+        match change.before {
+            None => format!("keys: {new}"),
+            Some(_) => format!(
+                "keys added: {new}; removed: {}",
+                ids(gone.map(String::as_str))
+            ),
+        }
     })
 }
 
@@ -196,7 +201,7 @@ mod tests {
             (
                 None,
                 Some(&["a"] as &[&str]),
-                "JWT bundle of example.org (keys added: a; removed: none)",
+                "JWT bundle of example.org (keys: a)",
             ),
             (
                 Some(&["a", "b"] as &[&str]),

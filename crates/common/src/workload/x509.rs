@@ -1,10 +1,10 @@
 //! The X.509-SVID of this process, and the X.509 bundles that verify its peers.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use humantime::format_rfc3339_seconds;
@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use workload_api::pb;
 use x509_parser::parse_x509_certificate;
 
-use crate::tls;
+use crate::{certificate, tls};
 
 /// An X.509-SVID that can be presented: its key belongs to its certificate, and it was valid when it
 /// came.
@@ -49,9 +49,6 @@ pub enum SvidFault {
         format_rfc3339_seconds(*.0)
     )]
     Expired(SystemTime),
-    /// The certificate is not valid yet.
-    #[error("it is not valid before {}; is a clock wrong?", format_rfc3339_seconds(*.0))]
-    NotYetValid(SystemTime),
     /// The bundle of its own trust domain, which comes with it, cannot be used.
     #[error("the bundle that comes with it can't be used: {0}")]
     Bundle(String),
@@ -92,17 +89,30 @@ pub enum Unavailable {
     /// The Workload API has sent no usable bundles for longer than the old ones are trusted.
     #[error("the Workload API has sent no usable bundles for too long")]
     Stale,
+    /// The Workload API sends no usable bundle of this trust domain, and the last good one, if there was
+    /// one, is not trusted any more.
+    #[error("the Workload API sends no usable bundle of trust domain {0}")]
+    NoUsableBundle(TrustDomain),
     /// This process uses bundles only.
     #[error("this process has fetched no X.509-SVID")]
     NotFetched,
+}
+
+/// The bundles of a kind at one moment.
+#[derive(Debug)]
+pub(super) struct Bundles<T> {
+    pub(super) usable: BTreeMap<TrustDomain, Arc<T>>,
+    /// The trust domains that have a bundle, but none that can be used.
+    pub(super) unusable: BTreeSet<TrustDomain>,
+    /// The reason why none of them may be used.
+    pub(super) unavailable: Option<Unavailable>,
 }
 
 /// The X.509-SVID and the X.509 bundles at one moment.
 #[derive(Debug, Default)]
 pub(super) struct X509State {
     pub(super) svid: Option<Arc<X509Svid>>,
-    pub(super) trust: BTreeMap<TrustDomain, Arc<Trust>>,
-    pub(super) unavailable: Option<Unavailable>,
+    pub(super) bundles: Bundles<Trust>,
     /// The number of states before this one.
     pub(super) revision: u64,
 }
@@ -127,17 +137,16 @@ impl X509Svid {
             let said = crate::sanitize::Sanitized(&entry.spiffe_id).to_string();
             return Err(SvidFault::OtherId(id.clone(), said));
         }
-        let (serial, validity) = serial_and_validity(parsed.leaf());
-        if now >= validity.end {
-            return Err(SvidFault::Expired(validity.end));
-        }
-        if now < validity.start {
-            return Err(SvidFault::NotYetValid(validity.start));
+        // A certificate that is not valid yet is used. The agent sends it once only, and the clocks of the
+        // peers decide.
+        let (serial, expiry) = serial_and_expiry(parsed.leaf());
+        if now >= expiry {
+            return Err(SvidFault::Expired(expiry));
         }
         Ok(Self {
             key: Arc::new(tls::certified_key(&parsed)?),
             serial,
-            expiry: validity.end,
+            expiry,
             parsed,
         })
     }
@@ -193,24 +202,13 @@ impl fmt::Debug for X509Svid {
     }
 }
 
-/// Returns the serial number and the validity of a certificate (RFC 5280 §4.1.2). The library has parsed
-/// the same certificate, so a certificate that does not parse here counts as expired.
-fn serial_and_validity(certificate: &Certificate) -> (String, std::ops::Range<SystemTime>) {
-    let time = |seconds: i64| {
-        let since_1970 = seconds.try_into().map(Duration::from_secs);
-        since_1970.map_or(UNIX_EPOCH, |since| UNIX_EPOCH + since)
-    };
-    match parse_x509_certificate(certificate.as_bytes()) {
-        Ok((_, certificate)) => {
-            let validity = certificate.validity();
-            let [start, end] = [validity.not_before, validity.not_after];
-            (
-                certificate.raw_serial_as_string(),
-                time(start.timestamp())..time(end.timestamp()),
-            )
-        }
-        Err(_) => (String::new(), UNIX_EPOCH..UNIX_EPOCH),
-    }
+/// Returns the serial number and `notAfter` of a certificate (RFC 5280 §4.1.2). The library has parsed the
+/// same certificate, so a certificate that does not parse here counts as expired.
+fn serial_and_expiry(leaf: &Certificate) -> (String, SystemTime) {
+    let serial = parse_x509_certificate(leaf.as_bytes())
+        .map(|(_, certificate)| certificate.raw_serial_as_string());
+    let expiry = certificate::expiry(leaf.as_bytes());
+    (serial.unwrap_or_default(), expiry.unwrap_or(UNIX_EPOCH))
 }
 
 impl Trust {
@@ -243,7 +241,7 @@ impl X509Source {
     /// Fails when the X.509-SVID was withdrawn or has expired, and in a process that fetches none.
     pub fn svid(&self) -> Result<Arc<X509Svid>, Unavailable> {
         let state = self.state.borrow();
-        if let Some(Unavailable::Withdrawn(reason)) = &state.unavailable {
+        if let Some(Unavailable::Withdrawn(reason)) = &state.bundles.unavailable {
             return Err(Unavailable::Withdrawn(Arc::clone(reason)));
         }
         let svid = state.svid.as_ref().ok_or(Unavailable::NotFetched)?;
@@ -259,7 +257,7 @@ impl X509Source {
     /// Fails when they may not be used at present.
     pub fn bundle_set(&self) -> Result<X509BundleSet, Unavailable> {
         let state = self.state.borrow();
-        let bundles = state.trust()?.values();
+        let bundles = state.bundles.all()?.values();
         Ok(bundles.map(|one| X509Bundle::clone(&one.bundle)).collect())
     }
 
@@ -286,33 +284,58 @@ impl X509Source {
         trust_domain: &TrustDomain,
     ) -> Result<Option<Arc<Trust>>, Unavailable> {
         let state = self.state.borrow();
-        Ok(state.trust()?.get(trust_domain).cloned())
+        state.bundles.get(trust_domain)
     }
 }
 
-/// Returns whether both maps have the same bundles.
-pub(super) fn same<T>(
-    one: &BTreeMap<TrustDomain, Arc<T>>,
-    other: &BTreeMap<TrustDomain, Arc<T>>,
-) -> bool {
-    let mut pairs = one.iter().zip(other);
-    one.len() == other.len() && pairs.all(|(a, b)| a.0 == b.0 && Arc::ptr_eq(a.1, b.1))
+impl<T> Bundles<T> {
+    /// Returns the bundle of a trust domain, if it has one.
+    ///
+    /// # Errors
+    /// Fails when it has one that may not be used.
+    pub(super) fn get(&self, trust_domain: &TrustDomain) -> Result<Option<Arc<T>>, Unavailable> {
+        match self.unusable.contains(trust_domain) {
+            true => Err(Unavailable::NoUsableBundle(trust_domain.clone())),
+            false => Ok(self.all()?.get(trust_domain).cloned()),
+        }
+    }
+
+    /// Returns all bundles that can be used.
+    ///
+    /// # Errors
+    /// Fails when none may be used.
+    pub(super) fn all(&self) -> Result<&BTreeMap<TrustDomain, Arc<T>>, Unavailable> {
+        match &self.unavailable {
+            Some(reason) => Err(reason.clone()),
+            None => Ok(&self.usable),
+        }
+    }
+
+    /// Returns whether both have the same bundles.
+    pub(super) fn is_as(&self, other: &Self) -> bool {
+        let mut pairs = self.usable.iter().zip(&other.usable);
+        self.unavailable == other.unavailable
+            && self.unusable == other.unusable
+            && self.usable.len() == other.usable.len()
+            && pairs.all(|(a, b)| a.0 == b.0 && Arc::ptr_eq(a.1, b.1))
+    }
+}
+
+impl<T> Default for Bundles<T> {
+    fn default() -> Self {
+        Self {
+            usable: BTreeMap::new(),
+            unusable: BTreeSet::new(),
+            unavailable: None,
+        }
+    }
 }
 
 impl X509State {
     /// Returns whether both have the same contents.
     pub(super) fn is_as(&self, other: &Self) -> bool {
         let svids = [&self.svid, &other.svid].map(|svid| svid.as_ref().map(Arc::as_ptr));
-        svids[0] == svids[1]
-            && self.unavailable == other.unavailable
-            && same(&self.trust, &other.trust)
-    }
-
-    fn trust(&self) -> Result<&BTreeMap<TrustDomain, Arc<Trust>>, Unavailable> {
-        match &self.unavailable {
-            Some(reason) => Err(reason.clone()),
-            None => Ok(&self.trust),
-        }
+        svids[0] == svids[1] && self.bundles.is_as(&other.bundles)
     }
 }
 

@@ -18,8 +18,10 @@ use crate::{error::Error, json};
 
 /// The largest document in bytes. Larger ones are refused before they are parsed.
 const MAX_DOCUMENT: usize = 1 << 20;
-/// The most bundles that sources of the Rust `spiffe` crate accept from an agent.
-const MAX_BUNDLES: usize = 200;
+/// The most bundles, which is the most that this project's own binaries accept from an agent.
+const MAX_BUNDLES: usize = 10_000;
+/// The most bundles that sources of the Rust `spiffe` crate accept by default.
+pub(crate) const LIBRARY_BUNDLES: usize = 200;
 /// The largest sum of documents in bytes. A gRPC message has at most 4 MiB, and the SVIDs need room
 /// too.
 const MAX_TOTAL: usize = 3 << 20;

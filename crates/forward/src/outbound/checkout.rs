@@ -10,6 +10,7 @@ use super::{
     connections::Connections,
     endpoints::Failed,
     error::Error,
+    in_flight::CountedRequest,
     origin::{At, Origin},
     prepared::RequestBody,
     response::ResponseBody,
@@ -79,6 +80,15 @@ impl<B: RequestBody> Checkout<B> {
             self.connections.keep(location.id, *connection);
         }
         response.map(|body| ResponseBody::new(body, counted))
+    }
+
+    /// Ends with an answer that switches protocols. The connection serves no other requests. Returns the
+    /// count of the request.
+    pub(super) fn switch(
+        self,
+        response: Response<Arriving>,
+    ) -> (Response<Arriving>, CountedRequest) {
+        (response, self.connection.counted)
     }
 
     /// Ends with an answer that is not acceptable. New requests use other connections, because this one

@@ -19,11 +19,13 @@ use super::{
     checkout::Checkout,
     endpoints::Failed,
     error::Error,
+    origin::At,
     pool::Pool,
     prepared::{Prepared, RequestBody, Speech},
     response::ResponseBody,
     retry::{self, Failure},
     security::Security,
+    tunnel::Switched,
     upload::Upload,
     upstream::Upstream,
 };
@@ -40,6 +42,7 @@ pub struct Client<B> {
 pub(crate) struct PreparedRequest<B> {
     pub(crate) head: Parts,
     body: Prepared<B>,
+    speech: Speech,
 }
 
 /// An answer whose head may still be rejected.
@@ -122,7 +125,17 @@ impl<B: RequestBody> Client<B> {
             .await
             .map_err(|error| Error::request_body(cause::chain(&*error)))?;
         body.frame(&mut head.headers);
-        Ok(PreparedRequest { head, body })
+        let speech = Speech::of(&head);
+        Ok(PreparedRequest { head, body, speech })
+    }
+
+    /// Returns a request that asks for a WebSocket. It has no body, and gets a connection for itself.
+    pub(crate) fn upgrade(head: Parts) -> PreparedRequest<B> {
+        PreparedRequest {
+            head,
+            body: Prepared::none(),
+            speech: Speech::Http1,
+        }
     }
 
     /// Sends a prepared request as [`Self::request_for`] does.
@@ -134,8 +147,11 @@ impl<B: RequestBody> Client<B> {
         request: PreparedRequest<B>,
         caller: &Caller,
     ) -> Result<Answered<B>, Error> {
-        let PreparedRequest { mut head, mut body } = request;
-        let speech = Speech::of(&head);
+        let PreparedRequest {
+            mut head,
+            mut body,
+            speech,
+        } = request;
         let patience = match speech {
             Speech::Http2 => self.upstream.call_timeout,
             _ => self.upstream.response_timeout,
@@ -194,7 +210,8 @@ impl<B> PreparedRequest<B> {
     pub(crate) fn copy(&self) -> Option<Self> {
         let body = self.body.copy()?;
         let head = self.head.clone();
-        Some(Self { head, body })
+        let speech = self.speech;
+        Some(Self { head, body, speech })
     }
 }
 
@@ -237,6 +254,18 @@ impl<B: RequestBody> Answered<B> {
             }
             _ => response,
         }
+    }
+
+    /// Accepts an answer that switches protocols. Returns its head and its connection.
+    pub(crate) fn switch(self) -> (Response<()>, Switched) {
+        let (mut response, counted) = self.checkout.switch(self.response);
+        let on = hyper::upgrade::on(&mut response);
+        (response.map(drop), Switched::new(on, counted))
+    }
+
+    /// Returns what errors call the endpoint.
+    pub(crate) fn at(&self) -> At {
+        self.checkout.at()
     }
 
     /// Rejects the answer. New requests then use another connection.

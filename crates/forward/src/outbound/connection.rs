@@ -97,7 +97,7 @@ async fn begin<B: RequestBody>(
         .max_headers(MAX_FIELDS)
         .handshake(TokioIo::new(io))
         .await?;
-    tokio::spawn(connection);
+    tokio::spawn(connection.with_upgrades());
     // Until its task has run, the connection looks as if it had a request.
     sender.ready().await?;
     Ok(Opened::Exclusive(ExclusiveSender::Http1(sender)))

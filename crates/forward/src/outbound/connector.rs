@@ -53,8 +53,8 @@ pub(super) enum Fault {
     /// The endpoint speaks HTTP/2, and not the HTTP/1.1 that was offered.
     #[error("it does not speak HTTP/1.1")]
     OnlyHttp2,
-    /// The endpoint could not be verified, because this process has no identity at present.
-    #[error("no identity is issued to this process at present")]
+    /// The endpoint could not be verified, because no trust bundle may be used at present.
+    #[error("no trust bundle may be used at present")]
     NoTrust,
     /// The endpoint could not be verified, because its trust domain has no bundle here.
     #[error("no X.509 bundle for trust domain {0}")]

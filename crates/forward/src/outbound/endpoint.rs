@@ -109,6 +109,15 @@ impl<B: RequestBody> Endpoint<B> {
         !self.shared.is_empty()
     }
 
+    /// Returns whether the endpoint speaks what a request needs, as far as is known.
+    pub(super) fn speaks(&self, speech: Speech) -> bool {
+        match speech {
+            Speech::Http2 => self.protocol != Protocol::Http1,
+            Speech::Http1 => self.protocol != Protocol::OnlyHttp2,
+            Speech::Any | Speech::PreferHttp2 => true,
+        }
+    }
+
     /// Returns whether there is no connection at all, idle or busy.
     pub(super) fn is_unconnected(&self) -> bool {
         let is_busy = self.is_http1() && self.in_flight.requests() > 0;
@@ -155,6 +164,7 @@ impl<B: RequestBody> Endpoint<B> {
             Speech::Any => true,
             Speech::PreferHttp2 => idle.is_http2() || self.is_http1(),
             Speech::Http2 => idle.is_http2(),
+            Speech::Http1 => !idle.is_http2(),
         };
         let may_take =
             |idle: &ExclusiveConnection<B>| speaks(idle) && idle.may_take(need, since, now);
@@ -220,7 +230,7 @@ impl<B: RequestBody> Endpoint<B> {
             }
         };
         match (self.protocol, need.speech()) {
-            (Protocol::Http2, Speech::Any) if is_exclusive => Offer::Http1,
+            (Protocol::Http2, Speech::Any | Speech::Http1) if is_exclusive => Offer::Http1,
             (Protocol::Http2 | Protocol::OnlyHttp2, _) if is_exclusive => Offer::Http2,
             _ => Offer::Both,
         }
@@ -230,9 +240,9 @@ impl<B: RequestBody> Endpoint<B> {
     /// present takes them on no other shared connection either.
     pub(super) fn may_open(&self, need: Need) -> bool {
         let takes_none = |shared: &Arc<SharedConnection>| shared.max_requests() == 0;
-        // An endpoint may speak more than HTTP/1.1 after its restart, which a connection would tell.
-        let is_mute = need.speech() == Speech::Http2 && self.is_http1() && !self.is_unconnected();
-        !is_mute
+        // An endpoint may speak more after its restart, which a connection would tell.
+        let may_speak = self.speaks(need.speech()) || self.is_unconnected();
+        may_speak
             && (self.offer(need) != Offer::Both
                 || self.shared.len() < MAX_SHARED && !self.shared.iter().any(takes_none))
     }

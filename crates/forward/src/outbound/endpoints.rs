@@ -18,7 +18,7 @@ use super::{
     error::Error,
     generation::Generation,
     origin::Location,
-    prepared::{Need, RequestBody},
+    prepared::{Need, RequestBody, Speech},
     shared::SharedConnection,
 };
 
@@ -93,9 +93,9 @@ impl<B: RequestBody> Endpoints<B> {
         &mut self.all[index]
     }
 
-    /// Returns whether all endpoints speak HTTP/1.1 alone, as far as is known.
-    pub(super) fn is_http1(&self) -> bool {
-        self.all.iter().all(Endpoint::is_http1)
+    /// Returns whether an endpoint speaks what a request needs, as far as is known.
+    pub(super) fn speak(&self, speech: Speech) -> bool {
+        self.all.iter().any(|one| one.speaks(speech))
     }
 
     /// Returns whether there are shared connections, with or without room.

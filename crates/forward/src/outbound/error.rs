@@ -33,8 +33,9 @@ pub enum Error {
         /// The whole chain of causes.
         cause: String,
     },
-    /// The upstream can't be verified, because the own identity was withdrawn or has expired.
-    #[error("cannot verify {0}: no identity is issued to this process at present")]
+    /// The upstream can't be verified, because no bundle may be used: the own identity was withdrawn or
+    /// has expired, or the Workload API sends no usable bundle.
+    #[error("cannot verify {0}: no trust bundle may be used at present")]
     NoTrust(At),
     /// The upstream can't be verified, because its trust domain has no bundle here.
     #[error(
@@ -127,6 +128,11 @@ impl Error {
         Self::Failed(at, quoted(failure))
     }
 
+    /// Returns the error of a connection that broke off as it switched protocols.
+    pub(crate) fn broken(at: At, error: &hyper::Error) -> Self {
+        Self::Failed(at, quoted(error))
+    }
+
     /// Returns the error of a request whose own body failed.
     pub(super) fn request_body(cause: String) -> Self {
         Self::RequestBody(Sanitized(cause).to_string())
@@ -140,5 +146,10 @@ fn as_expected(expected: Option<&SpiffeId>) -> String {
 
 /// Returns the whole chain of causes, sanitized because some quote the peer's GOAWAY or certificate.
 fn quoted(error: &(dyn std::error::Error + 'static)) -> String {
-    Sanitized(cause::chain(error)).to_string()
+    let text = Sanitized(cause::chain(error)).to_string();
+    // The alert is known by its text alone, because h2 does not return the error that caused its own.
+    match text.contains("alert: CertificateRequired") {
+        true => format!("it requires a certificate ({text})"),
+        false => text,
+    }
 }

@@ -18,6 +18,7 @@
 //! - `exclusive_limit`: the bound on connections of one request each · `caller`: the caller of a request
 //! - `prepared`, `upload`: a request's body, before and while it is sent · `arriving`, `response`: a
 //!   response's body
+//! - `tunnel`: a connection that was upgraded
 //! - [`Upstream`], [`Error`]: what callers of this module give and get
 
 mod abandoned;
@@ -50,11 +51,15 @@ mod retry;
 mod security;
 mod sent;
 mod shared;
+mod tunnel;
 mod upload;
 mod upstream;
 mod url;
 
-pub(crate) use self::caller::Caller;
+pub(crate) use self::{
+    caller::Caller,
+    client::{Answered, PreparedRequest},
+};
 pub use self::{
     client::Client,
     endpoint::MAX_KEPT,

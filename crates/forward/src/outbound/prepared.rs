@@ -48,6 +48,8 @@ pub(super) enum Speech {
     PreferHttp2,
     /// HTTP/2, because the request is a gRPC call.
     Http2,
+    /// HTTP/1.1, because the request is for a WebSocket.
+    Http1,
 }
 
 impl Speech {
@@ -199,9 +201,15 @@ impl<B: RequestBody> Prepared<B> {
         Ok(Self::Streamed(begun.bytes, body))
     }
 
+    /// Returns the body of a request that has none.
+    pub(super) fn none() -> Self {
+        Self::Whole(Whole::default())
+    }
+
     /// Returns the kind of connection that a request by this method and in this version needs.
     pub(super) fn need(&self, method: &Method, speech: Speech) -> Need {
         match self {
+            _ if speech == Speech::Http1 => Need::Exclusive(speech),
             Self::Whole(whole) => Need::Shared {
                 bytes: whole.bytes.len(),
                 is_repeatable: is_repeatable(method, self.is_some()),
@@ -357,5 +365,28 @@ mod tests {
         assert_eq!(next().await.unwrap().into_data().unwrap(), "abc");
         assert_eq!(next().await.unwrap().into_trailers().unwrap(), trailers);
         assert!(next().await.is_none());
+    }
+
+    #[test]
+    fn only_grpc_needs_http2_and_a_caller_that_takes_trailers_prefers_it_h003() {
+        use Speech::*;
+        for (version, name, value, speech) in [
+            (
+                Version::HTTP_2,
+                "content-type",
+                "application/grpc+proto",
+                Http2,
+            ),
+            (Version::HTTP_11, "content-type", "application/grpc", Http2),
+            (Version::HTTP_2, "content-type", "application/grpc-web", Any),
+            (Version::HTTP_2, "te", "trailers", PreferHttp2),
+            (Version::HTTP_11, "te", "trailers", Any),
+            (Version::HTTP_2, "accept", "*/*", Any),
+        ] {
+            let request = http::Request::builder().version(version);
+            let request = request.header(name, value).body(()).unwrap();
+            let (head, ()) = request.into_parts();
+            assert_eq!(Speech::of(&head), speech, "{version:?} {name}: {value}");
+        }
     }
 }

@@ -138,11 +138,11 @@ impl<'a, B: RequestBody> Race<'a, B> {
 
     fn closed(&self) -> Error {
         let at = self.connections.at_first_of(&self.tried);
-        let reason = match self.need.speech() {
-            Speech::Http2 if self.connections.lock().is_http1() => {
-                "it does not speak HTTP/2, which gRPC needs"
-            }
-            _ => "it closes new connections",
+        let speech = self.need.speech();
+        let reason = match speech {
+            _ if self.connections.lock().speak(speech) => "it closes new connections",
+            Speech::Http1 => "it does not speak HTTP/1.1, which a WebSocket needs",
+            _ => "it does not speak HTTP/2, which gRPC needs",
         };
         Error::Failed(at, reason.to_owned())
     }

@@ -165,6 +165,12 @@ impl WorkloadApiArgs {
             .on_agent(protect::forbid_tracing)
     }
 
+    /// Returns the SPIFFE ID that the flags choose, if they name one.
+    #[must_use]
+    pub fn chosen_id(&self) -> Option<&SpiffeId> {
+        self.spiffe_id.as_ref()
+    }
+
     fn choice(&self) -> Choice {
         match (&self.spiffe_id, &self.hint) {
             (Some(id), _) => Choice::Id(id.clone()),

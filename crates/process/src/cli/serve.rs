@@ -32,7 +32,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     body_timeout: Duration,
     /// Longest time for which a stream may be silent in both directions: an answer that is sent as it
-    /// comes, or a gRPC call
+    /// comes, a gRPC call, or a WebSocket
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
     stream_idle_timeout: Duration,
     /// Longest request body in bytes. A longer one is answered 413 [default: no limit]

@@ -3,18 +3,27 @@
 //! The module checks the bounds on the request's head, calls the handler, and answers in its place when
 //! a bound is exceeded.
 
-use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc};
+use std::{
+    panic::AssertUnwindSafe,
+    pin::pin,
+    sync::{Arc, Mutex},
+};
 
 use futures_util::FutureExt;
 use http::{
-    HeaderValue, Request, Response, StatusCode,
+    HeaderValue, Method, Request, Response, StatusCode,
     header::{CONTENT_LENGTH, RETRY_AFTER},
 };
 use http_body::Body as _;
 use tracing::error;
 
 use super::{
-    activity::Activity, date, last::LastAnswer, received::Received, request::RequestInFlight,
+    activity::Activity,
+    date,
+    last::LastAnswer,
+    received::{BodyKind, Received},
+    request::RequestInFlight,
+    upgrade::Tunnel,
 };
 use crate::{
     body::{self, Body, Wire},
@@ -22,6 +31,7 @@ use crate::{
     handler::Handler,
     limits::{Limits, MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES},
     peer::Peer,
+    websocket::WebSocket,
 };
 
 /// The handler, the bounds and the activity that all requests of a connection share.
@@ -30,6 +40,44 @@ pub(super) struct Serving<H> {
     pub(super) peer: Peer,
     pub(super) limits: Limits,
     pub(super) activity: Arc<Activity>,
+    /// The tunnel that an HTTP/1.1 connection becomes after its last answer.
+    pub(super) tunnel: Mutex<Option<Tunnel>>,
+}
+
+/// The properties of a request that the form of its answer depends on.
+struct Asked {
+    kind: BodyKind,
+    is_connect: bool,
+}
+
+impl Asked {
+    fn by(request: &Request<Wire>) -> Self {
+        let is_websocket = request.extensions().get::<WebSocket>().is_some();
+        let kind = match is_websocket {
+            true => BodyKind::Socket,
+            false if grpc::is_call(request) => BodyKind::Call,
+            false => BodyKind::Plain,
+        };
+        let is_connect = *request.method() == Method::CONNECT;
+        Self { kind, is_connect }
+    }
+
+    /// Returns the answer in a form that its caller can't mistake.
+    fn settle(&self, response: Response<Body>) -> Response<Body> {
+        let status = response.status();
+        let is_error = status.is_client_error() || status.is_server_error();
+        // An upstream's answer is streamed, and one of this process is not.
+        let is_own = !response.body().is_streamed();
+        match self.kind {
+            // Another answer to CONNECT than that of a WebSocket must not make a tunnel.
+            _ if self.is_connect && status.is_success() => body::method_not_allowed(),
+            BodyKind::Plain | BodyKind::Call if status == StatusCode::SWITCHING_PROTOCOLS => {
+                body::status(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+            BodyKind::Call if is_error && is_own => grpc::answer(response),
+            _ => response,
+        }
+    }
 }
 
 impl<H: Handler> Serving<H> {
@@ -40,12 +88,12 @@ impl<H: Handler> Serving<H> {
         request: Request<Wire>,
         in_flight: &Arc<RequestInFlight>,
     ) -> Response<Body> {
-        let is_call = grpc::is_call(&request);
+        let asked = Asked::by(&request);
         let refused = match in_flight.is_admitted() {
             true => over_bounds(&request, &self.limits),
             false => Some(overloaded(!request.body().is_end_stream())),
         };
-        let request = request.map(|body| Received::new(body, &self.limits, is_call, in_flight));
+        let request = request.map(|body| Received::new(body, &self.limits, asked.kind, in_flight));
         let mut response = match refused {
             Some(refused) => refused,
             None => tokio::select! {
@@ -56,10 +104,7 @@ impl<H: Handler> Serving<H> {
         if let Some(status) = in_flight.fault() {
             response = refusal(status);
         }
-        // An upstream's answer is streamed, and one of this process is not.
-        if is_call && is_error(response.status()) && !response.body().is_streamed() {
-            response = grpc::answer(response);
-        }
+        response = asked.settle(response);
         date::set(response.headers_mut());
         if matches!(
             response.status(),
@@ -104,10 +149,6 @@ fn over_bounds(request: &Request<Wire>, limits: &Limits) -> Option<Response<Body
         return None;
     };
     Some(refusal(status))
-}
-
-fn is_error(status: StatusCode) -> bool {
-    status.is_client_error() || status.is_server_error()
 }
 
 /// Returns an answer with this status. An HTTP/1.1 connection closes after it, because the rest of the

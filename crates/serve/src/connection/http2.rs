@@ -27,6 +27,7 @@ use crate::{
     handler::Handler,
     http2::{Inflow, SendError, remove_connection_fields, send_body},
     limits::{MAX_HEADER_BYTES, MAX_STREAMS},
+    websocket::{self, WebSocket},
 };
 
 /// The resets of streams that no handler has seen, before GOAWAY (rapid reset, CVE-2023-44487, RFC 9113
@@ -61,6 +62,7 @@ where
         .max_concurrent_reset_streams(RESETS_KEPT)
         .reset_stream_duration(RESETS_KEPT_FOR)
         .max_send_buffer_size(STREAM_SEND_BUFFER)
+        .enable_connect_protocol()
         .initial_window_size(NARROW.stream)
         .initial_connection_window_size(NARROW.connection)
         .handshake(io)
@@ -95,12 +97,20 @@ async fn exchange<H: Handler>(
 ) {
     let is_head = request.method() == Method::HEAD;
     let expects = request.headers().contains_key(EXPECT);
-    let (head, stream) = request.into_parts();
+    let is_websocket = websocket::is_extended_connect(&request);
+    let (mut head, stream) = request.into_parts();
+    if is_websocket {
+        head.extensions.insert(WebSocket);
+    }
     let body = Wire::Http2(Inflow::new(stream, &head.headers));
     let answering = serving.answer(Request::from_parts(head, body), &in_flight);
-    let Some(response) = answered(answering, &mut respond, &in_flight, expects).await else {
+    let Some(mut response) = answered(answering, &mut respond, &in_flight, expects).await else {
         return;
     };
+    // HTTP/2 accepts a WebSocket by a success (RFC 8441 §5).
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        *response.status_mut() = StatusCode::OK;
+    }
     if let Some(rest) = in_flight.take_rest() {
         rest.read_in_background();
     }

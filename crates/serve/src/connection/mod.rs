@@ -3,6 +3,7 @@
 mod activity;
 mod answer;
 mod date;
+mod ending;
 mod exchange;
 mod flood;
 pub(crate) mod http1;
@@ -14,36 +15,48 @@ mod plaintext;
 pub(crate) mod received;
 mod request;
 mod unread;
+pub(crate) mod upgrade;
 pub(crate) mod windows;
 
 use std::{
-    future::{pending, poll_fn},
+    convert::Infallible,
+    future::poll_fn,
     net::IpAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex},
     task::{Context, Poll},
-    time::Duration,
 };
 
-use hyper::{body::Bytes, service::service_fn};
-use hyper_util::{rt::TokioIo, server::graceful::GracefulConnection};
+use common::{certificate, tls::workload_id};
+use hyper::{
+    body::{Bytes, Incoming},
+    service::{HttpService, service_fn},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::OwnedSemaphorePermit,
-    time::{sleep, timeout},
+    time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{TlsAcceptor, rustls::pki_types::CertificateDer, server::TlsStream};
 
 use self::{
     activity::{Activity, Overdue},
     exchange::Serving,
+    http1::{Http1, Tracked},
     observed::Observed,
     plaintext::Prefixed,
     windows::Windows,
 };
 use crate::{
-    accept::HandshakePermit, handler::Handler, http2::dead, listen::Security, peer::Peer,
-    shared::Shared, shutdown::Shutdown, stream::Stream,
+    accept::HandshakePermit,
+    handler::Handler,
+    http2::dead,
+    listen::Security,
+    peer::{Identity, Peer},
+    shared::Shared,
+    shutdown::Shutdown,
+    stream::Stream,
+    tenure::Tenure,
 };
 
 /// The I/O that HTTP is served on.
@@ -82,6 +95,8 @@ pub(crate) enum Error {
     NotDrained,
     #[error("TLS handshake: {0}")]
     Handshake(std::io::Error),
+    #[error("the peer's certificate has no identity")]
+    NoIdentity,
     #[error("{0}")]
     Overdue(#[from] Overdue),
     #[error("the peer does not answer")]
@@ -89,29 +104,33 @@ pub(crate) enum Error {
     #[error("closed for another source's request")]
     Evicted,
     #[error("{0}")]
+    Tunnel(#[from] upgrade::Error),
+    #[error("{0}")]
     Http1(#[from] hyper::Error),
     #[error("{0}")]
     Http2(#[from] h2::Error),
 }
 
-/// The time that a connection without a request in flight has after a stop was requested. In it the peer
-/// can finish its TLS handshake, send the rest of a request, or answer GOAWAY. A silent peer must not
-/// delay the stop.
-const DRAIN_GRACE: Duration = Duration::from_secs(1);
-
 impl Connection {
     /// Serves the connection until it ends.
     pub(crate) async fn serve(
-        self,
+        mut self,
         stream: Stream,
         security: Security,
         handshake: HandshakePermit,
         handler: impl Handler,
     ) -> Result<(), Error> {
+        // The trust is read before the handshake, so that no change is missed.
+        let trust = self.shared.trust.as_ref().map(Tenure::end);
         let (opened, _permit) = self.open(stream, security, handshake).await?;
         match opened {
             Opened::Tls(tls) => {
-                let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+                let session = tls.get_ref().1;
+                let is_http2 = session.alpn_protocol() == Some(b"h2");
+                if let Some(chain) = session.peer_certificates() {
+                    let identity = identity(chain, trust).ok_or(Error::NoIdentity)?;
+                    self.peer = self.peer.identified(identity);
+                }
                 self.http(*tls, is_http2, handler).await
             }
             Opened::Plaintext(is_http2, io) => self.http(io, is_http2, handler).await,
@@ -119,13 +138,13 @@ impl Connection {
     }
 
     async fn http(self, io: impl Io, is_http2: bool, handler: impl Handler) -> Result<(), Error> {
-        let age = self.shared.limits.max_connection_age;
-        let activity = Activity::new(self.shared.in_flight.of(self.source), age);
+        let activity = Activity::new(self.shared.in_flight.of(self.source), self.max_age());
         let serving = Arc::new(Serving {
             handler,
             peer: self.peer.clone(),
             limits: self.shared.limits.clone(),
             activity: Arc::clone(&activity),
+            tunnel: Mutex::default(),
         });
         // Each future is boxed, because an idle connection would otherwise keep memory for both versions.
         match is_http2 {
@@ -176,15 +195,17 @@ impl Connection {
         activity: &Arc<Activity>,
         serving: Arc<Serving<H>>,
     ) -> Result<(), Error> {
-        let service = service_fn(move |request| http1::exchange(&serving, request));
-        let io = TokioIo::new(Observed::http1(io, Arc::clone(activity)));
-        let connection = http1::http1().serve_connection(io, service);
-        let mut connection = Http1(Box::pin(connection));
+        let service = {
+            let serving = Arc::clone(&serving);
+            service_fn(move |request| http1::exchange(&serving, request))
+        };
+        let io = Observed::http1(io, Arc::clone(activity));
+        let mut connection = Http1::new(io, service, serving);
         let overdue = tokio::select! {
             served = &mut connection => return served,
             overdue = activity.overdue_or_old(&self.shared.limits) => overdue,
             () = evicted(activity) => return Err(Error::Evicted),
-            () = self.end.clone().requested() => None,
+            () = self.ended() => None,
         };
         if overdue.is_some() {
             return self.end(connection, activity, overdue).await;
@@ -231,7 +252,7 @@ impl Connection {
             let overdue = tokio::select! {
                 served = &mut connection => return served,
                 overdue = activity.overdue_or_old(&self.shared.limits) => overdue,
-                () = self.end.clone().requested() => None,
+                () = self.ended() => None,
             };
             match overdue {
                 Some(_) => self.end(connection, activity, overdue).await,
@@ -246,57 +267,16 @@ impl Connection {
             () = dead => Err(Error::Dead),
         }
     }
+}
 
-    /// Ends a connection after its requests in flight.
-    async fn end(
-        &self,
-        mut connection: impl HttpConnection,
-        activity: &Activity,
-        overdue: Option<Overdue>,
-    ) -> Result<(), Error> {
-        connection.start_drain();
-        match overdue {
-            None => tokio::select! {
-                served = &mut connection => served,
-                overdue = activity.overdue(&self.shared.limits) => Err(overdue.into()),
-                () = evicted(activity) => Err(Error::Evicted),
-                () = activity.without_request_for(self.drain_grace()) => Err(Error::Stopping),
-            },
-            // The last bytes of an answer may still be leaving, or a request may just arrive.
-            Some(Overdue::Idle) => timeout(self.shared.limits.body_timeout, connection)
-                .await
-                .unwrap_or(Err(Overdue::Idle.into())),
-            Some(overdue) => Err(overdue.into()),
-        }
-    }
-
-    /// Drains a connection, at most for the drain timeout. A stop of the process has its own deadline.
-    async fn within_drain_timeout(
-        &self,
-        drained: impl Future<Output = Result<(), Error>>,
-    ) -> Result<(), Error> {
-        let late = async {
-            sleep(self.shared.limits.drain_timeout).await;
-            if self.shutdown.is_requested() {
-                pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            drained = drained => drained,
-            () = late => Err(Error::NotDrained),
-        }
-    }
-
-    /// Waits until a stop is requested and the time for unfinished handshakes has passed.
-    async fn stopping(&self) {
-        self.shutdown.clone().requested().await;
-        sleep(self.drain_grace()).await;
-    }
-
-    /// Returns [`DRAIN_GRACE`], shortened so that an idle connection is closed before the drain timeout.
-    fn drain_grace(&self) -> Duration {
-        DRAIN_GRACE.min(self.shared.limits.drain_timeout / 2)
-    }
+/// Returns the identity of a certificate that the handshake has verified.
+fn identity(chain: &[CertificateDer<'_>], trust: Option<Shutdown>) -> Option<Identity> {
+    let leaf = chain.first()?;
+    Some(Identity {
+        id: Arc::new(workload_id(leaf).ok()?),
+        until: certificate::expiry(leaf)?,
+        trust,
+    })
 }
 
 /// Waits until the answer that is streamed has to make room for another request.
@@ -310,25 +290,13 @@ trait HttpConnection: Future<Output = Result<(), Error>> + Unpin {
     fn start_drain(&mut self);
 }
 
-struct Http1<C>(Pin<Box<C>>);
-
-impl<C> Future for Http1<C>
+impl<I, S, H> HttpConnection for Http1<I, S, H>
 where
-    C: GracefulConnection<Error = hyper::Error>,
-{
-    type Output = Result<(), Error>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx).map_err(Into::into)
-    }
-}
-
-impl<C> HttpConnection for Http1<C>
-where
-    C: GracefulConnection<Error = hyper::Error>,
+    I: Io,
+    S: HttpService<Incoming, ResBody = Tracked, Error = Infallible>,
 {
     fn start_drain(&mut self) {
-        self.0.as_mut().graceful_shutdown();
+        self.drain();
     }
 }
 

@@ -32,8 +32,7 @@ pub struct Received {
     in_flight: Arc<RequestInFlight>,
     open: Option<OpenBody>,
     timeout: Duration,
-    /// Set for a stream, which may be silent for `timeout` and need not make more progress.
-    is_stream: bool,
+    kind: BodyKind,
     /// The deadline for progress, which starts when the body waits for its caller. It is removed once
     /// [`MIN_PROGRESS_BYTES`] have come.
     patience: Option<Pin<Box<Sleep>>>,
@@ -41,6 +40,17 @@ pub struct Received {
     progress: u64,
     max: u64,
     total: u64,
+}
+
+/// The kind of a request's body, on which its bounds depend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyKind {
+    /// A body that comes as fast as its caller can send it.
+    Plain,
+    /// The messages of a gRPC call, which may be silent.
+    Call,
+    /// The caller's side of a WebSocket, which may be silent and has any length.
+    Socket,
 }
 
 /// The reason why a request's body broke off.
@@ -63,7 +73,7 @@ impl Received {
     pub(super) fn new(
         body: Wire,
         limits: &Limits,
-        is_stream: bool,
+        kind: BodyKind,
         in_flight: &Arc<RequestInFlight>,
     ) -> Self {
         let open = (!body.is_end_stream()).then(|| OpenBody::new(in_flight.activity()));
@@ -72,15 +82,18 @@ impl Received {
             body: Some(body),
             in_flight: Arc::clone(in_flight),
             open,
-            timeout: match is_stream {
-                true => limits.stream_idle_timeout,
-                false => limits.body_timeout,
+            timeout: match kind {
+                BodyKind::Plain => limits.body_timeout,
+                BodyKind::Call | BodyKind::Socket => limits.stream_idle_timeout,
             },
-            is_stream,
+            kind,
             patience: None,
             is_waiting: false,
             progress: 0,
-            max: limits.max_body.unwrap_or(u64::MAX),
+            max: match kind {
+                BodyKind::Socket => u64::MAX,
+                BodyKind::Plain | BodyKind::Call => limits.max_body.unwrap_or(u64::MAX),
+            },
             total: 0,
         }
     }
@@ -101,7 +114,7 @@ impl Received {
         if let Some(open) = &mut self.open {
             open.note(self.total);
         }
-        if self.is_stream {
+        if self.kind != BodyKind::Plain {
             self.in_flight.moves();
             return Ok(());
         }
@@ -117,16 +130,18 @@ impl Received {
         let Self {
             patience,
             in_flight,
-            is_stream,
+            kind,
             ..
         } = self;
         let patience = patience.get_or_insert_with(|| {
             in_flight.moves();
             Box::pin(sleep(timeout))
         });
-        match is_stream {
-            true => ready!(in_flight.poll_silent(patience, timeout, cx)),
-            false => ready!(patience.as_mut().poll(cx)),
+        match kind {
+            BodyKind::Plain => ready!(patience.as_mut().poll(cx)),
+            BodyKind::Call | BodyKind::Socket => {
+                ready!(in_flight.poll_silent(patience, timeout, cx));
+            }
         }
         self.in_flight.set_fault(StatusCode::REQUEST_TIMEOUT);
         // The body is dropped because the caller sends no more of it.
@@ -201,6 +216,10 @@ impl Drop for Received {
         let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) else {
             return;
         };
+        // No further request follows what is left of a tunnel.
+        if matches!(body, Wire::Upgraded(_)) {
+            return;
+        }
         let rest = Unread::new(body, self.open.take());
         if let Some(rest) = self.in_flight.leave(rest) {
             rest.read_in_background();

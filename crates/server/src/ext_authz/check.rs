@@ -1,8 +1,8 @@
 //! The meaning of a check: the head that it asks about, and the answer to it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use common::bearer::{Caller, Refusal};
+use common::bearer::Caller;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
     header::{AUTHORIZATION, CONTENT_TYPE},
@@ -24,21 +24,23 @@ pub(super) struct Fields {
     pub(super) forwards_authorization: bool,
 }
 
-/// The head of the request that a check asks about. Of its fields, it has `Authorization` only.
+/// The error of a check that has no request, or one that no gateway should pass on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Malformed;
+
+/// Returns the head of the request that a check asks about. Of its fields, it has `Authorization` only.
 ///
 /// # Errors
-/// Fails when the check has no request, or one that no gateway should pass on.
-pub(super) fn head(check: &CheckRequest) -> Result<Parts, StatusCode> {
+/// Fails when there is no request that can be read.
+pub(super) fn head(check: &CheckRequest) -> Result<Parts, Malformed> {
     let attributes = check.attributes.as_ref();
-    let http = attributes
-        .and_then(|one| one.request.as_ref()?.http.as_ref())
-        .ok_or(StatusCode::BAD_REQUEST)?;
-    let bad = |()| StatusCode::BAD_REQUEST;
+    let http = attributes.and_then(|one| one.request.as_ref()?.http.as_ref());
+    let http = http.ok_or(Malformed)?;
     let (mut head, ()) = Request::new(()).into_parts();
-    head.method = Method::try_from(http.method.as_str()).map_err(|_| bad(()))?;
-    head.uri = Uri::try_from(http.path.as_str()).map_err(|_| bad(()))?;
+    head.method = Method::try_from(http.method.as_str()).map_err(|_| Malformed)?;
+    head.uri = Uri::try_from(http.path.as_str()).map_err(|_| Malformed)?;
     for value in authorizations(http) {
-        let mut value = HeaderValue::from_bytes(value).map_err(|_| bad(()))?;
+        let mut value = HeaderValue::from_bytes(value).map_err(|_| Malformed)?;
         value.set_sensitive(true);
         head.headers.append(AUTHORIZATION, value);
     }
@@ -60,55 +62,57 @@ fn authorizations(http: &HttpRequest) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Returns the address of the caller, if the gateway tells it.
-pub(super) fn source(attributes: Option<&Attributes>) -> Option<IpAddr> {
+pub(super) fn source(attributes: Option<&Attributes>) -> Option<SocketAddr> {
     let address = attributes?.source.as_ref()?.address.as_ref()?;
-    address.socket_address.as_ref()?.address.parse().ok()
+    let address = address.socket_address.as_ref()?;
+    let port = u16::try_from(address.port_value).unwrap_or_default();
+    Some((address.address.parse::<IpAddr>().ok()?, port).into())
 }
 
 impl Fields {
-    /// Returns the answer for a request whose caller is verified and allowed.
+    /// Returns the answer for a request that is let through, with its caller if that is verified.
     ///
     /// The ID replaces all fields of its name, so that none of the caller's is left. The name must not be
-    /// among those to remove, because gateways remove after they have set.
-    pub(super) fn allowed(&self, caller: &Caller) -> CheckResponse {
-        let removed = match self.forwards_authorization {
-            true => Vec::new(),
-            false => vec![AUTHORIZATION.to_string()],
-        };
+    /// among those to remove then, because gateways remove after they have set.
+    pub(super) fn allowed(&self, caller: Option<&Caller>) -> CheckResponse {
+        let name = self.caller_header.as_str();
+        let removed = [
+            (caller.is_none()).then_some(name),
+            (!self.forwards_authorization).then_some(AUTHORIZATION.as_str()),
+        ];
+        let id = caller.map(|caller| set(name, caller.id.to_string()));
         answer(
             0,
             HttpResponse::OkResponse(Allowed {
-                headers: vec![set(self.caller_header.as_str(), caller.id.to_string())],
-                headers_to_remove: removed,
+                headers: id.into_iter().collect(),
+                headers_to_remove: removed.into_iter().flatten().map(str::to_owned).collect(),
             }),
         )
     }
 }
 
-/// Returns the answer for a request that is refused. The caller gets the same one as from a server.
+/// Returns the answer for a request that can't be read.
+pub(super) fn rejected() -> CheckResponse {
+    denied(StatusCode::BAD_REQUEST, &HeaderMap::new())
+}
+
+/// Returns the answer for a request that is refused, which the caller gets as from a server.
 ///
 /// A server that can't verify denies too, instead of failing the call. A gateway can be told to let
 /// requests pass when calls fail.
-pub(super) fn refused(refusal: &Refusal) -> CheckResponse {
-    let (head, _) = crate::answer_refusal(refusal).into_parts();
-    denied(head.status, &head.headers)
-}
-
-/// Returns the answer for a request that can't be understood.
-pub(super) fn rejected(status: StatusCode) -> CheckResponse {
-    denied(status, &HeaderMap::new())
-}
-
-fn denied(status: StatusCode, fields: &HeaderMap) -> CheckResponse {
-    let texts = fields.iter().filter(|(name, _)| *name != CONTENT_TYPE);
-    let texts = texts.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+pub(super) fn denied(status: StatusCode, fields: &HeaderMap) -> CheckResponse {
+    // The gateway sets the type of the body itself.
+    let fields = fields.iter().filter(|(name, _)| *name != CONTENT_TYPE);
+    let fields = fields.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
     answer(
         grpc::code(status),
         HttpResponse::DeniedResponse(Denied {
             status: Some(HttpStatus {
                 code: status.as_u16().into(),
             }),
-            headers: texts.map(|(name, value)| set(name, value.into())).collect(),
+            headers: fields
+                .map(|(name, value)| set(name, value.into()))
+                .collect(),
             body: format!("{status}\n"),
         }),
     )

@@ -14,7 +14,7 @@ pub struct ExtAuthzArgs {
         long,
         value_name = "ADDRESS",
         group = "guarded",
-        conflicts_with = "listen"
+        conflicts_with_all = ["listen", "peers", "client_certificates"]
     )]
     pub(crate) ext_authz: Option<ListenAddress>,
     /// Answer checks on an address that other machines reach. The questions have the callers' tokens, and the

@@ -1,7 +1,8 @@
 //! Answers the checks of a gateway: Envoy's external authorization (ext_authz, version 3) over gRPC.
 //!
 //! The gateway asks about each request before it forwards it. The answer allows the request, and gives it
-//! the caller's SPIFFE ID, or has the refusal that the caller gets.
+//! the caller's SPIFFE ID, or has the refusal that the caller gets. [`JwtSvidLayer`] decides, as it does
+//! for a request that the server gets itself.
 //!
 //! - [`config`]: the flags
 //! - `check`: the head that a check asks about, and the answer
@@ -15,44 +16,63 @@ mod message;
 #[expect(missing_docs, reason = "generated code")]
 pub mod pb;
 
-use std::{net::IpAddr, process::ExitCode, sync::Arc};
+use std::{convert::Infallible, process::ExitCode, sync::Arc};
 
 use anyhow::anyhow;
 use common::{
-    bearer::{Authenticator, VerificationQueue},
-    source,
+    bearer::{Authenticator, Caller, Enforcement, JwtSvidLayer, Refusal, RefusalAnswer},
     throttle::LogQuotas,
 };
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, request::Parts};
 use process::{
+    cli,
     listen::{Inherited, ListenAddress},
     service::Service,
 };
 use serve::{
     Handler, Received, Shared,
     body::{self, Body},
-    grpc, listen,
+    grpc,
+    listen::{Listener, Security},
     peer::Peer,
+    shutdown::Shutdown,
 };
-use tracing::{debug, info, warn};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_service::Service as TowerService;
+use tracing::{debug, warn};
 
 use self::{
     check::Fields,
     pb::{CheckRequest, CheckResponse},
 };
-use crate::config::Config;
+use crate::{
+    StartLog, application, config::Config, policy::LivePolicy, refusals::Refusals, serve_on_cores,
+};
 
 /// The path of the call.
 const PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
 
+/// The parts that all cores share.
+#[derive(Clone, Debug)]
+struct Checks {
+    authenticator: Arc<Authenticator>,
+    enforcement: Enforcement,
+    fields: Fields,
+    refusals: Refusals,
+    shared: Shared,
+}
+
 /// Answers checks on one core.
 #[derive(Clone, Debug)]
-struct CheckHandler {
-    authenticator: Arc<Authenticator>,
-    queue: Arc<VerificationQueue>,
-    fields: Fields,
+struct CheckHandler<S> {
+    /// Decides about the head of a request.
+    decides: S,
     quotas: Arc<LogQuotas>,
 }
+
+/// Logs refusals as for a request of our own, and returns the answer for the gateway.
+#[derive(Clone, Debug)]
+struct CheckRefusals(Refusals);
 
 /// Connects to the Workload API, and answers checks on `address` until a signal arrives.
 ///
@@ -63,6 +83,10 @@ pub(crate) async fn start(
     address: &ListenAddress,
     inherited: Inherited,
 ) -> anyhow::Result<ExitCode> {
+    let policy = match config.policy.policy() {
+        Ok(policy) => LivePolicy::begin(policy)?,
+        Err(error) => return cli::usage_error::<Config>(&error),
+    };
     let service = Service::claim(&config.serve, inherited, address);
     // The texts are about the flag that every binary has.
     let service = service
@@ -72,29 +96,64 @@ pub(crate) async fn start(
     let Some(identity) = service.identity(workload_api.identity()).await? else {
         return Ok(ExitCode::SUCCESS);
     };
-    let (own, authenticator) = crate::authenticator(config, &identity)?;
-    let fields = Fields {
-        caller_header: config.application.caller_header.clone(),
-        forwards_authorization: config.application.forward_authorization,
+    let own = identity.x509.svid()?.spiffe_id().clone();
+    let checks = Checks {
+        authenticator: Arc::new(policy.authenticator(config, identity.jwt, &own)),
+        enforcement: config.policy.enforcement(),
+        fields: Fields {
+            caller_header: config.application.caller_header.clone(),
+            forwards_authorization: config.application.forward_authorization,
+        },
+        refusals: Refusals::default(),
+        shared: Shared::new(config.serve.limits()),
     };
-    let (quotas, shared) = (Arc::default(), Shared::new(config.serve.limits()));
-    let announce = |cores, addresses: &str| {
-        info!(spiffe_id = %own, cores, "listening on {addresses} for checks of a gateway (ext_authz)");
+    let log = StartLog {
+        spiffe_id: &own,
+        application: None,
+        purpose: " for checks of a gateway (ext_authz)",
+        enforcement: checks.enforcement,
+        observed: Arc::clone(&checks.refusals.observed),
     };
-    let core = move |listener, shutdown| {
-        let handler = CheckHandler {
-            authenticator: Arc::clone(&authenticator),
-            queue: Arc::default(),
-            fields: fields.clone(),
-            quotas: Arc::clone(&quotas),
-        };
-        let security = listen::Security::Plaintext;
-        serve::serve(listener, security, handler, shared.clone(), shutdown)
-    };
-    service.run(announce, core).await
+    let core = move |listener, shutdown| run(listener, checks.clone(), shutdown);
+    serve_on_cores(service, log, core).await
 }
 
-impl Handler for CheckHandler {
+/// Answers the checks that come to `listener` until `shutdown`.
+async fn run(listener: Listener, checks: Checks, shutdown: Shutdown) {
+    let Checks {
+        authenticator,
+        enforcement,
+        fields,
+        refusals,
+        shared,
+    } = checks;
+    let quotas = Arc::clone(&refusals.quotas);
+    let layer = JwtSvidLayer::new(authenticator)
+        .source(|head| head.extensions.get::<Peer>().map(Peer::source))
+        .enforcement(enforcement)
+        .on_refusal(CheckRefusals(refusals));
+    let decides = layer.layer(service_fn(move |request: Request<()>| {
+        let caller = request.extensions().get::<Caller>();
+        if let Some(peer) = request.extensions().get::<Peer>() {
+            application::log(&request, caller, peer);
+        }
+        let allowed = fields.allowed(caller);
+        async move { Ok(Response::new(allowed)) }
+    }));
+    let handler = CheckHandler { decides, quotas };
+    serve::serve(listener, Security::Plaintext, handler, shared, shutdown).await;
+}
+
+impl<S> Handler for CheckHandler<S>
+where
+    S: TowerService<Request<()>, Response = Response<CheckResponse>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + Unpin
+        + 'static,
+    S::Future: Send,
+{
     async fn handle(&self, request: Request<Received>, peer: &Peer) -> Response<Body> {
         if request.uri().path() != PATH {
             return body::status(StatusCode::NOT_FOUND);
@@ -112,42 +171,34 @@ impl Handler for CheckHandler {
     }
 }
 
-impl CheckHandler {
+impl<S> CheckHandler<S>
+where
+    S: TowerService<Request<()>, Response = Response<CheckResponse>, Error = Infallible> + Clone,
+{
+    /// Returns the answer about a request of `gateway`.
     async fn check(&self, check: &CheckRequest, gateway: &Peer) -> CheckResponse {
-        let caller = check::source(check.attributes.as_ref());
-        let source = caller.map_or_else(|| gateway.source(), source::network);
-        let peer = caller.map_or_else(|| gateway.to_string(), |caller| caller.to_string());
-        let head = match check::head(check) {
-            Ok(head) => head,
-            Err(status) => {
-                let reason = "Malformed check: it has no request that can be read";
-                self.log(status, source, &peer, reason);
-                return check::rejected(status);
+        let caller = check::source(check.attributes.as_ref()).map(Peer::from);
+        let caller = caller.unwrap_or_else(|| gateway.clone());
+        let Ok(mut head) = check::head(check) else {
+            if let Some(left_out) = self.quotas.refused.take(caller.source()) {
+                warn!(%gateway, peer = %caller, left_out, "Malformed check: it has no request that can be read");
             }
+            return check::rejected();
         };
-        let authenticator = &self.authenticator;
-        let authenticated = authenticator.authenticate_queued(&head, source, &self.queue);
-        match authenticated.await {
-            Ok(caller) => {
-                crate::application::log(&head.method, &head.uri, Some(&caller), &peer);
-                self.fields.allowed(&caller)
-            }
-            Err(refusal) => {
-                let reason = crate::log_text(&refusal);
-                self.log(refusal.status(), source, &peer, &reason);
-                check::refused(&refusal)
-            }
-        }
+        head.extensions.insert(caller);
+        let decides = self.decides.clone();
+        let Ok(decided) = decides.oneshot(Request::from_parts(head, ())).await;
+        decided.into_body()
+    }
+}
+
+impl RefusalAnswer<CheckResponse> for CheckRefusals {
+    fn answer(&self, refusal: &Refusal, head: &Parts) -> Response<CheckResponse> {
+        let (answer, _) = self.0.answer(refusal, head).into_parts();
+        Response::new(check::denied(answer.status, &answer.headers))
     }
 
-    /// Logs a request that is not allowed, within the quota of its source.
-    fn log(&self, status: StatusCode, source: IpAddr, peer: &str, reason: &str) {
-        let quota = match status.is_server_error() {
-            true => &self.quotas.failed,
-            false => &self.quotas.refused,
-        };
-        if let Some(left_out) = quota.take(source) {
-            warn!(%peer, status = status.as_u16(), left_out, "{reason}");
-        }
+    fn observe(&self, refusal: &Refusal, head: &Parts) {
+        self.0.observe(refusal, head);
     }
 }

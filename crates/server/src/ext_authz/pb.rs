@@ -29,6 +29,8 @@ pub struct SocketAddress {
     /// An IP address.
     #[prost(string, tag = "2")]
     pub address: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub port_value: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Request {

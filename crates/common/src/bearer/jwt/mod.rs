@@ -25,10 +25,7 @@ use self::{
     claims::{Claims, IssuedAt},
     token::Token,
 };
-use super::{
-    policy::Policy,
-    refusal::{Refusal, TokenFault},
-};
+use super::refusal::{Refusal, TokenFault};
 use crate::sanitize::Sanitized;
 
 /// The longest SPIFFE ID that is accepted, in bytes; SPIFFE-ID §2.3 demands support up to it.
@@ -45,6 +42,15 @@ pub(super) struct Svid {
     pub(super) audiences: Vec<String>,
     /// The bundle with the key that verified it.
     pub(super) bundle: Arc<JwtBundle>,
+}
+
+/// The rules for a token's times.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// The largest accepted difference between this machine's clock and the issuer's.
+    pub(super) clock_skew: Duration,
+    /// The longest accepted lifetime; `None` accepts any.
+    pub(super) max_lifetime: Option<Duration>,
 }
 
 /// Verifies tokens with the keys of `bundles`.
@@ -68,7 +74,7 @@ where
     B::Error: std::error::Error + Send + Sync + 'static,
 {
     /// Verifies a token at the time `now`. Keys are looked up only for a token without another fault, and
-    /// the signature is checked last, because it costs the most.
+    /// the signature is checked last, because it costs the most. `audience` checks the token's audiences.
     ///
     /// # Errors
     /// Fails when the token does not prove its subject to this audience now, or when there is nothing
@@ -76,13 +82,14 @@ where
     pub(super) fn verify(
         &self,
         token: &str,
-        policy: &Policy,
+        audience: impl FnOnce(&[String]) -> Result<(), TokenFault>,
+        times: Times,
         now: SystemTime,
     ) -> Result<Svid, Refusal> {
         let token = Token::read(token)?;
         let id = subject(&token.claims)?;
-        check_audience(&token.claims, &policy.audiences)?;
-        check_times(&token.claims, policy, seconds(now)?)?;
+        audience(&token.claims.audiences)?;
+        check_times(&token.claims, times, seconds(now)?)?;
         let bundle = self.bundle(id.trust_domain())?;
         check_signature(&token, &bundle, id.trust_domain())?;
         Ok(Svid {
@@ -112,17 +119,10 @@ fn subject(claims: &Claims) -> Result<SpiffeId, TokenFault> {
     is_canonical.then_some(id).ok_or(TokenFault::Subject)
 }
 
-fn check_audience(claims: &Claims, expected: &[String]) -> Result<(), TokenFault> {
-    match claims.audiences.iter().any(|one| expected.contains(one)) {
-        true => Ok(()),
-        false => Err(TokenFault::audience(&claims.audiences, expected)),
-    }
-}
-
 /// Checks `exp`, `nbf` and, with a limit, the time between `iat` and `exp`, at the time `now` in seconds
 /// since 1970.
-fn check_times(claims: &Claims, policy: &Policy, now: f64) -> Result<(), TokenFault> {
-    let skew = policy.clock_skew.as_secs_f64();
+fn check_times(claims: &Claims, times: Times, now: f64) -> Result<(), TokenFault> {
+    let skew = times.clock_skew.as_secs_f64();
     let expiry = claims.expiry as f64;
     if now >= expiry + skew {
         return Err(TokenFault::Expired);
@@ -130,7 +130,7 @@ fn check_times(claims: &Claims, policy: &Policy, now: f64) -> Result<(), TokenFa
     if claims.not_before.is_some_and(|start| now + skew < start) {
         return Err(TokenFault::NotYetValid);
     }
-    match policy.max_token_lifetime {
+    match times.max_lifetime {
         Some(max) => check_lifetime(claims, max, now),
         None => Ok(()),
     }
@@ -187,7 +187,7 @@ fn seconds(time: SystemTime) -> Result<f64, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::allow::Allow, *};
+    use super::*;
     use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
     #[test]
@@ -195,13 +195,15 @@ mod tests {
         let claims = r#"{"sub":"spiffe://example.org/client","aud":"x","exp":1}"#;
         let parts = [r#"{"alg":"ES256"}"#, claims, ""].map(|part| URL_SAFE_NO_PAD.encode(part));
         let validator = Validator::new(JwtBundleSet::default());
-        let nobody = Allow::from_iter([]);
-        let policy = Policy::new(vec!["x".to_owned()], nobody);
+        let times = Times {
+            clock_skew: Duration::ZERO,
+            max_lifetime: None,
+        };
         for (now, status) in [
             (UNIX_EPOCH - Duration::from_nanos(1), 503),
             (UNIX_EPOCH, 401),
         ] {
-            let refusal = validator.verify(&parts.join("."), &policy, now);
+            let refusal = validator.verify(&parts.join("."), |_| Ok(()), times, now);
             assert_eq!(refusal.unwrap_err().status(), status);
         }
     }

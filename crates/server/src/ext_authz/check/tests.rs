@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use common::bearer::{Malformed, Rule, TokenFault};
+use common::bearer::{self, Credential, Refusal, Rule, TokenFault};
 use spiffe::SpiffeId;
 
 use super::{
@@ -95,55 +95,77 @@ fn a_check_that_no_request_can_be_read_from_is_rejected_u018() {
         check("GET", "/", &[("authorization", "Bearer\na")], &[]),
         check("GET", "/", &[], &[("authorization", b"Bearer \0")]),
     ] {
-        let status = head(&check).unwrap_err();
-        let (status, code, fields, body) = parts(rejected(status));
-        assert_eq!((status, code, fields.len()), (400, 13, 0), "{check:?}");
-        assert_eq!(body, "400 Bad Request\n");
+        assert_eq!(head(&check).unwrap_err(), Malformed, "{check:?}");
     }
+    let (status, code, fields, body) = parts(rejected());
+    assert_eq!((status, code, fields.len()), (400, 13, 0));
+    assert_eq!(body, "400 Bad Request\n");
 }
 
 #[test]
 fn the_source_of_a_request_is_the_address_that_the_gateway_tells_u017() {
-    let attributes = |address: &str| Attributes {
+    let attributes = |address: &str, port_value| Attributes {
         source: Some(Source {
             address: Some(Address {
                 socket_address: Some(SocketAddress {
                     address: address.to_owned(),
+                    port_value,
                 }),
             }),
         }),
         request: None,
     };
-    let found = |text| source(Some(&attributes(text))).map(|ip| ip.to_string());
-    assert_eq!(found("192.0.2.7").as_deref(), Some("192.0.2.7"));
-    assert_eq!(found("2001:db8::7").as_deref(), Some("2001:db8::7"));
-    assert_eq!(found("@/run/app.sock"), None);
+    for (address, port, expected) in [
+        ("192.0.2.7", 4711, Some("192.0.2.7:4711")),
+        ("2001:db8::7", 443, Some("[2001:db8::7]:443")),
+        ("192.0.2.7", 65536, Some("192.0.2.7:0")),
+        ("@/run/app.sock", 0, None),
+    ] {
+        let found = source(Some(&attributes(address, port))).map(|one| one.to_string());
+        assert_eq!(found.as_deref(), expected);
+    }
     assert_eq!(source(None), None);
 }
 
 #[test]
 fn an_allowed_request_gets_the_id_in_place_of_copies_and_loses_its_token_u017() {
     let id = SpiffeId::new("spiffe://example.org/client").unwrap();
-    let caller = Caller { id: Arc::new(id) };
-    for (forwards_authorization, removed) in [(false, &["authorization"] as &[&str]), (true, &[])] {
+    let caller = Caller {
+        id: Arc::new(id),
+        credential: Credential::Token,
+    };
+    let (name, token) = ("x-caller", "authorization");
+    for (caller, forwards_authorization, set, removed) in [
+        (Some(&caller), false, true, &[token] as &[&str]),
+        (Some(&caller), true, true, &[]),
+        // A public request has no caller, and must not bring one.
+        (None, false, false, &[name, token]),
+        (None, true, false, &[name]),
+    ] {
         let fields = Fields {
-            caller_header: HeaderName::from_static("x-caller"),
+            caller_header: HeaderName::from_static(name),
             forwards_authorization,
         };
-        let response = fields.allowed(&caller);
+        let response = fields.allowed(caller);
         assert_eq!(response.status.unwrap().code, 0);
         let Some(HttpResponse::OkResponse(allowed)) = response.http_response else {
             panic!("it denies");
         };
-        let [change] = &allowed.headers[..] else {
-            panic!("one field: {allowed:?}");
-        };
-        let field = change.header.as_ref().unwrap();
-        assert_eq!(field.key, "x-caller");
-        assert_eq!(field.value, "spiffe://example.org/client");
-        assert_eq!(change.append_action, Action::OverwriteIfExistsOrAdd as i32);
         assert_eq!(allowed.headers_to_remove, removed);
+        assert_eq!(allowed.headers.len(), usize::from(set));
+        for change in &allowed.headers {
+            let field = change.header.as_ref().unwrap();
+            assert_eq!(field.key, name);
+            assert_eq!(field.value, "spiffe://example.org/client");
+            assert_eq!(change.append_action, Action::OverwriteIfExistsOrAdd as i32);
+        }
     }
+}
+
+/// Returns the parts of the answer to a refused request.
+fn refused(refusal: &Refusal) -> (i32, i32, Vec<(String, String)>, String) {
+    let (head, _) = crate::answer_refusal(refusal).into_parts();
+    parts(denied(head.status, &head.headers))
 }
 
 #[test]
@@ -168,7 +190,7 @@ fn a_refused_request_gets_the_status_and_the_fields_of_a_server_u017() {
             challenge(r#", error="invalid_token""#),
         ),
         (
-            Malformed::Token.into(),
+            bearer::Malformed::Token.into(),
             400,
             13,
             challenge(r#", error="invalid_request""#),
@@ -193,7 +215,7 @@ fn a_refused_request_gets_the_status_and_the_fields_of_a_server_u017() {
             Some(("retry-after", "1".to_owned())),
         ),
     ] {
-        let (found, found_code, fields, body) = parts(refused(&refusal));
+        let (found, found_code, fields, body) = refused(&refusal);
         assert_eq!((found, found_code), (status, code), "{refusal}");
         let no_store = ("cache-control", "no-store".to_owned());
         let expected = [Some(no_store), field].into_iter().flatten();

@@ -1,0 +1,132 @@
+//! The policy while the server runs, and its file, which may change.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use common::{
+    bearer::{Authenticator, Rules, RulesHandle},
+    workload::JwtSource,
+};
+use process::{bundles, signal::Hangups};
+use spiffe::SpiffeId;
+use tokio::{
+    task::spawn_blocking,
+    time::{MissedTickBehavior, interval},
+};
+use tracing::{error, info};
+
+use super::{Policy, load::PolicyFile};
+use crate::config::Config;
+
+/// The interval between two looks at the file. Reading it works on every file system, and also where a
+/// link to it is replaced. It costs 0.02 % of a core.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// A policy that becomes the one of an authenticator.
+pub(crate) enum LivePolicy {
+    /// The policy of the flags, which does not change.
+    Flags,
+    /// The policy of a file, which is read again after a SIGHUP.
+    File {
+        file: PolicyFile,
+        rules: Rules,
+        hangups: Hangups,
+    },
+}
+
+impl LivePolicy {
+    /// Handles SIGHUP from now on if the policy has a file.
+    ///
+    /// # Errors
+    /// Fails when the handler can't be installed.
+    pub(crate) fn begin(policy: Policy) -> anyhow::Result<Self> {
+        let Policy::File(file, rules) = policy else {
+            return Ok(Self::Flags);
+        };
+        let hangups = Hangups::handle().context("cannot handle SIGHUP")?;
+        Ok(Self::File {
+            file,
+            rules,
+            hangups,
+        })
+    }
+
+    /// Returns the authenticator of the server whose SPIFFE ID is `own`, and follows the policy's file.
+    pub(crate) fn authenticator(
+        self,
+        config: &Config,
+        bundles: JwtSource,
+        own: &SpiffeId,
+    ) -> Authenticator {
+        let Self::File {
+            file,
+            rules,
+            hangups,
+        } = self
+        else {
+            let allowed = config.policy.allowed_domains();
+            bundles::warn_of_missing(&bundles, "JWT", "--allow", allowed);
+            let rules = config.policy.rules(own.trust_domain());
+            return Authenticator::new(bundles, config.policy(rules, own));
+        };
+        announce(&file, &rules, &bundles);
+        let policy = config.policy(rules, own);
+        let (authenticator, handle) = Authenticator::replaceable(bundles.clone(), policy);
+        tokio::spawn(follow(file, hangups, handle, bundles));
+        authenticator
+    }
+}
+
+/// Logs the rules that are in force, and warns of callers that can't be verified.
+fn announce(file: &PolicyFile, rules: &Rules, bundles: &JwtSource) {
+    bundles::warn_of_missing(bundles, "JWT", "--policy", rules.trust_domains());
+    let file = file.path().display();
+    info!(%file, rules = rules.len(), "policy in force");
+}
+
+/// Replaces the rules after each SIGHUP and each change of the file, for as long as the process runs.
+/// Contents with a mistake are logged once, and change nothing.
+async fn follow(
+    mut file: PolicyFile,
+    mut hangups: Hangups,
+    handle: RulesHandle,
+    bundles: JwtSource,
+) {
+    let mut looks = interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let is_asked_for = tokio::select! {
+            () = hangups.next() => true,
+            _ = looks.tick() => false,
+        };
+        // A file system may hang, and this thread also keeps the identity.
+        let looking = spawn_blocking(move || {
+            let is_new = match is_asked_for {
+                true => file.read_again(),
+                false => file.has_changed(),
+            };
+            (file, is_new)
+        });
+        let Ok((looked, is_new)) = looking.await else {
+            // The runtime has been shut down.
+            return;
+        };
+        file = looked;
+        if is_new {
+            take(&file, &handle, &bundles);
+        }
+    }
+}
+
+fn take(file: &PolicyFile, handle: &RulesHandle, bundles: &JwtSource) {
+    match file.rules() {
+        Ok(rules) => {
+            handle.replace(rules.clone());
+            announce(file, &rules, bundles);
+        }
+        Err(refused) => error!(
+            "policy not taken, and the one before it stays in force: {}",
+            refused.text()
+        ),
+    }
+}

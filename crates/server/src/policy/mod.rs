@@ -1,0 +1,179 @@
+//! The policy that the flags describe: which requests are let through.
+//!
+//! - `file` reads the text of a policy file, and finds its mistakes
+//! - `load` reads the file itself; `follow` makes its rules those of the server, again when it changes
+//! - `explain` answers `--explain`
+
+mod explain;
+mod file;
+mod follow;
+mod load;
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, ValueEnum};
+use common::{
+    bearer::{Access, AccessRule, Allow, Enforcement, Pattern, RuleName, Rules},
+    path::PathPattern,
+};
+use process::cli;
+use spiffe::{SpiffeId, TrustDomain};
+
+pub use self::explain::Question;
+pub(crate) use self::follow::LivePolicy;
+use self::load::{PolicyFile, Refused};
+use crate::config::Config;
+
+/// The callers, and the requests that they may send.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Policy")]
+pub struct PolicyArgs {
+    /// Caller to allow: a SPIFFE ID, or a pattern such as spiffe://example.org/ns/*; repeatable
+    /// [default: every workload of this server's trust domain]
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    allow: Vec<Pattern>,
+    /// Path that needs no token, for example for health checks: an exact path, or a pattern such as
+    /// '/static/**'; repeatable. The application gets no caller's ID with it
+    #[arg(long, value_name = "PATH", value_delimiter = ',', requires = "guarded")]
+    public: Vec<PathPattern>,
+    /// File with the rules (TOML): which callers may send which requests. It takes the place of --allow
+    /// and --public, and is read again when it changes and on SIGHUP
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["allow", "public"])]
+    policy: Option<PathBuf>,
+    /// Effect of the policy: on refuses requests, and observe lets all pass and logs those that would
+    /// have been refused
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "on",
+        hide_possible_values = true
+    )]
+    enforce: Enforce,
+    /// Check a policy file, print its number of rules or its first mistake, and exit. The status is 1
+    /// after a mistake
+    #[arg(long, value_name = "FILE")]
+    check_policy: Option<PathBuf>,
+    /// Print what the policy decides about a request, such as 'GET /orders
+    /// spiffe://example.org/client', and exit. The status is 1 if it is refused
+    #[arg(long, value_name = "REQUEST")]
+    explain: Option<Question>,
+}
+
+/// The values of `--enforce`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Enforce {
+    On,
+    Observe,
+}
+
+/// The policy at the start.
+#[derive(Debug)]
+pub(crate) enum Policy {
+    /// The one of `--allow` and `--public`.
+    Flags,
+    /// The one of a file.
+    File(PolicyFile, Rules),
+}
+
+impl PolicyArgs {
+    /// Reads the policy file, if the flags name one.
+    ///
+    /// # Errors
+    /// Fails with one line when the file can't be read or has a mistake.
+    pub(crate) fn policy(&self) -> Result<Policy, String> {
+        let Some(path) = &self.policy else {
+            return Ok(Policy::Flags);
+        };
+        match PolicyFile::open(path) {
+            Ok((file, rules)) => Ok(Policy::File(file, rules)),
+            Err(refused) => Err(format!("--policy {}", refused.text())),
+        }
+    }
+
+    /// Returns the effect of a refusal.
+    pub(crate) fn enforcement(&self) -> Enforcement {
+        match self.enforce {
+            Enforce::On => Enforcement::On,
+            Enforce::Observe => Enforcement::Observe,
+        }
+    }
+
+    /// Returns the rules of `--allow` and `--public`, for a server of this trust domain.
+    pub(crate) fn rules(&self, own: &TrustDomain) -> Rules {
+        let allow = match self.allow.is_empty() {
+            true => Allow::members_of(own.clone()),
+            false => self.allow.iter().cloned().collect(),
+        };
+        let public = AccessRule {
+            name: Some(RuleName::flag("--public")),
+            paths: self.public.clone(),
+            ..AccessRule::new(Access::Public)
+        };
+        // A rule without paths would make every request public.
+        let public = (!self.public.is_empty()).then_some(public);
+        let audiences = Vec::new();
+        let callers = AccessRule::new(Access::Callers { allow, audiences });
+        public.into_iter().chain([callers]).collect()
+    }
+
+    /// Returns the trust domains that `--allow` names.
+    pub(crate) fn allowed_domains(&self) -> impl Iterator<Item = &TrustDomain> {
+        self.allow.iter().map(Pattern::trust_domain)
+    }
+
+    /// Does what `--check-policy` and `--explain` ask for, and returns the exit status; `None` if neither
+    /// is given. `own` is the SPIFFE ID that the flags give the server.
+    ///
+    /// # Errors
+    /// Fails when standard output can't be written to.
+    pub(crate) fn answer(
+        &self,
+        own: Option<&SpiffeId>,
+        audiences: &[String],
+    ) -> anyhow::Result<Option<ExitCode>> {
+        let answered = match (&self.check_policy, &self.explain) {
+            (Some(path), _) => match PolicyFile::open(path) {
+                Ok((_, rules)) => Ok((true, format!("{} rules", rules.len()))),
+                Err(Refused::Mistake(text)) => Ok((false, text)),
+                Err(Refused::Unreadable(text)) => Err(format!("--check-policy {text}")),
+            },
+            (None, Some(question)) => self.explained(question, own, audiences),
+            (None, None) => return Ok(None),
+        };
+        match answered {
+            Ok((is_good, text)) => {
+                writeln!(io::stdout(), "{text}")?;
+                Ok(Some(match is_good {
+                    true => ExitCode::SUCCESS,
+                    false => ExitCode::FAILURE,
+                }))
+            }
+            Err(error) => cli::usage_error::<Config>(&error).map(Some),
+        }
+    }
+
+    fn explained(
+        &self,
+        question: &Question,
+        own: Option<&SpiffeId>,
+        audiences: &[String],
+    ) -> Result<(bool, String), String> {
+        let rules = match (self.policy()?, own) {
+            (Policy::File(_, rules), _) => rules,
+            (Policy::Flags, Some(own)) => self.rules(own.trust_domain()),
+            (Policy::Flags, None) => match self.allow.first() {
+                // The server's own trust domain plays no part with --allow.
+                Some(pattern) => self.rules(pattern.trust_domain()),
+                None => {
+                    return Err("--explain: by default the callers of the server's own trust domain are allowed, and only the Workload API knows it; add --spiffe-id with the server's SPIFFE ID, --allow or --policy".to_owned());
+                }
+            },
+        };
+        let answer = question.answer(&rules, audiences);
+        Ok((answer.is_allowed, answer.text))
+    }
+}
