@@ -1,4 +1,4 @@
-use std::{fs, path::Path};
+use std::{fs, os::fd::OwnedFd, path::Path};
 
 use http::{HeaderMap, Request, Version, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full};
@@ -12,7 +12,7 @@ use spiffe::SpiffeId;
 use tempfile::TempDir;
 
 use harness::{
-    CLIENT_ID, SERVER_ID, Stack,
+    CLIENT_ID, SERVER_ID, Stack, binary,
     process::{self, Process},
     wait,
 };
@@ -311,6 +311,32 @@ async fn a_call_that_is_not_a_check_is_answered_by_its_fault_u018() {
         .await;
     assert_eq!(answer.code, "0");
     checking.server.logged("Malformed check").await;
+}
+
+#[tokio::test]
+async fn a_passed_socket_that_other_machines_reach_is_refused_where_a_local_one_is_needed_u014_u018()
+ {
+    let stack = Stack::new().await;
+    for (name, args) in [
+        ("server", ["--ext-authz", "127.0.0.1:0"]),
+        ("client", ["--listen", "127.0.0.1:0"]),
+    ] {
+        for (address, is_refused) in [("0.0.0.0:0", true), ("127.0.0.1:0", false)] {
+            let socket = std::net::TcpListener::bind(address).unwrap();
+            let program = binary(name);
+            let mut command = process::activated(&program, &stack.agent.endpoint(), &args);
+            command.env("LISTEN_FDS", "1").stdin(OwnedFd::from(socket));
+            let mut process = Process::spawn(command);
+            if is_refused {
+                assert_eq!(process.ended().await.code(), Some(1));
+                process
+                    .logged("of LISTEN_FDS can be reached from other machines")
+                    .await;
+            } else if name == "server" {
+                process.listening().await;
+            }
+        }
+    }
 }
 
 #[tokio::test]

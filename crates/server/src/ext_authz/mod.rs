@@ -87,7 +87,10 @@ pub(crate) async fn start(
         Ok(policy) => LivePolicy::begin(policy)?,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
-    let service = Service::claim(&config.serve, inherited, address);
+    let service = match address.is_local() {
+        true => Service::claim_local(&config.serve, inherited, address),
+        false => Service::claim(&config.serve, inherited, address),
+    };
     // The texts are about the flag that every binary has.
     let service = service
         .map_err(|error| anyhow!(format!("{error:#}").replace("--listen", "--ext-authz")))?;
