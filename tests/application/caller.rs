@@ -20,15 +20,23 @@ pub(crate) struct Answer {
 
 /// Sends a request to the client at `address` (host and port, or `unix:` and a path) over `version`.
 pub(crate) async fn call(address: &str, version: Version, request: Request<Full<Bytes>>) -> Answer {
-    let response = match address.strip_prefix("unix:") {
-        Some(path) => send(UnixStream::connect(path).await.unwrap(), version, request).await,
-        None => send(TcpStream::connect(address).await.unwrap(), version, request).await,
-    };
-    let (head, body) = response.into_parts();
+    let (head, body) = respond(address, version, request).await.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     Answer {
         status: head.status.as_u16(),
         body: String::from_utf8(body.into()).unwrap(),
+    }
+}
+
+/// Does as [`call`], and returns the response before its body has come.
+pub(crate) async fn respond(
+    address: &str,
+    version: Version,
+    request: Request<Full<Bytes>>,
+) -> Response<Incoming> {
+    match address.strip_prefix("unix:") {
+        Some(path) => send(UnixStream::connect(path).await.unwrap(), version, request).await,
+        None => send(TcpStream::connect(address).await.unwrap(), version, request).await,
     }
 }
 

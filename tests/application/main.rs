@@ -3,6 +3,8 @@
 
 /// Calls a listening client, as applications do.
 mod caller;
+/// Answers the checks of a gateway.
+mod ext_authz;
 /// Forwards to an application that is absent, slow, or no HTTP server.
 mod faults;
 /// Forwards to an application, with the caller's SPIFFE ID.

@@ -3,6 +3,8 @@
 
 /// Starts an application behind our binaries.
 mod app;
+/// Checks the callers of Envoy.
+mod envoy;
 /// Calls servers in Go by clients in Go.
 mod go;
 /// Calls a gRPC server in Python by a gRPC client in Python.

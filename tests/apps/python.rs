@@ -1,4 +1,4 @@
-//! Runs the programs in `python/`, with packages that pip installs for the test.
+//! Runs the programs in `python/`, and others, with packages that pip installs for the test.
 
 use std::{
     fs,
@@ -28,7 +28,7 @@ impl Python {
     /// allow.
     pub(crate) async fn new() -> Option<Self> {
         static INSTALLED: OnceCell<Option<PathBuf>> = OnceCell::const_new();
-        let directory = INSTALLED.get_or_init(install).await;
+        let directory = INSTALLED.get_or_init(|| install(&PACKAGES)).await;
         directory.as_deref().map(Self)
     }
 
@@ -58,9 +58,10 @@ impl Python {
     }
 }
 
-/// Installs the packages into the directory that cargo keeps for tests, where later runs find them.
-async fn install() -> Option<PathBuf> {
-    let name = PACKAGES.join("-").replace("==", "-");
+/// Installs packages into the directory that cargo keeps for tests, where later runs find them. It must
+/// not run twice at once. Skips the test as [`Python::new`] does.
+pub(crate) async fn install(packages: &[&str]) -> Option<PathBuf> {
+    let name = packages.join("-").replace("==", "-");
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     if directory.exists() {
         return Some(directory);
@@ -75,7 +76,7 @@ async fn install() -> Option<PathBuf> {
         "--disable-pip-version-check",
         "--target",
     ]);
-    pip.arg(unfinished.path()).args(PACKAGES);
+    pip.arg(unfinished.path()).args(packages);
     let why = match timeout(INSTALLING, pip.output()).await {
         Ok(Ok(output)) if output.status.success() => {
             fs::rename(unfinished.keep(), &directory).unwrap();
@@ -88,10 +89,11 @@ async fn install() -> Option<PathBuf> {
     let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
     assert!(
         !ci,
-        "CI needs Python and pip for the tests with its applications: {why}"
+        "CI needs Python and pip for the tests with applications: {why}"
     );
     harness::skip(&format!(
-        "a test with applications in Python needs python3 and pip: {why}"
+        "a test with {} needs python3 and pip: {why}",
+        packages.join(" and ")
     ));
     None
 }

@@ -37,6 +37,21 @@ impl Service {
         Ok(Self { address, shutdown })
     }
 
+    /// Claims an address that only processes on this machine reach, as [`Self::claim`] does. Sockets that
+    /// are passed in its place must be local too.
+    ///
+    /// # Errors
+    /// Fails when the address can't be listened on, or when other machines reach a passed socket.
+    pub fn claim_local(
+        args: &ServeArgs,
+        inherited: Inherited,
+        listen: &ListenAddress,
+    ) -> anyhow::Result<Self> {
+        let service = Self::claim(args, inherited, listen)?;
+        service.address.check_passed_are_local()?;
+        Ok(service)
+    }
+
     /// Waits for an identity. Returns `None` if a stop is requested first.
     ///
     /// # Errors

@@ -48,7 +48,8 @@ pub(crate) fn answer(error: Response<Body>) -> Response<Body> {
 
 /// Returns gRPC's code for a status, as gRPC's "HTTP to gRPC Status Code Mapping" has it. Only 504 has a
 /// code of its own, because it means here that the time of a call was over.
-fn code(status: StatusCode) -> u16 {
+#[must_use]
+pub fn code(status: StatusCode) -> u16 {
     match status {
         StatusCode::BAD_REQUEST => 13,
         StatusCode::UNAUTHORIZED => 16,

@@ -105,7 +105,7 @@ impl Application {
 }
 
 /// Logs a request. The query is not logged, because callers put secrets there.
-fn log(request: &Request<Received>, caller: Option<&Caller>, peer: &Peer) {
+pub(crate) fn log<B>(request: &Request<B>, caller: Option<&Caller>, peer: &Peer) {
     let method = Sanitized(request.method().as_str());
     let path = Sanitized(request.uri().path());
     let is_certificate = caller.is_some_and(|one| one.credential == Credential::Certificate);

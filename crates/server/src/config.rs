@@ -10,7 +10,7 @@ use common::{
 use process::cli::{self, LogArgs, ServeArgs, WorkloadApiArgs};
 use spiffe::SpiffeId;
 
-use crate::{policy::PolicyArgs, upstream::ApplicationArgs};
+use crate::{ext_authz::config::ExtAuthzArgs, policy::PolicyArgs, upstream::ApplicationArgs};
 
 /// Flags and environment.
 #[derive(Clone, Debug, Parser)]
@@ -21,7 +21,8 @@ use crate::{policy::PolicyArgs, upstream::ApplicationArgs};
     about = "HTTPS server that authenticates its callers by SPIFFE JWT-SVID\n\n\
         It presents its X.509-SVID, verifies the JWT-SVID in each request's bearer token with the \
         current JWT bundles, and forwards the request to an application with the caller's SPIFFE ID. \
-        Without one, it answers / with Success!!!",
+        Without one, it answers / with Success!!! With --ext-authz, it answers a gateway's questions \
+        instead.",
     after_help = "\
 Each flag can also be set by SERVER_ and its name: SERVER_LISTEN=127.0.0.1:8080, SERVER_ALLOW=ID,ID
 
@@ -32,6 +33,7 @@ Examples:
   server --peers spiffe://example.org/proxy
   server --upstream http://127.0.0.1:3000 --public /healthz
   server --upstream h2c://127.0.0.1:50051
+  server --ext-authz 127.0.0.1:9001
   server --policy policy.toml --upstream http://127.0.0.1:3000
   server --policy policy.toml --explain 'GET /orders spiffe://example.org/client'"
 )]
@@ -87,6 +89,9 @@ pub struct Config {
     /// The application.
     #[command(flatten)]
     pub application: ApplicationArgs,
+    /// The address for gateways.
+    #[command(flatten)]
+    pub ext_authz: ExtAuthzArgs,
     /// The Workload API.
     #[command(flatten)]
     pub identity: WorkloadApiArgs,

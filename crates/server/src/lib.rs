@@ -4,11 +4,13 @@
 //! - [`config`], [`policy`], [`upstream`]: flags and environment, typed
 //! - [`run`]: serves on one core; a test can run it in its own process, on port 0
 //! - `application`: what answers a request that is let through; `refusals`: what answers the others
+//! - [`ext_authz`]: answers a gateway's questions instead of serving requests
 //!
 //! [`JwtSvidLayer`] does the authentication; this crate shows its use.
 
 mod application;
 pub mod config;
+pub mod ext_authz;
 pub mod policy;
 mod refusals;
 pub mod upstream;
@@ -69,6 +71,11 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     if let Some(status) = config.policy.answer(own, &config.audience)? {
         return Ok(status);
     }
+    match config.ext_authz.address() {
+        Ok(Some(address)) => return ext_authz::start(&config, address, inherited).await,
+        Ok(None) => {}
+        Err(error) => return cli::usage_error::<Config>(&error),
+    }
     let limits = config.serve.limits();
     let upstream = config.application.upstream(limits.stream_idle_timeout);
     let (upstream, policy) = match upstream.and_then(|one| Ok((one, config.policy.file()?))) {
@@ -110,26 +117,51 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         quotas: Arc::default(),
         shared,
     };
-    serve_on_cores(service, server, &own).await
+    let log = StartLog {
+        spiffe_id: &own,
+        application: server.forwarding.as_ref().map(Forwarding::urls),
+        purpose: "",
+        enforcement: server.enforcement,
+        observed: Arc::clone(&server.observed),
+    };
+    let core = move |listener, shutdown| run(listener, server.clone(), shutdown);
+    serve_on_cores(service, log, core).await
+}
+
+/// The parts of the line about a start.
+struct StartLog<'a> {
+    spiffe_id: &'a SpiffeId,
+    application: Option<String>,
+    /// The end of the line, if it is not requests that are served.
+    purpose: &'a str,
+    enforcement: Enforcement,
+    observed: Arc<AtomicU64>,
 }
 
 /// Serves on all cores until a signal arrives.
-async fn serve_on_cores(
+async fn serve_on_cores<F>(
     service: Service,
-    server: Server,
-    own: &SpiffeId,
-) -> anyhow::Result<ExitCode> {
-    let application = server.forwarding.as_ref().map(Forwarding::urls);
-    let (enforcement, observed) = (server.enforcement, Arc::clone(&server.observed));
+    log: StartLog<'_>,
+    core: impl Fn(Listener, Shutdown) -> F + Clone + Send + 'static,
+) -> anyhow::Result<ExitCode>
+where
+    F: Future<Output = ()>,
+{
+    let StartLog {
+        spiffe_id,
+        application,
+        purpose,
+        enforcement,
+        observed,
+    } = log;
     let announce = |cores, addresses: &str| match enforcement {
         Enforcement::On => {
-            info!(spiffe_id = %own, cores, application, "listening on {addresses}");
+            info!(%spiffe_id, cores, application, "listening on {addresses}{purpose}");
         }
         Enforcement::Observe => {
-            warn!(spiffe_id = %own, cores, application, "listening on {addresses}, and refusing no request because of --enforce observe");
+            warn!(%spiffe_id, cores, application, "listening on {addresses}{purpose}, and refusing no request because of --enforce observe");
         }
     };
-    let core = move |listener, shutdown| run(listener, server.clone(), shutdown);
     let status = service.run(announce, core).await?;
     if enforcement == Enforcement::Observe {
         let requests = observed.load(Relaxed);

@@ -18,7 +18,7 @@ use serve::{
 use tracing::warn;
 
 /// Logs refused requests within the quotas, and answers them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Refusals {
     pub(crate) quotas: Arc<LogQuotas>,
     /// The number of requests that were let through and would have been refused.

@@ -19,7 +19,7 @@ use spiffe::SpiffeId;
 #[command(next_help_heading = "Application")]
 pub struct ApplicationArgs {
     /// Application to forward to, instead of the built-in answer: http://127.0.0.1:3000, h2c://127.0.0.1:50051 (HTTP/2 without TLS, for gRPC), unix:/run/app.sock, unix+h2c:/run/app.sock, or https://HOST:PORT with --upstream-id; repeatable
-    #[arg(long = "upstream", value_name = "URL", value_delimiter = ',', value_parser = cli::application)]
+    #[arg(long = "upstream", value_name = "URL", group = "guarded", value_delimiter = ',', value_parser = cli::application)]
     upstreams: Vec<UpstreamUrl>,
     /// SPIFFE ID that an https application must have; verified on every connection
     #[arg(long, value_name = "ID", requires = "upstreams", value_parser = cli::workload_id)]
@@ -31,8 +31,8 @@ pub struct ApplicationArgs {
     #[arg(long, value_name = "NAME", default_value = "x-spiffe-id", value_parser = caller_header)]
     pub(crate) caller_header: HeaderName,
     /// Also forward Authorization. An application that logs it, or sends it on, leaks the caller's token
-    #[arg(long, requires = "upstreams")]
-    forward_authorization: bool,
+    #[arg(long, requires = "guarded")]
+    pub(crate) forward_authorization: bool,
     /// The deadlines and the bound.
     #[command(flatten)]
     connections: UpstreamArgs,

@@ -48,6 +48,11 @@ pub enum Error {
     /// The sockets of `LISTEN_FDS` can't be listened on.
     #[error(transparent)]
     Inherited(#[from] InheritError),
+    /// Other machines reach a socket of `LISTEN_FDS`.
+    #[error(
+        "socket {0} of LISTEN_FDS can be reached from other machines; pass one that listens on a loopback address"
+    )]
+    NotLocal(SocketAddr),
     /// A socket can't be duplicated.
     #[error("cannot share a listening socket among the cores: {0}")]
     Share(io::Error),
@@ -88,6 +93,23 @@ impl ClaimedAddress {
             },
         };
         Ok(Self { cores, sockets })
+    }
+
+    /// Checks that only processes on this machine reach the sockets that were passed.
+    ///
+    /// # Errors
+    /// Fails when one listens on an address that is not loopback.
+    pub fn check_passed_are_local(&self) -> Result<(), Error> {
+        let Sockets::Inherited(passed) = &self.sockets else {
+            return Ok(());
+        };
+        for socket in passed {
+            let address = socket.local_addr().map_err(Error::Share)?;
+            if !ListenAddress::from(address).is_local() {
+                return Err(Error::NotLocal(address));
+            }
+        }
+        Ok(())
     }
 
     /// Returns what happens to the sockets' queues when the process ends.

@@ -38,12 +38,7 @@ pub struct PolicyArgs {
     allow: Vec<Pattern>,
     /// Path that needs no token, for example for health checks: an exact path, or a pattern such as
     /// '/static/**'; repeatable. The application gets no caller's ID with it
-    #[arg(
-        long,
-        value_name = "PATH",
-        value_delimiter = ',',
-        requires = "upstreams"
-    )]
+    #[arg(long, value_name = "PATH", value_delimiter = ',', requires = "guarded")]
     public: Vec<PathPattern>,
     /// File with the rules (TOML): which callers may send which requests. It takes the place of --allow
     /// and --public, and is read again when it changes and on SIGHUP

@@ -1,0 +1,207 @@
+//! Answers the checks of a gateway: Envoy's external authorization (ext_authz, version 3) over gRPC.
+//!
+//! The gateway asks about each request before it forwards it. The answer allows the request, and gives it
+//! the caller's SPIFFE ID, or has the refusal that the caller gets. [`JwtSvidLayer`] decides, as it does
+//! for a request that the server gets itself.
+//!
+//! - [`config`]: the flags
+//! - `check`: the head that a check asks about, and the answer
+//! - `message`: gRPC
+//! - [`pb`]: the messages, which `crates/workload-api/generate` writes
+
+mod check;
+pub mod config;
+mod message;
+/// The messages of a check.
+#[expect(missing_docs, reason = "generated code")]
+pub mod pb;
+
+use std::{convert::Infallible, process::ExitCode, sync::Arc};
+
+use anyhow::anyhow;
+use common::{
+    bearer::{Authenticator, Caller, Enforcement, JwtSvidLayer, Refusal, RefusalAnswer},
+    throttle::LogQuotas,
+};
+use http::{Method, Request, Response, StatusCode, request::Parts};
+use process::{
+    cli,
+    listen::{Inherited, ListenAddress},
+    service::Service,
+};
+use serve::{
+    Handler, Received, Shared,
+    body::{self, Body},
+    grpc,
+    listen::{Listener, Security},
+    peer::Peer,
+    shutdown::Shutdown,
+};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_service::Service as TowerService;
+use tracing::{debug, warn};
+
+use self::{
+    check::Fields,
+    pb::{CheckRequest, CheckResponse},
+};
+use crate::{
+    StartLog, application, config::Config, policy::LivePolicy, refusals::Refusals, serve_on_cores,
+};
+
+/// The path of the call.
+const PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
+
+/// The parts that all cores share.
+#[derive(Clone, Debug)]
+struct Checks {
+    authenticator: Arc<Authenticator>,
+    enforcement: Enforcement,
+    fields: Fields,
+    refusals: Refusals,
+    shared: Shared,
+}
+
+/// Answers checks on one core.
+#[derive(Clone, Debug)]
+struct CheckHandler<S> {
+    /// Decides about the head of a request.
+    decides: S,
+    quotas: Arc<LogQuotas>,
+}
+
+/// Logs refusals as for a request of our own, and returns the answer for the gateway.
+#[derive(Clone, Debug)]
+struct CheckRefusals(Refusals);
+
+/// Connects to the Workload API, and answers checks on `address` until a signal arrives.
+///
+/// # Errors
+/// Fails when no identity is issued, or when there is nothing to listen on.
+pub(crate) async fn start(
+    config: &Config,
+    address: &ListenAddress,
+    inherited: Inherited,
+) -> anyhow::Result<ExitCode> {
+    let policy = match config.policy.file() {
+        Ok(policy) => LivePolicy::begin(policy)?,
+        Err(error) => return cli::usage_error::<Config>(&error),
+    };
+    let service = match address.is_local() {
+        true => Service::claim_local(&config.serve, inherited, address),
+        false => Service::claim(&config.serve, inherited, address),
+    };
+    // The texts are about the flag that every binary has.
+    let service = service
+        .map_err(|error| anyhow!(format!("{error:#}").replace("--listen", "--ext-authz")))?;
+    config.serve.raise_open_files_limit(&[]);
+    let workload_api = config.identity.workload_api(config.serve.startup_timeout);
+    let Some(identity) = service.identity(workload_api.identity()).await? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let own = identity.x509.svid()?.spiffe_id().clone();
+    let checks = Checks {
+        authenticator: Arc::new(policy.authenticator(config, identity.jwt, &own)),
+        enforcement: config.policy.enforcement(),
+        fields: Fields {
+            caller_header: config.application.caller_header.clone(),
+            forwards_authorization: config.application.forward_authorization,
+        },
+        refusals: Refusals::default(),
+        shared: Shared::new(config.serve.limits()),
+    };
+    let log = StartLog {
+        spiffe_id: &own,
+        application: None,
+        purpose: " for checks of a gateway (ext_authz)",
+        enforcement: checks.enforcement,
+        observed: Arc::clone(&checks.refusals.observed),
+    };
+    let core = move |listener, shutdown| run(listener, checks.clone(), shutdown);
+    serve_on_cores(service, log, core).await
+}
+
+/// Answers the checks that come to `listener` until `shutdown`.
+async fn run(listener: Listener, checks: Checks, shutdown: Shutdown) {
+    let Checks {
+        authenticator,
+        enforcement,
+        fields,
+        refusals,
+        shared,
+    } = checks;
+    let quotas = Arc::clone(&refusals.quotas);
+    let layer = JwtSvidLayer::new(authenticator)
+        .source(|head| head.extensions.get::<Peer>().map(Peer::source))
+        .enforcement(enforcement)
+        .on_refusal(CheckRefusals(refusals));
+    let decides = layer.layer(service_fn(move |request: Request<()>| {
+        let caller = request.extensions().get::<Caller>();
+        if let Some(peer) = request.extensions().get::<Peer>() {
+            application::log(&request, caller, peer);
+        }
+        let allowed = fields.allowed(caller);
+        async move { Ok(Response::new(allowed)) }
+    }));
+    let handler = CheckHandler { decides, quotas };
+    serve::serve(listener, Security::Plaintext, handler, shared, shutdown).await;
+}
+
+impl<S> Handler for CheckHandler<S>
+where
+    S: TowerService<Request<()>, Response = Response<CheckResponse>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + Unpin
+        + 'static,
+    S::Future: Send,
+{
+    async fn handle(&self, request: Request<Received>, peer: &Peer) -> Response<Body> {
+        if request.uri().path() != PATH {
+            return body::status(StatusCode::NOT_FOUND);
+        }
+        if request.method() != Method::POST || !grpc::is_call(&request) {
+            return body::status(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        }
+        match message::read(request.into_body()).await {
+            Ok(check) => message::answer(&self.check(&check, peer).await),
+            Err(status) => {
+                debug!(gateway = %peer, status = status.as_u16(), "a call that is not a check");
+                body::status(status)
+            }
+        }
+    }
+}
+
+impl<S> CheckHandler<S>
+where
+    S: TowerService<Request<()>, Response = Response<CheckResponse>, Error = Infallible> + Clone,
+{
+    /// Returns the answer about a request of `gateway`.
+    async fn check(&self, check: &CheckRequest, gateway: &Peer) -> CheckResponse {
+        let caller = check::source(check.attributes.as_ref()).map(Peer::from);
+        let caller = caller.unwrap_or_else(|| gateway.clone());
+        let Ok(mut head) = check::head(check) else {
+            if let Some(left_out) = self.quotas.refused.take(caller.source()) {
+                warn!(%gateway, peer = %caller, left_out, "Malformed check: it has no request that can be read");
+            }
+            return check::rejected();
+        };
+        head.extensions.insert(caller);
+        let decides = self.decides.clone();
+        let Ok(decided) = decides.oneshot(Request::from_parts(head, ())).await;
+        decided.into_body()
+    }
+}
+
+impl RefusalAnswer<CheckResponse> for CheckRefusals {
+    fn answer(&self, refusal: &Refusal, head: &Parts) -> Response<CheckResponse> {
+        let (answer, _) = self.0.answer(refusal, head).into_parts();
+        Response::new(check::denied(answer.status, &answer.headers))
+    }
+
+    fn observe(&self, refusal: &Refusal, head: &Parts) {
+        self.0.observe(refusal, head);
+    }
+}
