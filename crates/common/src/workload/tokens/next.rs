@@ -71,3 +71,96 @@ impl State {
         (!left.is_zero()).then_some(left)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::{
+        super::tests::{Agent, Does, SECOND, TTL, pass},
+        *,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn each_new_token_is_waited_for_and_no_expired_one_is_held() {
+        let agent = Agent::new(TTL);
+        let source = agent.source();
+        let mut held: Option<Arc<JwtSvid>> = None;
+        let began = Instant::now();
+        for _ in 0..20 {
+            let Next::Issued(token) = source.next(held.as_deref()).await else {
+                panic!("there is always a token");
+            };
+            assert_ne!(
+                held.map(|held| held.token().to_owned()).as_deref(),
+                Some(token.token())
+            );
+            held = Some(token);
+        }
+        assert_eq!(agent.fetches(), 20, "there is no other fetch");
+        assert!(began.elapsed() > SECOND * 149 * 19);
+
+        // A clock that is set forward ends the token, and the next one comes at once.
+        agent.set_clock(3600);
+        let set = Instant::now();
+        let mut changes = Vec::new();
+        while changes.len() < 2 {
+            let next = source.next(held.as_deref()).await;
+            held = match &next {
+                Next::Issued(token) => Some(Arc::clone(token)),
+                Next::Lost(_) => None,
+            };
+            changes.push(next);
+        }
+        assert!(
+            matches!(changes[..], [Next::Lost(None), Next::Issued(_)]),
+            "{changes:?}"
+        );
+        assert!(set.elapsed() < SECOND * 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_loss_of_a_token_is_told_once_with_its_reason() {
+        for (does, after, reason) in [
+            (Does::Fail, 294, "nobody listens"),
+            (Does::Withdraw, 149, "no identity issued"),
+        ] {
+            let agent = Agent::new(TTL);
+            let source = agent.source();
+            let Next::Issued(token) = source.next(None).await else {
+                panic!("without a token none is lost");
+            };
+            agent.will(does);
+            let began = Instant::now();
+            let Next::Lost(Some(error)) = source.next(Some(&token)).await else {
+                panic!("no other is issued");
+            };
+            assert!(error.to_string().contains(reason), "{error}");
+            assert!(began.elapsed() > SECOND * after);
+            let without = timeout(SECOND * 60, source.next(None)).await;
+            assert!(without.is_err(), "there is nothing new");
+            let fetches = agent.fetches();
+            assert!(fetches < 160, "{fetches}");
+            agent.will(Does::Issue);
+            let next = timeout(SECOND * 4, source.next(None)).await;
+            assert!(matches!(next, Ok(Next::Issued(_))));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_token_is_replaced_for_a_task_that_waits_for_the_next() {
+        let agent = Agent::new(TTL);
+        let source = agent.source();
+        let token = source.token().await.unwrap();
+        pass(SECOND).await;
+        source.invalidate(&token);
+        let next = timeout(SECOND, source.next(Some(&token))).await;
+        assert!(matches!(next, Ok(Next::Issued(_))), "{next:?}");
+        // While the agent fails, the token that was refused is the current one.
+        let token = source.token().await.unwrap();
+        agent.will(Does::Fail);
+        source.invalidate(&token);
+        let next = timeout(SECOND * 60, source.next(Some(&token))).await;
+        assert!(next.is_err(), "{next:?}");
+    }
+}
