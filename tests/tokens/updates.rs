@@ -46,7 +46,7 @@ async fn unusable_bundle_changes_nothing_and_is_logged_j163() {
         (
             "J163, D20: no keys",
             message(OWN, &json!({})),
-            "it has no array of keys; going on with the last good one",
+            "it has no array of keys; continuing with the last good one",
         ),
         (
             "J163, D20: keys null",
@@ -61,7 +61,7 @@ async fn unusable_bundle_changes_nothing_and_is_logged_j163() {
         (
             "D22: no bundles",
             pb::JwtBundlesResponse::default(),
-            "it has no JWT bundles; going on with the one before",
+            "it has no JWT bundles; continuing with the one before",
         ),
     ] {
         let fake = Fake::new(&genuine);

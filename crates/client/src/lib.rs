@@ -74,6 +74,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         let left = deadline.saturating_duration_since(Instant::now());
         config.identity.workload_api(left)
     };
+    config.warn();
     if config.print() == Some(Print::Token) {
         return output::token(&token(&config, &workload_api()).await?);
     }

@@ -78,7 +78,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     }
     let limits = config.serve.limits();
     let upstream = config.application.upstream(limits.stream_idle_timeout);
-    let (upstream, policy) = match upstream.and_then(|one| Ok((one, config.policy.policy()?))) {
+    let (upstream, policy) = match upstream.and_then(|one| Ok((one, config.policy.file()?))) {
         Ok(parts) => parts,
         Err(error) => return cli::usage_error::<Config>(&error),
     };

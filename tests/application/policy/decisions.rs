@@ -1,4 +1,8 @@
-use http::{Method, Version, header::WWW_AUTHENTICATE};
+use h2::ext::Protocol;
+use http::{
+    Method, Request, Version,
+    header::{AUTHORIZATION, WWW_AUTHENTICATE},
+};
 
 use harness::{CLIENT_ID, SERVER_ID, Stack, https::get};
 
@@ -77,6 +81,43 @@ async fn a_token_must_have_an_audience_of_the_rule_that_decides_u021() {
     assert_eq!(guarded.get("/admin/x", &stranger).await, 403);
     let admin = guarded.token(ADMIN_ID, &["admin-api"]);
     assert_eq!(guarded.get("/admin/x", &admin).await, 200);
+}
+
+/// Lets the client send everything but GET to `/orders`.
+const NO_GET: &str = r#"
+[[rule]]
+name = "read"
+methods = ["GET"]
+paths = ["/orders"]
+callers = ["spiffe://example.org/admin"]
+
+[[rule]]
+paths = ["/**"]
+callers = ["spiffe://example.org/client"]
+"#;
+
+#[tokio::test]
+async fn a_websocket_over_http2_is_decided_as_the_get_that_the_application_gets_u020() {
+    let guarded = Guarded::new(NO_GET, &[]).await;
+    let token = guarded.token(CLIENT_ID, &[SERVER_ID]);
+    assert_eq!(guarded.get("/orders", &token).await, 403);
+    let tls = guarded.https.connect(b"h2").await;
+    let (sender, connection) = h2::client::handshake(tls).await.unwrap();
+    tokio::spawn(connection);
+    let mut sender = sender.ready().await.unwrap();
+    // SETTINGS have come when another request is answered.
+    let other = Request::get("https://a/x").body(()).unwrap();
+    let (answer, _) = sender.send_request(other, true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), 401);
+    for (path, is_refused) in [("/orders", true), ("/other", false)] {
+        let connect = Request::connect(format!("https://a{path}"))
+            .header(AUTHORIZATION, format!("Bearer {token}"))
+            .extension(Protocol::from_static("websocket"));
+        let sent = sender.send_request(connect.body(()).unwrap(), false);
+        let (answer, _stream) = sent.unwrap();
+        let status = answer.await.unwrap().status();
+        assert_eq!(status == 403, is_refused, "{path}: {status}");
+    }
 }
 
 #[tokio::test]

@@ -132,3 +132,29 @@ async fn a_policy_file_next_to_the_short_forms_is_refused_u028() {
         assert!(output.contains("cannot be used with"), "{output}");
     }
 }
+
+/// Returns the part of the operations page between two lines.
+fn documented(begin: &str, end: &str) -> String {
+    let page = include_str!("../../../deploy/README.md");
+    let (_, rest) = page.split_once(begin).unwrap();
+    let (part, _) = rest.split_once(end).unwrap();
+    part.to_owned()
+}
+
+#[tokio::test]
+async fn the_example_of_the_operations_page_answers_as_it_says_u024() {
+    let stack = Stack::new().await;
+    let file = PolicyFile::new(&documented("```toml\n# policy.toml\n", "```"));
+    let path = file.text();
+    let session = documented("```console\n$ server --check-policy policy.toml\n", "```");
+    let (counted, session) = session.split_once('\n').unwrap();
+    let (status, output) = run(&stack, &["--check-policy", &path]).await;
+    assert_eq!((status, output.trim_end()), (Some(0), counted));
+    let lines: Vec<_> = session.lines().collect();
+    assert_eq!(lines.len(), 6);
+    for exchange in lines.chunks(2) {
+        let request = exchange[0].split('\'').nth(1).unwrap();
+        let (_, output) = run(&stack, &["--policy", &path, "--explain", request]).await;
+        assert_eq!(output.trim_end(), exchange[1], "{request}");
+    }
+}

@@ -141,3 +141,14 @@ async fn a_new_audience_is_accepted_for_tokens_that_were_verified_before_u025() 
     wait::until(async || guarded.get("/admin/x", &token).await == 200).await;
     assert_eq!(guarded.get("/orders", &token).await, 200);
 }
+
+#[tokio::test]
+async fn a_trust_domain_of_a_policy_without_a_bundle_is_warned_of_t003() {
+    let partner = |name: &str| POLICY.replace("example.org/client", &format!("{name}/client"));
+    let guarded = Guarded::new(&partner("partner.example"), &[]).await;
+    let text = "no JWT bundle for trust domain partner.example of --policy";
+    guarded.server.logged(text).await;
+    rename_over(&guarded.file.path(), &partner("other.example"));
+    let text = "no JWT bundle for trust domain other.example of --policy";
+    guarded.server.logged(text).await;
+}

@@ -82,8 +82,15 @@ pub enum Verdict<'a> {
 
 impl Rules {
     /// Returns the first rule that matches a request. `path` is compared as it was sent.
+    ///
+    /// CONNECT is matched as GET. With a path it opens a WebSocket over HTTP/2 (RFC 8441 §4), and the
+    /// application may get it as the GET that it is over HTTP/1.1.
     #[must_use]
     pub fn deciding(&self, method: &Method, path: &str) -> Option<&AccessRule> {
+        let method = match *method {
+            Method::CONNECT => &Method::GET,
+            _ => method,
+        };
         self.0.iter().find(|rule| rule.matches(method, path))
     }
 
@@ -317,6 +324,13 @@ mod tests {
                 "/orders",
                 Some("spiffe://example.org/other"),
                 "refused write",
+            ),
+            ("CONNECT", "/orders", Some(CLIENT), "allowed read"),
+            (
+                "CONNECT",
+                "/healthz",
+                Some("spiffe://example.org/ns/a"),
+                "public health",
             ),
             ("POST", "/orders/7", Some(CLIENT), "refused rest"),
             (

@@ -23,7 +23,7 @@ use crate::sanitize::Sanitized;
 /// reason.
 const SECOND_ATTEMPT: Duration = Duration::from_secs(5);
 
-/// What is fetched.
+/// A fetch, with everything that it needs.
 struct Request {
     agent: Agent,
     audiences: Vec<String>,

@@ -244,7 +244,7 @@ impl Keeper {
             let left = left.map_or(String::new(), |left| format!(", for {left}"));
             error!(
                 "the Workload API sent an update that can't be used: {}; \
-                 going on with the one before{left}",
+                 continuing with the one before{left}",
                 reason.fault()
             );
         }

@@ -7,7 +7,7 @@ use std::{
 
 use super::error::Reason;
 
-/// The state of a stream, beside what it has delivered.
+/// The state of a stream. What it has delivered is kept elsewhere.
 #[derive(Debug, Default)]
 pub(super) struct Link {
     /// The time since which the stream delivers nothing, if it does not.

@@ -13,7 +13,7 @@
 //!
 //! # What is trusted, and for how long
 //!
-//! The last good message is in use. Without a later one:
+//! The last good message is in use. If no later one comes:
 //!
 //! - While the Workload API is away, the SVID and the bundles stay in use until the X.509-SVID expires.
 //! - If messages come and cannot be used, or one stream fails while another one works, the bundles before

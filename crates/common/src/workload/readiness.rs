@@ -155,10 +155,10 @@ impl fmt::Display for Degradation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Outage => {
-                "lost the Workload API; going on with the current SVIDs and bundles, for"
+                "lost the Workload API; continuing with the current SVIDs and bundles, for"
             }
             Self::Refused => {
-                "the Workload API sends updates that can't be used; going on with the last good SVIDs and bundles, for"
+                "the Workload API sends updates that can't be used; continuing with the last good SVIDs and bundles, for"
             }
             Self::Expiring => {
                 "no new X.509-SVID has come; new connections are refused when the current one expires, in"

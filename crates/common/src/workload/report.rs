@@ -139,7 +139,7 @@ pub(super) fn faults(
     let grace = format_duration(grace);
     for (name, fault) in faults.iter().take(MAX_LISTED) {
         let effect = match trusted(name) {
-            true => format!("going on with the last good one, for {grace} at most"),
+            true => format!("continuing with the last good one, for {grace} at most"),
             false => {
                 "there is no earlier one, so nothing of this trust domain is trusted".to_owned()
             }

@@ -83,8 +83,8 @@ pub(crate) async fn start(
     address: &ListenAddress,
     inherited: Inherited,
 ) -> anyhow::Result<ExitCode> {
-    let policy = match config.policy.policy() {
-        Ok(policy) => LivePolicy::begin(policy)?,
+    let policy = match config.policy.file() {
+        Ok(file) => LivePolicy::begin(file)?,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
     let service = match address.is_local() {

@@ -195,6 +195,9 @@ fn shown(error: impl fmt::Display) -> String {
 /// upper case.
 fn method(text: &str) -> Result<Method, String> {
     match text.parse() {
+        Ok(Method::CONNECT) => {
+            Err("CONNECT opens a WebSocket over HTTP/2, which rules match as GET".to_owned())
+        }
         Ok(method) if !text.contains(|letter: char| letter.is_ascii_lowercase()) => Ok(method),
         _ => Err("expected a method in upper case, for example GET".to_owned()),
     }

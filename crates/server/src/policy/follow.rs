@@ -15,12 +15,13 @@ use tokio::{
 };
 use tracing::{error, info};
 
-use super::{Policy, load::PolicyFile};
+use super::load::{PolicyFile, Refused};
 use crate::config::Config;
 
 /// The interval between two looks at the file. Reading it works on every file system, and also where a
-/// link to it is replaced. It costs 0.02 % of a core.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// link to it is replaced. A look costs 0.3 ms of CPU in a debug build (`schedstat` over 60 s of a quiet
+/// server: 46 ms with a look every 0.5 s, and 5 ms without).
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A policy that becomes the one of an authenticator.
 pub(crate) enum LivePolicy {
@@ -39,8 +40,8 @@ impl LivePolicy {
     ///
     /// # Errors
     /// Fails when the handler can't be installed.
-    pub(crate) fn begin(policy: Policy) -> anyhow::Result<Self> {
-        let Policy::File(file, rules) = policy else {
+    pub(crate) fn begin(file: Option<(PolicyFile, Rules)>) -> anyhow::Result<Self> {
+        let Some((file, rules)) = file else {
             return Ok(Self::Flags);
         };
         let hangups = Hangups::handle().context("cannot handle SIGHUP")?;
@@ -105,21 +106,27 @@ async fn follow(
                 true => file.read_again(),
                 false => file.has_changed(),
             };
-            (file, is_new)
+            let rules = is_new.then(|| file.rules());
+            (file, rules)
         });
-        let Ok((looked, is_new)) = looking.await else {
+        let Ok((looked, rules)) = looking.await else {
             // The runtime has been shut down.
             return;
         };
         file = looked;
-        if is_new {
-            take(&file, &handle, &bundles);
+        if let Some(rules) = rules {
+            take(&file, rules, &handle, &bundles);
         }
     }
 }
 
-fn take(file: &PolicyFile, handle: &RulesHandle, bundles: &JwtSource) {
-    match file.rules() {
+fn take(
+    file: &PolicyFile,
+    rules: Result<Rules, Refused>,
+    handle: &RulesHandle,
+    bundles: &JwtSource,
+) {
+    match rules {
         Ok(rules) => {
             handle.replace(rules.clone());
             announce(file, &rules, bundles);

@@ -70,28 +70,14 @@ enum Enforce {
     Observe,
 }
 
-/// The policy at the start.
-#[derive(Debug)]
-pub(crate) enum Policy {
-    /// The one of `--allow` and `--public`.
-    Flags,
-    /// The one of a file.
-    File(PolicyFile, Rules),
-}
-
 impl PolicyArgs {
-    /// Reads the policy file, if the flags name one.
+    /// Reads the policy file; `None` if the flags describe the policy.
     ///
     /// # Errors
     /// Fails with one line when the file can't be read or has a mistake.
-    pub(crate) fn policy(&self) -> Result<Policy, String> {
-        let Some(path) = &self.policy else {
-            return Ok(Policy::Flags);
-        };
-        match PolicyFile::open(path) {
-            Ok((file, rules)) => Ok(Policy::File(file, rules)),
-            Err(refused) => Err(format!("--policy {}", refused.text())),
-        }
+    pub(crate) fn file(&self) -> Result<Option<(PolicyFile, Rules)>, String> {
+        let opened = self.policy.as_deref().map(PolicyFile::open).transpose();
+        opened.map_err(|refused| format!("--policy {}", refused.text()))
     }
 
     /// Returns the effect of a refusal.
@@ -162,10 +148,10 @@ impl PolicyArgs {
         own: Option<&SpiffeId>,
         audiences: &[String],
     ) -> Result<(bool, String), String> {
-        let rules = match (self.policy()?, own) {
-            (Policy::File(_, rules), _) => rules,
-            (Policy::Flags, Some(own)) => self.rules(own.trust_domain()),
-            (Policy::Flags, None) => match self.allow.first() {
+        let rules = match (self.file()?, own) {
+            (Some((_, rules)), _) => rules,
+            (None, Some(own)) => self.rules(own.trust_domain()),
+            (None, None) => match self.allow.first() {
                 // The server's own trust domain plays no part with --allow.
                 Some(pattern) => self.rules(pattern.trust_domain()),
                 None => {

@@ -127,6 +127,12 @@ fn a_mistake_is_found_with_its_line_and_column_u022() {
             "upper case",
         ),
         (
+            "[[rule]]\nmethods = [\"CONNECT\"]\npaths = [\"/a\"]\npublic = true\n",
+            2,
+            12,
+            "match as GET",
+        ),
+        (
             "[[rule]]\nmethods = [\"G T\"]\npaths = [\"/a\"]\npublic = true\n",
             2,
             12,
