@@ -338,3 +338,38 @@ async fn session_of_a_caller_with_a_certificate_is_not_resumed_t025() {
         }
     }
 }
+
+#[tokio::test]
+async fn the_rules_of_a_policy_decide_about_callers_with_certificates_u020() {
+    let root = Authority::root();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("policy.toml");
+    let rule = "[[rule]]\nname = \"odd\"\nmethods = [\"GET\"]\npaths = [\"/\"]\n\
+        callers = [\"spiffe://odd.test/caller\"]\naudiences = [\"other\"]\n";
+    std::fs::write(&path, rule).unwrap();
+    let args = [&ACCEPT[..], &["--policy", path.to_str().unwrap()]].concat();
+    let (_stack, server, https) = server(&root, &args).await;
+    let caller = root.issue(ODD_ID, unchanged);
+    let other = root.issue("spiffe://odd.test/other", unchanged);
+    let post = GET
+        .replace("GET", "POST")
+        .replace("\r\n\r\n", "\r\nContent-Length: 0\r\n\r\n");
+    for (svid, request, expected) in [
+        (Some(&caller), GET, 200),
+        (Some(&caller), post.as_str(), 403),
+        (Some(&other), GET, 403),
+        (None, GET, 401),
+    ] {
+        assert_eq!(
+            status(&https, svid, request).await,
+            Some(expected),
+            "{request}"
+        );
+    }
+    server
+        .logged("spiffe://odd.test/other is not a caller of rule \"odd\"")
+        .await;
+    server
+        .logged("spiffe://odd.test/caller sent a request that no rule matches")
+        .await;
+}

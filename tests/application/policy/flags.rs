@@ -1,6 +1,6 @@
 use std::process::Output;
 
-use harness::{Stack, process};
+use harness::{SERVER_ID, Stack, process};
 
 use super::{POLICY, PolicyFile};
 
@@ -21,6 +21,8 @@ async fn a_policy_with_a_mistake_ends_the_server_before_it_listens_u022() {
     let mistake = "[[rule]]\npaths = [\"/x*\"]\npublic = true\n";
     let bad = PolicyFile::new(&format!("{POLICY}\n{mistake}"));
     let good = PolicyFile::new(POLICY);
+    let short = PolicyFile::new("[[rule]]\npaths = [\"/a\"]\npublic = true\n");
+    let short = short.text();
     let (good, bad) = (good.text(), bad.text());
     let place = format!("{bad}: line 21, column 10: \"/x*\": a star stands only in a final /**");
     for (args, status, text) in [
@@ -31,7 +33,8 @@ async fn a_policy_with_a_mistake_ends_the_server_before_it_listens_u022() {
             "--policy /no/such/file: No such file",
         ),
         (["--check-policy", &bad], 1, &place),
-        (["--check-policy", &good], 0, "3 rules"),
+        (["--check-policy", &good], 0, "3 rules\n"),
+        (["--check-policy", &short], 0, "1 rule\n"),
         (
             ["--check-policy", "/no/such/file"],
             2,
@@ -91,6 +94,11 @@ async fn explain_names_the_rule_that_decides_by_the_file_or_the_flags_u024() {
             &["--allow", "spiffe://example.org/y", "--explain", other],
             1,
             "spiffe://example.org/x matches no allowed pattern",
+        ),
+        (
+            &["--spiffe-id", SERVER_ID, "--explain", client],
+            0,
+            "allowed: the default for workloads of example.org allows the caller",
         ),
         (
             &partner,

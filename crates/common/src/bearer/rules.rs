@@ -83,8 +83,8 @@ pub enum Verdict<'a> {
 impl Rules {
     /// Returns the first rule that matches a request. `path` is compared as it was sent.
     ///
-    /// CONNECT is matched as GET. With a path it opens a WebSocket over HTTP/2 (RFC 8441 §4), and the
-    /// application may get it as the GET that it is over HTTP/1.1.
+    /// CONNECT is matched as GET. A CONNECT with a path opens a WebSocket over HTTP/2 (RFC 8441 §4), and
+    /// the application may get it as the GET that it is over HTTP/1.1.
     #[must_use]
     pub fn deciding(&self, method: &Method, path: &str) -> Option<&AccessRule> {
         let method = match *method {

@@ -84,7 +84,7 @@ pub(crate) async fn start(
     inherited: Inherited,
 ) -> anyhow::Result<ExitCode> {
     let policy = match config.policy.file() {
-        Ok(file) => LivePolicy::begin(file)?,
+        Ok(policy) => LivePolicy::begin(policy)?,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
     let service = match address.is_local() {

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use common::bearer::{AccessRule, Rules, Verdict};
+use common::bearer::{AccessRule, Allow, Rule, Rules, Verdict};
 use http::Method;
 use process::cli;
 use spiffe::SpiffeId;
@@ -77,9 +77,15 @@ impl Question {
     }
 }
 
+/// Returns the name of a rule, or the flag that it stands for.
 fn name(rule: &AccessRule) -> String {
-    let name = rule.name.as_ref();
-    name.map_or_else(|| "--allow".to_owned(), ToString::to_string)
+    match (&rule.name, rule.allow().map(Allow::rule)) {
+        (Some(name), _) => name.to_string(),
+        (None, Some(Rule::MembersOf(trust_domain))) => {
+            format!("the default for workloads of {trust_domain}")
+        }
+        (None, _) => "--allow".to_owned(),
+    }
 }
 
 /// Returns the audiences in words.

@@ -77,7 +77,9 @@ fn read(text: &str) -> Result<Rules, Mistake> {
     let document: Document = toml::from_str(text).map_err(|error| {
         let at = error.span().map_or(text.len(), |span| span.start);
         let lines: Vec<_> = error.message().lines().map(str::trim).collect();
-        Mistake::new(at, lines.join(", "))
+        // The message repeats keys of the file, which may have escapes of a terminal.
+        let message = lines.join(", ").replace(char::is_control, "\u{fffd}");
+        Mistake::new(at, message)
     })?;
     if document.rules.is_empty() {
         let why = "has no [[rule]], so that every request would be refused";

@@ -123,7 +123,7 @@ impl PolicyArgs {
     ) -> anyhow::Result<Option<ExitCode>> {
         let answered = match (&self.check_policy, &self.explain) {
             (Some(path), _) => match PolicyFile::open(path) {
-                Ok((_, rules)) => Ok((true, format!("{} rules", rules.len()))),
+                Ok((_, rules)) => Ok((true, counted(&rules))),
                 Err(Refused::Mistake(text)) => Ok((false, text)),
                 Err(Refused::Unreadable(text)) => Err(format!("--check-policy {text}")),
             },
@@ -161,5 +161,12 @@ impl PolicyArgs {
         };
         let answer = question.answer(&rules, audiences);
         Ok((answer.is_allowed, answer.text))
+    }
+}
+
+fn counted(rules: &Rules) -> String {
+    match rules.len() {
+        1 => "1 rule".to_owned(),
+        count => format!("{count} rules"),
     }
 }

@@ -60,6 +60,7 @@ fn a_mistake_is_found_with_its_line_and_column_u022() {
         ("[[rule]]\npaths = [\"/a\"]\npublic = yes\n", 3, 10, ""),
         ("[[rule]]\npaths = [\"/a\"\n", 2, 14, "unclosed array"),
         ("x = 1\n[[rule]]\n", 1, 1, "unknown field `x`"),
+        ("\"\\u001bx\" = 1\n", 1, 1, "unknown field `\u{fffd}x`"),
         ("[[rule]]\npath = [\"/a\"]\n", 2, 1, "unknown field `path`"),
         ("[[rule]]\npaths = \"/a\"\n", 2, 9, "expected a sequence"),
         ("[[rule]]\npaths = [1]\n", 2, 10, "expected a string"),
@@ -226,4 +227,61 @@ fn a_rule_that_can_never_decide_is_a_mistake_u023() {
         "{fault}"
     );
     assert_eq!(fault.line, 6);
+}
+
+const PARTS: [&str; 29] = [
+    "[[rule]]",
+    "[rule]",
+    "\n",
+    "\r\n",
+    " ",
+    "=",
+    "[",
+    "]",
+    ",",
+    "\"",
+    "'''",
+    "#",
+    "\u{e9}",
+    "\\u00",
+    "\0",
+    "name",
+    "paths",
+    "methods",
+    "callers",
+    "public",
+    "true",
+    "1",
+    "\"/a\"",
+    "\"/**\"",
+    "\"GET\"",
+    "paths = [\"/a\"]\n",
+    "public = true\n",
+    "callers = [\"spiffe://a/*\"]\n",
+    "methods = [\"GET\"]\n",
+];
+
+proptest::proptest! {
+    /// Checks that no text panics, and that a mistake has a place in the text or at its end.
+    #[test]
+    fn any_text_is_a_policy_or_a_mistake_in_a_place_u022(
+        parts in proptest::collection::vec(proptest::sample::select(&PARTS[..]), 0..24),
+    ) {
+        let text = parts.concat();
+        if let Err(fault) = parse(text.as_bytes()) {
+            let lines: Vec<_> = text.split('\n').collect();
+            assert!((1..=lines.len()).contains(&fault.line), "{text:?}: {fault}");
+            let length = lines[fault.line - 1].chars().count();
+            assert!((1..=length + 1).contains(&fault.column), "{text:?}: {fault}");
+            assert!(!fault.to_string().contains(char::is_control), "{text:?}: {fault:?}");
+        }
+    }
+
+    /// Checks that no bytes panic.
+    #[test]
+    fn any_bytes_are_a_policy_or_a_mistake(
+        bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..64),
+    ) {
+        let _either = parse(&bytes);
+    }
 }
