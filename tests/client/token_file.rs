@@ -209,7 +209,7 @@ async fn a_signal_follows_each_new_token_u016() {
     let pid_file = directory.path().join("pid");
     let args = [
         "--token-signal",
-        "hup",
+        "usr1",
         "--token-pid-file",
         pid_file.to_str().unwrap(),
     ];
@@ -218,7 +218,7 @@ async fn a_signal_follows_each_new_token_u016() {
         .client
         .logged("cannot read --token-pid-file: No such file")
         .await;
-    let script = "trap 'echo got it >&2' HUP; echo ready >&2; while :; do sleep 0.05; done";
+    let script = "trap 'echo got it >&2' USR1; echo ready >&2; while :; do sleep 0.05; done";
     let mut application = process::command("/bin/sh".as_ref(), "", &["-c", script]);
     application.env("PATH", "/usr/bin:/bin");
     let application = Process::spawn(application);
