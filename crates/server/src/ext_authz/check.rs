@@ -24,6 +24,10 @@ pub(super) struct Fields {
     pub(super) forwards_authorization: bool,
 }
 
+/// The names of a request's fields that have underscores. Some servers read them as if they had hyphens.
+#[derive(Clone, Debug)]
+pub(super) struct Underscored(Vec<String>);
+
 /// The error of a check that has no request, or one that no gateway should pass on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
@@ -44,7 +48,24 @@ pub(super) fn head(check: &CheckRequest) -> Result<Parts, Malformed> {
         value.set_sensitive(true);
         head.headers.append(AUTHORIZATION, value);
     }
+    head.extensions.insert(Underscored::of(http));
     Ok(head)
+}
+
+impl Underscored {
+    fn of(http: &HttpRequest) -> Self {
+        let raw = http.header_map.iter().flat_map(|map| &map.headers);
+        let raw = raw.map(|field| &field.key);
+        let names = http.headers.iter().map(|field| &field.key).chain(raw);
+        Self(names.filter(|name| name.contains('_')).cloned().collect())
+    }
+
+    /// Returns the names that some servers read as `name`.
+    fn read_as<'a>(&'a self, name: &'a str) -> impl Iterator<Item = String> + 'a {
+        let Self(names) = self;
+        let is_it = move |one: &&String| one.replace('_', "-").eq_ignore_ascii_case(name);
+        names.iter().filter(is_it).cloned()
+    }
 }
 
 /// Returns the values of `Authorization`, in either form that gateways send.
@@ -73,19 +94,26 @@ impl Fields {
     /// Returns the answer for a request that is let through, with its caller if that is verified.
     ///
     /// The ID replaces all fields of its name, so that none of the caller's is left. The name must not be
-    /// among those to remove then, because gateways remove after they have set.
-    pub(super) fn allowed(&self, caller: Option<&Caller>) -> CheckResponse {
+    /// among those to remove then, because gateways remove after they have set. Names that some servers
+    /// read as the same, such as `x_spiffe_id`, are removed.
+    pub(super) fn allowed(
+        &self,
+        caller: Option<&Caller>,
+        underscored: Option<&Underscored>,
+    ) -> CheckResponse {
         let name = self.caller_header.as_str();
         let removed = [
             (caller.is_none()).then_some(name),
             (!self.forwards_authorization).then_some(AUTHORIZATION.as_str()),
         ];
+        let removed = removed.into_iter().flatten().map(str::to_owned);
+        let alike = underscored.into_iter().flat_map(|all| all.read_as(name));
         let id = caller.map(|caller| set(name, caller.id.to_string()));
         answer(
             0,
             HttpResponse::OkResponse(Allowed {
                 headers: id.into_iter().collect(),
-                headers_to_remove: removed.into_iter().flatten().map(str::to_owned).collect(),
+                headers_to_remove: removed.chain(alike).collect(),
             }),
         )
     }

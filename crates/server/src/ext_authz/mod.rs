@@ -140,7 +140,7 @@ async fn run(listener: Listener, checks: Checks, shutdown: Shutdown) {
         if let Some(peer) = request.extensions().get::<Peer>() {
             application::log(&request, caller, peer);
         }
-        let allowed = fields.allowed(caller);
+        let allowed = fields.allowed(caller, request.extensions().get());
         async move { Ok(Response::new(allowed)) }
     }));
     let handler = CheckHandler { decides, quotas };

@@ -146,7 +146,7 @@ fn an_allowed_request_gets_the_id_in_place_of_copies_and_loses_its_token_u017() 
             caller_header: HeaderName::from_static(name),
             forwards_authorization,
         };
-        let response = fields.allowed(caller);
+        let response = fields.allowed(caller, None);
         assert_eq!(response.status.unwrap().code, 0);
         let Some(HttpResponse::OkResponse(allowed)) = response.http_response else {
             panic!("it denies");
@@ -160,6 +160,25 @@ fn an_allowed_request_gets_the_id_in_place_of_copies_and_loses_its_token_u017() 
             assert_eq!(change.append_action, Action::OverwriteIfExistsOrAdd as i32);
         }
     }
+}
+
+#[test]
+fn fields_that_servers_read_as_the_caller_s_id_are_removed_u017() {
+    let fields = ["x_caller", "X-Caller", "x_mine", "x-mine"].map(|name| (name, "admin"));
+    let asked = check("GET", "/", &fields, &[("X_CALLER", b"admin")]);
+    let head = head(&asked).unwrap();
+    let fields = Fields {
+        caller_header: HeaderName::from_static("x-caller"),
+        forwards_authorization: true,
+    };
+    let response = fields.allowed(None, head.extensions.get());
+    let Some(HttpResponse::OkResponse(allowed)) = response.http_response else {
+        panic!("it denies");
+    };
+    assert_eq!(
+        allowed.headers_to_remove,
+        ["x-caller", "x_caller", "X_CALLER"]
+    );
 }
 
 /// Returns the parts of the answer to a refused request.
