@@ -93,13 +93,22 @@ impl Forwarder {
         }
         if !is_websocket {
             let request = Client::prepare(request).await?;
-            let answered = self.send(request, &caller, renew).await?;
+            // It is boxed because a caller's task moves all of this future, and two short moves cost less
+            // than one of more than 4 KiB.
+            let answered = match renew {
+                None => Box::pin(self.client.send(request, &caller)).await?,
+                renew => Box::pin(self.send(request, &caller, renew)).await?,
+            };
             return finish(answered, takes_trailers);
         }
         let (mut head, body) = request.into_parts();
         let opening = Opening::of(&mut head, version);
-        let answered = self.send(Client::upgrade(head), &caller, renew).await?;
-        open_websocket(answered, &opening, body).await
+        // It is boxed because few requests need it.
+        let opened = async {
+            let answered = self.send(Client::upgrade(head), &caller, renew).await?;
+            open_websocket(answered, &opening, body).await
+        };
+        Box::pin(opened).await
     }
 
     /// Sends a request, and once more with the field that `renew` gives.
@@ -121,7 +130,7 @@ impl Forwarder {
             {
                 drop(answered.accept());
                 again.head.headers.insert(name, value);
-                return Ok(self.client.send(again, caller).await?);
+                return Ok(Box::pin(self.client.send(again, caller)).await?);
             }
         }
         Ok(answered)

@@ -96,7 +96,8 @@ impl Application {
                 };
                 let id = id.map(|id| (caller_header.clone(), id));
                 match Checked::new(request) {
-                    Ok(request) => forwarder.forward(request, &peer, id).await,
+                    // The future is boxed so that a built-in answer does not pay for its size.
+                    Ok(request) => Box::pin(forwarder.forward(request, &peer, id)).await,
                     Err(rejected) => forwarder.reject(&rejected, &peer),
                 }
             }

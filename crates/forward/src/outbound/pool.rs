@@ -137,7 +137,8 @@ impl<B: RequestBody> Pool<B> {
             taken = self.connections.take(need, failed);
         }
         if taken.is_none() {
-            taken = self.connect(need, failed).await?;
+            // It is boxed because it is large and rare.
+            taken = Box::pin(self.connect(need, failed)).await?;
         }
         let Some(mut connection) = taken else {
             return Ok(None);
