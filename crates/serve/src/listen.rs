@@ -4,6 +4,7 @@ use std::{io, sync::Arc};
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::rustls::ServerConfig;
+use tokio_util::either::Either;
 
 use crate::stream::{PeerAddress, Stream};
 
@@ -50,7 +51,7 @@ pub enum StdSocket {
 pub enum Security {
     /// TLS.
     Tls(Arc<ServerConfig>),
-    /// None, for callers on this machine. HTTP/2 is told from HTTP/1.1 by its first bytes.
+    /// There is no TLS, for callers on this machine. HTTP/2 is told from HTTP/1.1 by its first bytes.
     Plaintext,
 }
 
@@ -84,12 +85,12 @@ impl Socket {
         match self {
             Self::Tcp(tcp) => {
                 let (stream, peer) = tcp.accept().await?;
-                Ok((stream.into(), peer.into()))
+                Ok((Either::Left(stream), peer.into()))
             }
             Self::Unix(unix) => {
                 let (stream, _) = unix.accept().await?;
                 let user = stream.peer_cred()?.uid();
-                Ok((stream.into(), PeerAddress::User(user)))
+                Ok((Either::Right(stream), PeerAddress::User(user)))
             }
         }
     }

@@ -30,7 +30,7 @@ use common::lock::lock;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::debug;
 
-use crate::stream::{PeerAddress, StdStream, Stream};
+use crate::stream::{PeerAddress, StdStream, Stream, from_std, into_std};
 
 /// The tolerated imbalance: a core keeps a connection unless it has more than the fewest plus one in
 /// [`TOLERANCE`]. A handoff costs some microseconds, and among many connections a few more do not
@@ -164,7 +164,7 @@ impl HandoffTarget {
     }
 
     fn hand_off(&self, stream: Stream, peer: PeerAddress) {
-        match stream.into_std() {
+        match into_std(stream) {
             Ok(stream) => {
                 let counted = Counted::on(&self.connections);
                 // An error means that the core has ended without removing itself. The connection is
@@ -188,7 +188,7 @@ impl HandedOff {
             peer,
             counted,
         } = self;
-        match Stream::from_std(stream) {
+        match from_std(stream) {
             Ok(stream) => Some(Accepted {
                 stream,
                 peer,
@@ -219,6 +219,7 @@ impl Drop for Counted {
 mod tests {
     use futures_util::FutureExt;
     use tokio::net::{TcpListener, TcpStream};
+    use tokio_util::either::Either;
 
     use super::*;
 
@@ -231,7 +232,7 @@ mod tests {
             let (caller, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
             drop(caller.unwrap());
             let (stream, peer) = accepted.unwrap();
-            own.extend(member.keep_or_hand_off((stream.into(), peer.into())));
+            own.extend(member.keep_or_hand_off((Either::Left(stream), peer.into())));
         }
         own
     }

@@ -11,6 +11,7 @@ use std::{io, net::SocketAddr, time::Duration};
 use common::backoff::Backoff;
 use futures_util::FutureExt;
 use tokio::time::sleep;
+use tokio_util::either::Either;
 use tracing::debug;
 
 pub(crate) use self::{
@@ -19,7 +20,7 @@ pub(crate) use self::{
 };
 use crate::{
     listen::{Listener, Queue, Socket, StdSocket},
-    stream::{PeerAddress, StdStream, Stream},
+    stream::{PeerAddress, StdStream, Stream, from_std, prepare},
 };
 
 /// The pauses after a failure to accept, usually because the process is out of file descriptors. A
@@ -93,11 +94,11 @@ pub(crate) fn close(Listener { socket, queue }: Listener) -> Vec<(Stream, PeerAd
     });
     let last = last.unwrap_or_default().into_iter();
     last.filter_map(|(stream, peer)| {
-        let stream = Stream::from_std(stream).ok()?;
+        let stream = from_std(stream).ok()?;
         let peer = match (&stream, peer) {
             (_, Some(peer)) => peer,
-            (Stream::Unix(unix), None) => PeerAddress::User(unix.peer_cred().ok()?.uid()),
-            (Stream::Tcp(_), None) => return None,
+            (Either::Right(unix), None) => PeerAddress::User(unix.peer_cred().ok()?.uid()),
+            (Either::Left(_), None) => return None,
         };
         ready((stream, peer))
     })
@@ -110,19 +111,19 @@ fn accept_now(listener: &StdSocket) -> io::Result<(StdStream, Option<PeerAddress
         StdSocket::Tcp(listener) => {
             let (tcp, peer) = listener.accept()?;
             tcp.set_nonblocking(true)?;
-            Ok((StdStream::Tcp(tcp), Some(peer.into())))
+            Ok((Either::Left(tcp), Some(peer.into())))
         }
         StdSocket::Unix(listener) => {
             let (unix, _) = listener.accept()?;
             unix.set_nonblocking(true)?;
-            Ok((StdStream::Unix(unix), None))
+            Ok((Either::Right(unix), None))
         }
     }
 }
 
 /// Prepares a connection to be served. Returns `None` if it has ended.
 fn ready((stream, peer): (Stream, PeerAddress)) -> Option<(Stream, PeerAddress)> {
-    match stream.set_options() {
+    match prepare(&stream) {
         Ok(()) => Some((stream, unmapped(peer))),
         Err(error) => {
             debug!(%peer, %error, "connection ended");

@@ -44,7 +44,7 @@ use self::{
     exchange::Serving,
     http1::{Http1, Tracked},
     observed::Observed,
-    plaintext::Prefixed,
+    plaintext::Beginning,
     windows::Windows,
 };
 use crate::{
@@ -67,8 +67,8 @@ impl<I: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for I {}
 /// A connection on which HTTP can begin.
 enum Opened {
     Tls(Box<TlsStream<Stream>>),
-    /// A connection without TLS, and whether it speaks HTTP/2.
-    Plaintext(bool, Prefixed<Stream>),
+    /// A connection without TLS, and its beginning.
+    Plaintext(Stream, Beginning),
 }
 
 pub(crate) struct Connection {
@@ -85,9 +85,9 @@ pub(crate) struct Connection {
 /// The reason why a connection ended early. It is routine and logged at debug level.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("TLS handshake not complete in time")]
+    #[error("no TLS handshake, or no first bytes without TLS, in time")]
     HandshakeTimeout,
-    #[error("TLS handshake closed to make room for a newer one")]
+    #[error("closed before its first request to make room for a newer connection")]
     HandshakeEvicted,
     #[error("stopping")]
     Stopping,
@@ -95,6 +95,8 @@ pub(crate) enum Error {
     NotDrained,
     #[error("TLS handshake: {0}")]
     Handshake(std::io::Error),
+    #[error("first bytes without TLS: {0}")]
+    Plaintext(std::io::Error),
     #[error("the peer's certificate has no identity")]
     NoIdentity,
     #[error("{0}")]
@@ -131,13 +133,17 @@ impl Connection {
                     let identity = identity(chain, trust).ok_or(Error::NoIdentity)?;
                     self.peer = self.peer.identified(identity);
                 }
-                self.http(*tls, is_http2, handler).await
+                let begun = Beginning {
+                    is_http2,
+                    bytes: Bytes::new(),
+                };
+                self.http(*tls, begun, handler).await
             }
-            Opened::Plaintext(is_http2, io) => self.http(io, is_http2, handler).await,
+            Opened::Plaintext(io, begun) => self.http(io, begun, handler).await,
         }
     }
 
-    async fn http(self, io: impl Io, is_http2: bool, handler: impl Handler) -> Result<(), Error> {
+    async fn http(self, io: impl Io, begun: Beginning, handler: impl Handler) -> Result<(), Error> {
         let activity = Activity::new(self.shared.in_flight.of(self.source), self.max_age());
         let serving = Arc::new(Serving {
             handler,
@@ -147,6 +153,8 @@ impl Connection {
             tunnel: Mutex::default(),
         });
         // Each future is boxed, because an idle connection would otherwise keep memory for both versions.
+        let is_http2 = begun.is_http2;
+        let io = Observed::new(io, begun, Arc::clone(&activity));
         match is_http2 {
             true => Box::pin(self.http2(io, &activity, serving)).await,
             false => Box::pin(self.http1(io, &activity, serving)).await,
@@ -157,7 +165,7 @@ impl Connection {
     /// connection, under one deadline.
     async fn open(
         &self,
-        stream: Stream,
+        mut stream: Stream,
         security: Security,
         handshake: HandshakePermit,
     ) -> Result<(Opened, OwnedSemaphorePermit), Error> {
@@ -168,9 +176,8 @@ impl Connection {
                     Opened::Tls(Box::new(accepted.map_err(Error::Handshake)?))
                 }
                 Security::Plaintext => {
-                    let detected = plaintext::detect(stream).await;
-                    let (is_http2, io) = detected.map_err(Error::Handshake)?;
-                    Opened::Plaintext(is_http2, io)
+                    let begun = plaintext::detect(&mut stream).await;
+                    Opened::Plaintext(stream, begun.map_err(Error::Plaintext)?)
                 }
             };
             Ok((opened, self.shared.admission.connection().await))
@@ -191,7 +198,7 @@ impl Connection {
     /// request was served (RFC 9112 §9.6).
     async fn http1<H: Handler>(
         self,
-        io: impl Io,
+        io: Observed<impl Io>,
         activity: &Arc<Activity>,
         serving: Arc<Serving<H>>,
     ) -> Result<(), Error> {
@@ -199,7 +206,6 @@ impl Connection {
             let serving = Arc::clone(&serving);
             service_fn(move |request| http1::exchange(&serving, request))
         };
-        let io = Observed::http1(io, Arc::clone(activity));
         let mut connection = Http1::new(io, service, serving);
         let overdue = tokio::select! {
             served = &mut connection => return served,
@@ -230,11 +236,10 @@ impl Connection {
     /// knows that it was not served (RFC 9113 §6.8).
     async fn http2<H: Handler>(
         self,
-        io: impl Io,
+        io: Observed<impl Io>,
         activity: &Arc<Activity>,
         serving: Arc<Serving<H>>,
     ) -> Result<(), Error> {
-        let io = Observed::http2(io, Arc::clone(activity));
         let heard = io.heard();
         let mut h2 = tokio::select! {
             h2 = http2::handshake(io) => h2?,

@@ -15,13 +15,14 @@ use std::{
     time::Duration,
 };
 
+use hyper::body::Bytes;
 use pin_project_lite::pin_project;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep},
 };
 
-use super::{activity::Activity, flood::FrameCounter};
+use super::{activity::Activity, flood::FrameCounter, plaintext::Beginning};
 use crate::http2::Heard;
 
 /// The bounds after a connection has closed its sending side: the time for the peer's next bytes, the
@@ -36,6 +37,8 @@ pin_project! {
     pub(super) struct Observed<I> {
         #[pin]
         io: I,
+        // The beginning of the input, which was read before.
+        begun: Bytes,
         activity: Arc<Activity>,
         frames: Option<FrameCounter>,
         heard: Heard,
@@ -53,28 +56,22 @@ struct Lingering {
 }
 
 impl<I> Observed<I> {
-    pub(super) fn http1(io: I, activity: Arc<Activity>) -> Self {
-        Self::new(io, activity, None)
-    }
-
-    pub(super) fn http2(io: I, activity: Arc<Activity>) -> Self {
-        Self::new(io, activity, Some(FrameCounter::new()))
+    /// Observes the connection on `io`, which has begun already.
+    pub(super) fn new(io: I, begun: Beginning, activity: Arc<Activity>) -> Self {
+        Self {
+            io,
+            begun: begun.bytes,
+            activity,
+            frames: begun.is_http2.then(FrameCounter::new),
+            heard: Heard::default(),
+            reader: None,
+            lingering: None,
+        }
     }
 
     /// Returns the count of reads that brought bytes.
     pub(super) fn heard(&self) -> Heard {
         self.heard.clone()
-    }
-
-    fn new(io: I, activity: Arc<Activity>, frames: Option<FrameCounter>) -> Self {
-        Self {
-            io,
-            activity,
-            frames,
-            heard: Heard::default(),
-            reader: None,
-            lingering: None,
-        }
     }
 }
 
@@ -107,7 +104,12 @@ impl<I: AsyncRead> AsyncRead for Observed<I> {
             return Poll::Pending;
         }
         let before = buf.filled().len();
-        ready!(this.io.poll_read(cx, buf))?;
+        if this.begun.is_empty() {
+            ready!(this.io.poll_read(cx, buf))?;
+        } else {
+            let count = this.begun.len().min(buf.remaining());
+            buf.put_slice(&this.begun.split_to(count));
+        }
         this.heard.note();
         Poll::Ready(match this.frames {
             Some(frames) => frames

@@ -1,95 +1,52 @@
 //! Connections without TLS: the version of HTTP is told from the first bytes (RFC 9113 §3.3).
 
-use std::{
-    io::{self, IoSlice},
-    pin::Pin,
-    task::{Context, Poll},
-};
+use std::io;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use hyper::body::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// The first bytes of every HTTP/2 connection (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A connection whose first bytes were read already.
+/// The beginning of a connection, which was read to tell its version.
 #[derive(Debug)]
-pub(super) struct Prefixed<I> {
-    io: I,
-    prefix: [u8; PREFACE.len()],
-    /// The part of the prefix that was not read again.
-    left: std::ops::Range<usize>,
+pub(super) struct Beginning {
+    pub(super) is_http2: bool,
+    /// The bytes that were read.
+    pub(super) bytes: Bytes,
 }
 
-/// Reads until the version of HTTP is known. Returns whether it is HTTP/2, and the connection as if
-/// nothing had been read.
-pub(super) async fn detect<I>(mut io: I) -> io::Result<(bool, Prefixed<I>)>
-where
-    I: AsyncRead + Unpin,
-{
-    let mut prefix = [0; PREFACE.len()];
+/// Reads until the version of HTTP is known.
+pub(super) async fn detect(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Beginning> {
+    let mut read = [0; PREFACE.len()];
     let mut length = 0;
-    while length < PREFACE.len() && prefix[..length] == PREFACE[..length] {
-        match io.read(&mut prefix[length..]).await? {
+    while length < PREFACE.len() && read[..length] == PREFACE[..length] {
+        match io.read(&mut read[length..]).await? {
             0 => break,
-            read => length += read,
+            more => length += more,
         }
     }
-    let is_http2 = prefix == *PREFACE;
-    let left = 0..length;
-    Ok((is_http2, Prefixed { io, prefix, left }))
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for Prefixed<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.left.is_empty() {
-            return Pin::new(&mut this.io).poll_read(cx, buf);
-        }
-        let count = this.left.len().min(buf.remaining());
-        let end = this.left.start + count;
-        buf.put_slice(&this.prefix[this.left.start..end]);
-        this.left.start = end;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Prefixed<I> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
+    Ok(Beginning {
+        is_http2: read == *PREFACE,
+        bytes: Bytes::copy_from_slice(&read[..length]),
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::{
+        net::Ipv4Addr,
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use tokio::io::ReadBuf;
+
+    use super::{
+        super::{activity::Activity, observed::Observed},
+        *,
+    };
+    use crate::in_flight::InFlightLimit;
 
     #[tokio::test]
     async fn the_version_is_told_from_the_first_bytes_and_nothing_is_lost() {
@@ -105,10 +62,13 @@ mod tests {
             (&preface, true),
         ] {
             for step in [1, 5, 100] {
-                let mut mock = in_steps(bytes, step);
-                let (found, mut io) = detect(&mut mock).await.unwrap();
-                assert_eq!(found, is_http2, "{bytes:?}");
-                let mut read = Vec::new();
+                let mut io = in_steps(bytes, step);
+                let begun = detect(&mut io).await.unwrap();
+                assert_eq!(begun.is_http2, is_http2, "{bytes:?}");
+                let limit = InFlightLimit::new(1).of(Ipv4Addr::LOCALHOST.into());
+                let mut io = Observed::new(io, begun, Activity::new(limit, None));
+                let mut read = vec![io.read_u8().await.unwrap_or_default()];
+                read.truncate(bytes.len());
                 io.read_to_end(&mut read).await.unwrap();
                 assert_eq!(read, bytes);
             }
