@@ -225,9 +225,13 @@ async fn token_decides_where_there_is_one_and_else_the_certificate_t022() {
         .await;
     assert_eq!(status(&https, None, GET).await, Some(401));
     assert_eq!(status(&https, None, &token(&good)).await, Some(200));
-    // The certificate of a caller that is not allowed.
+    // The certificate of another caller, where patterns allow it and where they do not.
     let other = root.issue("spiffe://odd.test/other", unchanged);
     assert_eq!(status(&https, Some(&other), GET).await, Some(200));
+    let args = [ACCEPT, ["--allow", ODD_ID]];
+    let (_one, _server, https) = self::server(&root, args.as_flattened()).await;
+    assert_eq!(status(&https, Some(&svid), GET).await, Some(200));
+    assert_eq!(status(&https, Some(&other), GET).await, Some(403));
     let bundle = root.bundle("odd.test");
     let default = Stack::with(SERVER_ID, |config| config.federated = vec![bundle]).await;
     let server = default.server(&ACCEPT).await;
@@ -268,6 +272,9 @@ async fn server_with_peers_takes_connections_of_its_proxies_only_t023() {
         .logged("TLS handshake refused: spiffe://odd.test/caller may not connect")
         .await;
     assert_eq!(status(&https, None, GET).await, None);
+    server
+        .logged("TLS handshake refused: peer sent no certificates")
+        .await;
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
 //! rustls configurations for one-way TLS with X.509-SVIDs.
 //!
 //! The side that accepts ([`server`]) presents its X.509-SVID and requests no certificate, unless it
-//! also takes callers by theirs ([`server_verifying`]). The side
-//! that connects ([`client`]) verifies a SPIFFE ID and presents no certificate. Both use the state that
-//! the [`X509Source`] has at each handshake. `verify` is the verification of a peer.
+//! also takes callers by theirs ([`server_verifying`]). The side that connects ([`client`]) verifies a
+//! SPIFFE ID, and presents no certificate unless it is told to ([`ClientTls::presenting`]). Both use the
+//! state that the [`X509Source`] has at each handshake. `verify` is the verification of a peer.
 //!
 //! A caller may resume a session while the SVID is the one that the caller verified. A connection to an
 //! upstream never resumes a session, because that would skip the verification.
@@ -30,7 +30,7 @@ use spiffe::{SpiffeId, TrustDomain, svid::x509::X509Svid as ParsedSvid};
 
 use self::{callers::CallerVerifier, verify::ServerVerifier};
 pub use self::{
-    callers::{CallerError, Callers},
+    callers::{CallerError, Callers, refused_certificate},
     verify::{PeerError, workload_id},
 };
 use crate::{
@@ -184,14 +184,14 @@ impl CurrentSvid {
 
 impl ResolvesServerCert for CurrentSvid {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(self.get()?.svid.key()))
+        Some(Arc::clone(self.source.svid().ok()?.key()))
     }
 }
 
 /// Presents the SVID to an upstream that requests a certificate, whatever authorities it names.
 impl ResolvesClientCert for CurrentSvid {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(self.get()?.svid.key()))
+        Some(Arc::clone(self.source.svid().ok()?.key()))
     }
 
     fn has_certs(&self) -> bool {

@@ -1,17 +1,20 @@
 //! The loop of one core: accept, hand off, serve, drain.
 
-use common::source::network;
+use std::sync::Arc;
+
+use common::{source::network, throttle::LogQuota, tls::refused_certificate};
 use tokio::{task::JoinSet, time::timeout};
 use tracing::{debug, warn};
 
 use crate::{
     accept::{self, Accepted},
-    connection::Connection,
+    connection::{self, Connection},
     handler::Handler,
     listen::{Listener, Security},
     peer::Peer,
     shared::Shared,
     shutdown::Shutdown,
+    stream::PeerAddress,
 };
 
 /// Serves `listener` until `shutdown` is requested, and then drains: requests in flight may finish
@@ -92,11 +95,12 @@ impl<H: Handler> ServingCore<H> {
             },
         };
         let (security, handler) = (self.security.clone(), self.handler.clone());
+        let refused = Arc::clone(&self.shared.refused);
         // The future is boxed because it is large and would be moved about a dozen times before it runs.
         self.connections.spawn(Box::pin(async move {
             let _permits = (permit, counted);
             if let Err(error) = connection.serve(stream, security, handshake, handler).await {
-                debug!(%peer, %error, "connection ended");
+                log_end(peer, &error, &refused);
             }
         }));
     }
@@ -111,6 +115,23 @@ impl<H: Handler> ServingCore<H> {
                 connections = self.connections.len(),
                 "drain timeout passed: closing what is still in flight"
             );
+        }
+    }
+}
+
+/// Logs why a connection ended early. `refused` limits the lines about certificates, which must be seen:
+/// they tell the operator of a correct peer what to mend.
+fn log_end(peer: PeerAddress, error: &connection::Error, refused: &LogQuota) {
+    let reason = match error {
+        connection::Error::Handshake(cause) => refused_certificate(cause),
+        _ => None,
+    };
+    match reason {
+        None => debug!(%peer, %error, "connection ended"),
+        Some(reason) => {
+            if let Some(left_out) = refused.take(network(peer.ip())) {
+                warn!(%peer, left_out, "TLS handshake refused: {reason}");
+            }
         }
     }
 }

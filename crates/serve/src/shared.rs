@@ -1,5 +1,9 @@
 //! The live counts that the cores of a process share.
 
+use std::sync::Arc;
+
+use common::throttle::LogQuota;
+
 use crate::{
     accept::{Admission, Balance},
     connection::windows::WideWindows,
@@ -16,10 +20,12 @@ pub struct Shared {
     pub(crate) in_flight: InFlightLimit,
     pub(crate) wide_windows: WideWindows,
     pub(crate) balance: Balance,
-    /// Without it, connections end with the process alone.
+    /// The time for which the process has its identity; `None` if connections end with the process alone.
     pub(crate) tenure: Option<Tenure>,
     /// The time for which the bundles that verify callers stay the same.
     pub(crate) trust: Option<Tenure>,
+    /// The quota of log lines about handshakes that are refused.
+    pub(crate) refused: Arc<LogQuota>,
 }
 
 impl Shared {
@@ -33,6 +39,7 @@ impl Shared {
             balance: Balance::default(),
             tenure: None,
             trust: None,
+            refused: Arc::default(),
             limits,
         }
     }

@@ -3,10 +3,7 @@
 //! rustls verifies signatures and the path to a trust anchor. The anchors are those of the trust domain in
 //! the caller's own SPIFFE ID, so that no trust domain can vouch for another one.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-};
+use std::{error::Error, sync::Arc};
 
 use rustls::{
     DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
@@ -19,10 +16,9 @@ use rustls::{
     },
 };
 use spiffe::{SpiffeId, TrustDomain};
-use tracing::warn;
 
 use super::verify::{self, PeerError};
-use crate::{bearer::Allow, cause, sanitize::Sanitized, throttle::LogQuota, workload::X509Source};
+use crate::{bearer::Allow, cause, sanitize::Sanitized, workload::X509Source};
 
 /// The callers that a listener takes by their certificates.
 #[derive(Clone, Debug)]
@@ -50,8 +46,6 @@ pub(super) struct CallerVerifier {
     source: X509Source,
     callers: Callers,
     provider: Arc<CryptoProvider>,
-    /// Limits the log lines about callers that are refused.
-    quota: LogQuota,
 }
 
 impl CallerVerifier {
@@ -60,7 +54,6 @@ impl CallerVerifier {
             source,
             callers,
             provider,
-            quota: LogQuota::new(),
         }
     }
 
@@ -74,30 +67,6 @@ impl CallerVerifier {
         let (roots, provider) = (Arc::clone(&trust.roots), Arc::clone(&self.provider));
         let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
         verifier.map_err(|_| no_bundle())
-    }
-
-    fn verify(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        let id = verify::workload_id(leaf).map_err(rejected)?;
-        let verifier = self.path_verifier(id.trust_domain()).map_err(rejected)?;
-        // rustls does not look at the key usage of an intermediate.
-        let signing = intermediates.iter().filter(|one| verify::may_sign(one));
-        let signing: Vec<_> = signing.cloned().collect();
-        let verified = verifier.verify_client_cert(leaf, &signing, now);
-        let verified = verified.map_err(|error| verify::explained(error, leaf, intermediates))?;
-        self.authorize(id).map_err(rejected)?;
-        Ok(verified)
-    }
-
-    fn authorize(&self, id: SpiffeId) -> Result<(), CallerError> {
-        match &self.callers {
-            Callers::Only(allow) if !allow.allows(&id) => Err(CallerError::NotAllowed(id)),
-            _ => Ok(()),
-        }
     }
 }
 
@@ -117,17 +86,16 @@ impl ClientCertVerifier for CallerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self.verify(leaf, intermediates, now);
-        if let Err(error) = &verified
-            && let Some(left_out) = self.quota.take(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
-        {
-            let own = cause::find::<CallerError>(error).map(ToString::to_string);
-            let own = own.or_else(|| Some(cause::find::<PeerError>(error)?.to_string()));
-            let reason = own.unwrap_or_else(|| cause::chain(error));
-            let reason = Sanitized(reason);
-            warn!(left_out, "TLS handshake refused: {reason}");
+        let id = verify::workload_id(leaf).map_err(rejected)?;
+        let verifier = self.path_verifier(id.trust_domain()).map_err(rejected)?;
+        let verified = verifier.verify_client_cert(leaf, &verify::signing(intermediates), now);
+        let verified = verified.map_err(|error| verify::explained(error, leaf, intermediates))?;
+        match &self.callers {
+            Callers::Only(allow) if !allow.allows(&id) => {
+                Err(rejected(CallerError::NotAllowed(id)))
+            }
+            Callers::Any | Callers::Only(_) => Ok(verified),
         }
-        verified
     }
 
     fn verify_tls12_signature(
@@ -154,6 +122,21 @@ impl ClientCertVerifier for CallerVerifier {
         let algorithms = &self.provider.signature_verification_algorithms;
         algorithms.supported_schemes()
     }
+}
+
+/// Returns the reason why a handshake with a caller failed, if it is the caller's certificate, or that
+/// there is none.
+#[must_use]
+pub fn refused_certificate(error: &(dyn Error + 'static)) -> Option<Sanitized<String>> {
+    let own = cause::find::<CallerError>(error).map(ToString::to_string);
+    let own = own.or_else(|| Some(cause::find::<PeerError>(error)?.to_string()));
+    let reason = own.or_else(|| match cause::find(error)? {
+        rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => {
+            Some(cause::chain(error))
+        }
+        _ => None,
+    });
+    reason.map(Sanitized)
 }
 
 /// Returns the error of rustls for a caller that is not accepted.

@@ -60,7 +60,7 @@ pub enum PeerError {
     /// The peer's chain has a part that rustls does not process (RFC 5280 §4.2).
     #[error("{0} is not processed")]
     Unprocessed(String),
-    /// The peer is verified, and it is a workload of a trust domain that is not expected.
+    /// The peer's certificate is for a workload of a trust domain that is not expected. It is not verified.
     #[error("it presented a SPIFFE ID of trust domain {0}")]
     TrustDomainNotAllowed(TrustDomain),
     /// The peer is verified, and it is another workload than the expected one.
@@ -91,8 +91,7 @@ impl ServerVerifier {
 
     /// Verifies the path to a trust anchor, with all intermediates and then with those that may sign.
     ///
-    /// rustls does not look at the key usage of an intermediate. The first verification keeps its error
-    /// for a path that is bad in any case.
+    /// The first verification keeps its error for a path that is bad in any case.
     fn verify_path(
         &self,
         leaf: &CertificateDer<'_>,
@@ -109,8 +108,7 @@ impl ServerVerifier {
         if intermediates.iter().all(may_sign) {
             return Ok(());
         }
-        let signing = intermediates.iter().filter(|one| may_sign(one));
-        verify(&signing.cloned().collect::<Vec<_>>())
+        verify(&signing(intermediates))
     }
 }
 
@@ -232,9 +230,15 @@ fn fault_of_leaf(certificate: &X509Certificate<'_>) -> Option<&'static str> {
     }
 }
 
+/// Returns the intermediates that may sign certificates. rustls does not look at their key usage.
+pub(super) fn signing<'a>(intermediates: &[CertificateDer<'a>]) -> Vec<CertificateDer<'a>> {
+    let signing = intermediates.iter().filter(|one| may_sign(one));
+    signing.cloned().collect()
+}
+
 /// Returns whether an intermediate may sign certificates. One without a key usage may (RFC 5280
 /// §6.1.4(n)); one whose key usage cannot be read may not.
-pub(super) fn may_sign(intermediate: &CertificateDer<'_>) -> bool {
+fn may_sign(intermediate: &CertificateDer<'_>) -> bool {
     let Ok((rest, certificate)) = parse_x509_certificate(intermediate) else {
         return false;
     };
