@@ -116,14 +116,13 @@ impl Holder {
 impl RulesHandle {
     /// Replaces the rules for all requests whose check begins from now on.
     pub fn replace(&self, rules: Rules) {
-        self.0.send_modify(|in_force| {
-            let mut next = InForce::new(rules, Arc::clone(&in_force.default));
-            if next.accepted == in_force.accepted {
-                // Verified tokens stay in the cache.
-                next.accepted = Arc::clone(&in_force.accepted);
-            }
-            *in_force = Arc::new(next);
-        });
+        let before = Arc::clone(&self.0.borrow());
+        let mut next = InForce::new(rules, Arc::clone(&before.default));
+        if next.accepted == before.accepted {
+            // Verified tokens stay in the cache.
+            next.accepted = Arc::clone(&before.accepted);
+        }
+        self.0.send_replace(Arc::new(next));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{cell::OnceCell, net::IpAddr, sync::Arc, time::SystemTime};
 
-use http::{header::AUTHORIZATION, request::Parts};
+use http::request::Parts;
 use spiffe::{BundleSource, SpiffeId};
 use tracing::debug;
 
@@ -57,18 +57,6 @@ struct Check<'a> {
     token: BearerToken<'a>,
     in_force: &'a InForce,
     decides: Decides<'a>,
-}
-
-impl Caller {
-    /// Returns the caller that was verified before its request was refused.
-    pub(super) fn verified_in(refusal: &Refusal, head: &Parts) -> Option<Self> {
-        let id = Arc::new(refusal.verified_caller()?.clone());
-        let credential = match head.headers.contains_key(AUTHORIZATION) {
-            true => Credential::Token,
-            false => Credential::Certificate,
-        };
-        Some(Self { id, credential })
-    }
 }
 
 impl<'a> BearerToken<'a> {
@@ -210,10 +198,8 @@ where
     fn known(&self, check: &Check<'_>) -> Result<Option<Arc<SpiffeId>>, Refusal> {
         let verified = self.cache.as_ref();
         let verified = verified.and_then(|cache| cache.get(check.token.digest()));
-        let holds = |verified: &Arc<Verified>| {
-            Arc::ptr_eq(&verified.accepted, check.in_force.accepted())
-                && verified.holds(self.validator.bundles(), SystemTime::now())
-        };
+        let (accepted, bundles) = (check.in_force.accepted(), self.validator.bundles());
+        let holds = |verified: &Arc<Verified>| verified.holds(accepted, bundles, SystemTime::now());
         let Some(verified) = verified.filter(holds) else {
             return Ok(None);
         };
@@ -296,17 +282,11 @@ fn authorized(
     id: Arc<SpiffeId>,
     credential: Credential,
 ) -> Result<Caller, Refusal> {
-    let refused = |rule| {
-        Err(Refusal::NotAllowed {
-            caller: SpiffeId::clone(&id),
-            rule,
-        })
+    let caller = Caller { id, credential };
+    let rule = match decides {
+        Decides::Callers(rule, _) if rule.allows(&caller.id) => return Ok(caller),
+        Decides::Callers(rule, _) => rule.refusing(),
+        Decides::Public | Decides::Nothing => Rule::NoRule,
     };
-    match decides {
-        Decides::Callers(rule, _) => match rule.allow() {
-            Some(allow) if !allow.allows(&id) => refused(rule.refusing()),
-            _ => Ok(Caller { id, credential }),
-        },
-        Decides::Public | Decides::Nothing => refused(Rule::NoRule),
-    }
+    Err(Refusal::NotAllowed { caller, rule })
 }

@@ -92,7 +92,7 @@ pub enum Enforcement {
 #[derive(Debug)]
 pub struct JwtSvidService<S, A = EmptyAnswer, B = JwtSource> {
     inner: S,
-    layer: JwtSvidLayer<A, B>,
+    layer: Arc<JwtSvidLayer<A, B>>,
 }
 
 /// Answers refused requests. Every `Fn(&Refusal, &Parts) -> Response<ResBody>` implements it.
@@ -194,7 +194,7 @@ impl<S, A: Clone, B> Layer<S> for JwtSvidLayer<A, B> {
     fn layer(&self, inner: S) -> Self::Service {
         JwtSvidService {
             inner,
-            layer: self.clone(),
+            layer: Arc::new(self.clone()),
         }
     }
 }
@@ -204,7 +204,7 @@ where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Send,
-    A: RefusalAnswer<ResBody> + Clone + Send + Sync + 'static,
+    A: RefusalAnswer<ResBody> + Send + Sync + 'static,
     B: BundleSource<Item = JwtBundle> + Send + Sync + 'static,
     B::Error: std::error::Error + Send + Sync + 'static,
     ReqBody: Send + 'static,
@@ -219,7 +219,7 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let layer = self.layer.clone();
+        let layer = Arc::clone(&self.layer);
         // `poll_ready` was called on `self.inner` and not on the clone, so that `self.inner` has to
         // serve this request.
         let next = self.inner.clone();
@@ -230,7 +230,7 @@ where
                 Ok(caller) => caller,
                 Err(refusal) if layer.enforcement == Enforcement::Observe => {
                     layer.answer.observe(&refusal, &head);
-                    Caller::verified_in(&refusal, &head)
+                    refusal.verified_caller().cloned()
                 }
                 Err(refusal) => return Ok(layer.answer.answer(&refusal, &head)),
             };
@@ -280,11 +280,11 @@ impl<A: Clone, B> Clone for JwtSvidLayer<A, B> {
     }
 }
 
-impl<S: Clone, A: Clone, B> Clone for JwtSvidService<S, A, B> {
+impl<S: Clone, A, B> Clone for JwtSvidService<S, A, B> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
-            layer: self.layer.clone(),
+            layer: Arc::clone(&self.layer),
         }
     }
 }

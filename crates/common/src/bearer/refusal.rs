@@ -5,14 +5,12 @@
 
 use std::{fmt, time::Duration};
 
+use super::{allow::Rule, authenticator::Caller, rules::RuleName};
+use crate::sanitize::Sanitized;
 use http::{
     HeaderValue, Response, StatusCode,
     header::{CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE},
 };
-use spiffe::SpiffeId;
-
-use super::{allow::Rule, rules::RuleName};
-use crate::sanitize::Sanitized;
 
 /// The reason why a request is refused, by the step that refuses it. Its text is for the log.
 #[derive(Debug, thiserror::Error)]
@@ -30,10 +28,10 @@ pub enum Refusal {
     #[error("Invalid token: jwtsvid: {0}")]
     InvalidToken(#[from] TokenFault),
     /// The caller is verified, and the policy does not allow it.
-    #[error("Not allowed: {} {rule}", Sanitized(caller.to_string()))]
+    #[error("Not allowed: {} {rule}", Sanitized(caller.id.to_string()))]
     NotAllowed {
         /// The verified caller.
-        caller: SpiffeId,
+        caller: Caller,
         /// The rule that does not allow it.
         rule: Rule,
     },
@@ -136,9 +134,9 @@ impl Refusal {
         }
     }
 
-    /// Returns the caller whose token was verified before the request was refused.
+    /// Returns the caller that was verified before the request was refused.
     #[must_use]
-    pub fn verified_caller(&self) -> Option<&SpiffeId> {
+    pub fn verified_caller(&self) -> Option<&Caller> {
         match self {
             Self::NotAllowed { caller, .. } => Some(caller),
             _ => None,
@@ -209,13 +207,21 @@ impl TokenFault {
 
 #[cfg(test)]
 mod tests {
-    use spiffe::TrustDomain;
+    use std::sync::Arc;
 
-    use super::*;
+    use spiffe::{SpiffeId, TrustDomain};
+
+    use super::{super::authenticator::Credential, *};
+
+    fn caller(id: &str) -> Caller {
+        Caller {
+            id: Arc::new(SpiffeId::new(id).unwrap()),
+            credential: Credential::Token,
+        }
+    }
 
     #[test]
     fn a_refusal_is_answered_as_rfc_6750_says() {
-        let id = SpiffeId::new("spiffe://example.org/client").unwrap();
         for (refusal, status, challenge) in [
             (Refusal::NoCredentials, 401, r#"Bearer realm="spiffe""#),
             (
@@ -230,7 +236,7 @@ mod tests {
             ),
             (
                 Refusal::NotAllowed {
-                    caller: id,
+                    caller: caller("spiffe://example.org/client"),
                     rule: Rule::Patterns,
                 },
                 403,
@@ -246,7 +252,6 @@ mod tests {
 
     #[test]
     fn a_caller_that_is_not_allowed_is_logged_with_the_rule() {
-        let caller = || SpiffeId::new("spiffe://partner.example/caller").unwrap();
         for (rule, text) in [
             (
                 Rule::Patterns,
@@ -266,7 +271,7 @@ mod tests {
                 "Not allowed: spiffe://partner.example/caller sent a request that no rule matches",
             ),
         ] {
-            let caller = caller();
+            let caller = caller("spiffe://partner.example/caller");
             assert_eq!(Refusal::NotAllowed { caller, rule }.to_string(), text);
         }
     }

@@ -51,9 +51,9 @@ pub struct AccessRule {
 /// The requests that a rule lets through, among those that it matches.
 #[derive(Clone, Debug)]
 pub enum Access {
-    /// All of them. No token is read, and no caller is known.
+    /// The rule lets all of them through. No token is read, and no caller is known.
     Public,
-    /// Those of some callers.
+    /// The rule lets the requests of some callers through.
     Callers {
         /// The callers that are allowed.
         allow: Allow,
@@ -102,7 +102,7 @@ impl Rules {
         };
         match &rule.access {
             Access::Public => Verdict::Public(rule),
-            Access::Callers { allow, .. } if caller.is_some_and(|id| allow.allows(id)) => {
+            Access::Callers { .. } if caller.is_some_and(|id| rule.allows(id)) => {
                 Verdict::Allowed(rule)
             }
             Access::Callers { .. } => Verdict::Refused(rule),
@@ -175,6 +175,12 @@ impl AccessRule {
         let has = |method| self.methods.contains(method);
         (self.methods.is_empty() || (!methods.is_empty() && methods.iter().all(has)))
             && (self.paths.is_empty() || self.paths.iter().any(|one| one.covers(path)))
+    }
+
+    /// Returns whether the rule lets the requests of a verified caller through.
+    #[must_use]
+    pub fn allows(&self, id: &SpiffeId) -> bool {
+        self.allow().is_none_or(|allow| allow.allows(id))
     }
 
     /// Returns the callers that the rule allows; `None` if it is public.

@@ -33,7 +33,7 @@ const NAMES: [(&str, &str); 6] = [
 /// Describes the first part of a chain (DER, the leaf first) that is not processed: a critical extension,
 /// or a name constraint over URIs or directory names. The text names it and its certificate.
 #[must_use]
-pub fn unprocessed<'a>(chain: impl IntoIterator<Item = &'a [u8]>) -> Option<String> {
+pub(crate) fn unprocessed<'a>(chain: impl IntoIterator<Item = &'a [u8]>) -> Option<String> {
     chain.into_iter().enumerate().find_map(|(index, der)| {
         let (_, certificate) = parse_x509_certificate(der).ok()?;
         let part = certificate.extensions().iter().find_map(part)?;

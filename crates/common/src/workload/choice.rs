@@ -67,14 +67,6 @@ impl Choice {
     }
 }
 
-impl NotIssued {
-    /// Returns the choice that could not be met.
-    #[must_use]
-    pub fn choice(&self) -> &Choice {
-        &self.choice
-    }
-}
-
 /// Tells what is issued, and what was chosen.
 impl fmt::Display for NotIssued {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -49,8 +49,7 @@ pub(super) struct Change<T> {
 #[derive(Debug)]
 pub(super) struct Applied<T> {
     pub(super) changes: Vec<Change<T>>,
-    /// The faults that the response before did not have. The names are trust domains, or texts that are
-    /// none.
+    /// The faults that the response before did not have, each with the name that the response has.
     pub(super) faults: Vec<(String, String)>,
     /// The trust domains that had a fault, and have none now.
     pub(super) mended: Vec<TrustDomain>,

@@ -1,6 +1,6 @@
 //! One stream of the Workload API, which is opened again whenever it ends.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio::{
     sync::mpsc,
@@ -46,7 +46,7 @@ pub(super) struct Agent {
 
 /// Follows one stream.
 pub(super) struct Follower {
-    pub(super) agent: Arc<Agent>,
+    pub(super) agent: Agent,
     pub(super) stream: Stream,
     pub(super) events: mpsc::Sender<(Stream, Event)>,
 }

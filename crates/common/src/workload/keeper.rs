@@ -3,15 +3,7 @@
 //! All streams report to it, in one queue. Each change of state is therefore one log line, and the lines
 //! are in the order of the changes.
 //!
-//! # What is trusted, and for how long
-//!
-//! - Everything is used as the last good message has it. A message replaces those before it.
-//! - While the Workload API is away, the SVID and the bundles stay in use until the X.509-SVID expires. A
-//!   process that fetches no X.509-SVID uses its bundles for the grace.
-//! - If a message comes and cannot be used, or one stream fails while another one works, the bundles
-//!   before it stay in use until the X.509-SVID expires, but not for longer than the grace. The same
-//!   holds for one trust domain's bundle. The X.509-SVID itself is presented until it expires.
-//! - After a withdrawal nothing of that stream is used.
+//! [`super`] says what is trusted, and for how long.
 
 use std::{
     collections::BTreeMap,
@@ -259,30 +251,25 @@ impl Keeper {
 
     /// Publishes what may be used at `now`, if that has changed.
     fn publish(&self, now: SystemTime) {
+        // A state is built before it is sent, so that no request waits for it.
         let unavailable = self.unavailable(&[Stream::X509Svids, Stream::X509Bundles], now);
-        self.x509.send_if_modified(|state| {
-            let next = self.held.x509_state(unavailable, state.revision + 1);
-            let is_new = !next.is_as(state);
-            if is_new {
-                *state = Arc::new(next);
-            }
-            is_new
-        });
+        let before = Arc::clone(&self.x509.borrow());
+        let next = self.held.x509_state(unavailable, before.revision + 1);
+        if !next.is_as(&before) {
+            self.x509.send_replace(Arc::new(next));
+        }
         let unavailable = self.unavailable(&[Stream::JwtBundles], now);
-        self.jwt.send_if_modified(|state| {
-            let next = self.held.jwt_bundles(unavailable);
-            let is_new = !next.is_as(state);
-            if is_new {
-                *state = Arc::new(next);
-            }
-            is_new
-        });
+        let before = Arc::clone(&self.jwt.borrow());
+        let next = self.held.jwt_bundles(unavailable);
+        if !next.is_as(&before) {
+            self.jwt.send_replace(Arc::new(next));
+        }
     }
 
     /// Returns the reason why the bundles of a kind may not be used at `now`.
     fn unavailable(&self, streams: &[Stream], now: SystemTime) -> Option<Unavailable> {
-        let links = self.links.iter();
-        let (_, link) = links.into_iter().find(|(one, _)| streams.contains(one))?;
+        let mut links = self.links.iter();
+        let (_, link) = links.find(|(one, _)| streams.contains(one))?;
         if let Some(reason) = &link.withdrawn {
             return Some(Unavailable::Withdrawn(Arc::clone(reason)));
         }

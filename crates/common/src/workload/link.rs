@@ -39,11 +39,9 @@ impl Link {
         self.lost = None;
     }
 
-    /// Takes note of a loss. Returns whether the stream was up before.
-    pub(super) fn lose(&mut self, now: SystemTime) -> bool {
-        let is_first = self.lost.is_none();
+    /// Takes note of a loss.
+    pub(super) fn lose(&mut self, now: SystemTime) {
         self.lost.get_or_insert(now);
-        is_first
     }
 
     /// Takes note of a message that cannot be used. Returns whether the reason is new.

@@ -57,7 +57,7 @@ pub use self::{
     error::{Error, Process, Reason},
     jwt::JwtSource,
     readiness::{Degradation, Readiness, Unready},
-    x509::{SvidFault, Unavailable, X509BundleFault, X509Source, X509Svid},
+    x509::{SvidFault, Unavailable, X509Source, X509Svid},
 };
 use self::{
     connection::Stream,
@@ -67,6 +67,9 @@ use self::{
 
 /// The default of [`WorkloadApi::bundle_grace`].
 pub const DEFAULT_BUNDLE_GRACE: Duration = Duration::from_secs(60 * 60);
+
+/// The longest grace. Its sum with a time of the clock must not overflow.
+const MAX_BUNDLE_GRACE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The events that may wait. The keeper takes them at once, and a stream may wait for it.
 const MAX_EVENTS: usize = 8;
@@ -137,10 +140,10 @@ impl WorkloadApi {
     }
 
     /// Sets how long bundles stay in use after a message that should have replaced them and cannot be
-    /// used.
+    /// used. A year is the longest time.
     #[must_use]
     pub fn bundle_grace(mut self, grace: Duration) -> Self {
-        self.bundle_grace = grace;
+        self.bundle_grace = grace.min(MAX_BUNDLE_GRACE);
         self
     }
 
@@ -187,7 +190,7 @@ impl WorkloadApi {
         let (sender, mut events) = mpsc::channel(MAX_EVENTS);
         for stream in streams {
             let follower = Follower {
-                agent: Arc::new(self.agent()),
+                agent: self.agent(),
                 stream: *stream,
                 events: sender.clone(),
             };

@@ -56,8 +56,7 @@ pub enum SvidFault {
 
 /// The reason why bytes are not an X.509 bundle.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum X509BundleFault {
+pub(super) enum X509BundleFault {
     /// The bundle has no certificate.
     #[error("it is empty")]
     Empty,

@@ -189,9 +189,12 @@ fn refused(refusal: &Refusal) -> (i32, i32, Vec<(String, String)>, String) {
 
 #[test]
 fn a_refused_request_gets_the_status_and_the_fields_of_a_server_u017() {
-    let id = SpiffeId::new("spiffe://example.org/client").unwrap();
+    let caller = Caller {
+        id: Arc::new(SpiffeId::new("spiffe://example.org/client").unwrap()),
+        credential: Credential::Token,
+    };
     let not_allowed = Refusal::NotAllowed {
-        caller: id,
+        caller,
         rule: Rule::Patterns,
     };
     let challenge = |error: &str| {
