@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2154 # scripts/demo.sh sets the variables
-# What scripts/demo.sh --apps starts and tells: applications at both ends.
+# The processes and the story of scripts/demo.sh --apps: applications at both ends.
 
 # Installs the client under another name, so that the agent gives it another identity.
 add_stranger() {

@@ -104,7 +104,7 @@ async fn serve(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, seen: S
             };
             let body = body.to_bytes();
             seen.lock().unwrap().push((head, body.clone()));
-            // What an application says of callers is not to be believed.
+            // An application's word for a caller is not to be believed.
             let answer = Response::builder().header("x-spiffe-id", "spiffe://evil.example/app");
             Ok::<_, Infallible>(answer.body(Full::new(body)).unwrap())
         }

@@ -103,7 +103,7 @@ pub struct Config {
     pub log: LogArgs,
 }
 
-/// What a server does with the certificates of its callers.
+/// The use that a server makes of its callers' certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ClientCertificates {
     /// It requests none.

@@ -7,7 +7,7 @@
 //! The file has a token only while the token may be used. Its absence therefore says that there is none,
 //! and a health check can look for the file.
 //!
-//! Nobody tells this process that a server refused the token. It follows the JWT bundles instead, and
+//! This process does not learn that a server refused the token. It follows the JWT bundles instead, and
 //! fetches another token when they change: the key of the token may be gone, or the identity withdrawn.
 
 mod after;

@@ -1,4 +1,4 @@
-//! How connections to an upstream are secured.
+//! The security of connections to an upstream.
 
 use std::{io, sync::Arc};
 
@@ -6,7 +6,7 @@ use common::tls::ClientTls;
 use rustls::{ClientConfig, pki_types::ServerName};
 use spiffe::{SpiffeId, TrustDomain};
 
-/// How connections to an upstream are secured, and what its peer is verified to be.
+/// The security of connections to an upstream, and the identity that its peer is verified to have.
 #[derive(Clone, Debug)]
 pub enum Security {
     /// TLS. The peer presents an X.509-SVID with the SPIFFE ID of the configuration

@@ -24,7 +24,7 @@ pub enum Next {
 
 impl TokenSource {
     /// Waits until a token other than `held` is the current one, or until `held` may no longer be used.
-    /// Without `held`, it waits for a token for as long as it takes.
+    /// If `held` is `None`, it waits for a token for as long as it takes.
     ///
     /// If the future is dropped, the next call does not miss a change.
     pub async fn next(&self, held: Option<&JwtSvid>) -> Next {
