@@ -230,7 +230,9 @@ impl<B: RequestBody> Endpoint<B> {
             }
         };
         match (self.protocol, need.speech()) {
-            (Protocol::Http2, Speech::Any | Speech::Http1) if is_exclusive => Offer::Http1,
+            (Protocol::Http2, Speech::Any) if is_exclusive => Offer::Http1,
+            // An endpoint that spoke HTTP/2 alone may speak more after its restart.
+            (Protocol::Http2 | Protocol::OnlyHttp2, Speech::Http1) => Offer::Http1,
             (Protocol::Http2 | Protocol::OnlyHttp2, _) if is_exclusive => Offer::Http2,
             _ => Offer::Both,
         }
@@ -283,9 +285,11 @@ impl<B: RequestBody> Endpoint<B> {
                 self.shared.push(shared);
             }
             Opened::Exclusive(sender) => {
-                if offer != Offer::Http1 && !sender.is_http2() {
-                    self.protocol = Protocol::Http1;
-                }
+                self.protocol = match (offer, sender.is_http2(), self.protocol) {
+                    (Offer::Http1, false, Protocol::OnlyHttp2) => Protocol::Http2,
+                    (Offer::Both | Offer::Http2, false, _) => Protocol::Http1,
+                    (_, _, known) => known,
+                };
                 self.idle
                     .push(ExclusiveConnection::new(generation, sender, age));
             }

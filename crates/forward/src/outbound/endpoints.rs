@@ -29,7 +29,7 @@ pub(super) struct Endpoints<B> {
     generation: Generation,
     /// The first generation that was verified with the present trust bundle.
     trusted: Generation,
-    /// The time at which there may be an endpoint to try besides the requests.
+    /// The time at which there may be an endpoint to try apart from the requests.
     look: Option<Instant>,
     /// Requests that wait for room on a connection.
     room: Arc<FairQueue>,

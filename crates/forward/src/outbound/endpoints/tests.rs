@@ -2,10 +2,17 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
-use tokio::time::advance;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::advance,
+};
+use tokio_util::either::Either;
 
 use super::*;
 use crate::outbound::{
+    age::Age,
+    connection::{Wire, handshake},
+    connector::Offer,
     origin::{At, Origin},
     url::{Protocol, UpstreamUrl},
 };
@@ -120,4 +127,30 @@ fn only_connections_after_a_failure_or_a_change_of_trust_are_newer() {
     assert!(before >= endpoints.trusted());
     endpoints.renew();
     assert!(failed.since < endpoints.trusted());
+}
+
+#[tokio::test]
+async fn an_endpoint_that_spoke_only_http2_may_speak_http1_later() {
+    let mut endpoints = endpoints(1);
+    let endpoint = endpoints.at_index(0);
+    endpoint.refuses_http1();
+    let need = Need::Exclusive(Speech::Http1);
+    assert!(endpoint.may_open(need), "there is no connection");
+    assert_eq!(endpoint.offer(need), Offer::Http1);
+    assert_eq!(
+        endpoint.offer(Need::Exclusive(Speech::Any)),
+        Offer::Http2,
+        "only what needs HTTP/1.1 asks for it"
+    );
+    assert!(!endpoint.speaks(Speech::Http1));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let wire = Wire::Plaintext {
+        io: Either::Left(TcpStream::connect(address).await.unwrap()),
+        is_http2: false,
+    };
+    let opened = handshake(wire, true).await.unwrap();
+    endpoint.add(Generation::default(), (opened, Age::of(None)), Offer::Http1);
+    assert!(endpoint.speaks(Speech::Http1));
+    assert_eq!(endpoint.offer(Need::Exclusive(Speech::Any)), Offer::Http1);
 }
