@@ -12,6 +12,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 use super::{
     arriving::Arriving,
@@ -25,15 +26,15 @@ use super::{
     shared::SharedConnection,
     upload::UploadBody,
 };
-
-/// The most header fields of an answer. HTTP/1.1 needs to know before it reads them.
-const MAX_FIELDS: usize = 256;
+use crate::headers::MAX_ANSWER_FIELDS;
 
 /// A connection before HTTP begins on it.
 pub(super) enum Wire {
     Tls(Box<TlsStream<TcpStream>>),
-    Tcp { io: TcpStream, is_http2: bool },
-    Unix { io: UnixStream, is_http2: bool },
+    Plaintext {
+        io: Either<TcpStream, UnixStream>,
+        is_http2: bool,
+    },
 }
 
 impl Wire {
@@ -41,7 +42,7 @@ impl Wire {
     pub(super) fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
         match self {
             Self::Tls(tls) => tls.get_ref().1.peer_certificates()?.first(),
-            Self::Tcp { .. } | Self::Unix { .. } => None,
+            Self::Plaintext { .. } => None,
         }
     }
 }
@@ -74,8 +75,7 @@ pub(super) async fn handshake<B: RequestBody>(
             let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
             begin(tls, is_http2, is_exclusive).await
         }
-        Wire::Tcp { io, is_http2 } => begin(io, is_http2, is_exclusive).await,
-        Wire::Unix { io, is_http2 } => begin(io, is_http2, is_exclusive).await,
+        Wire::Plaintext { io, is_http2 } => begin(io, is_http2, is_exclusive).await,
     }
 }
 
@@ -94,7 +94,7 @@ async fn begin<B: RequestBody>(
         });
     }
     let (mut sender, connection) = http1::Builder::new()
-        .max_headers(MAX_FIELDS)
+        .max_headers(MAX_ANSWER_FIELDS)
         .handshake(TokioIo::new(io))
         .await?;
     tokio::spawn(connection.with_upgrades());

@@ -13,6 +13,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::either::Either;
 
 use super::{
     age::Age,
@@ -119,7 +120,7 @@ impl Connector {
         if let Some(domain) = self.security.missing_bundle() {
             return Err(Fault::NoBundle(domain.clone()));
         }
-        let is_h2c = location.origin.protocol == Protocol::H2c;
+        let is_h2c = location.origin.upstream.protocol() == Protocol::H2c;
         if is_h2c && offer == Offer::Http1 {
             return Err(Fault::OnlyHttp2);
         }
@@ -141,10 +142,10 @@ impl Connector {
     /// Connects to the first address of the endpoint that accepts.
     async fn connect_to_any(&self, location: &Location, offer: Offer) -> Result<Wire, Fault> {
         let origin = &location.origin;
-        let is_http2 = origin.protocol == Protocol::H2c;
-        if let Some(path) = origin.socket() {
-            let io = retry_without_files(|| UnixStream::connect(path)).await?;
-            return Ok(Wire::Unix { io, is_http2 });
+        let is_http2 = origin.upstream.protocol() == Protocol::H2c;
+        if let Some(path) = origin.upstream.path() {
+            let io = Either::Right(retry_while_full(|| UnixStream::connect(path)).await?);
+            return Ok(Wire::Plaintext { io, is_http2 });
         }
         let mut fault = None;
         for address in &location.addresses {
@@ -156,7 +157,8 @@ impl Connector {
                 }
             };
             let Some(offers) = &self.offers else {
-                return Ok(Wire::Tcp { io, is_http2 });
+                let io = Either::Left(io);
+                return Ok(Wire::Plaintext { io, is_http2 });
             };
             match self.handshake(offers.of(offer), *address, io, origin).await {
                 Ok(tls) => return Ok(Wire::Tls(Box::new(tls))),
@@ -178,7 +180,7 @@ impl Connector {
         mut stream: TcpStream,
         origin: &Origin,
     ) -> io::Result<TlsStream<TcpStream>> {
-        let name: ServerName<'static> = self.security.server_name(origin.host())?;
+        let name: ServerName<'static> = self.security.server_name(origin.upstream.host_name())?;
         loop {
             let revision = self.security.revision();
             let connected = config.connect(name.clone(), stream).await;
@@ -215,31 +217,70 @@ impl Offers {
 }
 
 async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
-    let tcp = retry_without_files(|| TcpStream::connect(address)).await?;
+    let tcp = retry_while_full(|| TcpStream::connect(address)).await?;
     set_options(&tcp)?;
     Ok(tcp)
 }
 
-/// Connects, and waits while there is no file descriptor: one is free as soon as some connection ends.
-async fn retry_without_files<T, F>(connect: impl Fn() -> F) -> io::Result<T>
+/// Connects, and waits while there is no room for one more connection.
+async fn retry_while_full<T, F>(connect: impl Fn() -> F) -> io::Result<T>
 where
     F: Future<Output = io::Result<T>>,
 {
     loop {
         match connect().await {
-            Err(error) if is_out_of_files(&error) => sleep(FILES_PAUSE).await,
+            Err(error) if is_full(&error) => sleep(FULL_PAUSE).await,
             connected => return connected,
         }
     }
 }
 
-/// Returns whether the process or the machine is out of file descriptors.
-fn is_out_of_files(error: &io::Error) -> bool {
-    use nix::errno::Errno::{EMFILE, ENFILE};
-    [EMFILE, ENFILE]
+/// Returns whether there is no file descriptor, or the queue of the Unix socket is full (connect(2)). Both
+/// pass as soon as some connection ends, or is accepted.
+fn is_full(error: &io::Error) -> bool {
+    use nix::errno::Errno::{EAGAIN, EMFILE, ENFILE};
+    [EAGAIN, EMFILE, ENFILE]
         .iter()
         .any(|&errno| error.raw_os_error() == Some(errno as i32))
 }
 
-/// The pause before the next attempt to get a descriptor.
-const FILES_PAUSE: Duration = Duration::from_millis(20);
+/// The pause before the next attempt.
+const FULL_PAUSE: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net;
+
+    use socket2::{Domain, SockAddr, Socket, Type};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_waits_for_room_in_the_queue_of_a_unix_socket() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("full.sock");
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        socket.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        socket.listen(0).unwrap();
+        let listener = net::UnixListener::from(socket);
+        listener.set_nonblocking(true).unwrap();
+        let listener = UnixListener::from_std(listener).unwrap();
+        let mut queued = Vec::new();
+        let refused = loop {
+            match UnixStream::connect(&path).await {
+                Ok(stream) => queued.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert!(is_full(&refused), "{refused}");
+        let connecting = retry_while_full(|| UnixStream::connect(&path));
+        let accepting = async {
+            for _ in 0..=queued.len() {
+                listener.accept().await.unwrap();
+            }
+        };
+        let (connected, ()) = tokio::join!(connecting, accepting);
+        connected.unwrap();
+    }
+}
