@@ -33,7 +33,11 @@ impl Forwarder {
     pub fn new(upstream: Upstream, security: Security, fields: Fields) -> Self {
         Self {
             client: Client::new(upstream, security),
-            fields,
+            fields: Fields {
+                // A copy, so that cores do not share a reference count.
+                removed: fields.removed.iter().cloned().collect(),
+                ..fields
+            },
         }
     }
 
@@ -93,8 +97,7 @@ impl Forwarder {
         }
         if !is_websocket {
             let request = Client::prepare(request).await?;
-            // It is boxed because a caller's task moves all of this future, and two short moves cost less
-            // than one of more than 4 KiB.
+            // It is boxed because a caller's task moves all of this future.
             let answered = match renew {
                 None => Box::pin(self.client.send(request, &caller)).await?,
                 renew => Box::pin(self.send(request, &caller, renew)).await?,

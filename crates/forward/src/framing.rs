@@ -9,8 +9,9 @@ use http::{
     HeaderMap,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
+use serve::fields::members;
 
-use super::{list::members, rejection::Rejection};
+use super::rejection::Rejection;
 
 /// Checks that a request has one length, in a coding that is forwarded whole.
 pub(super) fn check_request(headers: &HeaderMap) -> Result<(), Rejection> {

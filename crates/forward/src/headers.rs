@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version,
     header::{
@@ -14,20 +16,23 @@ use http::{
     },
 };
 use http_body::Body;
-use serve::{fields, peer::Peer};
+use serve::{
+    MAX_HEADERS,
+    fields::{self, members},
+    peer::Peer,
+};
 
 use super::{
     framing,
-    list::members,
     rejection::Rejection,
     target,
-    trailers::{self, TrailerRules},
+    trailers::{self, Nominated, TrailerRules},
     via,
 };
 
 /// Fields for one connection only, nominated by `Connection` or not. This hop meets `Expect`: it asks
 /// for the body when the upstream takes it. It sends a `TE` and a `Trailer` of its own.
-pub(super) const HOP_BY_HOP: [HeaderName; 11] = [
+pub(super) static HOP_BY_HOP: [HeaderName; 11] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -43,7 +48,7 @@ pub(super) const HOP_BY_HOP: [HeaderName; 11] = [
 
 /// Fields that a caller can't have removed by nominating them in `Connection`: credentials, fields that
 /// frame the message, and fields that are set here.
-pub(super) const NOT_NOMINABLE: [HeaderName; 6] = [
+pub(super) static NOT_NOMINABLE: [HeaderName; 6] = [
     AUTHORIZATION,
     CONTENT_LENGTH,
     HOST,
@@ -87,8 +92,8 @@ static HTTPS: HeaderValue = HeaderValue::from_static("https");
 pub struct Fields {
     /// The caller's `Host` is kept. Otherwise the upstream's own replaces it.
     pub keeps_host: bool,
-    /// Fields that do not cross, besides those that never do.
-    pub removed: Vec<HeaderName>,
+    /// Further fields that do not cross.
+    pub removed: Arc<[HeaderName]>,
     /// No `X-Forwarded-*` are added, because the caller is the application of this process' own workload.
     pub hides_caller: bool,
 }
@@ -156,9 +161,8 @@ pub(super) fn clean_request<B: Body>(
 
     let headers = request.headers_mut();
     let takes_trailers = trailers::are_taken(headers);
-    let mut dropped = remove_nominated(headers);
-    dropped.extend(fields.removed.iter().cloned());
-    let rules = TrailerRules::of_request(dropped);
+    let nominated = remove_nominated(headers);
+    let rules = TrailerRules::of_request(nominated, Arc::clone(&fields.removed));
     let announced = rules.announced(headers);
     remove(headers, |name| {
         HOP_BY_HOP.contains(name)
@@ -170,8 +174,10 @@ pub(super) fn clean_request<B: Body>(
     if let Some(hops_left) = hops_left {
         headers.insert(MAX_FORWARDS, hops_left.saturating_sub(1).into());
     }
-    if let Some(host) = host.clone().filter(|_| fields.keeps_host) {
-        headers.insert(HOST, host);
+    if fields.keeps_host
+        && let Some(host) = &host
+    {
+        headers.insert(HOST, host.clone());
     }
     if !fields.hides_caller {
         headers.insert(X_FORWARDED_FOR, peer.ip().clone());
@@ -235,8 +241,9 @@ pub(super) fn remove(headers: &mut HeaderMap, is_removed: impl Fn(&HeaderName) -
     }
 }
 
-/// Removes all fields that the `Connection` fields nominate, and returns their names.
-fn remove_nominated(headers: &mut HeaderMap) -> Vec<HeaderName> {
+/// Removes all fields that the `Connection` fields nominate, and returns their names, if they are not too
+/// many.
+fn remove_nominated(headers: &mut HeaderMap) -> Nominated {
     let nominated: Vec<_> = members(headers, &CONNECTION)
         .filter_map(|name| HeaderName::from_bytes(name).ok())
         .filter(|name| !NOT_NOMINABLE.contains(name))
@@ -244,7 +251,7 @@ fn remove_nominated(headers: &mut HeaderMap) -> Vec<HeaderName> {
     for name in &nominated {
         headers.remove(name);
     }
-    nominated
+    Some(nominated).filter(|names| names.len() <= MAX_HEADERS)
 }
 
 /// Returns whether a name is a claim. Names with underscores are claims too, because some servers read

@@ -20,7 +20,6 @@ mod error;
 mod forwarder;
 mod framing;
 mod headers;
-mod list;
 mod logged;
 pub mod outbound;
 #[cfg(test)]

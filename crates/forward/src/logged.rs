@@ -29,8 +29,8 @@ impl LoggedForwarder {
         Self { forwarder, quotas }
     }
 
-    /// Forwards a request of `peer` ([`Forwarder::forward`]). Without an answer of the upstream, logs the
-    /// reason and answers with a status.
+    /// Forwards a request of `peer` ([`Forwarder::forward`]). If the upstream gives no answer, logs the reason
+    /// and answers with a status.
     pub async fn forward(
         &self,
         request: Checked,

@@ -7,22 +7,22 @@
 //! hyper writes only those trailers over HTTP/1.1 that `Trailer` announces. A request's short body is
 //! read before its head is sent, so that its trailers are all announced.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{self, TRAILER},
 };
-use serve::{MAX_HEADER_BYTES, MAX_HEADERS, fields};
-
-use super::{
-    headers::{self, HOP_BY_HOP, MAX_ANSWER_FIELDS, MAX_ANSWER_HEAD_BYTES, NOT_NOMINABLE},
-    list::members,
+use serve::{
+    MAX_HEADER_BYTES, MAX_HEADERS,
+    fields::{self, members},
 };
+
+use super::headers::{self, HOP_BY_HOP, MAX_ANSWER_FIELDS, MAX_ANSWER_HEAD_BYTES, NOT_NOMINABLE};
 
 /// Fields that belong to the head of a message. So do hop-by-hop fields, claims, and fields that can't be
 /// nominated.
-const HEAD_ONLY: [HeaderName; 22] = [
+static HEAD_ONLY: [HeaderName; 22] = [
     header::ACCEPT_RANGES,
     header::AGE,
     header::ALLOW,
@@ -52,9 +52,15 @@ const HEAD_ONLY_PREFIXES: [&str; 4] = ["access-control-", "if-", "proxy-", "sec-
 #[derive(Debug)]
 pub(super) struct TrailerRules {
     of: Side,
-    /// The fields that `Connection` nominates (RFC 9110 §7.6.1), and those that the deployment removes.
-    dropped: Vec<HeaderName>,
+    /// The fields that `Connection` nominates (RFC 9110 §7.6.1).
+    nominated: Nominated,
+    /// The fields that the deployment removes.
+    removed: Arc<[HeaderName]>,
 }
+
+/// The names that a message's `Connection` nominates, or `None` if they are more than a head may have
+/// fields. No trailer crosses then, because the names are kept for as long as the body.
+pub(super) type Nominated = Option<Vec<HeaderName>>;
 
 /// The message that the trailers belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,20 +78,31 @@ enum Side {
 pub(super) struct TooLong;
 
 impl TrailerRules {
-    /// Returns the rules for a request. The fields in `dropped` do not cross.
-    pub(super) fn of_request(dropped: Vec<HeaderName>) -> Self {
+    /// Returns the rules for a request whose `Connection` nominates these fields. Those in `removed` do not
+    /// cross either.
+    pub(super) fn of_request(nominated: Nominated, removed: Arc<[HeaderName]>) -> Self {
         Self {
             of: Side::Request,
-            dropped,
+            nominated,
+            removed,
         }
     }
 
     /// Returns the rules for an answer whose `Connection` nominates these fields. All trailers are dropped
     /// if its caller does not take them.
-    pub(super) fn of_answer(nominated: Vec<HeaderName>, is_taken: bool) -> Self {
+    pub(super) fn of_answer(nominated: Nominated, is_taken: bool) -> Self {
         Self {
             of: Side::Answer { is_taken },
-            dropped: nominated,
+            nominated,
+            removed: Arc::default(),
+        }
+    }
+
+    /// Returns the most bytes and fields that the trailers may have, which are those of a head.
+    fn bounds(&self) -> (usize, usize) {
+        match self.of {
+            Side::Request => (MAX_HEADER_BYTES as usize, MAX_HEADERS),
+            Side::Answer { .. } => (MAX_ANSWER_HEAD_BYTES, MAX_ANSWER_FIELDS),
         }
     }
 
@@ -94,10 +111,7 @@ impl TrailerRules {
     /// # Errors
     /// Fails when the trailers exceed the bounds of a head.
     pub(super) fn cleaned(&self, trailers: HeaderMap) -> Result<Option<HeaderMap>, TooLong> {
-        let (max_bytes, max_fields) = match self.of {
-            Side::Request => (MAX_HEADER_BYTES as usize, MAX_HEADERS),
-            Side::Answer { .. } => (MAX_ANSWER_HEAD_BYTES, MAX_ANSWER_FIELDS),
-        };
+        let (max_bytes, max_fields) = self.bounds();
         if trailers.len() > max_fields || fields::bytes(&trailers) > max_bytes {
             return Err(TooLong);
         }
@@ -108,8 +122,11 @@ impl TrailerRules {
     }
 
     /// Returns the value of `Trailer` that announces what crosses of the fields that `headers` announce.
+    /// Names beyond the bound of trailers are not looked at.
     pub(super) fn announced(&self, headers: &HeaderMap) -> Option<HeaderValue> {
-        let names = members(headers, &TRAILER).filter_map(|name| HeaderName::from_bytes(name).ok());
+        let (_, max_fields) = self.bounds();
+        let names = members(headers, &TRAILER).take(max_fields);
+        let names = names.filter_map(|name| HeaderName::from_bytes(name).ok());
         let names = names.filter(|name| self.allow(name));
         announcement(names)
     }
@@ -126,7 +143,11 @@ impl TrailerRules {
         let is_one_of = |names: &[HeaderName]| names.iter().any(|one| *one == *dashed);
         self.of != Side::Answer { is_taken: false }
             && !text.contains('"')
-            && !self.dropped.contains(name)
+            && self
+                .nominated
+                .as_ref()
+                .is_some_and(|names| !names.contains(name))
+            && !self.removed.contains(name)
             && !is_one_of(&HOP_BY_HOP)
             && !is_one_of(&NOT_NOMINABLE)
             && !is_one_of(&HEAD_ONLY)
@@ -167,12 +188,13 @@ mod tests {
     }
 
     fn answer() -> TrailerRules {
-        TrailerRules::of_answer(Vec::new(), true)
+        TrailerRules::of_answer(Some(Vec::new()), true)
     }
 
     #[test]
     fn trailers_cross_without_the_fields_that_are_for_heads_p062_p126() {
-        let request = TrailerRules::of_request(vec![HeaderName::from_static("x-hop")]);
+        let named = |name| vec![HeaderName::from_static(name)];
+        let request = TrailerRules::of_request(Some(named("x-hop")), named("x-own").into());
         for name in [
             "authorization",
             "cookie",
@@ -199,6 +221,7 @@ mod tests {
             "proxy-authorization",
             "location",
             "x-hop",
+            "x-own",
             "sec-websocket-key",
             "access-control-allow-origin",
             "x_forwarded_for",
@@ -206,7 +229,7 @@ mod tests {
         ] {
             let trailers = map(&[(name, "1"), ("x-sum", " 2 ")]);
             for rules in [&request, &answer()] {
-                if name == "x-hop" && rules.of != Side::Request {
+                if ["x-hop", "x-own"].contains(&name) && rules.of != Side::Request {
                     continue;
                 }
                 let cleaned = rules.cleaned(trailers.clone()).unwrap();
@@ -228,13 +251,15 @@ mod tests {
         assert_eq!(answer().cleaned(grpc.clone()), Ok(Some(grpc.clone())));
         let kept = request.cleaned(grpc.clone()).unwrap().unwrap();
         assert_eq!(kept.len(), 3, "a request's fields have no underscore");
-        let not_taken = TrailerRules::of_answer(Vec::new(), false);
-        assert_eq!(not_taken.cleaned(grpc), Ok(None));
+        let not_taken = TrailerRules::of_answer(Some(Vec::new()), false);
+        assert_eq!(not_taken.cleaned(grpc.clone()), Ok(None));
+        let too_many_nominated = TrailerRules::of_answer(None, true);
+        assert_eq!(too_many_nominated.cleaned(grpc), Ok(None));
     }
 
     #[test]
     fn trailers_that_are_longer_than_a_head_break_their_message_p063() {
-        let request = TrailerRules::of_request(Vec::new());
+        let request = TrailerRules::of_request(Some(Vec::new()), Arc::default());
         for (rules, bytes, fields) in [
             (request, MAX_HEADER_BYTES as usize, MAX_HEADERS),
             (answer(), MAX_ANSWER_HEAD_BYTES, MAX_ANSWER_FIELDS),
@@ -278,5 +303,13 @@ mod tests {
                 announced
             );
         }
+    }
+
+    #[test]
+    fn names_are_announced_up_to_the_bound_of_trailers_p063() {
+        let names: Vec<_> = (0..10_000).map(|number| format!("x-{number}")).collect();
+        let value = answer().announced(&map(&[("trailer", &names.join(","))]));
+        let announced = value.unwrap().to_str().unwrap().split(", ").count();
+        assert_eq!(announced, MAX_ANSWER_FIELDS);
     }
 }

@@ -3,8 +3,7 @@
 use std::sync::LazyLock;
 
 use http::{HeaderMap, HeaderValue, Version, header::VIA};
-
-use super::list::members;
+use serve::fields::members;
 
 /// The beginning of the pseudonym of every process of this product.
 const PRODUCT: &str = "spiffe-jwt-proxy-";

@@ -14,8 +14,7 @@ use http::{
     },
     request::Parts,
 };
-
-use super::list::members;
+use serve::fields::members;
 
 /// The text that a server appends to the key (RFC 6455 §1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";

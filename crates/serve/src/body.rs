@@ -66,7 +66,7 @@ pub fn status(status: StatusCode) -> Response<Body> {
 
 /// Returns the answer to a request whose method is not served here.
 #[must_use]
-pub fn method_not_allowed() -> Response<Body> {
+pub(crate) fn method_not_allowed() -> Response<Body> {
     let mut response = status(StatusCode::METHOD_NOT_ALLOWED);
     response.headers_mut().insert(ALLOW, ALLOWED);
     response

@@ -1,4 +1,4 @@
-//! The size of header fields.
+//! Header fields: their size, and their lists.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -7,4 +7,13 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 pub fn bytes(fields: &HeaderMap) -> usize {
     let each = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
     fields.iter().map(each).sum()
+}
+
+/// Returns the members of a list field, over all its lines (RFC 9110 §5.6.1).
+pub fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    headers
+        .get_all(name)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+        .map(<[u8]>::trim_ascii)
 }

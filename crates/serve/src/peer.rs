@@ -14,7 +14,7 @@ use spiffe::SpiffeId;
 
 use crate::{shutdown::Shutdown, stream::PeerAddress};
 
-/// The address of a connection's peer.
+/// The peer of a connection: its address, and its identity if it has presented one.
 ///
 /// Its texts are formatted once for all requests of the connection, because each request logs them.
 /// That saves 2,900 of the 74,000 instructions that a request takes in the proxy
@@ -22,7 +22,7 @@ use crate::{shutdown::Shutdown, stream::PeerAddress};
 #[derive(Clone, Debug)]
 pub struct Peer(Arc<Written>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Written {
     source: IpAddr,
     address: String,
@@ -69,19 +69,9 @@ impl Peer {
     }
 
     /// Returns the peer with the identity that its handshake has verified.
-    pub(crate) fn identified(&self, identity: Identity) -> Self {
-        let Written {
-            source,
-            address,
-            ip,
-            identity: _,
-        } = &*self.0;
-        Self(Arc::new(Written {
-            source: *source,
-            address: address.clone(),
-            ip: ip.clone(),
-            identity: Some(identity),
-        }))
+    pub(crate) fn identified(mut self, identity: Identity) -> Self {
+        Arc::make_mut(&mut self.0).identity = Some(identity);
+        self
     }
 
     /// Returns the source that the limits count: the IPv4 address, or the /64 of the IPv6 address. All

@@ -11,6 +11,8 @@ use http::{
 };
 use http_body::Body;
 
+use crate::fields::members;
+
 /// Marks a request for a WebSocket, in its extensions.
 #[derive(Clone, Copy, Debug)]
 pub struct WebSocket;
@@ -18,14 +20,13 @@ pub struct WebSocket;
 /// The bytes of a key (RFC 6455 §4.1).
 const KEY_BYTES: usize = 16;
 
-/// Returns whether a request over HTTP/1.1 is for a WebSocket, and for no other protocol besides.
+/// Returns whether a request over HTTP/1.1 is for a WebSocket, and for no other protocol.
 pub(crate) fn is_upgrade<B: Body>(request: &Request<B>) -> bool {
     let headers = request.headers();
     request.version() == Version::HTTP_11
         && *request.method() == Method::GET
-        && headers.contains_key(UPGRADE)
-        && members(headers, &UPGRADE).eq(["websocket"])
-        && members(headers, &CONNECTION).any(|option| option == "upgrade")
+        && is_list_of(headers, &UPGRADE, b"websocket")
+        && members(headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
         && has_key(headers)
         && request.body().is_end_stream()
 }
@@ -45,12 +46,13 @@ fn has_key(headers: &HeaderMap) -> bool {
     more.is_none() && decoded.is_some_and(|key| key.len() == KEY_BYTES)
 }
 
-/// Returns the members of a list field in lower case.
-fn members(headers: &HeaderMap, name: &HeaderName) -> impl Iterator<Item = String> {
-    let values = headers.get_all(name).iter();
-    let texts = values.map(|value| value.to_str().unwrap_or_default());
-    let members = texts.flat_map(|text| text.split(','));
-    members.map(|member| member.trim().to_ascii_lowercase())
+/// Returns whether a list field has one member, in any case of letters.
+fn is_list_of(headers: &HeaderMap, name: &HeaderName, member: &[u8]) -> bool {
+    let mut members = members(headers, name);
+    members
+        .next()
+        .is_some_and(|one| one.eq_ignore_ascii_case(member))
+        && members.next().is_none()
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ impl ApplicationArgs {
         }
         Fields {
             keeps_host: true,
-            removed,
+            removed: removed.into(),
             hides_caller: false,
         }
     }

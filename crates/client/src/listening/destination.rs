@@ -47,7 +47,7 @@ impl Destination {
     pub(super) fn forwarder(&self, quotas: &Arc<LogQuotas>) -> LoggedForwarder {
         let fields = Fields {
             keeps_host: false,
-            removed: vec![AUTHORIZATION],
+            removed: [AUTHORIZATION].into(),
             hides_caller: true,
         };
         let forwarder = Forwarder::new(self.upstream.clone(), self.security.clone(), fields);

@@ -95,24 +95,8 @@ impl<B: RequestBody> Client<B> {
             source: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             eviction: Arc::default(),
         };
-        let answered = self.request_for(request, &caller).await?;
+        let answered = self.send(Self::prepare(request).await?, &caller).await?;
         Ok(answered.accept())
-    }
-
-    /// Sends one request for a `caller` of a listener. Where requests have to wait, sources are served in
-    /// turn.
-    ///
-    /// A request that can't have had an effect and failed on its connection is sent once more, on
-    /// another one.
-    ///
-    /// # Errors
-    /// Fails when there is no answer.
-    pub(crate) async fn request_for(
-        &self,
-        request: Request<B>,
-        caller: &Caller,
-    ) -> Result<Answered<B>, Error> {
-        self.send(Self::prepare(request).await?, caller).await
     }
 
     /// Reads the request's body if it is small.

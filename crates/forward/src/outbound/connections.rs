@@ -75,7 +75,7 @@ impl<B: RequestBody> Connections<B> {
         move |locations| connections.lock().update(&locations)
     }
 
-    /// Takes an open connection with room for the request. Opens others besides, where they are missing.
+    /// Takes an open connection with room for the request. Opens others too, where they are missing.
     pub(super) fn take(
         self: &Arc<Self>,
         need: Need,

@@ -1,31 +1,20 @@
 //! A URL of an upstream, and the endpoints behind its name.
 
-use std::{
-    fmt, io,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fmt, io, net::SocketAddr, sync::Arc};
 
 use http::{HeaderValue, Uri};
 use tokio::net::lookup_host;
 
 use super::url::{Protocol, UpstreamUrl};
 
-/// Protocol, host and port, or a Unix socket.
+/// A URL of an upstream, and what each request to it needs.
 #[derive(Debug)]
 pub(super) struct Origin {
     /// Scheme and authority of requests.
     pub(super) url: Uri,
     /// The value of `Host`.
     pub(super) host_field: HeaderValue,
-    pub(super) protocol: Protocol,
-    /// The URL as errors show it.
-    text: String,
-    host: String,
-    port: u16,
-    /// The path of the Unix socket, if it is one.
-    socket: Option<PathBuf>,
+    pub(super) upstream: UpstreamUrl,
 }
 
 /// The addresses of one endpoint, tried in this order. There are several only where they are the same
@@ -52,7 +41,7 @@ impl Location {
 }
 
 impl Origin {
-    /// Takes a URL apart.
+    /// Returns the origin of a URL.
     pub(super) fn new(upstream: &UpstreamUrl) -> Self {
         let url = upstream.request_url();
         let authority = url.authority().map_or("", |authority| authority.as_str());
@@ -63,39 +52,24 @@ impl Origin {
         let field = authority.trim_end_matches(default_port);
         Self {
             host_field: HeaderValue::from_str(field).unwrap_or(HeaderValue::from_static("")),
-            protocol: upstream.protocol(),
-            text: upstream.to_string(),
-            host: upstream.host_name().to_owned(),
-            port: upstream.port(),
-            socket: upstream.path().map(Path::to_owned),
+            upstream: upstream.clone(),
             url,
         }
     }
 
-    /// Returns the host, without the brackets of an IPv6 address.
-    pub(super) fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// Returns the path of the Unix socket, if it is one.
-    pub(super) fn socket(&self) -> Option<&Path> {
-        self.socket.as_deref()
-    }
-
     /// Returns the endpoints, if they are known without a look-up.
     pub(super) fn literal(&self) -> Option<Vec<Addresses>> {
-        if self.socket.is_some() {
+        if self.upstream.path().is_some() {
             return Some(vec![Vec::new()]);
         }
-        let ip = self.host.parse().ok()?;
-        Some(vec![vec![SocketAddr::new(ip, self.port)]])
+        let ip = self.upstream.host_name().parse().ok()?;
+        Some(vec![vec![SocketAddr::new(ip, self.upstream.port())]])
     }
 
     /// Looks the name up and returns its endpoints.
     pub(super) async fn resolve(&self) -> io::Result<Vec<Addresses>> {
-        let found: Vec<_> = lookup_host((self.host.as_str(), self.port))
-            .await?
-            .collect();
+        let name = (self.upstream.host_name(), self.upstream.port());
+        let found: Vec<_> = lookup_host(name).await?.collect();
         match found.is_empty() {
             true => Err(io::Error::new(io::ErrorKind::NotFound, "no address")),
             false => Ok(endpoints(found)),
@@ -131,10 +105,10 @@ pub struct At(Arc<str>);
 
 impl At {
     pub(super) fn new(origin: &Origin, addresses: &[SocketAddr]) -> Self {
-        let url = &origin.text;
+        let url = origin.upstream.to_string();
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         Self(match addresses.is_empty() {
-            true => url.as_str().into(),
+            true => url.into(),
             false => format!("{url} ({})", addresses.join(", ")).into(),
         })
     }

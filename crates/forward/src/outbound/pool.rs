@@ -3,7 +3,7 @@
 //!
 //! A request goes over a connection that is open, to the endpoint with fewer requests in flight of
 //! two. It waits for a new connection only where there is none. Endpoints without a connection are
-//! tried besides the requests, so that an endpoint that is down delays no request.
+//! tried apart from the requests, so that an endpoint that is down delays no request.
 //!
 //! Connections are verified when they are opened and never again. So they are dropped after a change
 //! of the trust bundle, even if no request comes ([`upkeep`](super::connections::upkeep)).

@@ -39,10 +39,9 @@ const SMALL: usize = 8 * 1024;
 const BRIEF: Duration = Duration::from_millis(2);
 
 /// The version of HTTP that a request needs on its connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Speech {
     /// Either version.
-    #[default]
     Any,
     /// HTTP/2 where it is spoken, because the caller of HTTP/2 takes trailers.
     PreferHttp2,

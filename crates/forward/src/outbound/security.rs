@@ -19,7 +19,7 @@ pub enum Security {
         /// The name, if it is not the host of the upstream's URL.
         name: Option<ServerName<'static>>,
     },
-    /// No TLS, for an application on this machine. Nothing is verified.
+    /// There is no TLS, and nothing is verified. This is for an application on this machine.
     Plaintext,
 }
 
@@ -41,8 +41,12 @@ impl Security {
 
     /// Returns the SPIFFE ID that the peer must have.
     pub(super) fn expected(&self) -> Option<&SpiffeId> {
+        self.spiffe().map(ClientTls::expected)
+    }
+
+    fn spiffe(&self) -> Option<&ClientTls> {
         match self {
-            Self::SpiffeId(tls) => Some(tls.expected()),
+            Self::SpiffeId(tls) => Some(tls),
             Self::HostName { .. } | Self::Plaintext => None,
         }
     }
@@ -59,26 +63,17 @@ impl Security {
 
     /// Returns the peer's trust domain if there is no trust bundle for it ([`ClientTls::missing_bundle`]).
     pub(super) fn missing_bundle(&self) -> Option<&TrustDomain> {
-        match self {
-            Self::SpiffeId(tls) => tls.missing_bundle(),
-            Self::HostName { .. } | Self::Plaintext => None,
-        }
+        self.spiffe().and_then(ClientTls::missing_bundle)
     }
 
     /// Returns whether peers can be verified at present.
     pub(super) fn is_usable(&self) -> bool {
-        match self {
-            Self::SpiffeId(tls) => tls.is_usable(),
-            Self::HostName { .. } | Self::Plaintext => true,
-        }
+        self.spiffe().is_none_or(ClientTls::is_usable)
     }
 
     /// Returns the number of the current trust ([`ClientTls::revision`]).
     pub(super) fn revision(&self) -> u64 {
-        match self {
-            Self::SpiffeId(tls) => tls.revision(),
-            Self::HostName { .. } | Self::Plaintext => 0,
-        }
+        self.spiffe().map_or(0, ClientTls::revision)
     }
 
     /// Waits for the next change of what verifies the peer ([`ClientTls::changed`]).

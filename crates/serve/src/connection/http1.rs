@@ -70,7 +70,7 @@ where
         }
     }
 
-    /// Starts to drain. A tunnel has its time instead.
+    /// Starts to drain. A tunnel is ended by its own time.
     pub(super) fn drain(&mut self) {
         self.http.as_mut().graceful_shutdown();
     }
@@ -110,10 +110,10 @@ pub(super) fn exchange<H: Handler>(
     let in_flight = RequestInFlight::begin(&serving.activity);
     let serving = Arc::clone(serving);
     Box::pin(async move {
-        let changes = last::may_change_protocol(&request);
         let has_body = !request.body().is_end_stream();
         let expects = has_body && request.headers().contains_key(EXPECT);
         let (request, upgrade) = upgradable(request);
+        let may_change = upgrade.is_some();
         let mut response = serving.answer(request, &in_flight).await;
         let timeout = serving.limits.stream_idle_timeout;
         if let Some(upgrade) = upgrade {
@@ -134,7 +134,7 @@ pub(super) fn exchange<H: Handler>(
             Some(rest) if !is_unasked => !rest.settles().await,
             _ => is_unasked || is_long,
         };
-        last::announce(&mut response, ends || changes || in_flight.is_last());
+        last::announce(&mut response, ends || may_change || in_flight.is_last());
         Ok(response.map(|body| Tracked::new(Answer::new(body, in_flight, timeout))))
     })
 }
