@@ -1,4 +1,6 @@
-//! Protection of the process's memory, which has private keys and tokens.
+//! Protection of the process's memory, which has private keys and tokens, and of its files and sockets.
+
+use std::{fs::Metadata, os::unix::fs::MetadataExt};
 
 use nix::{
     sys::{
@@ -13,6 +15,11 @@ use tracing::warn;
 /// the kernel starts no program that takes cores, such as systemd-coredump (fs/coredump.c). Such a
 /// program ignores a limit of 0 (core(5)).
 const NO_CORE: u64 = 1;
+
+/// The permission bits of a directory in which only its owner can replace files of others: writable by
+/// group or others, and the sticky bit.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+const STICKY: u32 = 0o1000;
 
 /// Turns core dumps off until the process ends.
 pub fn forbid_core_dumps() {
@@ -34,4 +41,14 @@ pub fn forbid_tracing(agent: u32) {
     if let Err(error) = prctl::set_dumpable(false) {
         warn!(%error, "cannot forbid other processes of this user to trace this one");
     }
+}
+
+/// Returns whether users other than root and this one may replace this user's files in a directory. Its
+/// owner may do so whatever the permission bits are.
+#[must_use]
+pub fn others_may_replace(directory: &Metadata) -> bool {
+    let mode = directory.mode();
+    let is_open = mode & WRITABLE_BY_OTHERS != 0 && mode & STICKY == 0;
+    let is_ours = [0, geteuid().as_raw()].contains(&directory.uid());
+    is_open || !is_ours
 }

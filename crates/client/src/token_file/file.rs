@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use nix::unistd::geteuid;
+use process::protect;
 use spiffe::JwtSvid;
 
 /// A file that holds a token or does not exist.
@@ -21,11 +22,6 @@ pub(super) struct TokenFile {
     /// left it.
     new: PathBuf,
 }
-
-/// The permission bits of a directory in which only its owner can replace files of others: writable by
-/// group or others, and the sticky bit.
-const WRITABLE_BY_OTHERS: u32 = 0o022;
-const STICKY: u32 = 0o1000;
 
 /// The permission bits of the file.
 const MODE: u32 = 0o600;
@@ -117,11 +113,8 @@ fn remove(path: &Path) -> io::Result<()> {
 fn check_directory(directory: &Path, metadata: &Metadata) -> anyhow::Result<()> {
     let shown = directory.display();
     ensure!(metadata.is_dir(), "{shown} is not a directory");
-    let mode = metadata.mode();
-    let is_open = mode & WRITABLE_BY_OTHERS != 0 && mode & STICKY == 0;
-    let is_ours = [0, geteuid().as_raw()].contains(&metadata.uid());
     ensure!(
-        is_ours && !is_open,
+        !protect::others_may_replace(metadata),
         "other users may write to its directory {shown}, and could put a file of theirs in its place; choose a directory of this user, for example one made by: install -d -m 0700 /run/app"
     );
     Ok(())
@@ -165,7 +158,10 @@ fn left_there(path: &Path) -> anyhow::Result<Option<Arc<JwtSvid>>> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::{fs::symlink, net::UnixListener};
+    use std::os::unix::{
+        fs::{chown, symlink},
+        net::UnixListener,
+    };
 
     use super::*;
 
@@ -223,5 +219,11 @@ mod tests {
         assert!(TokenFile::claim(&at("open/token")).is_ok());
         fs::write(at("empty"), "").unwrap();
         assert!(TokenFile::claim(&at("empty")).is_ok());
+        // Only root can give a directory away.
+        if geteuid().is_root() {
+            chown(at("open"), Some(65534), None).unwrap();
+            let error = TokenFile::claim(&at("open/token")).unwrap_err();
+            assert!(format!("{error:#}").contains("other users may write to its directory"));
+        }
     }
 }

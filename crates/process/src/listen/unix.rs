@@ -3,13 +3,16 @@
 use std::{
     fs, io,
     os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
-        net::{SocketAddr, UnixListener, UnixStream},
+        fs::FileTypeExt,
+        net::{SocketAddr, UnixListener},
     },
     path::{Path, PathBuf},
 };
 
 use serve::listen::StdSocket;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::protect;
 
 /// The path of a Unix socket that can be listened on.
 #[derive(Debug)]
@@ -39,11 +42,6 @@ enum Reason {
     Io(#[from] io::Error),
 }
 
-/// The permission bits of a directory in which only its owner can remove files of others: writable by
-/// group or others, and the sticky bit.
-const WRITABLE_BY_OTHERS: u32 = 0o022;
-const STICKY: u32 = 0o1000;
-
 impl UnixSocket {
     /// Checks that the path can be listened on. A socket that nobody listens on may be left there by an
     /// earlier process.
@@ -65,19 +63,27 @@ impl UnixSocket {
 
 fn check(path: &Path) -> Result<(), Reason> {
     let directory = path.parent().unwrap_or(path);
-    let mode = fs::metadata(directory)?.permissions().mode();
-    if mode & WRITABLE_BY_OTHERS != 0 && mode & STICKY == 0 {
+    if protect::others_may_replace(&fs::metadata(directory)?) {
         return Err(Reason::Directory);
     }
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error.into()),
         Ok(found) if !found.file_type().is_socket() => Err(Reason::NotASocket),
-        Ok(_) => match UnixStream::connect(path) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
-            Err(error) => Err(error.into()),
-            Ok(_) => Err(Reason::InUse),
-        },
+        Ok(_) if is_listened_on(path)? => Err(Reason::InUse),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Returns whether a process listens on a socket. Its queue may be full, and is not waited for.
+fn is_listened_on(path: &Path) -> io::Result<bool> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    let connected = socket.connect(&SockAddr::unix(path)?);
+    match connected.map_err(|error| (error.kind(), error)) {
+        Ok(()) | Err((io::ErrorKind::WouldBlock, _)) => Ok(true),
+        Err((io::ErrorKind::ConnectionRefused, _)) => Ok(false),
+        Err((_, error)) => Err(error),
     }
 }
 
@@ -105,6 +111,18 @@ pub(super) fn display(address: &SocketAddr) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        os::unix::{
+            fs::{PermissionsExt, chown},
+            net::UnixStream,
+        },
+        sync::mpsc,
+        thread,
+        time::Duration,
+    };
+
+    use nix::unistd::geteuid;
+
     use super::*;
 
     fn error(path: &Path) -> String {
@@ -139,5 +157,40 @@ mod tests {
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
         assert!(error(&open.join("a.sock")).contains("choose a directory of this user"));
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o1777)).unwrap();
+        assert!(UnixSocket::claim(&open.join("a.sock")).is_ok());
+        // Only root can give a directory away.
+        if geteuid().is_root() {
+            chown(&open, Some(65534), None).unwrap();
+            for mode in [0o755, 0o1777] {
+                fs::set_permissions(&open, fs::Permissions::from_mode(mode)).unwrap();
+                assert!(error(&open.join("a.sock")).contains("choose a directory of this user"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_process_whose_queue_is_full_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.sock");
+        let address = SockAddr::unix(&path).unwrap();
+        let unix = || Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        let stopped = unix();
+        stopped.bind(&address).unwrap();
+        stopped.listen(0).unwrap();
+        let mut waiting = Vec::new();
+        let is_full = loop {
+            waiting.push(unix());
+            let last = waiting.last().unwrap();
+            last.set_nonblocking(true).unwrap();
+            if let Err(error) = last.connect(&address) {
+                break error.kind() == io::ErrorKind::WouldBlock;
+            }
+        };
+        assert!(is_full);
+        let (sender, claimed) = mpsc::channel();
+        thread::spawn(move || sender.send(error(&path)));
+        let said = claimed.recv_timeout(Duration::from_secs(30));
+        assert!(said.unwrap().contains("a process listens there"));
     }
 }
