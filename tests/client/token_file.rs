@@ -12,7 +12,7 @@ use harness::{
     process::{self, Process},
     wait,
 };
-use nix::sys::signal::Signal;
+use nix::sys::{signal::Signal, stat::Mode};
 use spiffe::{JwtSvid, SpiffeId};
 use tempfile::TempDir;
 
@@ -230,6 +230,29 @@ async fn a_signal_follows_each_new_token_u016() {
         .client
         .logged("does not have the ID of a process")
         .await;
+}
+
+#[tokio::test]
+async fn a_pid_file_that_is_never_read_to_its_end_delays_no_token_and_no_stop_u016() {
+    let stack = issuing_for(2).await;
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pid");
+    nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+    let pipe = pipe.to_str().unwrap();
+    let args = ["--token-signal", "usr1", "--token-pid-file"];
+    let mut keeping = Keeping::new(&stack, &[&args as &[&str], &[pipe]].concat());
+    let mut token = String::new();
+    for _ in 0..3 {
+        token = keeping.other(&token).await;
+    }
+    keeping.client.signal(Signal::SIGTERM);
+    assert!(keeping.client.ended().await.success());
+
+    // A file without end has no ID at its beginning.
+    let args = [&args as &[&str], &["/dev/zero"]].concat();
+    let keeping = Keeping::new(&stack, &args);
+    let said = "does not have the ID of a process";
+    keeping.client.logged(said).await;
 }
 
 #[tokio::test]

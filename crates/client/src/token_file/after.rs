@@ -1,7 +1,9 @@
 //! The notice of a new token: a program or a signal.
 
 use std::{
-    fmt, fs,
+    fmt,
+    fs::{self, File},
+    io::{self, Read},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Stdio,
@@ -16,8 +18,16 @@ use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
-use tokio::{process::Command, sync::Notify, task::JoinSet, time::timeout};
+use tokio::{
+    process::Command,
+    sync::Notify,
+    task::{JoinSet, spawn_blocking},
+    time::timeout,
+};
 use tracing::{debug, warn};
+
+/// The longest file with a process ID, in bytes.
+const MAX: u64 = 64;
 
 /// The notice of a new token.
 #[derive(Clone, Debug)]
@@ -87,11 +97,21 @@ impl After {
         match self {
             Self::Command(command, longest) => command.run(*longest).await,
             Self::Signal(signal, pid_file) => {
-                let text = fs::read_to_string(pid_file).context("cannot read --token-pid-file")?;
+                // A pipe may be waited for without end, and this thread also keeps the token.
+                let pid_file = pid_file.clone();
+                let read = spawn_blocking(move || beginning(&pid_file)).await?;
+                let text = read.context("cannot read --token-pid-file")?;
                 Ok(kill(pid(&text)?, *signal)?)
             }
         }
     }
+}
+
+/// Returns the text of a file, or the beginning of a long one.
+fn beginning(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Returns the process ID in the text of a file.
