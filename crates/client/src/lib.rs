@@ -22,11 +22,11 @@ pub mod token_file;
 use std::process::ExitCode;
 
 use anyhow::anyhow;
-use common::workload::{WorkloadApi, X509Source};
+use common::workload::{WorkloadApi, X509Source, tokens::TokenSource};
 use forward::outbound::Client;
 use process::{cli, listen::Inherited};
 use spiffe::JwtSvid;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use crate::{
     authorize::authorize,
@@ -98,6 +98,19 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
 async fn token(config: &Config, workload_api: &WorkloadApi) -> anyhow::Result<JwtSvid> {
     let fetched = workload_api.fetch_jwt_svid(&config.audiences(), None).await;
     fetched.map_err(cli::with_remedy)
+}
+
+/// The longest wait for the error of a fetch, after the time for a first token is over.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
+/// Returns the reason why there is no first token in time.
+async fn no_token(tokens: &TokenSource, audiences: &[String]) -> anyhow::Error {
+    let audiences = audiences.join(", ");
+    match timeout(LAST_WAIT, tokens.token()).await {
+        Ok(Err(error)) => anyhow!("no JWT-SVID for {audiences}: {error}"),
+        Ok(Ok(_)) => anyhow!("no JWT-SVID for {audiences} in time"),
+        Err(_) => anyhow!("no JWT-SVID for {audiences} in time, and no answer of the Workload API"),
+    }
 }
 
 /// Returns the X.509 bundles, if they verify the server.

@@ -16,9 +16,9 @@ mod file;
 
 use std::{io, path::Path, process::ExitCode, sync::Arc, time::SystemTime};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use common::workload::{
-    JwtSource, WorkloadApi,
+    WorkloadApi,
     tokens::{Next, TokenSource},
 };
 use process::{cli, signal};
@@ -30,8 +30,11 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use self::{after::Notices, file::TokenFile};
-use crate::config::Config;
+use self::{
+    after::{After, Notices},
+    file::TokenFile,
+};
+use crate::{config::Config, no_token};
 
 /// The pause before the file is written or removed again, after that has failed.
 const RETRY: Duration = Duration::from_secs(1);
@@ -40,14 +43,20 @@ const RETRY: Duration = Duration::from_secs(1);
 struct Kept {
     file: TokenFile,
     notices: Option<Notices>,
-    /// The token that belongs in the file.
-    current: Option<Arc<JwtSvid>>,
+    wanted: Wanted,
     /// The token that is in the file.
     written: Option<Arc<JwtSvid>>,
-    /// Set while the token in the file must be removed.
-    is_lost: bool,
     /// Set while the file can't be written or removed, which is logged once.
     is_failing: bool,
+}
+
+/// The token that belongs in the file.
+enum Wanted {
+    /// No token has been issued yet. One of an earlier process may stay until it expires.
+    NotYet,
+    Token(Arc<JwtSvid>),
+    /// There is no token, because the last one was lost.
+    Lost,
 }
 
 /// Keeps a token in the file at `path` until a signal arrives.
@@ -66,53 +75,71 @@ pub(crate) async fn run(config: &Config, path: &Path) -> anyhow::Result<ExitCode
     let deadline = Instant::now() + startup_timeout;
     let workload_api = config.identity.workload_api(startup_timeout);
     config.warn();
-    let mut kept = Kept {
-        file,
-        notices: after.map(Notices::new),
-        current: None,
-        written: left,
-        is_lost: false,
-        is_failing: false,
-    };
-    kept.settle().await;
-    kept.keep(config, &workload_api, deadline, shutdown).await?;
+    let mut kept = Kept::new(file, after, left);
+    kept.until_stop(shutdown, config, &workload_api, deadline)
+        .await?;
     info!("stopped; {} stays as it is", kept.file.display());
     Ok(ExitCode::SUCCESS)
 }
 
 impl Kept {
-    /// Keeps the file until `shutdown`. The first token must come before `deadline`.
+    fn new(file: TokenFile, after: Option<After>, left: Option<Arc<JwtSvid>>) -> Self {
+        Self {
+            file,
+            notices: after.map(Notices::new),
+            wanted: Wanted::NotYet,
+            written: left,
+            is_failing: false,
+        }
+    }
+
+    /// Keeps the file until `shutdown`, which interrupts everything. A write that it cuts off leaves the file
+    /// whole.
+    async fn until_stop(
+        &mut self,
+        shutdown: Shutdown,
+        config: &Config,
+        workload_api: &WorkloadApi,
+        deadline: Instant,
+    ) -> anyhow::Result<()> {
+        tokio::select! {
+            biased;
+            () = shutdown.requested() => Ok(()),
+            failed = self.keep(config, workload_api, deadline) => Err(failed),
+        }
+    }
+
+    /// Keeps the file. Returns the reason when the first token does not come before `deadline`.
     async fn keep(
         &mut self,
         config: &Config,
         workload_api: &WorkloadApi,
         deadline: Instant,
-        shutdown: Shutdown,
-    ) -> anyhow::Result<()> {
-        let mut stop = std::pin::pin!(shutdown.requested());
-        let mut bundles: JwtSource = tokio::select! {
-            bundles = workload_api.jwt_bundles() => bundles.map_err(cli::with_remedy)?,
-            () = &mut stop => return Ok(()),
+    ) -> anyhow::Error {
+        self.settle().await;
+        let mut bundles = match workload_api.jwt_bundles().await {
+            Ok(bundles) => bundles,
+            Err(error) => return cli::with_remedy(error),
         };
         let audiences = config.audiences();
         let tokens = TokenSource::new(workload_api.clone(), audiences.clone(), None);
-        let mut is_first = true;
         loop {
+            let (current, is_first) = match &self.wanted {
+                Wanted::NotYet => (None, true),
+                Wanted::Token(token) => (Some(Arc::clone(token)), false),
+                Wanted::Lost => (None, false),
+            };
             tokio::select! {
                 biased;
-                () = &mut stop => return Ok(()),
                 true = bundles.changed() => {
-                    if let Some(current) = &self.current {
+                    if let Some(current) = &current {
                         tokens.invalidate(current);
                     }
                 }
-                next = tokens.next(self.current.as_deref()) => {
-                    is_first = false;
-                    self.take(next);
-                }
+                next = tokens.next(current.as_deref()) => self.take(next),
                 () = sleep(RETRY), if !self.is_settled() => {}
                 () = sleep_until(deadline), if is_first => {
-                    return Err(no_token(&tokens, &audiences).await);
+                    return no_token(&tokens, &audiences).await;
                 }
             }
             self.settle().await;
@@ -122,10 +149,7 @@ impl Kept {
     /// Takes note of another token, or of the loss of the current one.
     fn take(&mut self, next: Next) {
         match next {
-            Next::Issued(token) => {
-                self.current = Some(token);
-                self.is_lost = false;
-            }
+            Next::Issued(token) => self.wanted = Wanted::Token(token),
             Next::Lost(reason) => {
                 let file = self.file.display();
                 match reason {
@@ -134,27 +158,26 @@ impl Kept {
                     }
                     None => warn!("removing {file}, because its JWT-SVID may no longer be used"),
                 }
-                self.current = None;
-                self.is_lost = true;
+                self.wanted = Wanted::Lost;
             }
         }
     }
 
     /// Returns whether the file has the token that belongs there.
     fn is_settled(&self) -> bool {
-        match (&self.current, &self.written) {
-            (Some(current), Some(written)) => Arc::ptr_eq(current, written),
-            (Some(_), None) => false,
-            (None, written) => written.is_none(),
+        match (&self.wanted, &self.written) {
+            (Wanted::Token(wanted), Some(written)) => Arc::ptr_eq(wanted, written),
+            (Wanted::Token(_), None) => false,
+            (Wanted::NotYet | Wanted::Lost, written) => written.is_none(),
         }
     }
 
     /// Writes or removes the file, unless it has the token that belongs there.
     async fn settle(&mut self) {
-        let settled = match &self.current {
+        let settled = match &self.wanted {
             _ if self.is_settled() => return,
-            Some(current) => self.write(Arc::clone(current)).await,
-            None => Ok(()),
+            Wanted::Token(token) => self.write(Arc::clone(token)).await,
+            Wanted::NotYet | Wanted::Lost => Ok(()),
         };
         let removed = self.remove_unusable().await;
         match settled.and(removed) {
@@ -170,7 +193,7 @@ impl Kept {
 
     async fn write(&mut self, token: Arc<JwtSvid>) -> io::Result<()> {
         let (file, text) = (self.file.clone(), token.token().to_owned());
-        // A disk that hangs must not delay a stop.
+        // A disk may hang, and this thread also hears signals.
         spawn_blocking(move || file.write(&text)).await??;
         let left = SystemTime::from(token.expiry())
             .duration_since(SystemTime::now())
@@ -188,7 +211,8 @@ impl Kept {
     /// Removes the file if its token has expired or was lost.
     async fn remove_unusable(&mut self) -> io::Result<()> {
         let is_unusable = self.written.as_ref().is_some_and(|token| {
-            self.is_lost || SystemTime::from(token.expiry()) <= SystemTime::now()
+            let is_expired = SystemTime::from(token.expiry()) <= SystemTime::now();
+            is_expired || matches!(self.wanted, Wanted::Lost)
         });
         if !is_unusable {
             return Ok(());
@@ -201,11 +225,57 @@ impl Kept {
     }
 }
 
-/// Returns the reason why there is no first token.
-async fn no_token(tokens: &TokenSource, audiences: &[String]) -> anyhow::Error {
-    let audiences = audiences.join(", ");
-    match tokens.token().await {
-        Ok(_) => anyhow!("no JWT-SVID for {audiences} in time"),
-        Err(error) => anyhow!("no JWT-SVID for {audiences}: {error}"),
+#[cfg(test)]
+mod tests {
+    use std::{fs, sync::mpsc};
+
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+    use clap::Parser;
+    use serve::shutdown;
+    use tokio::{runtime::Builder, time::timeout};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    /// Returns a token that has expired.
+    fn expired() -> String {
+        let parts = [
+            r#"{"alg":"ES256","kid":"a"}"#,
+            r#"{"sub":"spiffe://example.org/a","aud":["b"],"exp":1}"#,
+            "no signature",
+        ];
+        parts
+            .map(|part| BASE64_URL_SAFE_NO_PAD.encode(part))
+            .join(".")
+    }
+
+    #[test]
+    fn a_stop_is_heard_while_the_disk_hangs_u015() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        fs::write(&path, expired()).unwrap();
+        let config = Config::try_parse_from(["client"]).unwrap();
+        let (_hangs, disk) = mpsc::channel::<()>();
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            // No other thread is there for the file.
+            drop(spawn_blocking(move || disk.recv()));
+            let (file, left) = TokenFile::claim(&path).unwrap();
+            let mut kept = Kept::new(file, None, left);
+            let (trigger, shutdown) = shutdown::channel();
+            let workload_api = config.identity.workload_api(LONG);
+            let keeping = kept.until_stop(shutdown, &config, &workload_api, Instant::now() + LONG);
+            // The stop comes when the removal of the file has begun.
+            let stopping = async { trigger.stop() };
+            let stopped = timeout(LONG, async { tokio::join!(biased; keeping, stopping) }).await;
+            stopped.expect("the stop is heard").0.unwrap();
+        });
+        runtime.shutdown_background();
+        assert!(path.exists());
     }
 }
