@@ -42,7 +42,7 @@ pub(super) fn head(check: &CheckRequest) -> Result<Parts, Malformed> {
     let http = http.ok_or(Malformed)?;
     let (mut head, ()) = Request::new(()).into_parts();
     head.method = Method::try_from(http.method.as_str()).map_err(|_| Malformed)?;
-    head.uri = Uri::try_from(http.path.as_str()).map_err(|_| Malformed)?;
+    head.uri = target(&http.path)?;
     for value in authorizations(http) {
         let mut value = HeaderValue::from_bytes(value).map_err(|_| Malformed)?;
         value.set_sensitive(true);
@@ -50,6 +50,14 @@ pub(super) fn head(check: &CheckRequest) -> Result<Parts, Malformed> {
     }
     head.extensions.insert(Underscored::of(http));
     Ok(head)
+}
+
+/// Parses the target of a request. The gateway forwards these bytes, so a target is refused of which the
+/// parser would leave a part out of the path: a fragment, or a host.
+fn target(text: &str) -> Result<Uri, Malformed> {
+    let is_whole = (text.starts_with('/') || text == "*") && !text.contains('#');
+    let target = is_whole.then(|| Uri::try_from(text).ok());
+    target.flatten().ok_or(Malformed)
 }
 
 impl Underscored {
