@@ -333,6 +333,9 @@ async fn a_passed_socket_that_other_machines_reach_is_refused_where_a_local_one_
                     .logged("of LISTEN_FDS can be reached from other machines")
                     .await;
             } else if name == "server" {
+                process
+                    .logged("(LISTEN_FDS): --ext-authz 127.0.0.1:0 is not used")
+                    .await;
                 process.listening().await;
             }
         }

@@ -10,7 +10,7 @@ use tracing::info;
 
 use crate::{
     cli::{self, ServeArgs},
-    listen::{self, ClaimedAddress, Inherited, ListenAddress},
+    listen::{self, ClaimedAddress, Inherited, ListenFlag},
     runtime, signal, telemetry, tenure,
 };
 
@@ -26,30 +26,15 @@ impl Service {
     /// else.
     ///
     /// # Errors
-    /// Fails when the address can't be listened on.
+    /// Fails when the address, or a socket that was passed in its place, can't be listened on.
     pub fn claim(
         args: &ServeArgs,
         inherited: Inherited,
-        listen: &ListenAddress,
+        listen: ListenFlag<'_>,
     ) -> anyhow::Result<Self> {
         let shutdown = signal::shutdown().context("cannot handle signals")?;
         let address = args.claim(inherited, listen)?;
         Ok(Self { address, shutdown })
-    }
-
-    /// Claims an address that only processes on this machine reach, as [`Self::claim`] does. Sockets that
-    /// are passed in its place must be local too.
-    ///
-    /// # Errors
-    /// Fails when the address can't be listened on, or when other machines reach a passed socket.
-    pub fn claim_local(
-        args: &ServeArgs,
-        inherited: Inherited,
-        listen: &ListenAddress,
-    ) -> anyhow::Result<Self> {
-        let service = Self::claim(args, inherited, listen)?;
-        service.address.check_passed_are_local()?;
-        Ok(service)
     }
 
     /// Waits for an identity. Returns `None` if a stop is requested first.
@@ -60,10 +45,8 @@ impl Service {
         &self,
         identity: impl Future<Output = Result<T, workload::Error>>,
     ) -> anyhow::Result<Option<T>> {
-        tokio::select! {
-            identity = identity => Ok(Some(identity.map_err(cli::with_remedy)?)),
-            () = self.shutdown.clone().requested() => Ok(None),
-        }
+        let issued = async { identity.await.map_err(cli::with_remedy) };
+        self.or_stop(issued).await
     }
 
     /// Follows the identity that the process presents. Connections drain when it ends.

@@ -15,7 +15,11 @@ use forward::{
     outbound::{Upstream, UpstreamUrl},
 };
 use http::{Request, Response};
-use process::{bundles, cli, listen::Inherited, service::Service};
+use process::{
+    bundles, cli,
+    listen::{Inherited, ListenFlag},
+    service::Service,
+};
 use rustls::ServerConfig;
 use serve::{
     Handler, Received, Shared, body::Body, listen::Listener, peer::Peer, shutdown::Shutdown,
@@ -58,7 +62,12 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         Ok(upstream) => upstream,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
-    let service = Service::claim(&config.serve, inherited, &config.listen.into())?;
+    let listen = ListenFlag {
+        name: "--listen",
+        address: &config.listen.into(),
+        is_local_only: false,
+    };
+    let service = Service::claim(&config.serve, inherited, listen)?;
     let upstream_files = config.upstream.open_files(config.serve.cores());
     config.serve.raise_open_files_limit(&[upstream_files]);
     let workload_api = config.identity.workload_api(config.serve.startup_timeout);

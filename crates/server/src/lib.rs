@@ -31,7 +31,11 @@ use common::{
 };
 use forward::outbound::{Security, Upstream};
 use http::request;
-use process::{bundles, cli, listen::Inherited, service::Service};
+use process::{
+    bundles, cli,
+    listen::{Inherited, ListenFlag},
+    service::Service,
+};
 use rustls::ServerConfig;
 use serve::{ServiceHandler, Shared, listen::Listener, peer::Peer, shutdown::Shutdown};
 use spiffe::SpiffeId;
@@ -83,7 +87,12 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         Err(error) => return cli::usage_error::<Config>(&error),
     };
     let policy = LivePolicy::begin(policy)?;
-    let service = Service::claim(&config.serve, inherited, &config.listen.into())?;
+    let listen = ListenFlag {
+        name: "--listen",
+        address: &config.listen.into(),
+        is_local_only: false,
+    };
+    let service = Service::claim(&config.serve, inherited, listen)?;
     let upstream_files = config.application.open_files(config.serve.cores());
     config
         .serve

@@ -6,7 +6,7 @@ use clap::Args;
 use forward::outbound::Upstream;
 use process::{
     cli::{ServeArgs, UpstreamArgs},
-    listen::ListenAddress,
+    listen::{ListenAddress, ListenFlag},
 };
 
 use crate::route::Route;
@@ -42,9 +42,13 @@ impl ListenArgs {
     ///
     /// # Errors
     /// Fails when other machines could reach it.
-    pub(crate) fn address(&self) -> Result<&ListenAddress, String> {
+    pub(crate) fn address(&self) -> Result<ListenFlag<'_>, String> {
         match &self.listen {
-            Some(address) if address.is_local() => Ok(address),
+            Some(address) if address.is_local() => Ok(ListenFlag {
+                name: "--listen",
+                address,
+                is_local_only: true,
+            }),
             Some(address) => Err(format!(
                 "--listen {address} can be reached from other machines, and whoever reaches it acts as this workload; expected a loopback address or a Unix socket, for example 127.0.0.1:15001 or unix:/run/client.sock"
             )),

@@ -35,7 +35,7 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
         Ok(checked) => checked,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
-    let service = Service::claim_local(&args.serve, inherited, listen)?;
+    let service = Service::claim(&args.serve, inherited, listen)?;
     args.serve
         .raise_open_files_limit(&[args.upstream.open_files(routes.len(), args.serve.cores())]);
     let workload_api = config.identity.workload_api(args.serve.startup_timeout);

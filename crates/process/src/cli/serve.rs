@@ -7,7 +7,7 @@ use serve::Limits;
 
 use super::parse::{duration, positive, whole_number};
 use crate::{
-    listen::{self, ClaimedAddress, Inherited, ListenAddress},
+    listen::{self, ClaimedAddress, Inherited, ListenFlag},
     runtime::{self, OpenFiles},
 };
 
@@ -108,15 +108,15 @@ impl ServeArgs {
         self.cores.unwrap_or_else(runtime::available_cores)
     }
 
-    /// Claims the sockets that were passed to this process, otherwise `address`.
+    /// Claims the sockets that were passed to this process, otherwise the address of `listen`.
     ///
     /// # Errors
     /// Fails when these can't be listened on.
     pub fn claim(
         &self,
         inherited: Inherited,
-        address: &ListenAddress,
+        listen: ListenFlag<'_>,
     ) -> Result<ClaimedAddress, listen::Error> {
-        ClaimedAddress::claim(inherited, address, self.reuse_port, self.cores())
+        ClaimedAddress::claim(inherited, listen, self.reuse_port, self.cores())
     }
 }

@@ -1,4 +1,4 @@
-//! The address of `--listen`.
+//! The address to listen on, and the flag that names it.
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
@@ -19,6 +19,23 @@ impl ListenAddress {
             Self::Ip(address) => address.ip().to_canonical().is_loopback(),
             Self::Unix(_) => true,
         }
+    }
+}
+
+/// The flag that names the address to listen on.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenFlag<'a> {
+    /// Its name.
+    pub name: &'static str,
+    /// Its value.
+    pub address: &'a ListenAddress,
+    /// Set if sockets that are passed in its place must be local too.
+    pub is_local_only: bool,
+}
+
+impl fmt::Display for ListenFlag<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.address)
     }
 }
 

@@ -10,31 +10,30 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// The most connections that the kernel queues for a busy core.
 const BACKLOG: i32 = 1024;
 
+/// An IP address that can be listened on.
+#[derive(Debug)]
+pub(super) struct IpAddress {
+    /// The flag that names it.
+    flag: &'static str,
+    address: SocketAddr,
+    others: Others,
+}
+
 /// An address that can't be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {reason}")]
+#[error("cannot listen on {address}: {}", reason.text(flag))]
 pub struct ListenError {
+    flag: &'static str,
     address: SocketAddr,
     reason: Reason,
 }
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 enum Reason {
-    #[error(
-        "the port is in use; stop the process that listens there, or choose another port with --listen; --reuse-port shares the port with an older process of this program"
-    )]
     InUse,
-    #[error(
-        "the port is in use by another user's process, or by one that doesn't share it; stop it or choose another with --listen"
-    )]
     NotShared,
-    #[error(
-        "not allowed to bind; ports below 1024 need the capability CAP_NET_BIND_SERVICE, or choose another with --listen"
-    )]
     Permission,
-    #[error("no interface of this machine has that address; choose another with --listen")]
     NoAddress,
-    #[error("{0}")]
     Other(io::Error),
 }
 
@@ -47,53 +46,77 @@ pub(super) enum Others {
     Allowed,
 }
 
-/// Checks that `address` can be listened on, without listening.
-///
-/// Cores share the address, so a second process of the same user could listen there unnoticed. That
-/// is refused unless `others` are allowed.
-pub(super) fn probe(address: SocketAddr, others: Others) -> Result<(), ListenError> {
-    bind(address, others == Others::Allowed).map(drop)
-}
-
-/// Listens on `address` once for each of `cores`. On a machine without IPv6, `[::]` is `0.0.0.0`.
-/// With port 0, all sockets have the port that the kernel chose for the first.
-pub(super) fn bind_each(
-    address: SocketAddr,
-    cores: usize,
-) -> Result<Vec<TcpListener>, ListenError> {
-    let first = bind(address, true)?;
-    let error = |error: io::Error| ListenError {
-        address,
-        reason: Reason::Other(error),
-    };
-    let address = first
-        .local_addr()
-        .map_err(error)?
-        .as_socket()
-        .expect("an IP socket");
-    let mut sockets = vec![first];
-    for _ in 1..cores {
-        sockets.push(bind(address, true)?);
+impl IpAddress {
+    /// Checks that `address`, which `flag` names, can be listened on.
+    ///
+    /// Cores share the address, so a second process of the same user could listen there unnoticed. That
+    /// is refused unless `others` are allowed.
+    pub(super) fn claim(
+        flag: &'static str,
+        address: SocketAddr,
+        others: Others,
+    ) -> Result<Self, ListenError> {
+        let claimed = Self {
+            flag,
+            address,
+            others,
+        };
+        claimed.probe()?;
+        Ok(claimed)
     }
-    for socket in &sockets {
-        socket.listen(BACKLOG).map_err(error)?;
-    }
-    Ok(sockets.into_iter().map(Into::into).collect())
-}
 
-/// Binds a socket. Falls back to IPv4 on a machine without IPv6.
-fn bind(address: SocketAddr, reuse_port: bool) -> Result<Socket, ListenError> {
-    match try_bind(address, reuse_port) {
-        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && has_no_such_address(&error) => {
-            let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-            try_bind(address, reuse_port).map_err(|error| (address, error))
+    /// Listens once for each of `cores`. On a machine without IPv6, `[::]` is `0.0.0.0`. If the port is 0,
+    /// all sockets have the port that the kernel chose for the first.
+    pub(super) fn listen(mut self, cores: usize) -> Result<Vec<TcpListener>, ListenError> {
+        if self.address.port() != 0 {
+            self.probe()?;
         }
-        bound => bound.map_err(|error| (address, error)),
+        let first = self.bind(true)?;
+        let bound = first
+            .local_addr()
+            .map_err(|error| self.error(Reason::Other(error)))?;
+        self.address = bound.as_socket().expect("an IP socket");
+        let mut sockets = vec![first];
+        for _ in 1..cores {
+            sockets.push(self.bind(true)?);
+        }
+        for socket in &sockets {
+            socket
+                .listen(BACKLOG)
+                .map_err(|error| self.error(Reason::Other(error)))?;
+        }
+        Ok(sockets.into_iter().map(Into::into).collect())
     }
-    .map_err(|(address, error)| ListenError {
-        address,
-        reason: Reason::of(error, reuse_port),
-    })
+
+    /// Checks that the address can be listened on, without listening.
+    fn probe(&self) -> Result<(), ListenError> {
+        self.bind(self.others == Others::Allowed).map(drop)
+    }
+
+    /// Binds a socket. Falls back to IPv4 on a machine without IPv6.
+    fn bind(&self, reuse_port: bool) -> Result<Socket, ListenError> {
+        match try_bind(self.address, reuse_port) {
+            Err(error) if self.is_any_ipv6() && has_no_such_address(&error) => {
+                let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, self.address.port()));
+                let bound = try_bind(address, reuse_port);
+                bound
+                    .map_err(|error| Self { address, ..*self }.error(Reason::of(error, reuse_port)))
+            }
+            bound => bound.map_err(|error| self.error(Reason::of(error, reuse_port))),
+        }
+    }
+
+    fn is_any_ipv6(&self) -> bool {
+        self.address.ip() == Ipv6Addr::UNSPECIFIED
+    }
+
+    fn error(&self, reason: Reason) -> ListenError {
+        ListenError {
+            flag: self.flag,
+            address: self.address,
+            reason,
+        }
+    }
 }
 
 fn try_bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
@@ -129,6 +152,25 @@ impl Reason {
             _ => Self::Other(error),
         }
     }
+
+    /// Returns the text, with the flag that chooses another address.
+    fn text(&self, flag: &str) -> String {
+        match self {
+            Self::InUse => format!(
+                "the port is in use; stop the process that listens there, or choose another port with {flag}; --reuse-port shares the port with an older process of this program"
+            ),
+            Self::NotShared => format!(
+                "the port is in use by another user's process, or by one that doesn't share it; stop it or choose another with {flag}"
+            ),
+            Self::Permission => format!(
+                "not allowed to bind; ports below 1024 need the capability CAP_NET_BIND_SERVICE, or choose another with {flag}"
+            ),
+            Self::NoAddress => {
+                format!("no interface of this machine has that address; choose another with {flag}")
+            }
+            Self::Other(error) => error.to_string(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -137,9 +179,19 @@ mod tests {
 
     const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
+    fn listening(cores: usize) -> Vec<TcpListener> {
+        let claimed = IpAddress::claim("--listen", ANY, Others::Refused).unwrap();
+        claimed.listen(cores).unwrap()
+    }
+
+    fn error(address: SocketAddr, others: Others) -> String {
+        let claimed = IpAddress::claim("--here", address, others);
+        claimed.unwrap_err().to_string()
+    }
+
     #[test]
     fn all_cores_listen_on_one_port() {
-        let listeners = bind_each(ANY, 3).unwrap();
+        let listeners = listening(3);
         let ports: Vec<u16> = listeners
             .iter()
             .map(|listener| listener.local_addr().unwrap().port())
@@ -149,29 +201,31 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_refused_although_cores_share_it() {
-        let listeners = bind_each(ANY, 1).unwrap();
+        let listeners = listening(1);
         let address = listeners[0].local_addr().unwrap();
-        let error = probe(address, Others::Refused).unwrap_err().to_string();
+        let error = error(address, Others::Refused);
         assert!(
             error.starts_with(&format!("cannot listen on {address}: the port is in use")),
             "{error}"
         );
-        assert!(probe(address, Others::Allowed).is_ok());
+        assert!(
+            error.contains("choose another port with --here;"),
+            "{error}"
+        );
+        assert!(IpAddress::claim("--listen", address, Others::Allowed).is_ok());
     }
 
     #[test]
     fn a_port_of_a_process_that_does_not_share_it_is_refused() {
         let listener = TcpListener::bind(ANY).unwrap();
         let address = listener.local_addr().unwrap();
-        let error = probe(address, Others::Allowed).unwrap_err().to_string();
+        let error = error(address, Others::Allowed);
         assert!(error.contains("by one that doesn't share it"), "{error}");
     }
 
     #[test]
     fn an_address_of_another_machine_is_refused() {
-        let error = probe("192.0.2.1:0".parse().unwrap(), Others::Refused)
-            .unwrap_err()
-            .to_string();
+        let error = error("192.0.2.1:0".parse().unwrap(), Others::Refused);
         assert!(
             error.contains("no interface of this machine has that address"),
             "{error}"

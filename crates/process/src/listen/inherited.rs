@@ -20,12 +20,12 @@ pub struct Inherited(Option<Result<Vec<TcpListener>, InheritError>>);
 pub enum InheritError {
     /// `LISTEN_FDS` is not a number of sockets.
     #[error(
-        "LISTEN_FDS is {0:?}: expected how many sockets are passed, a whole number from 1 to {MAX}; unset it to listen on --listen"
+        "LISTEN_FDS is {0:?}: expected how many sockets are passed, a whole number from 1 to {MAX}, or unset LISTEN_FDS"
     )]
     Count(String),
     /// A socket can't be listened on.
     #[error(
-        "socket {number} of LISTEN_FDS is no listening TCP socket: {error}; pass others (ListenStream=, and not Accept=yes), or unset LISTEN_FDS to listen on --listen"
+        "socket {number} of LISTEN_FDS is no listening TCP socket: {error}; pass others (ListenStream=, and not Accept=yes), or unset LISTEN_FDS"
     )]
     Socket {
         /// The number of the socket, from 1.

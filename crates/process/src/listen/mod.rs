@@ -15,12 +15,15 @@ use serve::listen::{Queue, StdSocket};
 use tracing::info;
 
 pub use self::{
-    address::ListenAddress,
+    address::{ListenAddress, ListenFlag},
     bind::ListenError,
     inherited::{InheritError, Inherited},
     unix::UnixListenError,
 };
-use self::{bind::Others, unix::UnixSocket};
+use self::{
+    bind::{IpAddress, Others},
+    unix::UnixSocket,
+};
 
 /// An address or sockets that can be listened on. The claim comes before the slow parts of a start.
 #[derive(Debug)]
@@ -31,7 +34,7 @@ pub struct ClaimedAddress {
 
 #[derive(Debug)]
 enum Sockets {
-    Own(SocketAddr, Others),
+    Own(IpAddress),
     Unix(UnixSocket),
     Inherited(Vec<TcpListener>),
 }
@@ -39,10 +42,10 @@ enum Sockets {
 /// The reason why there is nothing to listen on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The address of `--listen` can't be listened on.
+    /// The IP address can't be listened on.
     #[error(transparent)]
     Address(#[from] ListenError),
-    /// The Unix socket of `--listen` can't be listened on.
+    /// The Unix socket can't be listened on.
     #[error(transparent)]
     Unix(#[from] UnixListenError),
     /// The sockets of `LISTEN_FDS` can't be listened on.
@@ -59,16 +62,16 @@ pub enum Error {
 }
 
 impl ClaimedAddress {
-    /// Claims the sockets that were passed to this process, otherwise `address`, for `cores`.
+    /// Claims the sockets that were passed to this process, otherwise the address of `listen`, for `cores`.
     ///
-    /// With `reuse_port`, other processes of this user may share the address.
+    /// Other processes of this user may share the address if `reuse_port` is set.
     ///
     /// # Errors
     /// Fails when the address is in use, not allowed, or not of this machine. Fails when a passed
-    /// socket can't be listened on.
+    /// socket can't be listened on, or when other machines reach it and must not.
     pub fn claim(
         inherited: Inherited,
-        address: &ListenAddress,
+        listen: ListenFlag<'_>,
         reuse_port: bool,
         cores: usize,
     ) -> Result<Self, Error> {
@@ -76,40 +79,25 @@ impl ClaimedAddress {
             true => Others::Allowed,
             false => Others::Refused,
         };
-        let sockets = match inherited.listeners()? {
-            Some(passed) => {
+        let sockets = match (inherited.listeners()?, listen.address) {
+            (Some(passed), _) => {
+                if listen.is_local_only {
+                    check_local(&passed)?;
+                }
                 info!(
                     sockets = passed.len(),
-                    "listening sockets were passed (LISTEN_FDS): --listen {address} is not used"
+                    "listening sockets were passed (LISTEN_FDS): {listen} is not used"
                 );
                 Sockets::Inherited(passed)
             }
-            None => match address {
-                ListenAddress::Ip(address) => {
-                    bind::probe(*address, others)?;
-                    Sockets::Own(*address, others)
-                }
-                ListenAddress::Unix(path) => Sockets::Unix(UnixSocket::claim(path)?),
-            },
+            (None, ListenAddress::Ip(address)) => {
+                Sockets::Own(IpAddress::claim(listen.name, *address, others)?)
+            }
+            (None, ListenAddress::Unix(path)) => {
+                Sockets::Unix(UnixSocket::claim(listen.name, path)?)
+            }
         };
         Ok(Self { cores, sockets })
-    }
-
-    /// Checks that only processes on this machine reach the sockets that were passed.
-    ///
-    /// # Errors
-    /// Fails when one listens on an address that is not loopback.
-    pub fn check_passed_are_local(&self) -> Result<(), Error> {
-        let Sockets::Inherited(passed) = &self.sockets else {
-            return Ok(());
-        };
-        for socket in passed {
-            let address = socket.local_addr().map_err(Error::Share)?;
-            if !ListenAddress::from(address).is_local() {
-                return Err(Error::NotLocal(address));
-            }
-        }
-        Ok(())
     }
 
     /// Returns what happens to the sockets' queues when the process ends.
@@ -128,11 +116,8 @@ impl ClaimedAddress {
     /// Fails like [`Self::claim`], because another process may have taken the address since.
     pub fn listen(self) -> Result<Vec<StdSocket>, Error> {
         match self.sockets {
-            Sockets::Own(address, others) => {
-                if address.port() != 0 {
-                    bind::probe(address, others)?;
-                }
-                let sockets = bind::bind_each(address, self.cores)?;
+            Sockets::Own(address) => {
+                let sockets = address.listen(self.cores)?;
                 Ok(sockets.into_iter().map(StdSocket::Tcp).collect())
             }
             Sockets::Unix(socket) => Ok(socket.listen(self.cores)?),
@@ -142,6 +127,17 @@ impl ClaimedAddress {
             }
         }
     }
+}
+
+/// Checks that only processes on this machine reach the sockets that were passed.
+fn check_local(passed: &[TcpListener]) -> Result<(), Error> {
+    for socket in passed {
+        let address = socket.local_addr().map_err(Error::Share)?;
+        if !ListenAddress::from(address).is_local() {
+            return Err(Error::NotLocal(address));
+        }
+    }
+    Ok(())
 }
 
 /// Duplicates the passed sockets, so that each core has one.

@@ -14,50 +14,73 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::protect;
 
-/// The path of a Unix socket that can be listened on.
+/// A Unix socket that can be listened on.
 #[derive(Debug)]
-pub(super) struct UnixSocket(PathBuf);
+pub(super) struct UnixSocket {
+    /// The flag that names it.
+    flag: &'static str,
+    path: PathBuf,
+}
 
 /// A Unix socket that can't be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on unix:{}: {reason}", path.display())]
+#[error("cannot listen on unix:{}: {}", path.display(), reason.text(flag))]
 pub struct UnixListenError {
+    flag: &'static str,
     path: PathBuf,
     reason: Reason,
 }
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 enum Reason {
-    #[error("a process listens there; stop it, or choose another path with --listen")]
     InUse,
-    #[error(
-        "there is a file that is not a socket; remove it, or choose another path with --listen"
-    )]
     NotASocket,
-    #[error(
-        "its directory may be written to by other users, who could put a socket of theirs in its place; choose a directory of this user with --listen"
-    )]
     Directory,
-    #[error("{0}; the directory must exist, and this user must be allowed to write to it")]
-    Io(#[from] io::Error),
+    Io(io::Error),
 }
 
 impl UnixSocket {
-    /// Checks that the path can be listened on. A socket that nobody listens on may be left there by an
-    /// earlier process.
-    pub(super) fn claim(path: &Path) -> Result<Self, UnixListenError> {
-        check(path).map_err(|reason| UnixListenError {
-            path: path.to_owned(),
-            reason,
-        })?;
-        Ok(Self(path.to_owned()))
+    /// Checks that the path, which `flag` names, can be listened on. A socket that nobody listens on may be
+    /// left there by an earlier process.
+    pub(super) fn claim(flag: &'static str, path: &Path) -> Result<Self, UnixListenError> {
+        let path = path.to_owned();
+        match check(&path) {
+            Ok(()) => Ok(Self { flag, path }),
+            Err(reason) => Err(UnixListenError { flag, path, reason }),
+        }
     }
 
     /// Listens, and shares the socket among the cores. Only this user may connect, because whoever connects
     /// acts as this workload.
     pub(super) fn listen(self, cores: usize) -> Result<Vec<StdSocket>, UnixListenError> {
-        let Self(path) = self;
-        bind(&path, cores).map_err(|reason| UnixListenError { path, reason })
+        let Self { flag, path } = self;
+        bind(&path, cores).map_err(|reason| UnixListenError { flag, path, reason })
+    }
+}
+
+impl Reason {
+    /// Returns the text, with the flag that chooses another path.
+    fn text(&self, flag: &str) -> String {
+        match self {
+            Self::InUse => {
+                format!("a process listens there; stop it, or choose another path with {flag}")
+            }
+            Self::NotASocket => format!(
+                "there is a file that is not a socket; remove it, or choose another path with {flag}"
+            ),
+            Self::Directory => format!(
+                "its directory may be written to by other users, who could put a socket of theirs in its place; choose a directory of this user with {flag}"
+            ),
+            Self::Io(error) => format!(
+                "{error}; the directory must exist, and this user must be allowed to write to it"
+            ),
+        }
+    }
+}
+
+impl From<io::Error> for Reason {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
     }
 }
 
@@ -126,7 +149,7 @@ mod tests {
     use super::*;
 
     fn error(path: &Path) -> String {
-        UnixSocket::claim(path).unwrap_err().to_string()
+        UnixSocket::claim("--here", path).unwrap_err().to_string()
     }
 
     #[test]
@@ -134,7 +157,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.sock");
         for _ in 0..2 {
-            let sockets = UnixSocket::claim(&path).unwrap().listen(3).unwrap();
+            let sockets = UnixSocket::claim("--here", &path)
+                .unwrap()
+                .listen(3)
+                .unwrap();
             assert_eq!(sockets.len(), 3);
             let mode = fs::metadata(&path).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
@@ -148,7 +174,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("file");
         fs::write(&file, "kept").unwrap();
-        assert!(error(&file).contains("not a socket; remove it"));
+        assert!(
+            error(&file).contains("not a socket; remove it, or choose another path with --here")
+        );
         assert_eq!(fs::read_to_string(&file).unwrap(), "kept");
         let missing = directory.path().join("no/such/directory");
         assert!(error(&missing).contains("the directory must exist"));
@@ -156,15 +184,20 @@ mod tests {
         let open = directory.path().join("open");
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(error(&open.join("a.sock")).contains("choose a directory of this user"));
+        assert!(
+            error(&open.join("a.sock")).contains("choose a directory of this user with --here")
+        );
         fs::set_permissions(&open, fs::Permissions::from_mode(0o1777)).unwrap();
-        assert!(UnixSocket::claim(&open.join("a.sock")).is_ok());
+        assert!(UnixSocket::claim("--here", &open.join("a.sock")).is_ok());
         // Only root can give a directory away.
         if geteuid().is_root() {
             chown(&open, Some(65534), None).unwrap();
             for mode in [0o755, 0o1777] {
                 fs::set_permissions(&open, fs::Permissions::from_mode(mode)).unwrap();
-                assert!(error(&open.join("a.sock")).contains("choose a directory of this user"));
+                assert!(
+                    error(&open.join("a.sock"))
+                        .contains("choose a directory of this user with --here")
+                );
             }
         }
     }

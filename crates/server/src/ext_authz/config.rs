@@ -1,7 +1,7 @@
 //! The flags of a server that answers a gateway's questions.
 
 use clap::Args;
-use process::listen::ListenAddress;
+use process::listen::{ListenAddress, ListenFlag};
 
 /// The address for gateways.
 #[derive(Args, Clone, Debug)]
@@ -28,12 +28,16 @@ impl ExtAuthzArgs {
     ///
     /// # Errors
     /// Fails when other machines could reach it and no flag accepts that.
-    pub(crate) fn address(&self) -> Result<Option<&ListenAddress>, String> {
+    pub(crate) fn address(&self) -> Result<Option<ListenFlag<'_>>, String> {
         match &self.ext_authz {
             Some(address) if !address.is_local() && !self.plaintext_ext_authz => Err(format!(
                 "--ext-authz {address} can be reached from other machines, and has no TLS: whoever is on the path gets the callers' tokens; use a loopback address or a Unix socket, for example 127.0.0.1:9001 or unix:/run/authz.sock, or accept it with --plaintext-ext-authz"
             )),
-            address => Ok(address.as_ref()),
+            address => Ok(address.as_ref().map(|address| ListenFlag {
+                name: "--ext-authz",
+                address,
+                is_local_only: !self.plaintext_ext_authz,
+            })),
         }
     }
 }
@@ -56,7 +60,11 @@ mod tests {
             let args = ["server", "--ext-authz", address].into_iter().chain(flag);
             let config = Config::try_parse_from(args).unwrap();
             match config.ext_authz.address() {
-                Ok(found) => assert_eq!(found.unwrap().to_string(), address),
+                Ok(found) => {
+                    let found = found.unwrap();
+                    assert_eq!(found.to_string(), format!("--ext-authz {address}"));
+                    assert_eq!(found.is_local_only, !accepted);
+                }
                 Err(error) => assert!(!fine && error.contains("--plaintext-ext-authz"), "{error}"),
             }
         }

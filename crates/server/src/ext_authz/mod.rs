@@ -18,7 +18,6 @@ pub mod pb;
 
 use std::{convert::Infallible, process::ExitCode, sync::Arc};
 
-use anyhow::anyhow;
 use common::{
     bearer::{Authenticator, Caller, Enforcement, JwtSvidLayer, Refusal, RefusalAnswer},
     throttle::LogQuotas,
@@ -26,7 +25,7 @@ use common::{
 use http::{Method, Request, Response, StatusCode, request::Parts};
 use process::{
     cli,
-    listen::{Inherited, ListenAddress},
+    listen::{Inherited, ListenFlag},
     service::Service,
 };
 use serve::{
@@ -74,26 +73,20 @@ struct CheckHandler<S> {
 #[derive(Clone, Debug)]
 struct CheckRefusals(Refusals);
 
-/// Connects to the Workload API, and answers checks on `address` until a signal arrives.
+/// Connects to the Workload API, and answers checks on the address of `listen` until a signal arrives.
 ///
 /// # Errors
 /// Fails when no identity is issued, or when there is nothing to listen on.
 pub(crate) async fn start(
     config: &Config,
-    address: &ListenAddress,
+    listen: ListenFlag<'_>,
     inherited: Inherited,
 ) -> anyhow::Result<ExitCode> {
     let policy = match config.policy.file() {
         Ok(policy) => LivePolicy::begin(policy)?,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
-    let service = match address.is_local() {
-        true => Service::claim_local(&config.serve, inherited, address),
-        false => Service::claim(&config.serve, inherited, address),
-    };
-    // The texts are about the flag that every binary has.
-    let service = service
-        .map_err(|error| anyhow!(format!("{error:#}").replace("--listen", "--ext-authz")))?;
+    let service = Service::claim(&config.serve, inherited, listen)?;
     config.serve.raise_open_files_limit(&[]);
     let workload_api = config.identity.workload_api(config.serve.startup_timeout);
     let Some(identity) = service.identity(workload_api.identity()).await? else {
