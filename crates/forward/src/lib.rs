@@ -4,7 +4,7 @@
 //! cleaned too. The crate knows nothing about flags, or about the binary it is in.
 //!
 //! - [`Checked`]: a request that passed all checks · [`Forwarder`]: sends it and returns the answer ·
-//!   [`LoggedForwarder`]: also answers and logs failures · [`Fields`]: a deployment's choices about the
+//!   [`LoggedForwarder`], [`log_failure`], [`reject`]: also answer and log failures · [`Fields`]: a deployment's choices about the
 //!   fields that cross
 //! - `target`: method, target and `Host` · `framing`: where messages end
 //! - `headers`: the fields that cross, and the hop-by-hop fields that are removed · `trailers`: the same for
@@ -36,6 +36,6 @@ pub use self::{
     error::Error,
     forwarder::Forwarder,
     headers::Fields,
-    logged::LoggedForwarder,
+    logged::{LoggedForwarder, log_failure, reject},
     rejection::{Rejected, Rejection},
 };

@@ -1,6 +1,6 @@
 //! Forwards requests, answers those that are rejected or fail, and logs each of these once.
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc};
 
 use common::{sanitize::Sanitized, throttle::LogQuotas};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
@@ -57,43 +57,44 @@ impl LoggedForwarder {
 
     fn answered(&self, forwarded: Result<Response<Body>, Error>, peer: &Peer) -> Response<Body> {
         forwarded.unwrap_or_else(|error| {
-            self.log_failure(&error, peer);
+            log_failure(&self.quotas, peer, error.status(), &error);
             error.into_response()
         })
     }
 
-    /// Logs a fault of the caller as a warning, and a fault of the upstream as an error.
-    fn log_failure(&self, error: &Error, peer: &Peer) {
-        let status = error.status();
-        let is_callers = status.is_client_error();
-        let quota = match is_callers {
-            true => &self.quotas.refused,
-            false => &self.quotas.failed,
-        };
-        let Some(left_out) = quota.take(peer.source()) else {
-            return;
-        };
-        let status = status.as_u16();
-        match is_callers {
-            true => warn!(%peer, status, left_out, "{error}"),
-            false => error!(%peer, status, left_out, "{error}"),
-        }
-    }
-
     /// Answers a rejected request, and logs it.
     pub fn reject(&self, rejected: &Rejected<Received>, peer: &Peer) -> Response<Body> {
-        let Rejected { request, rejection } = rejected;
-        if let Some(left_out) = self.quotas.refused.take(peer.source()) {
-            let status = rejection.status().as_u16();
-            let method = Sanitized(request.method().as_str());
-            let path = Sanitized(request.uri().path());
-            match rejection {
-                Rejection::OwnHop => {
-                    info!(%method, %path, %peer, status, left_out, "{rejection}");
-                }
-                _ => warn!(%method, %path, %peer, status, left_out, "{rejection}"),
-            }
-        }
-        rejection.into_response()
+        reject(&self.quotas, rejected, peer)
     }
+}
+
+/// Logs the reason why a request of `peer` is answered with `status`, within the quotas: a fault of the caller
+/// as a warning, and any other as an error.
+pub fn log_failure(quotas: &LogQuotas, peer: &Peer, status: StatusCode, reason: impl Display) {
+    let Some(left_out) = quotas.take(status, peer.source()) else {
+        return;
+    };
+    let is_callers = status.is_client_error();
+    let status = status.as_u16();
+    match is_callers {
+        true => warn!(%peer, status, left_out, "{reason}"),
+        false => error!(%peer, status, left_out, "{reason}"),
+    }
+}
+
+/// Answers a rejected request of `peer`, and logs it within the quotas.
+pub fn reject(quotas: &LogQuotas, rejected: &Rejected<Received>, peer: &Peer) -> Response<Body> {
+    let Rejected { request, rejection } = rejected;
+    if let Some(left_out) = quotas.refused.take(peer.source()) {
+        let status = rejection.status().as_u16();
+        let method = Sanitized(request.method().as_str());
+        let path = Sanitized(request.uri().path());
+        match rejection {
+            Rejection::OwnHop => {
+                info!(%method, %path, %peer, status, left_out, "{rejection}");
+            }
+            _ => warn!(%method, %path, %peer, status, left_out, "{rejection}"),
+        }
+    }
+    rejection.into_response()
 }

@@ -26,35 +26,40 @@ pub(crate) struct Refusals {
 }
 
 impl Refusals {
-    /// Permits a line about a refused request. Returns its peer and the number of lines that were left
-    /// out.
-    fn permit<'a>(&self, refusal: &Refusal, head: &'a Parts) -> Option<(&'a Peer, Option<u64>)> {
-        let quota = match refusal.status().is_server_error() {
-            true => &self.quotas.failed,
-            false => &self.quotas.refused,
+    /// Logs a refused request, unless the quota is used up. `so_far` is the number of requests that were let
+    /// through, if this one is too.
+    pub(crate) fn log(&self, refusal: &Refusal, head: &Parts, so_far: Option<u64>) {
+        let Some(peer) = head.extensions.get::<Peer>() else {
+            return;
         };
-        let peer = head.extensions.get::<Peer>()?;
-        Some((peer, quota.take(peer.source())?))
+        let status = refusal.status();
+        let Some(left_out) = self.quotas.take(status, peer.source()) else {
+            return;
+        };
+        let what = match so_far {
+            Some(_) => "let through by --enforce observe: ",
+            None => "",
+        };
+        let (status, remedy) = (status.as_u16(), remedy(refusal));
+        let (method, path) = request(head);
+        warn!(%peer, status, %method, %path, left_out, so_far, "{what}{refusal}{remedy}");
+    }
+
+    /// Counts a request that is let through, and logs it.
+    pub(crate) fn observed(&self, refusal: &Refusal, head: &Parts) {
+        let so_far = self.observed.fetch_add(1, Relaxed) + 1;
+        self.log(refusal, head, Some(so_far));
     }
 }
 
 impl RefusalAnswer<Body> for Refusals {
     fn answer(&self, refusal: &Refusal, head: &Parts) -> Response<Body> {
-        if let Some((peer, left_out)) = self.permit(refusal, head) {
-            let (status, remedy) = (refusal.status().as_u16(), remedy(refusal));
-            let (method, path) = request(head);
-            warn!(%peer, status, %method, %path, left_out, "{refusal}{remedy}");
-        }
+        self.log(refusal, head, None);
         answer_refusal(refusal)
     }
 
     fn observe(&self, refusal: &Refusal, head: &Parts) {
-        let so_far = self.observed.fetch_add(1, Relaxed) + 1;
-        if let Some((peer, left_out)) = self.permit(refusal, head) {
-            let (status, remedy) = (refusal.status().as_u16(), remedy(refusal));
-            let (method, path) = request(head);
-            warn!(%peer, status, %method, %path, left_out, so_far, "let through by --enforce observe: {refusal}{remedy}");
-        }
+        self.observed(refusal, head);
     }
 }
 

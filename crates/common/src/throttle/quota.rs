@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::StatusCode;
+
 use crate::lock::lock;
 
 /// The lines that may be logged in one [`PERIOD`].
@@ -44,6 +46,17 @@ struct Counts {
     /// at most [`LINES`] entries.
     sources: HashMap<IpAddr, u32>,
     suppressed: u64,
+}
+
+impl LogQuotas {
+    /// Permits a line about an answer to `source` that has this status, as [`LogQuota::take`] does.
+    pub fn take(&self, status: StatusCode, source: IpAddr) -> Option<Option<u64>> {
+        let quota = match status.is_server_error() {
+            true => &self.failed,
+            false => &self.refused,
+        };
+        quota.take(source)
+    }
 }
 
 impl LogQuota {
@@ -151,6 +164,18 @@ mod tests {
             let logged = sources.filter(|one| counts.take(*one, now).is_some());
             assert_eq!(logged.count(), 100);
             assert_eq!(counts.sources.len(), 100);
+        }
+    }
+
+    #[test]
+    fn lines_about_faults_of_callers_and_of_servers_have_quotas_of_their_own() {
+        let quotas = LogQuotas::default();
+        let refused = [StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN];
+        let failed = [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE];
+        for statuses in [refused, failed] {
+            let statuses = statuses.iter().cycle().take(50);
+            let taken = statuses.filter(|one| quotas.take(**one, source(1)).is_some());
+            assert_eq!(taken.count(), 20);
         }
     }
 

@@ -4,8 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use common::bearer::Caller;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
-    header::{AUTHORIZATION, CONTENT_TYPE},
+    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header::AUTHORIZATION,
     request::Parts,
 };
 use serve::grpc;
@@ -137,9 +136,9 @@ pub(super) fn rejected() -> CheckResponse {
 /// A server that can't verify denies too, instead of failing the call. A gateway can be told to let
 /// requests pass when calls fail.
 pub(super) fn denied(status: StatusCode, fields: &HeaderMap) -> CheckResponse {
-    // The gateway sets the type of the body itself.
-    let fields = fields.iter().filter(|(name, _)| *name != CONTENT_TYPE);
-    let fields = fields.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+    let fields = fields
+        .iter()
+        .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
     answer(
         grpc::code(status),
         HttpResponse::DeniedResponse(Denied {

@@ -190,11 +190,12 @@ where
 
 impl RefusalAnswer<CheckResponse> for CheckRefusals {
     fn answer(&self, refusal: &Refusal, head: &Parts) -> Response<CheckResponse> {
-        let (answer, _) = self.0.answer(refusal, head).into_parts();
+        self.0.log(refusal, head, None);
+        let (answer, ()) = refusal.response().into_parts();
         Response::new(check::denied(answer.status, &answer.headers))
     }
 
     fn observe(&self, refusal: &Refusal, head: &Parts) {
-        self.0.observe(refusal, head);
+        self.0.observed(refusal, head);
     }
 }

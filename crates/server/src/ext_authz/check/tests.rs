@@ -192,7 +192,7 @@ fn fields_that_servers_read_as_the_caller_s_id_are_removed_u017() {
 
 /// Returns the parts of the answer to a refused request.
 fn refused(refusal: &Refusal) -> (i32, i32, Vec<(String, String)>, String) {
-    let (head, _) = crate::answer_refusal(refusal).into_parts();
+    let (head, _) = refusal.response().into_parts();
     parts(denied(head.status, &head.headers))
 }
 
