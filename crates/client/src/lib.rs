@@ -2,7 +2,7 @@
 //! token, and prints the response. It can repeat the request and print the outcomes, listen and do so for
 //! applications, or keep a token in a file for them.
 //!
-//! - [`config`]: flags and environment, typed · [`route`], [`peer`]: where requests go, and to whom
+//! - [`config`]: flags and environment, typed · [`route`], [`peer`]: where requests go, and to whom (`web_pki`)
 //! - [`listening`]: requests of applications · [`token_file`]: a token in a file
 //! - `authorize`: the token in the request · `challenge`: its refusal
 //! - `output`: standard output and standard error
@@ -18,6 +18,7 @@ mod repeat;
 pub mod route;
 mod tally;
 pub mod token_file;
+mod web_pki;
 
 use std::process::ExitCode;
 

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use anyhow::Context;
 use common::{tls, workload::X509Source};
 use forward::outbound::Security;
-use process::{bundles, web_pki};
+use process::bundles;
 use rustls::pki_types::ServerName;
 use spiffe::SpiffeId;
+
+use crate::web_pki;
 
 /// The identity that a peer must have.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,6 @@
 //! - [`telemetry`]: log lines on standard error
 //! - [`tenure`]: the end of connections with the identity of the process
 //! - [`protect`]: core dumps and tracing
-//! - [`web_pki`]: verification of peers by host name
 
 pub mod bundles;
 pub mod cli;
@@ -21,4 +20,3 @@ pub mod service;
 pub mod signal;
 pub mod telemetry;
 pub mod tenure;
-pub mod web_pki;

@@ -6,7 +6,7 @@ use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::
 
 /// The reason why no peer can be verified by name.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The file can't be read.
     #[error("--ca {0}: {1}; expected a file with the CA's certificates (PEM)")]
     File(String, io::Error),
@@ -25,7 +25,7 @@ pub enum Error {
 ///
 /// # Errors
 /// Fails when there is no certificate to verify against.
-pub fn client(ca: Option<&Path>) -> Result<Arc<ClientConfig>, Error> {
+pub(crate) fn client(ca: Option<&Path>) -> Result<Arc<ClientConfig>, Error> {
     let roots = match ca {
         Some(path) => in_file(path)?,
         None => of_system()?,
