@@ -17,7 +17,7 @@ pub(crate) fn authorize(
 
 /// Returns the value of `Authorization` with the token.
 pub(crate) fn bearer(token: &JwtSvid) -> anyhow::Result<HeaderValue> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.token()))
+    let mut value = HeaderValue::try_from(format!("Bearer {}", token.token()))
         .context("the token is not a header value")?;
     value.set_sensitive(true);
     Ok(value)

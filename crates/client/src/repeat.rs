@@ -144,9 +144,8 @@ impl Session {
         if !answer.token_refused {
             return Ok(answer);
         }
-        self.tokens.invalidate(&token);
-        match timeout_at(deadline, self.tokens.token()).await {
-            Ok(Ok(fresh)) if fresh.token() != token.token() => Ok(Outcome {
+        match timeout_at(deadline, self.tokens.renewed(&token)).await {
+            Ok(Some(fresh)) => Ok(Outcome {
                 renewed: true,
                 ..self.send(&fresh).await?
             }),

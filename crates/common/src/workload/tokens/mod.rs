@@ -181,6 +181,14 @@ impl TokenSource {
         }
     }
 
+    /// Reports that a server refused this token, as [`Self::invalidate`] does. Returns another one, or `None`
+    /// if there is no other.
+    pub async fn renewed(&self, refused: &JwtSvid) -> Option<Arc<JwtSvid>> {
+        self.invalidate(refused);
+        let fresh = self.token().await.ok()?;
+        (fresh.token() != refused.token()).then_some(fresh)
+    }
+
     /// Reports that a server refused this token (`401`, `error="invalid_token"`) before it expired. Its
     /// JWT authority may be gone, for example after a restart of the agent.
     ///

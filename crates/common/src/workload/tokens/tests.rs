@@ -324,10 +324,7 @@ async fn a_token_that_many_calls_report_as_refused_is_replaced_once() {
     let source = agent.source();
     let refused = source.token().await.unwrap();
     pass(SECOND).await;
-    let callers = (0..50).map(async |_| {
-        source.invalidate(&refused);
-        source.token().await.unwrap()
-    });
+    let callers = (0..50).map(async |_| source.renewed(&refused).await.unwrap());
     let tokens = futures_util::future::join_all(callers).await;
     assert_eq!(agent.fetches(), 2);
     assert!(tokens.iter().all(|token| Arc::ptr_eq(token, &tokens[0])));
@@ -371,6 +368,8 @@ async fn a_refused_token_is_returned_again_while_the_agent_fails() {
         source.invalidate(&token);
         let again = timeout(SECOND * 2, source.token()).await.unwrap().unwrap();
         assert!(Arc::ptr_eq(&token, &again));
+        let other = timeout(SECOND * 2, source.renewed(&token)).await.unwrap();
+        assert!(other.is_none(), "there is no other");
         pass(Duration::from_millis(10)).await;
     }
     assert!((20..62).contains(&agent.fetches()), "{}", agent.fetches());
