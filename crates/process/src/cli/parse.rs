@@ -1,6 +1,6 @@
 //! Parsers of flag values. Their errors give the rule and an example.
 
-use std::{net::SocketAddr, path::Path, str::FromStr, time::Duration};
+use std::{net::SocketAddr, str::FromStr, time::Duration};
 
 use forward::outbound::{Protocol, UpstreamUrl};
 use http::{
@@ -8,6 +8,8 @@ use http::{
     uri::{Authority, PathAndQuery},
 };
 use spiffe::SpiffeId;
+
+use crate::listen::socket_path;
 
 /// The longest duration. A longer one is a mistake, and sums must not overflow the clock.
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -100,26 +102,31 @@ pub fn audience(text: &str) -> Result<String, String> {
 /// # Errors
 /// Fails with an example when the text is not such a URL, or when a token would be sent in clear.
 pub fn https_url(text: &str) -> Result<Uri, String> {
-    let error = |rule: &str| format!("{rule}; expected for example https://localhost:8443/");
+    https(text).map_err(|rule| format!("{rule}; expected for example https://localhost:8443/"))
+}
+
+/// Parses such a URL. The error is the rule that the text breaks, without an example.
+fn https(text: &str) -> Result<Uri, String> {
+    let error = |rule: &str| Err(rule.to_owned());
     if text.contains('#') {
-        return Err(error("a URL to request has no fragment"));
+        return error("a URL to request has no fragment");
     }
     let url: Uri = text
         .parse()
-        .map_err(|fault| error(&format!("not a URL: {fault}")))?;
+        .map_err(|fault| format!("not a URL: {fault}"))?;
     match (url.scheme_str(), url.authority()) {
         (Some("https"), Some(authority)) if authority.as_str().contains('@') => {
-            Err(error("credentials don't belong in a URL"))
+            error("credentials don't belong in a URL")
         }
         (Some("https"), Some(authority)) if authority.host().is_empty() => {
-            Err(error("the host is missing"))
+            error("the host is missing")
         }
         (Some("https"), Some(authority)) if has_bad_port(authority) => {
-            Err(error("the port must be from 1 to 65535"))
+            error("the port must be from 1 to 65535")
         }
         (Some("https"), Some(_)) => Ok(url),
-        (Some("http"), _) => Err(error("http would send the token in clear")),
-        _ => Err(error("the scheme must be https")),
+        (Some("http"), _) => error("http would send the token in clear"),
+        _ => error("the scheme must be https"),
     }
 }
 
@@ -135,9 +142,9 @@ fn has_bad_port(authority: &Authority) -> bool {
 /// # Errors
 /// Fails with an example when the text is not such a URL.
 pub fn upstream(text: &str) -> Result<UpstreamUrl, String> {
-    let url = https_url(text).map_err(|error| error.replace("8443/", "8080"))?;
-    without_path(&url, Protocol::Https)
-        .ok_or_else(|| format!("{NO_PATH}; expected for example https://localhost:8080"))
+    https(text)
+        .and_then(|url| without_path(&url, Protocol::Https).ok_or_else(|| NO_PATH.to_owned()))
+        .map_err(|rule| format!("{rule}; expected for example https://localhost:8080"))
 }
 
 /// Returns the upstream of a URL that has a host and no path.
@@ -163,12 +170,9 @@ pub fn application(text: &str) -> Result<UpstreamUrl, String> {
     };
     for (prefix, is_http2) in [("unix+h2c:", true), ("unix:", false)] {
         if let Some(path) = text.strip_prefix(prefix) {
-            // The path of a URL follows an empty authority.
-            let path = Path::new(path.strip_prefix("//").unwrap_or(path));
-            return match path.is_absolute() {
-                true => Ok(UpstreamUrl::socket(path.to_owned(), is_http2)),
-                false => Err(error("the path of a Unix socket begins with /")),
-            };
+            return socket_path(path)
+                .map(|path| UpstreamUrl::socket(path, is_http2))
+                .ok_or_else(|| error("the path of a Unix socket begins with /"));
         }
     }
     let (scheme, rest) = text.split_once("://").ok_or_else(|| error("not a URL"))?;
@@ -182,8 +186,7 @@ pub fn application(text: &str) -> Result<UpstreamUrl, String> {
             ));
         }
     };
-    let url = https_url(&format!("https://{rest}"))
-        .map_err(|fault| error(fault.split(';').next().unwrap_or_default()))?;
+    let url = https(&format!("https://{rest}")).map_err(|rule| error(&rule))?;
     without_path(&url, protocol).ok_or_else(|| error(NO_PATH))
 }
 

@@ -54,13 +54,17 @@ impl FromStr for ListenAddress {
             let address = text.parse().map(Self::Ip);
             return address.map_err(|_| EXPECTED.to_owned());
         };
-        // The path of a URL follows an empty authority.
-        let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
-        match path.is_absolute() {
-            true => Ok(Self::Unix(path)),
-            false => Err(EXPECTED.to_owned()),
-        }
+        socket_path(path)
+            .map(Self::Unix)
+            .ok_or_else(|| EXPECTED.to_owned())
     }
+}
+
+/// Parses what follows `unix:`, which is an absolute path. If it is a URL, an empty authority is before the
+/// path.
+pub(crate) fn socket_path(text: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(text.strip_prefix("//").unwrap_or(text));
+    path.is_absolute().then_some(path)
 }
 
 impl fmt::Display for ListenAddress {

@@ -14,6 +14,7 @@ use std::{
 use serve::listen::{Queue, StdSocket};
 use tracing::info;
 
+pub(crate) use self::address::socket_path;
 pub use self::{
     address::{ListenAddress, ListenFlag},
     bind::ListenError,
