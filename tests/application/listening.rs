@@ -1,14 +1,21 @@
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use http::{Request, StatusCode, Version};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use rcgen::SanType;
 use serve::body;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+    time::timeout,
+};
 
 use harness::{
-    CLIENT_ID, SERVER_ID, Stack,
+    CLIENT_ID, PATIENCE, SERVER_ID, Stack,
     app::App,
+    binary,
     process::{self, Process},
     upstream::answering,
     x509::{Authority, Presenting},
@@ -133,6 +140,83 @@ async fn requests_are_routed_by_their_host_and_others_are_refused_u010() {
     client.logged("no route for the host three.internal").await;
 }
 
+/// Begins an upload that needs an upstream connection of its own, and does not end it.
+async fn begin_upload(address: &str, host: &str) -> TcpStream {
+    let head = format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 60000\r\n\r\n");
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let begun = [head.as_bytes(), &[b'a'; 30_000]].concat();
+    stream.write_all(&begun).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn all_routes_together_have_the_bound_of_upstream_connections_u010() {
+    let stack = Stack::new().await;
+    let (arrived, mut arrivals) = mpsc::unbounded_channel();
+    let mut args = Vec::new();
+    for name in ["one", "two"] {
+        let arrived = arrived.clone();
+        let port = answering(&stack, &["http/1.1"], move |request| {
+            arrived.send(name).unwrap();
+            async move {
+                let _ = request.into_body().collect().await;
+                body::status(StatusCode::OK)
+            }
+        });
+        let port = port.await;
+        args.push("--route".to_owned());
+        args.push(format!(
+            "{name}=https://localhost:{port};server-id={SERVER_ID}"
+        ));
+    }
+    let mut args: Vec<_> = args.iter().map(String::as_str).collect();
+    args.extend([
+        "--max-upstream-connections",
+        "1",
+        "--queue-timeout",
+        "100ms",
+    ]);
+    let (_client, address) = client(&stack, &args).await;
+    let held = begin_upload(&address, "one").await;
+    assert_eq!(arrivals.recv().await, Some("one"));
+    let mut refused = begin_upload(&address, "two").await;
+    let mut status = [0; 12];
+    let read = timeout(PATIENCE, refused.read_exact(&mut status)).await;
+    read.expect("is refused in time").unwrap();
+    assert_eq!(&status, b"HTTP/1.1 503");
+    assert!(arrivals.try_recv().is_err());
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_value_of_the_environment_that_a_flag_excludes_is_named_u014() {
+    let stack = Stack::new().await;
+    let route = format!("a=https://b;server-id={SERVER_ID}");
+    let args = ["--listen", "127.0.0.1:0", "--route", &route];
+    let mut command = process::command(&binary("client"), &stack.agent.endpoint(), &args);
+    let output = command.env("CLIENT_URL", "https://b").output().await;
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    for text in [
+        "'--route <ROUTE>' cannot be used with",
+        "--url <URL>",
+        "the environment variable CLIENT_URL is set",
+    ] {
+        assert!(said.contains(text), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_for_several_audiences_is_warned_of_u014() {
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let url = format!("https://localhost:{}", server.listening().await);
+    let args = ["--url", &url, SERVER_ID, "spiffe://example.org/other"];
+    let (client, _) = client(&stack, &args).await;
+    client.logged("the token is for 2 audiences").await;
+}
+
 #[tokio::test]
 async fn a_load_balancer_with_a_certificate_of_another_ca_is_verified_by_name_u011() {
     let stack = Stack::new().await;
@@ -213,7 +297,6 @@ async fn a_token_that_is_refused_is_replaced_once_u013() {
         let port = answering(&stack, &["h2"], move |request| {
             let number = count.fetch_add(1, SeqCst);
             async move {
-                use http_body_util::BodyExt;
                 let body = request.into_body().collect().await.unwrap().to_bytes();
                 assert_eq!(&body[..], b"a body");
                 let mut answer = body::text(StatusCode::OK, "fine");

@@ -85,7 +85,10 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         return output::bundle(&bundles, config.server_id.trust_domain());
     }
     let token = token(&config, &workload_api()).await?;
-    let client = Client::new(config.upstream(), config.peer().security(x509.as_ref())?);
+    let client = Client::new(
+        config.upstream(),
+        config.peer().security(x509.as_ref(), "--server-id")?,
+    );
     let exchange = async {
         let response = client.request(authorize(request, &token)?).await?;
         output::response(response, config.include).await

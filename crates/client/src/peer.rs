@@ -27,15 +27,20 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// Returns the security of connections to the peer. `bundles` are needed for a SPIFFE ID.
+    /// Returns the security of connections to the peer, which `flag` names. `bundles` are needed for a SPIFFE
+    /// ID.
     ///
     /// # Errors
     /// Fails when there is nothing to verify the peer with.
-    pub(crate) fn security(&self, bundles: Option<&X509Source>) -> anyhow::Result<Security> {
+    pub(crate) fn security(
+        &self,
+        bundles: Option<&X509Source>,
+        flag: &str,
+    ) -> anyhow::Result<Security> {
         match self {
             Self::SpiffeId(id) => {
                 let bundles = bundles.context("no X.509 bundles were fetched")?;
-                bundles::warn_of_missing(bundles, "X.509", "--server-id", [id.trust_domain()]);
+                bundles::warn_of_missing(bundles, "X.509", flag, [id.trust_domain()]);
                 Ok(tls::client(bundles, id).into())
             }
             Self::Name { name, ca } => Ok(Security::HostName {

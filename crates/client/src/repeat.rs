@@ -111,7 +111,10 @@ impl Session {
         let x509 = crate::bundles(config, &workload_api).await?;
         config.warn();
         Ok(Self {
-            client: Client::new(config.upstream(), config.peer().security(x509.as_ref())?),
+            client: Client::new(
+                config.upstream(),
+                config.peer().security(x509.as_ref(), "--server-id")?,
+            ),
             tokens: TokenSource::new(workload_api, config.audiences(), None),
             request,
             max_time: config.max_time,

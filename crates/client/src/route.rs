@@ -23,6 +23,14 @@ pub struct Route {
 const EXAMPLE: &str = "expected for example 'orders.internal=https://lb.example.org:8443;audience=spiffe://example.org/orders;server-id=spiffe://example.org/proxy'";
 
 impl Route {
+    /// Returns the flag that names the peer's SPIFFE ID.
+    pub(crate) fn flag(&self) -> &'static str {
+        match self.host {
+            Some(_) => "--route",
+            None => "--server-id",
+        }
+    }
+
     /// Returns whether the route is for requests to `host`, which may have a port.
     pub(crate) fn is_for(&self, host: &str) -> bool {
         let Some(own) = &self.host else {

@@ -24,11 +24,11 @@ pub struct ApplicationArgs {
     /// SPIFFE ID that an https application must have; verified on every connection
     #[arg(long, value_name = "ID", requires = "upstreams", value_parser = cli::workload_id)]
     pub(crate) upstream_id: Option<SpiffeId>,
-    /// Forward without TLS to an application that may be on another machine. Whoever is on the path can read and change requests, and speak for any caller
+    /// Forward without TLS to an application that may be on another machine. An attacker on the path can read and change requests, and speak for any caller
     #[arg(long, requires = "upstreams")]
     plaintext_upstream: bool,
     /// Header field that gives the application the caller's verified SPIFFE ID. Copies that callers send are removed
-    #[arg(long, value_name = "NAME", default_value = "x-spiffe-id", value_parser = caller_header)]
+    #[arg(long, value_name = "NAME", default_value = "x-spiffe-id", requires = "guarded", value_parser = caller_header)]
     pub(crate) caller_header: HeaderName,
     /// Also forward Authorization. An application that logs it, or sends it on, leaks the caller's token
     #[arg(long, requires = "guarded")]
@@ -204,6 +204,7 @@ mod tests {
             (&["--upstream", "ftp://a"], "the scheme must be"),
             (&["--upstream-id", EXAMPLE_ID], "--upstream <URL>"),
             (&["--plaintext-upstream"], "--upstream <URL>"),
+            (&["--caller-header", "x-id"], "--upstream <URL>"),
             (&["--caller-header", "host"], "host has another meaning"),
             (&["--caller-header", "x_id"], "without underscores"),
             (&["--caller-header", "a b"], "expected a header name"),

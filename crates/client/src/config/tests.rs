@@ -90,9 +90,27 @@ fn values_that_would_be_ignored_or_leak_are_refused() {
         (&["--repeat", "2", "-i"], "cannot be used with"),
         (&["--every", "1s", "--print-token"], "cannot be used with"),
         (&["--every", "1s", "--print-bundle"], "cannot be used with"),
+        (
+            &["--token-command-timeout", "1s"],
+            "--token-command <COMMAND>",
+        ),
     ] {
         let error = config(args).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains(text), "{args:?}: {error}");
     }
+    // A route has all of these itself.
+    let route = "a=https://b;server-id=spiffe://example.org/b";
+    let routed = ["--listen", "127.0.0.1:1", "--route", route];
+    for args in [
+        &["spiffe://example.org/a"] as &[&str],
+        &["--url", "https://a"],
+        &["--server-id", "spiffe://example.org/a"],
+        &["--server-name", "a"],
+        &["--server-name", "a", "--ca", "b"],
+    ] {
+        let error = config(&[&routed, args].concat()).unwrap_err();
+        assert!(error.to_string().contains("cannot be used with"), "{error}");
+    }
+    assert!(config(&routed).is_ok());
 }

@@ -15,7 +15,7 @@ use crate::route::Route;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Listening for applications")]
 pub struct ListenArgs {
-    /// Listen on a loopback address or a Unix socket (unix:/run/client.sock), and forward the requests of applications with this workload's JWT-SVID. Whoever can connect acts as this workload
+    /// Listen on a loopback address or a Unix socket (unix:/run/client.sock), and forward the requests of applications with this workload's JWT-SVID. Each user who can connect acts as this workload
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["method", "headers", "data", "include", "max_time", "repeat", "every", "print"])]
     pub(crate) listen: Option<ListenAddress>,
     /// Route by the host of requests, instead of --url for all: HOST=URL;audience=AUDIENCE;server-id=ID, or server-name=NAME and ca=FILE in place of server-id; repeatable. Other hosts are answered 403
@@ -23,7 +23,8 @@ pub struct ListenArgs {
         long = "route",
         value_name = "ROUTE",
         value_delimiter = ' ',
-        requires = "listen"
+        requires = "listen",
+        conflicts_with_all = ["audience", "url", "server_id", "server_name", "ca"]
     )]
     pub(crate) routes: Vec<Route>,
     /// Replace an Authorization of the application's own. Otherwise such requests are answered 400
@@ -50,13 +51,13 @@ impl ListenArgs {
                 is_local_only: true,
             }),
             Some(address) => Err(format!(
-                "--listen {address} can be reached from other machines, and whoever reaches it acts as this workload; expected a loopback address or a Unix socket, for example 127.0.0.1:15001 or unix:/run/client.sock"
+                "--listen {address} can be reached from other machines, and each process that reaches it acts as this workload; expected a loopback address or a Unix socket, for example 127.0.0.1:15001 or unix:/run/client.sock"
             )),
             None => Err("--listen is missing".into()),
         }
     }
 
-    /// Returns the upstream of each route. The answer to a gRPC call may be silent for `call_timeout`.
+    /// Returns the upstream of each route. All have one bound on connections together. The answer to a gRPC call may be silent for `call_timeout`.
     ///
     /// # Errors
     /// Fails when two routes are for the same host.
@@ -74,10 +75,12 @@ impl ListenArgs {
                 ));
             }
         }
-        let upstream = |route: &Route| {
-            let url = std::slice::from_ref(&route.url);
-            self.upstream.upstream(url, call_timeout)
+        // The clones share the bound of --max-upstream-connections.
+        let shared = self.upstream.upstream(&[], call_timeout)?;
+        let upstream = |route: &Route| Upstream {
+            urls: vec![route.url.clone()],
+            ..shared.clone()
         };
-        routes.iter().map(upstream).collect()
+        Ok(routes.iter().map(upstream).collect())
     }
 }

@@ -1,18 +1,19 @@
-//! Where the requests to a host go, and the token that they get.
+//! The destination of requests to a host: its connections, and the token that they get.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
-use anyhow::anyhow;
-use common::throttle::LogQuotas;
-use common::workload::{WorkloadApi, tokens::TokenSource};
+use common::{
+    throttle::LogQuotas,
+    workload::{WorkloadApi, tokens::TokenSource},
+};
 use forward::{
     Fields, Forwarder, LoggedForwarder,
     outbound::{Security, Upstream},
 };
 use http::header::AUTHORIZATION;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, timeout_at};
 
-use crate::route::Route;
+use crate::{no_token, route::Route};
 
 /// A route with all that its requests need. All cores share it.
 #[derive(Debug)]
@@ -23,9 +24,6 @@ pub(super) struct Destination {
     security: Security,
 }
 
-/// The pause between two looks for a first token.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-
 impl Destination {
     /// Starts to fetch the token of a route.
     pub(super) fn new(
@@ -33,14 +31,14 @@ impl Destination {
         upstream: Upstream,
         security: Security,
         workload_api: &WorkloadApi,
-    ) -> Arc<Self> {
+    ) -> Self {
         let audiences = route.audiences.clone();
-        Arc::new(Self {
+        Self {
             tokens: TokenSource::new(workload_api.clone(), audiences, None),
             route,
             upstream,
             security,
-        })
+        }
     }
 
     /// Returns the forwarder of one core.
@@ -59,15 +57,9 @@ impl Destination {
     /// # Errors
     /// Fails with the last reason when none is issued before `deadline`.
     pub(super) async fn first_token(&self, deadline: Instant) -> anyhow::Result<()> {
-        loop {
-            match self.tokens.token().await {
-                Ok(_) => return Ok(()),
-                Err(error) if Instant::now() >= deadline => {
-                    let audiences = self.route.audiences.join(", ");
-                    return Err(anyhow!("no JWT-SVID for {audiences}: {error}"));
-                }
-                Err(_) => sleep(LOOK_EVERY).await,
-            }
+        match timeout_at(deadline, self.tokens.next(None)).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(no_token(&self.tokens, &self.route.audiences).await),
         }
     }
 }

@@ -1,9 +1,9 @@
 //! One request of an application: its route, its token, and the answer.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use common::{sanitize::Sanitized, throttle::LogQuotas};
-use forward::{Checked, LoggedForwarder, Rejected};
+use forward::{Checked, LoggedForwarder, log_failure};
 use futures_util::future::try_join_all;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION,
@@ -15,7 +15,7 @@ use serve::{
 };
 use spiffe::JwtSvid;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::info;
 
 use super::destination::Destination;
 use crate::{authorize, challenge::refuses_token};
@@ -23,7 +23,7 @@ use crate::{authorize, challenge::refuses_token};
 /// The destinations of all requests. All cores share them.
 #[derive(Clone, Debug)]
 pub(super) struct ListenHandler {
-    destinations: Arc<[Arc<Destination>]>,
+    destinations: Arc<[Destination]>,
     replaces_authorization: bool,
     quotas: Arc<LogQuotas>,
 }
@@ -36,7 +36,7 @@ pub(super) struct CoreHandler {
 }
 
 impl ListenHandler {
-    pub(super) fn new(destinations: Vec<Arc<Destination>>, replaces_authorization: bool) -> Self {
+    pub(super) fn new(destinations: Vec<Destination>, replaces_authorization: bool) -> Self {
         Self {
             destinations: destinations.into(),
             replaces_authorization,
@@ -45,15 +45,14 @@ impl ListenHandler {
     }
 
     pub(super) fn destinations(&self) -> impl Iterator<Item = &Destination> {
-        self.destinations.iter().map(AsRef::as_ref)
+        self.destinations.iter()
     }
 
     /// Waits until each destination has a token.
     ///
     /// # Errors
-    /// Fails when one has none within `timeout`.
-    pub(super) async fn first_tokens(&self, timeout: Duration) -> anyhow::Result<()> {
-        let deadline = Instant::now() + timeout;
+    /// Fails when one has none before `deadline`.
+    pub(super) async fn first_tokens(&self, deadline: Instant) -> anyhow::Result<()> {
         let first = self.destinations().map(|one| one.first_token(deadline));
         try_join_all(first).await.map(drop)
     }
@@ -66,28 +65,13 @@ impl ListenHandler {
             shared: self.clone(),
         }
     }
-
-    /// Logs a request that is answered here, within the quota.
-    fn log(&self, peer: &Peer, status: StatusCode, reason: &str) {
-        let (status, is_callers) = (status.as_u16(), status.is_client_error());
-        let quota = match is_callers {
-            true => &self.quotas.refused,
-            false => &self.quotas.failed,
-        };
-        if let Some(left_out) = quota.take(peer.source()) {
-            match is_callers {
-                true => warn!(%peer, status, left_out, "{reason}"),
-                false => error!(%peer, status, left_out, "{reason}"),
-            }
-        }
-    }
 }
 
 impl Handler for CoreHandler {
     async fn handle(&self, request: Request<Received>, peer: &Peer) -> Response<Body> {
         match Checked::plaintext(request) {
             Ok(request) => self.route(request, peer).await,
-            Err(rejected) => self.reject(&rejected, peer),
+            Err(rejected) => forward::reject(&self.shared.quotas, &rejected, peer),
         }
     }
 }
@@ -125,20 +109,16 @@ impl CoreHandler {
         let token = match tokens.token().await {
             Ok(token) => token,
             Err(error) => {
-                let reason = format!("no JWT-SVID for {destination}: {error}");
-                self.shared
-                    .log(peer, StatusCode::SERVICE_UNAVAILABLE, &reason);
-                return body::status(StatusCode::SERVICE_UNAVAILABLE);
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                let reason = format_args!("no JWT-SVID for {destination}: {error}");
+                log_failure(&self.shared.quotas, peer, status, reason);
+                return body::status(status);
             }
         };
         let renew = |status: StatusCode, headers: &HeaderMap| {
             refuses_token(status, headers).then(|| {
                 let refused = Arc::clone(&token);
-                async move {
-                    tokens.invalidate(&refused);
-                    let fresh = tokens.token().await.ok()?;
-                    bearer(&fresh).filter(|_| fresh.token() != refused.token())
-                }
+                async move { bearer(&*tokens.renewed(&refused).await?) }
             })
         };
         forwarder
@@ -146,16 +126,9 @@ impl CoreHandler {
             .await
     }
 
-    fn reject(&self, rejected: &Rejected<Received>, peer: &Peer) -> Response<Body> {
-        match self.forwarders.first() {
-            Some(forwarder) => forwarder.reject(rejected, peer),
-            None => rejected.rejection.into_response(),
-        }
-    }
-
     /// Answers a request here. The application gets the reason, because it is on this machine.
     fn refuse(&self, peer: &Peer, status: StatusCode, reason: &str) -> Response<Body> {
-        self.shared.log(peer, status, reason);
+        log_failure(&self.shared.quotas, peer, status, reason);
         body::text(status, format!("{reason}\n"))
     }
 }

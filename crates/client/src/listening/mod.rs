@@ -14,6 +14,7 @@ use common::workload::WorkloadApi;
 use forward::outbound::Security;
 use process::{cli, listen::Inherited, service::Service};
 use serve::{Shared, listen};
+use tokio::time::Instant;
 use tracing::info;
 
 use self::{destination::Destination, handler::ListenHandler};
@@ -26,6 +27,7 @@ use crate::{config::Config, peer::Peer, route::Route};
 pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
     let args = &config.listening;
     let limits = args.serve.limits();
+    let deadline = Instant::now() + args.serve.startup_timeout;
     let checked = config.routes().and_then(|routes| {
         let listen = args.address()?;
         let upstreams = args.upstreams(&routes, limits.stream_idle_timeout)?;
@@ -35,6 +37,7 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
         Ok(checked) => checked,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
+    config.warn();
     let service = Service::claim(&args.serve, inherited, listen)?;
     args.serve
         .raise_open_files_limit(&[args.upstream.open_files(routes.len(), args.serve.cores())]);
@@ -48,7 +51,7 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
     });
     let handler = ListenHandler::new(destinations.collect(), args.replace_authorization);
     if service
-        .or_stop(handler.first_tokens(args.serve.startup_timeout))
+        .or_stop(handler.first_tokens(deadline))
         .await?
         .is_none()
     {
@@ -96,6 +99,6 @@ async fn securities(
     };
     let securities = routes
         .iter()
-        .map(|route| route.peer.security(x509.as_ref()));
+        .map(|route| route.peer.security(x509.as_ref(), route.flag()));
     securities.collect::<anyhow::Result<_>>().map(Some)
 }

@@ -29,7 +29,13 @@ pub struct TokenFileArgs {
     )]
     token_command: Option<CommandLine>,
     /// Longest time for --token-command. Then the program is killed
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = cli::duration)]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = cli::duration,
+        requires = "token_command"
+    )]
     token_command_timeout: Duration,
     /// Send a signal after each new token, for example HUP, to the process in --token-pid-file
     #[arg(
@@ -98,6 +104,7 @@ mod tests {
             &["--print-token"],
             &["--token-signal", "HUP"],
             &["--token-pid-file", "a.pid"],
+            &["--token-command-timeout", "1s"],
             &["--token-command", " "],
             &[
                 "--token-command",

@@ -4,7 +4,7 @@ mod parse;
 mod serve;
 mod upstream;
 
-use std::{process::ExitCode, time::Duration};
+use std::{ffi::OsStr, process::ExitCode, time::Duration};
 
 use clap::{
     Args, CommandFactory, FromArgMatches,
@@ -86,31 +86,37 @@ fn with_environment(command: clap::Command, prefix: &str) -> clap::Command {
     })
 }
 
-/// Adds the environment variable to an error, if the bad value came from there.
-///
-/// dev-agent has the same function, because it uses none of the other crates.
+/// Adds the environment variables to an error about a value or about flags that exclude each other, if these
+/// may come from there.
 fn with_origin(mut error: clap::Error, command: &clap::Command) -> clap::Error {
-    let context = [ContextKind::InvalidArg, ContextKind::InvalidValue].map(|kind| error.get(kind));
-    let variable = match context {
-        [
-            Some(ContextValue::String(arg)),
-            Some(ContextValue::String(value)),
-        ] => command
-            .get_arguments()
-            .find(|known| known.to_string() == *arg)
-            .and_then(|known| known.get_env())
-            .filter(|variable| {
-                std::env::var_os(variable)
-                    .is_some_and(|text| text.to_string_lossy().contains(value))
-            }),
-        _ => None,
+    let named = |kind| match error.get(kind) {
+        Some(ContextValue::String(one)) => vec![one.clone()],
+        Some(ContextValue::Strings(several)) => several.clone(),
+        _ => Vec::new(),
     };
-    if let Some(variable) = variable {
-        let tip = format!("the environment variable {} is set", variable.display());
-        error.insert(
-            ContextKind::Suggested,
-            ContextValue::StyledStrs(vec![tip.into()]),
-        );
+    let mut args = named(ContextKind::InvalidArg);
+    let value = match error.kind() {
+        ErrorKind::ArgumentConflict => {
+            args.extend(named(ContextKind::PriorArg));
+            String::new()
+        }
+        _ => match error.get(ContextKind::InvalidValue) {
+            Some(ContextValue::String(value)) => value.clone(),
+            _ => return error,
+        },
+    };
+    let variables = command
+        .get_arguments()
+        .filter(|known| args.contains(&known.to_string()))
+        .filter_map(|known| known.get_env())
+        .filter(|variable| {
+            std::env::var_os(variable).is_some_and(|text| text.to_string_lossy().contains(&value))
+        });
+    let tip =
+        |variable: &OsStr| format!("the environment variable {} is set", variable.display()).into();
+    let tips: Vec<_> = variables.map(tip).collect();
+    if !tips.is_empty() {
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
     }
     error
 }
