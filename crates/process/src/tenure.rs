@@ -75,7 +75,7 @@ impl Held {
             self.update(&source);
             tokio::select! {
                 is_open = source.changed() => if !is_open {
-                    // A source that is closed has no identity any more.
+                    // A source that is closed has no identity.
                     return;
                 },
                 () = sleep(self.next_expiry(SystemTime::now())) => {}
@@ -93,7 +93,7 @@ impl Held {
         self.svids.retain(|svid| svid.until > now);
     }
 
-    /// Holds a new SVID, besides older ones of the same identity.
+    /// Holds a new SVID, next to older ones of the same identity.
     fn hold(&mut self, svid: &X509Svid) {
         let leaf = svid.leaf().as_bytes();
         if self.svids.iter().any(|held| held.leaf == leaf) {

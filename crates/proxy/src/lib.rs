@@ -11,8 +11,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use common::{path::PathPattern, sanitize::Sanitized, throttle::LogQuotas, tls};
 use forward::{
-    Checked, Fields, Forwarder, LoggedForwarder, Rejected, Rejection,
-    outbound::{Upstream, UpstreamUrl},
+    Checked, Fields, Forwarder, LoggedForwarder, Rejected, Rejection, outbound::Upstream,
 };
 use http::{Request, Response};
 use process::{
@@ -91,7 +90,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     };
     let announce = |cores, addresses: &str| {
         info!(
-            spiffe_id = %own, cores, upstream = %proxy.urls(), upstream_id = %proxy.upstream_tls.expected(),
+            spiffe_id = %own, cores, upstream = %proxy.upstream, upstream_id = %proxy.upstream_tls.expected(),
             "listening on {addresses}"
         );
     };
@@ -111,16 +110,6 @@ pub async fn run(listener: impl Into<Listener>, proxy: Proxy, shutdown: Shutdown
         paths: proxy.paths,
     };
     serve::serve(listener, proxy.tls, handler, proxy.shared, shutdown).await;
-}
-
-impl Proxy {
-    /// Returns all URLs of the upstream on one line.
-    fn urls(&self) -> String {
-        let urls = self.upstream.urls.iter();
-        urls.map(UpstreamUrl::to_string)
-            .collect::<Vec<_>>()
-            .join(",")
-    }
 }
 
 impl Handler for ProxyHandler {

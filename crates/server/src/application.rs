@@ -9,7 +9,7 @@ use common::{
 };
 use forward::{
     Checked, Fields, Forwarder, LoggedForwarder,
-    outbound::{Security, Upstream, UpstreamUrl},
+    outbound::{Security, Upstream},
 };
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use serve::{
@@ -42,16 +42,6 @@ pub(crate) enum Application {
         forwarder: Arc<LoggedForwarder>,
         caller_header: HeaderName,
     },
-}
-
-impl Forwarding {
-    /// Returns all places of the application on one line.
-    pub(crate) fn urls(&self) -> String {
-        let urls = self.upstream.urls.iter();
-        urls.map(UpstreamUrl::to_string)
-            .collect::<Vec<_>>()
-            .join(",")
-    }
 }
 
 impl Application {

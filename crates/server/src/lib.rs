@@ -128,7 +128,10 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     };
     let log = StartLog {
         spiffe_id: &own,
-        application: server.forwarding.as_ref().map(Forwarding::urls),
+        application: server
+            .forwarding
+            .as_ref()
+            .map(|one| one.upstream.to_string()),
         purpose: "",
         enforcement: server.enforcement,
         observed: Arc::clone(&server.observed),

@@ -1,6 +1,6 @@
 //! The upstream that requests are forwarded to, as the binaries describe it.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use super::{exclusive_limit::ExclusiveLimit, url::UpstreamUrl};
 
@@ -21,4 +21,15 @@ pub struct Upstream {
     pub queue_timeout: Duration,
     /// The bound on requests with a connection for themselves, which all cores share.
     pub exclusive: ExclusiveLimit,
+}
+
+/// Writes the URLs, with commas between them.
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, url) in self.urls.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "," };
+            write!(f, "{separator}{url}")?;
+        }
+        Ok(())
+    }
 }

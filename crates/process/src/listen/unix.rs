@@ -50,8 +50,8 @@ impl UnixSocket {
         }
     }
 
-    /// Listens, and shares the socket among the cores. Only this user may connect, because whoever connects
-    /// acts as this workload.
+    /// Listens, and shares the socket among the cores. Only this user may connect, because each
+    /// process that connects acts as this workload.
     pub(super) fn listen(self, cores: usize) -> Result<Vec<StdSocket>, UnixListenError> {
         let Self { flag, path } = self;
         bind(&path, cores).map_err(|reason| UnixListenError { flag, path, reason })

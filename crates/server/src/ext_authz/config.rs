@@ -18,7 +18,7 @@ pub struct ExtAuthzArgs {
     )]
     pub(crate) ext_authz: Option<ListenAddress>,
     /// Answer checks on an address that other machines reach. The questions have the callers' tokens, and the
-    /// answers say whose they are, so that whoever is on the path can act as any caller
+    /// answers say whose they are, so that an attacker on the path can act as any caller
     #[arg(long, requires = "ext_authz")]
     plaintext_ext_authz: bool,
 }

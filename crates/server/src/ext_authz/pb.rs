@@ -44,12 +44,12 @@ pub struct HttpRequest {
     /// The wire format of a map. The gateway joins repeated fields with a comma.
     #[prost(message, repeated, tag = "3")]
     pub headers: ::prost::alloc::vec::Vec<Field>,
-    /// With its query.
+    /// The path has its query.
     #[prost(string, tag = "4")]
     pub path: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
     pub host: ::prost::alloc::string::String,
-    /// In place of headers, if the gateway sends fields as they came.
+    /// The gateway sends these instead of headers, if it sends fields as they came.
     #[prost(message, optional, tag = "13")]
     pub header_map: ::core::option::Option<RawFields>,
 }
@@ -69,7 +69,7 @@ pub struct RawFields {
 pub struct RawField {
     #[prost(string, tag = "1")]
     pub key: ::prost::alloc::string::String,
-    /// Only one of both is set.
+    /// The gateway sets only one of the two.
     #[prost(string, tag = "2")]
     pub value: ::prost::alloc::string::String,
     #[prost(bytes = "vec", tag = "3")]

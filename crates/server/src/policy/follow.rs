@@ -102,10 +102,10 @@ async fn follow(
         };
         // A file system may hang, and this thread also keeps the identity.
         let looking = spawn_blocking(move || {
-            let is_new = match is_asked_for {
-                true => file.read_again(),
-                false => file.has_changed(),
-            };
+            if is_asked_for {
+                file.read_again();
+            }
+            let is_new = is_asked_for || file.has_changed();
             let rules = is_new.then(|| file.rules());
             (file, rules)
         });

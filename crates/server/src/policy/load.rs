@@ -68,10 +68,9 @@ impl PolicyFile {
         }
     }
 
-    /// Reads the file, and returns that its contents are to be taken, because they are said to be whole.
-    pub(crate) fn read_again(&mut self) -> bool {
+    /// Reads the file, whose contents are said to be whole.
+    pub(crate) fn read_again(&mut self) {
         (self.seen, self.next) = (contents(&self.path), None);
-        true
     }
 
     /// Reads the file, and returns whether it has other contents than were seen last. They must be read
