@@ -54,6 +54,11 @@ pub enum WireError {
     Upgraded(#[from] io::Error),
 }
 
+/// The error of a body that this process ends early. Over HTTP/2 the stream is cancelled.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Cancelled(pub &'static str);
+
 /// The methods that may be served, for answers that must or may name them (RFC 9110 §15.5.6, §9.3.7).
 pub const ALLOWED: HeaderValue =
     HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");

@@ -64,6 +64,12 @@ impl Peer {
         identity.holds().then_some(&identity.id)
     }
 
+    /// Returns the expiry of the X.509-SVID that the peer has presented.
+    #[must_use]
+    pub fn id_until(&self) -> Option<SystemTime> {
+        self.identity().map(|identity| identity.until)
+    }
+
     pub(crate) fn identity(&self) -> Option<&Identity> {
         self.0.identity.as_ref()
     }

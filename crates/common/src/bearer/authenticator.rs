@@ -41,7 +41,10 @@ pub struct Caller {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credential {
     /// A JWT-SVID in the request.
-    Token,
+    Token {
+        /// The time at which it is no longer accepted: its `exp` and the accepted clock skew.
+        until: SystemTime,
+    },
     /// The X.509-SVID of the connection.
     Certificate,
 }
@@ -137,11 +140,11 @@ where
         let Some(check) = Check::new(&in_force, head)? else {
             return Ok(None);
         };
-        let id = match self.known(&check)? {
-            Some(id) => id,
+        let verified = match self.known(&check)? {
+            Some(verified) => verified,
             None => self.verify_and_remember(&check)?,
         };
-        check.authorize(id).map(Some)
+        check.authorize(&verified).map(Some)
     }
 
     /// Authenticates as [`Self::authenticate`] does, on a core that also has other work. A token that
@@ -160,18 +163,18 @@ where
         let Some(check) = Check::new(&in_force, head)? else {
             return Ok(None);
         };
-        let id = match self.known(&check)? {
-            Some(id) => id,
+        let verified = match self.known(&check)? {
+            Some(verified) => verified,
             None => {
                 let _permit = queue.permit(source).await?;
                 // Another request with the same token may have been verified meanwhile.
                 match self.known(&check)? {
-                    Some(id) => id,
+                    Some(verified) => verified,
                     None => self.verify_and_remember(&check)?,
                 }
             }
         };
-        check.authorize(id).map(Some)
+        check.authorize(&verified).map(Some)
     }
 
     /// Authorizes a request whose connection was verified by the X.509-SVID of `id`, and that has no token.
@@ -191,11 +194,11 @@ where
         }
     }
 
-    /// Returns the caller of a token in the cache, or `None` if the token has to be verified.
+    /// Returns the verification of a token in the cache, or `None` if the token has to be verified.
     ///
     /// # Errors
     /// Fails when the token is known and has no audience of the rule.
-    fn known(&self, check: &Check<'_>) -> Result<Option<Arc<SpiffeId>>, Refusal> {
+    fn known(&self, check: &Check<'_>) -> Result<Option<Arc<Verified>>, Refusal> {
         let verified = self.cache.as_ref();
         let verified = verified.and_then(|cache| cache.get(check.token.digest()));
         let (accepted, bundles) = (check.in_force.accepted(), self.validator.bundles());
@@ -204,15 +207,15 @@ where
             return Ok(None);
         };
         check.audience(verified.audiences())?;
-        Ok(Some(Arc::clone(&verified.id)))
+        Ok(Some(verified))
     }
 
-    fn verify_and_remember(&self, check: &Check<'_>) -> Result<Arc<SpiffeId>, Refusal> {
+    fn verify_and_remember(&self, check: &Check<'_>) -> Result<Arc<Verified>, Refusal> {
         let verified = Arc::new(self.verify(check)?);
         if let Some(cache) = &self.cache {
             cache.insert(*check.token.digest(), Arc::clone(&verified));
         }
-        Ok(Arc::clone(&verified.id))
+        Ok(verified)
     }
 
     fn verify(&self, check: &Check<'_>) -> Result<Verified, Refusal> {
@@ -271,8 +274,10 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn authorize(&self, id: Arc<SpiffeId>) -> Result<Caller, Refusal> {
-        authorized(self.decides, id, Credential::Token)
+    fn authorize(&self, verified: &Verified) -> Result<Caller, Refusal> {
+        let until = verified.until;
+        let id = Arc::clone(&verified.id);
+        authorized(self.decides, id, Credential::Token { until })
     }
 }
 

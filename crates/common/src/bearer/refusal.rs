@@ -216,7 +216,9 @@ mod tests {
     fn caller(id: &str) -> Caller {
         Caller {
             id: Arc::new(SpiffeId::new(id).unwrap()),
-            credential: Credential::Token,
+            credential: Credential::Token {
+                until: std::time::SystemTime::UNIX_EPOCH,
+            },
         }
     }
 

@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use http::StatusCode;
@@ -40,6 +40,8 @@ pub struct Received {
     progress: u64,
     max: u64,
     total: u64,
+    /// The time from which no bytes are passed on, if there is one.
+    until: Option<SystemTime>,
 }
 
 /// The kind of a request's body, on which its bounds depend.
@@ -64,6 +66,9 @@ pub enum ReceiveError {
     /// [`Limits::stream_idle_timeout`]; the field has the time.
     #[error("the request body stood still for {}", humantime::format_duration(*.0))]
     Stalled(Duration),
+    /// Bytes came after the end that [`Received::end_at`] has set.
+    #[error("the request body has outlasted its credential")]
+    Over,
     /// The caller's connection or its framing failed.
     #[error("{0}")]
     Broken(#[from] WireError),
@@ -95,7 +100,13 @@ impl Received {
                 BodyKind::Plain | BodyKind::Call => limits.max_body.unwrap_or(u64::MAX),
             },
             total: 0,
+            until: None,
         }
+    }
+
+    /// Breaks the body off at the first bytes that come at this time or later.
+    pub fn end_at(&mut self, until: SystemTime) {
+        self.until = Some(until);
     }
 
     /// Returns the eviction that tells the request to make room for one of another source.
@@ -105,6 +116,9 @@ impl Received {
     }
 
     fn count(&mut self, bytes: usize) -> Result<(), ReceiveError> {
+        if self.until.is_some_and(|until| until <= SystemTime::now()) {
+            return Err(ReceiveError::Over);
+        }
         let bytes = bytes as u64;
         self.total += bytes;
         if self.total > self.max {

@@ -13,7 +13,7 @@ use http_body::{Body, Frame};
 use hyper::body::Bytes;
 use tokio::time::{Instant, timeout_at};
 
-use crate::body::BoxError;
+use crate::body::{BoxError, Cancelled};
 
 /// The bytes that a peer has to read in each `patience`. Single bytes are not progress.
 const MIN_PROGRESS_BYTES: usize = 1024;
@@ -82,12 +82,13 @@ where
     sent
 }
 
-/// Returns the reason for a reset after a body that broke off: `CANCEL` if its own stream was cancelled.
+/// Returns the reason for a reset after a body that broke off: `CANCEL` if it was cancelled, or its own stream.
 /// The next hop hears of a cancelled call as such.
 fn reason_of(error: &(dyn std::error::Error + 'static)) -> Reason {
     let is_cancelled =
         |error: &h2::Error| error.is_reset() && error.reason() == Some(Reason::CANCEL);
-    match cause::find::<h2::Error>(error).is_some_and(is_cancelled) {
+    let is_cancelled = cause::find::<h2::Error>(error).is_some_and(is_cancelled);
+    match is_cancelled || cause::find::<Cancelled>(error).is_some() {
         true => Reason::CANCEL,
         false => Reason::INTERNAL_ERROR,
     }

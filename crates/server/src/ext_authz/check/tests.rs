@@ -141,7 +141,7 @@ fn an_allowed_request_gets_the_id_in_place_of_copies_and_loses_its_token_u017() 
     let id = SpiffeId::new("spiffe://example.org/client").unwrap();
     let caller = Caller {
         id: Arc::new(id),
-        credential: Credential::Token,
+        credential: Credential::Certificate,
     };
     let (name, token) = ("x-caller", "authorization");
     for (caller, forwards_authorization, set, removed) in [
@@ -200,7 +200,7 @@ fn refused(refusal: &Refusal) -> (i32, i32, Vec<(String, String)>, String) {
 fn a_refused_request_gets_the_status_and_the_fields_of_a_server_u017() {
     let caller = Caller {
         id: Arc::new(SpiffeId::new("spiffe://example.org/client").unwrap()),
-        credential: Credential::Token,
+        credential: Credential::Certificate,
     };
     let not_allowed = Refusal::NotAllowed {
         caller,
