@@ -9,6 +9,8 @@ mod ext_authz;
 mod faults;
 /// Forwards to an application, with the caller's SPIFFE ID.
 mod forwarded;
+/// Ends streams with the token that began them, or lets them continue.
+mod lifetime;
 /// Listens for applications and adds tokens to their requests.
 mod listening;
 /// Decides by a policy file which requests reach an application.

@@ -19,6 +19,8 @@ use serve::{
 };
 use tracing::info;
 
+use crate::lifetime::StreamLifetime;
+
 /// An application that requests are forwarded to.
 #[derive(Clone, Debug)]
 pub struct Forwarding {
@@ -30,6 +32,8 @@ pub struct Forwarding {
     pub fields: Fields,
     /// The field that carries the caller's SPIFFE ID.
     pub caller_header: HeaderName,
+    /// The end of streams.
+    pub stream_lifetime: StreamLifetime,
 }
 
 /// The application of one core.
@@ -38,10 +42,15 @@ pub(crate) enum Application {
     /// Answers `/` with `Success!!!`.
     BuiltIn,
     /// Forwards requests, with the caller's SPIFFE ID in a field.
-    Forwarded {
-        forwarder: Arc<LoggedForwarder>,
-        caller_header: HeaderName,
-    },
+    Forwarded(Forwarded),
+}
+
+/// An application of one core that requests are forwarded to.
+#[derive(Clone, Debug)]
+pub(crate) struct Forwarded {
+    forwarder: Arc<LoggedForwarder>,
+    caller_header: HeaderName,
+    stream_lifetime: StreamLifetime,
 }
 
 impl Application {
@@ -55,12 +64,14 @@ impl Application {
             security,
             fields,
             caller_header,
+            stream_lifetime,
         } = forwarding;
         let forwarder = Forwarder::new(upstream, security, fields);
-        Self::Forwarded {
+        Self::Forwarded(Forwarded {
             forwarder: Arc::new(LoggedForwarder::new(forwarder, Arc::clone(quotas))),
             caller_header,
-        }
+            stream_lifetime,
+        })
     }
 
     /// Answers a request that the policy lets through. Its caller is verified, or not known.
@@ -76,21 +87,37 @@ impl Application {
                 "/" => body::text(StatusCode::OK, "Success!!!"),
                 _ => body::status(StatusCode::NOT_FOUND),
             },
-            Self::Forwarded {
-                forwarder,
-                caller_header,
-            } => {
-                let id = caller.map(|caller| HeaderValue::try_from(caller.id.to_string()));
-                let Ok(id) = id.transpose() else {
-                    return body::status(StatusCode::INTERNAL_SERVER_ERROR);
-                };
-                let id = id.map(|id| (caller_header.clone(), id));
-                match Checked::new(request) {
-                    // The future is boxed so that a built-in answer does not pay for its size.
-                    Ok(request) => Box::pin(forwarder.forward(request, &peer, id)).await,
-                    Err(rejected) => forwarder.reject(&rejected, &peer),
-                }
-            }
+            Self::Forwarded(forwarded) => forwarded.answer(request, caller, &peer).await,
+        }
+    }
+}
+
+impl Forwarded {
+    /// Forwards a request, with the ID of its caller.
+    async fn answer(
+        &self,
+        mut request: Request<Received>,
+        caller: Option<Caller>,
+        peer: &Peer,
+    ) -> Response<Body> {
+        let expiry = self.stream_lifetime.expiry(&request, caller.as_ref(), peer);
+        if let Some(expiry) = &expiry {
+            expiry.bound_stream_of(&mut request);
+        }
+        let id = caller.map(|caller| HeaderValue::try_from(caller.id.to_string()));
+        let Ok(id) = id.transpose() else {
+            return body::status(StatusCode::INTERNAL_SERVER_ERROR);
+        };
+        let id = id.map(|id| (self.caller_header.clone(), id));
+        let request = match Checked::new(request) {
+            Ok(request) => request,
+            Err(rejected) => return self.forwarder.reject(&rejected, peer),
+        };
+        // The future is boxed so that a built-in answer does not pay for its size.
+        let answering = Box::pin(self.forwarder.forward(request, peer, id));
+        match expiry {
+            None => answering.await,
+            Some(expiry) => Box::pin(expiry.bound(answering)).await,
         }
     }
 }

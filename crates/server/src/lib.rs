@@ -4,6 +4,7 @@
 //! - [`config`], [`policy`], [`upstream`]: flags and environment, typed
 //! - [`run`]: serves on one core; a test can run it in its own process, on port 0
 //! - `application`: what answers a request that is let through; `refusals`: what answers the others
+//! - `lifetime`: the end of streams with the credential that began them
 //! - [`ext_authz`]: answers a gateway's questions instead of serving requests
 //!
 //! [`JwtSvidLayer`] does the authentication; this crate shows its use.
@@ -11,6 +12,7 @@
 mod application;
 pub mod config;
 pub mod ext_authz;
+mod lifetime;
 pub mod policy;
 mod refusals;
 pub mod upstream;
@@ -43,7 +45,7 @@ use tower::{Layer, service_fn};
 use tracing::{info, warn};
 
 use crate::{application::Application, config::Config, policy::LivePolicy, refusals::Refusals};
-pub use crate::{application::Forwarding, refusals::answer_refusal};
+pub use crate::{application::Forwarding, lifetime::StreamLifetime, refusals::answer_refusal};
 
 /// Everything that a core serves with. All cores share it.
 #[derive(Clone, Debug)]
@@ -195,11 +197,17 @@ fn forwarding(
         Some(id) => tls::client(&identity.x509, id).into(),
         None => Security::Plaintext,
     };
+    // A server that refuses nothing ends nothing either.
+    let stream_lifetime = match config.policy.enforcement() {
+        Enforcement::On => application.stream_lifetime,
+        Enforcement::Observe => StreamLifetime::Connection,
+    };
     Ok(Forwarding {
         upstream,
         security,
         fields: application.fields(),
         caller_header: application.caller_header.clone(),
+        stream_lifetime,
     })
 }
 

@@ -14,6 +14,8 @@ use process::{
 };
 use spiffe::SpiffeId;
 
+use crate::lifetime::StreamLifetime;
+
 /// The application that requests with a verified caller are forwarded to.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Application")]
@@ -33,6 +35,15 @@ pub struct ApplicationArgs {
     /// Also forward Authorization. An application that logs it, or sends it on, leaks the caller's token
     #[arg(long, requires = "guarded")]
     pub(crate) forward_authorization: bool,
+    /// End of WebSockets and of answers that are sent as they come: connection lets them continue after the caller's token has expired; token ends them then, or when the caller's certificate expires if that is its credential. A WebSocket gets a Close frame (1008), a gRPC call UNAUTHENTICATED, and any other answer breaks off. Public requests have no end, and --enforce observe ends nothing
+    #[arg(
+        long,
+        value_name = "END",
+        default_value = "connection",
+        hide_possible_values = true,
+        requires = "upstreams"
+    )]
+    pub(crate) stream_lifetime: StreamLifetime,
     /// The deadlines and the bound.
     #[command(flatten)]
     connections: UpstreamArgs,
@@ -204,6 +215,11 @@ mod tests {
             (&["--upstream", "ftp://a"], "the scheme must be"),
             (&["--upstream-id", EXAMPLE_ID], "--upstream <URL>"),
             (&["--plaintext-upstream"], "--upstream <URL>"),
+            (&["--stream-lifetime", "token"], "--upstream <URL>"),
+            (
+                &["--upstream", "unix:/a", "--stream-lifetime", "request"],
+                "possible values: connection, token",
+            ),
             (&["--caller-header", "x-id"], "--upstream <URL>"),
             (&["--caller-header", "host"], "host has another meaning"),
             (&["--caller-header", "x_id"], "without underscores"),
