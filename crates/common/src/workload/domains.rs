@@ -29,6 +29,24 @@ struct Domain<T> {
     fault: Option<Fault>,
 }
 
+impl<T: PartialEq> Domain<T> {
+    /// Takes a bundle that came. Returns the one before and the new one, unless both have the same contents:
+    /// SPIRE writes the keys of a bundle in any order.
+    fn replace(&mut self, hash: Digest, bundle: T) -> Option<(Option<Arc<T>>, Arc<T>)> {
+        match &mut self.bundle {
+            Some((known_hash, known)) if **known == bundle => {
+                *known_hash = hash;
+                None
+            }
+            known => {
+                let after = Arc::new(bundle);
+                let before = known.replace((hash, Arc::clone(&after)));
+                Some((before.map(|(_, bundle)| bundle), after))
+            }
+        }
+    }
+}
+
 /// A bundle that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Fault {
@@ -62,7 +80,7 @@ impl<T> Default for Domains<T> {
     }
 }
 
-impl<T> Domains<T> {
+impl<T: PartialEq> Domains<T> {
     /// Applies a response at the time `now`: the bytes of each trust domain's bundle, by its SPIFFE ID.
     pub(super) fn apply<'a, E: ToString>(
         &mut self,
@@ -109,13 +127,14 @@ impl<T> Domains<T> {
         if !domain.bundle.as_ref().is_some_and(is_same) {
             match read(name, bytes) {
                 Ok(bundle) => {
-                    let after = Arc::new(bundle);
-                    let before = domain.bundle.replace((hash, Arc::clone(&after)));
-                    applied.changes.push(Change {
-                        domain: name.clone(),
-                        before: before.map(|(_, bundle)| bundle),
-                        after: Some(after),
-                    });
+                    let replaced = domain.replace(hash, bundle);
+                    applied
+                        .changes
+                        .extend(replaced.map(|(before, after)| Change {
+                            domain: name.clone(),
+                            before,
+                            after: Some(after),
+                        }));
                 }
                 Err(error) => {
                     let text = error.to_string();
@@ -133,7 +152,9 @@ impl<T> Domains<T> {
             applied.mended.push(name.clone());
         }
     }
+}
 
+impl<T> Domains<T> {
     /// Stops the trust in bundles whose successors could not be used for `grace`, at the time `now`.
     /// Returns what went.
     pub(super) fn expire(&mut self, grace: Duration, now: SystemTime) -> Vec<Change<T>> {
@@ -320,6 +341,22 @@ mod tests {
             Arc::ptr_eq(&before[&name], &after[&name])
         };
         assert!(!is_same("a") && is_same("b"));
+    }
+
+    #[test]
+    fn other_bytes_of_the_same_bundle_are_no_change() {
+        let sorted = |_: &TrustDomain, bytes: &[u8]| {
+            let mut keys = bytes.to_vec();
+            keys.sort_unstable();
+            Ok::<_, &str>(keys)
+        };
+        let mut domains = Domains::default();
+        let mut changes = |keys: &[u8]| {
+            let applied = domains.apply([("spiffe://a", keys)].into_iter(), sorted, at(100));
+            applied.changes.len()
+        };
+        let counts = [b"12", b"21", b"21", b"13", b"12"].map(|keys| changes(keys));
+        assert_eq!(counts, [1, 0, 0, 1, 1]);
     }
 
     #[test]

@@ -233,6 +233,12 @@ impl Trust {
     }
 }
 
+impl PartialEq for Trust {
+    fn eq(&self, other: &Self) -> bool {
+        self.bundle.authorities() == other.bundle.authorities()
+    }
+}
+
 impl X509Source {
     /// Returns the current X.509-SVID.
     ///

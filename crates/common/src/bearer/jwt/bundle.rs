@@ -13,7 +13,7 @@ use crate::sanitize::Sanitized;
 
 /// The JWT authorities of one trust domain, each read once. An entry that cannot be used affects itself
 /// only.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct JwtBundle {
     /// Sorted by `kid`, so that a token without one meets the same keys in the same order.
     by_id: BTreeMap<String, Result<Key, KeyFault>>,
@@ -176,6 +176,26 @@ mod tests {
         let good = format!(r#"{{"kty":"EC","crv":"P-256","kid":"good","x":"{X}","y":"{Y}"}}"#);
         let entries = [&[good.as_str()], entries].concat().join(",");
         JwtBundle::parse(format!(r#"{{"keys":[{entries}]}}"#).as_bytes()).unwrap()
+    }
+
+    /// SPIRE writes the keys of a bundle in any order.
+    #[test]
+    fn bundles_are_equal_if_they_have_the_same_keys_in_any_order() {
+        let key = |id: &str, more: &str| {
+            format!(r#"{{"kty":"EC","crv":"P-256","kid":"{id}","x":"{X}","y":"{Y}"{more}}}"#)
+        };
+        let (a, b) = (key("a", ""), key("b", ""));
+        let before = read(&[&a, &b]);
+        assert_eq!(read(&[&b, &a]), before);
+        for others in [
+            &[&a] as &[&String],
+            &[&a, &key("c", "")],
+            &[&a, &key("b", r#","use":"x509-svid""#)],
+            &[&a, &key("b", r#","alg":"ES384""#)],
+        ] {
+            let others: Vec<_> = others.iter().map(|one| one.as_str()).collect();
+            assert_ne!(read(&others), before, "{others:?}");
+        }
     }
 
     #[test]

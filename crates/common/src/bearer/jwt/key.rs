@@ -20,6 +20,14 @@ pub(super) struct Key {
     parsed: Vec<(Algorithm, OnceLock<Option<ParsedPublicKey>>)>,
 }
 
+/// Compares what the keys verify, and not the state of their parsed forms.
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        let algorithms = self.parsed.iter().map(|(one, _)| one);
+        self.encoded == other.encoded && algorithms.eq(other.parsed.iter().map(|(one, _)| one))
+    }
+}
+
 /// The reason why a JWK can't be used as a JWT authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum KeyFault {
