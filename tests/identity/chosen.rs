@@ -162,6 +162,72 @@ async fn chosen_identity_that_is_no_longer_issued_is_withdrawn_w170() {
     );
 }
 
+/// SPIRE's agent sends such messages while it renews the X.509-SVIDs of a tainted authority.
+#[tokio::test]
+async fn identity_that_is_missing_for_a_moment_stays_in_use_w185() {
+    let stack = stack().await;
+    let genuine = Genuine::of(&stack).await;
+    let [server, other] = two_svids(&stack).await;
+    stack.agent.rotate_x509();
+    let [newer, _] = two_svids(&stack).await;
+    let bundle = server.bundle.clone();
+    for choice in [&[] as &[&str], &["--spiffe-id", SERVER_ID]] {
+        let fake = Fake::new(&genuine);
+        let args = [&["--listen", "127.0.0.1:0"], choice].concat();
+        let mut process =
+            Process::spawn(process::command(&binary("server"), &fake.endpoint(), &args));
+        let port = process.listening().await;
+        let say = |svids: &[&pb::X509svid], federated: &[&str]| {
+            let federated = federated.iter().map(|name| (*name).to_owned());
+            fake.say_x509(Ok(pb::X509svidResponse {
+                svids: svids.iter().map(|one| (*one).clone()).collect(),
+                federated_bundles: federated.map(|name| (name, bundle.clone())).collect(),
+                ..genuine.x509.clone()
+            }));
+        };
+        say(&[&other], &["spiffe://example.com"]);
+        // The bundles of that message are in use at once.
+        process.logged("X.509 bundle of example.com").await;
+        assert_eq!(presented(&stack, port).await.to_string(), SERVER_ID);
+        say(&[&other, &newer], &[]);
+        let https = stack.https(port);
+        let leaf = &newer.x509_svid[..];
+        until(async || https.presented().await.as_deref() == Some(leaf)).await;
+        let log = process.whole_log().await;
+        for word in ["withdrawn", "this process is now", "issued again"] {
+            assert!(!log.contains(word), "{choice:?}: {log}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn withdrawn_identity_stays_withdrawn_while_only_others_are_issued_w170() {
+    let stack = stack().await;
+    let genuine = Genuine::of(&stack).await;
+    let [server, _] = two_svids(&stack).await;
+    let fake = Fake::new(&genuine);
+    let api = fake.workload_api(PATIENCE);
+    let api = api.choose(Choice::Id(SpiffeId::new(OTHER_ID).unwrap()));
+    let mut identity = api.identity().await.unwrap();
+    let reason = |now: &Readiness| match now {
+        Readiness::NotReady(Unready::Withdrawn(reason)) => reason.clone(),
+        other => format!("{other:?}"),
+    };
+    fake.say_x509(Err(Status::permission_denied("no identity issued")));
+    let is_withdrawn = |now: &Readiness| reason(now).contains("no registration entry");
+    let withdrawn = timeout(PATIENCE, identity.readiness.wait_for(is_withdrawn)).await;
+    drop(withdrawn.unwrap().unwrap());
+    fake.say_x509(Ok(pb::X509svidResponse {
+        svids: vec![server],
+        ..genuine.x509.clone()
+    }));
+    let is_next = |now: &Readiness| !is_withdrawn(now);
+    let next = timeout(PATIENCE, identity.readiness.wait_for(is_next)).await;
+    let next = reason(&next.unwrap().unwrap());
+    assert!(next.contains("it does not issue"), "{next}");
+    assert!(identity.x509.svid().is_err());
+}
+
 #[tokio::test]
 async fn client_has_the_token_of_the_chosen_identity_w178() {
     let stack = Stack::with(SERVER_ID, |config| {

@@ -9,9 +9,9 @@ use std::{
 use spiffe::{SpiffeId, TrustDomain};
 use tracing::{info, warn};
 use workload_api::pb;
-use zeroize::Zeroize;
 
 use super::{
+    absence::{Absence, Wiped},
     choice::{Choice, Offered},
     connection::{Message, Stream},
     domains::{self, Change, Domains, MAX_ITEMS},
@@ -30,6 +30,9 @@ pub(super) struct Held {
     pub(super) grace: Duration,
     svid: Option<Arc<X509Svid>>,
     life: Option<Life>,
+    /// True from a message that has the identity until one that withdraws it.
+    is_issued: bool,
+    pub(super) absence: Option<Absence>,
     x509: Domains<Trust>,
     jwt: Domains<JwtBundle>,
 }
@@ -52,6 +55,8 @@ impl Held {
             grace,
             svid: None,
             life: None,
+            is_issued: false,
+            absence: None,
             x509: Domains::default(),
             jwt: Domains::default(),
         }
@@ -64,13 +69,7 @@ impl Held {
     /// Fails with the reason why the message, or its X.509-SVID, cannot be used.
     pub(super) fn apply(&mut self, message: Message, now: SystemTime) -> Result<Applied, Reason> {
         match message {
-            Message::X509Svids(mut message) => {
-                let applied = self.x509_svids(&message, now);
-                for svid in &mut message.svids {
-                    svid.x509_svid_key.zeroize();
-                }
-                applied
-            }
+            Message::X509Svids(message) => self.x509_message(Wiped(message), now),
             Message::X509Bundles(message) => {
                 within_bounds(message.bundles.len(), "X.509 bundles")?;
                 let bundles = message.bundles.iter();
@@ -93,14 +92,80 @@ impl Held {
         }
     }
 
+    fn x509_message(&mut self, message: Wiped, now: SystemTime) -> Result<Applied, Reason> {
+        within_bounds(message.0.svids.len(), "X.509-SVIDs")?;
+        // A message without federated trust domains is a usual one.
+        within_bounds(message.0.federated_bundles.len().max(1), "X.509 bundles")?;
+        let before = self.absence.take();
+        let Some(held) = self.absent_from(&message.0, now) else {
+            return self.x509_svids(&message.0, now);
+        };
+        match Absence::after(before, message, now) {
+            Ok(absence) => {
+                let x509 = self.other_bundles(&absence.message.0, held.trust_domain(), now);
+                self.absence = Some(absence);
+                Ok(Applied {
+                    x509,
+                    ..Applied::default()
+                })
+            }
+            Err(message) => self.x509_svids(&message.0, now),
+        }
+    }
+
+    /// Returns the identity that this process may use at `now`, if a message lacks it.
+    fn absent_from(&self, message: &pb::X509svidResponse, now: SystemTime) -> Option<SpiffeId> {
+        let svid = self.svid.as_ref()?;
+        let id = svid.spiffe_id().to_string();
+        let is_absent = message.svids.iter().all(|one| one.spiffe_id != id);
+        let is_absent = is_absent && self.is_issued && now < svid.expiry();
+        is_absent.then(|| svid.spiffe_id().clone())
+    }
+
+    /// Applies the bundles of a message that lacks the identity. A message without any identity of the own
+    /// trust domain has no bundle of it, and changes nothing.
+    fn other_bundles(
+        &mut self,
+        message: &pb::X509svidResponse,
+        own: &TrustDomain,
+        now: SystemTime,
+    ) -> domains::Applied<Trust> {
+        let is_own = |id: &str| SpiffeId::new(id).is_ok_and(|id| id.trust_domain() == own);
+        let mut svids = message.svids.iter();
+        match svids.find(|one| is_own(&one.spiffe_id)) {
+            Some(entry) => self.x509_bundles(message, entry, own, now),
+            None => domains::Applied::default(),
+        }
+    }
+
+    fn x509_bundles(
+        &mut self,
+        message: &pb::X509svidResponse,
+        chosen: &pb::X509svid,
+        own: &TrustDomain,
+        now: SystemTime,
+    ) -> domains::Applied<Trust> {
+        let bundles = bundles(message, chosen, own);
+        let bundles = bundles.iter().map(|(name, der)| (name.as_str(), *der));
+        self.x509.apply(bundles, Trust::read, now)
+    }
+
+    /// Lets the last message count, if it lacks the identity and none that has it came in time.
+    pub(super) fn end_absence(&mut self, now: SystemTime) -> Option<Result<Applied, Reason>> {
+        let absence = self.absence.take_if(|absence| now >= absence.end())?;
+        Some(self.x509_svids(&absence.message.0, now))
+    }
+
+    /// Takes note of a withdrawal.
+    pub(super) fn withdraw(&mut self) {
+        self.is_issued = false;
+    }
+
     fn x509_svids(
         &mut self,
         message: &pb::X509svidResponse,
         now: SystemTime,
     ) -> Result<Applied, Reason> {
-        within_bounds(message.svids.len(), "X.509-SVIDs")?;
-        // A message without federated trust domains is a usual one.
-        within_bounds(message.federated_bundles.len().max(1), "X.509 bundles")?;
         let offered = message.svids.iter().map(|one| Offered {
             id: &one.spiffe_id,
             hint: &one.hint,
@@ -111,9 +176,7 @@ impl Held {
         let id = SpiffeId::new(&entry.spiffe_id);
         let id = id.map_err(|error| Reason::Unusable(format!("its SPIFFE ID: {error}")))?;
         let own = id.trust_domain();
-        let bundles = bundles(message, entry, own);
-        let bundles = bundles.iter().map(|(name, der)| (name.as_str(), *der));
-        let x509 = self.x509.apply(bundles, Trust::read, now);
+        let x509 = self.x509_bundles(message, entry, own, now);
         let svid = match self.x509.fault(own) {
             Some((fault, _)) => Err(SvidFault::Bundle(fault.to_owned())),
             None => X509Svid::read(entry, now),
@@ -135,6 +198,7 @@ impl Held {
 
     /// Uses `svid` from `now` on, unless it is the current one.
     fn replace_svid(&mut self, svid: X509Svid, now: SystemTime, applied: &mut Applied) {
+        self.is_issued = true;
         if let Some(current) = &self.svid {
             if current.leaf() == svid.leaf() {
                 return;
@@ -182,11 +246,12 @@ impl Held {
         x509.into_iter().chain(jwt).collect()
     }
 
-    /// Returns the next time at which [`Self::expire`] has an effect.
+    /// Returns the next time at which [`Self::expire`] or [`Self::end_absence`] has an effect.
     pub(super) fn next_expiry(&self) -> Option<SystemTime> {
         let x509 = self.x509.next_expiry(self.grace);
         let jwt = self.jwt.next_expiry(self.grace);
-        x509.into_iter().chain(jwt).min()
+        let absence = self.absence.as_ref().map(Absence::end);
+        x509.into_iter().chain(jwt).chain(absence).min()
     }
 
     pub(super) fn life(&self) -> Option<Life> {

@@ -18,7 +18,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{
-    apply::Held,
+    apply::{Applied, Held},
     choice::Choice,
     connection::Stream,
     error::Reason,
@@ -196,23 +196,32 @@ impl Keeper {
         match event {
             Event::Message(message) => {
                 self.links.entry(stream).or_default().deliver();
-                match self.held.apply(message, now) {
-                    Ok(applied) => {
-                        self.links.entry(stream).or_default().accept();
-                        self.publish(now);
-                        applied.log(&self.held);
-                        applied.log_faults(&self.held);
-                    }
-                    Err(reason) => self.refuse(stream, &reason, now),
-                }
+                let applied = self.held.apply(message, now);
+                self.settle(stream, applied, now);
             }
             Event::Lost(reason) => self.lose(stream, &reason, now),
+        }
+    }
+
+    /// Publishes and logs the effect of a message.
+    fn settle(&mut self, stream: Stream, applied: Result<Applied, Reason>, now: SystemTime) {
+        match applied {
+            Ok(applied) => {
+                self.links.entry(stream).or_default().accept();
+                self.publish(now);
+                applied.log(&self.held);
+                applied.log_faults(&self.held);
+            }
+            Err(reason) => self.refuse(stream, &reason, now),
         }
     }
 
     /// Takes note of a stream that delivers nothing.
     fn lose(&mut self, stream: Stream, reason: &Reason, now: SystemTime) {
         let was_up = self.links.values().all(|link| link.lost.is_none());
+        if stream == Stream::X509Svids {
+            self.held.absence = None;
+        }
         if reason.is_withdrawal() || matches!(reason, Reason::Unusable(_)) {
             return self.refuse(stream, reason, now);
         }
@@ -229,6 +238,9 @@ impl Keeper {
         let link = self.links.entry(stream).or_default();
         if reason.is_withdrawal() {
             link.withdraw(reason);
+            if stream == Stream::X509Svids {
+                self.held.withdraw();
+            }
         } else if link.refuse(reason, now) {
             let left = self
                 .trusted_until(now)
@@ -242,8 +254,12 @@ impl Keeper {
         }
     }
 
-    /// Ends the trust in bundles of single trust domains that were not renewed in time.
+    /// Ends the use of an identity that is missing for too long, and the trust in bundles of single trust
+    /// domains that were not renewed in time.
     fn expire(&mut self, now: SystemTime) {
+        if let Some(applied) = self.held.end_absence(now) {
+            self.settle(Stream::X509Svids, applied, now);
+        }
         for text in self.held.expire(now) {
             error!("{text}: the Workload API has sent nothing usable in its place for too long");
         }

@@ -20,10 +20,12 @@
 //!   them stay in use for [`DEFAULT_BUNDLE_GRACE`], and not after the X.509-SVID expires. The same
 //!   holds for the bundle of one trust domain, and for a process that fetches no X.509-SVID.
 //! - The X.509-SVID itself is presented until it expires, because its peers decide on it.
-//! - After a withdrawal, nothing that the stream delivered is used.
+//! - After a withdrawal, nothing that the stream delivered is used. An identity that is missing among others
+//!   is withdrawn if it is still missing after 10 s.
 //!
 //! After that time, tokens and peers are refused, and [`Readiness`] is [`Readiness::NotReady`].
 
+mod absence;
 mod address;
 mod apply;
 mod choice;
