@@ -31,7 +31,7 @@ pub struct Process {
 
 /// Does as the binaries' `main`, because the test's own process makes TLS connections too.
 pub fn install_crypto_provider() {
-    common::tls::install_crypto_provider();
+    common::tls::install_crypto_provider().wait();
 }
 
 /// Raises the limit of open files of the test's own process.

@@ -14,6 +14,7 @@ mod verify;
 use std::{
     fmt,
     sync::{Arc, Mutex},
+    thread::{self, JoinHandle},
 };
 
 use rustls::{
@@ -41,13 +42,29 @@ use crate::{
 /// The protocols offered in TLS (ALPN, RFC 7301), the preferred one first.
 pub const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
+/// The thread that gathers the first entropy of the process.
+#[derive(Debug)]
+#[must_use = "the process must not end before the thread"]
+pub struct Entropy(JoinHandle<bool>);
+
+impl Entropy {
+    /// Waits for the end of the thread. Returns whether it has gathered entropy.
+    ///
+    /// `main` calls it before it returns. At the end of the process aws-lc frees its source of entropy, and a
+    /// thread that is still about to use it aborts the process.
+    pub fn wait(self) -> bool {
+        self.0.join().is_ok_and(|is_filled| is_filled)
+    }
+}
+
 /// Installs aws-lc-rs as the crypto provider of the process, with hybrid post-quantum key exchange
 /// preferred. Call it at the start of `main`, before any TLS configuration is built.
-pub fn install_crypto_provider() {
+pub fn install_crypto_provider() -> Entropy {
     // An error means that a provider is installed already, for example by another test of this process.
     let _ = provider().install_default();
     // The first entropy takes 40 ms of CPU time. A thread gathers it, so that no handshake waits.
-    std::thread::spawn(|| aws_lc_rs::default_provider().secure_random.fill(&mut [0]));
+    let random = aws_lc_rs::default_provider().secure_random;
+    Entropy(thread::spawn(|| random.fill(&mut [0]).is_ok()))
 }
 
 /// Returns aws-lc-rs with AES-128-GCM and SHA-256 preferred, the suite that every TLS 1.3
@@ -343,5 +360,15 @@ pub fn client(source: &X509Source, expected: &SpiffeId) -> ClientTls {
         trust: current_trust(&source, expected.trust_domain()),
         source,
         expected: expected.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wait_lasts_until_the_first_entropy_is_there() {
+        assert!(install_crypto_provider().wait());
     }
 }

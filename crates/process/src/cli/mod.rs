@@ -55,8 +55,9 @@ where
         command.error(ErrorKind::InvalidValue, error).exit();
     }
     protect::forbid_core_dumps();
-    tls::install_crypto_provider();
+    let entropy = tls::install_crypto_provider();
     let status = runtime::run(run(config));
+    entropy.wait();
     telemetry::flush();
     status
 }
