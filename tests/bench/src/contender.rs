@@ -189,6 +189,46 @@ impl World {
         Ok(running)
     }
 
+    /// Starts the project before an application: the server, and the proxy in front of it. `args` are
+    /// flags of both.
+    pub(crate) async fn start_before(
+        &self,
+        contender: Contender,
+        app: &str,
+        args: &[&str],
+    ) -> Result<Running> {
+        let [server_port, proxy_port] = process::free_ports();
+        let mut running = Running::new(proxy_port);
+        let mut program = self.program(contender, "server", server_port, None)?;
+        let own = ["--upstream", app];
+        program.args.extend(own.iter().chain(args).map(Into::into));
+        self.add(&mut running, program, server_port).await?;
+        let mut program = self.program(contender, "proxy", proxy_port, Some(server_port))?;
+        let own = ["--path", "/**"];
+        program.args.extend(own.iter().chain(args).map(Into::into));
+        self.add(&mut running, program, proxy_port).await?;
+        Ok(running)
+    }
+
+    /// Starts the project before an application as [`Self::start_before`] does, and a client that listens
+    /// in front of the proxy. `args` are flags of all three.
+    pub(crate) async fn start_chain(
+        &self,
+        contender: Contender,
+        app: &str,
+        args: &[&str],
+    ) -> Result<Running> {
+        let mut running = self.start_before(contender, app, args).await?;
+        let url = format!("https://localhost:{}", running.port);
+        let [port] = process::free_ports();
+        let mut program = self.program(contender, "client", port, None)?;
+        let own = [SERVER_ID, "--url", &url];
+        program.args.extend(own.iter().chain(args).map(Into::into));
+        self.add(&mut running, program, port).await?;
+        running.port = port;
+        Ok(running)
+    }
+
     /// Starts only the proxy of a stack, in front of an `upstream` that runs already.
     pub(crate) async fn start_proxy(&self, contender: Contender, upstream: u16) -> Result<Running> {
         let [port] = process::free_ports();

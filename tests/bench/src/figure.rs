@@ -9,6 +9,10 @@ pub(crate) enum Figure {
     RequestsPerSecond,
     /// User and system time of all processes of a stack, per request, in µs.
     CpuMicros,
+    /// [`Self::CpuMicros`] of proxy and server alone.
+    TwoHopsCpuMicros,
+    /// [`Self::CpuMicros`] of the same requests that are no gRPC calls.
+    PlainCpuMicros,
     /// The 99th percentile of the time to an answer, in ms.
     P99Millis,
     /// The number of requests that had no answer or another status than 2xx, in all rounds.
@@ -33,6 +37,12 @@ pub(crate) enum Figure {
     FarUploadDirectMibPerSecond,
     /// The growth of the proxy's peak memory during the transfer of bodies, in MiB.
     GrowthMib,
+    /// The server's memory for an idle WebSocket, in KiB.
+    ServerKibPerWebSocket,
+    /// The proxy's memory for an idle WebSocket, in KiB.
+    ProxyKibPerWebSocket,
+    /// The memory of a client that listens for an idle WebSocket, in KiB.
+    ClientKibPerWebSocket,
     /// [`Self::P99Millis`] of small requests without other load.
     SmallAloneP99Millis,
     /// [`Self::P99Millis`] of small requests during the transfer of bodies.
@@ -66,6 +76,8 @@ impl Figure {
         match self {
             Self::RequestsPerSecond => "requests/s",
             Self::CpuMicros => "CPU per request, µs",
+            Self::TwoHopsCpuMicros => "proxy and server alone: CPU per request, µs",
+            Self::PlainCpuMicros => "the same without gRPC: CPU per request, µs",
             Self::P99Millis => "p99, ms",
             Self::Failed => "failed, all rounds",
             Self::PeakMib => "peak memory, MiB",
@@ -77,6 +89,9 @@ impl Figure {
             Self::FarUploadMibPerSecond => "HTTP/2, far caller: up, MiB/s",
             Self::FarUploadDirectMibPerSecond => "the same without a proxy, MiB/s",
             Self::GrowthMib => "memory growth, MiB",
+            Self::ServerKibPerWebSocket => "server, KiB for each",
+            Self::ProxyKibPerWebSocket => "proxy, KiB for each",
+            Self::ClientKibPerWebSocket => "client, KiB for each",
             Self::SmallAloneP99Millis => "small requests alone: p99, ms",
             Self::SmallBesideP99Millis => "small requests beside: p99, ms",
             Self::ServerStartMillis => "server, ms",
@@ -90,6 +105,8 @@ impl Figure {
         match self {
             Self::RequestsPerSecond => "requests_per_second",
             Self::CpuMicros => "cpu_us_per_request",
+            Self::TwoHopsCpuMicros => "two_hops_cpu_us_per_request",
+            Self::PlainCpuMicros => "plain_cpu_us_per_request",
             Self::P99Millis => "p99_ms",
             Self::Failed => "failed",
             Self::PeakMib => "peak_mib",
@@ -101,6 +118,9 @@ impl Figure {
             Self::FarUploadMibPerSecond => "far_upload_mib_per_second",
             Self::FarUploadDirectMibPerSecond => "far_upload_direct_mib_per_second",
             Self::GrowthMib => "memory_growth_mib",
+            Self::ServerKibPerWebSocket => "server_kib_per_websocket",
+            Self::ProxyKibPerWebSocket => "proxy_kib_per_websocket",
+            Self::ClientKibPerWebSocket => "client_kib_per_websocket",
             Self::SmallAloneP99Millis => "small_alone_p99_ms",
             Self::SmallBesideP99Millis => "small_beside_p99_ms",
             Self::ServerStartMillis => "server_start_ms",

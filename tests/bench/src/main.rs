@@ -1,7 +1,9 @@
 //! Runs for scripts/bench.sh. It measures the project, the floor and other proxies under the same
 //! load. Rounds are interleaved, so that a change of the machine's speed affects all of them.
 
+mod application;
 mod bodies;
+mod chain;
 mod check;
 mod contender;
 mod envoy;

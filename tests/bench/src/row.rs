@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use harness::process;
 
 use crate::{
-    bodies,
+    bodies, chain,
     contender::{Contender, World},
     far,
     figure::{Figure, Sample},
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The seconds of the same load before a measurement.
-const WARM_UP: u64 = 1;
+pub(crate) const WARM_UP: u64 = 1;
 /// The number of tokens for each second of a measurement.
 const NEW_TOKENS: usize = 10_000;
 /// The number of callers that send new tokens or open new connections.
@@ -27,7 +27,7 @@ const CALLERS: usize = 32;
 const IDLE: usize = 10_000;
 
 /// The number of wrk's connections, unless the row has its own.
-const CONNECTIONS: u32 = 32;
+pub(crate) const CONNECTIONS: u32 = 32;
 
 /// A load.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -61,6 +61,14 @@ pub(crate) enum Row {
     Bodies,
     /// Bodies of 32 MiB with a round trip of 50 ms before or after the proxy.
     Far,
+    /// wrk, 32 kept-alive HTTP/1.1 connections without TLS to a client that listens, and an application
+    /// behind the server.
+    Chain,
+    /// h2load, 4 connections of 64 streams, unary gRPC calls of an application behind the server.
+    Grpc,
+    /// 5,000 idle WebSockets through client, proxy and server.
+    #[value(name = "websockets")]
+    WebSockets,
     /// 10,000 idle connections.
     Idle,
     /// The time from exec to the first accepted connection.
@@ -94,6 +102,9 @@ impl Row {
             Self::Post64K => "POST with 64 KiB, 32 kept-alive HTTP/1.1 connections",
             Self::Bodies => "64 MiB bodies through the proxy",
             Self::Far => "32 MiB bodies at 50 ms of round trip",
+            Self::Chain => "client, proxy and server before an application",
+            Self::Grpc => "unary gRPC calls, 4 connections of 64 streams",
+            Self::WebSockets => "5,000 idle WebSockets through client, proxy and server",
             Self::Idle => "10,000 idle connections",
             Self::Start => "from exec to accepting",
             Self::Growth => "CPU per request as work grows",
@@ -114,6 +125,9 @@ impl Row {
             Self::Post64K => "post-64k",
             Self::Bodies => "bodies",
             Self::Far => "far",
+            Self::Chain => "chain",
+            Self::Grpc => "grpc",
+            Self::WebSockets => "websockets",
             Self::Idle => "idle",
             Self::Start => "start",
             Self::Growth => "growth",
@@ -139,6 +153,9 @@ impl Row {
             Self::Bodies | Self::Far => {
                 matches!(contender, Contender::Project | Contender::Floor)
             }
+            Self::Chain | Self::Grpc | Self::WebSockets => {
+                matches!(contender, Contender::Project | Contender::Plain)
+            }
             Self::Growth => contender == Contender::Project,
             _ if contender == Contender::EnvoyUncached => false,
             Self::Wrk512 | Self::Http2 | Self::Post5B | Self::Post1K | Self::Post64K => true,
@@ -150,7 +167,10 @@ impl Row {
 
     /// Returns how many of `rounds` the row needs.
     pub(crate) fn rounds(self, rounds: usize) -> usize {
-        if self == Self::Idle { 1 } else { rounds }
+        match self {
+            Self::Idle | Self::WebSockets => 1,
+            _ => rounds,
+        }
     }
 }
 
@@ -176,6 +196,9 @@ impl Bench {
         match row {
             Row::Bodies => return bodies::sample(&self.world, contender).await,
             Row::Far => return far::sample(&self.world, contender).await,
+            Row::Chain => return chain::of_all_roles(self, contender).await,
+            Row::Grpc => return chain::of_grpc(self, contender).await,
+            Row::WebSockets => return chain::of_websockets(self, contender).await,
             Row::Growth => return growth::sample(self.seconds).await,
             _ => {}
         }

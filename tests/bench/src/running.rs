@@ -17,9 +17,9 @@ const RETRY: Duration = Duration::from_millis(1);
 
 /// Holds a stack that accepts connections. Dropping it kills its processes.
 pub(crate) struct Running {
-    /// The processes, the proxy last.
+    /// The processes, the one that the load is sent to last.
     processes: Vec<Process>,
-    /// The port of the proxy.
+    /// The port that the load is sent to.
     pub(crate) port: u16,
     /// The time from exec to the first accepted connection, for each process.
     pub(crate) start: Vec<Duration>,
@@ -59,8 +59,13 @@ impl Running {
 
     /// Returns the sum of the peak memory of its processes, in MiB.
     pub(crate) fn peak_mib(&self) -> f64 {
-        let kib: usize = self.processes.iter().map(Process::peak_memory).sum();
-        kib as f64 / 1024.0
+        self.peaks_mib().iter().sum()
+    }
+
+    /// Returns the peak memory of each of its processes, in MiB.
+    pub(crate) fn peaks_mib(&self) -> Vec<f64> {
+        let kib = self.processes.iter().map(Process::peak_memory);
+        kib.map(|kib| kib as f64 / 1024.0).collect()
     }
 
     /// Stops its processes by SIGTERM, the proxy first.

@@ -51,6 +51,14 @@ pub(crate) async fn wrk_post(
     parse_wrk(&output("wrk", &args).await?)
 }
 
+/// Runs [`wrk`] without TLS and without a token.
+pub(crate) async fn wrk_plaintext(port: u16, connections: u32, seconds: u64) -> Result<LoadResult> {
+    let (connections, duration) = (format!("-c{connections}"), format!("-d{seconds}s"));
+    let url = format!("http://127.0.0.1:{port}/");
+    let args = ["-t1", "--latency", &connections, &duration, &url];
+    parse_wrk(&output("wrk", &args).await?)
+}
+
 fn wrk_args(port: u16, token: &str, connections: u32, seconds: u64) -> [String; 7] {
     [
         "-t1".to_owned(),
@@ -61,6 +69,47 @@ fn wrk_args(port: u16, token: &str, connections: u32, seconds: u64) -> [String; 
         format!("Authorization: Bearer {token}"),
         format!("https://127.0.0.1:{port}/"),
     ]
+}
+
+/// A kind of POST.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// A unary gRPC call.
+    Grpc,
+    /// A request with the same body.
+    Plain,
+}
+
+/// The content type of gRPC calls.
+pub(crate) const GRPC: &str = "application/grpc";
+/// A gRPC message of ten bytes with its prefix.
+pub(crate) const MESSAGE: &[u8] = b"\0\0\0\0\x0aSuccess!!!";
+
+/// Runs [`h2load`] with POSTs of [`MESSAGE`].
+pub(crate) async fn h2load_post(
+    port: u16,
+    token: &str,
+    call: Call,
+    seconds: u64,
+) -> Result<LoadResult> {
+    let body = tempfile::NamedTempFile::new()?;
+    std::fs::write(body.path(), MESSAGE)?;
+    let body = body.path().to_string_lossy();
+    let kind = match call {
+        Call::Grpc => GRPC,
+        Call::Plain => "application/octet-stream",
+    };
+    let (duration, token) = (
+        seconds.to_string(),
+        format!("Authorization: Bearer {token}"),
+    );
+    let (kind, url) = (
+        format!("Content-Type: {kind}"),
+        format!("https://127.0.0.1:{port}/test.Calls/Unary"),
+    );
+    let load = ["-c4", "-m64", "-D", &duration, "-d", &body];
+    let fields = ["-H", &token, "-H", &kind, "-H", "TE: trailers", &url];
+    parse_h2load(&output("h2load", &[&load[..], &fields].concat()).await?)
 }
 
 /// Runs h2load with four HTTP/2 connections of 64 streams for `seconds`.
