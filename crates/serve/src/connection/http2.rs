@@ -2,7 +2,7 @@
 
 use std::{
     future::poll_fn,
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -103,7 +103,7 @@ async fn exchange<H: Handler>(
         head.extensions.insert(WebSocket);
     }
     let body = Wire::Http2(Inflow::new(stream, &head.headers));
-    let answering = serving.answer(Request::from_parts(head, body), &in_flight);
+    let answering = pin!(serving.answer(Request::from_parts(head, body), &in_flight));
     let Some(mut response) = answered(answering, &mut respond, &in_flight, expects).await else {
         return;
     };
@@ -122,13 +122,15 @@ async fn exchange<H: Handler>(
 
 /// Waits for the answer, and sends `100 (Continue)` when the handler reads from the body. Returns `None`
 /// if the caller resets the stream.
+///
+/// `answering` comes pinned, because the futures of this function and of its caller would both have room
+/// for it otherwise.
 async fn answered(
-    answering: impl Future<Output = Response<Body>>,
+    mut answering: Pin<&mut impl Future<Output = Response<Body>>>,
     respond: &mut SendResponse<Bytes>,
     in_flight: &RequestInFlight,
     mut expects: bool,
 ) -> Option<Response<Body>> {
-    let mut answering = pin!(answering);
     poll_fn(|cx| {
         if let Poll::Ready(response) = answering.as_mut().poll(cx) {
             return Poll::Ready(Some(response));
