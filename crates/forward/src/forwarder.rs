@@ -18,6 +18,11 @@ use crate::{
 type Never = fn(StatusCode, &HeaderMap) -> Option<Ready<Option<(HeaderName, HeaderValue)>>>;
 
 /// Forwards requests to one upstream. Belongs to one core, as its connections do.
+///
+/// What only passes a request on is no async function here and in [`LoggedForwarder`], because the future of
+/// each would have room for the request twice. A task moves its future as a whole.
+///
+/// [`LoggedForwarder`]: crate::LoggedForwarder
 #[derive(Debug)]
 pub struct Forwarder {
     client: Client<CleanBody>,
@@ -47,13 +52,13 @@ impl Forwarder {
     ///
     /// # Errors
     /// Fails when the upstream gives no valid answer.
-    pub async fn forward(
+    pub fn forward(
         &self,
         request: Checked,
         peer: &Peer,
         set: Option<(HeaderName, HeaderValue)>,
-    ) -> Result<Response<Body>, Error> {
-        self.exchange(request, peer, set, None::<Never>).await
+    ) -> impl Future<Output = Result<Response<Body>, Error>> {
+        self.exchange(request, peer, set, None::<Never>)
     }
 
     /// Forwards a request as [`Self::forward`] does. If `renew` gives a future for the head of the answer,
@@ -62,17 +67,17 @@ impl Forwarder {
     ///
     /// # Errors
     /// Fails when the upstream gives no valid answer.
-    pub async fn forward_renewing<R>(
+    pub fn forward_renewing<R>(
         &self,
         request: Checked,
         peer: &Peer,
         set: Option<(HeaderName, HeaderValue)>,
         renew: impl FnOnce(StatusCode, &HeaderMap) -> Option<R>,
-    ) -> Result<Response<Body>, Error>
+    ) -> impl Future<Output = Result<Response<Body>, Error>>
     where
         R: Future<Output = Option<(HeaderName, HeaderValue)>>,
     {
-        self.exchange(request, peer, set, Some(renew)).await
+        self.exchange(request, peer, set, Some(renew))
     }
 
     async fn exchange<R>(

@@ -3,6 +3,7 @@
 use std::{fmt::Display, sync::Arc};
 
 use common::{sanitize::Sanitized, throttle::LogQuotas};
+use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serve::{Received, body::Body, peer::Peer};
 use tracing::{error, info, warn};
@@ -31,28 +32,29 @@ impl LoggedForwarder {
 
     /// Forwards a request of `peer` ([`Forwarder::forward`]). If the upstream gives no answer, logs the reason
     /// and answers with a status.
-    pub async fn forward(
+    pub fn forward(
         &self,
         request: Checked,
         peer: &Peer,
         set: Option<(HeaderName, HeaderValue)>,
-    ) -> Response<Body> {
-        self.answered(self.forwarder.forward(request, peer, set).await, peer)
+    ) -> impl Future<Output = Response<Body>> {
+        let forwarding = self.forwarder.forward(request, peer, set);
+        forwarding.map(|forwarded| self.answered(forwarded, peer))
     }
 
     /// Forwards a request as [`Forwarder::forward_renewing`] does, and answers as [`Self::forward`] does.
-    pub async fn forward_renewing<R>(
+    pub fn forward_renewing<R>(
         &self,
         request: Checked,
         peer: &Peer,
         set: Option<(HeaderName, HeaderValue)>,
         renew: impl FnOnce(StatusCode, &HeaderMap) -> Option<R>,
-    ) -> Response<Body>
+    ) -> impl Future<Output = Response<Body>>
     where
         R: Future<Output = Option<(HeaderName, HeaderValue)>>,
     {
         let forwarding = self.forwarder.forward_renewing(request, peer, set, renew);
-        self.answered(forwarding.await, peer)
+        forwarding.map(|forwarded| self.answered(forwarded, peer))
     }
 
     fn answered(&self, forwarded: Result<Response<Body>, Error>, peer: &Peer) -> Response<Body> {

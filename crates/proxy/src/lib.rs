@@ -115,7 +115,10 @@ pub async fn run(listener: impl Into<Listener>, proxy: Proxy, shutdown: Shutdown
 impl Handler for ProxyHandler {
     async fn handle(&self, request: Request<Received>, peer: &Peer) -> Response<Body> {
         match self.check(request) {
-            Ok(request) => self.forward(request, peer).await,
+            Ok(request) => {
+                log(&request, peer);
+                self.forwarder.forward(request, peer, None).await
+            }
             Err(rejected) => self.forwarder.reject(&rejected, peer),
         }
     }
@@ -130,15 +133,11 @@ impl ProxyHandler {
             false => Err(request.rejected(Rejection::NotFound)),
         }
     }
+}
 
-    /// Forwards a request and logs it.
-    async fn forward(&self, request: Checked, peer: &Peer) -> Response<Body> {
-        // The query is not logged, because callers put secrets there.
-        let (method, path) = (
-            Sanitized(request.method().as_str()),
-            Sanitized(request.path()),
-        );
-        info!(%peer, "{method} {path}");
-        self.forwarder.forward(request, peer, None).await
-    }
+/// Logs a request. The query is not logged, because callers put secrets there.
+fn log(request: &Checked, peer: &Peer) {
+    let method = Sanitized(request.method().as_str());
+    let path = Sanitized(request.path());
+    info!(%peer, "{method} {path}");
 }
