@@ -107,7 +107,7 @@ async fn restarting_one_of_two_servers_fails_no_get() {
     assert_eq!(load.failed().await, 0, "{}", proxy.log().join("\n"));
     proxy
         .logged(&format!(
-            "left out for now: cannot connect to https://127.0.0.1:{}",
+            "ejected for now: cannot connect to https://127.0.0.1:{}",
             ports[0]
         ))
         .await;
@@ -138,7 +138,7 @@ async fn an_impostor_among_two_gets_no_byte_and_the_other_serves_all() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_never_answers_is_left_out() {
+async fn an_upstream_that_never_answers_is_ejected() {
     let stack = Stack::new().await;
     let hung = upstream::answering(&stack, &["h2"], async |_| std::future::pending().await).await;
     let (answering, requests) = counting(&stack, "h2").await;
@@ -151,11 +151,11 @@ async fn an_upstream_that_never_answers_is_left_out() {
         assert_eq!(https.send(get(&[])).await.status, 200);
     }
     assert_eq!(requests.load(SeqCst), before + 10);
-    proxy.logged("left out for now").await;
+    proxy.logged("ejected for now").await;
 }
 
 #[tokio::test]
-async fn if_all_are_left_out_the_caller_gets_the_true_reason() {
+async fn if_all_are_ejected_the_caller_gets_the_true_reason() {
     let stack = Stack::new().await;
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mute = mute

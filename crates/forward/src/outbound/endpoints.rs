@@ -265,9 +265,9 @@ impl<B: RequestBody> Endpoints<B> {
         let is_beside = several || endpoint.has_connection();
         let is_news = is_beside && endpoint.health.is_first_failure();
         match reason {
-            Error::Impostor { .. } if is_news => error!("left out: {reason}"),
-            _ if is_news => warn!("left out for now: {reason}"),
-            _ => debug!("left out for {pause:?}: {reason}"),
+            Error::Impostor { .. } if is_news => error!("ejected: {reason}"),
+            _ if is_news => warn!("ejected for now: {reason}"),
+            _ => debug!("ejected for {pause:?}: {reason}"),
         }
         self.look_at(now + pause);
     }
