@@ -21,13 +21,12 @@ use rustls::{
     CipherSuite, ClientConfig, ConfigBuilder, ServerConfig, SignatureScheme, SupportedCipherSuite,
     client::{ResolvesClientCert, Resumption},
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, PrivatePkcs8KeyDer},
     server::{
         ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WantsServerCert,
     },
     sign::CertifiedKey,
 };
-use spiffe::{SpiffeId, TrustDomain, svid::x509::X509Svid as ParsedSvid};
+use spiffe::{SpiffeId, TrustDomain};
 
 use self::{callers::CallerVerifier, verify::ServerVerifier};
 pub use self::{
@@ -235,20 +234,6 @@ impl ProducesTickets for CurrentSvid {
     fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
         self.get()?.tickets.decrypt(cipher)
     }
-}
-
-/// Converts the SVID's chain and key for rustls, and checks that they match.
-pub(crate) fn certified_key(svid: &ParsedSvid) -> Result<CertifiedKey, rustls::Error> {
-    let chain = svid
-        .cert_chain()
-        .iter()
-        .map(|certificate| CertificateDer::from(certificate.as_bytes().to_vec()))
-        .collect();
-    // Borrows the key because the SVID wipes its own when it is dropped, and a copy would stay.
-    let key = PrivatePkcs8KeyDer::from(svid.private_key().as_bytes());
-    let key = CertifiedKey::new(chain, aws_lc_rs::sign::any_supported_type(&key.into())?);
-    key.keys_match()?;
-    Ok(key)
 }
 
 /// A configuration to connect to one SPIFFE ID, and the changes of the trust bundle that verifies it.

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version,
     header::{
-        self, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, GetAll, HOST,
-        MAX_FORWARDS, TE, TRAILER, TRANSFER_ENCODING, VIA,
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, GetAll, HOST, MAX_FORWARDS, TE,
+        TRAILER, TRANSFER_ENCODING,
     },
 };
 use http_body::Body;
@@ -23,66 +23,16 @@ use serve::{
 };
 
 use super::{
+    crossing::{
+        HOP_BY_HOP, IDENTITY_PREFIX, MAX_ANSWER_FIELDS, MAX_ANSWER_HEAD_BYTES, NOT_NOMINABLE,
+        claims, remove, trim_values,
+    },
     framing,
     rejection::Rejection,
     target,
     trailers::{self, Nominated, TrailerRules},
     via,
 };
-
-/// Fields for one connection only, nominated by `Connection` or not. This hop meets `Expect`: it asks
-/// for the body when the upstream takes it. It sends a `TE` and a `Trailer` of its own.
-pub(super) static HOP_BY_HOP: [HeaderName; 11] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("http2-settings"),
-    EXPECT,
-];
-
-/// Fields that a caller can't have removed by nominating them in `Connection`: credentials, fields that
-/// frame the message, and fields that are set here.
-pub(super) static NOT_NOMINABLE: [HeaderName; 6] = [
-    AUTHORIZATION,
-    CONTENT_LENGTH,
-    HOST,
-    VIA,
-    header::CACHE_CONTROL,
-    COOKIE,
-];
-
-/// Fields by which callers claim an origin, an identity or another target. Some frameworks take that
-/// target in place of a path that is not forwarded.
-const CLAIMS: [&str; 9] = [
-    "forwarded",
-    "proxy",
-    "remote-user",
-    "true-client-ip",
-    "x-client-ip",
-    "x-cluster-client-ip",
-    "x-real-ip",
-    "x-remote-user",
-    "x-rewrite-url",
-];
-/// Fields about a SPIFFE ID, which are believed only where this product sets them. They cross in neither
-/// direction.
-const IDENTITY_PREFIX: &str = "x-spiffe-";
-const CLAIM_PREFIXES: [&str; 8] = [
-    "client-cert",
-    "ssl-client-",
-    "x-client-cert",
-    "x-envoy-",
-    "x-forwarded",
-    "x-original-",
-    IDENTITY_PREFIX,
-    "x-ssl-client-",
-];
 
 /// A static value is checked once, and not for each message.
 static HTTPS: HeaderValue = HeaderValue::from_static("https");
@@ -132,11 +82,6 @@ pub(super) fn check_names(headers: &HeaderMap) -> Result<(), &'static str> {
     }
 }
 
-/// The longest head of an answer that crosses, in bytes as HTTP/1.1 writes them, and the most fields.
-/// Both hold for both versions of HTTP.
-pub(super) const MAX_ANSWER_HEAD_BYTES: usize = 64 * 1024;
-pub(super) const MAX_ANSWER_FIELDS: usize = 256;
-
 /// Checks that an answer's head is within its bounds.
 pub(super) fn check_response_size(headers: &HeaderMap) -> Result<(), &'static str> {
     match headers.len() > MAX_ANSWER_FIELDS || fields::bytes(headers) > MAX_ANSWER_HEAD_BYTES {
@@ -180,9 +125,7 @@ pub(super) fn clean_request<B: Body>(
         headers.insert(HOST, host.clone());
     }
     if !fields.hides_caller {
-        headers.insert(X_FORWARDED_FOR, peer.ip().clone());
-        headers.insert(X_FORWARDED_PROTO, HTTPS.clone());
-        headers.extend(host.map(|host| (X_FORWARDED_HOST, host)));
+        name_caller(headers, peer, host);
     }
     via::append(headers, version);
     if chunked {
@@ -197,6 +140,13 @@ pub(super) fn clean_request<B: Body>(
         headers.insert(TRAILER, announced);
     }
     rules
+}
+
+/// Sets the fields that name the caller of a connection, and the host that it requested.
+fn name_caller(headers: &mut HeaderMap, peer: &Peer, host: Option<HeaderValue>) {
+    headers.insert(X_FORWARDED_FOR, peer.ip().clone());
+    headers.insert(X_FORWARDED_PROTO, HTTPS.clone());
+    headers.extend(host.map(|host| (X_FORWARDED_HOST, host)));
 }
 
 /// Makes an upstream's response fit to be sent to a caller that takes trailers or not. Returns the rules
@@ -233,14 +183,6 @@ fn is_to_be_chunked<B: Body>(request: &Request<B>) -> bool {
         && !request.headers().contains_key(CONTENT_LENGTH)
 }
 
-/// Removes all fields of these names. Most messages have none of them.
-pub(super) fn remove(headers: &mut HeaderMap, is_removed: impl Fn(&HeaderName) -> bool) {
-    let names = headers.keys().filter(|name| is_removed(name));
-    for name in names.cloned().collect::<Vec<_>>() {
-        headers.remove(name);
-    }
-}
-
 /// Removes all fields that the `Connection` fields nominate, and returns their names, if they are not too
 /// many.
 fn remove_nominated(headers: &mut HeaderMap) -> Nominated {
@@ -258,11 +200,6 @@ fn remove_nominated(headers: &mut HeaderMap) -> Nominated {
 /// `X_Forwarded_For` as the same field.
 fn is_claim(name: &str) -> bool {
     name.contains('_') || claims(name)
-}
-
-/// Returns whether a field of this name, which has no underscore, claims something.
-pub(super) fn claims(name: &str) -> bool {
-    CLAIMS.contains(&name) || CLAIM_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Writes fields as HTTP/1.1 has them. HTTP/2 also allows spaces around values (RFC 9113 §8.2.1) and
@@ -283,16 +220,6 @@ fn one_line_each(headers: &mut HeaderMap) {
         && !is_written_once(headers.get_all(CONTENT_LENGTH))
     {
         headers.insert(CONTENT_LENGTH, length.into());
-    }
-}
-
-/// Removes white space around values.
-pub(super) fn trim_values(headers: &mut HeaderMap) {
-    for value in headers.values_mut() {
-        let trimmed = value.as_bytes().trim_ascii();
-        if trimmed.len() < value.len() {
-            *value = HeaderValue::from_bytes(trimmed).expect("part of a value is a value");
-        }
     }
 }
 

@@ -8,7 +8,8 @@
 //!   fields that cross
 //! - `target`: method, target and `Host` · `framing`: where messages end
 //! - `headers`: the fields that cross, and the hop-by-hop fields that are removed · `trailers`: the same for
-//!   trailers · `via`: the hops of a message, and requests that go in a circle
+//!   trailers · `crossing`: the rules that both share · `via`: the hops of a message, and requests that go in
+//!   a circle
 //! - `websocket`: the opening of a WebSocket
 //! - [`outbound`]: the client, and its pool of upstream connections
 //! - [`Rejection`]: the reason why a request is not forwarded · [`Error`]: the reason why the
@@ -16,6 +17,7 @@
 
 mod body;
 mod check;
+mod crossing;
 mod error;
 mod forwarder;
 mod framing;

@@ -18,7 +18,7 @@ use serve::{
     fields::{self, members},
 };
 
-use super::headers::{self, HOP_BY_HOP, MAX_ANSWER_FIELDS, MAX_ANSWER_HEAD_BYTES, NOT_NOMINABLE};
+use super::crossing::{self, HOP_BY_HOP, MAX_ANSWER_FIELDS, MAX_ANSWER_HEAD_BYTES, NOT_NOMINABLE};
 
 /// Fields that belong to the head of a message. So do hop-by-hop fields, claims, and fields that can't be
 /// nominated.
@@ -116,8 +116,8 @@ impl TrailerRules {
             return Err(TooLong);
         }
         let mut trailers = trailers;
-        headers::remove(&mut trailers, |name| !self.allow(name));
-        headers::trim_values(&mut trailers);
+        crossing::remove(&mut trailers, |name| !self.allow(name));
+        crossing::trim_values(&mut trailers);
         Ok(Some(trailers).filter(|trailers| !trailers.is_empty()))
     }
 
@@ -154,7 +154,7 @@ impl TrailerRules {
             && !HEAD_ONLY_PREFIXES
                 .iter()
                 .any(|prefix| dashed.starts_with(prefix))
-            && !headers::claims(&dashed)
+            && !crossing::claims(&dashed)
     }
 }
 

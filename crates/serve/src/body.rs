@@ -14,7 +14,7 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 
-use crate::{connection::upgrade::Upgraded, http2::Inflow};
+use crate::{http2::Inflow, upgraded::Upgraded};
 
 /// The error of any body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

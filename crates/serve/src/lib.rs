@@ -29,6 +29,7 @@ mod stream;
 pub mod tcp;
 pub mod tenure;
 pub mod tunnel;
+mod upgraded;
 pub mod websocket;
 
 pub use self::{
@@ -36,7 +37,6 @@ pub use self::{
         http1::http1,
         last,
         received::{ReceiveError, Received},
-        upgrade::Upgraded,
     },
     core::serve,
     handler::{Handler, ServiceHandler},
@@ -45,4 +45,5 @@ pub use self::{
     },
     shared::Shared,
     stream::PeerAddress,
+    upgraded::Upgraded,
 };

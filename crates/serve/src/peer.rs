@@ -27,12 +27,12 @@ struct Written {
     source: IpAddr,
     address: String,
     ip: HeaderValue,
-    identity: Option<Identity>,
+    identity: Option<PeerIdentity>,
 }
 
 /// The identity of a peer that has presented an X.509-SVID.
 #[derive(Clone, Debug)]
-pub(crate) struct Identity {
+pub(crate) struct PeerIdentity {
     pub(crate) id: Arc<SpiffeId>,
     /// The expiry of the certificate.
     pub(crate) until: SystemTime,
@@ -40,7 +40,7 @@ pub(crate) struct Identity {
     pub(crate) trust: Option<Shutdown>,
 }
 
-impl Identity {
+impl PeerIdentity {
     /// Waits until the trust ends that verified the certificate.
     pub(crate) async fn distrusted(&self) {
         match &self.trust {
@@ -70,12 +70,12 @@ impl Peer {
         self.identity().map(|identity| identity.until)
     }
 
-    pub(crate) fn identity(&self) -> Option<&Identity> {
+    pub(crate) fn identity(&self) -> Option<&PeerIdentity> {
         self.0.identity.as_ref()
     }
 
     /// Returns the peer with the identity that its handshake has verified.
-    pub(crate) fn identified(mut self, identity: Identity) -> Self {
+    pub(crate) fn identified(mut self, identity: PeerIdentity) -> Self {
         Arc::make_mut(&mut self.0).identity = Some(identity);
         self
     }

@@ -1,22 +1,14 @@
 //! An upgraded connection, as a body in each direction.
 
-use std::{
-    io,
-    mem::MaybeUninit,
-    pin::Pin,
-    task::{Context, Poll, ready},
-};
+use std::io;
 
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::body::BoxError;
-
-/// The most bytes that are read at once. They are on the stack until some have come, so that a silent
-/// connection needs no memory for them.
-const STEP: usize = 16 * 1024;
+pub use crate::upgraded::poll_read;
 
 /// The reason why a direction of a tunnel broke off.
 #[derive(Debug, thiserror::Error)]
@@ -27,22 +19,6 @@ pub enum Error {
     /// The connection that takes them failed.
     #[error("{0}")]
     Io(#[from] io::Error),
-}
-
-/// Polls for the next bytes of a connection. They are `None` at its end.
-///
-/// # Errors
-/// Fails when the connection breaks.
-pub fn poll_read<I>(io: Pin<&mut I>, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>>
-where
-    I: AsyncRead,
-{
-    let mut space = [MaybeUninit::uninit(); STEP];
-    let mut read = ReadBuf::uninit(&mut space);
-    ready!(io.poll_read(cx, &mut read))?;
-    let bytes = read.filled();
-    let bytes = (!bytes.is_empty()).then(|| Bytes::copy_from_slice(bytes));
-    Poll::Ready(Ok(bytes))
 }
 
 /// Writes a body to a connection as it comes. Then closes the sending side of the connection.

@@ -1,12 +1,13 @@
 //! Facts of a certificate (RFC 5280).
 
+mod key;
 mod unprocessed;
 
 use std::time::{Duration, SystemTime};
 
 use x509_parser::parse_x509_certificate;
 
-pub(crate) use self::unprocessed::unprocessed;
+pub(crate) use self::{key::certified_key, unprocessed::unprocessed};
 
 /// Returns `notAfter` of a certificate in DER (RFC 5280 §4.1.2.5), or `None` if it is not a certificate.
 #[must_use]

@@ -14,7 +14,7 @@ use crate::bearer::JwtBundle;
 #[derive(Clone, Debug)]
 pub struct JwtSource {
     pub(super) state: watch::Receiver<Arc<Bundles<JwtBundle>>>,
-    pub(super) _keeper: Arc<super::Running>,
+    pub(super) _keeper: Arc<super::running::Running>,
 }
 
 impl JwtSource {

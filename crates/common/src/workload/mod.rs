@@ -17,8 +17,8 @@
 //!
 //! - While the Workload API is away, the SVID and the bundles stay in use until the X.509-SVID expires.
 //! - If messages come and cannot be used, or one stream fails while another one works, the bundles before
-//!   them stay in use for [`DEFAULT_BUNDLE_GRACE`], and not after the X.509-SVID expires. The same
-//!   holds for the bundle of one trust domain, and for a process that fetches no X.509-SVID.
+//!   them stay in use. They do so for [`DEFAULT_BUNDLE_GRACE`], and not after the X.509-SVID expires. The
+//!   same holds for the bundle of one trust domain, and for a process that fetches no X.509-SVID.
 //! - The X.509-SVID itself is presented until it expires, because its peers decide on it.
 //! - After a withdrawal, nothing that the stream delivered is used. An identity that is missing among others
 //!   is withdrawn if it is still missing after 10 s.
@@ -39,6 +39,7 @@ mod keeper;
 mod link;
 mod readiness;
 mod report;
+mod running;
 pub mod tokens;
 mod x509;
 
@@ -65,6 +66,7 @@ use self::{
     connection::Stream,
     follow::{Agent, Follower},
     keeper::{Keeper, Published},
+    running::Running,
 };
 
 /// The default of [`WorkloadApi::bundle_grace`].
@@ -104,12 +106,6 @@ pub struct X509Identity {
     pub x509: X509Source,
     /// The state of the identity, and how long it lasts.
     pub readiness: watch::Receiver<Readiness>,
-}
-
-/// The tasks that keep sources current. They end when it is dropped.
-#[derive(Debug)]
-struct Running {
-    _tasks: JoinSet<()>,
 }
 
 impl WorkloadApi {
@@ -223,7 +219,7 @@ impl WorkloadApi {
 
 impl Identity {
     fn of(published: Published, tasks: JoinSet<()>) -> Self {
-        let keeper = Arc::new(Running { _tasks: tasks });
+        let keeper = Arc::new(Running::new(tasks));
         Self {
             x509: X509Source {
                 state: published.x509,

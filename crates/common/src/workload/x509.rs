@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use workload_api::pb;
 use x509_parser::parse_x509_certificate;
 
-use crate::{certificate, tls};
+use crate::certificate::{self, certified_key};
 
 /// An X.509-SVID that can be presented: its key belongs to its certificate, and it was valid when it
 /// came.
@@ -121,7 +121,7 @@ pub(super) struct X509State {
 #[derive(Clone, Debug)]
 pub struct X509Source {
     pub(super) state: watch::Receiver<Arc<X509State>>,
-    pub(super) _keeper: Arc<super::Running>,
+    pub(super) _keeper: Arc<super::running::Running>,
 }
 
 impl X509Svid {
@@ -143,7 +143,7 @@ impl X509Svid {
             return Err(SvidFault::Expired(expiry));
         }
         Ok(Self {
-            key: Arc::new(tls::certified_key(&parsed)?),
+            key: Arc::new(certified_key(&parsed)?),
             serial,
             expiry,
             parsed,

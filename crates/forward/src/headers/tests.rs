@@ -1,5 +1,6 @@
 use std::net::SocketAddr;
 
+use http::header::VIA;
 use http_body_util::{Empty, Full};
 use hyper::body::Bytes;
 

@@ -26,7 +26,7 @@ use super::{
     shared::SharedConnection,
     upload::UploadBody,
 };
-use crate::headers::MAX_ANSWER_FIELDS;
+use crate::crossing::MAX_ANSWER_FIELDS;
 
 /// A connection before HTTP begins on it.
 pub(super) enum Wire {

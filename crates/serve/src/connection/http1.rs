@@ -19,8 +19,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    Error,
     answer::Answer,
+    error::Error,
     exchange::Serving,
     last,
     observed::Observed,

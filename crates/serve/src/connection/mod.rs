@@ -4,6 +4,7 @@ mod activity;
 mod answer;
 mod date;
 mod ending;
+mod error;
 mod exchange;
 mod flood;
 pub(crate) mod http1;
@@ -15,7 +16,7 @@ mod plaintext;
 pub(crate) mod received;
 mod request;
 mod unread;
-pub(crate) mod upgrade;
+mod upgrade;
 pub(crate) mod windows;
 
 use std::{
@@ -39,8 +40,9 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, rustls::pki_types::CertificateDer, server::TlsStream};
 
+pub(crate) use self::error::Error;
 use self::{
-    activity::{Activity, Overdue},
+    activity::Activity,
     exchange::Serving,
     http1::{Http1, Tracked},
     observed::Observed,
@@ -52,7 +54,7 @@ use crate::{
     handler::Handler,
     http2::dead,
     listen::Security,
-    peer::{Identity, Peer},
+    peer::{Peer, PeerIdentity},
     shared::Shared,
     shutdown::Shutdown,
     stream::Stream,
@@ -80,37 +82,6 @@ pub(crate) struct Connection {
     pub(crate) shutdown: Shutdown,
     /// The end of the connection: the stop of the process, or the end of its identity before that.
     pub(crate) end: Shutdown,
-}
-
-/// The reason why a connection ended early. It is routine and logged at debug level.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    #[error("no TLS handshake, or no first bytes without TLS, in time")]
-    HandshakeTimeout,
-    #[error("closed before its first request to make room for a newer connection")]
-    HandshakeEvicted,
-    #[error("stopping")]
-    Stopping,
-    #[error("a request in flight outlasted the drain")]
-    NotDrained,
-    #[error("TLS handshake: {0}")]
-    Handshake(std::io::Error),
-    #[error("first bytes without TLS: {0}")]
-    Plaintext(std::io::Error),
-    #[error("the peer's certificate has no identity")]
-    NoIdentity,
-    #[error("{0}")]
-    Overdue(#[from] Overdue),
-    #[error("the peer does not answer")]
-    Dead,
-    #[error("closed for another source's request")]
-    Evicted,
-    #[error("{0}")]
-    Tunnel(#[from] upgrade::Error),
-    #[error("{0}")]
-    Http1(#[from] hyper::Error),
-    #[error("{0}")]
-    Http2(#[from] h2::Error),
 }
 
 impl Connection {
@@ -275,9 +246,9 @@ impl Connection {
 }
 
 /// Returns the identity of a certificate that the handshake has verified.
-fn identity(chain: &[CertificateDer<'_>], trust: Option<Shutdown>) -> Option<Identity> {
+fn identity(chain: &[CertificateDer<'_>], trust: Option<Shutdown>) -> Option<PeerIdentity> {
     let leaf = chain.first()?;
-    Some(Identity {
+    Some(PeerIdentity {
         id: Arc::new(workload_id(leaf).ok()?),
         until: certificate::expiry(leaf)?,
         trust,

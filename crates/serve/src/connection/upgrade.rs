@@ -1,36 +1,18 @@
 //! The upgrade of an HTTP/1.1 connection to a WebSocket.
 
-use std::{
-    io,
-    pin::Pin,
-    task::{Context, Poll, ready},
-};
-
 use http::Request;
-use http_body::{Body, Frame, SizeHint};
-use hyper::{body::Bytes, upgrade::OnUpgrade};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncWriteExt, ReadHalf, split},
+    io::{AsyncWriteExt, split},
     sync::oneshot,
 };
 
 use super::answer::Answer;
-use crate::tunnel;
-
-/// The sending side of the caller, once the connection is upgraded.
-type Reader = ReadHalf<TokioIo<hyper::upgrade::Upgraded>>;
-
-/// The bytes that a caller sends after the upgrade. There are none if the connection is not upgraded.
-#[derive(Debug)]
-pub struct Upgraded(State);
-
-#[derive(Debug)]
-enum State {
-    Awaited(oneshot::Receiver<Reader>),
-    Open(Reader),
-    Ended,
-}
+use crate::{
+    tunnel,
+    upgraded::{Reader, Upgraded},
+};
 
 /// An upgrade that the caller wants.
 pub(super) struct Upgrade {
@@ -60,7 +42,7 @@ impl Upgrade {
     pub(super) fn of<B>(request: &mut Request<B>) -> (Self, Upgraded) {
         let (reader, awaited) = oneshot::channel();
         let on = hyper::upgrade::on(request);
-        (Self { on, reader }, Upgraded(State::Awaited(awaited)))
+        (Self { on, reader }, Upgraded::after(awaited))
     }
 
     /// Returns the tunnel that begins with an answer.
@@ -94,39 +76,5 @@ impl Tunnel {
             }
         }
         Ok(())
-    }
-}
-
-impl Body for Upgraded {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let Self(state) = self.get_mut();
-        if let State::Awaited(awaited) = state {
-            *state = match ready!(Pin::new(awaited).poll(cx)) {
-                Ok(reader) => State::Open(reader),
-                Err(_) => State::Ended,
-            };
-        }
-        let State::Open(reader) = state else {
-            return Poll::Ready(None);
-        };
-        let read = ready!(tunnel::poll_read(Pin::new(reader), cx));
-        if !matches!(read, Ok(Some(_))) {
-            *state = State::Ended;
-        }
-        Poll::Ready(read.transpose().map(|read| read.map(Frame::data)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        matches!(self.0, State::Ended)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::default()
     }
 }
