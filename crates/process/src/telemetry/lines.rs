@@ -1,10 +1,25 @@
 //! The log writer. Requests do not wait for standard error. Each thread collects its lines in its
 //! own bounded buffer, and one thread writes the lines of all buffers every 10 ms.
 //!
-//! tracing-subscriber alone writes each line from the thread that serves the request. That was
-//! about a tenth of a request's cost, and a slow reader stopped all requests. The non-blocking
-//! writer of tracing-appender sends each line through a channel, and wakes its thread for it. That
-//! cost more than it saved.
+//! # Alternatives
+//!
+//! tracing-subscriber alone writes each line from the thread that serves the request. A slow reader then
+//! stops all requests. The non-blocking writer of tracing-appender (0.2) copies each line into a channel,
+//! and wakes its thread for it. Its bound is on lines and not on bytes, and it does not log that lines were
+//! lost.
+//!
+//! # Measurement
+//!
+//! `h2load --h1 -n 60000 -c 32` sent requests to a server with two cores, whose log went through a pipe. The
+//! kernel counted the CPU time of the server (`/proc/PID/task/TID/schedstat`). The writers took turns for 9
+//! rounds, next to other work on the machine. These are the medians for each request, which is one line:
+//!
+//! | writer | CPU time | more than without lines |
+//! |---|---|---|
+//! | no lines (`RUST_LOG=warn`) | 6.5 µs | |
+//! | this one | 7.0 µs | 0.5 µs |
+//! | tracing-appender | 7.4 µs | 0.9 µs |
+//! | tracing-subscriber alone | 8.7 µs | 2.2 µs |
 
 use std::{
     cell::OnceCell,
