@@ -1,10 +1,11 @@
-use std::time::Duration;
-
 use harness::{
     Stack,
     process::{self, Process, free_ports},
 };
-use tokio::{io::AsyncWriteExt, net::TcpListener};
+use tokio::{
+    io::{AsyncWriteExt, copy, sink},
+    net::TcpListener,
+};
 
 /// Asks through a server in front of `url`, and returns the status and the server.
 async fn asked(stack: &Stack, url: &str) -> (u16, Process) {
@@ -66,9 +67,11 @@ async fn an_application_that_answers_nonsense_is_502_u006() {
     let address = listener.local_addr().unwrap();
     let answering = tokio::spawn(async move {
         while let Ok((mut io, _)) = listener.accept().await {
-            // An error means that the server has closed the connection.
-            let _ = io.write_all(b"\x16\x03\x01 what is this\r\n\r\n").await;
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::spawn(async move {
+                // An error means that the server has closed the connection.
+                let _ = io.write_all(b"\x16\x03\x01 what is this\r\n\r\n").await;
+                let _ = copy(&mut io, &mut sink()).await;
+            });
         }
     });
     for scheme in ["http", "h2c"] {

@@ -1,6 +1,6 @@
 use h2::ext::Protocol;
 use http::{
-    Method, Request, Version,
+    HeaderValue, Method, Request, Version,
     header::{AUTHORIZATION, WWW_AUTHENTICATE},
 };
 
@@ -109,14 +109,21 @@ async fn a_websocket_over_http2_is_decided_as_the_get_that_the_application_gets_
     let other = Request::get("https://a/x").body(()).unwrap();
     let (answer, _) = sender.send_request(other, true).unwrap();
     assert_eq!(answer.await.unwrap().status(), 401);
-    for (path, is_refused) in [("/orders", true), ("/other", false)] {
+    // The application gets the GET. It does not speak WebSocket, so that its answer is not forwarded.
+    for (path, status, reaches) in [("/orders", 403, false), ("/other", 502, true)] {
         let connect = Request::connect(format!("https://a{path}"))
             .header(AUTHORIZATION, format!("Bearer {token}"))
             .extension(Protocol::from_static("websocket"));
         let sent = sender.send_request(connect.body(()).unwrap(), false);
         let (answer, _stream) = sent.unwrap();
-        let status = answer.await.unwrap().status();
-        assert_eq!(status == 403, is_refused, "{path}: {status}");
+        assert_eq!(answer.await.unwrap().status(), status, "{path}");
+        let seen = guarded.app.take();
+        let seen = seen
+            .iter()
+            .map(|(head, _)| (&head.method, head.uri.path(), &head.headers["x-spiffe-id"]));
+        let id = HeaderValue::from_static(CLIENT_ID);
+        let expected = reaches.then_some((&Method::GET, path, &id));
+        assert_eq!(Vec::from_iter(seen), Vec::from_iter(expected));
     }
 }
 
