@@ -2,15 +2,10 @@
 
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
-use hyper::{
-    body::{Bytes, Incoming},
-    client::conn::{http1, http2},
-};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, UnixStream},
-};
+use hyper::body::{Bytes, Incoming};
+use tokio::net::{TcpStream, UnixStream};
+
+use harness::http::send;
 
 /// The answer to an application.
 pub(crate) struct Answer {
@@ -38,20 +33,5 @@ pub(crate) async fn respond(
         Some(path) => send(UnixStream::connect(path).await.unwrap(), version, request).await,
         None => send(TcpStream::connect(address).await.unwrap(), version, request).await,
     }
-}
-
-async fn send(
-    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    version: Version,
-    request: Request<Full<Bytes>>,
-) -> Response<Incoming> {
-    let io = TokioIo::new(io);
-    if version == Version::HTTP_2 {
-        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
-        tokio::spawn(connection);
-        return sender.send_request(request).await.unwrap();
-    }
-    let (mut sender, connection) = http1::handshake(io).await.unwrap();
-    tokio::spawn(connection);
-    sender.send_request(request).await.unwrap()
+    .unwrap()
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use harness::{Stack, process::Process};
+use harness::{Stack, process::Process, x509::pem};
 use tempfile::TempDir;
 
 use crate::python::Python;
@@ -104,15 +104,4 @@ impl App {
         assert!(output.status.success(), "{args:?}: {errors}");
         String::from_utf8(output.stdout).unwrap()
     }
-}
-
-fn pem(label: &str, der: &[u8]) -> String {
-    use base64::{Engine, engine::general_purpose::STANDARD};
-    let text = STANDARD.encode(der);
-    let lines = text
-        .as_bytes()
-        .chunks(64)
-        .map(|line| str::from_utf8(line).unwrap());
-    let lines = lines.collect::<Vec<_>>().join("\n");
-    format!("-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n")
 }

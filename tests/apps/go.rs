@@ -1,8 +1,11 @@
 //! Runs the program in `go/`, a server and a client of net/http and grpc-go.
 
-use std::{path::Path, process::Output, time::Duration};
+use std::{process::Output, time::Duration};
 
-use harness::process::{self, Process};
+use harness::{
+    installed::go_program,
+    process::{self, Process},
+};
 use tempfile::TempDir;
 use tokio::{process::Command, time::timeout};
 
@@ -15,35 +18,13 @@ const RUNNING: Duration = Duration::from_secs(60);
 struct Program(TempDir);
 
 impl Program {
-    /// Builds the program. Skips the test if there is no Go, which CI does not allow.
+    /// Builds the program. Skips the test if there is no Go.
     async fn new() -> Option<Self> {
-        let directory = tempfile::tempdir().unwrap();
-        let mut build = Command::new("go");
-        build
-            .args(["build", "-o"])
-            .arg(directory.path().join("apps"))
-            .arg(".");
-        build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("apps/go"));
-        match build.output().await {
-            Ok(output) => {
-                let errors = String::from_utf8_lossy(&output.stderr);
-                assert!(output.status.success(), "go build failed: {errors}");
-                Some(Self(directory))
-            }
-            Err(error) => {
-                let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
-                assert!(
-                    !ci,
-                    "CI needs Go for the tests with its applications: {error}"
-                );
-                harness::skip(&format!("a test with applications in Go needs Go: {error}"));
-                None
-            }
-        }
+        go_program("apps/go").await.map(Self)
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = process::command(&self.0.path().join("apps"), "", args);
+        let mut command = process::command(&self.0.path().join("program"), "", args);
         command.env_remove("SPIFFE_ENDPOINT_SOCKET");
         command
     }

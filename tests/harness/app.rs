@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    path::{Path, PathBuf},
+    io,
     sync::{Arc, Mutex},
 };
 
@@ -29,8 +29,18 @@ pub struct App {
     pub url: String,
     seen: Seen,
     _serving: JoinSet<()>,
-    _directory: Option<TempDir>,
+    _directory: TempDir,
 }
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A connection of either kind.
+trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// A request as the application saw it.
 pub type SeenRequest = (Parts, Bytes);
@@ -43,34 +53,26 @@ pub const SCHEMES: [&str; 4] = ["http", "h2c", "unix", "unix+h2c"];
 impl App {
     /// Starts an application that is reached by this scheme.
     pub async fn start(scheme: &str) -> Self {
-        let (seen, mut serving) = (Seen::default(), JoinSet::new());
-        if !scheme.starts_with("unix") {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let url = format!("{scheme}://{}", listener.local_addr().unwrap());
-            let seen_there = Arc::clone(&seen);
-            serving.spawn(async move {
-                while let Ok((io, _)) = listener.accept().await {
-                    tokio::spawn(serve(io, Arc::clone(&seen_there)));
-                }
-            });
-            return Self {
-                url,
-                seen,
-                _serving: serving,
-                _directory: None,
-            };
-        }
         let directory = tempfile::tempdir().unwrap();
-        let path: PathBuf = directory.path().join("app.sock");
-        serving.spawn(accept(
-            UnixListener::bind(&path).unwrap(),
-            Arc::clone(&seen),
-        ));
+        let path = directory.path().join("app.sock");
+        let (listener, url) = if scheme.starts_with("unix") {
+            let listener = UnixListener::bind(&path).unwrap();
+            (
+                Listener::Unix(listener),
+                format!("{scheme}:{}", path.display()),
+            )
+        } else {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            (Listener::Tcp(listener), format!("{scheme}://{address}"))
+        };
+        let (seen, mut serving) = (Seen::default(), JoinSet::new());
+        serving.spawn(accept(listener, Arc::clone(&seen)));
         Self {
-            url: format!("{scheme}:{}", Path::display(&path)),
+            url,
             seen,
             _serving: serving,
-            _directory: Some(directory),
+            _directory: directory,
         }
     }
 
@@ -87,14 +89,23 @@ impl App {
     }
 }
 
-async fn accept(listener: UnixListener, seen: Seen) {
-    while let Ok((io, _)) = listener.accept().await {
+impl Listener {
+    async fn accept(&self) -> io::Result<Box<dyn Io>> {
+        Ok(match self {
+            Self::Tcp(listener) => Box::new(listener.accept().await?.0),
+            Self::Unix(listener) => Box::new(listener.accept().await?.0),
+        })
+    }
+}
+
+async fn accept(listener: Listener, seen: Seen) {
+    while let Ok(io) = listener.accept().await {
         tokio::spawn(serve(io, Arc::clone(&seen)));
     }
 }
 
 /// Serves HTTP/1.1 or HTTP/2, as the caller begins.
-async fn serve(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, seen: Seen) {
+async fn serve(io: Box<dyn Io>, seen: Seen) {
     let service = service_fn(move |request: Request<Incoming>| {
         let seen = Arc::clone(&seen);
         async move {

@@ -17,19 +17,18 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tempfile::TempDir;
-use tokio::{
-    net::UnixListener,
-    sync::watch,
-    task::JoinSet,
-    time::{Instant, timeout},
-};
+use tokio::{net::UnixListener, sync::watch, task::JoinSet, time::Instant};
 use tonic::{
     Request, Response, Status,
     codegen::{BoxStream, tokio_stream::Stream},
     transport::Endpoint,
 };
 
-use crate::{PATIENCE, SERVER_ID, Stack, process};
+use crate::{
+    PATIENCE, SERVER_ID, Stack, binary,
+    process::{self, Process},
+    wait::becomes,
+};
 
 /// The present state of a stream: a message, after which it stays open, or its end.
 pub type Said<M> = Result<M, Status>;
@@ -160,14 +159,18 @@ impl Fake {
         self.workload_api(PATIENCE).identity().await.unwrap()
     }
 
+    /// Starts a server that uses this Workload API, and returns its port.
+    pub async fn server(&self, args: &[&str]) -> (Process, u16) {
+        let args = [&["--listen", "127.0.0.1:0"], args].concat();
+        let server = process::command(&binary("server"), &self.endpoint(), &args);
+        let server = Process::spawn(server);
+        let port = server.listening().await;
+        (server, port)
+    }
+
     /// Answers FetchX509SVID with `said` from now on, also on open streams.
     pub fn say_x509(&self, said: Said<pb::X509svidResponse>) {
         drop(self.script.x509.send_replace(said));
-    }
-
-    /// Answers FetchX509Bundles with `said` from now on, also on open streams.
-    pub fn say_x509_bundles(&self, said: Said<pb::X509BundlesResponse>) {
-        drop(self.script.x509_bundles.send_replace(said));
     }
 
     /// Answers FetchJWTBundles with `said` from now on, also on open streams.
@@ -187,21 +190,13 @@ impl Fake {
             calls.map(|(_, at)| *at).collect()
         };
         let mut calls = self.script.calls.subscribe();
-        let enough = calls.wait_for(|calls| of_kind(calls).len() >= count);
-        let calls = timeout(PATIENCE, enough)
-            .await
-            .expect("the calls come in time");
-        of_kind(&calls.unwrap())
+        let enough = |calls: &Vec<_>| of_kind(calls).len() >= count;
+        of_kind(&becomes(&mut calls, enough).await)
     }
 
     /// Waits until `wanted` accepts the number of open connections.
     pub async fn connections(&self, wanted: impl FnMut(&usize) -> bool) {
-        let mut connections = self.script.connections.subscribe();
-        let wanted = connections.wait_for(wanted);
-        timeout(PATIENCE, wanted)
-            .await
-            .expect("comes in time")
-            .unwrap();
+        becomes(&mut self.script.connections.subscribe(), wanted).await;
     }
 }
 
@@ -292,8 +287,9 @@ impl SpiffeWorkloadApi for Script {
 
     async fn fetch_x509_bundles(
         &self,
-        _: Request<pb::X509BundlesRequest>,
+        request: Request<pb::X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
+        assert_header(&request);
         self.called(Call::X509Bundles);
         Self::stream(&self.x509_bundles)
     }

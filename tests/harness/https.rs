@@ -3,19 +3,18 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
+use forward::outbound::RequestBody;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
-use hyper::{
-    body::{Body, Bytes, Incoming},
-    client::conn::{http1, http2},
-};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::body::{Bytes, Incoming};
 use rustls::{
     ClientConfig, RootCertStore, SupportedProtocolVersion,
     pki_types::{CertificateDer, pem::PemObject},
 };
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::http::send;
 
 /// Holds the port that requests go to and the roots to trust there.
 #[derive(Clone)]
@@ -48,16 +47,21 @@ pub fn get(fields: &[(&str, &str)]) -> Request<Full<Bytes>> {
     request.body(Full::default()).unwrap()
 }
 
+/// Returns the certificates in `pem` as roots to trust.
+pub fn roots(pem: &str) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        roots.add(certificate.unwrap()).unwrap();
+    }
+    roots
+}
+
 impl Https {
     /// Connects to `port` of this machine and trusts the certificates in `roots_pem`.
     pub fn new(port: u16, roots_pem: &str) -> Self {
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(roots_pem.as_bytes()) {
-            roots.add(certificate.unwrap()).unwrap();
-        }
         Self {
             port,
-            roots: Arc::new(roots),
+            roots: Arc::new(roots(roots_pem)),
             source: Ipv4Addr::UNSPECIFIED,
         }
     }
@@ -114,13 +118,11 @@ impl Https {
     }
 
     /// Sends `request` over `version` and reads the answer to its end.
-    pub async fn send_over<B>(&self, version: Version, request: Request<B>) -> WholeAnswer
-    where
-        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-            + Send
-            + Unpin
-            + 'static,
-    {
+    pub async fn send_over<B: RequestBody>(
+        &self,
+        version: Version,
+        request: Request<B>,
+    ) -> WholeAnswer {
         let (head, body) = self.start(version, request).await.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         WholeAnswer {
@@ -132,47 +134,29 @@ impl Https {
     }
 
     /// Sends `request` over `version` and returns the answer, whose body is still to be read.
-    pub async fn start<B>(&self, version: Version, request: Request<B>) -> Response<Incoming>
-    where
-        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-            + Send
-            + Unpin
-            + 'static,
-    {
+    pub async fn start<B: RequestBody>(
+        &self,
+        version: Version,
+        request: Request<B>,
+    ) -> Response<Incoming> {
         self.try_start(version, request).await.unwrap()
     }
 
     /// Does as [`Self::start`], and returns an error if there is no head of an answer.
-    pub async fn try_start<B>(
+    pub async fn try_start<B: RequestBody>(
         &self,
         version: Version,
         mut request: Request<B>,
-    ) -> hyper::Result<Response<Incoming>>
-    where
-        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-            + Send
-            + Unpin
-            + 'static,
-    {
+    ) -> hyper::Result<Response<Incoming>> {
         let authority = format!("localhost:{}", self.port);
         if version == Version::HTTP_2 {
             let target = request.uri().path_and_query().unwrap().to_string();
             *request.uri_mut() = format!("https://{authority}{target}").parse().unwrap();
-            let io = TokioIo::new(self.connect(b"h2").await);
-            let (mut sender, connection) =
-                http2::handshake(TokioExecutor::new(), io).await.unwrap();
-            tokio::spawn(connection);
-            return sender.send_request(request).await;
+            return send(self.connect(b"h2").await, version, request).await;
         }
-        request
-            .headers_mut()
-            .insert("host", authority.parse().unwrap());
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(self.connect(b"http/1.1").await))
-                .await
-                .unwrap();
-        tokio::spawn(connection);
-        sender.send_request(request).await
+        let host = authority.parse().unwrap();
+        request.headers_mut().insert("host", host);
+        send(self.connect(b"http/1.1").await, version, request).await
     }
 
     /// Opens a TLS connection that offers one protocol.

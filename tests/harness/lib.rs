@@ -7,7 +7,9 @@ mod binaries;
 pub mod fake_workload_api;
 pub mod frames;
 pub mod fuzz;
+pub mod http;
 pub mod https;
+pub mod installed;
 pub mod jwt;
 pub mod listen;
 pub mod load;
@@ -26,7 +28,7 @@ pub mod x509;
 use std::{io::Write, path::PathBuf, process::Output, time::Duration};
 
 use common::workload::{Identity, WorkloadApi};
-use dev_agent::{Config, DevAgent, Entry, JwtClaims};
+use dev_agent::{Config, DevAgent, Entry, FederatedBundle, JwtClaims};
 use tempfile::TempDir;
 
 pub use self::binaries::binary;
@@ -72,6 +74,11 @@ impl Stack {
             agent: DevAgent::start(config).await.unwrap(),
             _directory: directory,
         }
+    }
+
+    /// Does as [`Self::new`] with an agent that federates with the trust domain of `bundle`.
+    pub async fn federated(bundle: FederatedBundle) -> Self {
+        Self::with(SERVER_ID, |config| config.federated = vec![bundle]).await
     }
 
     /// Starts a server on a free port and waits until it listens.

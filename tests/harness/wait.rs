@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use crate::PATIENCE;
 
@@ -24,4 +27,10 @@ pub async fn until_some<T>(mut wanted: impl AsyncFnMut() -> Option<T>) -> T {
     timeout(PATIENCE, asking)
         .await
         .expect("takes effect in time")
+}
+
+/// Waits until `is` accepts the watched value, and returns the value.
+pub async fn becomes<T: Clone>(watched: &mut watch::Receiver<T>, is: impl FnMut(&T) -> bool) -> T {
+    let found = timeout(PATIENCE, watched.wait_for(is)).await;
+    found.expect("takes effect in time").unwrap().clone()
 }

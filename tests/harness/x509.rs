@@ -6,8 +6,10 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::{Duration, SystemTime},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use dev_agent::{FederatedBundle, pb};
 use http::{Request, Response};
 use http_body_util::Full;
@@ -21,20 +23,20 @@ use hyper_util::{
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType,
+    date_time_ymd,
 };
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, HandshakeKind, ServerConfig, SignatureScheme,
-    client::{ResolvesClientCert, danger::HandshakeSignatureValid},
+    HandshakeKind, ServerConfig,
+    client::ResolvesClientCert,
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
-    server::{
-        ClientHello, ResolvesServerCert,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+    pki_types::{CertificateDer, PrivateKeyDer},
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+
+use crate::https::roots;
 
 /// Holds a CA whose key is the test's own.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -108,9 +110,7 @@ impl Authority {
 
     /// Returns its certificate in PEM.
     pub fn pem(&self) -> String {
-        use base64::{Engine, engine::general_purpose::STANDARD};
-        let text = STANDARD.encode(self.0.der());
-        format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+        pem("CERTIFICATE", self.0.der())
     }
 
     /// Returns its certificate as the trust bundle of `trust_domain`.
@@ -121,7 +121,6 @@ impl Authority {
 
 /// Returns the certificates of `authorities` as the trust bundle of `trust_domain`.
 pub fn bundle_of(authorities: &[&Authority], trust_domain: &str) -> FederatedBundle {
-    use base64::{Engine, engine::general_purpose::STANDARD};
     let key = |authority: &&Authority| {
         let x5c = STANDARD.encode(authority.0.der());
         serde_json::json!({ "use": "x509-svid", "kty": "EC", "x5c": [x5c] })
@@ -129,6 +128,21 @@ pub fn bundle_of(authorities: &[&Authority], trust_domain: &str) -> FederatedBun
     let keys: Vec<_> = authorities.iter().map(key).collect();
     let document = serde_json::json!({ "keys": keys }).to_string();
     FederatedBundle::parse(trust_domain.parse().unwrap(), &document).unwrap()
+}
+
+/// Returns `der` in PEM (RFC 7468).
+pub fn pem(label: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines = text.as_bytes().chunks(64);
+    let lines: Vec<_> = lines.map(|line| str::from_utf8(line).unwrap()).collect();
+    let lines = lines.join("\n");
+    format!("-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n")
+}
+
+/// Lets a certificate expire after `life`, which is whole seconds.
+pub fn expires_in(params: &mut CertificateParams, life: Duration) {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    params.not_after = date_time_ymd(1970, 1, 1) + now + life;
 }
 
 impl Svid {
@@ -173,22 +187,20 @@ impl Presenting {
         Self::listen("http/1.1", false).await
     }
 
-    /// Listens as [`Self::closing`] does, and requests certificates that it does not verify.
-    pub async fn requesting() -> Self {
-        Self::listening("http/1.1", false, true).await
+    /// Listens as [`Self::closing`] does. A caller may present a certificate of a CA in `roots_pem`.
+    pub async fn requesting(roots_pem: &str) -> Self {
+        let verifier = WebPkiClientVerifier::builder(Arc::new(roots(roots_pem)));
+        let verifier = verifier.allow_unauthenticated().build().unwrap();
+        Self::listening("http/1.1", false, verifier).await
     }
 
     async fn listen(alpn: &str, keeps: bool) -> Self {
-        Self::listening(alpn, keeps, false).await
+        Self::listening(alpn, keeps, WebPkiClientVerifier::no_client_auth()).await
     }
 
-    async fn listening(alpn: &str, keeps: bool, requests: bool) -> Self {
+    async fn listening(alpn: &str, keeps: bool, callers: Arc<dyn ClientCertVerifier>) -> Self {
         let svid = Arc::<CurrentSvid>::default();
-        let config = ServerConfig::builder();
-        let config = match requests {
-            true => config.with_client_cert_verifier(Arc::new(AnyCertificate)),
-            false => config.with_no_client_auth(),
-        };
+        let config = ServerConfig::builder().with_client_cert_verifier(callers);
         let mut config =
             config.with_cert_resolver(Arc::clone(&svid) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
@@ -233,54 +245,6 @@ impl Seen {
 impl ResolvesServerCert for CurrentSvid {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.0.lock().unwrap().clone()
-    }
-}
-
-/// Accepts any certificate, and none.
-#[derive(Debug)]
-struct AnyCertificate;
-
-impl ClientCertVerifier for AnyCertificate {
-    fn client_auth_mandatory(&self) -> bool {
-        false
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let provider = CryptoProvider::get_default().unwrap();
-        provider
-            .signature_verification_algorithms
-            .supported_schemes()
     }
 }
 

@@ -52,8 +52,7 @@ async fn trust_domain_with_a_bundle_is_not_warned_of_t003() {
     let id = "spiffe://odd.test/server";
     let upstream = Presenting::new("h2").await;
     upstream.present(&root.issue(id, |_| ()));
-    let bundle = root.bundle("odd.test");
-    let stack = Stack::with(harness::SERVER_ID, |config| config.federated = vec![bundle]).await;
+    let stack = Stack::federated(root.bundle("odd.test")).await;
     let mut proxy = stack.proxy(upstream.port, &["--upstream-id", id]).await;
     let log = proxy.whole_log().await;
     assert!(!log.contains("no X.509 bundle"), "{log}");

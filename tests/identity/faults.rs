@@ -4,26 +4,16 @@ use common::workload::{Degradation, Readiness, Unready};
 use dev_agent::{FederatedBundle, pb};
 use serde_json::json;
 use spiffe::BundleSource;
-use tokio::time::timeout;
 
 use harness::{
-    CLIENT_ID, PATIENCE, SERVER_ID, Stack, binary,
+    CLIENT_ID, PATIENCE, SERVER_ID, Stack,
     fake_workload_api::{Fake, Genuine},
-    process::{self, Process},
-    wait::until,
+    wait::{becomes, until},
 };
 
 const OWN: &str = "spiffe://example.org";
 const PARTNER: &str = "spiffe://partner.example";
 const PARTNER_CALLER: &str = "spiffe://partner.example/caller";
-
-/// Starts a server that uses a fake, and returns its port.
-async fn server(fake: &Fake, args: &[&str]) -> (Process, u16) {
-    let args = [&["--listen", "127.0.0.1:0"], args].concat();
-    let server = Process::spawn(process::command(&binary("server"), &fake.endpoint(), &args));
-    let port = server.listening().await;
-    (server, port)
-}
 
 /// Starts an agent of another trust domain, which has a caller.
 async fn partner() -> Stack {
@@ -74,7 +64,7 @@ async fn very_many_svids_and_trust_domains_are_used_w094() {
     let jwks = stack.agent.jwks().into_bytes();
     federate(&mut genuine.jwt_bundles.bundles, MANY, &jwks);
     let fake = Fake::new(&genuine);
-    let (mut server, port) = server(&fake, &[]).await;
+    let (mut server, port) = fake.server(&[]).await;
     let old = stack.token(|_| ());
     let https = stack.https(port);
     assert_eq!(https.status(&old).await, 200);
@@ -134,7 +124,7 @@ async fn update_over_a_limit_is_an_error_with_both_numbers_d035() {
     let stack = Stack::new().await;
     let genuine = Genuine::of(&stack).await;
     let fake = Fake::new(&genuine);
-    let (server, port) = server(&fake, &[]).await;
+    let (server, port) = fake.server(&[]).await;
     let https = stack.https(port);
 
     let mut many = genuine.jwt_bundles.clone();
@@ -163,7 +153,7 @@ async fn fault_of_a_federated_trust_domain_stays_there_w174() {
         jwt_bundles(&[(OWN, stack.agent.jwks()), (PARTNER, partner.agent.jwks())]);
     let fake = Fake::new(&genuine);
     let allow = ["--allow", CLIENT_ID, "--allow", PARTNER_CALLER];
-    let (server, port) = server(&fake, &allow).await;
+    let (server, port) = fake.server(&allow).await;
     let https = stack.https(port);
     let theirs = partner_token(&partner);
     assert_eq!(https.status(&theirs).await, 200);
@@ -251,7 +241,7 @@ async fn bundles_that_are_not_renewed_are_trusted_for_the_grace_only() {
         (pb::JwtBundlesResponse::default(), "it has no JWT bundles"),
     ] {
         let fake = Fake::new(&genuine);
-        let (server, port) = server(&fake, &["--bundle-grace", "2s"]).await;
+        let (server, port) = fake.server(&["--bundle-grace", "2s"]).await;
         let https = stack.https(port);
         let token = stack.token(|_| ());
         assert_eq!(https.status(&token).await, 200);
@@ -285,12 +275,11 @@ async fn readiness_shows_that_bundles_are_not_renewed() {
             }
         )
     };
-    let refused = timeout(PATIENCE, identity.readiness.wait_for(is_refused)).await;
-    let left = refused.unwrap().unwrap().left(std::time::SystemTime::now());
+    let refused = becomes(&mut identity.readiness, is_refused).await;
+    let left = refused.left(std::time::SystemTime::now());
     assert!(left.unwrap() <= grace, "{left:?}");
     let stale = Readiness::NotReady(Unready::Stale);
-    let found = timeout(PATIENCE, identity.readiness.wait_for(|now| *now == stale)).await;
-    drop(found.unwrap().unwrap());
+    becomes(&mut identity.readiness, |now| *now == stale).await;
     let own = stack.agent.trust_domain();
     assert!(identity.jwt.bundle_for_trust_domain(own).is_err());
     let x509 = identity.x509.bundle_for_trust_domain(own);

@@ -2,17 +2,11 @@ use std::time::Duration;
 
 use common::workload::{Degradation, Readiness, Unready};
 use spiffe::SpiffeId;
-use tokio::{sync::watch, time::timeout};
 
-use harness::{PATIENCE, SERVER_ID, Stack, https::get};
+use harness::{SERVER_ID, Stack, https::get, wait::becomes};
 
 /// The life of an SVID, whose end a test can wait for.
 const SHORT: Duration = Duration::from_secs(4);
-
-async fn becomes(watched: &mut watch::Receiver<Readiness>, is: impl Fn(&Readiness) -> bool) {
-    let found = timeout(PATIENCE, watched.wait_for(is)).await;
-    found.expect("takes effect in time").unwrap();
-}
 
 fn degraded(readiness: &Readiness, by: Degradation) -> bool {
     matches!(readiness, Readiness::Degraded { reason, .. } if *reason == by)

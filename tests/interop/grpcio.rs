@@ -1,11 +1,9 @@
 //! Calls dev-agent with grpcio, the gRPC library of Python. The program is in `grpcio/`.
 
-use std::path::Path;
-
 use nix::unistd::Uid;
 use tokio::process::Command;
 
-use harness::{PATIENCE, Stack};
+use harness::{PATIENCE, Stack, installed::python_packages};
 
 /// The release that is installed for the test.
 const GRPCIO: &str = "grpcio==1.85.3";
@@ -22,7 +20,8 @@ const AUTHORITIES: [&str; 6] = [
 
 #[tokio::test]
 async fn grpcio_gets_an_answer_whatever_its_authority_t001() {
-    let Some(library) = grpcio().await else {
+    let installed = python_packages(env!("CARGO_TARGET_TMPDIR"), &[GRPCIO]);
+    let Some(library) = installed.await else {
         return;
     };
     let stack = Stack::with("spiffe://example.org/test", |config| {
@@ -45,7 +44,7 @@ async fn grpcio_gets_an_answer_whatever_its_authority_t001() {
             "/interop/grpcio/client.py"
         ))
         .args(&targets)
-        .env("PYTHONPATH", library.path())
+        .env("PYTHONPATH", library)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .current_dir(directory)
         .kill_on_drop(true)
@@ -55,41 +54,4 @@ async fn grpcio_gets_an_answer_whatever_its_authority_t001() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{answered}\n{errors}");
     assert_eq!(answered.lines().count(), targets.len(), "{answered}");
-}
-
-/// Installs grpcio in a directory of its own. Skips the test if that fails, which CI does not allow.
-async fn grpcio() -> Option<tempfile::TempDir> {
-    let directory = tempfile::tempdir().unwrap();
-    let error = match install(directory.path()).await {
-        Ok(output) if output.status.success() => return Some(directory),
-        Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
-        Err(error) => error.to_string(),
-    };
-    let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
-    assert!(
-        !ci,
-        "CI needs {GRPCIO} for the interoperation test: {error}"
-    );
-    harness::skip(&format!(
-        "the interoperation test with grpcio needs Python with pip, and {GRPCIO}: {}",
-        error.lines().last().unwrap_or_default()
-    ));
-    None
-}
-
-async fn install(directory: &Path) -> std::io::Result<std::process::Output> {
-    let pip = [
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--root-user-action=ignore",
-    ];
-    Command::new("python3")
-        .args(pip)
-        .arg("--target")
-        .arg(directory)
-        .arg(GRPCIO)
-        .output()
-        .await
 }

@@ -14,6 +14,7 @@ use tokio::process::Command;
 
 use harness::{
     PATIENCE, SERVER_ID, Stack, binary,
+    installed::go_program,
     process::{self, Process},
 };
 
@@ -30,10 +31,10 @@ use Player::{Go, Ours};
 
 #[tokio::test]
 async fn any_of_the_three_works_with_the_others_from_go_spiffe() {
-    let Some(directory) = go_build().await else {
+    let Some(directory) = go_program("interop/go-spiffe").await else {
         return;
     };
-    let go = directory.path().join("interop");
+    let go = directory.path().join("program");
     let stack = stack(&go).await;
     for server in [Ours, Go] {
         let server_process = start(&stack, server, &go, "server", &[]).await;
@@ -69,10 +70,10 @@ async fn any_of_the_three_works_with_the_others_from_go_spiffe() {
 
 #[tokio::test]
 async fn certificates_are_accepted_in_both_directions_t027() {
-    let Some(directory) = go_build().await else {
+    let Some(directory) = go_program("interop/go-spiffe").await else {
         return;
     };
-    let go = directory.path().join("interop");
+    let go = directory.path().join("program");
     let stack = stack(&go).await;
     for server in [Ours, Go] {
         let peers = ["peers", SERVER_ID];
@@ -181,33 +182,4 @@ fn copy(go: &Path, role: &str) -> PathBuf {
         process::install(go, &path);
     }
     path.canonicalize().unwrap()
-}
-
-/// Builds the Go program. Skips the test if Go is missing, which CI does not allow.
-async fn go_build() -> Option<tempfile::TempDir> {
-    let directory = tempfile::tempdir().unwrap();
-    let mut build = Command::new("go");
-    build
-        .args(["build", "-o"])
-        .arg(directory.path().join("interop"))
-        .arg(".");
-    build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/interop/go-spiffe"));
-    match build.output().await {
-        Ok(output) => {
-            assert!(
-                output.status.success(),
-                "go build failed:\n{}",
-                String::from_utf8_lossy(&output.stderr)
-            );
-            Some(directory)
-        }
-        Err(error) => {
-            let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
-            assert!(!ci, "CI needs Go for the interoperation test: {error}");
-            harness::skip(&format!(
-                "the interoperation test with go-spiffe needs Go (https://go.dev/dl/): {error}"
-            ));
-            None
-        }
-    }
 }

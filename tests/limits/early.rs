@@ -3,7 +3,7 @@ use std::{
     process::Stdio,
 };
 
-use harness::{Stack, https::Https, process::Process, raw::Client};
+use harness::{Stack, https::Https, installed::is_installed, process::Process, raw::Client};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::{
@@ -152,16 +152,6 @@ impl Files {
     fn upload(&self, length: usize) -> PathBuf {
         self.directory.path().join(length.to_string())
     }
-}
-
-/// Returns whether a program is installed, and says why the test is skipped if it is not.
-async fn is_installed(program: &str) -> bool {
-    let version = Command::new(program).arg("--version").output().await;
-    let is_installed = version.is_ok_and(|output| output.status.success());
-    if !is_installed {
-        harness::skip(&format!("{program} is not installed"));
-    }
-    is_installed
 }
 
 /// Returns the command of curl that uploads a file, with more options.

@@ -196,8 +196,8 @@ fn answer(stream: u32, flags: u8) -> Vec<u8> {
     [head, frame(DATA, flags, stream, b"answer")].concat()
 }
 
-/// Sends this many requests at once and takes them back when the proxy has read them, and has begun
-/// to answer them if the upstream does. Returns `false` at the connection's end.
+/// Sends this many requests at once. Takes them back when the proxy has read them, and has begun to answer
+/// them if the upstream does. Returns `false` at the connection's end.
 async fn take_back(http2: &mut Frames, kind: Kind, first: u32, count: u32) -> bool {
     let streams = || (first..first + count).map(|n| 2 * n + 1);
     let mut requests: Vec<u8> = streams().flat_map(|one| request(one, GET, &[])).collect();

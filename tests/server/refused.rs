@@ -161,10 +161,7 @@ async fn caller_of_another_trust_domain_is_not_allowed_unless_named_j011() {
     ))
     .await
     .unwrap();
-    let stack = Stack::with(SERVER_ID, |config| {
-        config.federated = vec![partner.federation()]
-    })
-    .await;
+    let stack = Stack::federated(partner.federation()).await;
     let token =
         partner.mint_jwt(&partner.jwt_claims("spiffe://partner.example/caller", &[SERVER_ID]));
     let token = format!("Bearer {token}");

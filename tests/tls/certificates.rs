@@ -1,7 +1,4 @@
-use std::{
-    sync::atomic::Ordering::SeqCst,
-    time::{Duration, SystemTime},
-};
+use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use harness::{
     CLIENT_ID, SERVER_ID, Stack,
@@ -9,7 +6,7 @@ use harness::{
     process::Process,
     raw::{Client, End},
     wait::until,
-    x509::{Authority, Presenting, Svid, uri},
+    x509::{Authority, Presenting, Svid, expires_in, uri},
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose as Eku, IsCa,
@@ -26,8 +23,7 @@ fn unchanged(_: &mut CertificateParams) {}
 
 /// Starts a server whose agent federates with `odd.test`, of which `root` is the CA.
 async fn server(root: &Authority, args: &[&str]) -> (Stack, Process, Https) {
-    let bundle = root.bundle("odd.test");
-    let stack = Stack::with(SERVER_ID, |config| config.federated = vec![bundle]).await;
+    let stack = Stack::federated(root.bundle("odd.test")).await;
     let server = stack.server(args).await;
     let https = stack.https(server.listening().await);
     (stack, server, https)
@@ -232,8 +228,7 @@ async fn token_decides_where_there_is_one_and_else_the_certificate_t022() {
     let (_one, _server, https) = self::server(&root, args.as_flattened()).await;
     assert_eq!(status(&https, Some(&svid), GET).await, Some(200));
     assert_eq!(status(&https, Some(&other), GET).await, Some(403));
-    let bundle = root.bundle("odd.test");
-    let default = Stack::with(SERVER_ID, |config| config.federated = vec![bundle]).await;
+    let default = Stack::federated(root.bundle("odd.test")).await;
     let server = default.server(&ACCEPT).await;
     let https = default.https(server.listening().await);
     assert_eq!(status(&https, Some(&svid), GET).await, Some(403));
@@ -280,10 +275,9 @@ async fn server_with_peers_takes_connections_of_its_proxies_only_t023() {
 #[tokio::test]
 async fn proxy_presents_its_svid_only_on_request_t023() {
     let root = Authority::root();
-    let bundle = root.bundle("odd.test");
-    let stack = Stack::with(SERVER_ID, |config| config.federated = vec![bundle]).await;
+    let stack = Stack::federated(root.bundle("odd.test")).await;
     for (args, is_presented) in [(&["--client-certificate"][..], true), (&[], false)] {
-        let upstream = Presenting::requesting().await;
+        let upstream = Presenting::requesting(&stack.agent.x509_bundle_pem()).await;
         upstream.present(&root.issue("spiffe://odd.test/server", unchanged));
         let args = [&["--upstream-id", "spiffe://odd.test/server"], args].concat();
         let proxy = stack.proxy(upstream.port, &args).await;
@@ -301,9 +295,8 @@ async fn certificate_stands_for_its_caller_while_it_can_be_verified_t024() {
         let args = [ACCEPT, ALLOW_ODD];
         let (stack, _server, https) = server(&root, args.as_flattened()).await;
         let svid = root.issue(ODD_ID, |params| {
-            let now = SystemTime::UNIX_EPOCH.elapsed().unwrap();
             let life = if is_expiry { 4 } else { 3600 };
-            params.not_after = date_time_ymd(1970, 1, 1) + now + Duration::from_secs(life);
+            expires_in(params, Duration::from_secs(life));
         });
         let mut client = connect(&https, Some(&svid)).await.unwrap();
         client.send(GET).await;

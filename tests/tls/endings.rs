@@ -1,7 +1,4 @@
-use std::{
-    sync::atomic::Ordering::SeqCst,
-    time::{Duration, SystemTime},
-};
+use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use harness::{
     SERVER_ID, Stack,
@@ -9,11 +6,10 @@ use harness::{
     process::Process,
     raw::Client,
     wait::until,
-    x509::{Authority, Presenting, bundle_of},
+    x509::{Authority, Presenting, bundle_of, expires_in},
 };
 use http::Version;
 use hyper_util::rt::TokioIo;
-use rcgen::date_time_ymd;
 use spiffe::SpiffeId;
 
 #[tokio::test]
@@ -73,8 +69,7 @@ async fn withdrawn_svid_is_not_presented_p180() {
 async fn before(upstream: &Presenting) -> (Stack, Process, Authority) {
     let root = Authority::root();
     upstream.present(&root.issue("spiffe://odd.test/server", |_| ()));
-    let bundle = root.bundle("odd.test");
-    let stack = Stack::with(SERVER_ID, |config| config.federated = vec![bundle]).await;
+    let stack = Stack::federated(root.bundle("odd.test")).await;
     let args = ["--upstream-id", "spiffe://odd.test/server", "--cores", "1"];
     let proxy = stack.proxy(upstream.port, &args).await;
     (stack, proxy, root)
@@ -100,8 +95,7 @@ async fn connection_is_renewed_when_the_peers_svid_expires_t007() {
         let (stack, proxy, root) = before(&upstream).await;
         let issue = |life: u64| {
             root.issue("spiffe://odd.test/server", |params| {
-                let now = SystemTime::UNIX_EPOCH.elapsed().unwrap();
-                params.not_after = date_time_ymd(1970, 1, 1) + now + Duration::from_secs(life);
+                expires_in(params, Duration::from_secs(life));
             })
         };
         upstream.present(&issue(4));

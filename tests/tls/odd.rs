@@ -17,8 +17,7 @@ const ODD_ID: &str = "spiffe://odd.test/server";
 /// Starts a proxy in front of an upstream that must be `upstream_id`. Its agent federates with
 /// [`ODD`].
 async fn proxy(root: &Authority, upstream: &Presenting, upstream_id: &str) -> (Stack, Process) {
-    let bundle = root.bundle(ODD);
-    let stack = Stack::with(SERVER_ID, |config| config.federated = vec![bundle]).await;
+    let stack = Stack::federated(root.bundle(ODD)).await;
     let proxy = stack
         .proxy(upstream.port, &["--upstream-id", upstream_id])
         .await;
@@ -270,7 +269,7 @@ async fn each_authority_of_a_bundle_verifies_t015() {
     let roots = [(); 3].map(|()| Authority::root());
     let upstream = Presenting::closing().await;
     let bundle = bundle_of(&roots.each_ref(), ODD);
-    let stack = Stack::with(SERVER_ID, |config| config.federated = vec![bundle]).await;
+    let stack = Stack::federated(bundle).await;
     let proxy = stack.proxy(upstream.port, &["--upstream-id", ODD_ID]).await;
     let https = stack.https(proxy.listening().await);
     for root in &roots {

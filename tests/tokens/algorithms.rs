@@ -1,4 +1,7 @@
-use harness::jwt::{Draft, Key};
+use harness::{
+    jwt::{Draft, Key},
+    x509::pem,
+};
 
 use crate::world::{
     Expected::{Accepted, As, NotAllowed, Refused},
@@ -167,7 +170,7 @@ fn other_algorithms_are_refused_j018() {
         (
             "J20",
             "HS256 by the public key in PEM",
-            confused(pem(w.rsa1.public_der()).as_bytes()),
+            confused(pem("RSA PUBLIC KEY", w.rsa1.public_der()).as_bytes()),
             Refused(UNSUPPORTED),
         ),
         (
@@ -261,19 +264,5 @@ fn pss_as_rs256() -> String {
         draft.header().as_bytes(),
         draft.payload().as_bytes(),
         |message| w.rsa1.sign("PS256", message),
-    )
-}
-
-fn pem(der: &[u8]) -> String {
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
-    let text = STANDARD.encode(der);
-    let lines: Vec<&str> = text
-        .as_bytes()
-        .chunks(64)
-        .map(|line| std::str::from_utf8(line).unwrap())
-        .collect();
-    format!(
-        "-----BEGIN RSA PUBLIC KEY-----\n{}\n-----END RSA PUBLIC KEY-----\n",
-        lines.join("\n")
     )
 }

@@ -65,10 +65,7 @@ async fn token_of_a_dropped_federated_domain_is_refused_j168() {
         .unwrap();
     let partner = Config::new(directory.path().join("partner.sock"), vec![entry]);
     let partner = DevAgent::start(partner).await.unwrap();
-    let stack = Stack::with(SERVER_ID, |config| {
-        config.federated = vec![partner.federation()]
-    })
-    .await;
+    let stack = Stack::federated(partner.federation()).await;
     let server = stack
         .server(&["--allow", "spiffe://partner.example/*"])
         .await;
@@ -177,7 +174,7 @@ async fn unusable_key_is_warned_of_at_start_up_j165() {
     jwk["x"] = jwk["y"].clone();
     let partner = TrustDomain::new("partner.example").unwrap();
     let partner = FederatedBundle::parse(partner, &json!({ "keys": [jwk] }).to_string()).unwrap();
-    let stack = Stack::with(SERVER_ID, |config| config.federated = vec![partner]).await;
+    let stack = Stack::federated(partner).await;
     let server = stack.server(&[]).await;
     let line = server
         .logged("the JWT bundle has a key that cannot be used")

@@ -109,8 +109,9 @@ async fn each_call_has_the_security_header_once_t020() {
     *fake.script.tokens.lock().unwrap() = vec![token(stack.token(|_| ()))];
     fake.identity().await;
     let api = fake.workload_api(PATIENCE);
+    api.x509_bundles().await.unwrap();
     api.fetch_jwt_svid(&[SERVER_ID], None).await.unwrap();
-    for call in [Call::X509, Call::JwtBundles, Call::Token] {
+    for call in [Call::X509, Call::X509Bundles, Call::JwtBundles, Call::Token] {
         fake.calls(call, 1).await;
     }
 }

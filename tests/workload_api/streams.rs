@@ -3,10 +3,9 @@ use std::time::Duration;
 use common::workload::Identity;
 use dev_agent::pb;
 use harness::{
-    SERVER_ID, Stack, binary,
+    SERVER_ID, Stack,
     fake_workload_api::{Call, Fake, Genuine},
     https::{Https, get},
-    process::{self, Process},
     wait::{until, until_some},
 };
 use http_body_util::{BodyExt, Full};
@@ -17,14 +16,6 @@ use tonic::Status;
 
 pub(crate) fn leaf(identity: &Identity) -> Vec<u8> {
     identity.x509.svid().unwrap().leaf().as_bytes().to_vec()
-}
-
-/// Starts a server that uses a fake, and returns its port.
-pub(crate) async fn server(fake: &Fake) -> (Process, u16) {
-    let args = ["--listen", "127.0.0.1:0"];
-    let server = Process::spawn(process::command(&binary("server"), &fake.endpoint(), &args));
-    let port = server.listening().await;
-    (server, port)
 }
 
 /// Sends many requests over one connection, because the test is not about handshakes.
@@ -54,7 +45,7 @@ async fn withdrawal_stops_the_use_of_an_identity_and_is_undone_w170() {
     let stack = Stack::new().await;
     let genuine = Genuine::of(&stack).await;
     let fake = Fake::new(&genuine);
-    let (server, port) = server(&fake).await;
+    let (server, port) = fake.server(&[]).await;
     let https = stack.https(port);
     let mut kept = Kept::new(&https).await;
 
@@ -189,7 +180,7 @@ async fn bundles_of_one_kind_are_not_used_for_the_other_w183() {
         .into(),
     };
     fake.say_jwt_bundles(Ok(empty));
-    let (_server, port) = server(&fake).await;
+    let (_server, port) = fake.server(&[]).await;
     assert_eq!(stack.https(port).status(&stack.token(|_| ())).await, 401);
 
     let identity = fake.identity().await;
@@ -212,7 +203,7 @@ async fn bundles_of_one_kind_are_not_used_for_the_other_w183() {
 async fn process_that_ends_leaves_no_connection_w184() {
     let stack = Stack::new().await;
     let fake = Fake::new(&Genuine::of(&stack).await);
-    let (mut server, _) = server(&fake).await;
+    let (mut server, _) = fake.server(&[]).await;
     fake.connections(|open| *open > 0).await;
     server.signal(Signal::SIGTERM);
     assert_eq!(server.ended().await.code(), Some(0));

@@ -1,20 +1,14 @@
 use std::time::Duration;
 
-use common::workload::{Degradation, Identity, Readiness};
+use common::workload::{Degradation, Readiness};
 use dev_agent::pb;
 use harness::{
-    PATIENCE, SERVER_ID, Stack,
+    SERVER_ID, Stack,
     fake_workload_api::{Call, Fake, Genuine},
-    wait::until,
+    wait::{becomes, until},
 };
-use tokio::time::timeout;
 
-use crate::streams::{leaf, server};
-
-async fn becomes(identity: &mut Identity, wanted: impl FnMut(&Readiness) -> bool) {
-    let changed = timeout(PATIENCE, identity.readiness.wait_for(wanted)).await;
-    changed.expect("takes effect in time").unwrap();
-}
+use crate::streams::leaf;
 
 fn is_refused(readiness: &Readiness) -> bool {
     let refused = Degradation::Refused;
@@ -77,13 +71,13 @@ async fn svid_that_cannot_be_used_changes_nothing_until_a_good_one_comes_w174() 
     for (number, message) in rows {
         let before = leaf(&identity);
         fake.say_x509(Ok(message));
-        becomes(&mut identity, is_refused).await;
+        becomes(&mut identity.readiness, is_refused).await;
         assert_eq!(leaf(&identity), before, "{number}");
         let peers = identity.x509.bundle_set().unwrap();
         assert!(peers.get(stack.agent.trust_domain()).is_some(), "{number}");
         stack.agent.rotate_x509();
         fake.say_x509(Ok(Genuine::of(&stack).await.x509));
-        becomes(&mut identity, |now| *now == Readiness::Ready).await;
+        becomes(&mut identity.readiness, |now| *now == Readiness::Ready).await;
         assert_ne!(leaf(&identity), before, "{number}");
     }
     let calls = fake.calls(Call::X509, 1).await.len();
@@ -122,7 +116,7 @@ async fn svid_that_cannot_be_used_is_logged_and_not_presented_w174() {
     let stack = Stack::new().await;
     let genuine = Genuine::of(&stack).await;
     let fake = Fake::new(&genuine);
-    let (mut server, port) = server(&fake).await;
+    let (mut server, port) = fake.server(&[]).await;
     let https = stack.https(port);
     let before = https.presented().await.unwrap();
     stack.agent.rotate_x509();

@@ -7,8 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use harness::{SERVER_ID, Stack};
+use harness::{SERVER_ID, Stack, x509::pem};
 use serde_json::{Value, json};
 
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
@@ -66,18 +65,6 @@ fn jwks(set: &str) -> Result<String> {
         key["use"] = "sig".into();
     }
     Ok(set.to_string())
-}
-
-fn pem(label: &str, der: &[u8]) -> String {
-    let text = STANDARD.encode(der);
-    let lines: Vec<_> = (0..text.len())
-        .step_by(64)
-        .map(|from| &text[from..text.len().min(from + 64)])
-        .collect();
-    format!(
-        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
-        lines.join("\n")
-    )
 }
 
 fn config(directory: &Path, server: u16, proxy: u16, features: Features) -> Value {
