@@ -30,12 +30,14 @@ use crate::{
         It fetches a JWT-SVID for AUDIENCE, verifies the SPIFFE ID of the server before a byte of the \
         request is sent, and prints the response's body. The exit status is 0 if the response's was 2xx. \
         With --listen, it does so for the requests of applications on this machine. With --token-file, \
-        it keeps the token in a file for one.",
+        it keeps the token in a file for an application.",
     after_help = "\
 With --repeat or --every, the client prints a line for each request: its start (UTC), its status or \
 'failed' and the reason, and its duration. Bodies are read to their end and not printed. A summary \
 comes last, also after Ctrl-C. The exit status is 0 if every status was 2xx. The token is renewed \
 before it expires. If a 401 says that the token is invalid, the request is made once more.
+
+The flags under Upstream and Serving apply with --listen, and --startup-timeout with --token-file too.
 
 Each flag can also be set by CLIENT_ and its name: CLIENT_URL=https://proxy.example.org:8443/
 

@@ -1,8 +1,8 @@
 //! The opening of a WebSocket towards an upstream (RFC 6455 §4). No I/O.
 //!
 //! The upstream's connection speaks HTTP/1.1. A caller over HTTP/2 sends no key (RFC 8441 §5), so this hop
-//! makes one. In both versions this hop verifies the upstream's answer to the key, because an upstream
-//! that only seems to switch protocols would take the next bytes for requests.
+//! makes one. In both versions this hop verifies the upstream's answer to the key. An upstream that only
+//! seems to switch protocols would take the next bytes for requests.
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::{Engine, engine::general_purpose::STANDARD};

@@ -15,8 +15,8 @@ use crate::upstream::VerifiedUpstreamArgs;
     version,
     max_term_width = 100,
     about = "TLS-terminating reverse proxy that verifies its upstream by SPIFFE ID\n\n\
-        It presents its own X.509-SVID, and forwards requests, bearer token included, only to the \
-        workload with the given SPIFFE ID",
+        It presents its own X.509-SVID, and forwards requests, bearer token included, only to a \
+        workload with the SPIFFE ID of --upstream-id.",
     after_help = "\
 Each flag can also be set by PROXY_ and its name: PROXY_UPSTREAM=https://localhost:8080
 

@@ -20,10 +20,12 @@ use crate::{ext_authz::config::ExtAuthzArgs, policy::PolicyArgs, upstream::Appli
     max_term_width = 100,
     about = "HTTPS server that authenticates its callers by SPIFFE JWT-SVID\n\n\
         It presents its X.509-SVID, verifies the JWT-SVID in each request's bearer token with the \
-        current JWT bundles, and forwards the request to an application with the caller's SPIFFE ID. \
-        Without one, it answers / with Success!!! With --ext-authz, it answers a gateway's questions \
-        instead.",
+        current JWT bundles, and forwards the request to the application of --upstream with the caller's \
+        SPIFFE ID. If no --upstream is given, it answers / with \"Success!!!\". With --ext-authz, it \
+        answers a gateway's checks instead of requests.",
     after_help = "\
+The flags under Upstream apply with --upstream.
+
 Each flag can also be set by SERVER_ and its name: SERVER_LISTEN=127.0.0.1:8080, SERVER_ALLOW=ID,ID
 
 Examples:
@@ -44,8 +46,8 @@ pub struct Config {
     /// Audience that a token must have; repeatable [default: this server's SPIFFE ID]
     #[arg(long, value_name = "AUDIENCE", value_parser = cli::audience, help_heading = "Authentication")]
     pub audience: Vec<String>,
-    /// Certificates of callers: ignore requests none; accept also takes callers that present an
-    /// X.509-SVID. Its SPIFFE ID is the caller's where a request has no token and has passed no proxy
+    /// Use of callers' certificates. With ignore, the server requests none. With accept, a caller may
+    /// present an X.509-SVID, which stands for it where a request has no token and has passed no proxy
     #[arg(
         long,
         value_name = "MODE",

@@ -13,8 +13,8 @@ use super::after::{After, CommandLine};
 #[command(next_help_heading = "Keeping a token in a file")]
 pub struct TokenFileArgs {
     /// Keep a current JWT-SVID for AUDIENCE in a file, for an application that reads it there. The file is
-    /// for this user alone, is replaced as a whole at half of the token's life, and is removed when the token
-    /// expires or is withdrawn without another one. A stop leaves it there. Runs without --listen
+    /// for this user alone, and is replaced as a whole at half of the token's life. It is removed when the
+    /// token expires or is withdrawn without another one. A stop leaves it there. Runs without --listen
     #[arg(long, value_name = "PATH", conflicts_with_all = [
         "listen", "url", "server_name", "method", "headers", "data", "include", "max_time", "repeat", "every", "print",
     ])]

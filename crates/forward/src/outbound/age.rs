@@ -6,8 +6,8 @@ use common::certificate;
 use rustls::pki_types::CertificateDer;
 use tokio::time::Instant;
 
-/// Idle connections are dropped sooner than a server of ours would close them (75 s), so that a
-/// request is not sent into a connection that is just closing.
+/// Idle connections are dropped sooner than a server of ours would close them (75 s). Otherwise a request
+/// might be sent into a connection that is just closing.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// The idle time after which a peer may be about to close the connection. Many servers close one that

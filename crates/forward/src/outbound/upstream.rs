@@ -14,8 +14,8 @@ pub struct Upstream {
     /// The time in which the upstream may take no part of the request's body and not begin to answer.
     /// The time that the body's source takes is not counted, and neither is the response's body.
     pub response_timeout: Duration,
-    /// The same for a gRPC call. Its server sends the head of the answer with the first message, so that a
-    /// call that is silent for long is not an upstream that is slow.
+    /// The same for a gRPC call. Its server sends the head of the answer with the first message. So a call
+    /// that is silent for long is not an upstream that is slow.
     pub call_timeout: Duration,
     /// The time that a request may wait for room on the connections to the upstream.
     pub queue_timeout: Duration,

@@ -58,7 +58,8 @@ pub struct ServeArgs {
     /// is closed
     #[arg(long, value_name = "N", default_value = "1000", value_parser = positive)]
     max_handshakes: usize,
-    /// Requests in flight at once, over all connections. Further ones are answered 503
+    /// Requests in flight at once, over all connections. For a further one, the oldest request of the
+    /// address with the most is ended, or it is answered 503 itself
     #[arg(long, value_name = "N", default_value = "10000", value_parser = positive)]
     max_requests: usize,
     /// Cores to serve on, each with its own listener [default: all cores that this process may use]

@@ -7,9 +7,9 @@ use process::listen::{ListenAddress, ListenFlag};
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Gateways")]
 pub struct ExtAuthzArgs {
-    /// Answer the checks of Envoy, Istio, Contour or Emissary (ext_authz over gRPC without TLS) on a loopback
-    /// address or a Unix socket (unix:/run/authz.sock), in place of --listen and --upstream. The gateway forwards
-    /// the requests that are allowed, with the caller's SPIFFE ID in --caller-header
+    /// Answer the checks of Envoy, Istio, Contour or Emissary, in place of --listen and --upstream. They come
+    /// by ext_authz over gRPC without TLS, on a loopback address or a Unix socket (unix:/run/authz.sock). The
+    /// gateway forwards the requests that are allowed, with the caller's SPIFFE ID in --caller-header
     #[arg(
         long,
         value_name = "ADDRESS",

@@ -33,7 +33,7 @@ pub(super) enum IssuedAt {
     /// No claim of that name.
     #[default]
     Absent,
-    /// In seconds since 1970.
+    /// Seconds since 1970.
     At(f64),
     /// A value that is not a number, or a claim that is there twice.
     Invalid,

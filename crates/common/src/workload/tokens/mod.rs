@@ -43,9 +43,9 @@ const REFUSED_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The current JWT-SVID of one SPIFFE ID for one set of audiences. Dropping it ends its task.
 ///
-/// The token is renewed from half of its life on. While that fails, the fetch is repeated every 0.1 s to
-/// 3 s, and the current token stays in use until 5 s before it expires. The 5 s are at most a tenth of the
-/// life that the token had left when it came.
+/// The token is renewed from half of its life on. While that fails, the fetch is repeated every 0.1 s to 3 s.
+/// The current token stays in use until 5 s before it expires. The 5 s are at most a tenth of the life that
+/// the token had left when it came.
 ///
 /// If the agent answers that this process has no identity, the token is dropped at once (Workload API
 /// §5.2.1).
