@@ -9,11 +9,13 @@
 //! # Alternatives
 //!
 //! tokio's multi-thread runtime has one listener, and moves tasks from a busy thread to an idle one. It
-//! costs no more: a bare hyper server without TLS took 2.9 µs of CPU time per request on it, and 3.0 µs on
-//! one runtime for each core (`h2load --h1 -n 60000 -c 32`, medians of 9 rounds on two cores). It does not
-//! serve here because each core has a pool, a verification queue and a log buffer of its own, whose locks
-//! no other core holds for long. The kernel can choose the listener with a BPF program. A classic program
-//! does not know how many connections each core has; an extended one needs `CAP_BPF`.
+//! costs no more. A bare hyper server without TLS took 2.9 µs of CPU time per request on it, and 3.0 µs on
+//! one runtime for each core. (`h2load --h1 -n 60000 -c 32` sent the requests, and these are medians of 9
+//! rounds on two cores.) It does not serve here because each core has a pool, a verification queue and a log
+//! buffer of its own. No other core holds their locks for long.
+//!
+//! The kernel can choose the listener with a BPF program. A classic program does not know how many
+//! connections each core has; an extended one needs `CAP_BPF`.
 //!
 //! # Measurement
 //!
