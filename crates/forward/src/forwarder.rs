@@ -19,7 +19,7 @@ type Never = fn(StatusCode, &HeaderMap) -> Option<Ready<Option<(HeaderName, Head
 
 /// Forwards requests to one upstream. Belongs to one core, as its connections do.
 ///
-/// What only passes a request on is no async function here and in [`LoggedForwarder`], because the future of
+/// Functions that only pass a request on are not async here and in [`LoggedForwarder`], because the future of
 /// each would have room for the request twice. A task moves its future as a whole.
 ///
 /// [`LoggedForwarder`]: crate::LoggedForwarder
