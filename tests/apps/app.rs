@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 use harness::{Stack, process::Process, x509::pem};
 use tempfile::TempDir;
 
-use crate::python::Python;
+use crate::{nginx::Balancer, python::Python};
 
 /// Runs a server in Python behind our binaries.
 pub(crate) struct App {
@@ -19,20 +19,20 @@ pub(crate) struct App {
     _files: TempDir,
 }
 
-/// Runs `server --upstream`, a proxy and `client --listen` before an application without TLS.
+/// Runs `server --upstream`, a proxy or nginx, and `client --listen` before an application without TLS.
 pub(crate) struct Chain {
     stack: Stack,
     /// The port that callers use without TLS.
     pub(crate) port: u16,
     processes: Vec<Process>,
+    /// The files that the processes read.
+    files: TempDir,
 }
 
 impl Chain {
     /// Starts our binaries before an application that has started, and that speaks `scheme`.
     pub(crate) async fn before(app: Process, scheme: &str) -> Self {
-        let stack = Stack::new().await;
-        let app_url = format!("{scheme}://127.0.0.1:{}", app.listening().await);
-        let server = stack.server(&["--upstream", &app_url]).await;
+        let (stack, server) = server_before(&app, scheme).await;
         let upstream = server.listening().await;
         let proxy = stack.proxy(upstream, &["--path", "/**"]).await;
         let url = format!("https://localhost:{}", proxy.listening().await);
@@ -41,8 +41,30 @@ impl Chain {
             stack,
             port: client.listening().await,
             processes: vec![app, server, proxy, client],
+            files: tempfile::tempdir().unwrap(),
         }
     }
+
+    /// Does as [`Self::before`], with nginx in place of the proxy.
+    async fn with_nginx(app: Process, scheme: &str) -> Option<Self> {
+        let (stack, server) = server_before(&app, scheme).await;
+        let nginx = Balancer::before(&stack, server.listening().await).await?;
+        let client = nginx.client(&stack);
+        Some(Self {
+            stack,
+            port: client.listening().await,
+            processes: vec![app, server, nginx.process, client],
+            files: nginx.files,
+        })
+    }
+}
+
+/// Starts a server before an application.
+async fn server_before(app: &Process, scheme: &str) -> (Stack, Process) {
+    let stack = Stack::new().await;
+    let app = format!("{scheme}://127.0.0.1:{}", app.listening().await);
+    let server = stack.server(&["--upstream", &app]).await;
+    (stack, server)
 }
 
 impl App {
@@ -79,14 +101,25 @@ impl App {
     pub(crate) async fn behind_all(server: &str, scheme: &str) -> Option<Self> {
         let python = Python::new().await?;
         let chain = Chain::before(python.spawn(server, &[]), scheme).await;
-        Some(Self {
+        Some(Self::of(python, chain))
+    }
+
+    /// Does as [`Self::behind_all`], with nginx in place of the proxy.
+    pub(crate) async fn behind_nginx(server: &str, scheme: &str) -> Option<Self> {
+        let python = Python::new().await?;
+        let chain = Chain::with_nginx(python.spawn(server, &[]), scheme).await?;
+        Some(Self::of(python, chain))
+    }
+
+    fn of(python: Python, chain: Chain) -> Self {
+        Self {
             stack: chain.stack,
             python,
             port: chain.port,
             roots: None,
             _processes: chain.processes,
-            _files: tempfile::tempdir().unwrap(),
-        })
+            _files: chain.files,
+        }
     }
 
     /// Runs the client program, and returns what it prints.

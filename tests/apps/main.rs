@@ -9,6 +9,8 @@ mod envoy;
 mod go;
 /// Calls a gRPC server in Python by a gRPC client in Python.
 mod grpc;
+/// Sends requests through nginx.
+mod nginx;
 /// Installs packages of Python and runs programs with them.
 mod python;
 /// Opens WebSockets of a server in Python by a client in Python.

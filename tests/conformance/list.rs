@@ -13,7 +13,7 @@ pub(crate) const PARTS: [(char, u32); 8] = [
     ('D', 51),
     ('S', 6),
     ('T', 27),
-    ('U', 31),
+    ('U', 32),
 ];
 
 /// A row of the list.

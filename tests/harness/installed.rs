@@ -16,9 +16,10 @@ use crate::skip;
 /// The time that pip may take, which downloads a few MB at first.
 const INSTALLING: Duration = Duration::from_secs(180);
 
-/// Returns whether a program is installed. Skips the test if it is not.
-pub async fn is_installed(program: &str) -> bool {
-    let version = Command::new(program).arg("--version").output().await;
+/// Returns whether a program is installed, which `version` makes print its version. Skips the test if it is
+/// not.
+pub async fn is_installed(program: &str, version: &str) -> bool {
+    let version = Command::new(program).arg(version).output().await;
     let is_installed = version.is_ok_and(|output| output.status.success());
     if !is_installed {
         lacks(&format!("{program}, which is not installed"));

@@ -157,6 +157,17 @@ impl Svid {
         }
     }
 
+    /// Returns its chain in PEM.
+    pub fn chain_pem(&self) -> String {
+        let chain = self.chain.iter().map(|one| pem("CERTIFICATE", one));
+        chain.collect()
+    }
+
+    /// Returns its key in PEM.
+    pub fn key_pem(&self) -> String {
+        pem("PRIVATE KEY", &self.key.serialize_der())
+    }
+
     /// Returns it for a client that presents it.
     pub fn presented(&self) -> Arc<dyn ResolvesClientCert> {
         Arc::new(SingleCertAndKey::from(self.certified_key()))

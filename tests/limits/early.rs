@@ -186,7 +186,7 @@ async fn sees_status(curl: Child, early: &Early, in_chunks: bool) {
 
 #[tokio::test]
 async fn curl_sees_the_early_status_of_an_upload() {
-    if !is_installed("curl").await {
+    if !is_installed("curl", "--version").await {
         return;
     }
     let stack = Stack::new().await;
@@ -206,7 +206,7 @@ async fn curl_sees_the_early_status_of_an_upload() {
 
 #[tokio::test]
 async fn curl_sees_the_early_status_of_an_upload_through_a_stop() {
-    if !is_installed("curl").await {
+    if !is_installed("curl", "--version").await {
         return;
     }
     let stack = Stack::new().await;
@@ -301,7 +301,7 @@ async fn python(early: &Early, roots: &Path, meanwhile: impl FnOnce()) {
 
 #[tokio::test]
 async fn python_sees_the_early_status_of_an_upload() {
-    if !is_installed("python3").await {
+    if !is_installed("python3", "--version").await {
         return;
     }
     let stack = Stack::new().await;
@@ -314,7 +314,7 @@ async fn python_sees_the_early_status_of_an_upload() {
 
 #[tokio::test]
 async fn python_sees_the_early_status_of_an_upload_through_a_stop() {
-    if !is_installed("python3").await {
+    if !is_installed("python3", "--version").await {
         return;
     }
     let stack = Stack::new().await;
