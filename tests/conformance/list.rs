@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::source::Tests;
 
 /// The parts of the list and the last number of each.
-pub(crate) const PARTS: [(char, u32); 8] = [
+pub(crate) const PARTS: [(char, u32); 9] = [
     ('J', 204),
     ('P', 201),
     ('H', 12),
@@ -14,6 +14,7 @@ pub(crate) const PARTS: [(char, u32); 8] = [
     ('S', 6),
     ('T', 27),
     ('U', 32),
+    ('F', 15),
 ];
 
 /// A row of the list.

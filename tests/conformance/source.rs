@@ -75,7 +75,8 @@ fn numbers(line: &str) -> Vec<String> {
     let number = |word: &str| {
         let (part, digits) = word.split_at_checked(1)?;
         let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-        let is_known = "JPHWDSTU".contains(part) || "jphwdstu".contains(part) && digits.len() == 3;
+        let is_known =
+            "JPHWDSTUF".contains(part) || "jphwdstuf".contains(part) && digits.len() == 3;
         let digits = digits.trim_start_matches('0');
         (is_number && is_known).then(|| format!("{}{digits}", part.to_uppercase()))
     };

@@ -1,11 +1,9 @@
 //! The messages that callers get. Each is made from one snapshot of the state, without I/O.
 
-use std::{
-    collections::HashSet,
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashSet, time::SystemTime};
 
 use crate::{
+    config::Config,
     error::Error,
     pb,
     state::{ActiveEntry, Snapshot},
@@ -55,17 +53,19 @@ pub(crate) fn jwt_svids(
     snapshot: &Snapshot,
     entries: &[&ActiveEntry],
     audience: &[String],
-    default_ttl: Duration,
+    config: &Config,
 ) -> Result<pb::JwtsvidResponse, Error> {
     let mut hints = Hints::default();
     let now = SystemTime::now();
     let mut svids = Vec::new();
     for active in entries {
         let spiffe_id = active.entry.id().to_string();
-        let ttl = active.entry.jwt_ttl().unwrap_or(default_ttl);
-        let claims = snapshot.jwt_key.claims(&spiffe_id, audience, ttl, now);
+        let ttl = active.entry.jwt_ttl().unwrap_or(config.jwt_ttl);
+        let issuer = config.jwt_issuer.as_deref();
+        let key = &snapshot.jwt_key;
+        let claims = key.claims(issuer, &spiffe_id, audience, ttl, now);
         svids.push(pb::Jwtsvid {
-            svid: snapshot.jwt_key.sign(&claims)?,
+            svid: key.sign(&claims)?,
             hint: hints.next(active.entry.hint()),
             spiffe_id,
         });

@@ -1,13 +1,15 @@
 //! The settings of an agent, and the rules that they must follow.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::HashSet, path::PathBuf, time::Duration};
 
+use http::Uri;
 use spiffe::TrustDomain;
 
 use crate::{
+    endpoint::{BundleEndpoint, EndpointIdentity, OidcEndpoint},
     entry::Entry,
     error::Error,
-    federation::{self, FederatedBundle},
+    federation::{self, FederatedBundle, Partner},
 };
 
 /// The most entries, which is the most that this project's own binaries accept from an agent.
@@ -20,6 +22,9 @@ const MIN_X509_TTL: Duration = Duration::from_secs(2);
 const MIN_JWT_TTL: Duration = Duration::from_secs(1);
 /// The shortest period of rotation that workloads can follow.
 const MIN_ROTATION: Duration = Duration::from_secs(2);
+/// The range of refresh hints, which count whole seconds.
+const MIN_HINT: Duration = Duration::from_secs(1);
+const MAX_HINT: Duration = Duration::from_secs(24 * 3600);
 /// Ten years. A longer life is a mistake, and all times fit in a certificate.
 const MAX_TTL: Duration = Duration::from_secs(315_576_000);
 
@@ -45,6 +50,14 @@ pub struct Config {
     pub rotate_ca_every: Option<Duration>,
     /// Trust bundles of other trust domains, given to every workload.
     pub federated: Vec<FederatedBundle>,
+    /// Other trust domains whose bundles the agent fetches, for every workload.
+    pub partners: Vec<Partner>,
+    /// The endpoint that serves the own bundle to other trust domains.
+    pub bundle_endpoint: Option<BundleEndpoint>,
+    /// The endpoint for validators that do not speak SPIFFE. It needs an issuer.
+    pub oidc_endpoint: Option<OidcEndpoint>,
+    /// The claim `iss` of JWT-SVIDs, an https URL; absent by default.
+    pub jwt_issuer: Option<String>,
 }
 
 impl Config {
@@ -60,6 +73,10 @@ impl Config {
             rotate_jwt_key_every: None,
             rotate_ca_every: None,
             federated: Vec::new(),
+            partners: Vec::new(),
+            bundle_endpoint: None,
+            oidc_endpoint: None,
+            jwt_issuer: None,
         }
     }
 
@@ -70,7 +87,11 @@ impl Config {
     pub fn check(&self) -> Result<TrustDomain, Error> {
         let trust_domain = self.check_entries()?;
         self.check_times()?;
-        federation::check(&trust_domain, &self.federated)?;
+        let bootstrap = self.partners.iter().filter_map(Partner::bootstrap);
+        let bundles: Vec<_> = self.federated.iter().chain(bootstrap).cloned().collect();
+        federation::check(&trust_domain, &bundles)?;
+        self.check_partners(&trust_domain)?;
+        self.check_endpoints(&trust_domain)?;
         Ok(trust_domain)
     }
 
@@ -126,6 +147,53 @@ impl Config {
         }
     }
 
+    /// Refuses a trust domain that has two endpoints, or whose endpoint could not be verified.
+    fn check_partners(&self, own: &TrustDomain) -> Result<(), Error> {
+        let mut known: HashSet<_> = self.federated.iter().map(|b| b.trust_domain()).collect();
+        known.extend(self.partners.iter().map(Partner::trust_domain));
+        for (index, partner) in self.partners.iter().enumerate() {
+            let domain = partner.trust_domain();
+            if domain == own {
+                let reason = "this is the agent's own trust domain";
+                return Err(Error::partner(domain, reason));
+            }
+            let mut before = self.partners[..index].iter();
+            if before.any(|other| other.trust_domain() == domain) {
+                let reason = "it has two endpoints; give one";
+                return Err(Error::partner(domain, reason));
+            }
+            partner.check_bootstrap(|trust_domain| {
+                let given = |bundle: &FederatedBundle| bundle.trust_domain() == trust_domain;
+                trust_domain == own
+                    || self.federated.iter().any(given)
+                    || trust_domain != domain && known.contains(trust_domain)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn check_endpoints(&self, own: &TrustDomain) -> Result<(), Error> {
+        if let Some(endpoint) = &self.bundle_endpoint {
+            let hint = endpoint.refresh_hint;
+            within("bundle-refresh-hint", hint, MIN_HINT, MAX_HINT)?;
+            if let EndpointIdentity::Spiffe(Some(id)) = &endpoint.identity
+                && id.trust_domain() != own
+            {
+                return Err(Error::setting(
+                    "bundle-endpoint-id",
+                    format!("'{id}' is not of trust domain '{own}', whose keys the agent has"),
+                ));
+            }
+        }
+        if let Some(issuer) = &self.jwt_issuer {
+            check_issuer(issuer).map_err(|reason| Error::setting("jwt-issuer", reason))?;
+        } else if self.oidc_endpoint.is_some() {
+            let reason = "it needs --jwt-issuer, by which validators know the tokens";
+            return Err(Error::setting("oidc-endpoint", reason));
+        }
+        Ok(())
+    }
+
     fn check_times(&self) -> Result<(), Error> {
         within("x509-ttl", self.x509_ttl, MIN_X509_TTL, MAX_TTL)?;
         within("jwt-ttl", self.jwt_ttl, MIN_JWT_TTL, MAX_TTL)?;
@@ -155,6 +223,23 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Refuses an issuer that validators would not accept (OpenID Connect Discovery §3).
+fn check_issuer(issuer: &str) -> Result<(), String> {
+    let url = issuer.parse::<Uri>().ok();
+    let is_good = url.is_some_and(|url| {
+        url.scheme_str() == Some("https")
+            && url.host().is_some_and(|host| !host.is_empty())
+            && !issuer.contains(['?', '#', '@'])
+    });
+    if is_good {
+        return Ok(());
+    }
+    let issuer = issuer.escape_debug();
+    Err(format!(
+        "'{issuer}' is not an https URL without query and fragment, such as https://oidc.example.org"
+    ))
 }
 
 fn within(

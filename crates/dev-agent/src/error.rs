@@ -1,6 +1,8 @@
 //! The errors of the agent's set-up and control. Faults of callers are gRPC statuses instead.
 
-use std::{io, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf};
+
+use spiffe::TrustDomain;
 
 /// An entry that people can copy; every message about a bad entry shows it.
 const EXAMPLE: &str = "spiffe://example.org/server=unix:user:server-workload";
@@ -26,6 +28,28 @@ pub enum Error {
         /// The fault.
         reason: String,
     },
+
+    /// A federation with another trust domain that can't be as it is configured.
+    #[error("federation with '{partner}': {reason}")]
+    Partner {
+        /// The other trust domain.
+        partner: String,
+        /// The fault, and the remedy.
+        reason: String,
+    },
+
+    /// An address of an HTTPS endpoint that can't be listened on.
+    #[error("cannot listen on {address}; choose another address, or stop what listens there")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// The system's answer.
+        source: io::Error,
+    },
+
+    /// A command for the bundle endpoint of an agent that has none.
+    #[error("the agent has no bundle endpoint; start it with --bundle-endpoint")]
+    NoBundleEndpoint,
 
     /// A setting out of its range.
     #[error("{setting}: {reason}")]
@@ -99,6 +123,13 @@ impl Error {
     pub(crate) fn federated(bundle: impl AsRef<str>, reason: impl Into<String>) -> Self {
         Self::Federated {
             bundle: bundle.as_ref().escape_debug().to_string(),
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn partner(partner: &TrustDomain, reason: impl Into<String>) -> Self {
+        Self::Partner {
+            partner: partner.id_string(),
             reason: reason.into(),
         }
     }

@@ -52,23 +52,29 @@ impl JwtKey {
         jwk
     }
 
-    /// Returns the parts of a JWT-SVID that this key would sign at `now`.
+    /// Returns the parts of a JWT-SVID that this key would sign at `now`. The claim `iss` is there
+    /// if there is an issuer.
     pub(crate) fn claims(
         &self,
+        issuer: Option<&str>,
         subject: &str,
         audience: &[String],
         ttl: Duration,
         now: SystemTime,
     ) -> JwtClaims {
         let issued = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut payload = json!({
+            "sub": subject,
+            "aud": audience,
+            "iat": issued,
+            "exp": issued + ttl.as_secs(),
+        });
+        if let Some(issuer) = issuer {
+            payload["iss"] = issuer.into();
+        }
         JwtClaims {
             header: json!({ "alg": "ES256", "kid": self.id, "typ": "JWT" }),
-            payload: json!({
-                "sub": subject,
-                "aud": audience,
-                "iat": issued,
-                "exp": issued + ttl.as_secs(),
-            }),
+            payload,
         }
     }
 
@@ -97,6 +103,7 @@ mod tests {
     fn a_token_verifies_against_the_published_key_w101() {
         let key = JwtKey::generate().unwrap();
         let claims = key.claims(
+            None,
             "spiffe://example.org/a",
             &["x".to_owned(), "y".to_owned()],
             Duration::from_secs(300),
@@ -117,7 +124,7 @@ mod tests {
     fn header_and_claims_have_only_members_of_the_standard_w107() {
         let key = JwtKey::generate().unwrap();
         let now = UNIX_EPOCH + Duration::from_millis(1_700_000_000_900);
-        let claims = key.claims("s", &["a".to_owned()], Duration::from_secs(60), now);
+        let claims = key.claims(None, "s", &["a".to_owned()], Duration::from_secs(60), now);
         assert_eq!(
             claims.payload,
             json!({ "sub": "s", "aud": ["a"], "iat": 1_700_000_000, "exp": 1_700_000_060 })
@@ -126,6 +133,10 @@ mod tests {
             claims.header,
             json!({ "alg": "ES256", "kid": key.id, "typ": "JWT" })
         );
+        let audience = ["a".to_owned()];
+        let issuer = Some("https://i.test");
+        let claims = key.claims(issuer, "s", &audience, Duration::from_secs(60), now);
+        assert_eq!(claims.payload["iss"], "https://i.test");
     }
 
     #[test]

@@ -14,7 +14,8 @@
 //! - `attest`: the selectors of a caller; `rate`: the limit of its calls.
 //! - `authority`, `jwt`, `jwk`, `keyring`, `random`: the keys, and what they sign.
 //! - `state`: all of it at one moment; `status`: its public form; `rotate`: its changes with time.
-//! - `validate`, `federation`, `json`: tokens and bundles of other issuers.
+//! - `validate`, `federation`, `json`: tokens and bundles of other issuers, and how they are fetched.
+//! - `endpoint`: the own bundle and keys, served by HTTPS.
 //! - [`pb`]: the messages and stubs of the Workload API, as generated.
 
 mod agent;
@@ -23,6 +24,7 @@ mod attest;
 mod authority;
 mod config;
 pub mod control;
+mod endpoint;
 mod entry;
 mod error;
 mod federation;
@@ -49,10 +51,14 @@ pub use workload_api::pb;
 pub use self::{
     agent::DevAgent,
     config::Config,
+    endpoint::{BundleEndpoint, EndpointIdentity, EndpointMode, OidcEndpoint, WebCertificate},
     entry::Entry,
     error::Error,
-    federation::FederatedBundle,
+    federation::{FederatedBundle, Partner, PartnerProfile},
     jwt::JwtClaims,
     selector::Selector,
-    status::{CaStatus, EntryStatus, Expiry, JwtKeyStatus, KeyUse, Phase, Status},
+    status::{
+        BundleEndpointStatus, CaStatus, EntryStatus, Expiry, JwtKeyStatus, KeyUse,
+        OidcEndpointStatus, PartnerState, PartnerStatus, Phase, Status,
+    },
 };

@@ -13,7 +13,7 @@ async fn main() -> ExitCode {
     let result = match cli::task() {
         Task::Serve(config, control) => {
             cli::log_to_stderr();
-            let served = run::serve(config, control).await;
+            let served = run::serve(*config, control).await;
             served.inspect_err(|error| tracing::error!("{error:#}"))
         }
         Task::Ctl(request) => run::ctl(request).await.inspect_err(|error| {

@@ -87,9 +87,9 @@ impl SpiffeWorkloadApi for WorkloadApi {
         entries.retain(|active| wanted.as_ref().is_none_or(|id| active.entry.id() == id));
         self.limit("FetchJWTSVID", &caller)?;
         permit("FetchJWTSVID", &caller, &entries)?;
-        let ttl = self.state.config.jwt_ttl;
+        let config = &self.state.config;
         let response =
-            answer::jwt_svids(&snapshot, &entries, &audience, ttl).map_err(not_issued)?;
+            answer::jwt_svids(&snapshot, &entries, &audience, config).map_err(not_issued)?;
         log_granted("FetchJWTSVID", &caller, &entries);
         Ok(Response::new(response))
     }

@@ -10,10 +10,10 @@ use rcgen::{
     SigningKey, string::Ia5String,
 };
 use serde_json::{Value, json};
-use spiffe::TrustDomain;
+use spiffe::{SpiffeId, TrustDomain};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::{entry::Entry, error::Error, jwk::ec_jwk, random::random_bytes};
+use crate::{error::Error, jwk::ec_jwk, random::random_bytes};
 
 /// The most that a peer's clock may be behind ours.
 const BACKDATE: Duration = Duration::from_secs(10);
@@ -81,13 +81,7 @@ impl Ca {
 
     /// Returns the root certificate in PEM (RFC 7468).
     pub(crate) fn pem(&self) -> String {
-        let base64 = STANDARD.encode(&self.der);
-        let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
-        for line in base64.as_bytes().chunks(64) {
-            pem.extend(line.iter().copied().map(char::from));
-            pem.push('\n');
-        }
-        pem + "-----END CERTIFICATE-----\n"
+        pem("CERTIFICATE", &self.der)
     }
 
     /// Returns the root as an element of a SPIFFE bundle document, without `use`.
@@ -100,7 +94,8 @@ impl Ca {
     /// Issues an X.509-SVID with a fresh key. It lives for `ttl`, but not longer than the root.
     pub(crate) fn issue(
         &self,
-        entry: &Entry,
+        id: &SpiffeId,
+        dns_names: &[String],
         ttl: Duration,
         now: SystemTime,
     ) -> Result<Leaf, Error> {
@@ -108,7 +103,7 @@ impl Ca {
         let not_after = round_up(now + ttl).min(self.not_after);
         let key = Key::generate()?;
         let serial = random_serial()?;
-        let certificate = leaf_params(entry, &serial, not_before, not_after)?
+        let certificate = leaf_params(id, dns_names, &serial, not_before, not_after)?
             .signed_by(&key, &self.issuer)
             .map_err(|source| failed("X.509-SVID", source))?;
         Ok(Leaf {
@@ -160,15 +155,27 @@ impl SigningKey for Key {
     }
 }
 
+/// Returns `der` as text (RFC 7468).
+pub(crate) fn pem(label: &str, der: &[u8]) -> String {
+    let base64 = STANDARD.encode(der);
+    let mut pem = format!("-----BEGIN {label}-----\n");
+    for line in base64.as_bytes().chunks(64) {
+        pem.extend(line.iter().copied().map(char::from));
+        pem.push('\n');
+    }
+    pem + &format!("-----END {label}-----\n")
+}
+
 /// Returns the leaf profile of X509-SVID §2 and §4, with SPIRE's key usages.
 fn leaf_params(
-    entry: &Entry,
+    id: &SpiffeId,
+    dns_names: &[String],
     serial: &[u8],
     not_before: SystemTime,
     not_after: SystemTime,
 ) -> Result<CertificateParams, Error> {
-    let mut names = vec![uri(&entry.id().to_string())?];
-    for dns in entry.dns_names() {
+    let mut names = vec![uri(&id.to_string())?];
+    for dns in dns_names {
         names.push(SanType::DnsName(ia5(dns)?));
     }
     let mut params = CertificateParams::default();

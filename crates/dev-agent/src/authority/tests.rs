@@ -9,10 +9,9 @@ fn ca(ttl: Duration, now: SystemTime) -> Ca {
     Ca::new(&TrustDomain::new("example.org").unwrap(), ttl, now).unwrap()
 }
 
-fn entry() -> Entry {
-    "spiffe://example.org/a=unix:uid:1;dns=localhost"
-        .parse()
-        .unwrap()
+fn issue(ca: &Ca, ttl: Duration, now: SystemTime) -> Result<Leaf, Error> {
+    let id = SpiffeId::new("spiffe://example.org/a").unwrap();
+    ca.issue(&id, &["localhost".to_owned()], ttl, now)
 }
 
 fn parse(der: &[u8]) -> X509Certificate<'_> {
@@ -61,7 +60,7 @@ fn a_leaf_has_the_profile_of_an_x509_svid_w088() {
     let now = SystemTime::now();
     let ca = ca(24 * HOUR, now);
     let root = parse(ca.der());
-    let issued = ca.issue(&entry(), HOUR, now).unwrap();
+    let issued = issue(&ca, HOUR, now).unwrap();
     let leaf = parse(&issued.certificate);
 
     verify(&leaf, &root);
@@ -91,7 +90,7 @@ fn a_leaf_has_the_profile_of_an_x509_svid_w088() {
 fn a_leaf_names_its_key_and_its_issuer_w089() {
     let now = SystemTime::now();
     let ca = ca(24 * HOUR, now);
-    let issued = ca.issue(&entry(), HOUR, now).unwrap();
+    let issued = issue(&ca, HOUR, now).unwrap();
     let (root, leaf) = (parse(ca.der()), parse(&issued.certificate));
     let identifier = |certificate: &X509Certificate<'_>, authority: bool| {
         certificate
@@ -117,7 +116,7 @@ fn a_leaf_lives_for_its_ttl_but_not_longer_than_its_root_w091() {
         i64::try_from(time.duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap()
     };
     for (ca_ttl, ttl, life) in [(24 * HOUR, HOUR, HOUR), (HOUR, 24 * HOUR, HOUR)] {
-        let issued = ca(ca_ttl, now).issue(&entry(), ttl, now).unwrap();
+        let issued = issue(&ca(ca_ttl, now), ttl, now).unwrap();
         let validity = parse(&issued.certificate).validity().clone();
         assert_eq!(validity.not_before.timestamp(), seconds(now - BACKDATE));
         assert_eq!(
@@ -130,7 +129,7 @@ fn a_leaf_lives_for_its_ttl_but_not_longer_than_its_root_w091() {
 #[test]
 fn a_leaf_is_due_at_half_of_its_life_w139() {
     let now = SystemTime::now();
-    let leaf = ca(24 * HOUR, now).issue(&entry(), HOUR, now).unwrap();
+    let leaf = issue(&ca(24 * HOUR, now), HOUR, now).unwrap();
     for (time, due) in [
         (now, false),
         (now + HOUR * 44 / 100, false),
@@ -146,7 +145,7 @@ fn a_leaf_is_due_at_half_of_its_life_w139() {
 fn private_keys_are_wiped_w013() {
     fn wiped<T: zeroize::ZeroizeOnDrop>(_: &T) {}
     let now = SystemTime::now();
-    let issued = ca(HOUR, now).issue(&entry(), HOUR, now).unwrap();
+    let issued = issue(&ca(HOUR, now), HOUR, now).unwrap();
     wiped(&issued.key);
     let mut key = Key::generate().unwrap();
     key.0.zeroize();
@@ -158,8 +157,8 @@ fn keys_and_serials_are_fresh_w092() {
     let now = SystemTime::now();
     let ca = ca(24 * HOUR, now);
     let (a, b) = (
-        ca.issue(&entry(), HOUR, now).unwrap(),
-        ca.issue(&entry(), HOUR, now).unwrap(),
+        issue(&ca, HOUR, now).unwrap(),
+        issue(&ca, HOUR, now).unwrap(),
     );
     assert_ne!(a.key, b.key);
     assert_ne!(

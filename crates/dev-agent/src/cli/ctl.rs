@@ -3,10 +3,13 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
-use dev_agent::control::{Command, MAX_WAIT, default_path};
+use dev_agent::{
+    EndpointMode,
+    control::{Command, MAX_WAIT, default_path},
+};
 use spiffe::{SpiffeId, TrustDomain};
 
-use super::values::{self, Control, FederateFile, workload_api};
+use super::values::{self, Control, FederateFile, FederateWith, workload_api};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -86,7 +89,28 @@ enum CtlCommand {
         #[arg(value_name = "spiffe://TRUST-DOMAIN=FILE", value_parser = values::federate)]
         bundle: FederateFile,
     },
-    /// Remove the trust bundle of another trust domain.
+    /// Fetch the trust bundle of another trust domain from its endpoint, from now on.
+    FederateWith {
+        /// The trust domain, the URL of its bundle endpoint, and options as those of the agent's
+        /// --federate-with.
+        #[arg(value_name = "spiffe://TRUST-DOMAIN=URL[;OPTION…]",
+            value_parser = values::federate_with)]
+        with: FederateWith,
+    },
+    /// Fetch the trust bundle of another trust domain now.
+    Refresh {
+        /// The trust domain of the bundle.
+        #[arg(value_name = "spiffe://TRUST-DOMAIN", value_parser = values::trust_domain)]
+        trust_domain: TrustDomain,
+    },
+    /// Change the behaviour of the agent's own bundle endpoint, for tests of those who fetch.
+    Endpoint {
+        /// normal; stale (the bundle of now, whatever changes), old-sequence, empty, garbage,
+        /// wrong-certificate, wrong-identity, not-found, gone (refuses connections).
+        #[arg(value_name = "MODE")]
+        mode: EndpointMode,
+    },
+    /// Remove the trust bundle of another trust domain, and cease to fetch it.
     Unfederate {
         /// The trust domain of the bundle.
         #[arg(value_name = "spiffe://TRUST-DOMAIN", value_parser = values::trust_domain)]
@@ -157,6 +181,18 @@ impl CtlCommand {
                 trust_domain: bundle.trust_domain.id_string(),
                 document: bundle.read()?.document().to_owned(),
             },
+            Self::FederateWith { with } => {
+                let (trust_domain, url, profile) = with.read()?;
+                Command::FederateWith {
+                    trust_domain: trust_domain.id_string(),
+                    url: url.to_owned(),
+                    profile,
+                }
+            }
+            Self::Refresh { trust_domain } => Command::Refresh {
+                trust_domain: trust_domain.id_string(),
+            },
+            Self::Endpoint { mode } => Command::Endpoint { mode },
             Self::Unfederate { trust_domain } => Command::Unfederate {
                 trust_domain: trust_domain.id_string(),
             },

@@ -1,6 +1,7 @@
 //! The command line with its environment variables, and the log.
 
 mod ctl;
+mod federation;
 mod origin;
 mod values;
 
@@ -27,12 +28,17 @@ Examples:
     dev-agent --entry 'spiffe://example.org/me=unix:uid:1000' \\
               --x509-ttl 20s --jwt-ttl 10s --rotate-jwt-key-every 15s --rotate-ca-every 30s
 
+  Serve the trust bundle to another trust domain, and fetch that domain's:
+    dev-agent --entry 'spiffe://example.org/server=unix:user:server-workload' \\
+              --bundle-endpoint '[::]:8443' \\
+              --federate-with 'spiffe://example.com=https://spire.example.com:8443;bundle=example.com.json'
+
   Show the running agent, and withdraw an identity ('dev-agent ctl --help' has more):
     dev-agent ctl status
     dev-agent ctl withdraw spiffe://example.org/client
 
 Each option can also be set by an environment variable: DEV_AGENT_ and its name.
-Newlines separate several entries in DEV_AGENT_ENTRY. RUST_LOG selects what is
+Newlines separate several values in DEV_AGENT_ENTRY and the like. RUST_LOG selects what is
 logged.";
 
 /// A SPIFFE Workload API for one machine, for development and tests only.
@@ -69,16 +75,8 @@ struct Cli {
     #[arg(long, env = "DEV_AGENT_CONTROL_SOCKET", value_name = "PATH", value_parser = values::control)]
     control_socket: Option<Control>,
 
-    /// Trust bundle of another trust domain, for all workloads. Repeatable. The file is the output
-    /// of `spire-server bundle show -format spiffe`.
-    #[arg(
-        long,
-        env = "DEV_AGENT_FEDERATE",
-        value_name = "spiffe://TRUST-DOMAIN=FILE",
-        value_delimiter = '\n',
-        value_parser = values::federate
-    )]
-    federate: Vec<FederateFile>,
+    #[command(flatten)]
+    federation: federation::Federation,
 
     /// Life of X.509-SVIDs. The next one is issued at half of it.
     #[arg(long, env = "DEV_AGENT_X509_TTL", value_name = "TIME", default_value = "1h",
@@ -119,7 +117,7 @@ enum CliCommand {
 /// The task of this process.
 pub(crate) enum Task {
     /// Serves the Workload API.
-    Serve(Config, Control),
+    Serve(Box<Config>, Control),
     /// Sends a command to a running agent.
     Ctl(CtlRequest),
 }
@@ -159,7 +157,10 @@ impl Cli {
             None => {
                 let control = self.control_socket.take().unwrap_or(Control::Default);
                 let config = self.into_config(endpoint);
-                (config.map(|config| Task::Serve(config, control)), "")
+                (
+                    config.map(|config| Task::Serve(Box::new(config), control)),
+                    "",
+                )
             }
         };
         task.map_err(|reason| {
@@ -172,8 +173,9 @@ impl Cli {
 
     fn into_config(self, endpoint: Option<OsString>) -> Result<Config, String> {
         let socket = workload_api(self.socket, endpoint)?;
-        let federated = self.federate.iter().map(FederateFile::read);
+        let federated = self.federation.federate.iter().map(FederateFile::read);
         let federated: Result<_, _> = federated.collect();
+        let (bundle_endpoint, oidc_endpoint) = self.federation.endpoints()?;
         let config = Config {
             x509_ttl: self.x509_ttl,
             jwt_ttl: self.jwt_ttl,
@@ -182,6 +184,10 @@ impl Cli {
             rotate_jwt_key_every: self.rotate_jwt_key_every,
             rotate_ca_every: self.rotate_ca_every,
             federated: federated.map_err(|reason| format!("--federate: {reason}"))?,
+            partners: self.federation.partners()?,
+            bundle_endpoint,
+            oidc_endpoint,
+            jwt_issuer: self.federation.jwt_issuer,
             ..Config::new(socket, self.entry)
         };
         match config.check() {
@@ -195,11 +201,11 @@ impl Cli {
 mod tests {
     use super::*;
 
-    fn parse(args: &[&str], endpoint: Option<&str>) -> Result<Config, String> {
+    pub(super) fn parse(args: &[&str], endpoint: Option<&str>) -> Result<Config, String> {
         let entry = ["dev-agent", "--entry", "spiffe://example.org/a=unix:uid:1"];
         let cli = Cli::try_parse_from(entry.iter().chain(args));
         match cli.and_then(|cli| cli.into_task(endpoint.map(Into::into))) {
-            Ok(Task::Serve(config, _)) => Ok(config),
+            Ok(Task::Serve(config, _)) => Ok(*config),
             Ok(Task::Ctl(_)) => panic!("not ctl"),
             Err(error) => Err(error.to_string()),
         }

@@ -1,9 +1,9 @@
 //! Values of options that the agent and `ctl` share.
 
-use std::{ffi::OsString, fs::File, io::Read, path::PathBuf, time::Duration};
+use std::{ffi::OsString, fs::File, io::Read, net::SocketAddr, path::PathBuf, time::Duration};
 
-use dev_agent::FederatedBundle;
-use spiffe::TrustDomain;
+use dev_agent::{FederatedBundle, Partner, PartnerProfile};
+use spiffe::{SpiffeId, TrustDomain};
 
 const DEFAULT_SOCKET: &str = "/tmp/agent.sock";
 /// The standard variable by which clients find the agent (Workload Endpoint §4).
@@ -27,6 +27,17 @@ pub(crate) enum Control {
 pub(super) struct FederateFile {
     pub(super) trust_domain: TrustDomain,
     path: String,
+}
+
+/// Another trust domain, its bundle endpoint, and files that are not read yet.
+#[derive(Clone, Debug)]
+pub(super) struct FederateWith {
+    trust_domain: TrustDomain,
+    url: String,
+    web: bool,
+    id: Option<String>,
+    bundle: Option<String>,
+    ca: Option<String>,
 }
 
 /// Returns the agent's socket: the named one, otherwise that of the environment, otherwise the
@@ -93,6 +104,40 @@ pub(super) fn federate(text: &str) -> Result<FederateFile, String> {
     })
 }
 
+/// Parses a trust domain, the URL of its bundle endpoint, and options.
+pub(super) fn federate_with(text: &str) -> Result<FederateWith, String> {
+    let mut parts = text.split(';');
+    let (domain, url) = parts
+        .next()
+        .and_then(|main| main.split_once('='))
+        .ok_or("there is no '=' between the trust domain and the URL; expected for example 'spiffe://example.com=https://spire.example.com:8443;bundle=bundle.json'")?;
+    let mut with = FederateWith {
+        trust_domain: trust_domain(domain)?,
+        url: url.to_owned(),
+        web: false,
+        id: None,
+        bundle: None,
+        ca: None,
+    };
+    for option in parts {
+        with.set(option)?;
+    }
+    with.check()
+}
+
+/// Parses the address of an HTTPS endpoint.
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "expected an IP address and a port, for example 127.0.0.1:8443 or [::]:8443".to_owned()
+    })
+}
+
+/// Parses a SPIFFE ID.
+pub(super) fn spiffe_id(text: &str) -> Result<SpiffeId, String> {
+    SpiffeId::new(text)
+        .map_err(|error| format!("{error}; a SPIFFE ID is such as spiffe://example.org/server"))
+}
+
 /// Parses a trust domain in its canonical spelling.
 pub(super) fn trust_domain(text: &str) -> Result<TrustDomain, String> {
     TrustDomain::new(text)
@@ -101,15 +146,79 @@ pub(super) fn trust_domain(text: &str) -> Result<TrustDomain, String> {
         .ok_or_else(|| format!("'{text}' is not a trust domain such as spiffe://example.com"))
 }
 
+impl FederateWith {
+    fn set(&mut self, option: &str) -> Result<(), String> {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        let value = Some(value.to_owned());
+        match name {
+            "id" => self.id = value,
+            "bundle" => self.bundle = value,
+            "ca" => self.ca = value,
+            "profile" if option.ends_with("=https_web") => self.web = true,
+            "profile" if option.ends_with("=https_spiffe") => self.web = false,
+            "profile" => {
+                return Err(format!(
+                    "'{option}': the profiles are https_spiffe and https_web"
+                ));
+            }
+            _ => {
+                return Err(format!(
+                    "'{option}' is not an option; profile=, id=, bundle= and ca= are"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses options of the other profile, which would have no effect.
+    fn check(self) -> Result<Self, String> {
+        if self.web && (self.id.is_some() || self.bundle.is_some()) {
+            return Err(
+                "id= and bundle= are options of profile=https_spiffe; leave them out".to_owned(),
+            );
+        }
+        if !self.web && self.ca.is_some() {
+            return Err("ca= is an option of profile=https_web; add that".to_owned());
+        }
+        Ok(self)
+    }
+
+    /// Reads the files. Returns the trust domain, the URL and the profile.
+    pub(super) fn read(&self) -> Result<(TrustDomain, &str, PartnerProfile), String> {
+        let read = |path: &Option<String>| path.as_deref().map(read_file).transpose();
+        let profile = match self.web {
+            true => PartnerProfile::HttpsWeb {
+                ca: read(&self.ca)?,
+            },
+            false => PartnerProfile::HttpsSpiffe {
+                id: self.id.clone(),
+                bundle: read(&self.bundle)?,
+            },
+        };
+        Ok((self.trust_domain.clone(), &self.url, profile))
+    }
+
+    /// Reads the files, and checks all parameters.
+    pub(super) fn partner(&self) -> Result<Partner, String> {
+        let (trust_domain, url, profile) = self.read()?;
+        Partner::new(trust_domain, url, profile).map_err(|error| error.to_string())
+    }
+}
+
+/// Reads a file of text, of which at most [`MAX_BUNDLE_FILE`] bytes matter.
+pub(super) fn read_file(path: &str) -> Result<String, String> {
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_BUNDLE_FILE).read_to_string(&mut text))
+        .map_err(|error| format!("cannot read {path}: {error}"))?;
+    Ok(text)
+}
+
 impl FederateFile {
     /// Reads and parses the file. `ctl` ignores the agent's variables, so files are not read
     /// earlier.
     pub(super) fn read(&self) -> Result<FederatedBundle, String> {
-        let path = &self.path;
-        let mut document = String::new();
-        File::open(path)
-            .and_then(|file| file.take(MAX_BUNDLE_FILE).read_to_string(&mut document))
-            .map_err(|error| format!("cannot read {path}: {error}"))?;
+        let document = read_file(&self.path)?;
         FederatedBundle::parse(self.trust_domain.clone(), &document)
             .map_err(|error| error.to_string())
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::status::Status;
+use crate::{endpoint::EndpointMode, federation::PartnerProfile, status::Status};
 
 /// The longest lead, and the longest time that an agent stays down.
 pub const MAX_WAIT: Duration = Duration::from_secs(3600);
@@ -39,6 +39,19 @@ pub enum Command {
     Federate {
         trust_domain: String,
         document: String,
+    },
+    /// Fetches the bundle of another trust domain from its endpoint from now on.
+    FederateWith {
+        trust_domain: String,
+        url: String,
+        profile: PartnerProfile,
+    },
+    Refresh {
+        trust_domain: String,
+    },
+    /// Changes the behaviour of the bundle endpoint.
+    Endpoint {
+        mode: EndpointMode,
     },
     Unfederate {
         trust_domain: String,

@@ -6,7 +6,11 @@ use spiffe::{SpiffeId, TrustDomain};
 use tokio::{sync::Mutex, time::sleep};
 
 use super::command::{Command, MAX_WAIT, Reply};
-use crate::{agent::DevAgent, entry, federation::FederatedBundle};
+use crate::{
+    agent::DevAgent,
+    entry,
+    federation::{FederatedBundle, Partner, PartnerProfile},
+};
 
 /// Executes commands on one agent.
 pub(super) struct Executor<'a> {
@@ -67,6 +71,17 @@ impl<'a> Executor<'a> {
                 trust_domain,
                 document,
             } => Some(self.federate(&trust_domain, &document)?),
+            Command::FederateWith {
+                trust_domain,
+                url,
+                profile,
+            } => Some(self.federate_with(&trust_domain, &url, profile)?),
+            Command::Refresh { trust_domain } => Some(self.refresh(&trust_domain).await?),
+            Command::Endpoint { mode } => {
+                let set = agent.set_endpoint_mode(mode).await;
+                set.map_err(|error| error.to_string())?;
+                Some(format!("bundle endpoint: {}", mode.name()))
+            }
             Command::Unfederate { trust_domain } => Some(self.unfederate(&trust_domain)?),
             Command::Status => return Ok(Reply::Status(Box::new(agent.status()))),
         };
@@ -119,6 +134,31 @@ impl<'a> Executor<'a> {
             .and_then(|bundle| self.agent.federate(bundle))
             .map_err(|error| error.to_string())?;
         Ok(done)
+    }
+
+    fn federate_with(
+        &self,
+        trust_domain: &str,
+        url: &str,
+        profile: PartnerProfile,
+    ) -> Result<String, String> {
+        let trust_domain = parse_trust_domain(trust_domain)?;
+        let done = format!("fetching from now on: {}", trust_domain.id_string());
+        Partner::new(trust_domain, url, profile)
+            .and_then(|partner| self.agent.federate_with(partner))
+            .map_err(|error| error.to_string())?;
+        Ok(done)
+    }
+
+    async fn refresh(&self, trust_domain: &str) -> Result<String, String> {
+        let trust_domain = parse_trust_domain(trust_domain)?;
+        let sequence = self.agent.refresh(&trust_domain).await;
+        let sequence = match sequence.map_err(|error| error.to_string())? {
+            Some(sequence) => sequence.to_string(),
+            None => "none".to_owned(),
+        };
+        let id = trust_domain.id_string();
+        Ok(format!("fetched: {id}, sequence {sequence}"))
     }
 
     fn unfederate(&self, trust_domain: &str) -> Result<String, String> {

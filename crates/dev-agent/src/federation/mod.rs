@@ -1,7 +1,16 @@
 //! Trust bundles of other trust domains, as SPIFFE bundle documents (Trust Domain and Bundle §4):
 //! JWK Sets in which `use` tells X.509 from JWT authorities.
+//!
+//! - `partner`: another trust domain with a bundle endpoint.
+//! - `follow`: fetches the bundles of partners again and again; `fetch` does it once, and `verify`
+//!   authenticates the endpoint.
 
-use std::collections::HashSet;
+mod fetch;
+mod follow;
+mod partner;
+mod verify;
+
+use std::{collections::HashSet, time::Duration};
 
 use base64::{
     Engine,
@@ -14,6 +23,8 @@ use x509_parser::{
     public_key::PublicKey,
 };
 
+pub(crate) use self::follow::{Followers, replace};
+pub use self::partner::{Partner, PartnerProfile};
 use crate::{error::Error, json};
 
 /// The largest document in bytes. Larger ones are refused before they are parsed.
@@ -36,6 +47,8 @@ pub struct FederatedBundle {
     document: String,
     certificates: Vec<Vec<u8>>,
     jwks: Vec<Value>,
+    sequence: Option<u64>,
+    refresh_hint: Option<Duration>,
     /// The public key of each member, by which keys are compared whatever their IDs are.
     fingerprints: Vec<String>,
 }
@@ -52,6 +65,8 @@ impl FederatedBundle {
             document: document.to_owned(),
             certificates: Vec::new(),
             jwks: Vec::new(),
+            sequence: None,
+            refresh_hint: None,
             fingerprints: Vec::new(),
         };
         bundle
@@ -70,6 +85,29 @@ impl FederatedBundle {
     #[must_use]
     pub fn document(&self) -> &str {
         &self.document
+    }
+
+    /// Returns the sequence number, by which two bundles of one trust domain are ordered (Bundle
+    /// §4.1.1).
+    #[must_use]
+    pub fn sequence(&self) -> Option<u64> {
+        self.sequence
+    }
+
+    /// Returns the period at which the issuer wants the bundle to be fetched (Bundle §4.1.2).
+    #[must_use]
+    pub fn refresh_hint(&self) -> Option<Duration> {
+        self.refresh_hint
+    }
+
+    /// Returns the CA certificates in DER.
+    pub(crate) fn certificates(&self) -> &[Vec<u8>] {
+        &self.certificates
+    }
+
+    /// Returns the number of JWT keys.
+    pub(crate) fn jwt_keys(&self) -> usize {
+        self.jwks.len()
     }
 
     /// Returns the CA certificates in DER, concatenated.
@@ -92,6 +130,9 @@ impl FederatedBundle {
             .get("keys")
             .and_then(Value::as_array)
             .ok_or("the document has no 'keys' array; `spire-server bundle show -format spiffe` prints one")?;
+        self.sequence = whole_number(&document, "spiffe_sequence")?;
+        let hint = whole_number(&document, "spiffe_refresh_hint")?;
+        self.refresh_hint = hint.map(Duration::from_secs);
         for (index, key) in keys.iter().enumerate() {
             self.add(key)
                 .map_err(|reason| format!("key {} of {}: {reason}", index + 1, keys.len()))?;
@@ -226,6 +267,18 @@ fn decode(key: &Value, name: &str) -> Result<Vec<u8>, String> {
     URL_SAFE_NO_PAD
         .decode(text(key, name)?)
         .map_err(|error| format!("'{name}' is not base64url: {error}"))
+}
+
+/// Returns a member that is a number if it is there.
+fn whole_number(document: &Value, name: &str) -> Result<Option<u64>, String> {
+    let member = document.get(name);
+    let Some(value) = member else {
+        return Ok(None);
+    };
+    let number = value.as_u64();
+    number
+        .map(Some)
+        .ok_or_else(|| format!("'{name}' is not a whole number"))
 }
 
 fn text<'a>(key: &'a Value, name: &str) -> Result<&'a str, String> {

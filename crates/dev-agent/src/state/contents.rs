@@ -3,9 +3,13 @@
 
 use std::{collections::HashMap, path::Path, sync::Arc, time::SystemTime};
 
+use serde_json::Value;
 use spiffe::{JwtBundle, JwtBundleSet, TrustDomain};
 
-use super::snapshot::{ActiveEntry, Snapshot};
+use super::{
+    published::Published,
+    snapshot::{ActiveEntry, Snapshot},
+};
 use crate::{
     authority::Ca,
     error::Error,
@@ -22,6 +26,8 @@ pub(super) struct Contents {
     pub(super) cas: Keyring<Ca>,
     pub(super) jwt_keys: Keyring<JwtKey>,
     pub(super) federated: Vec<FederatedBundle>,
+    /// The own bundle, as other trust domains get it.
+    pub(super) published: Published,
 }
 
 pub(super) struct Registered {
@@ -30,6 +36,19 @@ pub(super) struct Registered {
 }
 
 impl Contents {
+    /// Publishes the own keys, if they have changed.
+    pub(super) fn publish(&mut self) {
+        let with_use = |mut jwk: Value, usage: &str| {
+            jwk["use"] = usage.into();
+            jwk
+        };
+        let roots = self.cas.published();
+        let roots = roots.map(|ca| with_use(ca.jwk(), "x509-svid"));
+        let jwt = self.jwt_keys.published();
+        let jwt = jwt.map(|key| with_use(key.jwk(), "jwt-svid"));
+        self.published.update(roots.chain(jwt).collect());
+    }
+
     /// Returns the snapshot that answers are made from. `own` is the agent's trust domain.
     pub(super) fn snapshot(&self, own: &TrustDomain) -> Result<Snapshot, Error> {
         let own_jwks = jwk_set(self.jwt_keys.published().map(JwtKey::jwk));
@@ -93,6 +112,9 @@ impl Contents {
             cas: self.cas.uses().map(ca).collect(),
             jwt_keys: self.jwt_keys.uses().map(jwt_key).collect(),
             federated: federated.map(TrustDomain::id_string).collect(),
+            partners: Vec::new(),
+            bundle_endpoint: None,
+            oidc_endpoint: None,
         }
     }
 }

@@ -4,26 +4,30 @@
 //! one, so a slow reader costs no memory.
 
 mod contents;
+mod published;
 mod snapshot;
 
 use std::{
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
-use serde_json::{Value, json};
 use spiffe::{SpiffeId, TrustDomain};
 use tokio::sync::watch;
 
-use self::contents::{Contents, Registered};
 pub(crate) use self::snapshot::{ActiveEntry, Snapshot};
+use self::{
+    contents::{Contents, Registered},
+    published::Published,
+};
 use crate::{
     authority::{Ca, Leaf},
     config::Config,
     entry::Entry,
     error::Error,
-    federation::{self, FederatedBundle},
+    federation::{self, FederatedBundle, Partner},
+    jwk::jwk_set,
     jwt::JwtKey,
     keyring::Keyring,
     lock::lock,
@@ -57,13 +61,17 @@ impl State {
                 withdrawn: false,
             });
         }
-        let contents = Contents {
+        let bootstrap = config.partners.iter().filter_map(Partner::bootstrap);
+        let federated = config.federated.iter().chain(bootstrap);
+        let mut contents = Contents {
             phase: Phase::Serving,
             registered,
             cas,
             jwt_keys: Keyring::new(JwtKey::generate()?),
-            federated: config.federated.clone(),
+            federated: federated.cloned().collect(),
+            published: Published::default(),
         };
+        contents.publish();
         let snapshot = contents.snapshot(&trust_domain)?;
         Ok(Self {
             config,
@@ -153,6 +161,29 @@ impl State {
             contents.federated = bundles;
             Ok(result)
         })
+    }
+
+    /// Returns the bundle of another trust domain.
+    pub(crate) fn federated(&self, trust_domain: &TrustDomain) -> Option<FederatedBundle> {
+        let contents = self.lock();
+        let mut bundles = contents.federated.iter();
+        bundles
+            .find(|bundle| bundle.trust_domain() == trust_domain)
+            .cloned()
+    }
+
+    /// Returns the CA certificates of a trust domain in DER, the own one included.
+    pub(crate) fn authorities(&self, trust_domain: &TrustDomain) -> Vec<Vec<u8>> {
+        if *trust_domain == self.trust_domain {
+            let contents = self.lock();
+            return contents
+                .cas
+                .published()
+                .map(|ca| ca.der().to_vec())
+                .collect();
+        }
+        let bundle = self.federated(trust_domain);
+        bundle.map_or_else(Vec::new, |bundle| bundle.certificates().to_vec())
     }
 
     /// Issues every X.509-SVID again.
@@ -255,22 +286,32 @@ impl State {
         self.lock().cas.published().map(Ca::pem).collect()
     }
 
-    /// Returns the SPIFFE bundle document of the own trust domain (Bundle §4).
-    pub(crate) fn bundle_document(&self) -> String {
+    /// Returns the SPIFFE bundle document of the own trust domain (Bundle §4), with this refresh hint.
+    pub(crate) fn bundle_document(&self, refresh_hint: Duration) -> String {
+        self.lock().published.document(refresh_hint)
+    }
+
+    /// Returns the sequence number of the own bundle.
+    pub(crate) fn bundle_sequence(&self) -> u64 {
+        self.lock().published.sequence()
+    }
+
+    /// Returns the JWK Set for validators that do not speak SPIFFE. They expect `use` and `alg`.
+    pub(crate) fn oidc_keys(&self) -> String {
         let contents = self.lock();
-        let with_use = |mut jwk: Value, usage: &str| {
-            jwk["use"] = usage.into();
+        let with_use = |key: &JwtKey| {
+            let mut jwk = key.jwk();
+            jwk["use"] = "sig".into();
+            jwk["alg"] = "ES256".into();
             jwk
         };
-        let roots = contents
-            .cas
-            .published()
-            .map(|ca| with_use(ca.jwk(), "x509-svid"));
-        let jwt = contents
-            .jwt_keys
-            .published()
-            .map(|key| with_use(key.jwk(), "jwt-svid"));
-        json!({ "keys": roots.chain(jwt).collect::<Vec<_>>() }).to_string()
+        jwk_set(contents.jwt_keys.published().map(with_use))
+    }
+
+    /// Issues an X.509-SVID that no entry has, for an endpoint of the agent itself.
+    pub(crate) fn issue_for_endpoint(&self, id: &SpiffeId) -> Result<Leaf, Error> {
+        let ca = Arc::clone(self.lock().cas.current());
+        ca.issue(id, &[], self.config.x509_ttl, SystemTime::now())
     }
 
     /// Changes the state, and logs `done` or the reason why not.
@@ -294,6 +335,7 @@ impl State {
     ) -> Result<T, Error> {
         let mut contents = self.lock();
         let result = change(&mut contents)?;
+        contents.publish();
         let snapshot = contents.snapshot(&self.trust_domain)?;
         // Sending under the lock keeps the snapshots in the order of the changes.
         self.snapshots.send_replace(Arc::new(snapshot));
@@ -325,5 +367,6 @@ impl State {
 /// Issues the X.509-SVID of `entry` under `ca`.
 fn issue(config: &Config, ca: &Ca, entry: &Entry, now: SystemTime) -> Result<Arc<Leaf>, Error> {
     let ttl = entry.x509_ttl().unwrap_or(config.x509_ttl);
-    ca.issue(entry, ttl, now).map(Arc::new)
+    ca.issue(entry.id(), entry.dns_names(), ttl, now)
+        .map(Arc::new)
 }

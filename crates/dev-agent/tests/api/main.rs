@@ -16,12 +16,18 @@ mod calls;
 mod control;
 /// The command line of `dev-agent ctl`.
 mod ctl;
+/// The endpoint that serves the bundle, and the modes in which it misbehaves.
+mod endpoint;
 /// Two agents of two trust domains.
 mod federation;
 /// JWT-SVIDs, their bundles and their validation.
 mod jwt;
 /// An agent that withdraws, stalls, stops and restarts.
 mod lifecycle;
+/// OIDC discovery for validators that do not speak SPIFFE.
+mod oidc;
+/// The agent as a client of bundle endpoints.
+mod partners;
 /// The binary as a process of its own.
 mod process;
 /// The `spiffe` crate as a client, as the project's binaries use it.

@@ -1,8 +1,18 @@
 //! An agent on its own socket, and a client of generated stubs.
 
-use std::{io::Write, ops::Deref, path::Path, time::Duration};
+use std::{
+    io::Write,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    ops::Deref,
+    path::Path,
+    time::Duration,
+};
 
-use dev_agent::{Config, DevAgent, pb, pb::spiffe_workload_api_client::SpiffeWorkloadApiClient};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use dev_agent::{
+    BundleEndpoint, Config, DevAgent, WebCertificate, pb,
+    pb::spiffe_workload_api_client::SpiffeWorkloadApiClient,
+};
 use nix::unistd::{Uid, User};
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -43,6 +53,38 @@ pub(crate) fn another_user() -> Option<User> {
     user
 }
 
+/// An address of this machine with a port that the kernel chooses.
+pub(crate) const ANY_PORT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+
+/// Returns a certificate for `localhost` and 127.0.0.1 of a CA of its own, that CA in PEM, and the
+/// files of the certificate and its key.
+pub(crate) fn web_certificate() -> (WebCertificate, String, [String; 2]) {
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let mut ca = rcgen::CertificateParams::default();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    // Verifiers build paths by name, so that each CA has its own.
+    let name = STANDARD.encode(ca_key.public_key_raw());
+    ca.distinguished_name
+        .push(rcgen::DnType::CommonName, &name[..60]);
+    let root = ca.self_signed(&ca_key).unwrap();
+    let issuer = rcgen::Issuer::new(ca, ca_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let leaf = rcgen::CertificateParams::new(names).unwrap();
+    let leaf = leaf.signed_by(&key, &issuer).unwrap();
+    let files = [
+        pem("CERTIFICATE", leaf.der()),
+        pem("PRIVATE KEY", key.serialized_der()),
+    ];
+    let certificate = WebCertificate::from_pem(files[0].as_bytes(), files[1].as_bytes());
+    (certificate.unwrap(), pem("CERTIFICATE", root.der()), files)
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let base64 = STANDARD.encode(der);
+    format!("-----BEGIN {label}-----\n{base64}\n-----END {label}-----\n")
+}
+
 /// An agent in its own directory.
 pub(crate) struct TestAgent {
     agent: DevAgent,
@@ -69,6 +111,21 @@ impl TestAgent {
             agent: DevAgent::start(config).await.unwrap(),
             _directory: directory,
         }
+    }
+
+    /// Starts the agent of `b.test`, which serves its bundle. `change` may change its endpoint.
+    pub(crate) async fn with_endpoint(change: impl FnOnce(&mut BundleEndpoint)) -> Self {
+        Self::start_with(&["spiffe://b.test/y=unix:uid:{uid}"], |config| {
+            let mut endpoint = BundleEndpoint::new(ANY_PORT);
+            change(&mut endpoint);
+            config.bundle_endpoint = Some(endpoint);
+        })
+        .await
+    }
+
+    /// Returns the URL of the bundle endpoint.
+    pub(crate) fn url(&self) -> String {
+        format!("https://{}/", self.bundle_endpoint().unwrap())
     }
 
     /// Opens a new connection.

@@ -13,6 +13,8 @@ use crate::{
     support::TestAgent,
 };
 
+/// Federation between two agents of the command line.
+mod federation;
 /// The path of the control socket, and the users that may use it.
 mod socket;
 
@@ -277,6 +279,9 @@ fn the_help_lists_every_command_and_the_exit_status() {
             "unstall",
             "restart",
             "federate",
+            "federate-with",
+            "refresh",
+            "endpoint",
             "unfederate",
         ] {
             assert!(

@@ -1,6 +1,8 @@
 //! The handle on a running agent: it starts and stops the agent, and changes everything that a test
 //! may want to see change.
 
+mod federation;
+
 use std::{
     convert::Infallible,
     fmt, fs, io,
@@ -23,9 +25,10 @@ use tower_service::Service;
 use crate::{
     attest::{Attestor, PeerProcess},
     config::Config,
+    endpoint::Endpoints,
     entry::Entry,
     error::Error,
-    federation::FederatedBundle,
+    federation::Followers,
     jwt::JwtClaims,
     listen::{Access, SocketFile},
     rotate,
@@ -63,6 +66,8 @@ pub struct DevAgent {
     socket: PathBuf,
     pub(crate) state: Arc<State>,
     attestor: Arc<Attestor>,
+    endpoints: Endpoints,
+    followers: Followers,
     /// The rotation timers, which continue while the agent is stopped.
     _timers: JoinSet<()>,
     running: Mutex<Option<Running>>,
@@ -91,12 +96,16 @@ impl DevAgent {
         })?;
         check_paths(&config.entries)?;
         let state = Arc::new(State::new(config)?);
+        let endpoints = Endpoints::start(&state).await?;
+        let followers = Followers::start(&state);
         let mut timers = JoinSet::new();
         timers.spawn(rotate::rotate(Arc::clone(&state)));
         let agent = Self {
             socket: state.config.socket.clone(),
             attestor: Arc::new(Attestor::new(&state.config.entries)),
             state,
+            endpoints,
+            followers,
             _timers: timers,
             running: Mutex::new(None),
         };
@@ -195,37 +204,6 @@ impl DevAgent {
         self.state.set_withdrawn(id, false);
     }
 
-    /// Replaces the trust bundles of other trust domains.
-    ///
-    /// # Errors
-    /// Fails when two bundles share a trust domain or a key, or one is of the own trust domain. Then
-    /// nothing changes.
-    pub fn set_federated(&self, bundles: Vec<FederatedBundle>) -> Result<(), Error> {
-        self.state.federate(|current| *current = bundles)
-    }
-
-    /// Adds the trust bundle of another trust domain, or replaces it.
-    ///
-    /// # Errors
-    /// Fails like [`Self::set_federated`].
-    pub fn federate(&self, bundle: FederatedBundle) -> Result<(), Error> {
-        self.state.federate(|current| {
-            current.retain(|other| other.trust_domain() != bundle.trust_domain());
-            current.push(bundle);
-        })
-    }
-
-    /// Removes the trust bundle of another trust domain. Returns whether there was one.
-    pub fn unfederate(&self, trust_domain: &TrustDomain) -> bool {
-        let removed = self.state.federate(|current| {
-            let before = current.len();
-            current.retain(|bundle| bundle.trust_domain() != trust_domain);
-            current.len() != before
-        });
-        // A part of accepted bundles is accepted too.
-        removed.unwrap_or_default()
-    }
-
     /// Lets callers wait: open streams stay silent, and new calls get no answer. A stopped agent
     /// stays stopped.
     pub fn stall(&self) {
@@ -246,7 +224,12 @@ impl DevAgent {
     /// Returns the current status of the agent.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.state.status(&self.socket)
+        Status {
+            partners: self.followers.status(),
+            bundle_endpoint: self.endpoints.bundle_status(),
+            oidc_endpoint: self.endpoints.oidc_status(),
+            ..self.state.status(&self.socket)
+        }
     }
 
     /// Stops listening: removes the socket, and ends open streams with Unavailable. A stopped agent
@@ -288,10 +271,11 @@ impl DevAgent {
     pub fn jwt_claims(&self, subject: &str, audience: &[&str]) -> JwtClaims {
         let audience: Vec<_> = audience.iter().map(|&a| a.to_owned()).collect();
         let ttl = self.state.config.jwt_ttl;
+        let issuer = self.state.config.jwt_issuer.as_deref();
         let snapshot = self.state.snapshot();
         snapshot
             .jwt_key
-            .claims(subject, &audience, ttl, SystemTime::now())
+            .claims(issuer, subject, &audience, ttl, SystemTime::now())
     }
 
     /// Signs `claims` with the current key and checks nothing, for tests of verifiers.
@@ -317,17 +301,6 @@ impl DevAgent {
     #[must_use]
     pub fn x509_bundle_pem(&self) -> String {
         self.state.roots_pem()
-    }
-
-    /// Returns the own trust bundle, for an agent of another trust domain.
-    ///
-    /// # Panics
-    /// Never panics, because the agent reads the documents that it writes.
-    #[must_use]
-    pub fn federation(&self) -> FederatedBundle {
-        let document = self.state.bundle_document();
-        FederatedBundle::parse(self.trust_domain().clone(), &document)
-            .expect("our own bundle document is well-formed")
     }
 
     /// Returns the Workload API as the process at the other end of `stream` sees it, without a

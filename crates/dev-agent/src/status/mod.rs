@@ -7,6 +7,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+mod endpoints;
+
+pub use self::endpoints::{BundleEndpointStatus, OidcEndpointStatus, PartnerState, PartnerStatus};
+
 /// The readiness of an agent to answer calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -51,6 +55,12 @@ pub struct Status {
     pub jwt_keys: Vec<JwtKeyStatus>,
     /// The other trust domains whose bundles workloads get, as SPIFFE IDs.
     pub federated: Vec<String>,
+    /// The other trust domains whose bundles the agent fetches.
+    pub partners: Vec<PartnerStatus>,
+    /// The endpoint that serves the own bundle.
+    pub bundle_endpoint: Option<BundleEndpointStatus>,
+    /// The endpoint for validators that do not speak SPIFFE.
+    pub oidc_endpoint: Option<OidcEndpointStatus>,
 }
 
 /// One entry and its X.509-SVID.
@@ -186,6 +196,19 @@ impl fmt::Display for Status {
         }
         for domain in &self.federated {
             write!(f, "\n  {domain}")?;
+        }
+        if !self.partners.is_empty() {
+            f.write_str("\nfetched from:")?;
+        }
+        for partner in &self.partners {
+            write!(f, "\n  {partner}")?;
+        }
+        if let Some(endpoint) = &self.bundle_endpoint {
+            write!(f, "\nbundle endpoint:\n  {endpoint}")?;
+        }
+        if let Some(endpoint) = &self.oidc_endpoint {
+            let (address, issuer) = (&endpoint.address, &endpoint.issuer);
+            write!(f, "\nOIDC endpoint:\n  https://{address}  issuer {issuer}")?;
         }
         Ok(())
     }
