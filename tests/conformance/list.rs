@@ -14,7 +14,7 @@ pub(crate) const PARTS: [(char, u32); 9] = [
     ('S', 6),
     ('T', 27),
     ('U', 32),
-    ('F', 18),
+    ('F', 19),
 ];
 
 /// A row of the list.

@@ -108,6 +108,15 @@ impl Authority {
         Svid { chain, key }
     }
 
+    /// Issues a certificate for a DNS name. Returns it and its key in PEM.
+    pub fn issue_pem(&self, name: &str) -> (String, String) {
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let leaf = params.signed_by(&key, &self.0).unwrap();
+        let key = pem("PRIVATE KEY", key.serialized_der());
+        (pem("CERTIFICATE", leaf.der()), key)
+    }
+
     /// Returns its certificate in PEM.
     pub fn pem(&self) -> String {
         pem("CERTIFICATE", self.0.der())
@@ -117,6 +126,15 @@ impl Authority {
     pub fn bundle(&self, trust_domain: &str) -> FederatedBundle {
         bundle_of(&[self], trust_domain)
     }
+}
+
+/// Returns `der` in PEM. A line has at most 64 characters (RFC 7468 §2).
+fn pem(label: &str, der: &[u8]) -> String {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let text = STANDARD.encode(der);
+    let lines = text.as_bytes().chunks(64).map(String::from_utf8_lossy);
+    let lines = lines.collect::<Vec<_>>().join("\n");
+    format!("-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n")
 }
 
 /// Returns the certificates of `authorities` as the trust bundle of `trust_domain`.

@@ -2,6 +2,8 @@
 //! the gRPC library of Python. The Go program is in `go-spiffe/`.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
+/// Federates dev-agent with the federation package of go-spiffe.
+mod federation;
 /// Calls dev-agent with grpcio.
 mod grpcio;
 

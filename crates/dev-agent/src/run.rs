@@ -63,7 +63,7 @@ async fn control_socket(
 /// Sends a command to an agent, and prints its reply.
 pub(crate) async fn ctl(request: CtlRequest) -> anyhow::Result<()> {
     let text = match control::ask(&request.control, &request.command).await? {
-        Reply::Done(done) => done,
+        Reply::Done(text) | Reply::Bundle(text) => text,
         Reply::Status(status) if request.json => serde_json::to_string(&status)?,
         Reply::Status(status) => status.to_string(),
         Reply::Refused(reason) => bail!("{reason}"),

@@ -1,5 +1,5 @@
 // Command interop runs the server, the proxy or the client of this project's
-// scenario with the public go-spiffe library. The interoperability test starts it
+// scenario with the public go-spiffe library, or either end of a federation. The interoperability test starts it
 // instead of our own binaries, one role at a time. Each of them is then tested
 // with an implementation that shares no code with it.
 //
@@ -28,7 +28,7 @@ const startTimeout = 30 * time.Second
 // defaultServerID is the identity that server and proxy share in the scenario.
 const defaultServerID = "spiffe://example.org/server"
 
-const usage = `usage: interop server|proxy|client [flags]
+const usage = `usage: interop server|proxy|client|bundle-server|bundle-watcher [flags]
 "interop ROLE -help" lists the flags of a role`
 
 func main() {
@@ -37,9 +37,11 @@ func main() {
 		exitUsage()
 	}
 	roles := map[string]func(context.Context, []string) error{
-		"server": runServer,
-		"proxy":  runProxy,
-		"client": runClient,
+		"server":         runServer,
+		"proxy":          runProxy,
+		"client":         runClient,
+		"bundle-server":  runBundleServer,
+		"bundle-watcher": runBundleWatcher,
 	}
 	role, known := roles[os.Args[1]]
 	if !known {
@@ -60,7 +62,7 @@ func exitUsage() {
 }
 
 // newFlags returns the flag set of a role and its -workload-api flag, which all
-// three roles have.
+// roles have.
 func newFlags(role string) (*flag.FlagSet, *string) {
 	flags := flag.NewFlagSet("interop "+role, flag.ExitOnError)
 	address := flags.String("workload-api", os.Getenv("SPIFFE_ENDPOINT_SOCKET"),

@@ -21,6 +21,12 @@ impl DevAgent {
         self.state.federate(|current| *current = bundles)
     }
 
+    /// Returns the trust bundle of another trust domain that workloads have.
+    #[must_use]
+    pub fn federated(&self, trust_domain: &TrustDomain) -> Option<FederatedBundle> {
+        self.state.federated(trust_domain)
+    }
+
     /// Adds the trust bundle of another trust domain, or replaces it.
     ///
     /// # Errors

@@ -55,6 +55,8 @@ enum CtlCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Print the trust bundle of the agent, for an agent of another trust domain.
+    Bundle,
     /// Issue all X.509-SVIDs again, under the same CA.
     RotateX509,
     /// Publish a new CA, wait, and issue all X.509-SVIDs again under it.
@@ -166,6 +168,7 @@ impl CtlCommand {
     fn into_command(self) -> Result<Command, String> {
         Ok(match self {
             Self::Status { json: _ } => Command::Status,
+            Self::Bundle => Command::Bundle,
             Self::RotateX509 => Command::RotateX509,
             Self::RotateCa(Lead { lead }) => Command::RotateCa { lead },
             Self::DropOldCa => Command::DropOldCa,

@@ -57,6 +57,7 @@ pub enum Command {
         trust_domain: String,
     },
     Status,
+    Bundle,
 }
 
 /// The reply of the agent to a command.
@@ -67,6 +68,8 @@ pub enum Reply {
     Done(String),
     /// The status of the agent.
     Status(Box<Status>),
+    /// The bundle document of the agent's trust domain.
+    Bundle(String),
     /// The reason why the command had no effect, or not its full effect.
     Refused(String),
 }

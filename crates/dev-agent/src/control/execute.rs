@@ -83,6 +83,7 @@ impl<'a> Executor<'a> {
                 Some(format!("bundle endpoint: {}", mode.name()))
             }
             Command::Unfederate { trust_domain } => Some(self.unfederate(&trust_domain)?),
+            Command::Bundle => return Ok(Reply::Bundle(agent.federation().document().to_owned())),
             Command::Status => return Ok(Reply::Status(Box::new(agent.status()))),
         };
         done.map(Reply::Done).ok_or_else(in_log)

@@ -98,7 +98,7 @@ async fn connection(stream: UnixStream, executor: &Executor<'_>, full: bool) {
             match &reply {
                 Reply::Done(done) => tracing::info!(pid, uid, "ctl: {done}"),
                 Reply::Refused(reason) => tracing::warn!(pid, uid, reason, "ctl: refused"),
-                Reply::Status(_) => {}
+                Reply::Status(_) | Reply::Bundle(_) => {}
             }
             reply
         }

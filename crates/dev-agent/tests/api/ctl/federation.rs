@@ -41,6 +41,10 @@ fn relationship_begins_fails_and_ends_by_commands_f014() {
     let refresh = ["refresh", "spiffe://b.test"];
     ours.ctl(&refresh)
         .refused(1, "no X.509 bundle for trust domain b.test");
+    fs::write(&bundle, theirs.ctl(&["bundle"]).done()).unwrap();
+    ours.ctl(&["federate-with", &with]).done();
+    let fetched = ours.ctl(&refresh).done();
+    assert!(fetched.starts_with("fetched: spiffe://b.test, sequence 1"));
     let other = url.replace("https:", "http:");
     let with = format!("spiffe://b.test={other};bundle={}", bundle.display());
     ours.ctl(&["federate-with", &with])

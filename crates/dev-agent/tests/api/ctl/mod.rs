@@ -268,6 +268,7 @@ fn the_help_lists_every_command_and_the_exit_status() {
         let text = help(args);
         for command in [
             "status",
+            "bundle",
             "rotate-x509",
             "rotate-ca",
             "drop-old-ca",
