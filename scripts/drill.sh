@@ -11,17 +11,20 @@ Builds in release mode, starts two stacks (dev-agent, two servers, a proxy in fr
 of both) on free ports. Sends requests on 32 kept-alive connections and 4 that reconnect
 for each request, on each stack, together at half of full speed. Half of the requests
 are POSTs with bodies of 0 to 100 KiB. Meanwhile identities rotate and are withdrawn,
-agents stop, and processes are restarted and killed. Prints for each event: requests,
-POSTs, failed, refused as wanted, POSTs lost with a killed server (which may have
-acted on them), and the longest time of a request.
+agents stop, another trust domain comes and goes, and processes are restarted and
+killed. Prints for each event: requests, POSTs, failed, refused as wanted, POSTs lost
+with a killed server (which may have acted on them), and the longest time of a
+request.
 Exits with status 1 if anything failed. Takes about three minutes after the build.
 
   --short   run all events for a shorter time, which takes under a minute
   --events  run only these: new-svids, ca-rotation, jwt-rotation, jwt-key-removed,
-            caller-withdrawn, federation-removed, server-withdrawn, server-restarted,
+            caller-withdrawn, federation-removed, federated-keys,
+            federation-ended, server-withdrawn, server-restarted,
             only-server-restarted, proxy-handed-over, server-killed, killed,
-            agent-stopped, agent-stalled, agent-with-new-keys, svid-expires,
-            proxy-shares-port, overload, no-files-left
+            bundle-endpoints-gone, agent-stopped, agent-stalled,
+            agent-with-new-keys, svid-expires, proxy-shares-port, overload,
+            no-files-left
   --json    print JSON
   --readme  also write the table into tests/README.md
 

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use crate::{
     agent, identity,
     options::Scale,
-    processes,
+    partner, processes,
     report::Row,
     stack::Stack,
     tally::{Judgement, Tally, Wanted},
@@ -23,12 +23,15 @@ pub(crate) enum Event {
     JwtKeyRemoved,
     CallerWithdrawn,
     FederationRemoved,
+    FederatedKeys,
+    FederationEnded,
     ServerWithdrawn,
     ServerRestarted,
     OnlyServerRestarted,
     ProxyHandedOver,
     ServerKilled,
     Killed,
+    BundleEndpointsGone,
     AgentStopped,
     AgentStalled,
     AgentWithNewKeys,
@@ -53,19 +56,22 @@ pub(crate) struct Findings {
 
 impl Event {
     /// All events, in the order of the table.
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::NewSvids,
         Self::CaRotation,
         Self::JwtRotation,
         Self::JwtKeyRemoved,
         Self::CallerWithdrawn,
         Self::FederationRemoved,
+        Self::FederatedKeys,
+        Self::FederationEnded,
         Self::ServerWithdrawn,
         Self::ServerRestarted,
         Self::OnlyServerRestarted,
         Self::ProxyHandedOver,
         Self::ServerKilled,
         Self::Killed,
+        Self::BundleEndpointsGone,
         Self::AgentStopped,
         Self::AgentStalled,
         Self::AgentWithNewKeys,
@@ -84,12 +90,15 @@ impl Event {
             Self::JwtKeyRemoved => "JWT key removed",
             Self::CallerWithdrawn => "a caller's entry withdrawn",
             Self::FederationRemoved => "federated bundle removed",
+            Self::FederatedKeys => "two trust domains: all keys of both rotated",
+            Self::FederationEnded => "two trust domains: federation ended, restored",
             Self::ServerWithdrawn => "the servers' identity withdrawn, restored",
             Self::ServerRestarted => "each of two servers restarted",
             Self::OnlyServerRestarted => "the only server restarted",
             Self::ProxyHandedOver => "proxy restarted, socket handed over",
             Self::ServerKilled => "kill -9 of one of two servers",
             Self::Killed => "kill -9 of any process",
+            Self::BundleEndpointsGone => "two trust domains: bundle endpoints gone",
             Self::AgentStopped => "agent stopped, back on a new socket",
             Self::AgentStalled => "agent stalled",
             Self::AgentWithNewKeys => "agent restarted with new keys",
@@ -105,7 +114,8 @@ impl Event {
     pub(crate) fn is_of_first_stack(self) -> bool {
         !matches!(
             self,
-            Self::AgentStopped
+            Self::BundleEndpointsGone
+                | Self::AgentStopped
                 | Self::AgentStalled
                 | Self::AgentWithNewKeys
                 | Self::SvidExpires
@@ -143,6 +153,8 @@ impl Event {
             Self::JwtKeyRemoved => identity::jwt_key_removed(stack, found).await,
             Self::CallerWithdrawn => identity::caller_withdrawn(stack, found).await,
             Self::FederationRemoved => identity::federation_removed(stack, found).await,
+            Self::FederatedKeys => partner::keys_rotated(stack, scale, found).await,
+            Self::FederationEnded => partner::federation_ended(stack, found).await,
             Self::ServerWithdrawn => identity::server_withdrawn(stack, found).await,
             Self::ServerRestarted => processes::server_restarted(stack).await,
             Self::OnlyServerRestarted => processes::only_server_restarted(stack, found).await,
@@ -151,6 +163,7 @@ impl Event {
             }
             Self::ServerKilled => processes::server_killed(stack, scale, found).await,
             Self::Killed => processes::killed(stack, scale, found).await,
+            Self::BundleEndpointsGone => partner::endpoints_gone(stack, scale, found).await,
             Self::AgentStopped => agent::stopped(stack, scale, found).await,
             Self::AgentStalled => agent::stalled(stack, scale, found).await,
             Self::AgentWithNewKeys => agent::new_keys(stack, found).await,

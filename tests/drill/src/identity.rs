@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The longest time from a change to its effect.
-const AT_ONCE: Duration = Duration::from_millis(200);
+pub(crate) const AT_ONCE: Duration = Duration::from_millis(200);
 /// The longest time from the agent's return to the recovery of its workloads.
 pub(crate) const SOON: Duration = Duration::from_secs(5);
 /// The time after which no late effect of a change is expected.
@@ -192,7 +192,7 @@ async fn fetch(stack: &Stack, id: &str) -> Result<String> {
 }
 
 /// Waits until a token is refused.
-async fn refused(stack: &Stack, token: &str) -> Result<()> {
+pub(crate) async fn refused(stack: &Stack, token: &str) -> Result<()> {
     let caller = stack.load.caller();
     until(async || (caller.status(token).await.ok()? == 401).then_some(())).await?;
     Ok(())

@@ -68,6 +68,16 @@ impl Traffic {
         self.shared.pause.store(pause, Relaxed);
     }
 
+    /// Sends this part of the requests a second that `other` sends, from now on.
+    pub(crate) fn go_with(&self, other: &Self, part: f64) {
+        let pause = other.shared.pause.load(Relaxed);
+        let slower = match pause {
+            AT_REST => AT_REST,
+            pause => (pause as f64 / part) as u64,
+        };
+        self.shared.pause.store(slower, Relaxed);
+    }
+
     pub(crate) fn rest(&self) {
         self.shared.pause.store(AT_REST, Relaxed);
     }

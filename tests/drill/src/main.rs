@@ -31,6 +31,7 @@ mod event;
 mod identity;
 mod load;
 mod options;
+mod partner;
 mod processes;
 mod report;
 mod request;

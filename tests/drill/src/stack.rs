@@ -27,6 +27,13 @@ pub(crate) const PROXY_ID: &str = "spiffe://example.org/proxy";
 pub(crate) const GUEST_ID: &str = "spiffe://example.org/guest";
 /// A workload of another trust domain.
 pub(crate) const STRANGER_ID: &str = "spiffe://partner.example/guest";
+/// The flags by which the agent serves its bundle to another trust domain.
+const BUNDLE_ENDPOINT: [&str; 4] = [
+    "--bundle-endpoint",
+    "127.0.0.1:0",
+    "--bundle-refresh-hint",
+    "1s",
+];
 /// The in-flight limit of the proxy. It is low, so that a drill can exceed it.
 const MAX_REQUESTS: &str = "200";
 /// Every wait takes less time.
@@ -97,6 +104,7 @@ impl Stack {
 
         let mut args = entries()?;
         args.extend(["--socket".to_owned(), socket.display().to_string()]);
+        args.extend(BUNDLE_ENDPOINT.map(str::to_owned));
         args.extend(agent_args.iter().map(ToString::to_string));
         let agent = node("dev-agent", args, None).await?;
         let ports = process::free_ports::<2>();
@@ -156,6 +164,29 @@ impl Stack {
             error.trim()
         );
         Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Returns the status of the agent.
+    pub(crate) async fn status(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(
+            &self.ctl(&["status", "--json"]).await?,
+        )?)
+    }
+
+    /// Starts another process, which gets its identity from the agent at `endpoint`.
+    pub(crate) async fn start_node(
+        &self,
+        endpoint: &str,
+        name: &str,
+        args: &[&str],
+    ) -> Result<Node> {
+        let args = args.iter().map(ToString::to_string).collect();
+        Node::start(self.directory(), endpoint, name, args, None).await
+    }
+
+    /// Returns the address of the agent.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("unix://{}", self.socket.display())
     }
 
     /// Returns the directory that this stack may write to.
