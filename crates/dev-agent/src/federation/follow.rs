@@ -83,10 +83,11 @@ impl Followers {
             return Err(Error::partner(domain, reason));
         }
         partner.check_bootstrap(|known| known == own || self.state.federated(known).is_some())?;
-        self.end(domain);
         if let Some(bundle) = partner.bootstrap().cloned() {
             self.state.federate(|bundles| replace(bundles, bundle))?;
         }
+        // The relationship before goes on if the new one is refused.
+        self.end(domain);
         self.run(partner);
         Ok(())
     }

@@ -204,6 +204,14 @@ async fn relationship_that_ended_is_begun_again() {
     assert!(error.contains("add bundle=FILE"), "{error}");
     let partner = Partner::new(domain(), &b.url(), spiffe(&b)).unwrap();
     a.federate_with(partner).unwrap();
+    // A relationship that is refused leaves the one before.
+    let c = TestAgent::start(&["spiffe://c.test/z=unix:uid:{uid}"]).await;
+    a.federate(c.federation()).unwrap();
+    let error = a.federate_with(Partner::new(domain(), &b.url(), spiffe(&c)).unwrap());
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("another trust domain's too"), "{error}");
+    assert_eq!(status(&a).trust_domain, "spiffe://b.test");
+    soon(a.refresh(&domain())).await.unwrap();
     assert_eq!(
         jwks(&a).await,
         b.jwks(),
