@@ -1,9 +1,13 @@
-use common::bearer::{Allow, Authenticator, JwtBundleSet, Pattern, Policy};
+use std::sync::Arc;
+
+use common::bearer::{Allow, Authenticator, Caller, Credential, JwtBundleSet, Pattern, Policy};
 use harness::{
-    SERVER_ID,
+    CLIENT_ID, SERVER_ID,
     jwt::{Draft, Key},
 };
+use http::{Request, header::AUTHORIZATION};
 use serde_json::json;
+use spiffe::SpiffeId;
 
 use crate::world::{
     Expected::{Accepted, As, Refused},
@@ -87,4 +91,34 @@ fn trust_domain_and_path_may_have_every_character_of_the_standard_t012() {
             check(&authenticator, &[("T12", &id, token, As(&id))]);
         }
     }
+}
+
+#[test]
+fn claims_are_those_of_the_token_whether_it_is_new_or_known_j206() {
+    let mut policy = policy();
+    policy.token_cache = 16;
+    let authenticator = Authenticator::new(WORLD.bundles(&[]), policy);
+    let read = |token: &str| {
+        let request = Request::get("/").header(AUTHORIZATION, format!("bearer  {token}"));
+        let head = request.body(()).unwrap().into_parts().0;
+        let caller = authenticator.authenticate(&head).unwrap().unwrap();
+        assert!(matches!(caller.credential, Credential::Token { .. }));
+        caller.claims()
+    };
+    for roles in ["a", "b"] {
+        let token = WORLD.token(|t| t.claim("roles", &json!([roles]).to_string()));
+        for state in ["new", "known"] {
+            let claims = read(&token).unwrap().expect(state);
+            assert_eq!(claims.subject, CLIENT_ID);
+            assert_eq!(claims.audiences, [SERVER_ID]);
+            assert_eq!(claims.others["roles"], json!([roles]), "{state}");
+        }
+    }
+    let twice = WORLD.token(|t| t.claim_again("x", "1").claim_again("x", "2"));
+    let fault = read(&twice).unwrap_err().to_string();
+    assert!(fault.contains("x is there twice"), "{fault}");
+
+    let id = SpiffeId::new(CLIENT_ID).unwrap();
+    let by_certificate = Caller::new(Arc::new(id), Credential::Certificate);
+    assert!(by_certificate.claims().unwrap().is_none());
 }

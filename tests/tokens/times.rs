@@ -163,6 +163,18 @@ fn claims_that_are_not_used_change_nothing_j128() {
         ("J128", "iat in an hour", iat(3600), Accepted),
         ("D3", "iat in the future", iat(3600), Accepted),
         ("J129", "iat string", claim("iat", r#""now""#), Accepted),
+        (
+            "J129",
+            "iat beyond every number",
+            claim("iat", "1e400"),
+            Accepted,
+        ),
+        (
+            "J129",
+            "iat half a surrogate pair",
+            claim("iat", r#""\ud800""#),
+            Accepted,
+        ),
         ("J130", "iss number", claim("iss", "1"), Accepted),
         ("J130", "iss array", claim("iss", r#"["a"]"#), Accepted),
         ("J130", "jti number", claim("jti", "1"), Accepted),

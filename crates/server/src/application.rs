@@ -75,12 +75,13 @@ impl Application {
     }
 
     /// Answers a request that the policy lets through. Its caller is verified, or not known.
-    pub(crate) async fn answer(&self, request: Request<Received>) -> Response<Body> {
-        let extensions = request.extensions();
+    pub(crate) async fn answer(&self, mut request: Request<Received>) -> Response<Body> {
+        let extensions = request.extensions_mut();
         let Some(peer) = extensions.get::<Peer>().cloned() else {
             return body::status(StatusCode::INTERNAL_SERVER_ERROR);
         };
-        let caller = extensions.get::<Caller>().cloned();
+        // A caller holds its token, which is not needed for as long as the exchange lasts.
+        let caller = extensions.remove::<Caller>();
         log(&request, caller.as_ref(), &peer);
         match self {
             Self::BuiltIn => match request.uri().path() {

@@ -2,7 +2,7 @@
 
 use std::{cell::OnceCell, net::IpAddr, sync::Arc, time::SystemTime};
 
-use http::request::Parts;
+use http::{HeaderValue, request::Parts};
 use spiffe::{BundleSource, SpiffeId};
 use tracing::debug;
 
@@ -10,8 +10,9 @@ use super::{
     access::{Decides, Holder, InForce, RulesHandle},
     allow::Rule,
     cache::{self, Cache, TokenDigest, Verified},
+    caller::{Caller, Credential},
     header,
-    jwt::{JwtBundle, Times, Validator},
+    jwt::{JwtBundle, Times, Validator, VerifiedToken},
     policy::Policy,
     queue::VerificationQueue,
     refusal::{Refusal, TokenFault},
@@ -28,29 +29,9 @@ pub struct Authenticator<B = JwtSource> {
     cache: Option<Cache>,
 }
 
-/// The verified caller of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Caller {
-    /// The SPIFFE ID of the caller: the token's subject (JWT-SVID §3.1), or the ID of the certificate.
-    pub id: Arc<SpiffeId>,
-    /// The credential that proves the ID.
-    pub credential: Credential,
-}
-
-/// The kinds of credentials.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Credential {
-    /// A JWT-SVID in the request.
-    Token {
-        /// The time at which it is no longer accepted: its `exp` and the accepted clock skew.
-        until: SystemTime,
-    },
-    /// The X.509-SVID of the connection.
-    Certificate,
-}
-
 /// The token of a request, and its digest once that was computed.
 struct BearerToken<'a> {
+    field: &'a HeaderValue,
     text: &'a str,
     digest: OnceCell<TokenDigest>,
 }
@@ -64,8 +45,10 @@ struct Check<'a> {
 
 impl<'a> BearerToken<'a> {
     fn in_head(head: &'a Parts) -> Result<Self, Refusal> {
+        let (field, text) = header::bearer_token(&head.headers)?;
         Ok(Self {
-            text: header::bearer_token(&head.headers)?,
+            field,
+            text,
             digest: OnceCell::new(),
         })
     }
@@ -190,7 +173,7 @@ where
         let in_force = self.rules.snapshot();
         match in_force.decides(head) {
             Decides::Public => Ok(None),
-            decides => authorized(decides, id, Credential::Certificate).map(Some),
+            decides => authorized(decides, Caller::new(id, Credential::Certificate)).map(Some),
         }
     }
 
@@ -275,19 +258,14 @@ impl<'a> Check<'a> {
     }
 
     fn authorize(&self, verified: &Verified) -> Result<Caller, Refusal> {
-        let until = verified.until;
+        let token = VerifiedToken::at_end_of(self.token.field, self.token.text);
         let id = Arc::clone(&verified.id);
-        authorized(self.decides, id, Credential::Token { until })
+        authorized(self.decides, Caller::with_token(id, verified.until, token))
     }
 }
 
 /// Returns the caller if what decides about its request allows it.
-fn authorized(
-    decides: Decides<'_>,
-    id: Arc<SpiffeId>,
-    credential: Credential,
-) -> Result<Caller, Refusal> {
-    let caller = Caller { id, credential };
+fn authorized(decides: Decides<'_>, caller: Caller) -> Result<Caller, Refusal> {
     let rule = match decides {
         Decides::Callers(rule, _) if rule.allows(&caller.id) => return Ok(caller),
         Decides::Callers(rule, _) => rule.refusing(),

@@ -2,22 +2,23 @@
 //!
 //! A request has exactly one such header, with the scheme `Bearer` and one token.
 
-use http::{HeaderMap, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 
 use super::refusal::{Malformed, Refusal};
 
 /// The longest header value that is accepted, in bytes. A JWT-SVID has several hundred.
 const MAX_VALUE: usize = 8 * 1024;
 
-/// Returns the bearer token of a request.
+/// Returns the bearer token of a request, and the field value that it is the end of.
 ///
 /// # Errors
 /// Fails with [`Refusal::NoCredentials`] when no header has the scheme (RFC 6750 §3.1 asks for no
 /// error code then). Fails with [`Refusal::Malformed`] when the header is repeated or is not
 /// `Bearer 1*SP b64token`, and with [`Refusal::TooLong`] over 8 KiB (RFC 6585 §5).
-pub(super) fn bearer_token(headers: &HeaderMap) -> Result<&str, Refusal> {
+pub(super) fn bearer_token(headers: &HeaderMap) -> Result<(&HeaderValue, &str), Refusal> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
-    let value = values.next().ok_or(Refusal::NoCredentials)?.as_bytes();
+    let field = values.next().ok_or(Refusal::NoCredentials)?;
+    let value = field.as_bytes();
     if values.next().is_some() {
         return Err(Malformed::Repeated.into());
     }
@@ -34,7 +35,7 @@ pub(super) fn bearer_token(headers: &HeaderMap) -> Result<&str, Refusal> {
     }
     match std::str::from_utf8(rest).map(|rest| rest.trim_start_matches(' ')) {
         Ok("") => Err(Malformed::NoToken.into()),
-        Ok(token) if is_b64token(token) => Ok(token),
+        Ok(token) if is_b64token(token) => Ok((field, token)),
         _ => Err(Malformed::Token.into()),
     }
 }
@@ -56,8 +57,6 @@ fn is_b64token(token: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn token_of(values: &[&[u8]]) -> Result<String, Refusal> {
@@ -65,7 +64,10 @@ mod tests {
         for value in values {
             headers.append(AUTHORIZATION, HeaderValue::from_bytes(value).unwrap());
         }
-        bearer_token(&headers).map(str::to_owned)
+        bearer_token(&headers).map(|(field, token)| {
+            assert!(field.as_bytes().ends_with(token.as_bytes()));
+            token.to_owned()
+        })
     }
 
     #[test]

@@ -15,9 +15,7 @@ use tower_service::Service;
 use tracing::debug;
 
 use super::{
-    authenticator::{Authenticator, Caller},
-    jwt::JwtBundle,
-    queue::VerificationQueue,
+    authenticator::Authenticator, caller::Caller, jwt::JwtBundle, queue::VerificationQueue,
     refusal::Refusal,
 };
 use crate::workload::JwtSource;

@@ -9,12 +9,14 @@
 //! - `jwt` verifies the token as a JWT-SVID
 //! - `rules` finds the rule that decides about the request; `access` has those that are in force
 //! - `allow` matches the caller's SPIFFE ID against the patterns of the rule
+//! - `caller` has the result, with the claims for those who ask
 //! - `refusal` maps the step that refused a request to an answer and a log line
 
 mod access;
 mod allow;
 mod authenticator;
 mod cache;
+mod caller;
 mod header;
 mod jwt;
 mod layer;
@@ -26,8 +28,9 @@ mod rules;
 pub use self::{
     access::RulesHandle,
     allow::{Allow, Pattern, PatternError, Rule},
-    authenticator::{Authenticator, Caller, Credential},
-    jwt::{JwtBundle, JwtBundleFault, JwtBundleSet},
+    authenticator::Authenticator,
+    caller::{Caller, Credential},
+    jwt::{Claims, ClaimsFault, JwtBundle, JwtBundleFault, JwtBundleSet},
     layer::{EmptyAnswer, Enforcement, JwtSvidLayer, JwtSvidService, RefusalAnswer},
     policy::Policy,
     queue::{MAX_WAITING, VerificationQueue},

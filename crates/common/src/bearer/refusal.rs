@@ -5,7 +5,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{allow::Rule, authenticator::Caller, rules::RuleName};
+use super::{allow::Rule, caller::Caller, rules::RuleName};
 use crate::sanitize::Sanitized;
 use http::{
     HeaderValue, Response, StatusCode,
@@ -211,15 +211,11 @@ mod tests {
 
     use spiffe::{SpiffeId, TrustDomain};
 
-    use super::{super::authenticator::Credential, *};
+    use super::{super::caller::Credential, *};
 
     fn caller(id: &str) -> Caller {
-        Caller {
-            id: Arc::new(SpiffeId::new(id).unwrap()),
-            credential: Credential::Token {
-                until: std::time::SystemTime::UNIX_EPOCH,
-            },
-        }
+        let id = Arc::new(SpiffeId::new(id).unwrap());
+        Caller::new(id, Credential::Certificate)
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use std::{fmt, mem};
 
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 
 use crate::bearer::TokenFault;
 
@@ -12,7 +15,7 @@ const MAX_AUDIENCES: usize = 32;
 /// The last second of the year 9999, which `exp` and `nbf` may not be after.
 const MAX_TIME: i64 = 253_402_300_799;
 
-/// The claims that a verification goes by. Other claims are not looked at, whatever they hold.
+/// The claims that every verification goes by. Other claims are not looked at, whatever they hold.
 #[derive(Debug)]
 pub(super) struct Claims {
     /// `sub` as it is written.
@@ -23,20 +26,6 @@ pub(super) struct Claims {
     pub(super) expiry: i64,
     /// `nbf`, in seconds since 1970.
     pub(super) not_before: Option<f64>,
-    /// `iat`.
-    pub(super) issued_at: IssuedAt,
-}
-
-/// `iat` is used by one option only, so it is an error only where it is used.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) enum IssuedAt {
-    /// No claim of that name.
-    #[default]
-    Absent,
-    /// Seconds since 1970.
-    At(f64),
-    /// A value that is not a number, or a claim that is there twice.
-    Invalid,
 }
 
 impl Claims {
@@ -78,7 +67,6 @@ struct Members {
     audiences: Option<Audiences>,
     expiry: Option<i64>,
     not_before: Option<f64>,
-    issued_at: IssuedAt,
     has_issuer: bool,
 }
 
@@ -91,10 +79,6 @@ impl Members {
             "aud" => self.audiences.replace(map.next_value()?).is_some(),
             "exp" => self.expiry.replace(map.next_value()?).is_some(),
             "nbf" => self.not_before.replace(map.next_value()?).is_some(),
-            "iat" => {
-                self.issued_at = self.issued_at.and(map.next_value()?);
-                false
-            }
             "iss" => {
                 map.next_value::<IgnoredAny>()?;
                 mem::replace(&mut self.has_issuer, true)
@@ -123,70 +107,30 @@ impl Members {
             audiences: self.audiences.ok_or_else(|| missing("aud"))?.0,
             expiry,
             not_before: self.not_before,
-            issued_at: self.issued_at,
         })
     }
 }
 
-impl IssuedAt {
-    /// Returns what the claim says with another one of that name.
-    fn and(self, other: Self) -> Self {
-        match self {
-            Self::Absent => other,
-            _ => Self::Invalid,
-        }
-    }
+/// Returns `iat`, in seconds since 1970. It is read apart from the other claims, because only one option
+/// goes by it, so that it is an error only there.
+///
+/// # Errors
+/// Fails when `iat` is not a number or is there twice.
+pub(super) fn issued_at(json: &[u8]) -> Result<Option<f64>, TokenFault> {
+    let claim: serde_json::Result<IssuedAt> = serde_json::from_slice(json);
+    let claim = claim.map_err(|_| TokenFault::parse("iat is not one number"))?;
+    Ok(claim.iat)
 }
 
-/// Reads any JSON value.
-impl<'de> Deserialize<'de> for IssuedAt {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(IssuedAtVisitor)
-    }
+#[derive(Deserialize)]
+struct IssuedAt {
+    #[serde(default, deserialize_with = "number")]
+    iat: Option<f64>,
 }
 
-struct IssuedAtVisitor;
-
-impl<'de> Visitor<'de> for IssuedAtVisitor {
-    type Value = IssuedAt;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any value")
-    }
-
-    fn visit_f64<E>(self, time: f64) -> Result<IssuedAt, E> {
-        Ok(IssuedAt::At(time))
-    }
-
-    fn visit_i64<E>(self, time: i64) -> Result<IssuedAt, E> {
-        Ok(IssuedAt::At(time as f64))
-    }
-
-    fn visit_u64<E>(self, time: u64) -> Result<IssuedAt, E> {
-        Ok(IssuedAt::At(time as f64))
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<IssuedAt, E> {
-        Ok(IssuedAt::Invalid)
-    }
-
-    fn visit_unit<E>(self) -> Result<IssuedAt, E> {
-        Ok(IssuedAt::Invalid)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<IssuedAt, E> {
-        Ok(IssuedAt::Invalid)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<IssuedAt, A::Error> {
-        while values.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(IssuedAt::Invalid)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut values: A) -> Result<IssuedAt, A::Error> {
-        while values.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(IssuedAt::Invalid)
-    }
+/// Reads a number, which `null` is not.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    f64::deserialize(deserializer).map(Some)
 }
 
 /// A string, or an array of 1 to 32 strings (RFC 7519 §4.1.3).

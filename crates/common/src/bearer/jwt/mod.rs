@@ -6,12 +6,31 @@
 //!
 //! - `token`, `claims`: the token's octets, read once and strictly
 //! - `algorithm`, `key`, `bundle`: the keys of a trust domain, read once for each bundle
+//! - `verified`, `json`: all claims of a verified token, when a service asks for them
+//!
+//! Everything that a peer chooses has a limit:
+//!
+//! | what | limit |
+//! |---|---|
+//! | `Authorization` field | 8 KiB |
+//! | header members | `alg`, `kid`, `typ`, each once |
+//! | `sub` | 2,048 bytes |
+//! | `aud` | 32 audiences |
+//! | `exp`, `nbf` | the year 9999 |
+//! | other claims that nobody asks for | the 8 KiB |
+//! | claims that a service asks for | 32 levels, 1,024 values, 4 KiB for a string or a name; each name once |
+//! | keys that are tried without `kid` | 8 |
+//! | RSA keys | 2,048 to 8,192 bits |
 
 mod algorithm;
 mod bundle;
 mod claims;
+mod json;
 mod key;
 mod token;
+#[cfg(test)]
+mod vectors;
+mod verified;
 
 use std::{
     sync::Arc,
@@ -20,10 +39,14 @@ use std::{
 
 use spiffe::{BundleSource, SpiffeId, TrustDomain};
 
-pub use self::bundle::{JwtBundle, JwtBundleFault, JwtBundleSet};
+pub(super) use self::verified::VerifiedToken;
+pub use self::{
+    bundle::{JwtBundle, JwtBundleFault, JwtBundleSet},
+    verified::{Claims, ClaimsFault},
+};
 use self::{
-    claims::{Claims, IssuedAt},
-    token::Token,
+    key::{Key, KeyFault},
+    token::{Jws, Token},
 };
 use super::refusal::{Refusal, TokenFault};
 use crate::sanitize::Sanitized;
@@ -87,11 +110,11 @@ where
         now: SystemTime,
     ) -> Result<Svid, Refusal> {
         let token = Token::read(token)?;
-        let id = subject(&token.claims)?;
+        let id = subject(&token.claims.subject)?;
         audience(&token.claims.audiences)?;
-        check_times(&token.claims, times, seconds(now)?)?;
+        check_times(&token, times, seconds(now)?)?;
         let bundle = self.bundle(id.trust_domain())?;
-        check_signature(&token, &bundle, id.trust_domain())?;
+        check_signature(&token.jws, &bundle, id.trust_domain())?;
         Ok(Svid {
             id,
             expiry: token.claims.expiry,
@@ -112,41 +135,37 @@ where
     }
 }
 
-/// Returns the SPIFFE ID of a token. It has one form, although the library would normalise others.
-fn subject(claims: &Claims) -> Result<SpiffeId, TokenFault> {
-    let id = SpiffeId::new(&claims.subject).map_err(|_| TokenFault::Subject)?;
-    let is_canonical = claims.subject.len() <= MAX_ID && id.to_string() == claims.subject;
+/// Returns the SPIFFE ID that a subject is. It has one form, although the library would normalise others.
+fn subject(text: &str) -> Result<SpiffeId, TokenFault> {
+    let id = SpiffeId::new(text).map_err(|_| TokenFault::Subject)?;
+    let is_canonical = text.len() <= MAX_ID && id.to_string() == text;
     is_canonical.then_some(id).ok_or(TokenFault::Subject)
 }
 
 /// Checks `exp`, `nbf` and, with a limit, the time between `iat` and `exp`, at the time `now` in seconds
 /// since 1970.
-fn check_times(claims: &Claims, times: Times, now: f64) -> Result<(), TokenFault> {
+fn check_times(token: &Token<'_>, times: Times, now: f64) -> Result<(), TokenFault> {
     let skew = times.clock_skew.as_secs_f64();
-    let expiry = claims.expiry as f64;
+    let expiry = token.claims.expiry as f64;
     if now >= expiry + skew {
         return Err(TokenFault::Expired);
     }
-    if claims.not_before.is_some_and(|start| now + skew < start) {
+    let not_before = token.claims.not_before;
+    if not_before.is_some_and(|start| now + skew < start) {
         return Err(TokenFault::NotYetValid);
     }
     match times.max_lifetime {
-        Some(max) => check_lifetime(claims, max, now),
+        Some(max) => check_lifetime(token, max, now),
         None => Ok(()),
     }
 }
 
 /// Refuses a token that lives for longer than `max`: from its `iat`, or from now if it has none or one
 /// in the future.
-fn check_lifetime(claims: &Claims, max: Duration, now: f64) -> Result<(), TokenFault> {
-    let from = match claims.issued_at {
-        IssuedAt::Absent => now,
-        IssuedAt::At(time) => time.min(now),
-        IssuedAt::Invalid => {
-            return Err(TokenFault::parse("iat is not one number"));
-        }
-    };
-    match claims.expiry as f64 - from > max.as_secs_f64() {
+fn check_lifetime(token: &Token<'_>, max: Duration, now: f64) -> Result<(), TokenFault> {
+    let issued_at = claims::issued_at(&token.jws.payload)?;
+    let from = issued_at.map_or(now, |time| time.min(now));
+    match token.claims.expiry as f64 - from > max.as_secs_f64() {
         true => Err(TokenFault::Lifetime(max)),
         false => Ok(()),
     }
@@ -155,24 +174,23 @@ fn check_lifetime(claims: &Claims, max: Duration, now: f64) -> Result<(), TokenF
 /// Checks the signature with the key that the token names or, without a name, with the keys of its
 /// algorithm (JWT-SVID §2.2).
 fn check_signature(
-    token: &Token<'_>,
+    jws: &Jws<'_>,
     bundle: &JwtBundle,
     trust_domain: &TrustDomain,
 ) -> Result<(), TokenFault> {
-    let algorithm = token.header.algorithm;
-    let is_verified = match token.header.key_id.as_deref() {
+    let algorithm = jws.header.algorithm;
+    let verifies = |key: &Key| key.verifies(algorithm, jws.message, &jws.signature);
+    let is_verified = match jws.header.key_id.as_deref() {
         Some(key_id) => {
             let missing = || TokenFault::NoAuthority {
                 key_id: Sanitized(key_id.to_owned()),
                 trust_domain: Sanitized(trust_domain.to_string()),
             };
             let key = bundle.get(key_id, algorithm).ok_or_else(missing)?;
-            key.map_err(|fault| TokenFault::Authority(Sanitized(fault.to_string())))?
-                .verifies(algorithm, token.message, &token.signature)
+            let fault = |fault: KeyFault| TokenFault::Authority(Sanitized(fault.to_string()));
+            verifies(key.map_err(fault)?)
         }
-        None => bundle
-            .of_algorithm(algorithm)
-            .any(|key| key.verifies(algorithm, token.message, &token.signature)),
+        None => bundle.of_algorithm(algorithm).any(verifies),
     };
     is_verified.then_some(()).ok_or(TokenFault::Signature)
 }

@@ -1,4 +1,5 @@
-//! A JWS in compact serialization, read in one pass and not verified yet (RFC 7515 §3.1).
+//! A JWS in compact serialization, read in one pass and not verified yet (RFC 7515 §3.1), and the token
+//! that it is.
 
 use std::fmt;
 
@@ -11,8 +12,15 @@ use crate::bearer::TokenFault;
 /// A token's parts.
 #[derive(Debug)]
 pub(super) struct Token<'a> {
-    pub(super) header: Header,
+    pub(super) jws: Jws<'a>,
     pub(super) claims: Claims,
+}
+
+/// A JWS, whatever its payload is.
+#[derive(Debug)]
+pub(super) struct Jws<'a> {
+    pub(super) header: Header,
+    pub(super) payload: Vec<u8>,
     /// The octets that the signature is over.
     pub(super) message: &'a [u8],
     pub(super) signature: Vec<u8>,
@@ -31,8 +39,20 @@ impl<'a> Token<'a> {
     /// # Errors
     /// Fails when it is not a JWT-SVID, whoever signed it.
     pub(super) fn read(text: &'a str) -> Result<Self, TokenFault> {
+        let jws = Jws::read(text)?;
+        let claims = Claims::read(&jws.payload)?;
+        Ok(Self { jws, claims })
+    }
+}
+
+impl<'a> Jws<'a> {
+    /// Reads a JWS with the header of a JWT-SVID.
+    ///
+    /// # Errors
+    /// Fails when a segment is missing or not base64url, or when no JWT-SVID has such a header.
+    pub(super) fn read(text: &'a str) -> Result<Self, TokenFault> {
         let mut segments = text.split('.');
-        let (Some(header), Some(claims), Some(signature), None) = (
+        let (Some(header), Some(payload), Some(signature), None) = (
             segments.next(),
             segments.next(),
             segments.next(),
@@ -40,15 +60,12 @@ impl<'a> Token<'a> {
         ) else {
             return Err(TokenFault::parse("it does not have three segments"));
         };
-        let message = &text.as_bytes()[..header.len() + 1 + claims.len()];
-        let header = Header::read(&decoded(header)?)?;
-        let claims = Claims::read(&decoded(claims)?)?;
-        let signature = decoded(signature)?;
+        let message = &text.as_bytes()[..header.len() + 1 + payload.len()];
         Ok(Self {
-            header,
-            claims,
+            header: Header::read(&decoded(header)?)?,
+            payload: decoded(payload)?,
             message,
-            signature,
+            signature: decoded(signature)?,
         })
     }
 }

@@ -139,10 +139,7 @@ fn the_source_of_a_request_is_the_address_that_the_gateway_tells_u017() {
 #[test]
 fn an_allowed_request_gets_the_id_in_place_of_copies_and_loses_its_token_u017() {
     let id = SpiffeId::new("spiffe://example.org/client").unwrap();
-    let caller = Caller {
-        id: Arc::new(id),
-        credential: Credential::Certificate,
-    };
+    let caller = Caller::new(Arc::new(id), Credential::Certificate);
     let (name, token) = ("x-caller", "authorization");
     for (caller, forwards_authorization, set, removed) in [
         (Some(&caller), false, true, &[token] as &[&str]),
@@ -198,10 +195,8 @@ fn refused(refusal: &Refusal) -> (i32, i32, Vec<(String, String)>, String) {
 
 #[test]
 fn a_refused_request_gets_the_status_and_the_fields_of_a_server_u017() {
-    let caller = Caller {
-        id: Arc::new(SpiffeId::new("spiffe://example.org/client").unwrap()),
-        credential: Credential::Certificate,
-    };
+    let id = SpiffeId::new("spiffe://example.org/client").unwrap();
+    let caller = Caller::new(Arc::new(id), Credential::Certificate);
     let not_allowed = Refusal::NotAllowed {
         caller,
         rule: Rule::Patterns,
