@@ -6,7 +6,7 @@ use crate::source::Tests;
 
 /// The parts of the list and the last number of each.
 pub(crate) const PARTS: [(char, u32); 9] = [
-    ('J', 210),
+    ('J', 211),
     ('P', 201),
     ('H', 12),
     ('W', 185),

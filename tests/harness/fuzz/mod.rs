@@ -19,6 +19,7 @@ mod bearer;
 mod bodies;
 mod cleaning;
 mod crossing;
+mod oracle;
 mod script;
 #[cfg(test)]
 mod seeds;
@@ -26,15 +27,16 @@ mod upstream;
 mod wire;
 mod workload_api;
 
-pub use self::{bearer::bearer, cleaning::cleaning, workload_api::workload_api};
+pub use self::{bearer::bearer, cleaning::cleaning, oracle::oracle, workload_api::workload_api};
 
 /// The function that runs one input.
 pub type Run = fn(&[u8]);
 
 /// The name and the function of every target.
-pub const TARGETS: [(&str, Run); 3] = [
+pub const TARGETS: [(&str, Run); 4] = [
     ("bearer", bearer),
     ("cleaning", cleaning),
+    ("oracle", oracle),
     ("workload_api", workload_api),
 ];
 

@@ -49,6 +49,11 @@ fn seeds_of_cleaning_find_no_fault() {
 }
 
 #[test]
+fn seeds_of_oracle_find_no_fault() {
+    replay("oracle");
+}
+
+#[test]
 fn seeds_of_workload_api_find_no_fault() {
     replay("workload_api");
 }
