@@ -9,13 +9,13 @@ mod token;
 use std::{hint::black_box, time::Duration};
 
 use aws_lc_rs::signature::{ParsedPublicKey, UnparsedPublicKey};
-use common::bearer::{Allow, Authenticator, JwtBundle, JwtBundleSet, Pattern, Policy};
+use common::bearer::{Allow, Authenticator, JwtBundleSet, Pattern, Policy};
 use criterion::{BatchSize, Criterion};
-use http::{Request, header::AUTHORIZATION, request::Parts};
+use http::request::Parts;
 use serde_json::{Value, json};
-use spiffe::{SpiffeId, TrustDomain};
+use spiffe::SpiffeId;
 
-use self::token::{Key, encode, in_an_hour, parts};
+use self::token::{Key, bundle, encode, head, in_an_hour, parts};
 
 const CLIENT: &str = "spiffe://example.org/ns/shop/sa/client";
 const SERVER: &str = "spiffe://example.org/ns/shop/sa/server";
@@ -83,6 +83,16 @@ fn refused(criterion: &mut Criterion, key: &Key) {
         (
             "bad signature",
             Key::es256().token(KID, &claims(CLIENT)),
+            Some(401),
+        ),
+        (
+            "no kid: accepted",
+            key.token_without_kid(&claims(CLIENT)),
+            None,
+        ),
+        (
+            "no kid, bad signature",
+            Key::es256().token_without_kid(&claims(CLIENT)),
             Some(401),
         ),
         (
@@ -197,21 +207,10 @@ fn policy(cache: usize) -> Policy {
 
 /// Returns one bundle that has `key` under `keys` names. [`KID`] is one of them.
 fn bundles(key: &Key, keys: usize) -> JwtBundleSet {
-    let keys: Vec<Value> = (0..keys)
-        .map(|number| key.jwk(&format!("authority-{number}")))
-        .collect();
-    let trust_domain = TrustDomain::new("example.org").unwrap();
-    let jwks = json!({ "keys": keys }).to_string();
-    let bundle = JwtBundle::parse(jwks.as_bytes()).unwrap();
-    JwtBundleSet::from_iter([(trust_domain, bundle)])
+    bundle((0..keys).map(|number| (key, format!("authority-{number}"))))
 }
 
 fn claims(subject: &str) -> Value {
     let exp = in_an_hour();
     json!({ "sub": subject, "aud": [SERVER], "iat": exp - 3600, "exp": exp })
-}
-
-fn head(token: &str) -> Parts {
-    let request = Request::get("/").header(AUTHORIZATION, format!("Bearer {token}"));
-    request.body(()).unwrap().into_parts().0
 }

@@ -3,7 +3,8 @@
 //! A service behind a load balancer that terminates TLS cannot see its caller's certificate. Its
 //! callers send a JWT-SVID as a bearer token instead. [`JwtSvidLayer`](bearer::JwtSvidLayer) is tower
 //! middleware that verifies this token. Handlers below it find the verified
-//! [`Caller`](bearer::Caller) in the request's extensions.
+//! [`Caller`](bearer::Caller) in the request's extensions. A policy that needs more than the SPIFFE ID reads
+//! the token's claims with [`Caller::claims`](bearer::Caller::claims).
 //!
 //! # Example: verified callers in an axum service
 //!

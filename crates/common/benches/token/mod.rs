@@ -11,7 +11,10 @@ use aws_lc_rs::{
     },
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use common::bearer::{JwtBundle, JwtBundleSet};
+use http::{Request, header::AUTHORIZATION, request::Parts};
 use serde_json::{Value, json};
+use spiffe::TrustDomain;
 
 /// A function that signs a message.
 type Sign = dyn Fn(&[u8]) -> Vec<u8>;
@@ -72,8 +75,23 @@ impl Key {
 
     /// Returns a token with these claims.
     pub(crate) fn token(&self, kid: &str, claims: &Value) -> String {
-        let header = json!({ "alg": self.alg, "kid": kid, "typ": "JWT" }).to_string();
-        let message = format!("{}.{}", encode(header), encode(claims.to_string()));
+        self.signed(
+            &json!({ "alg": self.alg, "kid": kid, "typ": "JWT" }),
+            claims,
+        )
+    }
+
+    /// Returns a token with these claims that names no key.
+    pub(crate) fn token_without_kid(&self, claims: &Value) -> String {
+        self.signed(&json!({ "alg": self.alg, "typ": "JWT" }), claims)
+    }
+
+    fn signed(&self, header: &Value, claims: &Value) -> String {
+        let message = format!(
+            "{}.{}",
+            encode(header.to_string()),
+            encode(claims.to_string())
+        );
         let signature = (self.sign)(message.as_bytes());
         format!("{message}.{}", encode(signature))
     }
@@ -87,6 +105,20 @@ pub(crate) fn encode(bytes: impl AsRef<[u8]>) -> String {
 pub(crate) fn parts(token: &str) -> (&str, Vec<u8>) {
     let (message, signature) = token.rsplit_once('.').unwrap();
     (message, URL_SAFE_NO_PAD.decode(signature).unwrap())
+}
+
+/// Returns one bundle with `keys`, each under its name.
+pub(crate) fn bundle<'k>(keys: impl IntoIterator<Item = (&'k Key, String)>) -> JwtBundleSet {
+    let keys = keys.into_iter().map(|(key, kid)| key.jwk(&kid));
+    let jwks = json!({ "keys": keys.collect::<Vec<_>>() }).to_string();
+    let bundle = JwtBundle::parse(jwks.as_bytes()).unwrap();
+    JwtBundleSet::from_iter([(TrustDomain::new("example.org").unwrap(), bundle)])
+}
+
+/// Returns the head of a request with a bearer token.
+pub(crate) fn head(token: &str) -> Parts {
+    let request = Request::get("/").header(AUTHORIZATION, format!("Bearer {token}"));
+    request.body(()).unwrap().into_parts().0
 }
 
 /// Returns the time in an hour, in seconds since 1970.

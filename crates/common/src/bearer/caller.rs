@@ -56,17 +56,17 @@ impl Caller {
         }
     }
 
-    /// Reads the claims of the caller's token. Returns `None` if there is no token, because a certificate
-    /// proves the ID.
+    /// Reads the claims of the caller's token. Returns `None` for a caller with a certificate, which has no
+    /// claims.
     ///
-    /// The claims are read at each call, so that a service without a use for them does not pay for them.
-    /// Verification does not go by the claims that are read here besides `sub`, `aud`, `exp` and `nbf`, and
-    /// does not look at what they hold. Their limits apply here: 32 levels, 1,024 values and strings of 4 KiB.
+    /// The claims are read at each call, so that a service without a use for them does not pay for them. The
+    /// verification used `sub`, `aud`, `exp` and `nbf` only, and the others are checked here. There may be 32
+    /// levels, 1,024 values, and 4 KiB in a string.
     ///
     /// # Errors
-    /// Fails when the claims have a member twice at any level, exceed a limit, are not UTF-8, or have an
-    /// `iat`, `jti` or `iss` of another type than RFC 7519 §4.1 says. A policy that needs a claim refuses
-    /// the request then.
+    /// Fails when a member is there twice at any level, a limit is exceeded, or a string is not UTF-8. Fails
+    /// when `iat`, `jti` or `iss` has another type than RFC 7519 §4.1 says. A policy that needs a claim
+    /// refuses the request then.
     ///
     /// # Example
     ///

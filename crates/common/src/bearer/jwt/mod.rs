@@ -8,6 +8,9 @@
 //! - `algorithm`, `key`, `bundle`: the keys of a trust domain, read once for each bundle
 //! - `verified`, `json`: all claims of a verified token, when a service asks for them
 //!
+//! Nothing here needs constant time, because no secret is compared. The keys are public, and the cache finds a
+//! token by its digest, whose comparison tells nothing about the token.
+//!
 //! Everything that a peer chooses has a limit:
 //!
 //! | what | limit |
