@@ -5,7 +5,6 @@ use std::{fs, path::Path};
 use http::{Request, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
-use rcgen::SanType;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
@@ -47,11 +46,9 @@ impl Balancer {
         let files = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(files.path().join(name), text).unwrap();
         let ca = Authority::root();
-        let certificate = ca.issue("spiffe://example.org/lb", |params| {
-            params.subject_alt_names = vec![SanType::DnsName(NAME.try_into().unwrap())];
-        });
-        write("lb.crt", &certificate.chain_pem());
-        write("lb.key", &certificate.key_pem());
+        let (certificate, key) = ca.issue_pem(NAME);
+        write("lb.crt", &certificate);
+        write("lb.key", &key);
         write("ca.pem", &ca.pem());
         write("bundle.pem", &stack.agent.x509_bundle_pem());
         let [port] = process::free_ports();

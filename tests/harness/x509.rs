@@ -128,15 +128,6 @@ impl Authority {
     }
 }
 
-/// Returns `der` in PEM. A line has at most 64 characters (RFC 7468 §2).
-fn pem(label: &str, der: &[u8]) -> String {
-    use base64::{Engine, engine::general_purpose::STANDARD};
-    let text = STANDARD.encode(der);
-    let lines = text.as_bytes().chunks(64).map(String::from_utf8_lossy);
-    let lines = lines.collect::<Vec<_>>().join("\n");
-    format!("-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n")
-}
-
 /// Returns the certificates of `authorities` as the trust bundle of `trust_domain`.
 pub fn bundle_of(authorities: &[&Authority], trust_domain: &str) -> FederatedBundle {
     let key = |authority: &&Authority| {
@@ -173,17 +164,6 @@ impl Svid {
             bundle: authority.0.der().to_vec(),
             hint: String::new(),
         }
-    }
-
-    /// Returns its chain in PEM.
-    pub fn chain_pem(&self) -> String {
-        let chain = self.chain.iter().map(|one| pem("CERTIFICATE", one));
-        chain.collect()
-    }
-
-    /// Returns its key in PEM.
-    pub fn key_pem(&self) -> String {
-        pem("PRIVATE KEY", &self.key.serialize_der())
     }
 
     /// Returns it for a client that presents it.

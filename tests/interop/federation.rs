@@ -1,12 +1,13 @@
 use std::{fs, time::Duration};
 
-use crate::{copy, go_build};
+use crate::copy;
 use dev_agent::{
     BundleEndpoint, Config, DevAgent, EndpointIdentity, EndpointMode, Partner, PartnerProfile,
     WebCertificate,
 };
 use harness::{
     SERVER_ID, Stack,
+    installed::go_program,
     process::{Process, command},
     x509::Authority,
 };
@@ -34,7 +35,7 @@ fn watch(go: &tempfile::TempDir, agent: &DevAgent, args: &[&str]) -> Process {
         "-url",
         &url,
     ];
-    let program = go.path().join("interop");
+    let program = go.path().join("program");
     let args = [&role[..], args].concat();
     Process::spawn(command(&program, &agent.endpoint(), &args))
 }
@@ -48,7 +49,7 @@ fn seen(agent: &DevAgent, authorities: usize, keys: usize) -> String {
 
 #[tokio::test]
 async fn go_spiffe_follows_the_endpoint_through_rotations_and_faults_f019() {
-    let Some(go) = go_build().await else {
+    let Some(go) = go_program("interop/go-spiffe").await else {
         return;
     };
     let stack = serving(EndpointIdentity::Spiffe(None)).await;
@@ -83,7 +84,7 @@ async fn go_spiffe_follows_the_endpoint_through_rotations_and_faults_f019() {
 
 #[tokio::test]
 async fn go_spiffe_verifies_the_endpoint_by_its_name_f019() {
-    let Some(go) = go_build().await else {
+    let Some(go) = go_program("interop/go-spiffe").await else {
         return;
     };
     let (certificate, ca) = named("localhost");
@@ -103,10 +104,10 @@ async fn go_spiffe_verifies_the_endpoint_by_its_name_f019() {
 
 #[tokio::test]
 async fn dev_agent_fetches_the_bundle_of_go_spiffes_handler_f019() {
-    let Some(go) = go_build().await else {
+    let Some(go) = go_program("interop/go-spiffe").await else {
         return;
     };
-    let go = go.path().join("interop");
+    let go = go.path().join("program");
     let ours = crate::stack(&go).await;
     let args = ["bundle-server", "-listen", "127.0.0.1:0"];
     let program = copy(&go, "server");
