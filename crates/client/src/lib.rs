@@ -4,13 +4,14 @@
 //!
 //! - [`config`]: flags and environment, typed · [`route`], [`peer`]: where requests go, and to whom (`web_pki`)
 //! - [`listening`]: requests of applications · [`token_file`]: a token in a file
-//! - `authorize`: the token in the request · `challenge`: its refusal
+//! - `identity`: the token and the bundles of a run · `authorize`: the token in the request · `challenge`: its refusal
 //! - `output`: standard output and standard error
 //! - `repeat`: one request after another; `tally`: counts and times of their outcomes
 
 mod authorize;
 mod challenge;
 pub mod config;
+mod identity;
 pub mod listening;
 mod output;
 pub mod peer;
@@ -23,16 +24,13 @@ mod web_pki;
 use std::process::ExitCode;
 
 use anyhow::anyhow;
-use common::workload::{WorkloadApi, X509Source, tokens::TokenSource};
 use forward::outbound::Client;
 use process::{cli, listen::Inherited};
-use spiffe::JwtSvid;
-use tokio::time::{Duration, Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     authorize::authorize,
     config::{Config, Print},
-    peer::Peer,
 };
 
 /// Does what the flags say: makes requests, prints, listens for applications, or keeps a token in a file.
@@ -77,14 +75,14 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     };
     config.warn();
     if config.print() == Some(Print::Token) {
-        return output::token(&token(&config, &workload_api()).await?);
+        return output::token(&identity::token(&config, &workload_api()).await?);
     }
-    let x509 = bundles(&config, &workload_api()).await?;
+    let x509 = identity::bundles(&config, &workload_api()).await?;
     if let (Some(Print::Bundle), Some(x509)) = (config.print(), &x509) {
         let bundles = x509.bundle_set()?;
         return output::bundle(&bundles, config.server_id.trust_domain());
     }
-    let token = token(&config, &workload_api()).await?;
+    let token = identity::token(&config, &workload_api()).await?;
     let client = Client::new(
         config.upstream(),
         config.peer().security(x509.as_ref(), "--server-id")?,
@@ -96,37 +94,4 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     timeout_at(deadline, exchange)
         .await
         .map_err(|_| late(&format!("no complete answer from {}", config.url)))?
-}
-
-/// Fetches the token.
-async fn token(config: &Config, workload_api: &WorkloadApi) -> anyhow::Result<JwtSvid> {
-    let fetched = workload_api.fetch_jwt_svid(&config.audiences(), None).await;
-    fetched.map_err(cli::with_remedy)
-}
-
-/// The longest wait for the error of a fetch, after the time for a first token is over.
-const LAST_WAIT: Duration = Duration::from_secs(1);
-
-/// Returns the reason why there is no first token in time.
-async fn no_token(tokens: &TokenSource, audiences: &[String]) -> anyhow::Error {
-    let audiences = audiences.join(", ");
-    match timeout(LAST_WAIT, tokens.token()).await {
-        Ok(Err(error)) => anyhow!("no JWT-SVID for {audiences}: {error}"),
-        Ok(Ok(_)) => anyhow!("no JWT-SVID for {audiences} in time"),
-        Err(_) => anyhow!("no JWT-SVID for {audiences} in time, and no answer of the Workload API"),
-    }
-}
-
-/// Returns the X.509 bundles, if they verify the server.
-async fn bundles(
-    config: &Config,
-    workload_api: &WorkloadApi,
-) -> anyhow::Result<Option<X509Source>> {
-    match config.peer() {
-        Peer::Name { .. } => Ok(None),
-        Peer::SpiffeId(_) => {
-            let bundles = workload_api.x509_bundles().await;
-            Ok(Some(bundles.map_err(cli::with_remedy)?.x509))
-        }
-    }
 }

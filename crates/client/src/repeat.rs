@@ -23,7 +23,7 @@ use crate::{
     authorize::authorize,
     challenge::refuses_token,
     config::{Config, Pace},
-    output,
+    identity, output,
     tally::Tally,
 };
 
@@ -108,7 +108,7 @@ impl Session {
     /// Gets the identity of the workload.
     async fn start(config: &Config, request: Request<Full<Bytes>>) -> anyhow::Result<Self> {
         let workload_api = config.identity.workload_api(config.max_time);
-        let x509 = crate::bundles(config, &workload_api).await?;
+        let x509 = identity::bundles(config, &workload_api).await?;
         config.warn();
         Ok(Self {
             client: Client::new(

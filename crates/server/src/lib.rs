@@ -4,6 +4,7 @@
 //! - [`config`], [`policy`], [`upstream`]: flags and environment, typed
 //! - [`run`]: serves on one core; a test can run it in its own process, on port 0
 //! - `application`: what answers a request that is let through; `refusals`: what answers the others
+//! - `cores`: all cores until the end, and their log lines
 //! - `lifetime`: the end of streams with the credential that began them
 //! - [`ext_authz`]: answers a gateway's questions instead of serving requests
 //!
@@ -11,6 +12,7 @@
 
 mod application;
 pub mod config;
+mod cores;
 pub mod ext_authz;
 mod lifetime;
 pub mod policy;
@@ -19,10 +21,7 @@ pub mod upstream;
 
 use std::{
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use common::{
@@ -42,9 +41,14 @@ use rustls::ServerConfig;
 use serve::{ServiceHandler, Shared, listen::Listener, peer::Peer, shutdown::Shutdown};
 use spiffe::SpiffeId;
 use tower::{Layer, service_fn};
-use tracing::{info, warn};
 
-use crate::{application::Application, config::Config, policy::LivePolicy, refusals::Refusals};
+use crate::{
+    application::Application,
+    config::Config,
+    cores::{StartLog, serve_on_cores},
+    policy::LivePolicy,
+    refusals::Refusals,
+};
 pub use crate::{application::Forwarding, lifetime::StreamLifetime, refusals::answer_refusal};
 
 /// Everything that a core serves with. All cores share it.
@@ -140,48 +144,6 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     };
     let core = move |listener, shutdown| run(listener, server.clone(), shutdown);
     serve_on_cores(service, log, core).await
-}
-
-/// The parts of the line about a start.
-struct StartLog<'a> {
-    spiffe_id: &'a SpiffeId,
-    application: Option<String>,
-    /// The end of the line, if it is not requests that are served.
-    purpose: &'a str,
-    enforcement: Enforcement,
-    observed: Arc<AtomicU64>,
-}
-
-/// Serves on all cores until a signal arrives.
-async fn serve_on_cores<F>(
-    service: Service,
-    log: StartLog<'_>,
-    core: impl Fn(Listener, Shutdown) -> F + Clone + Send + 'static,
-) -> anyhow::Result<ExitCode>
-where
-    F: Future<Output = ()>,
-{
-    let StartLog {
-        spiffe_id,
-        application,
-        purpose,
-        enforcement,
-        observed,
-    } = log;
-    let announce = |cores, addresses: &str| match enforcement {
-        Enforcement::On => {
-            info!(%spiffe_id, cores, application, "listening on {addresses}{purpose}");
-        }
-        Enforcement::Observe => {
-            warn!(%spiffe_id, cores, application, "listening on {addresses}{purpose}, and refusing no request because of --enforce observe");
-        }
-    };
-    let status = service.run(announce, core).await?;
-    if enforcement == Enforcement::Observe {
-        let requests = observed.load(Relaxed);
-        info!(requests, "requests that would have been refused");
-    }
-    Ok(status)
 }
 
 /// Returns how requests are forwarded to `upstream`.

@@ -13,7 +13,7 @@ use forward::{
 use http::header::AUTHORIZATION;
 use tokio::time::{Instant, timeout_at};
 
-use crate::{no_token, route::Route};
+use crate::{identity::no_token, route::Route};
 
 /// A route with all that its requests need. All cores share it.
 #[derive(Debug)]

@@ -34,7 +34,7 @@ use self::{
     after::{After, Notices},
     file::TokenFile,
 };
-use crate::{config::Config, no_token};
+use crate::{config::Config, identity::no_token};
 
 /// The pause before the file is written or removed again, after that has failed.
 const RETRY: Duration = Duration::from_secs(1);

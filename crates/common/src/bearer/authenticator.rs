@@ -11,11 +11,12 @@ use super::{
     allow::Rule,
     cache::{self, Cache, TokenDigest, Verified},
     caller::{Caller, Credential},
+    fault::TokenFault,
     header,
     jwt::{JwtBundle, Times, Validator, VerifiedToken},
     policy::Policy,
     queue::VerificationQueue,
-    refusal::{Refusal, TokenFault},
+    refusal::Refusal,
 };
 use crate::workload::JwtSource;
 

@@ -17,6 +17,7 @@ mod allow;
 mod authenticator;
 mod cache;
 mod caller;
+mod fault;
 mod header;
 mod jwt;
 mod layer;
@@ -30,10 +31,11 @@ pub use self::{
     allow::{Allow, Pattern, PatternError, Rule},
     authenticator::Authenticator,
     caller::{Caller, Credential},
+    fault::TokenFault,
     jwt::{Claims, ClaimsFault, JwtBundle, JwtBundleFault, JwtBundleSet},
     layer::{EmptyAnswer, Enforcement, JwtSvidLayer, JwtSvidService, RefusalAnswer},
     policy::Policy,
     queue::{MAX_WAITING, VerificationQueue},
-    refusal::{Malformed, Refusal, TokenFault},
+    refusal::{Malformed, Refusal},
     rules::{Access, AccessRule, RuleName, Rules, Verdict},
 };

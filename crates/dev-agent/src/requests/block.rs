@@ -1,7 +1,7 @@
 //! Field blocks (RFC 7541 §6), which are rewritten with another `:authority`.
 
 use super::{
-    literal::Reader,
+    literal::{Malformed, Reader},
     table::{AUTHORITY, Field, Name, STATIC, Table},
 };
 
@@ -10,11 +10,6 @@ pub(super) const MAX_BLOCK: usize = 64 << 10;
 
 /// `:authority: localhost` as a literal that is not added to the table.
 const LOCALHOST: &[u8] = b"\x01\x09localhost";
-
-/// The error that a field block is not HPACK, or is too long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a malformed field block")]
-pub(super) struct Malformed;
 
 /// Rewrites the field blocks of one connection, in the order in which they come.
 ///

@@ -1,6 +1,9 @@
 //! Integers and texts of HPACK (RFC 7541 §5).
 
-use super::block::Malformed;
+/// The error that a field block is not HPACK, or is too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a malformed field block")]
+pub(super) struct Malformed;
 
 /// Reads a field block from its front.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);

@@ -2,10 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{
-    block::Malformed,
-    literal::{Reader, Text},
-};
+use super::literal::{Malformed, Reader, Text};
 
 /// The number of fields in the static table.
 pub(super) const STATIC: usize = STATIC_NAMES.len();

@@ -45,7 +45,11 @@ use self::{
     pb::{CheckRequest, CheckResponse},
 };
 use crate::{
-    StartLog, application, config::Config, policy::LivePolicy, refusals::Refusals, serve_on_cores,
+    application,
+    config::Config,
+    cores::{StartLog, serve_on_cores},
+    policy::LivePolicy,
+    refusals::Refusals,
 };
 
 /// The path of the call.

@@ -15,7 +15,10 @@ use serve::{
 };
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{Expiry, LOOK_EVERY, frames::Frames};
+use super::{
+    expiry::{Expiry, LOOK_EVERY},
+    frames::Frames,
+};
 
 /// The time for the frame of a WebSocket that is being sent when the credential expires.
 const GRACE: Duration = Duration::from_secs(1);

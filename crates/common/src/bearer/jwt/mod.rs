@@ -51,7 +51,7 @@ use self::{
     key::{Key, KeyFault},
     token::{Jws, Token},
 };
-use super::refusal::{Refusal, TokenFault};
+use super::{fault::TokenFault, refusal::Refusal};
 use crate::sanitize::Sanitized;
 
 /// The longest SPIFFE ID that is accepted, in bytes; SPIFFE-ID §2.3 demands support up to it.

@@ -4,12 +4,16 @@
 //! the request is public, or the rule's callers are allowed and all others are refused. A request that
 //! no rule matches is refused.
 
+mod name;
 mod rule;
 
 use http::Method;
 use spiffe::{SpiffeId, TrustDomain};
 
-pub use self::rule::{Access, AccessRule, RuleName};
+pub use self::{
+    name::RuleName,
+    rule::{Access, AccessRule},
+};
 use super::allow::Allow;
 
 /// The rules in their order.

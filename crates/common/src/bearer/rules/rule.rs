@@ -1,10 +1,9 @@
 //! One rule of the policy.
 
-use std::{fmt, sync::Arc};
-
 use http::Method;
 use spiffe::SpiffeId;
 
+use super::name::RuleName;
 use crate::{
     bearer::allow::{Allow, Rule},
     path::PathPattern,
@@ -38,10 +37,6 @@ pub enum Access {
         audiences: Vec<String>,
     },
 }
-
-/// The name of a rule in the words of a log line, such as `rule "orders"` or `the rule in line 7`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RuleName(Arc<str>);
 
 impl AccessRule {
     /// Returns a rule without a name that decides about every request.
@@ -102,32 +97,6 @@ impl AccessRule {
             (None, Some(allow)) => allow.rule().clone(),
             (None, None) => Rule::Patterns,
         }
-    }
-}
-
-impl RuleName {
-    /// Returns the name of a rule that was given one.
-    #[must_use]
-    pub fn given(name: &str) -> Self {
-        Self(format!("rule {name:?}").into())
-    }
-
-    /// Returns the name of a rule that a flag describes, such as `--public`.
-    #[must_use]
-    pub fn flag(flag: &str) -> Self {
-        Self(flag.into())
-    }
-
-    /// Returns the name of a rule that was given none, by its line in a file.
-    #[must_use]
-    pub fn in_line(line: usize) -> Self {
-        Self(format!("the rule in line {line}").into())
-    }
-}
-
-impl fmt::Display for RuleName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
