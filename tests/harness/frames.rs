@@ -4,12 +4,13 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split},
-    net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::client::TlsStream;
 
-use crate::{PATIENCE, https::Https};
+use crate::{
+    PATIENCE,
+    https::{Https, Stream},
+};
 
 /// Frame types (RFC 9113 §6).
 pub const DATA: u8 = 0;
@@ -56,8 +57,8 @@ pub const POST: &[u8] = b"\x83\x87\x84\x01\x09localhost";
 
 /// Holds a connection over which the preface and SETTINGS were sent.
 pub struct Frames {
-    read: ReadHalf<TlsStream<TcpStream>>,
-    write: WriteHalf<TlsStream<TcpStream>>,
+    read: ReadHalf<Box<dyn Stream>>,
+    write: WriteHalf<Box<dyn Stream>>,
 }
 
 /// Counts all frames that came until the end of the connection.
@@ -93,10 +94,27 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Returns [`GET`] or [`POST`] with the scheme that `https` has.
+pub fn block(https: &Https, block: &[u8]) -> Vec<u8> {
+    let mut block = block.to_vec();
+    if https.scheme() == "http" {
+        // The static table has `:scheme: http` at index 6 (RFC 7541 Appendix A).
+        block[1] = 0x86;
+    }
+    block
+}
+
 /// Returns a request without a body on `stream`, with more fields after those of `block`.
 pub fn request(stream: u32, block: &[u8], fields: &[(&str, &str)]) -> Vec<u8> {
     let block = [block, &literal(fields)].concat();
     frame(HEADERS, END_STREAM | END_HEADERS, stream, &block)
+}
+
+/// Returns the head of a request on `stream` whose body is to come, with more fields after those of
+/// `block`.
+pub fn upload(stream: u32, block: &[u8], fields: &[(&str, &str)]) -> Vec<u8> {
+    let block = [block, &literal(fields)].concat();
+    frame(HEADERS, END_HEADERS, stream, &block)
 }
 
 /// Takes one whole frame off the front of `buffer`.
@@ -171,7 +189,7 @@ fn push_length(block: &mut Vec<u8>, length: usize) {
 impl Frames {
     /// Connects and sends the preface with these SETTINGS.
     pub async fn connect(https: &Https, settings: &[u8]) -> Self {
-        let (read, mut write) = split(https.connect(b"h2").await);
+        let (read, mut write) = split(https.open(b"h2").await.unwrap());
         write
             .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
             .await
@@ -248,7 +266,7 @@ impl Ended {
     }
 }
 
-async fn next(read: &mut ReadHalf<TlsStream<TcpStream>>) -> Option<Frame> {
+async fn next(read: &mut ReadHalf<Box<dyn Stream>>) -> Option<Frame> {
     let mut head = [0; 9];
     read.read_exact(&mut head).await.ok()?;
     let [a, b, c, kind, flags, stream @ ..] = head;

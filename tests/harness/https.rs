@@ -11,7 +11,10 @@ use rustls::{
     ClientConfig, RootCertStore, SupportedProtocolVersion,
     pki_types::{CertificateDer, pem::PemObject},
 };
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpSocket, TcpStream},
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::http::send;
@@ -22,7 +25,12 @@ pub struct Https {
     port: u16,
     roots: Arc<RootCertStore>,
     source: Ipv4Addr,
+    is_plain: bool,
 }
+
+/// A connection with or without TLS.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// Holds an answer that was read to its end.
 #[derive(Debug)]
@@ -63,6 +71,15 @@ impl Https {
             port,
             roots: Arc::new(roots(roots_pem)),
             source: Ipv4Addr::UNSPECIFIED,
+            is_plain: false,
+        }
+    }
+
+    /// Connects to `port` of this machine. [`Self::open`] makes connections without TLS.
+    pub fn plain(port: u16) -> Self {
+        Self {
+            is_plain: true,
+            ..Self::new(port, "")
         }
     }
 
@@ -159,6 +176,19 @@ impl Https {
         send(self.connect(b"http/1.1").await, version, request).await
     }
 
+    /// Returns the scheme of its requests.
+    pub fn scheme(&self) -> &'static str {
+        if self.is_plain { "http" } else { "https" }
+    }
+
+    /// Opens a connection for one protocol, with TLS unless [`Self::plain`] made this client.
+    pub async fn open(&self, alpn: &[u8]) -> std::io::Result<Box<dyn Stream>> {
+        if self.is_plain {
+            return Ok(Box::new(self.connect_tcp().await?));
+        }
+        Ok(Box::new(self.try_connect(alpn).await?))
+    }
+
     /// Opens a TLS connection that offers one protocol.
     pub async fn connect(&self, alpn: &[u8]) -> TlsStream<TcpStream> {
         self.try_connect(alpn).await.unwrap()
@@ -175,14 +205,18 @@ impl Https {
         config: ClientConfig,
         server_name: &'static str,
     ) -> std::io::Result<TlsStream<TcpStream>> {
+        TlsConnector::from(Arc::new(config))
+            .connect(server_name.try_into().unwrap(), self.connect_tcp().await?)
+            .await
+    }
+
+    async fn connect_tcp(&self) -> std::io::Result<TcpStream> {
         let socket = TcpSocket::new_v4()?;
         socket.bind((self.source, 0).into())?;
         let tcp = socket
             .connect((Ipv4Addr::LOCALHOST, self.port).into())
             .await?;
         tcp.set_nodelay(true)?;
-        TlsConnector::from(Arc::new(config))
-            .connect(server_name.try_into().unwrap(), tcp)
-            .await
+        Ok(tcp)
     }
 }

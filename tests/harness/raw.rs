@@ -7,18 +7,16 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     sync::watch,
     time::timeout,
 };
-use tokio_rustls::client::TlsStream;
 
-use crate::{PATIENCE, Stack, https::Https, listen::listen};
-
-/// Either side's end of a TLS connection.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+use crate::{
+    PATIENCE, Stack,
+    https::{Https, Stream},
+    listen::listen,
+};
 
 /// Holds a message byte for byte. The body includes its framing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,9 +36,9 @@ pub enum End {
     Abrupt,
 }
 
-/// Holds one TLS connection to the proxy.
+/// Holds one connection to the process that a test calls.
 pub struct Client {
-    stream: TlsStream<TcpStream>,
+    stream: Box<dyn Stream>,
     buffer: Vec<u8>,
 }
 
@@ -70,13 +68,15 @@ impl Message {
 impl Client {
     /// Connects and offers HTTP/1.1.
     pub async fn new(https: &Https) -> Self {
-        Self::over(https.connect(b"http/1.1").await)
+        Self::over(https.open(b"http/1.1").await.unwrap())
     }
 
     /// Uses a connection that speaks HTTP/1.1.
-    pub fn over(stream: TlsStream<TcpStream>) -> Self {
-        let buffer = Vec::new();
-        Self { stream, buffer }
+    pub fn over(stream: impl Stream + 'static) -> Self {
+        Self {
+            stream: Box::new(stream),
+            buffer: Vec::new(),
+        }
     }
 
     /// Connects and sends `bytes`.

@@ -1,8 +1,9 @@
-//! Serves upstreams in the test's own process. One answers by a function, the other only counts
-//! bytes.
+//! Serves upstreams in the test's own process. Two answer by a function, with TLS and without, and
+//! another only counts bytes.
 
 use std::{
     convert::Infallible,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -16,9 +17,9 @@ use hyper_util::{
     server::conn::auto,
 };
 use serve::body::Body;
-use tokio::io::AsyncReadExt;
+use tokio::{io::AsyncReadExt, net::TcpListener};
 
-use crate::{Stack, listen::listen};
+use crate::{Stack, https::Stream, listen::listen};
 
 /// Numbers the connection that a request came over. Each request has it in its extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +50,38 @@ where
 {
     let mut http = Http::new(TokioExecutor::new());
     change(&mut http);
+    listen(stack, alpn, answering_over(http, answer)).await
+}
+
+/// Serves an application without TLS, and returns its port. It speaks HTTP/1.1 and HTTP/2.
+pub async fn plainly_answering<F, R>(answer: F) -> u16
+where
+    F: Fn(Request<Incoming>) -> R + Send + Sync + 'static,
+    R: Future<Output = Response<Body>> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serve = answering_over(Http::new(TokioExecutor::new()), answer);
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            tokio::spawn(serve(tcp));
+        }
+    });
+    port
+}
+
+/// Returns what serves a connection by `answer`.
+fn answering_over<F, R, S>(
+    http: Http,
+    answer: F,
+) -> impl Fn(S) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync
+where
+    F: Fn(Request<Incoming>) -> R + Send + Sync + 'static,
+    R: Future<Output = Response<Body>> + Send + 'static,
+    S: Stream + 'static,
+{
     let (answer, next) = (Arc::new(answer), AtomicUsize::new(0));
-    listen(stack, alpn, move |tls| {
+    move |stream| {
         let number = ConnectionNumber(next.fetch_add(1, SeqCst));
         let answer = Arc::clone(&answer);
         let service = service_fn(move |mut request: Request<Incoming>| {
@@ -59,12 +90,11 @@ where
             async { Ok::<_, Infallible>(answering.await) }
         });
         let http = http.clone();
-        async move {
+        Box::pin(async move {
             // A caller may end its connection in any way.
-            let _ = http.serve_connection(TokioIo::new(tls), service).await;
-        }
-    })
-    .await
+            let _ = http.serve_connection(TokioIo::new(stream), service).await;
+        })
+    }
 }
 
 /// Completes TLS handshakes with the test's own X.509-SVID and counts the bytes that come after.

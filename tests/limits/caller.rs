@@ -58,10 +58,15 @@ impl Tally {
 impl Caller {
     /// Makes a caller that presents `token`.
     pub(crate) fn new(https: &Https, version: Version, token: &str) -> Self {
+        Self::stranger(https, version).with("authorization", &format!("Bearer {token}"))
+    }
+
+    /// Makes a caller that presents no token.
+    pub(crate) fn stranger(https: &Https, version: Version) -> Self {
         Self {
             https: https.clone(),
             version,
-            fields: vec![("authorization", format!("Bearer {token}"))],
+            fields: Vec::new(),
             kept: None,
             tally: Tally::default(),
         }
@@ -119,7 +124,7 @@ impl Caller {
     fn request(&self, method: &Method, body: Bytes) -> Request<Full<Bytes>> {
         let request = Request::builder().method(method);
         let request = match self.version {
-            Version::HTTP_2 => request.uri("https://localhost/"),
+            Version::HTTP_2 => request.uri(format!("{}://localhost/", self.https.scheme())),
             _ => request.uri("/").header("host", "localhost"),
         };
         let request = self.fields.iter().fold(request, |request, (name, value)| {
@@ -135,10 +140,7 @@ impl Kept {
             Version::HTTP_2 => b"h2",
             _ => b"http/1.1",
         };
-        let tls = https
-            .try_connect(alpn)
-            .await
-            .map_err(|error| error.to_string())?;
+        let tls = https.open(alpn).await.map_err(|error| error.to_string())?;
         let io = TokioIo::new(tls);
         if version == Version::HTTP_2 {
             let opened = http2::handshake(TokioExecutor::new(), io).await;

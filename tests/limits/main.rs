@@ -30,6 +30,8 @@ mod open_files;
 mod posts;
 /// Tests the rest of a body whose request was answered early.
 mod rests;
+/// Starts each role that passes requests on.
+mod roles;
 /// Tests a good caller next to one that takes all it can.
 mod shares;
 /// Tests answers whose callers read slowly while the process stops.
