@@ -3,19 +3,25 @@ use std::time::Duration;
 use harness::{
     Stack,
     frames::{
-        DATA, END_STREAM, Frames, GET, HEADERS, PING, RST_STREAM, WINDOW_UPDATE, frame, request,
+        DATA, END_STREAM, Frames, GET, HEADERS, PING, RST_STREAM, WINDOW_UPDATE, block, frame,
+        request,
     },
     https::Https,
-    process::Process,
     raw::Client,
     upstream,
 };
 use http::Response;
 use hyper::body::Bytes;
 use serve::body::Body;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
-use crate::next_frame;
+use crate::{
+    next_frame,
+    roles::{ROLES, Role},
+};
 
 /// The most that a process may grow by for one connection, in KiB.
 const MEMORY: usize = 32 * 1024;
@@ -23,39 +29,41 @@ const MEMORY: usize = 32 * 1024;
 /// This many bytes fill all buffers between a caller and its upstream.
 const MORE_THAN_BUFFERS: usize = 64 * 1024 * 1024;
 
-/// Starts a server, and a proxy in front of another server.
-async fn server_and_proxy(stack: &Stack) -> (Process, [Process; 2]) {
-    let upstream = stack.server(&[]).await;
-    let port = upstream.listening().await;
-    let processes = [stack.server(&[]).await, stack.proxy(port, &[]).await];
-    (upstream, processes)
+/// Sends each request repeatedly to each role and reads no answer.
+async fn stops_reading(requests: &[String]) {
+    let mut floods = JoinSet::new();
+    for role in ROLES {
+        floods.spawn(role_stops_reading(role, requests.to_vec()));
+    }
+    floods.join_all().await;
 }
 
 /// Sends each request repeatedly and reads no answer. The process must stop reading, and must not
 /// keep the answers.
-async fn stops_reading(requests: &[String]) {
+async fn role_stops_reading(role: Role, requests: Vec<String>) {
     let stack = Stack::new().await;
-    let (_upstream, processes) = server_and_proxy(&stack).await;
-    for process in &processes {
-        let https = stack.https(process.listening().await);
-        let token = stack.token(|_| ());
-        for request in requests {
-            let request = request.replace("TOKEN", &token);
-            let before = process.peak_memory();
-            let mut client = Client::new(&https).await;
-            let sent = client
-                .send_ahead(request.as_bytes(), MORE_THAN_BUFFERS)
-                .await;
-            // The kernel's figure is not exact and may decrease.
-            let grown = process.peak_memory().saturating_sub(before);
-            let start = request.lines().next().unwrap();
-            println!("{start}: {sent} bytes were taken, it grew by {grown} KiB");
-            assert!(
-                sent < MORE_THAN_BUFFERS,
-                "{start}: the process continues to read"
-            );
-            assert!(grown <= MEMORY, "{start}: grew by {grown} KiB");
-        }
+    let running = role.before_any(&stack, &[]).await;
+    let credential = running.fields(true);
+    let token: String = credential
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
+    for request in requests {
+        let request = request.replace("TOKEN\r\n", &token);
+        let before = running.process.peak_memory();
+        let mut client = Client::new(&running.https).await;
+        let sent = client
+            .send_ahead(request.as_bytes(), MORE_THAN_BUFFERS)
+            .await;
+        // The kernel's figure is not exact and may decrease.
+        let grown = running.process.peak_memory().saturating_sub(before);
+        let start = format!("{role:?}: {}", request.lines().next().unwrap());
+        println!("{start}: {sent} bytes were taken, it grew by {grown} KiB");
+        assert!(
+            sent < MORE_THAN_BUFFERS,
+            "{start}: the process continues to read"
+        );
+        assert!(grown <= MEMORY, "{start}: grew by {grown} KiB");
     }
 }
 
@@ -82,7 +90,7 @@ async fn repeated_requests_without_bodies_and_unread_answers_are_no_longer_read(
 
 #[tokio::test]
 async fn repeated_good_requests_with_bodies_and_unread_answers_are_no_longer_read() {
-    let token = "Authorization: Bearer TOKEN\r\n";
+    let token = "TOKEN\r\n";
     let length = "Content-Length: 5\r\n\r\nhello";
     stops_reading(&[
         format!("POST / HTTP/1.1\r\nHost: a\r\n{token}{length}"),
@@ -104,8 +112,9 @@ async fn are_reset(https: &Https, window: u8, fields: &[(&str, &str)]) {
     let settings = [0, 4, 0, 0, 0, window];
     let mut http2 = Frames::connect(https, &settings).await;
     let streams = (0..STREAMS).map(|n| 2 * n + 1);
+    let get = block(https, GET);
     let requests: Vec<u8> = streams
-        .flat_map(|stream| request(stream, GET, fields))
+        .flat_map(|stream| request(stream, &get, fields))
         .collect();
     let start = Instant::now();
     http2.send(&requests).await;
@@ -134,7 +143,7 @@ async fn are_reset(https: &Https, window: u8, fields: &[(&str, &str)]) {
         (STREAMS, STREAMS as usize * usize::from(window))
     );
     assert!(start.elapsed() < SOON * 10, "{:?}", start.elapsed());
-    is_kept(&mut http2, fields).await;
+    is_kept(&mut http2, &get, fields).await;
 }
 
 fn pong(payload: &[u8]) -> Vec<u8> {
@@ -142,11 +151,11 @@ fn pong(payload: &[u8]) -> Vec<u8> {
 }
 
 /// Sends another request, and reads the answer to its end or up to 32 KiB.
-async fn is_kept(http2: &mut Frames, fields: &[(&str, &str)]) {
+async fn is_kept(http2: &mut Frames, get: &[u8], fields: &[(&str, &str)]) {
     let next = 2 * STREAMS + 1;
     let window = frame(WINDOW_UPDATE, 0, next, &(64 * 1024_u32).to_be_bytes());
     http2
-        .send(&[request(next, GET, fields), window].concat())
+        .send(&[request(next, get, fields), window].concat())
         .await;
     http2.until(HEADERS, next).await;
     let mut read = 0;
@@ -183,6 +192,18 @@ async fn streams_of_a_caller_with_a_window_of_a_byte_are_reset_by_the_proxy() {
         let https = stack.https(proxy.listening().await);
         for window in [1, 0] {
             are_reset(&https, window, &[]).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_of_a_caller_with_a_window_of_a_byte_are_reset_by_server_and_client() {
+    let stack = Stack::new().await;
+    for role in [Role::Server("http"), Role::Server("h2c"), Role::Client] {
+        let answer = async |_| Response::new(Body::full(Bytes::from(vec![b'a'; 1024 * 1024])));
+        let running = role.before(&stack, &["--body-timeout", "1s"], answer).await;
+        for window in [1, 0] {
+            are_reset(&running.https, window, &running.fields(true)).await;
         }
     }
 }
