@@ -46,7 +46,8 @@ pub(crate) const ROLES: [Role; 5] = [
 pub(crate) struct Running {
     /// The process.
     pub(crate) process: Process,
-    _upstream: Option<Process>,
+    /// The server behind it, if [`Role::before_any`] started one.
+    pub(crate) upstream: Option<Process>,
     /// A client of the process.
     pub(crate) https: Https,
     /// The fields that make the process pass a request on.
@@ -83,7 +84,8 @@ impl Role {
             let answer = async |_| body::text(StatusCode::OK, "Success!!!");
             return self.before(stack, args, answer).await;
         }
-        let server = stack.server(&[]).await;
+        // With one core, all callers share one connection to it.
+        let server = stack.server(&["--cores", "1"]).await;
         let port = server.listening().await;
         self.before_port(stack, args, port, Some(server)).await
     }
@@ -116,7 +118,7 @@ impl Role {
         let bearer = token.map(|token| ("authorization", format!("Bearer {token}")));
         Running {
             process,
-            _upstream: upstream,
+            upstream,
             https,
             credential: bearer.into_iter().collect(),
         }
