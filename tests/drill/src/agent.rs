@@ -8,8 +8,9 @@ use tokio::time::{Instant, sleep};
 use crate::{
     event::Findings,
     identity::{A_WHILE, SOON},
+    node::{Node, until},
     options::Scale,
-    stack::{Node, Stack, until},
+    stack::Stack,
     tally::Wanted,
 };
 

@@ -13,8 +13,9 @@ use tokio::time::sleep;
 
 use crate::{
     event::Findings,
+    node::until,
     options::Scale,
-    stack::{GUEST_ID, STRANGER_ID, Stack, until},
+    stack::{GUEST_ID, STRANGER_ID, Stack},
     tally::Wanted,
 };
 

@@ -1,7 +1,8 @@
 //! Runs for scripts/drill.sh. It changes everything that can change under running processes, one
 //! event after the other. Meanwhile no request of the load may fail.
 //!
-//! Half of the load are GETs, and half are POSTs with bodies of 0 to 100 KiB (`request`).
+//! Half of the load are GETs, and half are POSTs with bodies of 0 to 100 KiB (`request`). The servers of one
+//! stack answer themselves, and those of the other stand in front of an application.
 //!
 //! # Which requests may go without a good answer
 //!
@@ -26,10 +27,12 @@
 //! have recovered from the last one. It shows that everything recovers, not that little is lost.
 
 mod agent;
+mod application;
 mod caller;
 mod event;
 mod identity;
 mod load;
+mod node;
 mod options;
 mod partner;
 mod processes;

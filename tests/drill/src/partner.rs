@@ -21,8 +21,9 @@ use crate::{
     event::Findings,
     identity::{A_WHILE, AT_ONCE, SOON, refused},
     load::Traffic,
+    node::{Node, PATIENCE, until},
     options::Scale,
-    stack::{Node, PATIENCE, STRANGER_ID, Stack, until},
+    stack::{STRANGER_ID, Stack},
     tally::Wanted,
 };
 

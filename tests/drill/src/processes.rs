@@ -9,9 +9,10 @@ use crate::{
     event::Findings,
     identity::A_WHILE,
     load::{KEPT, RECONNECTING, Traffic},
+    node::{stop, until},
     options::Scale,
     request::Sequence,
-    stack::{Stack, stop, until},
+    stack::Stack,
     tally::{Tally, Wanted},
 };
 

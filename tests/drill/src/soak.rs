@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::{
-    stack::{Node, Stack},
+    node::Node,
+    stack::Stack,
     tally::{Tally, Wanted},
 };
 
