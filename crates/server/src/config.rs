@@ -4,13 +4,21 @@ use std::{net::SocketAddr, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use common::{
-    bearer::{Pattern, Policy, Rules},
+    bearer::{Authenticator, Pattern, Policy, Rules},
     tls::Callers,
+    workload::JwtSource,
 };
-use process::cli::{self, LogArgs, ServeArgs, WorkloadApiArgs};
+use process::{
+    bundles,
+    cli::{self, LogArgs, ServeArgs, WorkloadApiArgs},
+};
 use spiffe::SpiffeId;
 
-use crate::{ext_authz::config::ExtAuthzArgs, policy::PolicyArgs, upstream::ApplicationArgs};
+use crate::{
+    ext_authz::config::ExtAuthzArgs,
+    policy::{LivePolicy, PolicyArgs},
+    upstream::ApplicationArgs,
+};
 
 /// Flags and environment.
 #[derive(Clone, Debug, Parser)]
@@ -145,6 +153,21 @@ impl Config {
             token_cache: self.token_cache,
             ..Policy::new(audiences, rules)
         }
+    }
+
+    /// Returns the authenticator of the server whose SPIFFE ID is `own`.
+    pub(crate) fn authenticator(
+        &self,
+        policy: LivePolicy,
+        bundles: JwtSource,
+        own: &SpiffeId,
+    ) -> Authenticator {
+        let flags = |bundles: &JwtSource| {
+            let allowed = self.policy.allowed_domains();
+            bundles::warn_of_missing(bundles, "JWT", "--allow", allowed);
+            self.policy.rules(own.trust_domain())
+        };
+        policy.authenticator(flags, |rules| self.policy(rules, own), bundles)
     }
 }
 

@@ -78,7 +78,7 @@ pub struct Server {
 /// Fails when no identity is issued, or when there is nothing to listen on.
 pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
     let own = config.identity.chosen_id();
-    if let Some(status) = config.policy.answer(own, &config.audience)? {
+    if let Some(status) = config.policy.answer::<Config>(own, &config.audience)? {
         return Ok(status);
     }
     match config.ext_authz.address() {
@@ -125,7 +125,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     let server = Server {
         tls,
         takes_certificates: config.takes_certificates(),
-        authenticator: Arc::new(policy.authenticator(&config, identity.jwt, &own)),
+        authenticator: Arc::new(config.authenticator(policy, identity.jwt, &own)),
         enforcement: config.policy.enforcement(),
         observed: Arc::default(),
         forwarding,

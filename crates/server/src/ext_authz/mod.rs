@@ -98,7 +98,7 @@ pub(crate) async fn start(
     };
     let own = identity.x509.svid()?.spiffe_id().clone();
     let checks = Checks {
-        authenticator: Arc::new(policy.authenticator(config, identity.jwt, &own)),
+        authenticator: Arc::new(config.authenticator(policy, identity.jwt, &own)),
         enforcement: config.policy.enforcement(),
         fields: Fields {
             caller_header: config.application.caller_header.clone(),

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use common::{
-    bearer::{Authenticator, Rules, RulesHandle},
+    bearer::{Authenticator, Policy, Rules, RulesHandle},
     workload::JwtSource,
 };
 use process::{bundles, signal::Hangups};
-use spiffe::SpiffeId;
 use tokio::{
     task::spawn_blocking,
     time::{MissedTickBehavior, interval},
@@ -16,7 +15,6 @@ use tokio::{
 use tracing::{error, info};
 
 use super::load::{PolicyFile, Refused};
-use crate::config::Config;
 
 /// The interval between two looks at the file. Reading it works on every file system, and also where a
 /// link to it is replaced. A look costs 0.3 ms of CPU in a debug build (`schedstat` over 60 s of a quiet
@@ -52,12 +50,13 @@ impl LivePolicy {
         })
     }
 
-    /// Returns the authenticator of the server whose SPIFFE ID is `own`, and follows the policy's file.
+    /// Returns the authenticator, and follows the policy's file. `flags` gives the rules if there is no file,
+    /// and `policy` has what else the server accepts.
     pub(crate) fn authenticator(
         self,
-        config: &Config,
+        flags: impl FnOnce(&JwtSource) -> Rules,
+        policy: impl FnOnce(Rules) -> Policy,
         bundles: JwtSource,
-        own: &SpiffeId,
     ) -> Authenticator {
         let Self::File {
             file,
@@ -65,14 +64,11 @@ impl LivePolicy {
             hangups,
         } = self
         else {
-            let allowed = config.policy.allowed_domains();
-            bundles::warn_of_missing(&bundles, "JWT", "--allow", allowed);
-            let rules = config.policy.rules(own.trust_domain());
-            return Authenticator::new(bundles, config.policy(rules, own));
+            let rules = flags(&bundles);
+            return Authenticator::new(bundles, policy(rules));
         };
         announce(&file, &rules, &bundles);
-        let policy = config.policy(rules, own);
-        let (authenticator, handle) = Authenticator::replaceable(bundles.clone(), policy);
+        let (authenticator, handle) = Authenticator::replaceable(bundles.clone(), policy(rules));
         tokio::spawn(follow(file, hangups, handle, bundles));
         authenticator
     }

@@ -15,7 +15,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, ValueEnum};
+use clap::{Args, CommandFactory, ValueEnum};
 use common::{
     bearer::{Access, AccessRule, Allow, Enforcement, Pattern, RuleName, Rules},
     path::PathPattern,
@@ -26,7 +26,6 @@ use spiffe::{SpiffeId, TrustDomain};
 pub use self::explain::Question;
 pub(crate) use self::follow::LivePolicy;
 use self::load::{PolicyFile, Refused};
-use crate::config::Config;
 
 /// The callers, and the requests that they may send.
 #[derive(Args, Clone, Debug)]
@@ -112,11 +111,11 @@ impl PolicyArgs {
     }
 
     /// Does what `--check-policy` and `--explain` ask for, and returns the exit status; `None` if neither
-    /// is given. `own` is the SPIFFE ID that the flags give the server.
+    /// is given. `own` is the SPIFFE ID that the flags give the server, and `C` has all its flags.
     ///
     /// # Errors
     /// Fails when standard output can't be written to.
-    pub(crate) fn answer(
+    pub(crate) fn answer<C: CommandFactory>(
         &self,
         own: Option<&SpiffeId>,
         audiences: &[String],
@@ -138,7 +137,7 @@ impl PolicyArgs {
                     false => ExitCode::FAILURE,
                 }))
             }
-            Err(error) => cli::usage_error::<Config>(&error).map(Some),
+            Err(error) => cli::usage_error::<C>(&error).map(Some),
         }
     }
 
