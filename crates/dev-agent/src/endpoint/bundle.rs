@@ -2,18 +2,19 @@
 
 use std::{
     net::SocketAddr,
-    str::FromStr,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
 use http::StatusCode;
 use rustls::{crypto::aws_lc_rs, pki_types::PrivatePkcs8KeyDer, sign::CertifiedKey};
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use spiffe::SpiffeId;
 
-use super::{BundleEndpoint, EndpointIdentity, default_id, server::Site};
+use super::{
+    server::Site,
+    settings::{BundleEndpoint, EndpointIdentity, EndpointMode, default_id},
+};
 use crate::{
     authority::{Ca, Leaf},
     error::Error,
@@ -24,73 +25,6 @@ use crate::{
 
 /// The life of a CA that nobody trusts.
 const A_DAY: Duration = Duration::from_secs(24 * 3600);
-
-/// The behaviour of the bundle endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum EndpointMode {
-    /// It serves the current bundle.
-    Normal,
-    /// It serves the bundle of the moment at which this mode began.
-    Stale,
-    /// It serves the current keys with the sequence number 1.
-    OldSequence,
-    /// It serves a bundle without keys.
-    Empty,
-    /// It serves what is not a bundle.
-    Garbage,
-    /// It presents a certificate of a CA that nobody trusts.
-    WrongCertificate,
-    /// It presents an X.509-SVID of another workload of its trust domain.
-    WrongIdentity,
-    /// It answers 404.
-    NotFound,
-    /// It refuses connections.
-    Gone,
-}
-
-impl EndpointMode {
-    /// All modes, in the order of the help.
-    pub const ALL: [Self; 9] = [
-        Self::Normal,
-        Self::Stale,
-        Self::OldSequence,
-        Self::Empty,
-        Self::Garbage,
-        Self::WrongCertificate,
-        Self::WrongIdentity,
-        Self::NotFound,
-        Self::Gone,
-    ];
-
-    /// Returns the name on the command line.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Normal => "normal",
-            Self::Stale => "stale",
-            Self::OldSequence => "old-sequence",
-            Self::Empty => "empty",
-            Self::Garbage => "garbage",
-            Self::WrongCertificate => "wrong-certificate",
-            Self::WrongIdentity => "wrong-identity",
-            Self::NotFound => "not-found",
-            Self::Gone => "gone",
-        }
-    }
-}
-
-impl FromStr for EndpointMode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut all = Self::ALL.into_iter();
-        all.find(|mode| mode.name() == text).ok_or_else(|| {
-            let names = Self::ALL.map(Self::name);
-            format!("expected one of {}", names.join(", "))
-        })
-    }
-}
 
 /// The contents of the bundle endpoint.
 pub(super) struct BundleSite {

@@ -3,91 +3,32 @@
 //! - `server`: accept → TLS → HTTP, and a port that stays ours while nobody listens.
 //! - `bundle`: the bundle endpoint (SPIFFE Federation §5), and its misbehaviour for tests.
 //! - `oidc`: the discovery document and the JWK Set for validators that do not speak SPIFFE.
+//! - `settings`: their settings, and the ways to misbehave.
 //! - `web`: a certificate and its key from files.
 
 mod bundle;
 mod oidc;
 mod server;
+mod settings;
 mod web;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
-use spiffe::{SpiffeId, TrustDomain};
-
+pub(crate) use self::settings::{DEFAULT_HINT, default_id};
 use self::{
     bundle::BundleSite,
     oidc::OidcSite,
     server::{Server, Site},
 };
-pub use self::{bundle::EndpointMode, web::WebCertificate};
+pub use self::{
+    settings::{BundleEndpoint, EndpointIdentity, EndpointMode, OidcEndpoint},
+    web::WebCertificate,
+};
 use crate::{
     error::Error,
     state::State,
     status::{BundleEndpointStatus, OidcEndpointStatus},
 };
-
-/// The refresh hint of SPIRE, and the period at which a bundle without a hint is fetched (Federation
-/// §4.1).
-pub(crate) const DEFAULT_HINT: Duration = Duration::from_secs(300);
-
-/// The endpoint from which other trust domains get the agent's bundle.
-#[derive(Clone, Debug)]
-pub struct BundleEndpoint {
-    /// The address that it listens on.
-    pub address: SocketAddr,
-    /// The identity that it presents.
-    pub identity: EndpointIdentity,
-    /// The period at which others fetch the bundle again.
-    pub refresh_hint: Duration,
-}
-
-/// The identity of a bundle endpoint, which is that of its profile (Federation §5.2).
-#[derive(Clone, Debug)]
-pub enum EndpointIdentity {
-    /// `https_spiffe`: an X.509-SVID with this SPIFFE ID, by default
-    /// `spiffe://TRUST-DOMAIN/spire/server` as SPIRE's.
-    Spiffe(Option<SpiffeId>),
-    /// `https_web`: a certificate that has the endpoint's name.
-    Web(WebCertificate),
-}
-
-/// The endpoint for validators that do not speak SPIFFE.
-#[derive(Clone, Debug)]
-pub struct OidcEndpoint {
-    /// The address that it listens on.
-    pub address: SocketAddr,
-    /// The certificate that it presents.
-    pub certificate: WebCertificate,
-}
-
-impl BundleEndpoint {
-    /// Returns the settings with the profile `https_spiffe`, SPIRE's SPIFFE ID and SPIRE's refresh
-    /// hint.
-    #[must_use]
-    pub fn new(address: SocketAddr) -> Self {
-        Self {
-            address,
-            identity: EndpointIdentity::Spiffe(None),
-            refresh_hint: DEFAULT_HINT,
-        }
-    }
-}
-
-impl EndpointIdentity {
-    /// Returns the name of the profile.
-    fn profile(&self) -> &'static str {
-        match self {
-            Self::Spiffe(_) => "https_spiffe",
-            Self::Web(_) => "https_web",
-        }
-    }
-}
-
-/// Returns the SPIFFE ID that SPIRE's bundle endpoint has in this trust domain.
-pub(crate) fn default_id(trust_domain: &TrustDomain) -> Result<SpiffeId, Error> {
-    let id = SpiffeId::new(format!("{}/spire/server", trust_domain.id_string()));
-    id.map_err(|error| Error::setting("bundle-endpoint-id", error.to_string()))
-}
 
 /// The endpoints of a running agent. Dropping this closes them.
 pub(crate) struct Endpoints {

@@ -9,7 +9,7 @@ use http::{StatusCode, uri::Authority};
 use rustls::sign::CertifiedKey;
 use serde_json::{Value, json};
 
-use super::{OidcEndpoint, WebCertificate, server::Site};
+use super::{server::Site, settings::OidcEndpoint, web::WebCertificate};
 use crate::{error::Error, state::State, status::OidcEndpointStatus};
 
 /// The contents of the OIDC endpoint.

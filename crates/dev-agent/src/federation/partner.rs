@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use spiffe::{SpiffeId, TrustDomain};
 
 use super::{FederatedBundle, verify};
-use crate::{endpoint, entry, error::Error};
+use crate::{endpoint::default_id, entry, error::Error};
 
 /// The way in which the endpoint of another trust domain is authenticated (Federation §5.2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +63,7 @@ impl Partner {
             PartnerProfile::HttpsSpiffe { id, bundle } => {
                 let id = match id {
                     Some(id) => entry::parse_id(&id).map_err(refuse)?,
-                    None => endpoint::default_id(&trust_domain)?,
+                    None => default_id(&trust_domain)?,
                 };
                 let parse = |text: String| FederatedBundle::parse(trust_domain.clone(), &text);
                 let bundle = bundle.map(parse).transpose()?;
