@@ -27,7 +27,7 @@ rect { fill: #8c959f }
   .own { fill: #58a6ff }
 }";
 
-/// Draws the rows that measured CPU per request. Each has its own scale, which begins at zero.
+/// Draws the rows that compared CPU per request with the floor. Each has its own scale, which begins at zero.
 pub(crate) fn svg(rows: &[RowResult], date: &str) -> String {
     let mut marks = String::new();
     let mut y = 0;
@@ -37,7 +37,7 @@ pub(crate) fn svg(rows: &[RowResult], date: &str) -> String {
             .iter()
             .filter_map(|(stack, _)| Some((*stack, row.median(*stack, Figure::CpuMicros)?)))
             .collect();
-        if bars.is_empty() {
+        if bars.iter().all(|(stack, _)| *stack != Contender::Floor) {
             continue;
         }
         y += HEADING;
@@ -120,8 +120,12 @@ mod tests {
     }
 
     #[test]
-    fn rows_without_the_figure_are_not_drawn() {
+    fn rows_without_the_figure_or_the_floor_are_not_drawn() {
         let mut results = results();
+        let stacks = &mut results.rows[0].stacks;
+        stacks.retain(|(stack, _)| *stack != Contender::Floor);
+        assert!(!stacks.is_empty());
+        assert!(!svg(&results.rows, "").contains("<rect"));
         results.rows[0].stacks.clear();
         assert!(!svg(&results.rows, "").contains("<rect"));
     }
