@@ -20,16 +20,26 @@ async fn calls_of_all_kinds_cross_the_proxy_h003() {
     }
 }
 
-#[tokio::test]
-async fn calls_of_all_kinds_cross_client_proxy_and_server_h003_h004() {
+/// Makes calls of all kinds, the groups whose server counts something each with a server of its own.
+async fn calls_of_all_kinds(start: impl AsyncFn() -> Option<App>) {
     for groups in [&KINDS[..], &["deadlines"], &["cancels"]] {
-        let Some(app) = App::behind_all(SERVER, "h2c").await else {
+        let Some(app) = start().await else {
             return;
         };
         for group in groups {
             app.run(CLIENT, &[group]).await;
         }
     }
+}
+
+#[tokio::test]
+async fn calls_of_all_kinds_cross_client_proxy_and_server_h003_h004() {
+    calls_of_all_kinds(async || App::behind_all(SERVER, "h2c").await).await;
+}
+
+#[tokio::test]
+async fn calls_of_all_kinds_cross_client_nginx_and_server_h003_h004() {
+    calls_of_all_kinds(async || App::behind_nginx(SERVER, "h2c").await).await;
 }
 
 #[tokio::test]

@@ -9,15 +9,14 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use harness::{
-    CLIENT_ID, SERVER_ID, Stack, app,
+    CLIENT_ID, SERVER_ID, Stack,
+    app::App,
     http::send,
     installed::is_installed,
     process::{self, Process},
     wait,
     x509::Authority,
 };
-
-use crate::app::App;
 
 /// The name in nginx's certificate, whose CA is in no trust bundle.
 const NAME: &str = "lb.example.org";
@@ -113,7 +112,7 @@ fn configuration(files: &Path, callers: u16, server: u16) -> String {
 
 #[tokio::test]
 async fn requests_cross_nginx_with_their_bodies_and_the_verified_id_u032() {
-    let (stack, app) = (Stack::new().await, app::App::start("http").await);
+    let (stack, app) = (Stack::new().await, App::start("http").await);
     let server = stack.server(&["--upstream", &app.url]).await;
     let Some(balancer) = Balancer::before(&stack, server.listening().await).await else {
         return;
@@ -150,83 +149,47 @@ async fn requests_cross_nginx_with_their_bodies_and_the_verified_id_u032() {
     }
 }
 
-#[tokio::test]
-async fn grpc_calls_of_all_kinds_cross_nginx_h003_h004() {
-    for groups in [
-        &["unary", "large", "streams", "turns", "errors"][..],
-        &["deadlines"],
-        &["cancels"],
-    ] {
-        let Some(app) = App::behind_nginx("grpc_server.py", "h2c").await else {
-            return;
-        };
-        for group in groups {
-            app.run("grpc_client.py", &[group]).await;
-        }
-    }
-}
-
-#[tokio::test]
-async fn websockets_cross_nginx_p100() {
-    let Some(app) = App::behind_nginx("websocket_server.py", "http").await else {
-        return;
-    };
-    app.run("websocket_client.py", &[]).await;
+/// Sends a request of an application to a client that listens. Returns the status and the challenge.
+async fn get(client: &Process) -> (u16, Option<String>) {
+    let port = client.listening().await;
+    let tcp = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let request = Request::get("/").header("host", "orders");
+    let request = request.body(Full::<Bytes>::default()).unwrap();
+    let answer = send(tcp, Version::HTTP_11, request).await.unwrap();
+    let challenge = answer.headers().get("www-authenticate");
+    let challenge = challenge.map(|value| value.to_str().unwrap().to_owned());
+    (answer.status().as_u16(), challenge)
 }
 
 #[tokio::test]
 async fn nginx_passes_refusals_of_the_server_on_u032() {
-    let (stack, app) = (Stack::new().await, app::App::start("http").await);
-    let allow = ["--allow", "spiffe://example.org/other"];
-    let server = stack
-        .server(&[&["--upstream", &app.url][..], &allow].concat())
-        .await;
+    let (stack, app) = (Stack::new().await, App::start("http").await);
+    let args = [
+        "--upstream",
+        &app.url,
+        "--allow",
+        "spiffe://example.org/other",
+    ];
+    let server = stack.server(&args).await;
     let Some(balancer) = Balancer::before(&stack, server.listening().await).await else {
         return;
     };
-    let client = balancer.client(&stack);
-    let tcp = TcpStream::connect(("127.0.0.1", client.listening().await))
-        .await
-        .unwrap();
-    let request = Request::get("/")
-        .header("host", "orders")
-        .body(Full::<Bytes>::default());
-    let answer = send(tcp, Version::HTTP_11, request.unwrap()).await.unwrap();
-    assert_eq!(answer.status(), 403);
-    assert!(
-        answer.headers()["www-authenticate"]
-            .to_str()
-            .unwrap()
-            .contains("insufficient_scope")
-    );
+    let (status, challenge) = get(&balancer.client(&stack)).await;
+    assert_eq!(status, 403);
+    assert!(challenge.unwrap().contains("insufficient_scope"));
     assert!(app.take().is_empty());
 }
 
 #[tokio::test]
 async fn nginx_never_sends_a_request_to_a_server_that_its_bundle_does_not_verify_u032() {
     let (stack, other) = (Stack::new().await, Stack::new().await);
-    let app = app::App::start("http").await;
+    let app = App::start("http").await;
     let server = other.server(&["--upstream", &app.url]).await;
     let Some(balancer) = Balancer::before(&stack, server.listening().await).await else {
         return;
     };
-    let client = balancer.client(&stack);
-    let tcp = TcpStream::connect(("127.0.0.1", client.listening().await))
-        .await
-        .unwrap();
-    let request = Request::get("/")
-        .header("host", "orders")
-        .body(Full::<Bytes>::default());
-    assert_eq!(
-        send(tcp, Version::HTTP_11, request.unwrap())
-            .await
-            .unwrap()
-            .status(),
-        502
-    );
-    balancer
-        .process
-        .logged("upstream SSL certificate verify error")
-        .await;
+    assert_eq!(get(&balancer.client(&stack)).await.0, 502);
+    let refused = "upstream SSL certificate verify error";
+    balancer.process.logged(refused).await;
     assert!(app.take().is_empty());
 }

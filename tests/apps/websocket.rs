@@ -18,3 +18,11 @@ async fn websockets_cross_client_proxy_and_server_p100() {
     };
     app.run(CLIENT, &[]).await;
 }
+
+#[tokio::test]
+async fn websockets_cross_client_nginx_and_server_p100() {
+    let Some(app) = App::behind_nginx(SERVER, "http").await else {
+        return;
+    };
+    app.run(CLIENT, &[]).await;
+}

@@ -1,4 +1,4 @@
-//! What a run needs of the Workload API: a token, and the bundles that verify its peer.
+//! Fetches what a run needs of the Workload API: a token, and the bundles that verify its peer.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Starts each of the stacks that the bench compares.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     path::{Path, PathBuf},
     time::Duration,
@@ -155,38 +155,22 @@ impl World {
     }
 
     async fn start_stack(&self, contender: Contender, bodies: bool) -> Result<Running> {
+        let cached = match contender {
+            Contender::Envoy => true,
+            Contender::EnvoyUncached => false,
+            _ => return self.start_pair::<&str>(contender, &[], &[]).await,
+        };
         let [server, proxy] = process::free_ports();
         let mut running = Running::new(proxy);
-        if let Contender::Envoy | Contender::EnvoyUncached = contender {
-            let features = Features {
-                cached: contender == Contender::Envoy,
-                bodies,
-            };
-            let program = self.envoy(server, proxy, features)?;
-            self.add(&mut running, program, proxy).await?;
-            return Ok(running);
-        }
-        let program = self.program(contender, "server", server, None)?;
-        self.add(&mut running, program, server).await?;
-        let program = self.program(contender, "proxy", proxy, Some(server))?;
+        let program = self.envoy(server, proxy, Features { cached, bodies })?;
         self.add(&mut running, program, proxy).await?;
         Ok(running)
     }
 
     /// Starts the project with flags of the server and flags of both.
     pub(crate) async fn start_with(&self, server: &[String], both: &[String]) -> Result<Running> {
-        let [server_port, proxy_port] = process::free_ports();
-        let mut running = Running::new(proxy_port);
-        let mut program = self.program(Contender::Project, "server", server_port, None)?;
-        program
-            .args
-            .extend(server.iter().chain(both).map(Into::into));
-        self.add(&mut running, program, server_port).await?;
-        let mut program =
-            self.program(Contender::Project, "proxy", proxy_port, Some(server_port))?;
-        program.args.extend(both.iter().map(Into::into));
-        self.add(&mut running, program, proxy_port).await?;
-        Ok(running)
+        let server = [server, both].concat();
+        self.start_pair(Contender::Project, &server, both).await
     }
 
     /// Starts the project before an application: the server, and the proxy in front of it. `args` are
@@ -197,16 +181,30 @@ impl World {
         app: &str,
         args: &[&str],
     ) -> Result<Running> {
-        let [server_port, proxy_port] = process::free_ports();
-        let mut running = Running::new(proxy_port);
-        let mut program = self.program(contender, "server", server_port, None)?;
-        let own = ["--upstream", app];
-        program.args.extend(own.iter().chain(args).map(Into::into));
-        self.add(&mut running, program, server_port).await?;
-        let mut program = self.program(contender, "proxy", proxy_port, Some(server_port))?;
-        let own = ["--path", "/**"];
-        program.args.extend(own.iter().chain(args).map(Into::into));
-        self.add(&mut running, program, proxy_port).await?;
+        let server = [&["--upstream", app], args].concat();
+        let proxy = [&["--path", "/**"], args].concat();
+        self.start_pair(contender, &server, &proxy).await
+    }
+
+    /// Starts a server and a proxy in front of it, each with these further arguments.
+    async fn start_pair<A: AsRef<OsStr>>(
+        &self,
+        contender: Contender,
+        server_args: &[A],
+        proxy_args: &[A],
+    ) -> Result<Running> {
+        let [server, proxy] = process::free_ports();
+        let mut running = Running::new(proxy);
+        for (role, port, upstream, args) in [
+            ("server", server, None, server_args),
+            ("proxy", proxy, Some(server), proxy_args),
+        ] {
+            let mut program = self.program(contender, role, port, upstream)?;
+            program
+                .args
+                .extend(args.iter().map(|arg| arg.as_ref().to_owned()));
+            self.add(&mut running, program, port).await?;
+        }
         Ok(running)
     }
 

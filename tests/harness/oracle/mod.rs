@@ -114,7 +114,7 @@ pub enum Verdict {
     Refused,
     /// They differ.
     Different {
-        /// Whether ours accepts it.
+        /// Set if our validator accepts it.
         is_accepted: bool,
         /// The kind of the difference.
         reason: &'static str,
