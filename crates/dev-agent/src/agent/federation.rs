@@ -18,7 +18,10 @@ impl DevAgent {
     /// Fails when two bundles share a trust domain or a key, or one is of the own trust domain. Then
     /// nothing changes.
     pub fn set_federated(&self, bundles: Vec<FederatedBundle>) -> Result<(), Error> {
-        self.state.federate(|current| *current = bundles)
+        self.state.federate(|current| {
+            *current = bundles;
+            Ok(())
+        })
     }
 
     /// Returns the trust bundle of another trust domain that workloads have.
@@ -32,7 +35,10 @@ impl DevAgent {
     /// # Errors
     /// Fails like [`Self::set_federated`].
     pub fn federate(&self, bundle: FederatedBundle) -> Result<(), Error> {
-        self.state.federate(|current| replace(current, bundle))
+        self.state.federate(|current| {
+            replace(current, bundle);
+            Ok(())
+        })
     }
 
     /// Fetches the trust bundle of another trust domain from its endpoint from now on.
@@ -80,7 +86,7 @@ impl DevAgent {
         let removed = self.state.federate(|current| {
             let before = current.len();
             current.retain(|bundle| bundle.trust_domain() != trust_domain);
-            current.len() != before
+            Ok(current.len() != before)
         });
         // A part of accepted bundles is accepted too.
         followed || removed.unwrap_or_default()

@@ -195,6 +195,13 @@ mod tests {
                 ["'profile=web'", "https_spiffe and https_web"],
             ),
             (
+                &[
+                    "--federate-with",
+                    "spiffe://b.test=https://b.test;profile=x=https_web",
+                ],
+                ["'profile=x=https_web'", "https_spiffe and https_web"],
+            ),
+            (
                 &["--federate-with", "spiffe://b.test=https://b.test;path=x"],
                 ["'path=x' is not an option", "bundle= and ca= are"],
             ),

@@ -149,14 +149,14 @@ pub(super) fn trust_domain(text: &str) -> Result<TrustDomain, String> {
 impl FederateWith {
     fn set(&mut self, option: &str) -> Result<(), String> {
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
-        let value = Some(value.to_owned());
-        match name {
-            "id" => self.id = value,
-            "bundle" => self.bundle = value,
-            "ca" => self.ca = value,
-            "profile" if option.ends_with("=https_web") => self.web = true,
-            "profile" if option.ends_with("=https_spiffe") => self.web = false,
-            "profile" => {
+        let owned = || Some(value.to_owned());
+        match (name, value) {
+            ("id", _) => self.id = owned(),
+            ("bundle", _) => self.bundle = owned(),
+            ("ca", _) => self.ca = owned(),
+            ("profile", "https_web") => self.web = true,
+            ("profile", "https_spiffe") => self.web = false,
+            ("profile", _) => {
                 return Err(format!(
                     "'{option}': the profiles are https_spiffe and https_web"
                 ));

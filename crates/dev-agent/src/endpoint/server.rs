@@ -92,14 +92,13 @@ impl Server {
     }
 }
 
-/// Binds a socket to an address that another socket of ours may have.
+/// Binds a socket to an address that another socket has, unless a process listens there.
 fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
     socket.set_reuseaddr(true)?;
-    socket.set_reuseport(true)?;
     socket.bind(address)?;
     Ok(socket)
 }

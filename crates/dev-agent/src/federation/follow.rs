@@ -30,6 +30,9 @@ use crate::{
 const MIN_PERIOD: Duration = Duration::from_secs(1);
 const MAX_PERIOD: Duration = Duration::from_secs(24 * 3600);
 
+/// The most characters of the reason for a failure, because an endpoint chooses a part of its text.
+const MAX_REASON: usize = 500;
+
 /// The partners whose bundles are fetched. Dropping this ends all fetches.
 pub(crate) struct Followers {
     state: Arc<State>,
@@ -84,9 +87,12 @@ impl Followers {
         }
         partner.check_bootstrap(|known| known == own || self.state.federated(known).is_some())?;
         if let Some(bundle) = partner.bootstrap().cloned() {
-            self.state.federate(|bundles| replace(bundles, bundle))?;
+            self.state.federate(|bundles| {
+                replace(bundles, bundle);
+                Ok(())
+            })?;
         }
-        // The relationship before goes on if the new one is refused.
+        // The former relationship continues if the new one is refused.
         self.end(domain);
         self.run(partner);
         Ok(())
@@ -172,6 +178,7 @@ impl Shared {
     async fn fetch(&self) -> Fetched {
         let fetched = fetch::fetch(&self.state, &self.partner).await;
         let taken = fetched.and_then(|bundle| self.take(bundle));
+        let taken = taken.map_err(|reason| reason.chars().take(MAX_REASON).collect());
         self.record(&taken);
         taken
     }
@@ -185,14 +192,15 @@ impl Shared {
             return Ok(sequence);
         }
         let taken = self.state.federate(|bundles| {
+            let refused = |reason| Error::federated(domain.id_string(), reason);
             if self.ended.load(SeqCst) {
-                return Err("the relationship has ended".to_owned());
+                return Err(refused("the relationship has ended".to_owned()));
             }
-            is_newer(bundles, &bundle)?;
+            is_newer(bundles, &bundle).map_err(refused)?;
             replace(bundles, bundle);
             Ok(())
         });
-        taken.map_err(|error| error.to_string())??;
+        taken.map_err(|error| error.to_string())?;
         tracing::info!(
             ?sequence,
             "bundle of {domain} fetched: {certificates} CAs, {keys} JWT keys"

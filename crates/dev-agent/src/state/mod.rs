@@ -149,14 +149,14 @@ impl State {
     /// Changes the bundles of other trust domains.
     ///
     /// # Errors
-    /// Fails if the changed bundles are refused; then nothing changes.
+    /// Fails if the change or the changed bundles are refused; then nothing changes.
     pub(crate) fn federate<T>(
         &self,
-        change: impl FnOnce(&mut Vec<FederatedBundle>) -> T,
+        change: impl FnOnce(&mut Vec<FederatedBundle>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         self.try_change(|contents| {
             let mut bundles = contents.federated.clone();
-            let result = change(&mut bundles);
+            let result = change(&mut bundles)?;
             federation::check(&self.trust_domain, &bundles)?;
             contents.federated = bundles;
             Ok(result)

@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use dev_agent::{EndpointIdentity, EndpointMode};
+use dev_agent::{BundleEndpoint, Config, DevAgent, EndpointIdentity, EndpointMode};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Bytes, client::conn::http1};
@@ -8,8 +8,10 @@ use hyper_util::rt::TokioIo;
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    crypto::{
+        WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
+    },
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
 use serde_json::Value;
 use spiffe::cert::spiffe_id_from_der;
@@ -18,9 +20,9 @@ use tokio_rustls::TlsConnector;
 
 use crate::support::{TestAgent, soon, web_certificate};
 
-/// Accepts any certificate, because the tests look at it themselves.
+/// Accepts any certificate, because the tests look at it themselves. It has the algorithms of signatures.
 #[derive(Debug)]
-struct Any;
+struct Any(WebPkiSupportedAlgorithms);
 
 impl ServerCertVerifier for Any {
     fn verify_server_cert(
@@ -40,8 +42,7 @@ impl ServerCertVerifier for Any {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signed, &algorithms)
+        verify_tls12_signature(message, certificate, signed, &self.0)
     }
 
     fn verify_tls13_signature(
@@ -50,13 +51,11 @@ impl ServerCertVerifier for Any {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, &algorithms)
+        verify_tls13_signature(message, certificate, signed, &self.0)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-        algorithms.supported_schemes()
+        self.0.supported_schemes()
     }
 }
 
@@ -81,11 +80,13 @@ pub(crate) async fn send(
     host: &str,
     path: &str,
 ) -> std::io::Result<Answer> {
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let provider = aws_lc_rs::default_provider();
+    let any = Any(provider.signature_verification_algorithms);
+    let config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Any))
+        .with_custom_certificate_verifier(Arc::new(any))
         .with_no_client_auth();
     let stream = TcpStream::connect(address).await?;
     let name = ServerName::try_from("localhost").unwrap();
@@ -171,13 +172,26 @@ async fn other_methods_and_paths_are_refused_f001() {
 }
 
 #[tokio::test]
+async fn endpoint_on_a_port_in_use_is_refused_with_the_remedy() {
+    let agent = TestAgent::with_endpoint(|_| ()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let entry = "spiffe://c.test/y=unix:uid:0".parse().unwrap();
+    let mut config = Config::new(directory.path().join("agent.sock"), vec![entry]);
+    config.bundle_endpoint = Some(BundleEndpoint::new(agent.bundle_endpoint().unwrap()));
+    let error = DevAgent::start(config).await.unwrap_err().to_string();
+    assert!(error.contains("stop what listens there"), "{error}");
+}
+
+#[tokio::test]
 async fn endpoint_of_the_web_profile_presents_its_certificate_f003() {
-    let (certificate, _, _) = web_certificate();
+    let (certificate, _, [chain, _]) = web_certificate();
     let agent = TestAgent::with_endpoint(|endpoint| {
         endpoint.identity = EndpointIdentity::Web(certificate);
     })
     .await;
     let answer = get(&agent).await;
+    let presented = CertificateDer::from_pem_slice(chain.as_bytes()).unwrap();
+    assert_eq!(answer.certificate, presented);
     assert!(spiffe_id_from_der(&answer.certificate).is_err());
     assert_eq!(uses(&answer.json()), ["x509-svid", "jwt-svid"]);
 }

@@ -1,3 +1,4 @@
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use dev_agent::OidcEndpoint;
 use serde_json::{Value, json};
 
@@ -52,12 +53,20 @@ async fn token_has_the_issuer_and_a_published_key_f012() {
     agent.rotate_jwt_key();
     let token = agent.fetch_jwt(&["x"], "").await.unwrap().remove(0).svid;
     let claims = agent.validate("x", &token).await.unwrap().claims.unwrap();
-    let issuer = format!("{:?}", claims.fields["iss"]);
-    assert!(issuer.contains(ISSUER), "{issuer}");
+    let issuer = claims.fields["iss"].kind.clone();
+    let expected = prost_types::value::Kind::StringValue(ISSUER.to_owned());
+    assert_eq!(issuer, Some(expected));
 
     let keys = get(&agent, "b.test", "/keys").await.json();
     let keys = keys["keys"].as_array().unwrap();
     assert_eq!(keys.len(), 2, "the old key is published too");
+    let header = token.split('.').next().unwrap();
+    let header = URL_SAFE_NO_PAD.decode(header).unwrap();
+    let header: Value = serde_json::from_slice(&header).unwrap();
+    assert!(
+        keys.iter().any(|key| key["kid"] == header["kid"]),
+        "{header}"
+    );
     let expected: Value = serde_json::from_str(&agent.jwks()).unwrap();
     for (key, expected) in keys.iter().zip(expected["keys"].as_array().unwrap()) {
         assert_eq!((&key["use"], &key["alg"]), (&json!("sig"), &json!("ES256")));
