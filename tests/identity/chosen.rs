@@ -1,14 +1,13 @@
 use common::workload::{Choice, Readiness, Unready, tokens::TokenSource};
 use dev_agent::pb;
-use spiffe::{JwtSvid, SpiffeId};
-use tokio::time::timeout;
+use spiffe::{BundleSource, JwtSvid, SpiffeId, TrustDomain};
 use tonic::Status;
 
 use harness::{
     CLIENT_ID, PATIENCE, SERVER_ID, Stack, binary,
     fake_workload_api::{Fake, Genuine, token},
     process::{self, Process},
-    wait::until,
+    wait::{becomes, until},
 };
 
 const OTHER_ID: &str = "spiffe://example.org/other";
@@ -149,17 +148,44 @@ async fn chosen_identity_that_is_no_longer_issued_is_withdrawn_w170() {
     };
     with(vec![server.clone()]);
     let is_withdrawn = |now: &Readiness| matches!(now, Readiness::NotReady(Unready::Withdrawn(_)));
-    let withdrawn = timeout(PATIENCE, identity.readiness.wait_for(is_withdrawn)).await;
-    drop(withdrawn.unwrap().unwrap());
+    becomes(&mut identity.readiness, is_withdrawn).await;
     assert!(identity.x509.svid().is_err());
     with(vec![server, other]);
     let is_ready = |now: &Readiness| *now == Readiness::Ready;
-    let ready = timeout(PATIENCE, identity.readiness.wait_for(is_ready)).await;
-    drop(ready.unwrap().unwrap());
+    becomes(&mut identity.readiness, is_ready).await;
     assert_eq!(
         identity.x509.svid().unwrap().spiffe_id().to_string(),
         OTHER_ID
     );
+}
+
+#[tokio::test]
+async fn identity_that_is_missing_is_withdrawn_although_the_agent_is_away_w170() {
+    let stack = stack().await;
+    let genuine = Genuine::of(&stack).await;
+    let [server, _] = two_svids(&stack).await;
+    let fake = Fake::new(&genuine);
+    let api = fake.workload_api(PATIENCE);
+    let api = api.choose(Choice::Id(SpiffeId::new(OTHER_ID).unwrap()));
+    let mut identity = api.identity().await.unwrap();
+    let federated = ("spiffe://example.com".to_owned(), server.bundle.clone());
+    fake.say_x509(Ok(pb::X509svidResponse {
+        svids: vec![server],
+        federated_bundles: [federated].into(),
+        ..genuine.x509.clone()
+    }));
+    let domain = TrustDomain::new("example.com").unwrap();
+    // The message has come when its bundles are in use.
+    until(async || {
+        let bundles = identity.x509.bundle_set().unwrap();
+        matches!(bundles.bundle_for_trust_domain(&domain), Ok(Some(_)))
+    })
+    .await;
+    assert!(identity.x509.svid().is_ok());
+    fake.say_x509(Err(Status::unavailable("stopping")));
+    let is_withdrawn = |now: &Readiness| matches!(now, Readiness::NotReady(Unready::Withdrawn(_)));
+    becomes(&mut identity.readiness, is_withdrawn).await;
+    assert!(identity.x509.svid().is_err());
 }
 
 /// SPIRE's agent sends such messages while it renews the X.509-SVIDs of a tainted authority.
@@ -173,10 +199,7 @@ async fn identity_that_is_missing_for_a_moment_stays_in_use_w185() {
     let bundle = server.bundle.clone();
     for choice in [&[] as &[&str], &["--spiffe-id", SERVER_ID]] {
         let fake = Fake::new(&genuine);
-        let args = [&["--listen", "127.0.0.1:0"], choice].concat();
-        let mut process =
-            Process::spawn(process::command(&binary("server"), &fake.endpoint(), &args));
-        let port = process.listening().await;
+        let (mut process, port) = fake.server(choice).await;
         let say = |svids: &[&pb::X509svid], federated: &[&str]| {
             let federated = federated.iter().map(|name| (*name).to_owned());
             fake.say_x509(Ok(pb::X509svidResponse {
@@ -215,15 +238,13 @@ async fn withdrawn_identity_stays_withdrawn_while_only_others_are_issued_w170() 
     };
     fake.say_x509(Err(Status::permission_denied("no identity issued")));
     let is_withdrawn = |now: &Readiness| reason(now).contains("no registration entry");
-    let withdrawn = timeout(PATIENCE, identity.readiness.wait_for(is_withdrawn)).await;
-    drop(withdrawn.unwrap().unwrap());
+    becomes(&mut identity.readiness, is_withdrawn).await;
     fake.say_x509(Ok(pb::X509svidResponse {
         svids: vec![server],
         ..genuine.x509.clone()
     }));
     let is_next = |now: &Readiness| !is_withdrawn(now);
-    let next = timeout(PATIENCE, identity.readiness.wait_for(is_next)).await;
-    let next = reason(&next.unwrap().unwrap());
+    let next = reason(&becomes(&mut identity.readiness, is_next).await);
     assert!(next.contains("it does not issue"), "{next}");
     assert!(identity.x509.svid().is_err());
 }

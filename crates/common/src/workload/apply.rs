@@ -32,7 +32,7 @@ pub(super) struct Held {
     life: Option<Life>,
     /// True from a message that has the identity until one that withdraws it.
     is_issued: bool,
-    pub(super) absence: Option<Absence>,
+    absence: Option<Absence>,
     x509: Domains<Trust>,
     jwt: Domains<JwtBundle>,
 }
@@ -156,9 +156,14 @@ impl Held {
         Some(self.x509_svids(&absence.message.0, now))
     }
 
+    /// Returns whether the last message lacks the identity, which stays in use for a moment.
+    pub(super) fn is_absent(&self) -> bool {
+        self.absence.is_some()
+    }
+
     /// Takes note of a withdrawal.
     pub(super) fn withdraw(&mut self) {
-        self.is_issued = false;
+        (self.is_issued, self.absence) = (false, None);
     }
 
     fn x509_svids(

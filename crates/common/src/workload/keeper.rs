@@ -137,7 +137,7 @@ impl Keeper {
             let Ok(Some((stream, event))) = timeout_at(deadline, events.recv()).await else {
                 return Err(missing.reason());
             };
-            match self.first(event) {
+            match self.first(stream, event) {
                 Ok(()) => drop(missing.streams.remove(&stream)),
                 Err(reason) => missing.obstruct(stream, reason, &waiting)?,
             }
@@ -155,15 +155,18 @@ impl Keeper {
     }
 
     /// Applies a report at start-up.
-    fn first(&mut self, event: Event) -> Result<(), Reason> {
-        match event {
-            Event::Message(message) => {
-                let applied = self.held.apply(message, SystemTime::now())?;
-                applied.log_faults(&self.held);
-                Ok(())
-            }
+    fn first(&mut self, stream: Stream, event: Event) -> Result<(), Reason> {
+        let applied = match event {
+            Event::Message(message) => self.held.apply(message, SystemTime::now()),
             Event::Lost(reason) => Err(reason),
-        }
+        };
+        let applied = applied.inspect_err(|reason| {
+            if stream == Stream::X509Svids && reason.is_withdrawal() {
+                self.held.withdraw();
+            }
+        })?;
+        applied.log_faults(&self.held);
+        Ok(())
     }
 
     /// Returns the streams that have delivered, but not what the process needs. What it needs of one may
@@ -207,7 +210,10 @@ impl Keeper {
     fn settle(&mut self, stream: Stream, applied: Result<Applied, Reason>, now: SystemTime) {
         match applied {
             Ok(applied) => {
-                self.links.entry(stream).or_default().accept();
+                // A message that lacks the identity does not show that the next X.509-SVID can be used.
+                if stream != Stream::X509Svids || !self.held.is_absent() {
+                    self.links.entry(stream).or_default().accept();
+                }
                 self.publish(now);
                 applied.log(&self.held);
                 applied.log_faults(&self.held);
@@ -219,9 +225,6 @@ impl Keeper {
     /// Takes note of a stream that delivers nothing.
     fn lose(&mut self, stream: Stream, reason: &Reason, now: SystemTime) {
         let was_up = self.links.values().all(|link| link.lost.is_none());
-        if stream == Stream::X509Svids {
-            self.held.absence = None;
-        }
         if reason.is_withdrawal() || matches!(reason, Reason::Unusable(_)) {
             return self.refuse(stream, reason, now);
         }

@@ -29,9 +29,12 @@ struct Refused {
 }
 
 impl Link {
-    /// Takes note of a message that can be used.
+    /// Takes note of a message that can be used, and that may have come before the stream was lost.
     pub(super) fn accept(&mut self) {
-        *self = Self::default();
+        *self = Self {
+            lost: self.lost,
+            ..Self::default()
+        };
     }
 
     /// Takes note of a message that came, whatever it has.
