@@ -245,6 +245,7 @@ async fn a_pid_file_that_is_never_read_to_its_end_delays_no_token_and_no_stop_u0
     for _ in 0..3 {
         token = keeping.other(&token).await;
     }
+    keeping.client.logged("it must be a regular file").await;
     keeping.client.signal(Signal::SIGTERM);
     assert!(keeping.client.ended().await.success());
 

@@ -2,7 +2,8 @@
 //! token, and prints the response. It can repeat the request and print the outcomes, listen and do so for
 //! applications, or keep a token in a file for them.
 //!
-//! - [`config`]: flags and environment, typed · [`route`], [`peer`]: where requests go, and to whom (`web_pki`)
+//! - [`config`]: flags and environment, typed · [`route`], [`peer`]: the upstream and its identity
+//! - `web_pki`: the verification of peers by host name
 //! - [`listening`]: requests of applications · [`token_file`]: a token in a file
 //! - `identity`: the token and the bundles of a run · `authorize`: the token in the request · `challenge`: its refusal
 //! - `output`: standard output and standard error

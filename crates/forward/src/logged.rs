@@ -76,7 +76,7 @@ pub fn log_failure(quotas: &LogQuotas, peer: &Peer, status: StatusCode, reason: 
     let Some(left_out) = quotas.take(status, peer.source()) else {
         return;
     };
-    let is_callers = status.is_client_error();
+    let is_callers = !status.is_server_error();
     let status = status.as_u16();
     match is_callers {
         true => warn!(%peer, status, left_out, "{reason}"),

@@ -16,7 +16,7 @@ use forward::{
 use http::{Request, Response};
 use process::{
     bundles, cli,
-    listen::{Inherited, ListenFlag},
+    listen::{Inherited, ListenAddress},
     service::Service,
 };
 use rustls::ServerConfig;
@@ -61,12 +61,8 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         Ok(upstream) => upstream,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
-    let listen = ListenFlag {
-        name: "--listen",
-        address: &config.listen.into(),
-        is_local_only: false,
-    };
-    let service = Service::claim(&config.serve, inherited, listen)?;
+    let address = ListenAddress::from(config.listen);
+    let service = Service::claim(&config.serve, inherited, address.of_flag("--listen"))?;
     let upstream_files = config.upstream.open_files(config.serve.cores());
     config.serve.raise_open_files_limit(&[upstream_files]);
     let workload_api = config.identity.workload_api(config.serve.startup_timeout);

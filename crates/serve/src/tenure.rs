@@ -15,15 +15,15 @@ use crate::shutdown::{self, Shutdown, Trigger};
 pub struct Tenure(Arc<Mutex<Shutdown>>);
 
 impl Tenure {
-    /// Begins the time of an identity, or of a trust. Dropping the trigger, or using it, drains the connections that
-    /// were opened in this time.
+    /// Begins the time of an identity, or of a trust. Dropping the trigger, or using it, drains the
+    /// connections that were opened in this time.
     #[must_use]
     pub fn begin() -> (Self, Trigger) {
         let (trigger, end) = shutdown::channel();
         (Self(Arc::new(Mutex::new(end))), trigger)
     }
 
-    /// Begins the time of the next one. Connections from now on end with the returned trigger.
+    /// Begins the time of the next identity or trust. Connections from now on end with the returned trigger.
     #[must_use]
     pub fn renew(&self) -> Trigger {
         let (trigger, end) = shutdown::channel();

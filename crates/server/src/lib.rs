@@ -34,7 +34,7 @@ use forward::outbound::{Security, Upstream};
 use http::request;
 use process::{
     bundles, cli,
-    listen::{Inherited, ListenFlag},
+    listen::{Inherited, ListenAddress},
     service::Service,
 };
 use rustls::ServerConfig;
@@ -93,12 +93,8 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         Err(error) => return cli::usage_error::<Config>(&error),
     };
     let policy = LivePolicy::begin(policy)?;
-    let listen = ListenFlag {
-        name: "--listen",
-        address: &config.listen.into(),
-        is_local_only: false,
-    };
-    let service = Service::claim(&config.serve, inherited, listen)?;
+    let address = ListenAddress::from(config.listen);
+    let service = Service::claim(&config.serve, inherited, address.of_flag("--listen"))?;
     let upstream_files = config.application.open_files(config.serve.cores());
     config
         .serve

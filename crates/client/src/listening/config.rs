@@ -46,9 +46,8 @@ impl ListenArgs {
     pub(crate) fn address(&self) -> Result<ListenFlag<'_>, String> {
         match &self.listen {
             Some(address) if address.is_local() => Ok(ListenFlag {
-                name: "--listen",
-                address,
                 is_local_only: true,
+                ..address.of_flag("--listen")
             }),
             Some(address) => Err(format!(
                 "--listen {address} can be reached from other machines, and each process that reaches it acts as this workload; expected a loopback address or a Unix socket, for example 127.0.0.1:15001 or unix:/run/client.sock"
@@ -57,7 +56,7 @@ impl ListenArgs {
         }
     }
 
-    /// Returns the upstream of each route. All have one bound on connections together. The answer to a gRPC call may be silent for `call_timeout`.
+    /// Returns the upstream of each route. The answer to a gRPC call may be silent for `call_timeout`.
     ///
     /// # Errors
     /// Fails when two routes are for the same host.

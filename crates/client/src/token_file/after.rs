@@ -26,8 +26,9 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-/// The longest file with a process ID, in bytes.
+/// The longest file with a process ID, in bytes, and the longest time for reading it.
 const MAX: u64 = 64;
+const READING: Duration = Duration::from_secs(5);
 
 /// The notice of a new token.
 #[derive(Clone, Debug)]
@@ -99,7 +100,12 @@ impl After {
             Self::Signal(signal, pid_file) => {
                 // A pipe may be waited for without end, and this thread also keeps the token.
                 let pid_file = pid_file.clone();
-                let read = spawn_blocking(move || beginning(&pid_file)).await?;
+                let read = timeout(READING, spawn_blocking(move || beginning(&pid_file))).await;
+                let read = read.with_context(|| {
+                    format!(
+                        "cannot read --token-pid-file within {READING:?}; it must be a regular file"
+                    )
+                })??;
                 let text = read.context("cannot read --token-pid-file")?;
                 Ok(kill(pid(&text)?, *signal)?)
             }

@@ -9,7 +9,7 @@
 //! - `jwt` verifies the token as a JWT-SVID
 //! - `rules` finds the rule that decides about the request; `access` has those that are in force
 //! - `allow` matches the caller's SPIFFE ID against the patterns of the rule
-//! - `caller` has the result, with the claims for those who ask
+//! - `caller` has the result, and reads the token's claims when a service asks
 //! - `refusal` maps the step that refused a request to an answer and a log line
 
 mod access;

@@ -3,12 +3,13 @@
 //! Every bad token gets the same answer, so that the answer says nothing about keys or clocks. The log
 //! has the reason, in go-spiffe's words where go-spiffe makes the same distinction.
 
-use super::{allow::Rule, caller::Caller, fault::TokenFault};
-use crate::sanitize::Sanitized;
 use http::{
     HeaderValue, Response, StatusCode,
     header::{CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE},
 };
+
+use super::{allow::Rule, caller::Caller, fault::TokenFault};
+use crate::sanitize::Sanitized;
 
 /// The reason why a request is refused, by the step that refuses it. Its text is for the log.
 #[derive(Debug, thiserror::Error)]

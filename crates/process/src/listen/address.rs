@@ -20,14 +20,24 @@ impl ListenAddress {
             Self::Unix(_) => true,
         }
     }
+
+    /// Returns the address as the value of a flag. Sockets that are passed in its place may be any.
+    #[must_use]
+    pub fn of_flag(&self, name: &'static str) -> ListenFlag<'_> {
+        ListenFlag {
+            name,
+            address: self,
+            is_local_only: false,
+        }
+    }
 }
 
 /// The flag that names the address to listen on.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenFlag<'a> {
-    /// Its name.
+    /// The name of the flag.
     pub name: &'static str,
-    /// Its value.
+    /// The value of the flag.
     pub address: &'a ListenAddress,
     /// Set if sockets that are passed in its place must be local too.
     pub is_local_only: bool,

@@ -31,12 +31,11 @@ impl ExtAuthzArgs {
     pub(crate) fn address(&self) -> Result<Option<ListenFlag<'_>>, String> {
         match &self.ext_authz {
             Some(address) if !address.is_local() && !self.plaintext_ext_authz => Err(format!(
-                "--ext-authz {address} can be reached from other machines, and has no TLS: whoever is on the path gets the callers' tokens; use a loopback address or a Unix socket, for example 127.0.0.1:9001 or unix:/run/authz.sock, or accept it with --plaintext-ext-authz"
+                "--ext-authz {address} can be reached from other machines, and has no TLS: an attacker on the path gets the callers' tokens; use a loopback address or a Unix socket, for example 127.0.0.1:9001 or unix:/run/authz.sock, or accept it with --plaintext-ext-authz"
             )),
             address => Ok(address.as_ref().map(|address| ListenFlag {
-                name: "--ext-authz",
-                address,
                 is_local_only: !self.plaintext_ext_authz,
+                ..address.of_flag("--ext-authz")
             })),
         }
     }

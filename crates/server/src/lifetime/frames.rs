@@ -93,7 +93,7 @@ impl Frames {
 /// Returns a Close frame. The reason has at most 123 bytes, as the payload of such a frame has 125.
 fn close(reason: &str) -> Vec<u8> {
     let payload = [&POLICY_VIOLATION.to_be_bytes(), reason.as_bytes()].concat();
-    let length = u8::try_from(payload.len()).unwrap_or_default();
+    let length = u8::try_from(payload.len()).expect("a reason has at most 123 bytes");
     [&[WHOLE_CLOSE, length], &payload[..]].concat()
 }
 

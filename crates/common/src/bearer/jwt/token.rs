@@ -16,7 +16,7 @@ pub(super) struct Token<'a> {
     pub(super) claims: Claims,
 }
 
-/// A JWS, whatever its payload is.
+/// A JWS, whose payload is not read.
 #[derive(Debug)]
 pub(super) struct Jws<'a> {
     pub(super) header: Header,

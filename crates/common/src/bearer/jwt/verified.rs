@@ -69,7 +69,7 @@ impl VerifiedToken {
     }
 }
 
-/// Shows nothing of the token.
+/// Writes nothing of the token.
 impl fmt::Debug for VerifiedToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VerifiedToken").finish_non_exhaustive()
