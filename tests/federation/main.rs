@@ -11,7 +11,7 @@ mod odd;
 mod peers;
 
 use dev_agent::{BundleEndpoint, Config, DevAgent, Partner, PartnerProfile};
-use harness::{SERVER_ID, Stack, https::get, process::Process, wait::until};
+use harness::{SERVER_ID, Stack, process::Process, wait::until};
 use spiffe::TrustDomain;
 
 const THEIR_SERVER: &str = "spiffe://partner.example/server";
@@ -24,11 +24,14 @@ struct Domains {
 }
 
 impl Domains {
-    /// Starts both. Each agent fetches the other one's bundle.
+    /// Starts both. Each agent has fetched the other one's bundle.
     async fn federated() -> Self {
         let domains = Self::strangers().await;
-        follow(&domains.ours.agent, &domains.theirs.agent);
-        follow(&domains.theirs.agent, &domains.ours.agent);
+        let (ours, theirs) = (&domains.ours.agent, &domains.theirs.agent);
+        for (agent, other) in [(ours, theirs), (theirs, ours)] {
+            follow(agent, other);
+            agent.refresh(other.trust_domain()).await.unwrap();
+        }
         domains
     }
 
@@ -66,9 +69,7 @@ impl Domains {
     /// Sends `token` to our server. Returns the status.
     async fn status(&self, server: &Process, token: &str) -> u16 {
         let https = self.ours.https(server.listening().await);
-        let token = format!("Bearer {token}");
-        let answer = https.send(get(&[("authorization", &token)])).await;
-        answer.status.as_u16()
+        https.status(token).await
     }
 
     /// Waits until our server answers `token` with `status`.

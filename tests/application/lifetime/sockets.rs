@@ -4,9 +4,8 @@ use h2::{RecvStream, ext::Protocol};
 use harness::{
     listen::listen,
     raw::{Client, End, Message},
-    x509::Authority,
+    x509::{Authority, expires_in},
 };
-use rcgen::date_time_ymd;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, split},
     net::TcpStream,
@@ -245,10 +244,10 @@ async fn a_websocket_of_a_caller_without_a_token_ends_with_its_certificate_u030(
     let accept = ["--client-certificates", "accept"];
     let allow = ["--allow", "spiffe://odd.test/*"];
     let mut sockets = Sockets::new([TOKEN, accept, allow].as_flattened()).await;
-    let svid = sockets.root.issue(CALLER_ID, |params| {
-        let now = UNIX_EPOCH.elapsed().unwrap();
-        params.not_after = date_time_ymd(1970, 1, 1) + now + Duration::from_secs(4);
-    });
+    let life = Duration::from_secs(4);
+    let svid = sockets
+        .root
+        .issue(CALLER_ID, |params| expires_in(params, life));
     let mut config = sockets.https.config(&[b"http/1.1"]);
     config.client_auth_cert_resolver = svid.presented();
     let connected = sockets.https.connect_with(config, "localhost").await;

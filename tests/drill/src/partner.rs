@@ -235,9 +235,11 @@ pub(crate) async fn endpoints_gone(
     partner.agent.set_endpoint_mode(EndpointMode::Gone).await?;
     stack.ctl(&["endpoint", "gone"]).await?;
     sleep(scale.seconds(30)).await;
+    let ours = stack.status().await?["partners"][0]["state"] == "failing";
+    let theirs = partner.agent.status().partners.first().map(|one| one.state);
     found.check(
-        partner.is_current(stack).await.is_none(),
-        "no agent says that the endpoint is gone",
+        ours && theirs == Some(PartnerState::Failing),
+        "an agent does not say that the endpoint is gone",
     );
     partner.take(found, Wanted::default());
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log"
-	"net/http"
 	"os"
 	"time"
 
@@ -23,11 +22,7 @@ func runBundleServer(ctx context.Context, args []string) error {
 	listen := flags.String("listen", "127.0.0.1:0", "`address` to listen on")
 	_ = flags.Parse(args) // exits if a flag is wrong
 
-	option, err := workloadAPI(*address)
-	if err != nil {
-		return err
-	}
-	x509Source, err := newX509Source(ctx, option)
+	option, x509Source, err := openX509Source(ctx, *address)
 	if err != nil {
 		return err
 	}
@@ -48,14 +43,6 @@ func runBundleServer(ctx context.Context, args []string) error {
 	return serve(ctx, *listen, tlsconfig.TLSServerConfig(x509Source), logged(handler))
 }
 
-// logged logs the path of each request.
-func logged(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		log.Printf("GET %s", r.URL.Path)
-		next.ServeHTTP(w, r)
-	})
-}
-
 // runBundleWatcher fetches the bundle at -url by its refresh hint until it is
 // stopped, and logs each one. With -id the endpoint has that SPIFFE ID, and the
 // file -bundle has the bundle for the first fetch. Otherwise the endpoint is
@@ -69,6 +56,9 @@ func runBundleWatcher(ctx context.Context, args []string) error {
 	ca := flags.String("ca", "", "`file` with CA certificates in PEM")
 	_ = flags.Parse(args) // exits if a flag is wrong
 
+	if *url == "" {
+		return errors.New("-url is missing: give the URL of the bundle endpoint")
+	}
 	trustDomain, err := spiffeid.TrustDomainFromString(*domain)
 	if err != nil {
 		return fmt.Errorf("-trust-domain %q: %w", *domain, err)

@@ -34,14 +34,9 @@ func runClient(ctx context.Context, args []string) error {
 	if *audience == "" {
 		*audience = peer.String()
 	}
-	option, err := workloadAPI(*address)
-	if err != nil {
-		return err
-	}
-
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	source, err := newX509Source(ctx, option)
+	option, source, err := openX509Source(ctx, *address)
 	if err != nil {
 		return err
 	}

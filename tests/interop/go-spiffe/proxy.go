@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"log"
-	"net/http"
 	"net/http/httputil"
 	"net/url"
 
@@ -31,11 +29,7 @@ func runProxy(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("-upstream-id %q: %w", *upstreamID, err)
 	}
-	option, err := workloadAPI(*address)
-	if err != nil {
-		return err
-	}
-	source, err := newX509Source(ctx, option)
+	_, source, err := openX509Source(ctx, *address)
 	if err != nil {
 		return err
 	}
@@ -49,8 +43,5 @@ func runProxy(ctx context.Context, args []string) error {
 		Transport: transport(source, peer, *presents),
 	}
 	settings := tlsconfig.TLSServerConfig(source)
-	return serve(ctx, *listen, settings, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		log.Printf("%s %s", r.Method, r.URL)
-		proxy.ServeHTTP(w, r)
-	}))
+	return serve(ctx, *listen, settings, logged(proxy))
 }

@@ -62,15 +62,28 @@ func transport(source *workloadapi.X509Source, peer spiffeid.ID, presents bool) 
 	return &http.Transport{TLSClientConfig: settings, ForceAttemptHTTP2: true}
 }
 
-// newX509Source waits for the first X.509-SVID and trust bundle.
-func newX509Source(ctx context.Context, option workloadapi.X509SourceOption) (*workloadapi.X509Source, error) {
+// logged logs each request before next answers it.
+func logged(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		log.Printf("%s %s", r.Method, r.URL)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// openX509Source waits for the first X.509-SVID and trust bundle of the Workload
+// API at address. It also returns the option for other sources there.
+func openX509Source(ctx context.Context, address string) (workloadapi.SourceOption, *workloadapi.X509Source, error) {
+	option, err := workloadAPI(address)
+	if err != nil {
+		return nil, nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	source, err := workloadapi.NewX509Source(ctx, option)
 	if err != nil {
-		return nil, fmt.Errorf("unable to get an X.509-SVID: %w", err)
+		return nil, nil, fmt.Errorf("unable to get an X.509-SVID: %w", err)
 	}
-	return source, nil
+	return option, source, nil
 }
 
 // newJWTSource waits for the first JWT bundles.

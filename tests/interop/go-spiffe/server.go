@@ -22,11 +22,7 @@ func runServer(ctx context.Context, args []string) error {
 	peers := flags.String("peers", "", "only `SPIFFE ID` that may connect (default: any peer, without a certificate)")
 	_ = flags.Parse(args) // exits if a flag is wrong
 
-	option, err := workloadAPI(*address)
-	if err != nil {
-		return err
-	}
-	x509Source, err := newX509Source(ctx, option)
+	option, x509Source, err := openX509Source(ctx, *address)
 	if err != nil {
 		return err
 	}

@@ -75,7 +75,7 @@ async fn get(url: &Uri, config: Arc<ClientConfig>) -> Result<Answer, String> {
 
     let http = |error: hyper::Error| format!("HTTP: {error}");
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
-    // Dropped at the end, with the connection.
+    // The connection ends when this is dropped.
     let mut connections = JoinSet::new();
     connections.spawn(connection);
     let response = sender.send_request(request(url)?).await.map_err(http)?;

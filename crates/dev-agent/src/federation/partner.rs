@@ -17,14 +17,14 @@ use crate::{endpoint::default_id, entry, error::Error};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PartnerProfile {
-    /// By an X.509-SVID.
+    /// The endpoint presents an X.509-SVID.
     HttpsSpiffe {
         /// The SPIFFE ID of the endpoint, `spiffe://TRUST-DOMAIN/spire/server` by default.
         id: Option<String>,
         /// The bundle document that verifies the endpoint for the first time.
         bundle: Option<String>,
     },
-    /// By the name in the URL.
+    /// The endpoint presents a certificate with the host of the URL.
     HttpsWeb {
         /// The CA certificates in PEM, the system's by default.
         ca: Option<String>,
@@ -157,8 +157,7 @@ fn in_pem(pem: &str) -> Result<RootCertStore, String> {
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
         let added = certificate.is_ok_and(|certificate| roots.add(certificate).is_ok());
         if !added {
-            roots = RootCertStore::empty();
-            break;
+            return Err("ca=FILE has a certificate that can't be used; expected the CA's certificates in PEM".to_owned());
         }
     }
     if roots.is_empty() {

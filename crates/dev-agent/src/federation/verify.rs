@@ -89,13 +89,12 @@ impl ServerCertVerifier for SpiffeVerifier {
     ) -> Result<ServerCertVerified, Error> {
         let algorithms = self.algorithms.all;
         let parsed = ParsedCertificate::try_from(leaf)?;
-        verify_server_cert_signed_by_trust_anchor(
-            &parsed,
-            &self.roots,
-            intermediates,
-            now,
-            algorithms,
-        )?;
+        let signing: Vec<_> = intermediates
+            .iter()
+            .filter(|one| may_sign(one))
+            .cloned()
+            .collect();
+        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, &signing, now, algorithms)?;
         let id = workload_id(leaf).map_err(refused)?;
         if id != self.expected {
             return Err(refused(format!("it is {id} and not {}", self.expected)));
@@ -138,6 +137,42 @@ fn workload_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, String> {
     Ok(id)
 }
 
+/// Returns whether an intermediate may sign certificates (RFC 5280 §6.1.4(n)). rustls does not look at its
+/// key usage.
+fn may_sign(intermediate: &CertificateDer<'_>) -> bool {
+    let certificate = X509Certificate::from_der(intermediate);
+    certificate.is_ok_and(|(_, certificate)| match certificate.key_usage() {
+        Ok(usage) => usage.is_none_or(|usage| usage.value.key_cert_sign()),
+        Err(_) => false,
+    })
+}
+
 fn refused(reason: String) -> Error {
     Error::Other(OtherError(Arc::new(Reason(reason))))
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, KeyUsagePurpose};
+
+    use super::*;
+
+    #[test]
+    fn only_intermediates_whose_key_usage_says_so_may_sign() {
+        use KeyUsagePurpose::{CrlSign, DigitalSignature, KeyCertSign};
+        for (usages, expected) in [
+            (&[] as &[_], true),
+            (&[KeyCertSign], true),
+            (&[CrlSign, KeyCertSign], true),
+            (&[CrlSign], false),
+            (&[DigitalSignature], false),
+        ] {
+            let mut params = CertificateParams::default();
+            params.key_usages = usages.to_vec();
+            let key = KeyPair::generate().unwrap();
+            let certificate = params.self_signed(&key).unwrap();
+            assert_eq!(may_sign(certificate.der()), expected, "{usages:?}");
+        }
+        assert!(!may_sign(&CertificateDer::from_slice(b"none")));
+    }
 }
