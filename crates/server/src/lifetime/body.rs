@@ -13,12 +13,9 @@ use serve::{
     body::{Body, BoxError, Cancelled},
     grpc,
 };
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep};
 
-use super::{
-    expiry::{Expiry, LOOK_EVERY},
-    frames::Frames,
-};
+use super::{expiry::Expiry, frames::Frames};
 
 /// The time for the frame of a WebSocket that is being sent when the credential expires.
 const GRACE: Duration = Duration::from_secs(1);
@@ -80,20 +77,6 @@ impl Ending {
         Response::from_parts(head, Body::streamed(body))
     }
 
-    /// Polls whether the credential has expired.
-    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let left = self.expiry.left();
-            if left.is_zero() {
-                return Poll::Ready(());
-            }
-            let next = left.min(LOOK_EVERY);
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(next)));
-            ready!(timer.as_mut().poll(cx));
-            timer.as_mut().reset(Instant::now() + next);
-        }
-    }
-
     /// Passes on a part of the body that has come in time.
     fn pass(&mut self, data: Bytes) -> Polled {
         self.has_begun = true;
@@ -143,7 +126,8 @@ impl http_body::Body for Ending {
         };
         match Pin::new(body).poll_frame(cx) {
             Poll::Pending => {
-                ready!(self.poll_expired(cx));
+                let Self { expiry, timer, .. } = &mut *self;
+                ready!(expiry.poll_passed(timer, cx));
                 self.poll_ended(Bytes::new(), cx)
             }
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {

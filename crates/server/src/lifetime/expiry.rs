@@ -1,7 +1,10 @@
 //! The end of a caller's credential.
 
 use std::{
+    future::poll_fn,
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
 
@@ -9,11 +12,11 @@ use common::bearer::Credential;
 use http::Request;
 use serve::{Received, peer::Peer, websocket::WebSocket};
 use spiffe::SpiffeId;
-use tokio::time::sleep;
+use tokio::time::{Instant, Sleep, sleep};
 use tracing::info;
 
 /// The longest time between two looks at the clock, which may be set, or go on while the machine sleeps.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// The time that the answer has to end before the request breaks off, which would break the answer too.
 const ANSWER_FIRST: Duration = Duration::from_secs(2);
@@ -41,12 +44,25 @@ impl Expiry {
 
     /// Waits until the credential has expired.
     pub(super) async fn passed(&self) {
+        let mut timer = None;
+        poll_fn(|cx| self.poll_passed(&mut timer, cx)).await;
+    }
+
+    /// Polls whether the credential has expired. `timer` runs from the first time that it has not.
+    pub(super) fn poll_passed(
+        &self,
+        timer: &mut Option<Pin<Box<Sleep>>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
         loop {
             let left = self.left();
             if left.is_zero() {
-                return;
+                return Poll::Ready(());
             }
-            sleep(left.min(LOOK_EVERY)).await;
+            let next = left.min(LOOK_EVERY);
+            let timer = timer.get_or_insert_with(|| Box::pin(sleep(next)));
+            ready!(timer.as_mut().poll(cx));
+            timer.as_mut().reset(Instant::now() + next);
         }
     }
 

@@ -13,9 +13,7 @@ use common::bearer::{Caller, Credential, Refusal, TokenFault};
 use http::{Request, Response};
 use serve::{body::Body, grpc, peer::Peer};
 
-pub(crate) use self::expiry::Expiry;
-
-use self::body::Ending;
+use self::{body::Ending, expiry::Expiry};
 use crate::answer_refusal;
 
 /// The end of streams: WebSockets, and answers that are sent as they come.

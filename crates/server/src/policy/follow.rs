@@ -25,12 +25,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(crate) enum LivePolicy {
     /// The policy of the flags, which does not change.
     Flags,
-    /// The policy of a file, which is read again after a SIGHUP.
-    File {
-        file: PolicyFile,
-        rules: Rules,
-        hangups: Hangups,
-    },
+    /// The policy of a file, which may change.
+    File(FollowedFile),
+}
+
+/// A file with a policy, which is read again after a SIGHUP.
+pub(crate) struct FollowedFile {
+    file: PolicyFile,
+    rules: Rules,
+    hangups: Hangups,
 }
 
 impl LivePolicy {
@@ -43,30 +46,26 @@ impl LivePolicy {
             return Ok(Self::Flags);
         };
         let hangups = Hangups::handle().context("cannot handle SIGHUP")?;
-        Ok(Self::File {
+        Ok(Self::File(FollowedFile {
             file,
             rules,
             hangups,
-        })
+        }))
     }
+}
 
-    /// Returns the authenticator, and follows the policy's file. `flags` gives the rules if there is no file,
-    /// and `policy` has what else the server accepts.
+impl FollowedFile {
+    /// Returns the authenticator, and follows the file. `policy` has what the server accepts with its rules.
     pub(crate) fn authenticator(
         self,
-        flags: impl FnOnce(&JwtSource) -> Rules,
         policy: impl FnOnce(Rules) -> Policy,
         bundles: JwtSource,
     ) -> Authenticator {
-        let Self::File {
+        let Self {
             file,
             rules,
             hangups,
-        } = self
-        else {
-            let rules = flags(&bundles);
-            return Authenticator::new(bundles, policy(rules));
-        };
+        } = self;
         announce(&file, &rules, &bundles);
         let (authenticator, handle) = Authenticator::replaceable(bundles.clone(), policy(rules));
         tokio::spawn(follow(file, hangups, handle, bundles));

@@ -5,7 +5,7 @@ use std::fmt;
 use http::HeaderValue;
 use serde_json::{Map, Value};
 
-use super::{claims, json, token::Jws};
+use super::{claims, json, token};
 use crate::{bearer::TokenFault, sanitize::Sanitized};
 
 /// A verified token, in the field value that it came in. It shares the octets of that value.
@@ -62,9 +62,9 @@ impl VerifiedToken {
     /// exceed a limit.
     pub(in crate::bearer) fn claims(&self) -> Result<Claims, ClaimsFault> {
         let text = self.field.to_str().map_err(ClaimsFault::of)?;
-        let jws = Jws::read(text.get(self.start..).unwrap_or_default())?;
-        let verified = claims::Claims::read(&jws.payload)?;
-        let others = json::object(&jws.payload).map_err(ClaimsFault::of)?;
+        let payload = token::payload(text.get(self.start..).unwrap_or_default())?;
+        let verified = claims::Claims::read(&payload)?;
+        let others = json::object(&payload).map_err(ClaimsFault::of)?;
         Claims::new(verified, others)
     }
 }
