@@ -4,6 +4,10 @@ use harness::{CLIENT_ID, process::Process};
 
 use crate::{Domains, THEIR_SERVER, follow, partner};
 
+/// The beginning of what our processes log about changed CAs of the other trust domain. The line of their start
+/// has the CAs of both.
+const THEIR_BUNDLE: &str = "X.509 bundle of partner.example ";
+
 /// Starts their server, which our client may call, and our proxy in front of it.
 async fn our_proxy(domains: &Domains, upstream_id: &str) -> (Process, Process) {
     let server = domains.theirs.server(&["--allow", CLIENT_ID]).await;
@@ -38,19 +42,25 @@ async fn proxy_verifies_an_upstream_of_another_trust_domain_f018() {
 #[tokio::test]
 async fn cas_rotate_in_another_trust_domain_while_peers_are_verified_f018() {
     let domains = Domains::federated().await;
-    let (_server, proxy) = our_proxy(&domains, THEIR_SERVER).await;
+    let (server, proxy) = our_proxy(&domains, THEIR_SERVER).await;
     let theirs = &domains.theirs.agent;
-    for _ in 0..2 {
+    let verified = async || {
+        let output = request(&domains, &proxy).await;
+        assert_eq!(output.stdout, b"Success!!!", "{output:?}");
+    };
+    // The server logs the X.509-SVID of its start.
+    for round in 1..=2 {
         theirs.prepare_ca();
         domains.refresh().await;
+        proxy.logged_times(THEIR_BUNDLE, 2 * round - 1).await;
         theirs.rotate_ca();
+        verified().await;
+        server.logged_times("X.509-SVID ", 1 + round).await;
+        verified().await;
         theirs.drop_old_ca();
         domains.refresh().await;
-        harness::wait::until(async || {
-            let output = request(&domains, &proxy).await;
-            output.stdout == b"Success!!!"
-        })
-        .await;
+        proxy.logged_times(THEIR_BUNDLE, 2 * round).await;
+        verified().await;
     }
 }
 
