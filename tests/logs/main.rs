@@ -3,5 +3,7 @@
 
 /// Closes, fills and blocks the output of a log.
 mod output;
+/// Finds the code of each refusal in logs, and the paragraph of each code.
+mod refusals;
 /// Searches logs at `RUST_LOG=trace`, and what others can read of a process, for tokens and keys.
 mod secrets;

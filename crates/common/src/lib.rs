@@ -51,6 +51,8 @@
 //! - [`bearer`] verifies a request's caller, and has the layer that does so for a service
 //! - [`path`] has patterns over the paths of requests
 //! - [`certificate`] reads a certificate
+//! - [`reason`] has the codes of refusals, which log lines, metrics and documents share; [`label`] declares such
+//!   codes
 //! - [`sanitize`], [`cause`] and [`throttle`] make log lines safe, complete and bounded
 //! - [`fair`], [`source`], [`backoff`] and [`lock`] are small parts that the crates of this workspace
 //!   share
@@ -60,8 +62,10 @@ pub mod bearer;
 pub mod cause;
 pub mod certificate;
 pub mod fair;
+pub mod label;
 pub mod lock;
 pub mod path;
+pub mod reason;
 pub mod sanitize;
 pub mod source;
 pub mod throttle;

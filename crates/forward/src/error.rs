@@ -1,5 +1,6 @@
 //! The error of a forwarded request without the upstream's answer, and what its caller gets instead.
 
+use common::reason::Reason;
 use http::{HeaderValue, Response, StatusCode, header::RETRY_AFTER};
 use serve::body::{self, Body};
 
@@ -18,6 +19,12 @@ impl Error {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.0.status()
+    }
+
+    /// Returns the reason, whose code is for the log and the metrics.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        self.0.reason()
     }
 
     /// Returns the answer that the caller gets: a status without details.

@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, sync::Arc};
 
-use common::{sanitize::Sanitized, throttle::LogQuotas};
+use common::{reason::Reason, sanitize::Sanitized, throttle::LogQuotas};
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serve::{Received, body::Body, peer::Peer};
@@ -59,7 +59,7 @@ impl LoggedForwarder {
 
     fn answered(&self, forwarded: Result<Response<Body>, Error>, peer: &Peer) -> Response<Body> {
         forwarded.unwrap_or_else(|error| {
-            log_failure(&self.quotas, peer, error.status(), &error);
+            log_failure(&self.quotas, peer, error.status(), error.reason(), &error);
             error.into_response()
         })
     }
@@ -70,17 +70,23 @@ impl LoggedForwarder {
     }
 }
 
-/// Logs the reason why a request of `peer` is answered with `status`, within the quotas: a fault of the caller
+/// Logs the fault for which a request of `peer` is answered with `status`, within the quotas: a fault of the caller
 /// as a warning, and any other as an error.
-pub fn log_failure(quotas: &LogQuotas, peer: &Peer, status: StatusCode, reason: impl Display) {
+pub fn log_failure(
+    quotas: &LogQuotas,
+    peer: &Peer,
+    status: StatusCode,
+    reason: Reason,
+    fault: impl Display,
+) {
     let Some(left_out) = quotas.take(status, peer.source()) else {
         return;
     };
     let is_callers = !status.is_server_error();
     let status = status.as_u16();
     match is_callers {
-        true => warn!(%peer, status, left_out, "{reason}"),
-        false => error!(%peer, status, left_out, "{reason}"),
+        true => warn!(%peer, status, %reason, left_out, "{fault}"),
+        false => error!(%peer, status, %reason, left_out, "{fault}"),
     }
 }
 
@@ -88,14 +94,14 @@ pub fn log_failure(quotas: &LogQuotas, peer: &Peer, status: StatusCode, reason: 
 pub fn reject(quotas: &LogQuotas, rejected: &Rejected<Received>, peer: &Peer) -> Response<Body> {
     let Rejected { request, rejection } = rejected;
     if let Some(left_out) = quotas.refused.take(peer.source()) {
-        let status = rejection.status().as_u16();
+        let (status, reason) = (rejection.status().as_u16(), rejection.reason());
         let method = Sanitized(request.method().as_str());
         let path = Sanitized(request.uri().path());
         match rejection {
             Rejection::OwnHop => {
-                info!(%method, %path, %peer, status, left_out, "{rejection}");
+                info!(%method, %path, %peer, status, %reason, left_out, "{rejection}");
             }
-            _ => warn!(%method, %path, %peer, status, left_out, "{rejection}"),
+            _ => warn!(%method, %path, %peer, status, %reason, left_out, "{rejection}"),
         }
     }
     rejection.into_response()

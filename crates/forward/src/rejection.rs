@@ -1,5 +1,6 @@
 //! The reason why a request is not forwarded, and the answer that it gets instead.
 
+use common::reason::Reason;
 use http::{Request, Response, StatusCode, header::ALLOW};
 use serve::{
     body::{self, ALLOWED, Body},
@@ -55,6 +56,20 @@ impl Rejection {
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::OwnHop => StatusCode::NO_CONTENT,
+        }
+    }
+
+    /// Returns the reason, whose code is for the log and the metrics.
+    #[must_use]
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::Malformed(_) => Reason::MalformedRequest,
+            Self::TransferCoding => Reason::TransferCoding,
+            Self::Expectation => Reason::Expectation,
+            Self::Method => Reason::Method,
+            Self::Loop => Reason::Loop,
+            Self::NotFound => Reason::NotFound,
+            Self::OwnHop => Reason::OwnHop,
         }
     }
 

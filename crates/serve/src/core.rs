@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use common::{source::network, throttle::LogQuota, tls::refused_certificate};
 use tokio::{task::JoinSet, time::timeout};
-use tracing::{debug, warn};
+use tracing::{debug, field::display, warn};
 
 use crate::{
     accept::{self, Accepted},
@@ -12,6 +12,7 @@ use crate::{
     handler::Handler,
     listen::{Listener, Security},
     peer::Peer,
+    reason::ConnectionReason,
     shared::Shared,
     shutdown::Shutdown,
     stream::PeerAddress,
@@ -122,15 +123,19 @@ impl<H: Handler> ServingCore<H> {
 /// Logs why a connection ended early. `refused` limits the lines about certificates, which must be seen:
 /// they tell the operator of a correct peer what to mend.
 fn log_end(peer: PeerAddress, error: &connection::Error, refused: &LogQuota) {
-    let reason = match error {
+    let fault = match error {
         connection::Error::Handshake(cause) => refused_certificate(cause),
         _ => None,
     };
-    match reason {
-        None => debug!(%peer, %error, "connection ended"),
-        Some(reason) => {
+    match fault {
+        None => {
+            let reason = error.reason().map(display);
+            debug!(%peer, %error, reason, "connection ended");
+        }
+        Some(fault) => {
             if let Some(left_out) = refused.take(network(peer.ip())) {
-                warn!(%peer, left_out, "TLS handshake refused: {reason}");
+                let reason = ConnectionReason::Certificate;
+                warn!(%peer, %reason, left_out, "TLS handshake refused: {fault}");
             }
         }
     }

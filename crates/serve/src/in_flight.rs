@@ -7,7 +7,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use common::throttle::Episode;
+use common::{reason::Reason, throttle::Episode};
 
 use crate::shares::{Eviction, Held, Own, Share, Shares};
 
@@ -30,7 +30,8 @@ impl InFlightLimit {
     /// callers.
     pub(crate) fn new(max: usize) -> Self {
         let what = format!("more requests in flight than max-requests ({max}): answering 503");
-        let exceeded = Episode::new(what, "requests in flight are within max-requests again");
+        let over = "requests in flight are within max-requests again";
+        let exceeded = Episode::refusing(Reason::Overloaded, what, over);
         let shares = |own| Shares::new(max, usize::MAX, own).logged_by(Arc::clone(&exceeded));
         Self {
             working: shares(Own::Refused),

@@ -6,6 +6,7 @@
 //! - `accept` takes connections from the kernel's queue, within bounds, and hands them off between cores
 //! - `connection` does the TLS handshake and serves HTTP/1.1 or HTTP/2 until the connection ends
 //! - [`tenure`] ends connections with the identity that they were opened under
+//! - [`reason`] has the codes of connections that are not served
 //! - [`body`], [`peer`], [`listen`] and [`shutdown`] have the types that a [`Handler`] and its binary use
 //! - [`shares`], [`http2`], [`grpc`], [`websocket`], [`tunnel`], [`tcp`] and [`fields`]
 //!   are shared with the `forward` crate
@@ -22,6 +23,7 @@ mod in_flight;
 mod limits;
 pub mod listen;
 pub mod peer;
+pub mod reason;
 mod shared;
 pub mod shares;
 pub mod shutdown;

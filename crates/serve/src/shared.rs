@@ -26,6 +26,8 @@ pub struct Shared {
     pub(crate) trust: Option<Tenure>,
     /// The quota of log lines about handshakes that are refused.
     pub(crate) refused: Arc<LogQuota>,
+    /// The quota of log lines about requests that exceed a bound.
+    pub(crate) rejected: Arc<LogQuota>,
 }
 
 impl Shared {
@@ -40,6 +42,7 @@ impl Shared {
             tenure: None,
             trust: None,
             refused: Arc::default(),
+            rejected: Arc::default(),
             limits,
         }
     }

@@ -40,9 +40,10 @@ impl Refusals {
             Some(_) => "let through by --enforce observe: ",
             None => "",
         };
-        let (status, remedy) = (status.as_u16(), remedy(refusal));
+        let (status, reason) = (status.as_u16(), refusal.reason());
+        let remedy = remedy(refusal);
         let (method, path) = request(head);
-        warn!(%peer, status, %method, %path, left_out, so_far, "{what}{refusal}{remedy}");
+        warn!(%peer, status, %reason, %method, %path, left_out, so_far, "{what}{refusal}{remedy}");
     }
 
     /// Counts a request that is let through, and logs it.

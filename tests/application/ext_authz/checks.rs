@@ -180,5 +180,6 @@ async fn a_call_that_is_not_a_check_is_answered_by_its_fault_u018() {
         .call(PATH, framed(&question("no path", &[]).encode_to_vec()))
         .await;
     assert_eq!(denied(answer.decoded()).status.unwrap().code, 400);
-    checking.server.logged("Malformed check").await;
+    let line = checking.server.logged("Malformed check").await;
+    assert!(line.contains("reason=malformed_check"), "{line}");
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use common::{sanitize::Sanitized, throttle::LogQuotas};
+use common::{reason::Reason, sanitize::Sanitized, throttle::LogQuotas};
 use forward::{Checked, LoggedForwarder, log_failure};
 use futures_util::future::try_join_all;
 use http::{
@@ -84,13 +84,17 @@ impl CoreHandler {
         let mut for_host = destinations.filter(|(one, _)| one.route.is_for(host));
         let Some((destination, forwarder)) = for_host.next() else {
             let host = Sanitized(host);
-            let reason =
-                format!("no route for the host {host}; add one: --route '{host}=https://…'");
-            return self.refuse(peer, StatusCode::FORBIDDEN, &reason);
+            let text = format!("no route for the host {host}; add one: --route '{host}=https://…'");
+            return self.refuse(peer, StatusCode::FORBIDDEN, Reason::NoRoute, &text);
         };
         if request.headers().contains_key(AUTHORIZATION) && !self.shared.replaces_authorization {
-            let reason = "the application sends an Authorization of its own, in whose place the JWT-SVID goes; remove it, or start the client with --replace-authorization";
-            return self.refuse(peer, StatusCode::BAD_REQUEST, reason);
+            let text = "the application sends an Authorization of its own, in whose place the JWT-SVID goes; remove it, or start the client with --replace-authorization";
+            return self.refuse(
+                peer,
+                StatusCode::BAD_REQUEST,
+                Reason::OwnAuthorization,
+                text,
+            );
         }
         let method = Sanitized(request.method().as_str());
         let path = Sanitized(request.path());
@@ -110,8 +114,8 @@ impl CoreHandler {
             Ok(token) => token,
             Err(error) => {
                 let status = StatusCode::SERVICE_UNAVAILABLE;
-                let reason = format_args!("no JWT-SVID for {destination}: {error}");
-                log_failure(&self.shared.quotas, peer, status, reason);
+                let fault = format_args!("no JWT-SVID for {destination}: {error}");
+                log_failure(&self.shared.quotas, peer, status, Reason::NoJwtSvid, fault);
                 return body::status(status);
             }
         };
@@ -127,9 +131,15 @@ impl CoreHandler {
     }
 
     /// Answers a request here. The application gets the reason, because it is on this machine.
-    fn refuse(&self, peer: &Peer, status: StatusCode, reason: &str) -> Response<Body> {
-        log_failure(&self.shared.quotas, peer, status, reason);
-        body::text(status, format!("{reason}\n"))
+    fn refuse(
+        &self,
+        peer: &Peer,
+        status: StatusCode,
+        reason: Reason,
+        text: &str,
+    ) -> Response<Body> {
+        log_failure(&self.shared.quotas, peer, status, reason, text);
+        body::text(status, format!("{text}\n"))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use super::rules::RuleName;
-use crate::sanitize::Sanitized;
+use crate::{reason::Reason, sanitize::Sanitized};
 
 /// The fault of a token. Its text is go-spiffe's where go-spiffe makes the same distinction.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +70,26 @@ fn by(rule: Option<&RuleName>) -> String {
 const MAX_AUDIENCES: usize = 4;
 
 impl TokenFault {
+    /// Returns the reason, whose code is for the log and the metrics.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Parse(_) => Reason::Unparsable,
+            Self::Type => Reason::TokenType,
+            Self::Algorithm => Reason::Algorithm,
+            Self::KeyIdMissing => Reason::NoKeyId,
+            Self::Subject => Reason::Subject,
+            Self::NoBundle(_) => Reason::UnknownTrustDomain,
+            Self::NoAuthority { .. } => Reason::UnknownKey,
+            Self::Authority(_) => Reason::UnusableKey,
+            Self::Signature => Reason::Signature,
+            Self::Expired => Reason::Expired,
+            Self::NotYetValid => Reason::NotYetValid,
+            Self::Lifetime(_) => Reason::Lifetime,
+            Self::Audience { .. } => Reason::Audience,
+        }
+    }
+
     /// Returns the fault of a token that is not a well-formed JWT-SVID.
     pub(super) fn parse(reason: impl fmt::Display) -> Self {
         Self::Parse(Sanitized(reason.to_string()))

@@ -105,7 +105,8 @@ pub trait RefusalAnswer<ResBody> {
     /// default it is logged at debug level.
     fn observe(&self, refusal: &Refusal, head: &Parts) {
         let status = refusal.status().as_u16();
-        debug!(status, method = %head.method, "would have been refused: {refusal}");
+        let reason = refusal.reason();
+        debug!(status, %reason, method = %head.method, "would have been refused: {refusal}");
     }
 }
 
@@ -289,7 +290,8 @@ impl<S: Clone, A, B> Clone for JwtSvidService<S, A, B> {
 
 impl<ResBody: Default> RefusalAnswer<ResBody> for EmptyAnswer {
     fn answer(&self, refusal: &Refusal, _: &Parts) -> Response<ResBody> {
-        debug!(status = refusal.status().as_u16(), "{refusal}");
+        let (status, reason) = (refusal.status().as_u16(), refusal.reason());
+        debug!(status, %reason, "{refusal}");
         refusal.response().map(|()| ResBody::default())
     }
 }

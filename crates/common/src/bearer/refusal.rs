@@ -9,7 +9,7 @@ use http::{
 };
 
 use super::{allow::Rule, caller::Caller, fault::TokenFault};
-use crate::sanitize::Sanitized;
+use crate::{reason::Reason, sanitize::Sanitized};
 
 /// The reason why a request is refused, by the step that refuses it. Its text is for the log.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +66,20 @@ impl Refusal {
             Self::TooLong => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NotAllowed { .. } => StatusCode::FORBIDDEN,
             Self::NoTrust(_) | Self::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// Returns the reason, whose code is for the log and the metrics.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::NoCredentials => Reason::NoToken,
+            Self::Malformed(_) => Reason::Malformed,
+            Self::TooLong => Reason::TooLong,
+            Self::InvalidToken(fault) => fault.reason(),
+            Self::NotAllowed { .. } => Reason::NotAllowed,
+            Self::NoTrust(_) => Reason::NoBundles,
+            Self::Busy(_) => Reason::Busy,
         }
     }
 

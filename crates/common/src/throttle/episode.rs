@@ -13,7 +13,9 @@ use std::{
 };
 
 use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
+use tracing::{field::display, info, warn};
+
+use crate::reason::Reason;
 
 /// The interval between the lines of an episode that continues.
 const EVERY: Duration = Duration::from_secs(60);
@@ -28,6 +30,8 @@ pub struct Episode {
     what: String,
     /// The log text when the episode is over.
     over: &'static str,
+    /// The reason of the requests that are refused meanwhile.
+    reason: Option<Reason>,
     /// The number of events since the task last looked.
     recent: AtomicU64,
     goes_on: AtomicBool,
@@ -38,9 +42,20 @@ impl Episode {
     /// and `over` when it has ended.
     #[must_use]
     pub fn new(what: String, over: &'static str) -> Arc<Self> {
+        Self::with(what, over, None)
+    }
+
+    /// Returns an episode as [`Self::new`] does, in which requests are refused for this reason.
+    #[must_use]
+    pub fn refusing(reason: Reason, what: String, over: &'static str) -> Arc<Self> {
+        Self::with(what, over, Some(reason))
+    }
+
+    fn with(what: String, over: &'static str, reason: Option<Reason>) -> Arc<Self> {
         Arc::new(Self {
             what,
             over,
+            reason,
             recent: AtomicU64::new(0),
             goes_on: AtomicBool::new(false),
         })
@@ -52,7 +67,7 @@ impl Episode {
     /// Panics when it is called outside a tokio runtime.
     pub fn note(self: &Arc<Self>) {
         if self.begins() {
-            warn!("{}", self.what);
+            warn!(reason = self.reason.map(display), "{}", self.what);
         }
     }
 
@@ -62,7 +77,7 @@ impl Episode {
     /// Panics when it is called outside a tokio runtime.
     pub fn note_error(self: &Arc<Self>, error: &impl fmt::Display) {
         if self.begins() {
-            warn!(%error, "{}", self.what);
+            warn!(%error, reason = self.reason.map(display), "{}", self.what);
         }
     }
 
@@ -91,7 +106,8 @@ impl Episode {
             total += times;
             unlogged += times;
             if logged.elapsed() >= EVERY {
-                warn!(times = unlogged, "{}", self.what);
+                let reason = self.reason.map(display);
+                warn!(times = unlogged, reason, "{}", self.what);
                 (unlogged, logged) = (0, Instant::now());
             }
         }

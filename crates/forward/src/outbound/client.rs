@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use common::cause;
 use http::{
     Request, Response, StatusCode, Uri, Version, header::HOST, request::Parts, uri::Authority,
 };
@@ -15,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::{
     arriving::Arriving,
+    body_fault::BodyFault,
     caller::Caller,
     checkout::Checkout,
     endpoints::Failed,
@@ -107,7 +107,7 @@ impl<B: RequestBody> Client<B> {
         let (mut head, body) = request.into_parts();
         let body = Prepared::read(body)
             .await
-            .map_err(|error| Error::request_body(cause::chain(&*error)))?;
+            .map_err(|error| Error::RequestBody(BodyFault::of(&*error)))?;
         body.frame(&mut head.headers);
         let speech = Speech::of(&head);
         Ok(PreparedRequest { head, body, speech })
@@ -208,8 +208,8 @@ impl<B: RequestBody> Unanswered<B> {
         upload: &Upload<B>,
         head: Option<Parts>,
     ) -> Self {
-        if let Some(cause) = upload.failure() {
-            return Error::request_body(cause).into();
+        if let Some(fault) = upload.failure() {
+            return Error::RequestBody(fault).into();
         }
         let error = Error::unanswered(failure, checkout.at());
         let again = head.zip(upload.taken_back());

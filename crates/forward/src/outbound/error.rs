@@ -2,11 +2,11 @@
 
 use std::io;
 
-use common::{cause, sanitize::Sanitized, tls::PeerError};
+use common::{cause, reason::Reason, sanitize::Sanitized, tls::PeerError};
 use http::StatusCode;
 use spiffe::{SpiffeId, TrustDomain};
 
-use super::{connector::Fault, origin::At, retry::Failure};
+use super::{body_fault::BodyFault, connector::Fault, origin::At, retry::Failure};
 
 /// A request got no answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -56,7 +56,7 @@ pub enum Error {
     ResponseTimeout(At),
     /// The request's own body failed before the answer.
     #[error("the request body failed: {0}")]
-    RequestBody(String),
+    RequestBody(BodyFault),
     /// All connections that there may be were full for longer than a request may wait.
     #[error("no room on the connections to {0} {1}")]
     Full(At, String),
@@ -76,8 +76,24 @@ impl Error {
             | Self::NoBundle { .. }
             | Self::Failed(..) => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout(..) | Self::ResponseTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
-            Self::RequestBody(_) => StatusCode::BAD_REQUEST,
+            Self::RequestBody(fault) => fault.status(),
             Self::NoTrust(_) | Self::Full(..) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// Returns the reason, whose code is for the log and the metrics.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Impostor { .. } => Reason::UpstreamIdentity,
+            Self::Connect { .. } => Reason::UpstreamConnect,
+            Self::NoTrust(_) => Reason::UpstreamNoBundles,
+            Self::NoBundle { .. } => Reason::UpstreamTrustDomain,
+            Self::ConnectTimeout(..) => Reason::UpstreamConnectTimeout,
+            Self::ResponseTimeout(_) => Reason::UpstreamTimeout,
+            Self::RequestBody(fault) => fault.reason,
+            Self::Full(..) => Reason::UpstreamFull,
+            Self::Failed(..) => Reason::UpstreamFailed,
         }
     }
 
@@ -131,11 +147,6 @@ impl Error {
     /// Returns the error of a connection that broke off as it switched protocols.
     pub(crate) fn broken(at: At, error: &hyper::Error) -> Self {
         Self::Failed(at, quoted(error))
-    }
-
-    /// Returns the error of a request whose own body failed.
-    pub(super) fn request_body(cause: String) -> Self {
-        Self::RequestBody(Sanitized(cause).to_string())
     }
 }
 

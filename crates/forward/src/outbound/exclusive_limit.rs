@@ -8,6 +8,7 @@ use std::{pin::pin, sync::Arc};
 
 use common::{
     fair::{FairQueue, TooMany},
+    reason::Reason,
     throttle::Episode,
 };
 use futures_util::FutureExt;
@@ -42,7 +43,7 @@ impl ExclusiveLimit {
             "more requests than max-upstream-connections ({max}) need a connection for themselves: they wait, or end one of a source with more"
         );
         let over = "requests with a connection for themselves are within max-upstream-connections";
-        let exceeded = Episode::new(what, over);
+        let exceeded = Episode::refusing(Reason::Evicted, what, over);
         Self {
             shares: Shares::new(max, usize::MAX, Own::Refused).logged_by(exceeded),
             max,

@@ -16,7 +16,7 @@
 //! - `connection`: `shared` by requests (`sent`, `abandoned`) or `exclusive`; `http2`, `age`,
 //!   `in_flight`, `resets`
 //! - `exclusive_limit`: the bound on connections of one request each · `caller`: the caller of a request
-//! - `prepared`, `upload`: a request's body, before and while it is sent · `arriving`, `response`: a
+//! - `prepared`, `upload`, `body_fault`: a request's body, before and while it is sent · `arriving`, `response`: a
 //!   response's body
 //! - `tunnel`: a connection that was upgraded
 //! - [`Upstream`], [`Error`]: what callers of this module give and get
@@ -24,6 +24,7 @@
 mod abandoned;
 mod age;
 mod arriving;
+mod body_fault;
 mod caller;
 mod checkout;
 mod choice;
@@ -56,11 +57,8 @@ mod upload;
 mod upstream;
 mod url;
 
-pub(crate) use self::{
-    caller::Caller,
-    client::{Answered, PreparedRequest},
-};
 pub use self::{
+    body_fault::BodyFault,
     client::Client,
     endpoint::MAX_KEPT,
     error::Error,
@@ -71,4 +69,8 @@ pub use self::{
     security::Security,
     upstream::Upstream,
     url::{Protocol, UpstreamUrl},
+};
+pub(crate) use self::{
+    caller::Caller,
+    client::{Answered, PreparedRequest},
 };

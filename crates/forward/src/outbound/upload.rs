@@ -7,13 +7,16 @@ use std::{
     time::Duration,
 };
 
-use common::{cause, lock::lock};
+use common::lock::lock;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Bytes;
 use serve::body::BoxError;
 use tokio::time::{Instant, sleep_until};
 
-use super::prepared::{Prepared, RequestBody, Whole};
+use super::{
+    body_fault::BodyFault,
+    prepared::{Prepared, RequestBody, Whole},
+};
 
 /// The progress of a request's body, shared with the connection that sends it.
 #[derive(Debug)]
@@ -33,7 +36,7 @@ struct State<B> {
     /// Set once the body's end was handed to the connection.
     is_sent: bool,
     /// The error of the body's source.
-    failure: Option<String>,
+    failure: Option<BodyFault>,
 }
 
 /// A body that notes its progress, and can be taken back while nothing was taken of it.
@@ -87,7 +90,7 @@ impl<B: RequestBody> Upload<B> {
     }
 
     /// Returns the error of the body's own source, if it failed.
-    pub(super) fn failure(&self) -> Option<String> {
+    pub(super) fn failure(&self) -> Option<BodyFault> {
         self.lock().failure.clone()
     }
 
@@ -128,7 +131,7 @@ impl<B: RequestBody> Body for UploadBody<B> {
         if let Poll::Ready(polled) = &polled {
             state.is_untouched = false;
             match polled {
-                Some(Err(error)) => state.failure = Some(cause::chain(&**error)),
+                Some(Err(error)) => state.failure = Some(BodyFault::of(&**error)),
                 // Nothing follows trailers, and hyper does not ask.
                 Some(Ok(frame)) => state.is_sent |= frame.is_trailers(),
                 None => state.is_sent = true,
@@ -243,9 +246,9 @@ mod tests {
     async fn an_error_of_the_source_is_told_from_one_of_the_upstream() {
         let (source, body) = Channel::<Bytes, std::io::Error>::new(1);
         let (upload, body) = Upload::of(Prepared::Streamed(Bytes::new(), body));
-        assert_eq!(upload.failure(), None);
+        assert!(upload.failure().is_none());
         source.abort(std::io::Error::other("gone"));
         assert_eq!(body.collect().await.unwrap_err().to_string(), "gone");
-        assert_eq!(upload.failure().as_deref(), Some("gone"));
+        assert_eq!(upload.failure().unwrap().to_string(), "gone");
     }
 }

@@ -20,6 +20,7 @@ use tracing::warn;
 
 use crate::{
     limits::Limits,
+    reason::ConnectionReason,
     shares::{Eviction, Held, Own, Shares},
 };
 
@@ -88,7 +89,7 @@ impl Admission {
                 Some((permit, self.handshake(source)))
             }
             Err(_) => {
-                self.0.warn(|| {
+                self.0.warn(ConnectionReason::MaxConnectionsPerAddress, || {
                     format!("{source} has as many connections as max-connections-per-address: closing more")
                 });
                 None
@@ -118,8 +119,9 @@ impl Admission {
     fn handshake(&self, source: IpAddr) -> HandshakePermit {
         let eviction = Arc::default();
         if self.0.handshakes.count() >= self.0.max_handshakes {
-            self.0
-                .warn(|| "more TLS handshakes than max-handshakes: closing the oldest".to_owned());
+            self.0.warn(ConnectionReason::MaxHandshakes, || {
+                "more TLS handshakes than max-handshakes: closing the oldest".to_owned()
+            });
         }
         let held = self.0.handshakes.of(source).enter(&eviction).ok();
         HandshakePermit {
@@ -137,11 +139,11 @@ impl HandshakePermit {
 }
 
 impl Shared {
-    fn warn(&self, message: impl Fn() -> String) {
+    fn warn(&self, reason: ConnectionReason, message: impl Fn() -> String) {
         let mut last = lock(&self.last_warning);
         if last.is_none_or(|last| last.elapsed() >= WARN_EVERY) {
             *last = Some(Instant::now());
-            warn!("{}", message());
+            warn!(%reason, "{}", message());
         }
     }
 }

@@ -1,6 +1,10 @@
 //! The reasons why a connection ends early.
 
+use common::{cause, tls::refused_certificate};
+use tokio_rustls::rustls;
+
 use super::{activity::Overdue, upgrade};
+use crate::reason::ConnectionReason;
 
 /// The reason why a connection ended early. It is routine and logged at debug level.
 #[derive(Debug, thiserror::Error)]
@@ -31,4 +35,23 @@ pub(crate) enum Error {
     Http1(#[from] hyper::Error),
     #[error("{0}")]
     Http2(#[from] h2::Error),
+}
+
+impl Error {
+    /// Returns the reason why the connection was not served, if it ended before its first request could come.
+    pub(crate) fn reason(&self) -> Option<ConnectionReason> {
+        match self {
+            Self::HandshakeTimeout => Some(ConnectionReason::HandshakeTimeout),
+            Self::HandshakeEvicted => Some(ConnectionReason::MaxHandshakes),
+            Self::Stopping => Some(ConnectionReason::Stopping),
+            Self::Handshake(error) => Some(match cause::find::<rustls::Error>(error) {
+                None => ConnectionReason::HandshakeBroken,
+                Some(_) if refused_certificate(error).is_some() => ConnectionReason::Certificate,
+                Some(_) => ConnectionReason::Tls,
+            }),
+            Self::Plaintext(_) => Some(ConnectionReason::HandshakeBroken),
+            Self::NoIdentity => Some(ConnectionReason::Certificate),
+            _ => None,
+        }
+    }
 }

@@ -9,27 +9,25 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use common::{reason::Reason, throttle::LogQuota};
 use futures_util::FutureExt;
-use http::{
-    HeaderValue, Method, Request, Response, StatusCode,
-    header::{CONTENT_LENGTH, RETRY_AFTER},
-};
+use http::{Method, Request, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body::Body as _;
 use tracing::error;
 
 use super::{
     activity::Activity,
     date,
-    last::LastAnswer,
     received::{BodyKind, Received},
+    refused,
     request::RequestInFlight,
     upgrade::Tunnel,
 };
 use crate::{
     body::{self, Body, Wire},
-    fields, grpc,
+    grpc,
     handler::Handler,
-    limits::{Limits, MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES},
+    limits::Limits,
     peer::Peer,
     websocket::WebSocket,
 };
@@ -39,6 +37,8 @@ pub(super) struct Serving<H> {
     pub(super) handler: H,
     pub(super) peer: Peer,
     pub(super) limits: Limits,
+    /// Limits the log lines about requests that exceed a bound.
+    pub(super) rejected: Arc<LogQuota>,
     pub(super) activity: Arc<Activity>,
     /// The tunnel that an HTTP/1.1 connection becomes after its last answer.
     pub(super) tunnel: Mutex<Option<Tunnel>>,
@@ -90,19 +90,19 @@ impl<H: Handler> Serving<H> {
     ) -> Response<Body> {
         let asked = Asked::by(&request);
         let refused = match in_flight.is_admitted() {
-            true => over_bounds(&request, &self.limits),
-            false => Some(overloaded(!request.body().is_end_stream())),
+            true => self.over_bounds(&request),
+            false => Some(refused::overloaded(!request.body().is_end_stream())),
         };
         let request = request.map(|body| Received::new(body, &self.limits, asked.kind, in_flight));
         let mut response = match refused {
             Some(refused) => refused,
             None => tokio::select! {
                 response = self.handle(request) => response,
-                () = in_flight.evicted() => overloaded(true),
+                () = in_flight.evicted() => refused::overloaded(true),
             },
         };
-        if let Some(status) = in_flight.fault() {
-            response = refusal(status);
+        if let Some(fault) = in_flight.fault() {
+            response = refused::answer(fault);
         }
         response = asked.settle(response);
         date::set(response.headers_mut());
@@ -115,60 +115,22 @@ impl<H: Handler> Serving<H> {
         response
     }
 
+    /// Returns the answer to a request whose head exceeds a bound, and logs it.
+    fn over_bounds(&self, request: &Request<Wire>) -> Option<Response<Body>> {
+        let reason = refused::over_bounds(request, &self.limits)?;
+        refused::log(request, &self.peer, reason, &self.rejected);
+        Some(refused::answer(reason))
+    }
+
     /// Calls the handler. A panic in it ends this request only.
     async fn handle(&self, request: Request<Received>) -> Response<Body> {
         let answering = AssertUnwindSafe(pin!(self.handler.handle(request, &self.peer)));
         answering.catch_unwind().await.unwrap_or_else(|_| {
-            error!(peer = %self.peer, "the handler panicked: answering 500");
+            let reason = Reason::Internal;
+            error!(peer = %self.peer, %reason, "the handler panicked: answering 500");
             body::status(StatusCode::INTERNAL_SERVER_ERROR)
         })
     }
-}
-
-/// Returns the answer to a request whose head exceeds a bound, or `None` if it does not.
-fn over_bounds(request: &Request<Wire>, limits: &Limits) -> Option<Response<Body>> {
-    let uri = request.uri();
-    let target = uri
-        .path_and_query()
-        .map_or(0, |target| target.as_str().len());
-    let authority = uri
-        .authority()
-        .map_or(0, |authority| authority.as_str().len());
-    let status = if target + authority > MAX_TARGET_BYTES {
-        StatusCode::URI_TOO_LONG
-    } else if request.headers().len() > MAX_HEADERS
-        || target + fields::bytes(request.headers()) > MAX_HEADER_BYTES as usize
-    {
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
-    } else if limits
-        .max_body
-        .is_some_and(|max| request.body().size_hint().lower() > max)
-    {
-        StatusCode::PAYLOAD_TOO_LARGE
-    } else {
-        return None;
-    };
-    Some(refusal(status))
-}
-
-/// Returns an answer with this status. An HTTP/1.1 connection closes after it, because the rest of the
-/// request's body may never come.
-fn refusal(status: StatusCode) -> Response<Body> {
-    let mut response = body::status(status);
-    response.extensions_mut().insert(LastAnswer);
-    response
-}
-
-/// Returns the answer to a request over the in-flight limit. The connection stays open if the request
-/// has no body, because a new connection would cost more than the request.
-fn overloaded(has_body: bool) -> Response<Body> {
-    let mut response = body::status(StatusCode::SERVICE_UNAVAILABLE);
-    let headers = response.headers_mut();
-    headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    if has_body {
-        response.extensions_mut().insert(LastAnswer);
-    }
-    response
 }
 
 /// Removes the body of a 204 or 304 answer. The length of a 204 is removed too (RFC 9110 §8.6). A 304 has

@@ -14,6 +14,7 @@ mod observed;
 mod permit;
 mod plaintext;
 pub(crate) mod received;
+mod refused;
 mod request;
 mod unread;
 mod upgrade;
@@ -120,6 +121,7 @@ impl Connection {
             handler,
             peer: self.peer.clone(),
             limits: self.shared.limits.clone(),
+            rejected: Arc::clone(&self.shared.rejected),
             activity: Arc::clone(&activity),
             tunnel: Mutex::default(),
         });

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::StatusCode;
+use common::reason::Reason;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Bytes;
 use tokio::time::{Sleep, sleep};
@@ -74,6 +74,19 @@ pub enum ReceiveError {
     Broken(#[from] WireError),
 }
 
+impl ReceiveError {
+    /// Returns the reason, whose code is for the log and the metrics.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::TooLong(_) => Reason::BodyTooLarge,
+            Self::Stalled(_) => Reason::BodyTimeout,
+            Self::Over => Reason::CredentialExpired,
+            Self::Broken(_) => Reason::RequestBody,
+        }
+    }
+}
+
 impl Received {
     pub(super) fn new(
         body: Wire,
@@ -122,7 +135,7 @@ impl Received {
         let bytes = bytes as u64;
         self.total += bytes;
         if self.total > self.max {
-            self.in_flight.set_fault(StatusCode::PAYLOAD_TOO_LARGE);
+            self.in_flight.set_fault(Reason::BodyTooLarge);
             return Err(ReceiveError::TooLong(self.max));
         }
         if let Some(open) = &mut self.open {
@@ -157,7 +170,7 @@ impl Received {
                 ready!(in_flight.poll_silent(patience, timeout, cx));
             }
         }
-        self.in_flight.set_fault(StatusCode::REQUEST_TIMEOUT);
+        self.in_flight.set_fault(Reason::BodyTimeout);
         // The body is dropped because the caller sends no more of it.
         self.body = None;
         Poll::Ready(ReceiveError::Stalled(timeout))

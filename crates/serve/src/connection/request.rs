@@ -10,9 +10,8 @@ use std::{
     time::Duration,
 };
 
-use common::lock::lock;
+use common::{label::Label, lock::lock, reason::Reason};
 use futures_util::task::AtomicWaker;
-use http::StatusCode;
 use tokio::time::{Instant, Sleep};
 
 use super::{activity::Activity, permit::InFlightPermit, unread::Unread};
@@ -24,7 +23,7 @@ pub(super) struct RequestInFlight {
     activity: Arc<Activity>,
     permit: Arc<InFlightPermit>,
     has_ended: AtomicBool,
-    /// The status that answers a broken request body; zero while there is none.
+    /// One more than the index of the reason why the request body is broken; zero while there is none.
     fault: AtomicU16,
     /// Set when the handler reads from the body.
     wants_body: AtomicBool,
@@ -123,14 +122,16 @@ impl RequestInFlight {
         self.permit.poll_evicted(cx)
     }
 
-    /// Sets the status that answers a broken request body, whatever the handler answers.
-    pub(super) fn set_fault(&self, status: StatusCode) {
-        self.fault.store(status.as_u16(), Relaxed);
+    /// Sets the reason for which a broken request body is answered, whatever the handler answers.
+    pub(super) fn set_fault(&self, reason: Reason) {
+        let index = u16::try_from(reason.index()).unwrap_or(u16::MAX - 1);
+        self.fault.store(index + 1, Relaxed);
     }
 
-    /// Returns the status that answers a broken request body.
-    pub(super) fn fault(&self) -> Option<StatusCode> {
-        StatusCode::from_u16(self.fault.load(Relaxed)).ok()
+    /// Returns the reason for which a broken request body is answered.
+    pub(super) fn fault(&self) -> Option<Reason> {
+        let index = self.fault.load(Relaxed).checked_sub(1)?;
+        Reason::ALL.get(usize::from(index)).copied()
     }
 
     /// Notes that the handler reads from the body.

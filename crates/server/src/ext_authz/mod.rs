@@ -20,6 +20,7 @@ use std::{convert::Infallible, process::ExitCode, sync::Arc};
 
 use common::{
     bearer::{Authenticator, Caller, Enforcement, JwtSvidLayer, Refusal, RefusalAnswer},
+    reason::Reason,
     throttle::LogQuotas,
 };
 use http::{Method, Request, Response, StatusCode, request::Parts};
@@ -164,7 +165,8 @@ where
         match message::read(request.into_body()).await {
             Ok(check) => message::answer(&self.check(&check, peer).await),
             Err(status) => {
-                debug!(gateway = %peer, status = status.as_u16(), "a call that is not a check");
+                let reason = Reason::NotACheck;
+                debug!(gateway = %peer, status = status.as_u16(), %reason, "a call that is not a check");
                 body::status(status)
             }
         }
@@ -181,7 +183,8 @@ where
         let caller = caller.unwrap_or_else(|| gateway.clone());
         let Ok(mut head) = check::head(check) else {
             if let Some(left_out) = self.quotas.refused.take(caller.source()) {
-                warn!(%gateway, peer = %caller, left_out, "Malformed check: it has no request that can be read");
+                let reason = Reason::MalformedCheck;
+                warn!(%gateway, peer = %caller, %reason, left_out, "Malformed check: it has no request that can be read");
             }
             return check::rejected();
         };

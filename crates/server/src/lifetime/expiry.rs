@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use common::bearer::Credential;
+use common::{bearer::Credential, reason::Reason};
 use http::Request;
 use serve::{Received, peer::Peer, websocket::WebSocket};
 use spiffe::SpiffeId;
@@ -83,6 +83,7 @@ impl Expiry {
     /// Logs the end of a stream.
     pub(super) fn log(&self) {
         let Self { caller, peer, .. } = self;
-        info!(%caller, %peer, "stream ended: {}", self.reason());
+        let reason = Reason::CredentialExpired;
+        info!(%caller, %peer, %reason, "stream ended: {}", self.reason());
     }
 }

@@ -1,0 +1,22 @@
+//! The reasons why a connection ends before its first request, or is not accepted.
+
+common::labels! {
+    /// The reason why a connection was not served. Its text is the code, which is the same in the log, the
+    /// metrics and `deploy/refusals.md`.
+    pub enum ConnectionReason {
+        /// The peer's certificate is not accepted, or it has none.
+        Certificate = "certificate",
+        /// The TLS handshake failed for another reason.
+        Tls = "tls",
+        /// The peer broke off before the handshake, or its first bytes, were complete.
+        HandshakeBroken = "handshake_broken",
+        /// The handshake, or the first bytes, took longer than they may.
+        HandshakeTimeout = "handshake_timeout",
+        /// The handshake made room for a newer one.
+        MaxHandshakes = "max_handshakes",
+        /// The source has as many connections as it may have.
+        MaxConnectionsPerAddress = "max_connections_per_address",
+        /// The process stops.
+        Stopping = "stopping",
+    }
+}
