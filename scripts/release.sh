@@ -11,11 +11,11 @@ usage: scripts/release.sh [DIRECTORY]
 
 Builds server, proxy, client and dev-agent for production into DIRECTORY
 [default: target/dist]. Against `cargo build --release` it saves a fifth of the
-time that they compute per request: server and proxy are built once with counters,
-run under load for some seconds (on free ports, with an agent of their own), and
-built again with what was counted (profile-guided optimisation, PGO). Twelve minutes
-on two cores; the profile is kept until the code or the compiler changes. Each step
-says how long it is likely to take.
+time that they compute per request: server, proxy and client are built once with
+counters, run under load for some seconds (on free ports, with an agent of their
+own), and built again with what was counted (profile-guided optimisation, PGO).
+Twelve minutes on two cores; the profile is kept until the code or the compiler
+changes. Each step says how long it is likely to take.
 
 Needs llvm-profdata of the same compiler; without it, runs
 `rustup component add llvm-tools` first.
@@ -45,7 +45,7 @@ build() {
         cargo build --release --locked --target "$host" --target-dir "$directory" "$@"
 }
 
-# Counts what server and proxy do, into the file $profile.
+# Counts what the binaries do, into the file $profile.
 learn() {
     local counters=$pgo/counters
     rm -rf "$counters" "$pgo"/*.profdata
@@ -78,11 +78,11 @@ main() {
     step 'build the load that the binaries are counted under, about 2 minutes'
     build "$pgo/counting" "-Cprofile-generate=$pgo/counters" -p bench --bin bench
     # Of just these binaries: cargo builds again when the name changes.
-    profile=$pgo/$(cat "$counting/server" "$counting/proxy" | sha256sum | cut -c1-16).profdata
+    profile=$pgo/$(cat "$counting"/{server,proxy,client} | sha256sum | cut -c1-16).profdata
     if [[ -f $profile ]]; then
         step 'load the binaries: not needed, their profile is there'
     else
-        step 'load server and proxy and count, less than a minute'
+        step 'load the binaries and count, less than a minute'
         learn
     fi
     step 'build the binaries again with the profile, about 4 minutes'

@@ -14,7 +14,7 @@ use futures_util::future::try_join_all;
 use harness::https::Https;
 use rustls::{ClientConfig, HandshakeKind, client::Resumption};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
@@ -137,11 +137,10 @@ impl Caller {
         post.extend(&head(token, &length)["GET".len()..]);
         post.extend(vec![b'a'; bytes]);
         let left = AtomicUsize::new(count);
-        let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
         let worker = || async {
             let mut connection = self.connect("127.0.0.1").await?;
             let mut times = Vec::new();
-            while take().is_ok() {
+            while take(&left) {
                 let begin = Instant::now();
                 exchange(&mut connection, &post).await?;
                 times.push(millis(begin));
@@ -205,6 +204,33 @@ impl Caller {
     }
 }
 
+/// Sends `count` requests without TLS and without a token over `connections` kept-alive connections.
+pub(crate) async fn plaintext(port: u16, connections: usize, count: usize) -> Result<LoadResult> {
+    let left = AtomicUsize::new(count);
+    let worker = || async {
+        let mut connection = TcpStream::connect(("127.0.0.1", port)).await?;
+        let mut times = Vec::new();
+        while take(&left) {
+            let begin = Instant::now();
+            exchange(
+                &mut connection,
+                b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            )
+            .await?;
+            times.push(millis(begin));
+        }
+        Ok(times)
+    };
+    run(connections, worker).await
+}
+
+/// Takes one of what is left. Returns false if nothing is.
+fn take(left: &AtomicUsize) -> bool {
+    let one_less = |left: usize| left.checked_sub(1);
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
+        .is_ok()
+}
+
 /// Runs `worker` `workers` times at once, and joins the times in ms that they return.
 async fn run<F: Future<Output = Result<Vec<f64>>>>(
     workers: usize,
@@ -232,7 +258,10 @@ fn head(token: &str, fields: &str) -> Vec<u8> {
 }
 
 /// Sends a request and reads its whole answer, which must be the expected one.
-async fn exchange(connection: &mut TlsStream<TcpStream>, head: &[u8]) -> Result<()> {
+async fn exchange<C>(connection: &mut C, head: &[u8]) -> Result<()>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
     connection.write_all(head).await?;
     connection.flush().await?;
     let mut answer = Vec::with_capacity(512);

@@ -1,5 +1,6 @@
 //! Sends the load from which scripts/release.sh takes its profile: each usual kind of request over
-//! both versions of HTTP, and tokens that are refused.
+//! both versions of HTTP, tokens that are refused, and requests through a client and a server on both sides of
+//! the proxy.
 
 use std::time::Duration;
 
@@ -14,9 +15,9 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use crate::{
-    bodies,
+    application, bodies,
     contender::{Contender, World},
-    load::Caller,
+    load::{self, Caller},
 };
 
 /// The number of concurrent HTTP/1.1 connections.
@@ -37,6 +38,9 @@ const OF_A_STREAM: usize = 200;
 const REFUSED: usize = 20;
 
 type Sender = SendRequest<Empty<Bytes>>;
+
+/// The application of each chain, by the scheme of its URL.
+const APPLICATIONS: [&str; 2] = ["http", "h2c"];
 
 /// Sends load to the project's binaries and stops them by SIGTERM, because they write their profile
 /// when they end.
@@ -60,7 +64,15 @@ pub(crate) async fn run() -> Result<()> {
     let caller = caller.http2();
     try_join_all((0..CONNECTIONS).map(|_| over_http2(&caller, &world))).await?;
     running.end().await?;
-    bodies::both_ways(&world).await
+    bodies::both_ways(&world).await?;
+    let app = application::start().await?;
+    for scheme in APPLICATIONS {
+        let app = format!("{scheme}://127.0.0.1:{app}");
+        let running = world.start_chain(Contender::Project, &app, &[]).await?;
+        load::plaintext(running.port, CALLERS, KNOWN).await?;
+        running.end().await?;
+    }
+    Ok(())
 }
 
 /// Sends requests over one HTTP/2 connection.
