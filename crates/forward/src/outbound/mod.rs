@@ -19,6 +19,7 @@
 //! - `prepared`, `upload`: a request's body, before and while it is sent · `arriving`, `response`: a
 //!   response's body
 //! - `tunnel`: a connection that was upgraded
+//! - `probe`: the steps of a connection one by one, for a diagnosis
 //! - [`Upstream`], [`Error`]: what callers of this module give and get
 
 mod abandoned;
@@ -43,6 +44,7 @@ mod in_flight;
 mod origin;
 mod pool;
 mod prepared;
+mod probe;
 mod race;
 mod resets;
 mod resolver;
@@ -67,6 +69,7 @@ pub use self::{
     exclusive_limit::ExclusiveLimit,
     origin::At,
     prepared::RequestBody,
+    probe::{Presented, Probe, Target},
     response::ResponseBody,
     security::Security,
     upstream::Upstream,
