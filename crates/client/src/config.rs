@@ -8,7 +8,10 @@ use forward::outbound::{ExclusiveLimit, Protocol, Upstream, UpstreamUrl};
 use http::{HeaderName, HeaderValue, Method, Request, Uri, header, uri::Authority};
 use http_body_util::Full;
 use hyper::body::Bytes;
-use process::cli::{self, LogArgs, WorkloadApiArgs};
+use process::{
+    cli::{self, LogArgs, WorkloadApiArgs},
+    doctor::DoctorArgs,
+};
 use rustls::pki_types::ServerName;
 use spiffe::SpiffeId;
 use tracing::{level_filters::LevelFilter, warn};
@@ -47,6 +50,7 @@ Examples:
   client --url https://proxy.example.org:8443/ -i
   client -X PUT -H 'Content-Type: application/json' -d @order.json
   client --every 1s
+  client --doctor
   client --listen 127.0.0.1:15001 --url https://proxy.example.org:8443
   client --token-file /run/app/token --token-command 'systemctl reload app' spiffe://example.org/orders
   curl --cacert <(client --print-bundle) -H \"Authorization: Bearer $(client --print-token)\" URL"
@@ -79,23 +83,23 @@ pub struct Config {
     #[arg(short = 'd', long = "data", value_name = "DATA")]
     data: Option<String>,
     /// Print the response's status and header before its body
-    #[arg(short = 'i', long, value_parser = boolean)]
+    #[arg(short = 'i', long, value_parser = boolean, conflicts_with = "doctor")]
     pub include: bool,
     /// Longest time for the whole run, or with --repeat or --every for the start and for each request
     #[arg(short = 'm', long, value_name = "DURATION", default_value = "30s", value_parser = cli::duration)]
     pub max_time: Duration,
     /// Make N requests, and print a line for each instead of the response's body
-    #[arg(long, value_name = "N", value_parser = cli::positive, conflicts_with_all = ["include", "print"])]
+    #[arg(long, value_name = "N", value_parser = cli::positive, conflicts_with_all = ["include", "print", "doctor"])]
     repeat: Option<usize>,
     /// Time between two requests. Without --repeat, requests continue until Ctrl-C or SIGTERM
     /// [default with --repeat: 1s]
-    #[arg(long, value_name = "DURATION", value_parser = cli::duration, conflicts_with_all = ["include", "print"])]
+    #[arg(long, value_name = "DURATION", value_parser = cli::duration, conflicts_with_all = ["include", "print", "doctor"])]
     every: Option<Duration>,
     /// Print the token instead of making the request
-    #[arg(long, value_parser = boolean, group = "print", conflicts_with_all = ["method", "headers", "data", "include"])]
+    #[arg(long, value_parser = boolean, group = "print", conflicts_with_all = ["method", "headers", "data", "include", "doctor"])]
     print_token: bool,
     /// Print the server's X.509 trust bundle (PEM) instead of making the request
-    #[arg(long, value_parser = boolean, group = "print", conflicts_with_all = ["method", "headers", "data", "include", "audience"])]
+    #[arg(long, value_parser = boolean, group = "print", conflicts_with_all = ["method", "headers", "data", "include", "audience", "doctor"])]
     print_bundle: bool,
     /// The listener.
     #[command(flatten)]
@@ -103,6 +107,9 @@ pub struct Config {
     /// The file with a token.
     #[command(flatten)]
     pub(crate) token_file: TokenFileArgs,
+    /// The diagnosis.
+    #[command(flatten)]
+    pub(crate) doctor: DoctorArgs,
     /// The Workload API.
     #[command(flatten)]
     pub identity: WorkloadApiArgs,
@@ -210,6 +217,8 @@ impl Config {
     #[must_use]
     pub fn log_level(&self) -> LevelFilter {
         match (&self.listening.listen, &self.token_file.token_file) {
+            // Its verdicts say the same.
+            _ if self.doctor.doctor => LevelFilter::OFF,
             (None, None) => LevelFilter::WARN,
             _ => LevelFilter::INFO,
         }

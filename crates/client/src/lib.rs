@@ -5,6 +5,7 @@
 //! - [`config`]: flags and environment, typed · [`route`], [`peer`]: the upstream and its identity
 //! - `web_pki`: the verification of peers by host name
 //! - [`listening`]: requests of applications · [`token_file`]: a token in a file
+//! - `doctor`: the steps of `--doctor`
 //! - `identity`: the token and the bundles of a run · `authorize`: the token in the request · `challenge`: its refusal
 //! - `output`: standard output and standard error
 //! - `repeat`: one request after another; `tally`: counts and times of their outcomes
@@ -12,6 +13,7 @@
 mod authorize;
 mod challenge;
 pub mod config;
+mod doctor;
 mod identity;
 pub mod listening;
 mod output;
@@ -41,6 +43,9 @@ use crate::{
 /// Fails when a listener or a file of a token can't start or continue. Any other failure is one line on
 /// standard error, and exit status 1.
 pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
+    if config.doctor.doctor {
+        return doctor::run(&config).await;
+    }
     if config.listening.listen.is_some() {
         return listening::run(&config, inherited).await;
     }

@@ -27,6 +27,14 @@ pub enum Peer {
 }
 
 impl Peer {
+    /// Returns the SPIFFE ID, if the peer has one.
+    pub(crate) fn spiffe_id(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::SpiffeId(id) => Some(id),
+            Self::Name { .. } => None,
+        }
+    }
+
     /// Returns the security of connections to the peer, which `flag` names. `bundles` are needed for a SPIFFE
     /// ID.
     ///

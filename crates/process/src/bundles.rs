@@ -22,7 +22,7 @@ pub fn warn_of_missing<'a, B: BundleSource>(
 }
 
 /// Returns the trust domains without a bundle. A source that fails has its own log line.
-fn missing<'a, B: BundleSource>(
+pub(crate) fn missing<'a, B: BundleSource>(
     bundles: &B,
     trust_domains: impl IntoIterator<Item = &'a TrustDomain>,
 ) -> BTreeSet<&'a TrustDomain> {

@@ -3,6 +3,7 @@
 //!
 //! - [`bundles`]: warnings about trust domains without a bundle
 //! - [`cli`]: `main`, and the flags that binaries share
+//! - [`doctor`]: the steps of `--doctor`, their verdicts and output
 //! - [`listen`]: the process's own sockets, or sockets passed to it
 //! - [`service`]: the life of a binary that listens
 //! - [`runtime`]: one runtime per core
@@ -13,6 +14,7 @@
 
 pub mod bundles;
 pub mod cli;
+pub mod doctor;
 pub mod listen;
 pub mod protect;
 pub mod runtime;

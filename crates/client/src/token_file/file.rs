@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use nix::unistd::geteuid;
+use nix::unistd::{AccessFlags, access, geteuid};
 use process::protect;
 use spiffe::JwtSvid;
 
@@ -26,6 +26,9 @@ pub(super) struct TokenFile {
 /// The permission bits of the file.
 const MODE: u32 = 0o600;
 
+const NOT_WRITABLE: &str =
+    "cannot write to its directory; let this user write there, or choose another path";
+
 /// A longer file has no token. Servers refuse longer tokens.
 const MAX: u64 = 16 * 1024;
 
@@ -40,6 +43,23 @@ impl TokenFile {
     }
 
     fn checked(path: &Path) -> anyhow::Result<(Self, Option<Arc<JwtSvid>>)> {
+        let (file, left) = Self::located(path)?;
+        let written = file.create().and_then(|_| fs::remove_file(&file.new));
+        written.context(NOT_WRITABLE)?;
+        Ok((file, left))
+    }
+
+    /// Checks the file as [`Self::claim`] does, and writes nothing, so that no running client is disturbed.
+    ///
+    /// # Errors
+    /// Fails when [`Self::claim`] would.
+    pub(super) fn check(path: &Path) -> anyhow::Result<()> {
+        let (file, _) = Self::located(path)?;
+        let directory = file.new.parent().unwrap_or_else(|| Path::new("."));
+        access(directory, AccessFlags::W_OK).context(NOT_WRITABLE)
+    }
+
+    fn located(path: &Path) -> anyhow::Result<(Self, Option<Arc<JwtSvid>>)> {
         let Some(name) = path.file_name() else {
             bail!("it names no file; expected for example /run/app/token");
         };
@@ -56,11 +76,6 @@ impl TokenFile {
             new: directory.join(new),
         };
         let left = left_there(path)?;
-        file.create()
-            .and_then(|_| fs::remove_file(&file.new))
-            .context(
-                "cannot write to its directory; let this user write there, or choose another path",
-            )?;
         Ok((file, left))
     }
 

@@ -32,6 +32,7 @@ use tracing::{error, info, warn};
 
 use self::{
     after::{After, Notices},
+    config::TokenFileArgs,
     file::TokenFile,
 };
 use crate::{config::Config, identity::no_token};
@@ -80,6 +81,17 @@ pub(crate) async fn run(config: &Config, path: &Path) -> anyhow::Result<ExitCode
         .await?;
     info!("stopped; {} stays as it is", kept.file.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Checks that a token can be kept in the file, and that its notice can be given. Writes nothing.
+///
+/// # Errors
+/// Fails when [`run`] would.
+pub(crate) fn check(args: &TokenFileArgs, path: &Path) -> anyhow::Result<()> {
+    if let Some(after) = args.after() {
+        after.check()?;
+    }
+    TokenFile::check(path).with_context(|| format!("--token-file {}", path.display()))
 }
 
 impl Kept {

@@ -70,22 +70,21 @@ impl Missing {
         }
     }
 
-    /// Takes note of the reason why a stream has not delivered, and tells it if it is another one.
+    /// Takes note of the reason why a stream has not delivered, and tells it to `waiting` if it is another one.
     ///
     /// # Errors
-    /// Fails with a reason that does not pass with time.
+    /// Fails with a reason that `waiting` does not wait for.
     fn obstruct(
         &mut self,
         stream: Stream,
         reason: Reason,
-        waiting: impl Fn(&str),
+        waiting: impl Fn(&Reason) -> bool,
     ) -> Result<(), Reason> {
-        if !reason.is_transient() {
-            return Err(reason);
-        }
         let text = reason.to_string();
         if self.logged != text {
-            waiting(&text);
+            if !waiting(&reason) {
+                return Err(reason);
+            }
             self.logged = text;
         }
         self.streams.insert(stream, Some(reason));
@@ -124,13 +123,13 @@ impl Keeper {
     /// Waits until every stream has delivered what this process needs.
     ///
     /// # Errors
-    /// Fails with the last reason when `deadline` has passed, and at once with a reason that does not pass
-    /// with time.
+    /// Fails with the last reason when `deadline` has passed, and at once with a reason that `waiting` does not
+    /// wait for.
     pub(super) async fn start(
         &mut self,
         events: &mut Events,
         deadline: Instant,
-        waiting: impl Fn(&str),
+        waiting: impl Fn(&Reason) -> bool,
     ) -> Result<(), Reason> {
         let mut missing = Missing::new(self.links.keys());
         while !missing.streams.is_empty() {

@@ -37,6 +37,7 @@ mod follow;
 mod jwt;
 mod keeper;
 mod link;
+mod look;
 mod readiness;
 mod report;
 mod running;
@@ -59,6 +60,7 @@ pub use self::{
     connection::AgentHook,
     error::{Error, Process, Reason},
     jwt::JwtSource,
+    look::{AgentProcess, Issued, IssuedId},
     readiness::{Degradation, Readiness, Unready},
     x509::{SvidFault, Unavailable, X509Source, X509Svid},
 };
@@ -84,6 +86,7 @@ pub struct WorkloadApi {
     address: Address,
     startup_timeout: Duration,
     bundle_grace: Duration,
+    is_once: bool,
     choice: Choice,
     on_agent: Option<AgentHook>,
 }
@@ -117,9 +120,16 @@ impl WorkloadApi {
             address,
             startup_timeout,
             bundle_grace: DEFAULT_BUNDLE_GRACE,
+            is_once: false,
             choice: Choice::default(),
             on_agent: None,
         }
+    }
+
+    /// Returns the address.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Calls `hook` with the agent's Unix user ID before anything is fetched. The process can then
@@ -142,6 +152,14 @@ impl WorkloadApi {
     #[must_use]
     pub fn bundle_grace(mut self, grace: Duration) -> Self {
         self.bundle_grace = grace.min(MAX_BUNDLE_GRACE);
+        self
+    }
+
+    /// Fails with the first error of the Workload API instead of waiting for it to pass. Only an agent that
+    /// does not answer yet has the whole start-up timeout.
+    #[must_use]
+    pub fn once(mut self) -> Self {
+        self.is_once = true;
         self
     }
 
@@ -196,13 +214,25 @@ impl WorkloadApi {
         }
         let (mut keeper, published) = Keeper::new(streams, self.choice.clone(), self.bundle_grace);
         let address = &self.address;
-        let waiting = |reason: &str| {
-            info!(%address, reason, "waiting for an identity from the Workload API");
+        let waiting = |reason: &Reason| {
+            let waits = self.waits_for(reason);
+            if waits {
+                info!(%address, %reason, "waiting for an identity from the Workload API");
+            }
+            waits
         };
         let started = keeper.start(&mut events, deadline, waiting).await;
         started.map_err(|reason| self.error(reason))?;
         tasks.spawn(keeper.run(events));
         Ok(Identity::of(published, tasks))
+    }
+
+    /// Returns whether a start waits for this reason to pass.
+    fn waits_for(&self, reason: &Reason) -> bool {
+        match self.is_once {
+            true => matches!(reason, Reason::NoAnswer),
+            false => reason.is_transient(),
+        }
     }
 
     fn agent(&self) -> Agent {

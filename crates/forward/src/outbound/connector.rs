@@ -116,7 +116,7 @@ impl Connector {
         }
     }
 
-    async fn connect(&self, location: &Location, offer: Offer) -> Result<Wire, Fault> {
+    pub(super) async fn connect(&self, location: &Location, offer: Offer) -> Result<Wire, Fault> {
         if let Some(domain) = self.security.missing_bundle() {
             return Err(Fault::NoBundle(domain.clone()));
         }
@@ -216,14 +216,14 @@ impl Offers {
     }
 }
 
-async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
+pub(super) async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
     let tcp = retry_while_full(|| TcpStream::connect(address)).await?;
     set_options(&tcp)?;
     Ok(tcp)
 }
 
 /// Connects, and waits while there is no room for one more connection.
-async fn retry_while_full<T, F>(connect: impl Fn() -> F) -> io::Result<T>
+pub(super) async fn retry_while_full<T, F>(connect: impl Fn() -> F) -> io::Result<T>
 where
     F: Future<Output = io::Result<T>>,
 {

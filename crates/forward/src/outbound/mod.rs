@@ -19,6 +19,7 @@
 //! - `prepared`, `upload`, `body_fault`: a request's body, before and while it is sent · `arriving`, `response`: a
 //!   response's body
 //! - `tunnel`: a connection that was upgraded
+//! - `probe`: the steps of a connection one by one, for a diagnosis
 //! - [`Upstream`], [`Error`]: what callers of this module give and get
 
 mod abandoned;
@@ -44,6 +45,7 @@ mod in_flight;
 mod origin;
 mod pool;
 mod prepared;
+mod probe;
 mod race;
 mod resets;
 mod resolver;
@@ -65,6 +67,7 @@ pub use self::{
     exclusive_limit::ExclusiveLimit,
     origin::At,
     prepared::RequestBody,
+    probe::{Presented, Probe, Target},
     response::ResponseBody,
     security::Security,
     upstream::Upstream,

@@ -184,8 +184,7 @@ impl Resolver {
 
     /// Looks up one name. If that fails, the name keeps the endpoints that it had.
     async fn look_up_one(&self, origin: &Arc<Origin>, apply: &impl Fn(Vec<Arc<Location>>)) {
-        let found = timeout(LOOK_UP_TIMEOUT, origin.resolve()).await;
-        match found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        match look_up(origin).await {
             Ok(found) => {
                 let locations = {
                     let mut state = self.lock();
@@ -214,6 +213,12 @@ impl Resolver {
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
+}
+
+/// Looks up one name within the time that a look-up may take.
+pub(super) async fn look_up(origin: &Origin) -> io::Result<Vec<Addresses>> {
+    let found = timeout(LOOK_UP_TIMEOUT, origin.resolve()).await;
+    found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 impl Known {

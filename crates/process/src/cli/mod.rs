@@ -178,6 +178,12 @@ impl WorkloadApiArgs {
         self.spiffe_id.as_ref()
     }
 
+    /// Returns whether the flags choose no identity.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        self.choice() == Choice::First
+    }
+
     fn choice(&self) -> Choice {
         match (&self.spiffe_id, &self.hint) {
             (Some(id), _) => Choice::Id(id.clone()),

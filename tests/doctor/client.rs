@@ -1,0 +1,476 @@
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use serde_json::json;
+
+use harness::{
+    CLIENT_ID, SERVER_ID, Stack,
+    fake_workload_api::{self, Fake, Genuine},
+    process::{self, Process, free_ports},
+    upstream,
+    users::Users,
+};
+
+use crate::diagnosis::{self, Diagnosis};
+
+/// A stack with a server and a proxy before it.
+struct Path {
+    stack: Stack,
+    server: Process,
+    _proxy: Process,
+    port: u16,
+}
+
+impl Path {
+    async fn new() -> Self {
+        let stack = Stack::new().await;
+        let server = stack.server(&[]).await;
+        let proxy = stack.proxy(server.listening().await, &[]).await;
+        Self {
+            port: proxy.listening().await,
+            _proxy: proxy,
+            server,
+            stack,
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("https://127.0.0.1:{}/", self.port)
+    }
+
+    async fn diagnose(&self, args: &[&str]) -> Diagnosis {
+        let url = self.url();
+        let args = [&["--url", &url], args].concat();
+        Diagnosis::of("client", &self.stack.agent.endpoint(), &args).await
+    }
+
+    /// Runs the client itself with the same flags, and checks that it fails for the same reason.
+    async fn fails_as(&self, diagnosis: &Diagnosis, args: &[&str]) {
+        let url = self.url();
+        let args = [&["--url", &url, "-m", "1s"], args].concat();
+        let endpoint = self.stack.agent.endpoint();
+        let output = process::output("client", &endpoint, &args).await;
+        let errors = String::from_utf8(output.stderr).unwrap();
+        let errors = diagnosis::without_paths("client", &endpoint, &errors);
+        let reason = errors.trim().trim_start_matches("client: ");
+        let at = "no identity from the Workload API at unix:///agent.sock: ";
+        let reason = reason.trim_start_matches(at);
+        let text = &diagnosis.text;
+        assert!(text.contains(reason), "{reason}\n{text}");
+    }
+}
+
+const GOOD_UNTIL_TOKEN: &str = "\
+ok         socket        unix:///agent.sock accepts
+ok         permission    this user may connect; the agent runs as uid UID
+ok         identity      spiffe://example.org/client
+ok         svid          X.509-SVID SERIAL until TIME (in SPAN)
+ok         x509-bundles  example.org (1 authority)
+ok         jwt-bundles   example.org (1 key)
+";
+
+const GOOD_TOKEN: &str = "\
+ok         token         JWT-SVID of spiffe://example.org/client for spiffe://example.org/server, until TIME (in SPAN)
+";
+
+/// Returns the expected text: these parts, with the user of this process.
+fn expected(parts: &[&str]) -> String {
+    let uid = nix::unistd::geteuid().to_string();
+    parts.concat().replace("UID", &uid)
+}
+
+#[tokio::test]
+async fn good_path_is_ok_in_each_step() {
+    let path = Path::new().await;
+    let diagnosis = path.diagnose(&[]).await;
+    assert_eq!(
+        diagnosis.with_port(path.port),
+        expected(&[
+            GOOD_UNTIL_TOKEN,
+            GOOD_TOKEN,
+            "\
+ok         name          https://127.0.0.1:PORT/ is 127.0.0.1:PORT
+ok         tcp           127.0.0.1:PORT accepts
+ok         tls           the peer is spiffe://example.org/server; TLS 1.3, h2, until TIME (in SPAN)
+ok         answer        GET /: 200 OK from behind the peer, 10 bytes
+ok         clock         the answer's Date is that of this machine
+no step failed, 0 with a warning
+"
+        ])
+    );
+    assert_eq!(diagnosis.status, 0);
+}
+
+#[tokio::test]
+async fn missing_socket_leaves_the_steps_that_do_not_need_it() {
+    let path = Path::new().await;
+    let args = ["--workload-api", "unix:///does/not/exist"];
+    let diagnosis = path.diagnose(&args).await;
+    assert_eq!(
+        diagnosis.with_port(path.port),
+        "\
+failed     socket        unix:///does/not/exist
+                         cause: no such socket; start the agent
+                         remedy: start the agent, or name its socket with --workload-api or SPIFFE_ENDPOINT_SOCKET
+not tried  permission    it needs the socket
+not tried  identity      it needs the Workload API
+not tried  svid          it needs the Workload API
+not tried  x509-bundles  it needs the Workload API
+not tried  jwt-bundles   it needs the Workload API
+not tried  token         it needs the Workload API
+ok         name          https://127.0.0.1:PORT/ is 127.0.0.1:PORT
+ok         tcp           127.0.0.1:PORT accepts
+not tried  tls           it needs the Workload API
+not tried  answer        it needs a token
+1 failed, 0 with a warning; the first is socket (exit status 10)
+"
+    );
+    assert_eq!(diagnosis.status, 10);
+}
+
+#[tokio::test]
+async fn socket_that_the_user_may_not_reach_is_named_with_its_mode() {
+    let Some(users) = Users::new(&[("client", "games")]).await else {
+        return;
+    };
+    let socket = users.stack.agent.socket().to_owned();
+    let directory = socket.parent().unwrap();
+    let endpoint = users.stack.agent.endpoint();
+    let diagnose = async || {
+        let args = ["--doctor", "--url", "https://127.0.0.1:1/"];
+        let output = users.command("client", "games", &args).output();
+        Diagnosis::read("client", &endpoint, &output.await.unwrap())
+    };
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o600)).unwrap();
+    let diagnosis = diagnose().await;
+    diagnosis.failed(
+        10,
+        "permission",
+        "permission denied on the socket for uid 5, user games",
+    );
+    let step = diagnosis.step("permission");
+    assert!(
+        step.contains("agent.sock (uid 0, gid 0, mode 0600)"),
+        "{step}"
+    );
+    assert!(diagnosis.step("socket").starts_with("ok "));
+
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).unwrap();
+    let diagnosis = diagnose().await;
+    diagnosis.failed(10, "permission", "permission denied");
+    let step = diagnosis.step("permission");
+    assert!(step.contains("may not search the directory"), "{step}");
+    assert!(step.contains("mode 0700"), "{step}");
+    assert!(diagnosis.step("socket").starts_with("not tried "));
+}
+
+#[tokio::test]
+async fn process_without_an_entry_is_told_how_to_register() {
+    let stack = Stack::with(SERVER_ID, |config| {
+        config
+            .entries
+            .retain(|entry| entry.id().to_string() != CLIENT_ID);
+    })
+    .await;
+    let endpoint = stack.agent.endpoint();
+    let [port] = free_ports();
+    let url = format!("https://127.0.0.1:{port}/");
+    let diagnosis = Diagnosis::of("client", &endpoint, &["--url", &url]).await;
+    diagnosis.failed(
+        11,
+        "identity",
+        "no registration entry matches this process (uid ",
+    );
+    assert!(diagnosis.step("identity").contains("executable /bin/it"));
+    assert!(
+        diagnosis
+            .step("identity")
+            .contains("spire-server entry create")
+    );
+    assert!(diagnosis.step("token").starts_with("not tried "));
+}
+
+#[tokio::test]
+async fn withdrawn_identity_and_silent_agent_fail_the_identity() {
+    let path = Path::new().await;
+    let agent = &path.stack.agent;
+    agent.withdraw(&CLIENT_ID.parse().unwrap());
+    let diagnosis = path.diagnose(&[]).await;
+    diagnosis.failed(11, "identity", "no registration entry matches this process");
+    path.fails_as(&diagnosis, &[]).await;
+    agent.restore(&CLIENT_ID.parse().unwrap());
+    agent.stall();
+    let diagnosis = path.diagnose(&["-m", "1s"]).await;
+    diagnosis.failed(11, "identity", "connected, but it did not answer in time");
+    agent.unstall();
+}
+
+#[tokio::test]
+async fn identity_that_is_not_the_wanted_one_is_named_with_those_that_are_issued() {
+    let path = Path::new().await;
+    let args = ["--spiffe-id", "spiffe://example.org/else"];
+    let diagnosis = path.diagnose(&args).await;
+    let cause =
+        "it does not issue spiffe://example.org/else; it issues spiffe://example.org/client";
+    diagnosis.failed(11, "identity", cause);
+}
+
+#[tokio::test]
+async fn several_identities_without_a_choice_are_a_warning() {
+    let stack = Stack::with(SERVER_ID, |config| {
+        let client = config
+            .entries
+            .iter()
+            .find(|entry| entry.id().to_string() == CLIENT_ID);
+        let selector = client.unwrap().selectors()[0].clone();
+        let other = format!("spiffe://example.org/other={selector}");
+        config.entries.push(other.parse().unwrap());
+    })
+    .await;
+    let server = stack.server(&[]).await;
+    let url = format!("https://127.0.0.1:{}/", server.listening().await);
+    let endpoint = stack.agent.endpoint();
+    let diagnosis = Diagnosis::of("client", &endpoint, &["--url", &url]).await;
+    assert_eq!(diagnosis.status, 0, "{}", diagnosis.text);
+    let step = diagnosis.step("identity");
+    assert!(step.starts_with("warning "), "{step}");
+    assert!(step.contains("2 identities are issued"), "{step}");
+    assert!(
+        diagnosis
+            .step("answer")
+            .contains("200 OK from the peer itself")
+    );
+}
+
+#[tokio::test]
+async fn audience_that_the_server_refuses_is_17() {
+    let path = Path::new().await;
+    let diagnosis = path.diagnose(&["spiffe://example.org/other"]).await;
+    assert_eq!(
+        diagnosis.with_port(path.port),
+        expected(&[
+            GOOD_UNTIL_TOKEN,
+            &GOOD_TOKEN.replace("/server", "/other"),
+            "\
+ok         name          https://127.0.0.1:PORT/ is 127.0.0.1:PORT
+ok         tcp           127.0.0.1:PORT accepts
+ok         tls           the peer is spiffe://example.org/server; TLS 1.3, h2, until TIME (in SPAN)
+failed     answer        GET /: 401 Unauthorized from behind the peer
+                         cause: the server refuses the token, which is for spiffe://example.org/other; a server takes its own SPIFFE ID unless --audience says otherwise, and spiffe://example.org/server is not among these
+                         remedy: compare AUDIENCE with the server's --audience and the clocks of both; the server's log has the reason (Invalid token: …)
+ok         clock         the answer's Date is that of this machine
+1 failed, 0 with a warning; the first is answer (exit status 17)
+"
+        ])
+    );
+    assert_eq!(diagnosis.status, 17);
+    path.fails_as(&diagnosis, &["spiffe://example.org/other"])
+        .await;
+}
+
+#[tokio::test]
+async fn caller_that_the_server_does_not_allow_is_17() {
+    let stack = Stack::new().await;
+    let server = stack
+        .server(&["--allow", "spiffe://example.org/else"])
+        .await;
+    let url = format!("https://127.0.0.1:{}/", server.listening().await);
+    let endpoint = stack.agent.endpoint();
+    let diagnosis = Diagnosis::of("client", &endpoint, &["--url", &url]).await;
+    diagnosis.failed(
+        17,
+        "answer",
+        "the server knows spiffe://example.org/client, and does not allow it",
+    );
+}
+
+#[tokio::test]
+async fn name_without_an_address_is_14() {
+    let path = Path::new().await;
+    let args = ["--doctor", "--url", "https://no-such-host.invalid:8443/"];
+    let endpoint = path.stack.agent.endpoint();
+    let output = process::output("client", &endpoint, &args).await;
+    let diagnosis = Diagnosis::read("client", &endpoint, &output);
+    diagnosis.failed(14, "name", "no address for its name: ");
+    assert!(diagnosis.step("tcp").starts_with("not tried "));
+}
+
+#[tokio::test]
+async fn closed_port_is_15() {
+    let mut path = Path::new().await;
+    [path.port] = free_ports();
+    let diagnosis = path.diagnose(&[]).await;
+    assert_eq!(
+        diagnosis.with_port(path.port),
+        expected(&[
+            GOOD_UNTIL_TOKEN,
+            GOOD_TOKEN,
+            "\
+ok         name          https://127.0.0.1:PORT/ is 127.0.0.1:PORT
+failed     tcp           connect to 127.0.0.1:PORT
+                         cause: cannot connect to https://127.0.0.1:PORT/ as spiffe://example.org/server: Connection refused (os error 111)
+                         remedy: start the upstream, open the port in the firewall between, or correct --url
+not tried  tls           it needs a connection
+not tried  answer        it needs a verified peer
+1 failed, 0 with a warning; the first is tcp (exit status 15)
+"
+        ])
+    );
+    assert_eq!(diagnosis.status, 15);
+    path.fails_as(&diagnosis, &[]).await;
+}
+
+#[tokio::test]
+async fn peer_with_another_spiffe_id_is_16_and_gets_no_token() {
+    let path = Path::new().await;
+    let args = ["--server-id", "spiffe://example.org/else", SERVER_ID];
+    let diagnosis = path.diagnose(&args).await;
+    assert_eq!(
+        diagnosis.with_port(path.port),
+        expected(&[
+            GOOD_UNTIL_TOKEN,
+            GOOD_TOKEN,
+            "\
+ok         name          https://127.0.0.1:PORT/ is 127.0.0.1:PORT
+ok         tcp           127.0.0.1:PORT accepts
+failed     tls           verify 127.0.0.1:PORT as spiffe://example.org/else
+                         cause: https://127.0.0.1:PORT/ is not who it should be: expected spiffe://example.org/else, presented spiffe://example.org/server
+                         remedy: if spiffe://example.org/server is the right one, say so with --server-id; otherwise --url leads to another server
+not tried  answer        it needs a verified peer
+1 failed, 0 with a warning; the first is tls (exit status 16)
+"
+        ])
+    );
+    assert_eq!(diagnosis.status, 16);
+    path.fails_as(&diagnosis, &args).await;
+    let log = path.server.log().join("\n");
+    assert!(!log.contains("Request received"), "{log}");
+}
+
+#[tokio::test]
+async fn proxy_without_an_upstream_is_18() {
+    let mut path = Path::new().await;
+    path.server.signal(nix::sys::signal::Signal::SIGTERM);
+    path.server.ended().await;
+    let diagnosis = path.diagnose(&[]).await;
+    assert_eq!(
+        diagnosis.with_port(path.port),
+        expected(&[
+            GOOD_UNTIL_TOKEN,
+            GOOD_TOKEN,
+            "\
+ok         name          https://127.0.0.1:PORT/ is 127.0.0.1:PORT
+ok         tcp           127.0.0.1:PORT accepts
+ok         tls           the peer is spiffe://example.org/server; TLS 1.3, h2, until TIME (in SPAN)
+failed     answer        GET /: 502 Bad Gateway from the peer itself
+                         cause: a proxy could not reach its upstream, or could not verify it
+                         remedy: run proxy --doctor with that proxy's flags; its log has the reason
+ok         clock         the answer's Date is that of this machine
+1 failed, 0 with a warning; the first is answer (exit status 18)
+"
+        ])
+    );
+    assert_eq!(diagnosis.status, 18);
+    path.fails_as(&diagnosis, &[]).await;
+}
+
+#[tokio::test]
+async fn clock_of_the_server_that_differs_is_a_warning() {
+    let stack = Stack::new().await;
+    let port = upstream::answering(&stack, &["h2"], async |_| {
+        let mut response = serve::body::status(http::StatusCode::OK);
+        let date = "Thu, 01 Jan 2026 00:00:00 GMT".parse().unwrap();
+        response.headers_mut().insert("date", date);
+        response
+    })
+    .await;
+    let url = format!("https://127.0.0.1:{port}/");
+    let endpoint = stack.agent.endpoint();
+    let diagnosis = Diagnosis::of("client", &endpoint, &["--url", &url]).await;
+    assert_eq!(diagnosis.status, 0, "{}", diagnosis.text);
+    let step = diagnosis.step("clock");
+    assert!(step.starts_with("warning "), "{step}");
+}
+
+#[tokio::test]
+async fn expired_token_of_the_agent_is_13() {
+    let stack = Stack::new().await;
+    let fake = Fake::new(&Genuine::of(&stack).await);
+    let expired = stack.token(|claims| claims.payload["exp"] = json!(1_000_000_000));
+    *fake.script.tokens.lock().unwrap() = vec![fake_workload_api::token(expired)];
+    let args = ["--url", "https://127.0.0.1:1/", "-m", "2s"];
+    let diagnosis = Diagnosis::of("client", &fake.endpoint(), &args).await;
+    diagnosis.failed(13, "token", "it issued a JWT-SVID that has expired");
+}
+
+#[tokio::test]
+async fn json_has_the_verdicts_and_the_exit_status() {
+    let path = Path::new().await;
+    let url = path.url();
+    let endpoint = path.stack.agent.endpoint();
+    let json = diagnosis::json("client", &endpoint, &["--url", &url]).await;
+    assert_eq!(json["verdict"], "ok");
+    assert_eq!(json["exit_status"], 0);
+    assert_eq!(json["first_failed"], json!(null));
+    let args = ["--url", &url, "spiffe://example.org/other"];
+    let json = diagnosis::json("client", &endpoint, &args).await;
+    assert_eq!(json["verdict"], "failed");
+    assert_eq!(json["exit_status"], 17);
+    assert_eq!(json["first_failed"], "answer");
+    let steps = json["steps"].as_array().unwrap();
+    let answer = steps.iter().find(|step| step["step"] == "answer").unwrap();
+    assert_eq!(answer["kind"], "refused");
+}
+
+#[tokio::test]
+async fn each_route_of_a_listening_client_is_tried() {
+    let path = Path::new().await;
+    let route =
+        |host: &str, id: &str| format!("{host}=https://127.0.0.1:{};server-id={id}", path.port);
+    let (good, bad) = (
+        route("good", SERVER_ID),
+        route("bad", "spiffe://example.org/else"),
+    );
+    let listen = ["--listen", "127.0.0.1:0", "--route", &good, "--route", &bad];
+    let endpoint = path.stack.agent.endpoint();
+    let diagnosis = Diagnosis::of("client", &endpoint, &listen).await;
+    diagnosis.failed(16, "tls", "[bad] verify");
+}
+
+#[tokio::test]
+async fn peer_with_a_web_certificate_is_verified_by_its_name() {
+    let path = Path::new().await;
+    let ca = tempfile::NamedTempFile::new().unwrap();
+    fs::write(ca.path(), path.stack.agent.x509_bundle_pem()).unwrap();
+    let ca = ca.path().to_str().unwrap();
+    let args = ["--server-name", "localhost", "--ca", ca, SERVER_ID];
+    let diagnosis = path.diagnose(&args).await;
+    assert_eq!(diagnosis.status, 0, "{}", diagnosis.text);
+    let args = ["--server-name", "elsewhere.example", "--ca", ca, SERVER_ID];
+    let diagnosis = path.diagnose(&args).await;
+    diagnosis.failed(16, "tls", "not valid for name");
+    let args = [
+        "--server-name",
+        "localhost",
+        "--ca",
+        "/does/not/exist",
+        SERVER_ID,
+    ];
+    let diagnosis = path.diagnose(&args).await;
+    diagnosis.failed(20, "ca", "--ca /does/not/exist: No such file");
+}
+
+#[tokio::test]
+async fn token_file_is_checked_and_not_written() {
+    let path = Path::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let endpoint = path.stack.agent.endpoint();
+    let file = directory.path().join("token");
+    let args = ["--token-file", file.to_str().unwrap(), SERVER_ID];
+    let diagnosis = Diagnosis::of("client", &endpoint, &args).await;
+    assert_eq!(diagnosis.status, 0, "{}", diagnosis.text);
+    assert!(diagnosis.step("token-file").contains("can be kept"));
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let diagnosis = Diagnosis::of("client", &endpoint, &args).await;
+    diagnosis.failed(20, "token-file", "other users may write to its directory");
+}
