@@ -173,7 +173,7 @@ async fn outage_and_withdrawal_are_told_until_they_end() {
     let states = manager.told("; lost the Workload API; continuing").await;
     let lost = states.last().unwrap();
     let left = lost.rsplit_once("for ").unwrap().1;
-    assert!(left.ends_with(['m', 's']), "{lost}");
+    assert!(left.ends_with(['h', 'm', 's']), "{lost}");
     stack.agent.restart().await.unwrap();
     manager
         .told_when(|state| state.starts_with("STATUS=listening on") && !state.contains(';'))
