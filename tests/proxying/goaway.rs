@@ -6,7 +6,7 @@ use std::{
 use harness::{
     PATIENCE, Stack,
     frames::{DATA, END_STREAM, ENHANCE_YOUR_CALM, NO_ERROR, frame, goaway, head},
-    https::Https,
+    https::{Https, get},
     scripted::{Scripted, ScriptedPeer},
 };
 use http::Request;
@@ -138,4 +138,29 @@ async fn posts_above_the_last_stream_of_goaway_are_sent_again_and_those_below_on
             "{leaving:?}: {answered:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn upstream_that_drains_a_connection_before_its_first_request_is_connected_to_again() {
+    let stack = Stack::new().await;
+    // A process that stops accepts what waits for it, and drains it at once.
+    let upstream = Scripted::new(&stack, |mut peer: ScriptedPeer| async move {
+        if peer.number.is_multiple_of(2) {
+            peer.send(goaway(0, NO_ERROR)).await;
+            peer.close().await;
+            return;
+        }
+        while let Some(asked) = peer.asked().await {
+            let head = head(asked.stream, END_STREAM, &[(":status", "204")]);
+            peer.send(head).await;
+        }
+    })
+    .await;
+    let output = stack.client(upstream.port, &["-i"]).await;
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("204"), "{text}");
+    let proxy = stack.proxy(upstream.port, &["--cores", "1"]).await;
+    let https = stack.https(proxy.listening().await);
+    assert_eq!(https.send(get(&[])).await.status, 204);
+    assert_eq!(upstream.connections(), 4);
 }

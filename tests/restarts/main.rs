@@ -7,5 +7,9 @@ mod farewell;
 mod killed;
 /// Tests starts that fail, ports, drains and signals.
 mod lifecycle;
+/// Tests what a service manager is told of the life of a process.
+mod notified;
 /// Replaces a process by another on the same port or socket.
 mod replaced;
+/// Checks the units of deploy/systemd.
+mod units;

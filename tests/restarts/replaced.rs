@@ -334,7 +334,7 @@ async fn stop_takes_no_caller_out_of_the_queue_of_a_passed_socket() {
 }
 
 /// Stops a process until SIGCONT, and waits until each of its threads has stopped.
-async fn paused(process: &Process) {
+pub(crate) async fn paused(process: &Process) {
     process.signal(Signal::SIGSTOP);
     let are_stopped = || {
         let threads = std::fs::read_dir(format!("/proc/{}/task", process.pid())).unwrap();

@@ -7,6 +7,7 @@
 //! - [`listen`]: the process's own sockets, or sockets passed to it
 //! - [`service`]: the life of a binary that listens
 //! - [`runtime`]: one runtime per core
+//! - [`notify`]: the state of the process for a service manager
 //! - [`signal`]: SIGTERM, SIGINT and SIGHUP
 //! - [`telemetry`]: log lines on standard error
 //! - [`tenure`]: the end of connections with the identity of the process
@@ -16,6 +17,7 @@ pub mod bundles;
 pub mod cli;
 pub mod doctor;
 pub mod listen;
+pub mod notify;
 pub mod protect;
 pub mod runtime;
 pub mod service;

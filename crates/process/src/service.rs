@@ -1,17 +1,20 @@
 //! The life of a binary that listens. It claims its address, gets an identity, serves on each core,
 //! and stops.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use common::workload::{self, X509Source};
+use common::workload::{self, Readiness, WorkloadApi, X509Source};
 use serve::{listen::Listener, shutdown::Shutdown, tenure::Tenure};
+use tokio::sync::watch;
 use tracing::info;
 
 use crate::{
-    cli::{self, ServeArgs},
+    cli::{self, ServeArgs, WorkloadApiArgs},
     listen::{self, ClaimedAddress, Inherited, ListenFlag},
-    runtime, signal, telemetry, tenure,
+    notify::ServiceManager,
+    runtime::{self, Cores},
+    signal, telemetry, tenure,
 };
 
 /// A binary that has claimed its address and does not listen yet.
@@ -19,11 +22,20 @@ use crate::{
 pub struct Service {
     address: ClaimedAddress,
     shutdown: Shutdown,
+    cores: Cores,
+    manager: ServiceManager,
 }
+
+/// The status of a process that starts.
+const WAITING: &str = "waiting for an identity from the Workload API";
+
+/// The longest wait for the first answer of all cores. A process whose cores are slow to start is ready
+/// all the same.
+const FIRST_PING: Duration = Duration::from_secs(10);
 
 impl Service {
     /// Handles signals and claims the address. A mistake in the address is found before anything
-    /// else.
+    /// else. A service manager is told that the process waits for an identity.
     ///
     /// # Errors
     /// Fails when the address, or a socket that was passed in its place, can't be listened on.
@@ -34,7 +46,41 @@ impl Service {
     ) -> anyhow::Result<Self> {
         let shutdown = signal::shutdown().context("cannot handle signals")?;
         let address = args.claim(inherited, listen)?;
-        Ok(Self { address, shutdown })
+        let (cores, manager) = (Cores::default(), ServiceManager::from_environment());
+        manager.starting(WAITING, args.startup_timeout * 2);
+        manager.follow_stop(shutdown.clone(), args.limits().drain_timeout);
+        manager.follow_cores(cores.clone());
+        Ok(Self {
+            address,
+            shutdown,
+            cores,
+            manager,
+        })
+    }
+
+    /// Returns the service manager, which follows this process.
+    #[must_use]
+    pub fn manager(&self) -> &ServiceManager {
+        &self.manager
+    }
+
+    /// Returns the cores of this process, which have not started yet.
+    #[must_use]
+    pub fn cores(&self) -> &Cores {
+        &self.cores
+    }
+
+    /// Returns the Workload API that the flags name. The service manager is told what an identity waits for.
+    #[must_use]
+    pub fn workload_api(&self, args: &WorkloadApiArgs, timeout: Duration) -> WorkloadApi {
+        let manager = self.manager.clone();
+        let workload_api = args.workload_api(timeout);
+        workload_api.on_waiting(move |reason| manager.waiting(&format!("{WAITING}: {reason}")))
+    }
+
+    /// Tells the service manager of each change of the identity from now on.
+    pub fn follow_identity(&self, readiness: &watch::Receiver<Readiness>) {
+        self.manager.follow_identity(readiness.clone());
     }
 
     /// Waits for an identity. Returns `None` if a stop is requested first.
@@ -89,14 +135,25 @@ impl Service {
     where
         F: Future<Output = ()>,
     {
-        let Self { address, shutdown } = self;
+        let Self {
+            address,
+            shutdown,
+            cores,
+            manager,
+        } = self;
         let queue = address.queue();
         let listeners = address.listen()?;
-        announce(listeners.len(), &listen::addresses(&listeners)?);
-        runtime::run_cores(listeners, move |socket| {
+        let addresses = listen::addresses(&listeners)?;
+        announce(listeners.len(), &addresses);
+        let running = runtime::start_cores(listeners, &cores, move |socket| {
             core(Listener { socket, queue }, shutdown.clone())
-        })
-        .await?;
+        })?;
+        let ready = async {
+            cores.ping(FIRST_PING).await;
+            manager.ready(&format!("listening on {addresses}"));
+        };
+        let (joined, ()) = tokio::join!(running.joined(), ready);
+        joined?;
         // Each thread has a log buffer of its own. The last line of a process comes after all others.
         telemetry::flush();
         info!("stopped");

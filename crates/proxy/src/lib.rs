@@ -65,10 +65,11 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     let service = Service::claim(&config.serve, inherited, address.of_flag("--listen"))?;
     let upstream_files = config.upstream.open_files(config.serve.cores());
     config.serve.raise_open_files_limit(&[upstream_files]);
-    let workload_api = config.identity.workload_api(config.serve.startup_timeout);
+    let workload_api = service.workload_api(&config.identity, config.serve.startup_timeout);
     let Some(identity) = service.identity(workload_api.x509()).await? else {
         return Ok(ExitCode::SUCCESS);
     };
+    service.follow_identity(&identity.readiness);
     let own = identity.x509.svid()?.spiffe_id().clone();
     let domain = config.upstream.upstream_id.trust_domain();
     bundles::warn_of_missing(&identity.x509, "X.509", "--upstream-id", [domain]);

@@ -11,12 +11,13 @@ use common::{
 use process::{
     bundles,
     cli::{self, LogArgs, ServeArgs, WorkloadApiArgs},
+    notify::ServiceManager,
 };
 use spiffe::SpiffeId;
 
 use crate::{
     ext_authz::config::ExtAuthzArgs,
-    policy::{LivePolicy, PolicyArgs},
+    policy::{LivePolicy, PolicyArgs, outlive_reloads},
     upstream::ApplicationArgs,
 };
 
@@ -155,16 +156,21 @@ impl Config {
         }
     }
 
-    /// Returns the authenticator of the server whose SPIFFE ID is `own`.
+    /// Returns the authenticator of the server whose SPIFFE ID is `own`. `manager` is told of a policy that
+    /// changes.
     pub(crate) fn authenticator(
         &self,
         policy: LivePolicy,
         bundles: JwtSource,
         own: &SpiffeId,
+        manager: &ServiceManager,
     ) -> Authenticator {
         match policy {
-            LivePolicy::File(file) => file.authenticator(|rules| self.policy(rules, own), bundles),
+            LivePolicy::File(file) => {
+                file.authenticator(|rules| self.policy(rules, own), bundles, manager)
+            }
             LivePolicy::Flags => {
+                outlive_reloads(manager);
                 let allowed = self.policy.allowed_domains();
                 bundles::warn_of_missing(&bundles, "JWT", "--allow", allowed);
                 let rules = self.policy.rules(own.trust_domain());

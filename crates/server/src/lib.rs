@@ -99,10 +99,11 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     config
         .serve
         .raise_open_files_limit(upstream_files.as_slice());
-    let workload_api = config.identity.workload_api(config.serve.startup_timeout);
+    let workload_api = service.workload_api(&config.identity, config.serve.startup_timeout);
     let Some(identity) = service.identity(workload_api.identity()).await? else {
         return Ok(ExitCode::SUCCESS);
     };
+    service.follow_identity(&identity.readiness);
     let own = identity.x509.svid()?.spiffe_id().clone();
     let forwarding = match upstream {
         Some(upstream) => Some(forwarding(&config, upstream, &identity)?),
@@ -121,7 +122,12 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     let server = Server {
         tls,
         takes_certificates: config.takes_certificates(),
-        authenticator: Arc::new(config.authenticator(policy, identity.jwt, &own)),
+        authenticator: Arc::new(config.authenticator(
+            policy,
+            identity.jwt,
+            &own,
+            service.manager(),
+        )),
         enforcement: config.policy.enforcement(),
         observed: Arc::default(),
         forwarding,

@@ -41,7 +41,7 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
     let service = Service::claim(&args.serve, inherited, listen)?;
     args.serve
         .raise_open_files_limit(&[args.upstream.open_files(routes.len(), args.serve.cores())]);
-    let workload_api = config.identity.workload_api(args.serve.startup_timeout);
+    let workload_api = service.workload_api(&config.identity, args.serve.startup_timeout);
     let Some(securities) = securities(&service, &workload_api, &routes).await? else {
         return Ok(ExitCode::SUCCESS);
     };
@@ -50,6 +50,9 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
         Destination::new(route, upstream, security, &workload_api)
     });
     let handler = ListenHandler::new(destinations.collect(), args.replace_authorization);
+    service
+        .manager()
+        .waiting("waiting for the first JWT-SVID of each route");
     if service
         .or_stop(handler.first_tokens(deadline))
         .await?
@@ -93,7 +96,10 @@ async fn securities(
     let x509 = match routes.iter().any(is_spiffe) {
         false => None,
         true => match service.identity(workload_api.x509_bundles()).await? {
-            Some(identity) => Some(identity.x509),
+            Some(identity) => {
+                service.follow_identity(&identity.readiness);
+                Some(identity.x509)
+            }
             None => return Ok(None),
         },
     };

@@ -18,6 +18,7 @@ use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
+use process::notify;
 use tokio::{
     process::Command,
     sync::Notify,
@@ -133,6 +134,9 @@ impl CommandLine {
     async fn run(&self, longest: Duration) -> anyhow::Result<()> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).stdin(Stdio::null());
+        for variable in notify::VARIABLES {
+            command.env_remove(variable);
+        }
         let mut child = command.process_group(0).spawn()?;
         let id = child.id().map(u32::cast_signed).map(Pid::from_raw);
         let Ok(status) = timeout(longest, child.wait()).await else {

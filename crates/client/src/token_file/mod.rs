@@ -21,7 +21,7 @@ use common::workload::{
     WorkloadApi,
     tokens::{Next, TokenSource},
 };
-use process::{cli, signal};
+use process::{cli, notify::ServiceManager, runtime::Cores, signal};
 use serve::shutdown::Shutdown;
 use spiffe::JwtSvid;
 use tokio::{
@@ -44,6 +44,7 @@ const RETRY: Duration = Duration::from_secs(1);
 struct Kept {
     file: TokenFile,
     notices: Option<Notices>,
+    manager: ServiceManager,
     wanted: Wanted,
     /// The token that is in the file.
     written: Option<Arc<JwtSvid>>,
@@ -76,7 +77,11 @@ pub(crate) async fn run(config: &Config, path: &Path) -> anyhow::Result<ExitCode
     let deadline = Instant::now() + startup_timeout;
     let workload_api = config.identity.workload_api(startup_timeout);
     config.warn();
-    let mut kept = Kept::new(file, after, left);
+    let manager = ServiceManager::from_environment();
+    manager.starting("waiting for the first JWT-SVID", startup_timeout * 2);
+    manager.follow_stop(shutdown.clone(), Duration::ZERO);
+    manager.follow_cores(Cores::default());
+    let mut kept = Kept::new(file, after, left, manager);
     kept.until_stop(shutdown, config, &workload_api, deadline)
         .await?;
     info!("stopped; {} stays as it is", kept.file.display());
@@ -95,10 +100,16 @@ pub(crate) fn check(args: &TokenFileArgs, path: &Path) -> anyhow::Result<()> {
 }
 
 impl Kept {
-    fn new(file: TokenFile, after: Option<After>, left: Option<Arc<JwtSvid>>) -> Self {
+    fn new(
+        file: TokenFile,
+        after: Option<After>,
+        left: Option<Arc<JwtSvid>>,
+        manager: ServiceManager,
+    ) -> Self {
         Self {
             file,
             notices: after.map(Notices::new),
+            manager,
             wanted: Wanted::NotYet,
             written: left,
             is_failing: false,
@@ -213,6 +224,9 @@ impl Kept {
         let expires_in = humantime::format_duration(Duration::from_secs(left.as_secs()));
         let file = self.file.display();
         info!(spiffe_id = %token.spiffe_id(), %expires_in, "wrote a new JWT-SVID to {file}");
+        let until = humantime::format_rfc3339_seconds(SystemTime::from(token.expiry()));
+        self.manager
+            .ready(&format!("{file} has a JWT-SVID until {until}"));
         self.written = Some(token);
         if let Some(notices) = &self.notices {
             notices.give();
@@ -232,7 +246,10 @@ impl Kept {
         let file = self.file.clone();
         spawn_blocking(move || file.remove()).await??;
         self.written = None;
-        info!("removed {}", self.file.display());
+        let file = self.file.display();
+        self.manager
+            .waiting(&format!("{file} is removed, because it has no JWT-SVID"));
+        info!("removed {file}");
         Ok(())
     }
 }
@@ -278,7 +295,7 @@ mod tests {
             // No other thread is there for the file.
             drop(spawn_blocking(move || disk.recv()));
             let (file, left) = TokenFile::claim(&path).unwrap();
-            let mut kept = Kept::new(file, None, left);
+            let mut kept = Kept::new(file, None, left, ServiceManager::default());
             let (trigger, shutdown) = shutdown::channel();
             let workload_api = config.identity.workload_api(LONG);
             let keeping = kept.until_stop(shutdown, &config, &workload_api, Instant::now() + LONG);

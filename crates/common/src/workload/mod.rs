@@ -44,7 +44,7 @@ mod running;
 pub mod tokens;
 mod x509;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -89,7 +89,12 @@ pub struct WorkloadApi {
     is_once: bool,
     choice: Choice,
     on_agent: Option<AgentHook>,
+    on_waiting: Option<WaitingHook>,
 }
+
+/// Takes the reason for which an identity is waited for.
+#[derive(Clone)]
+struct WaitingHook(Arc<dyn Fn(&str) + Send + Sync>);
 
 /// The identity of a process that also verifies tokens: both sources, each with its first update.
 #[derive(Clone, Debug)]
@@ -123,6 +128,7 @@ impl WorkloadApi {
             is_once: false,
             choice: Choice::default(),
             on_agent: None,
+            on_waiting: None,
         }
     }
 
@@ -137,6 +143,13 @@ impl WorkloadApi {
     #[must_use]
     pub fn on_agent(mut self, hook: AgentHook) -> Self {
         self.on_agent = Some(hook);
+        self
+    }
+
+    /// Calls `hook` with each new reason for which an identity is waited for at start-up.
+    #[must_use]
+    pub fn on_waiting(mut self, hook: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.on_waiting = Some(WaitingHook(Arc::new(hook)));
         self
     }
 
@@ -218,6 +231,9 @@ impl WorkloadApi {
             let waits = self.waits_for(reason);
             if waits {
                 info!(%address, %reason, "waiting for an identity from the Workload API");
+                if let Some(WaitingHook(hook)) = &self.on_waiting {
+                    hook(&reason.to_string());
+                }
             }
             waits
         };
@@ -244,6 +260,12 @@ impl WorkloadApi {
 
     fn error(&self, reason: Reason) -> Error {
         Error::new(self.address.clone(), reason)
+    }
+}
+
+impl fmt::Debug for WaitingHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WaitingHook")
     }
 }
 

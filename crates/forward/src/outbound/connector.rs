@@ -25,6 +25,9 @@ use super::{
     url::Protocol,
 };
 
+/// The connections in a row that an endpoint may drain before a request.
+const MAX_DRAINED: usize = 2;
+
 /// Opens connections. The security decides what is verified.
 pub(super) struct Connector {
     security: Security,
@@ -101,8 +104,23 @@ impl Connector {
         self.timeout
     }
 
-    /// Opens a connection to an endpoint, and tells for how long it takes requests.
+    /// Opens a connection to an endpoint, and tells for how long it takes requests. An endpoint that drains
+    /// a new connection before a request is connected to again, because another process may replace it.
     pub(super) async fn open<B: RequestBody>(
+        &self,
+        location: &Location,
+        offer: Offer,
+    ) -> Result<(Opened<B>, Age), Fault> {
+        for _ in 0..MAX_DRAINED {
+            match self.open_once(location, offer).await {
+                Err(Fault::Http(failure)) if failure.is_drain() => {}
+                opened => return opened,
+            }
+        }
+        self.open_once(location, offer).await
+    }
+
+    async fn open_once<B: RequestBody>(
         &self,
         location: &Location,
         offer: Offer,

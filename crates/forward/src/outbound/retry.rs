@@ -58,6 +58,11 @@ impl<M> From<TrySendError<M>> for Failure {
 }
 
 impl Failure {
+    /// Returns whether the peer ended a new connection without an error before it took a request.
+    pub(super) fn is_drain(&self) -> bool {
+        matches!(self, Self::Unsent(error) if error.reason() == Some(h2::Reason::NO_ERROR))
+    }
+
     /// Returns the progress that the request had made.
     pub(super) fn progress(&self) -> Progress {
         match self {

@@ -4,9 +4,11 @@
 
 mod open_files;
 mod parking;
+mod ping;
 
 pub use self::open_files::OpenFiles;
 pub(crate) use self::open_files::raise_limit as raise_open_files_limit;
+pub use self::ping::Cores;
 
 use std::{process::ExitCode, thread};
 
@@ -32,24 +34,33 @@ pub fn run<F: Future<Output = anyhow::Result<ExitCode>>>(main: F) -> ExitCode {
     })
 }
 
-/// Runs `core` for each of `listeners`, on its own thread and runtime, until all have returned.
+/// The threads of cores that run.
+#[derive(Debug)]
+pub struct RunningCores(JoinSet<thread::Result<anyhow::Result<()>>>);
+
+/// Starts `core` for each of `listeners`, on its own thread and runtime. Each answers the pings of `cores`.
 ///
 /// # Errors
-/// Fails when a runtime can't be made, or a core ends by a panic.
-pub async fn run_cores<C, F>(listeners: Vec<StdSocket>, core: C) -> anyhow::Result<()>
+/// Fails when a thread can't be started.
+pub fn start_cores<C, F>(
+    listeners: Vec<StdSocket>,
+    cores: &Cores,
+    core: C,
+) -> anyhow::Result<RunningCores>
 where
     C: Fn(Socket) -> F + Clone + Send + 'static,
     F: Future<Output = ()>,
 {
-    let mut cores = JoinSet::new();
+    let mut running = JoinSet::new();
     for (index, listener) in listeners.into_iter().enumerate() {
-        let core = core.clone();
+        let (core, pings) = (core.clone(), cores.add());
         let thread = thread::Builder::new()
             .name(format!("core-{index}"))
             .spawn(move || {
                 let mut builder = Builder::new_current_thread();
                 let runtime = build(builder.on_thread_park(parking::yield_before_park))?;
                 let finished = runtime.block_on(async {
+                    pings.answer();
                     core(Socket::from_std(listener)?).await;
                     anyhow::Ok(())
                 });
@@ -58,14 +69,24 @@ where
                 finished
             });
         let thread = thread.context("cannot start a thread")?;
-        cores.spawn_blocking(|| thread.join());
+        running.spawn_blocking(|| thread.join());
     }
-    while let Some(joined) = cores.join_next().await {
-        joined
-            .context("cannot wait for a core")?
-            .map_err(|_| anyhow::anyhow!("a core ended by a panic"))??;
+    Ok(RunningCores(running))
+}
+
+impl RunningCores {
+    /// Waits until all have returned.
+    ///
+    /// # Errors
+    /// Fails when a runtime can't be made, or a core ends by a panic.
+    pub async fn joined(mut self) -> anyhow::Result<()> {
+        while let Some(joined) = self.0.join_next().await {
+            joined
+                .context("cannot wait for a core")?
+                .map_err(|_| anyhow::anyhow!("a core ended by a panic"))??;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Returns the number of cores that this process may use.

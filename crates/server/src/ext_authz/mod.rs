@@ -93,13 +93,19 @@ pub(crate) async fn start(
     };
     let service = Service::claim(&config.serve, inherited, listen)?;
     config.serve.raise_open_files_limit(&[]);
-    let workload_api = config.identity.workload_api(config.serve.startup_timeout);
+    let workload_api = service.workload_api(&config.identity, config.serve.startup_timeout);
     let Some(identity) = service.identity(workload_api.identity()).await? else {
         return Ok(ExitCode::SUCCESS);
     };
+    service.follow_identity(&identity.readiness);
     let own = identity.x509.svid()?.spiffe_id().clone();
     let checks = Checks {
-        authenticator: Arc::new(config.authenticator(policy, identity.jwt, &own)),
+        authenticator: Arc::new(config.authenticator(
+            policy,
+            identity.jwt,
+            &own,
+            service.manager(),
+        )),
         enforcement: config.policy.enforcement(),
         fields: Fields {
             caller_header: config.application.caller_header.clone(),

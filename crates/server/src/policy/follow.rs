@@ -7,12 +7,12 @@ use common::{
     bearer::{Authenticator, Policy, Rules, RulesHandle},
     workload::JwtSource,
 };
-use process::{bundles, signal::Hangups};
+use process::{bundles, notify::ServiceManager, signal::Hangups};
 use tokio::{
     task::spawn_blocking,
     time::{MissedTickBehavior, interval},
 };
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::load::{PolicyFile, Refused};
 
@@ -27,6 +27,13 @@ pub(crate) enum LivePolicy {
     Flags,
     /// The policy of a file, which may change.
     File(FollowedFile),
+}
+
+/// The parts of a server that the rules of a file reach.
+struct Reached {
+    handle: RulesHandle,
+    bundles: JwtSource,
+    manager: ServiceManager,
 }
 
 /// A file with a policy, which is read again after a SIGHUP.
@@ -54,40 +61,64 @@ impl LivePolicy {
     }
 }
 
+/// Handles SIGHUP for a policy of flags if a service manager started the process. Without this, a reload of
+/// the service would end it.
+pub(crate) fn outlive_reloads(manager: &ServiceManager) {
+    if !manager.is_present() {
+        return;
+    }
+    let mut hangups = match Hangups::handle() {
+        Ok(hangups) => hangups,
+        Err(error) => return warn!(%error, "cannot handle SIGHUP, which ends this process"),
+    };
+    let manager = manager.clone();
+    tokio::spawn(async move {
+        loop {
+            hangups.next().await;
+            manager.reloading();
+            info!("nothing is read again: without --policy, the policy is that of the flags");
+            manager.policy("policy of the flags in force");
+        }
+    });
+}
+
 impl FollowedFile {
-    /// Returns the authenticator, and follows the file. `policy` has what the server accepts with its rules.
+    /// Returns the authenticator, and follows the file. `policy` has what the server accepts with its rules,
+    /// and `manager` is told which rules are in force.
     pub(crate) fn authenticator(
         self,
         policy: impl FnOnce(Rules) -> Policy,
         bundles: JwtSource,
+        manager: &ServiceManager,
     ) -> Authenticator {
         let Self {
             file,
             rules,
             hangups,
         } = self;
-        announce(&file, &rules, &bundles);
+        announce(&file, &rules, &bundles, manager);
         let (authenticator, handle) = Authenticator::replaceable(bundles.clone(), policy(rules));
-        tokio::spawn(follow(file, hangups, handle, bundles));
+        let reached = Reached {
+            handle,
+            bundles,
+            manager: manager.clone(),
+        };
+        tokio::spawn(follow(file, hangups, reached));
         authenticator
     }
 }
 
-/// Logs the rules that are in force, and warns of callers that can't be verified.
-fn announce(file: &PolicyFile, rules: &Rules, bundles: &JwtSource) {
+/// Tells which rules are in force, and warns of callers that can't be verified.
+fn announce(file: &PolicyFile, rules: &Rules, bundles: &JwtSource, manager: &ServiceManager) {
     bundles::warn_of_missing(bundles, "JWT", "--policy", rules.trust_domains());
     let file = file.path().display();
     info!(%file, rules = rules.len(), "policy in force");
+    manager.policy(&format!("policy in force, rules: {}", rules.len()));
 }
 
 /// Replaces the rules after each SIGHUP and each change of the file, for as long as the process runs.
 /// Contents with a mistake are logged once, and change nothing.
-async fn follow(
-    mut file: PolicyFile,
-    mut hangups: Hangups,
-    handle: RulesHandle,
-    bundles: JwtSource,
-) {
+async fn follow(mut file: PolicyFile, mut hangups: Hangups, reached: Reached) {
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -95,6 +126,9 @@ async fn follow(
             () = hangups.next() => true,
             _ = looks.tick() => false,
         };
+        if is_asked_for {
+            reached.manager.reloading();
+        }
         // A file system may hang, and this thread also keeps the identity.
         let looking = spawn_blocking(move || {
             if is_asked_for {
@@ -110,25 +144,24 @@ async fn follow(
         };
         file = looked;
         if let Some(rules) = rules {
-            take(&file, rules, &handle, &bundles);
+            reached.take(&file, rules);
         }
     }
 }
 
-fn take(
-    file: &PolicyFile,
-    rules: Result<Rules, Refused>,
-    handle: &RulesHandle,
-    bundles: &JwtSource,
-) {
-    match rules {
-        Ok(rules) => {
-            handle.replace(rules.clone());
-            announce(file, &rules, bundles);
+impl Reached {
+    fn take(&self, file: &PolicyFile, rules: Result<Rules, Refused>) {
+        match rules {
+            Ok(rules) => {
+                self.handle.replace(rules.clone());
+                announce(file, &rules, &self.bundles, &self.manager);
+            }
+            Err(refused) => {
+                let refused = refused.text();
+                error!("policy not taken, and the one before it stays in force: {refused}");
+                self.manager
+                    .policy(&format!("the policy before it stays in force: {refused}"));
+            }
         }
-        Err(refused) => error!(
-            "policy not taken, and the one before it stays in force: {}",
-            refused.text()
-        ),
     }
 }

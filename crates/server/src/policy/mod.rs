@@ -24,7 +24,7 @@ use process::cli;
 use spiffe::{SpiffeId, TrustDomain};
 
 pub use self::explain::Question;
-pub(crate) use self::follow::LivePolicy;
+pub(crate) use self::follow::{LivePolicy, outlive_reloads};
 use self::load::{PolicyFile, Refused};
 
 /// The callers, and the requests that they may send.

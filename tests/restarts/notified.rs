@@ -1,0 +1,269 @@
+use std::{path::Path, time::Duration};
+
+use harness::{
+    CLIENT_ID, PATIENCE, SERVER_ID, Stack, binary,
+    https::get,
+    process::{self, Process},
+    wait::until_some,
+};
+use nix::sys::signal::Signal;
+use spiffe::SpiffeId;
+use tempfile::TempDir;
+use tokio::{net::UnixDatagram, time::timeout};
+
+use crate::replaced::paused;
+
+/// The socket of a service manager, which reads the states of the process that it starts.
+struct Manager {
+    socket: UnixDatagram,
+    directory: TempDir,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+        Self { socket, directory }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.path().join(name).display().to_string()
+    }
+
+    fn spawn(&self, stack: &Stack, name: &str, args: &[&str]) -> Process {
+        self.spawn_with(stack, name, args, &[])
+    }
+
+    fn spawn_with(
+        &self,
+        stack: &Stack,
+        name: &str,
+        args: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Process {
+        let mut command = process::command(&binary(name), &stack.agent.endpoint(), args);
+        command.env("NOTIFY_SOCKET", self.path("notify"));
+        command.envs(environment.iter().copied());
+        Process::spawn(command)
+    }
+
+    /// Returns the next state.
+    async fn next(&self) -> String {
+        let mut datagram = [0; 4096];
+        let received = timeout(PATIENCE, self.socket.recv(&mut datagram)).await;
+        let length = received.expect("a state comes in time").unwrap();
+        String::from_utf8(datagram[..length].to_vec()).unwrap()
+    }
+
+    /// Returns the states up to the first one with a text.
+    async fn told(&self, text: &str) -> Vec<String> {
+        self.told_when(|state| state.contains(text)).await
+    }
+
+    /// Returns the states up to the first one that is as wanted.
+    async fn told_when(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        let mut states = vec![self.next().await];
+        while !is_wanted(&states[states.len() - 1]) {
+            states.push(self.next().await);
+        }
+        states
+    }
+}
+
+fn has_line(state: &str, line: &str) -> bool {
+    state.lines().any(|one| one == line)
+}
+
+#[tokio::test]
+async fn process_is_ready_when_it_serves_and_tells_what_it_waits_for_until_then() {
+    let stack = Stack::new().await;
+    for (name, args) in [
+        ("server", &[] as &[&str]),
+        ("proxy", &[]),
+        ("client", &["--url", "https://localhost:1"]),
+    ] {
+        let manager = Manager::new();
+        stack.agent.stop().await;
+        let args = [&["--listen", "127.0.0.1:0"], args].concat();
+        let process = manager.spawn(&stack, name, &args);
+        let before = manager.told("no such socket; start the agent").await;
+        let last = before.last().unwrap();
+        assert!(
+            last.starts_with("STATUS=waiting for an identity from the Workload API: "),
+            "{last}"
+        );
+        assert!(before[0].starts_with("EXTEND_TIMEOUT_USEC="), "{before:?}");
+
+        stack.agent.restart().await.unwrap();
+        let states = manager.told("READY=1").await;
+        let port = process.listening().await;
+        let ready = states.last().unwrap();
+        let listening = format!("STATUS=listening on 127.0.0.1:{port}");
+        assert!(
+            has_line(ready, "READY=1") && has_line(ready, &listening),
+            "{ready}"
+        );
+        if name == "server" {
+            assert_eq!(stack.https(port).send(get(&[])).await.status, 401);
+        }
+        process.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn reload_of_a_policy_is_told_with_its_outcome() {
+    let stack = Stack::new().await;
+    let manager = Manager::new();
+    let policy = manager.path("policy.toml");
+    let rule = "[[rule]]\npaths = [\"/a\"]\npublic = true\n";
+    std::fs::write(&policy, rule).unwrap();
+    let args = ["--listen", "127.0.0.1:0", "--policy", &policy];
+    let server = manager.spawn(&stack, "server", &args);
+    manager.told("READY=1").await;
+    for (text, outcome) in [
+        ("x = 1", "; the policy before it stays in force: "),
+        (rule, "; policy in force, rules: 1"),
+    ] {
+        // The look at the file each second, which has an outcome too, must not be the one that is awaited.
+        replace(Path::new(&policy), text);
+        server.signal(Signal::SIGHUP);
+        let begun = manager.told("RELOADING=1").await;
+        let begun = begun.last().unwrap();
+        let clock = begun.split_once("MONOTONIC_USEC=").unwrap().1;
+        assert!(clock.parse::<u64>().unwrap() > 0, "{begun}");
+        let done = manager.next().await;
+        assert!(
+            has_line(&done, "READY=1") && done.contains(outcome),
+            "{done}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn server_with_a_policy_of_flags_outlives_a_reload_of_its_service() {
+    let stack = Stack::new().await;
+    let manager = Manager::new();
+    let server = manager.spawn(&stack, "server", &["--listen", "127.0.0.1:0"]);
+    manager.told("READY=1").await;
+    server.signal(Signal::SIGHUP);
+    manager.told("RELOADING=1").await;
+    let done = manager.next().await;
+    assert!(
+        has_line(&done, "READY=1") && done.contains("; policy of the flags in force"),
+        "{done}"
+    );
+    server.logged("nothing is read again").await;
+}
+
+/// Replaces a file as a whole.
+fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
+#[tokio::test]
+async fn outage_and_withdrawal_are_told_until_they_end() {
+    let stack = Stack::new().await;
+    let manager = Manager::new();
+    let _server = manager.spawn(&stack, "server", &["--listen", "127.0.0.1:0"]);
+    manager.told("READY=1").await;
+
+    stack.agent.stop().await;
+    let states = manager.told("; lost the Workload API; continuing").await;
+    let lost = states.last().unwrap();
+    let left = lost.rsplit_once("for ").unwrap().1;
+    assert!(left.ends_with(['h', 'm', 's']), "{lost}");
+    stack.agent.restart().await.unwrap();
+    manager
+        .told_when(|state| state.starts_with("STATUS=listening on") && !state.contains(';'))
+        .await;
+
+    let id = SpiffeId::new(SERVER_ID).unwrap();
+    stack.agent.withdraw(&id);
+    manager.told("; identity withdrawn").await;
+}
+
+#[tokio::test]
+async fn stop_is_told_with_the_time_that_it_may_take() {
+    let stack = Stack::new().await;
+    let manager = Manager::new();
+    let args = ["--listen", "127.0.0.1:0", "--drain-timeout", "200s"];
+    let mut server = manager.spawn(&stack, "server", &args);
+    manager.told("READY=1").await;
+    server.signal(Signal::SIGTERM);
+    let states = manager.told("STOPPING=1").await;
+    let stopping = states.last().unwrap();
+    assert!(
+        has_line(stopping, "EXTEND_TIMEOUT_USEC=210000000")
+            && stopping.contains("STATUS=stopping: "),
+        "{stopping}"
+    );
+    assert_eq!(server.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn watchdog_gets_signs_of_life_while_the_process_runs() {
+    let stack = Stack::new().await;
+    for (pid, is_ours) in [(None, true), (Some("1"), false)] {
+        let manager = Manager::new();
+        let pid = pid.map(|pid| ("WATCHDOG_PID", pid));
+        let environment: Vec<_> = pid
+            .into_iter()
+            .chain([("WATCHDOG_USEC", "150000")])
+            .collect();
+        let server =
+            manager.spawn_with(&stack, "server", &["--listen", "127.0.0.1:0"], &environment);
+        let states = manager.told("READY=1").await;
+        if !is_ours {
+            assert!(!states.iter().any(|one| one.contains("WATCHDOG")));
+            continue;
+        }
+        for _ in 0..3 {
+            assert!(has_line(
+                manager.told("WATCHDOG").await.last().unwrap(),
+                "WATCHDOG=1"
+            ));
+        }
+        paused(&server).await;
+        while timeout(Duration::ZERO, manager.next()).await.is_ok() {}
+        let sign = timeout(Duration::from_millis(500), manager.next()).await;
+        assert!(sign.is_err(), "{sign:?}");
+        server.signal(Signal::SIGCONT);
+        manager.told("WATCHDOG=1").await;
+    }
+}
+
+#[tokio::test]
+async fn client_with_a_token_file_is_ready_when_the_file_is_there() {
+    let stack = Stack::new().await;
+    let manager = Manager::new();
+    let (file, seen) = (manager.path("token"), manager.path("seen"));
+    let script = manager.path("after.sh");
+    // The program after a new token must not speak for this process.
+    std::fs::write(&script, format!("env > {seen}.new && mv {seen}.new {seen}")).unwrap();
+    let command = format!("/bin/sh {script}");
+    let args = [
+        "--token-file",
+        &file,
+        "--token-command",
+        &command,
+        SERVER_ID,
+    ];
+    let watchdog = [("WATCHDOG_USEC", "30000000")];
+    let _client = manager.spawn_with(&stack, "client", &args, &watchdog);
+    let states = manager.told("READY=1").await;
+    let ready = states.last().unwrap();
+    assert!(
+        Path::new(&file).exists() && ready.contains("/token has a JWT-SVID until 2"),
+        "{ready}"
+    );
+    let written = until_some(async || std::fs::read_to_string(&seen).ok()).await;
+    assert!(
+        !written.contains("NOTIFY_SOCKET") && !written.contains("WATCHDOG"),
+        "{written}"
+    );
+
+    stack.agent.withdraw(&SpiffeId::new(CLIENT_ID).unwrap());
+    manager.told("is removed, because it has no JWT-SVID").await;
+}
