@@ -168,6 +168,39 @@ async fn reset_of_the_upstream_reaches_the_caller_as_what_it_is_h004() {
 }
 
 #[tokio::test]
+async fn cancel_of_the_upstream_before_its_answer_is_a_grpc_status_h004() {
+    for (sent, timeout, status, message) in [
+        // The caller's own timer may fire after the upstream's.
+        (CANCEL, Some("1n"), "4", "Deadline Exceeded"),
+        (CANCEL, Some("1H"), "1", "Cancelled"),
+        (CANCEL, None, "1", "Cancelled"),
+        (INTERNAL_ERROR, Some("1n"), "14", "Bad Gateway"),
+    ] {
+        let upstream = async |stack: &harness::Stack| {
+            Scripted::new(stack, move |mut peer: ScriptedPeer| async move {
+                while let Some(asked) = peer.asked().await {
+                    peer.send(frames::reset(asked.stream, sent)).await;
+                }
+            })
+            .await
+        };
+        let stack = ProxyStack::before(upstream, &[]).await;
+        let mut call = call("/", Full::<Bytes>::from("abc"));
+        if let Some(timeout) = timeout {
+            let timeout = http::HeaderValue::from_static(timeout);
+            call.headers_mut().insert("grpc-timeout", timeout);
+        }
+        let answer = stack.https.send_over(Version::HTTP_2, call).await;
+        assert_eq!(answer.headers["grpc-status"], status, "{timeout:?}");
+        assert_eq!(answer.headers["grpc-message"], message, "{timeout:?}");
+
+        let other = Request::post("/").body(Full::<Bytes>::from("abc")).unwrap();
+        let answer = stack.https.send_over(Version::HTTP_2, other).await;
+        assert_eq!(answer.status, 502);
+    }
+}
+
+#[tokio::test]
 async fn cancel_of_the_caller_reaches_the_upstream_h004() {
     let (seen, mut codes) = tokio::sync::mpsc::unbounded_channel();
     let upstream = async |stack: &harness::Stack| {

@@ -79,6 +79,8 @@ crate::labels! {
         UpstreamTimeout = "upstream_timeout",
         /// No upstream connection had room in time.
         UpstreamFull = "upstream_full",
+        /// The upstream cancelled the request before its answer.
+        UpstreamCancelled = "upstream_cancelled",
         /// The upstream broke off, or its answer is not valid.
         UpstreamFailed = "upstream_failed",
         /// The request's body broke off.

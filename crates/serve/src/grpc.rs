@@ -3,12 +3,18 @@
 //! A gRPC caller takes its status from `grpc-status`, and most of its libraries show nothing of another
 //! answer's body. Answers of this process in place of an application's therefore have that form.
 
+use std::time::{Duration, Instant};
+
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode, Version,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
 };
 
 use crate::body::Body;
+
+/// Marks an error, in its extensions: the upstream cancelled the request before its answer began.
+#[derive(Clone, Copy, Debug)]
+pub struct CancelledUpstream;
 
 /// Returns whether a request is a gRPC call. gRPC-Web is not meant, because it is HTTP as any other.
 #[must_use]
@@ -29,18 +35,45 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
     })
 }
 
+/// Returns the time at which a call that came at `now` ends for its caller, if `grpc-timeout` has one.
+pub(crate) fn deadline(headers: &HeaderMap, now: Instant) -> Option<Instant> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let is_valid =
+        (1..=8).contains(&digits.len()) && digits.bytes().all(|one| one.is_ascii_digit());
+    let count: u64 = digits.parse().ok().filter(|_| is_valid)?;
+    let timeout = match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    };
+    now.checked_add(timeout)
+}
+
 /// Returns the answer to a gRPC call in place of an error of this process: a head alone, with the status
-/// and the reason phrase. Other fields, such as `WWW-Authenticate`, are kept.
-pub(crate) fn answer(error: Response<Body>) -> Response<Body> {
-    let status = error.status();
+/// and the reason phrase. Other fields, such as `WWW-Authenticate`, are kept. `is_late` is true if the
+/// call's time is over.
+pub(crate) fn answer(error: Response<Body>, is_late: bool) -> Response<Body> {
     let (mut head, _) = error.into_parts();
+    let is_cancelled = head.extensions.remove::<CancelledUpstream>().is_some();
+    let (code, message) = match (is_cancelled, is_late) {
+        // An upstream whose time is over cancels the call, often before the caller's own timer.
+        (true, true) => (4, "Deadline Exceeded"),
+        (true, false) => (1, "Cancelled"),
+        (false, _) => {
+            let message = head.status.canonical_reason();
+            (code(head.status), message.unwrap_or_default())
+        }
+    };
     head.status = StatusCode::OK;
     head.headers.remove(CONTENT_LENGTH);
     let grpc = HeaderValue::from_static("application/grpc");
     head.headers.insert(CONTENT_TYPE, grpc);
-    let code = HeaderValue::from(code(status));
-    head.headers.insert("grpc-status", code);
-    let message = status.canonical_reason().unwrap_or_default();
+    head.headers.insert("grpc-status", HeaderValue::from(code));
     let message = HeaderValue::from_static(message);
     head.headers.insert("grpc-message", message);
     Response::from_parts(head, Body::empty())
@@ -94,6 +127,34 @@ mod tests {
     }
 
     #[test]
+    fn a_call_has_the_time_of_grpc_timeout_h004() {
+        let now = Instant::now();
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        for (value, expected) in [
+            ("1H", seconds(3600)),
+            ("2M", seconds(120)),
+            ("99999999S", seconds(99_999_999)),
+            ("5000m", seconds(5)),
+            ("5000000u", seconds(5)),
+            ("7n", Some(Duration::from_nanos(7))),
+            ("0m", seconds(0)),
+            ("123456789S", None),
+            ("S", None),
+            ("", None),
+            ("5", None),
+            ("+5S", None),
+            ("5s", None),
+            ("5 S", None),
+        ] {
+            let value = HeaderValue::from_static(value);
+            let headers = HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), value.clone())]);
+            let expected = expected.map(|timeout| now + timeout);
+            assert_eq!(deadline(&headers, now), expected, "{value:?}");
+        }
+        assert_eq!(deadline(&HeaderMap::new(), now), None);
+    }
+
+    #[test]
     fn an_error_becomes_a_grpc_status_and_keeps_its_challenge_h005() {
         for (status, code, message) in [
             (400, "13", "Bad Request"),
@@ -111,7 +172,7 @@ mod tests {
             let mut error = body::status(StatusCode::from_u16(status).unwrap());
             let challenge = HeaderValue::from_static("Bearer");
             error.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-            let answer = answer(error);
+            let answer = answer(error, true);
             assert_eq!(answer.status(), StatusCode::OK);
             assert!(answer.body().is_end_stream(), "{status}");
             for (name, value) in [

@@ -60,6 +60,9 @@ pub enum Error {
     /// All connections that there may be were full for longer than a request may wait.
     #[error("no room on the connections to {0} {1}")]
     Full(At, String),
+    /// The upstream cancelled the request before its answer (`CANCEL` of RFC 9113 §7).
+    #[error("{0} cancelled the request")]
+    Cancelled(At),
     /// The upstream broke off, or its answer is not a valid HTTP response.
     #[error("{0} failed: {1}")]
     Failed(At, String),
@@ -74,6 +77,7 @@ impl Error {
             Self::Impostor { .. }
             | Self::Connect { .. }
             | Self::NoBundle { .. }
+            | Self::Cancelled(_)
             | Self::Failed(..) => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout(..) | Self::ResponseTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::RequestBody(fault) => fault.status(),
@@ -93,6 +97,7 @@ impl Error {
             Self::ResponseTimeout(_) => Reason::UpstreamTimeout,
             Self::RequestBody(fault) => fault.reason,
             Self::Full(..) => Reason::UpstreamFull,
+            Self::Cancelled(_) => Reason::UpstreamCancelled,
             Self::Failed(..) => Reason::UpstreamFailed,
         }
     }
@@ -141,7 +146,10 @@ impl Error {
 
     /// Returns the error of a request that failed on its connection.
     pub(super) fn unanswered(failure: &Failure, at: At) -> Self {
-        Self::Failed(at, quoted(failure))
+        match failure.is_cancel() {
+            true => Self::Cancelled(at),
+            false => Self::Failed(at, quoted(failure)),
+        }
     }
 
     /// Returns the error of a connection that broke off as it switched protocols.

@@ -63,6 +63,12 @@ impl Failure {
         matches!(self, Self::Unsent(error) if error.reason() == Some(h2::Reason::NO_ERROR))
     }
 
+    /// Returns whether the peer cancelled the request.
+    pub(super) fn is_cancel(&self) -> bool {
+        matches!(self, Self::Http2(error)
+            if error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::CANCEL))
+    }
+
     /// Returns the progress that the request had made.
     pub(super) fn progress(&self) -> Progress {
         match self {

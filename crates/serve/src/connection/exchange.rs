@@ -7,6 +7,7 @@ use std::{
     panic::AssertUnwindSafe,
     pin::pin,
     sync::{Arc, Mutex},
+    time::Instant,
 };
 
 use common::{reason::Reason, throttle::LogQuota};
@@ -48,6 +49,8 @@ pub(super) struct Serving<H> {
 struct Asked {
     kind: BodyKind,
     is_connect: bool,
+    /// The end of the time that the caller gives a gRPC call.
+    deadline: Option<Instant>,
 }
 
 impl Asked {
@@ -59,7 +62,15 @@ impl Asked {
             false => BodyKind::Plain,
         };
         let is_connect = *request.method() == Method::CONNECT;
-        Self { kind, is_connect }
+        let deadline = match kind {
+            BodyKind::Call => grpc::deadline(request.headers(), Instant::now()),
+            _ => None,
+        };
+        Self {
+            kind,
+            is_connect,
+            deadline,
+        }
     }
 
     /// Returns the answer in a form that its caller can't mistake.
@@ -74,7 +85,10 @@ impl Asked {
             BodyKind::Plain | BodyKind::Call if status == StatusCode::SWITCHING_PROTOCOLS => {
                 body::status(StatusCode::INTERNAL_SERVER_ERROR)
             }
-            BodyKind::Call if is_error && is_own => grpc::answer(response),
+            BodyKind::Call if is_error && is_own => {
+                let is_late = self.deadline.is_some_and(|end| Instant::now() >= end);
+                grpc::answer(response, is_late)
+            }
             _ => response,
         }
     }
