@@ -2,6 +2,7 @@
 //! ends. Offers an HTTPS client, and upstreams that do what a test needs.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
+pub mod admin;
 pub mod app;
 mod binaries;
 pub mod fake_workload_api;

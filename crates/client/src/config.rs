@@ -40,7 +40,8 @@ With --repeat or --every, the client prints a line for each request: its start (
 comes last, also after Ctrl-C. The exit status is 0 if every status was 2xx. The token is renewed \
 before it expires. If a 401 says that the token is invalid, the request is made once more.
 
-The flags under Upstream and Serving apply with --listen, and --startup-timeout with --token-file too.
+The flags under Upstream and Serving apply with --listen, and --startup-timeout with --token-file too. \
+--admin applies with --listen, --token-file, --repeat and --every.
 
 Each flag can also be set by CLIENT_ and its name: CLIENT_URL=https://proxy.example.org:8443/
 
@@ -179,6 +180,23 @@ impl Config {
                     .into(),
             ),
             _ => Ok(()),
+        }
+    }
+
+    /// Checks the admin listener.
+    ///
+    /// # Errors
+    /// Fails when its address may not be used, or when the client ends after one request.
+    pub(crate) fn check_admin(&self) -> Result<(), String> {
+        let admin = &self.listening.serve.admin;
+        let lives = self.pace().is_some()
+            || self.listening.listen.is_some()
+            || self.token_file.token_file.is_some();
+        match admin.address() {
+            Some(address) if !lives => Err(format!(
+                "--admin {address}: a client that makes one request has no admin listener; use it with --listen, --token-file, --repeat or --every"
+            )),
+            _ => admin.check(self.listening.listen.as_ref()),
         }
     }
 

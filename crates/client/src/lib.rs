@@ -46,6 +46,9 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     if config.doctor.doctor {
         return doctor::run(&config).await;
     }
+    if let Err(error) = config.check_admin() {
+        return cli::usage_error::<Config>(&error);
+    }
     if config.listening.listen.is_some() {
         return listening::run(&config, inherited).await;
     }

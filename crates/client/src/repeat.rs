@@ -14,7 +14,7 @@ use forward::outbound::Client;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
-use process::signal;
+use process::{admin::Admin, runtime::Cores, signal};
 use serve::shutdown::Shutdown;
 use spiffe::JwtSvid;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
@@ -52,8 +52,13 @@ pub(crate) async fn run(
     request: Request<Full<Bytes>>,
 ) -> anyhow::Result<ExitCode> {
     let shutdown = signal::shutdown().context("cannot listen to signals")?;
+    let admin = config
+        .listening
+        .serve
+        .claim_admin()?
+        .listen(&Cores::default(), &shutdown)?;
     let mut tally = Tally::new(Instant::now());
-    let printed = match requests(config, pace, request, shutdown, &mut tally).await? {
+    let printed = match requests(config, pace, request, shutdown, &admin, &mut tally).await? {
         Ok(()) => output::line(tally.summary(Instant::now())).await,
         failed => failed,
     };
@@ -73,14 +78,16 @@ async fn requests(
     pace: Pace,
     request: Request<Full<Bytes>>,
     shutdown: Shutdown,
+    admin: &Admin,
     tally: &mut Tally,
 ) -> anyhow::Result<io::Result<()>> {
     let mut stop = pin!(shutdown.requested());
     let session = tokio::select! {
         biased;
         () = &mut stop => return Ok(Ok(())),
-        session = Session::start(config, request) => session?,
+        session = Session::start(config, request, admin) => session?,
     };
+    admin.serves(format!("making requests to {}", config.url));
     let mut ticks = interval(pace.every);
     // A slow request does not shift the times of the following ones.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -106,8 +113,13 @@ async fn requests(
 
 impl Session {
     /// Gets the identity of the workload.
-    async fn start(config: &Config, request: Request<Full<Bytes>>) -> anyhow::Result<Self> {
+    async fn start(
+        config: &Config,
+        request: Request<Full<Bytes>>,
+        admin: &Admin,
+    ) -> anyhow::Result<Self> {
         let workload_api = config.identity.workload_api(config.max_time);
+        let workload_api = workload_api.monitored(admin.follow_identity());
         let x509 = identity::bundles(config, &workload_api).await?;
         config.warn();
         Ok(Self {

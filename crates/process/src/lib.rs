@@ -1,6 +1,7 @@
 //! The parts that every binary needs: the command line, logs, runtimes, signals, listening sockets,
 //! and the protection of the process's memory.
 //!
+//! - [`admin`]: the listener for operators and probes, and the conditions of the process
 //! - [`bundles`]: warnings about trust domains without a bundle
 //! - [`cli`]: `main`, and the flags that binaries share
 //! - [`doctor`]: the steps of `--doctor`, their verdicts and output
@@ -13,6 +14,7 @@
 //! - [`tenure`]: the end of connections with the identity of the process
 //! - [`protect`]: core dumps and tracing
 
+pub mod admin;
 pub mod bundles;
 pub mod cli;
 pub mod doctor;

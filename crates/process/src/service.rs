@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tracing::info;
 
 use crate::{
+    admin::Admin,
     cli::{self, ServeArgs, WorkloadApiArgs},
     listen::{self, ClaimedAddress, Inherited, ListenFlag},
     notify::ServiceManager,
@@ -24,6 +25,7 @@ pub struct Service {
     shutdown: Shutdown,
     cores: Cores,
     manager: ServiceManager,
+    admin: Admin,
 }
 
 /// The status of a process that starts.
@@ -34,17 +36,19 @@ const WAITING: &str = "waiting for an identity from the Workload API";
 const FIRST_PING: Duration = Duration::from_secs(10);
 
 impl Service {
-    /// Handles signals and claims the address. A mistake in the address is found before anything
-    /// else. A service manager is told that the process waits for an identity.
+    /// Handles signals and claims the addresses. A mistake in an address is found before anything
+    /// else. A service manager is told that the process waits for an identity, and the admin listener answers
+    /// from then on.
     ///
     /// # Errors
-    /// Fails when the address, or a socket that was passed in its place, can't be listened on.
+    /// Fails when an address, or a socket that was passed in its place, can't be listened on.
     pub fn claim(
         args: &ServeArgs,
         inherited: Inherited,
         listen: ListenFlag<'_>,
     ) -> anyhow::Result<Self> {
         let shutdown = signal::shutdown().context("cannot handle signals")?;
+        let admin = args.claim_admin()?;
         let address = args.claim(inherited, listen)?;
         let (cores, manager) = (Cores::default(), ServiceManager::from_environment());
         manager.starting(WAITING, args.startup_timeout * 2);
@@ -52,6 +56,7 @@ impl Service {
         manager.follow_cores(cores.clone());
         Ok(Self {
             address,
+            admin: admin.listen(&cores, &shutdown)?,
             shutdown,
             cores,
             manager,
@@ -70,12 +75,21 @@ impl Service {
         &self.cores
     }
 
-    /// Returns the Workload API that the flags name. The service manager is told what an identity waits for.
+    /// Returns the state of this process for its operators.
+    #[must_use]
+    pub fn admin(&self) -> &Admin {
+        &self.admin
+    }
+
+    /// Returns the Workload API that the flags name. The service manager is told what an identity waits for,
+    /// and its state is among the conditions of the process.
     #[must_use]
     pub fn workload_api(&self, args: &WorkloadApiArgs, timeout: Duration) -> WorkloadApi {
         let manager = self.manager.clone();
         let workload_api = args.workload_api(timeout);
-        workload_api.on_waiting(move |reason| manager.waiting(&format!("{WAITING}: {reason}")))
+        workload_api
+            .on_waiting(move |reason| manager.waiting(&format!("{WAITING}: {reason}")))
+            .monitored(self.admin.follow_identity())
     }
 
     /// Tells the service manager of each change of the identity from now on.
@@ -140,6 +154,7 @@ impl Service {
             shutdown,
             cores,
             manager,
+            admin,
         } = self;
         let queue = address.queue();
         let listeners = address.listen()?;
@@ -148,9 +163,11 @@ impl Service {
         let running = runtime::start_cores(listeners, &cores, move |socket| {
             core(Listener { socket, queue }, shutdown.clone())
         })?;
+        let work = format!("listening on {addresses}");
+        admin.serves(&work);
         let ready = async {
             cores.ping(FIRST_PING).await;
-            manager.ready(&format!("listening on {addresses}"));
+            manager.ready(&work);
         };
         let (joined, ()) = tokio::join!(running.joined(), ready);
         joined?;

@@ -62,6 +62,9 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         Err(error) => return cli::usage_error::<Config>(&error),
     };
     let address = ListenAddress::from(config.listen);
+    if let Err(error) = config.serve.admin.check(Some(&address)) {
+        return cli::usage_error::<Config>(&error);
+    }
     let service = Service::claim(&config.serve, inherited, address.of_flag("--listen"))?;
     let upstream_files = config.upstream.open_files(config.serve.cores());
     config.serve.raise_open_files_limit(&[upstream_files]);

@@ -92,8 +92,11 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         Ok(parts) => parts,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
-    let policy = LivePolicy::begin(policy)?;
     let address = ListenAddress::from(config.listen);
+    if let Err(error) = config.serve.admin.check(Some(&address)) {
+        return cli::usage_error::<Config>(&error);
+    }
+    let policy = LivePolicy::begin(policy)?;
     let service = Service::claim(&config.serve, inherited, address.of_flag("--listen"))?;
     let upstream_files = config.application.open_files(config.serve.cores());
     config

@@ -3,6 +3,7 @@
 //! - [`config`]: the flags
 //! - `file`: the file, which always has a whole token
 //! - `after`: the notice of a new token
+//! - `condition`: the file among the conditions of the process
 //!
 //! The file has a token only while the token may be used. Its absence therefore says that there is none,
 //! and a health check can look for the file.
@@ -11,6 +12,7 @@
 //! fetches another token when they change: the key of the token may be gone, or the identity withdrawn.
 
 mod after;
+mod condition;
 pub mod config;
 mod file;
 
@@ -32,6 +34,7 @@ use tracing::{error, info, warn};
 
 use self::{
     after::{After, Notices},
+    condition::FileCondition,
     config::TokenFileArgs,
     file::TokenFile,
 };
@@ -50,6 +53,7 @@ struct Kept {
     written: Option<Arc<JwtSvid>>,
     /// Set while the file can't be written or removed, which is logged once.
     is_failing: bool,
+    condition: FileCondition,
 }
 
 /// The token that belongs in the file.
@@ -73,15 +77,20 @@ pub(crate) async fn run(config: &Config, path: &Path) -> anyhow::Result<ExitCode
     }
     let (file, left) = TokenFile::claim(path)?;
     let shutdown = signal::shutdown().context("cannot handle signals")?;
-    let startup_timeout = config.listening.serve.startup_timeout;
+    let (serve, cores) = (&config.listening.serve, Cores::default());
+    let admin = serve.claim_admin()?.listen(&cores, &shutdown)?;
+    let startup_timeout = serve.startup_timeout;
     let deadline = Instant::now() + startup_timeout;
     let workload_api = config.identity.workload_api(startup_timeout);
+    let workload_api = workload_api.monitored(admin.follow_identity());
     config.warn();
     let manager = ServiceManager::from_environment();
     manager.starting("waiting for the first JWT-SVID", startup_timeout * 2);
     manager.follow_stop(shutdown.clone(), Duration::ZERO);
-    manager.follow_cores(Cores::default());
+    manager.follow_cores(cores);
     let mut kept = Kept::new(file, after, left, manager);
+    kept.condition.add_to(admin.conditions());
+    admin.serves(format!("keeping a token in {}", kept.file.display()));
     kept.until_stop(shutdown, config, &workload_api, deadline)
         .await?;
     info!("stopped; {} stays as it is", kept.file.display());
@@ -113,6 +122,7 @@ impl Kept {
             wanted: Wanted::NotYet,
             written: left,
             is_failing: false,
+            condition: FileCondition::default(),
         }
     }
 
@@ -197,6 +207,13 @@ impl Kept {
 
     /// Writes or removes the file, unless it has the token that belongs there.
     async fn settle(&mut self) {
+        self.write_or_remove().await;
+        let expiry = |token: &Arc<JwtSvid>| SystemTime::from(token.expiry());
+        let written = self.written.as_ref().map(expiry);
+        self.condition.update(self.is_settled(), written);
+    }
+
+    async fn write_or_remove(&mut self) {
         let settled = match &self.wanted {
             _ if self.is_settled() => return,
             Wanted::Token(token) => self.write(Arc::clone(token)).await,

@@ -16,11 +16,15 @@ use super::{
     connection::{Message, Stream},
     domains::{self, Change, Domains, MAX_ITEMS},
     error::Reason,
+    monitor::{BundleFault, Kind},
     readiness::Life,
     report,
     x509::{Bundles, SvidFault, Trust, Unavailable, X509State, X509Svid},
 };
 use crate::bearer::JwtBundle;
+
+/// The most faults of a kind that an observer is told.
+const MAX_FAULTS: usize = 100;
 
 /// Everything of the Workload API that is in use.
 pub(super) struct Held {
@@ -270,6 +274,21 @@ impl Held {
     /// Returns the own trust domain. It is not known to a process that fetches no X.509-SVID.
     pub(super) fn own_domain(&self) -> Option<&TrustDomain> {
         Some(self.spiffe_id()?.trust_domain())
+    }
+
+    /// Returns the faults of single trust domains, at most [`MAX_FAULTS`] of each kind.
+    pub(super) fn faults(&self) -> Vec<BundleFault> {
+        let fault = |kind| {
+            move |(domain, reason, since): (&TrustDomain, &str, SystemTime)| BundleFault {
+                kind,
+                trust_domain: domain.clone(),
+                reason: reason.to_owned(),
+                since,
+            }
+        };
+        let x509 = self.x509.faults().take(MAX_FAULTS).map(fault(Kind::X509));
+        let jwt = self.jwt.faults().take(MAX_FAULTS).map(fault(Kind::Jwt));
+        x509.chain(jwt).collect()
     }
 
     /// Returns the time since which a bundle of the own trust domain cannot be renewed.

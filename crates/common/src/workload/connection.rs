@@ -37,6 +37,17 @@ pub(super) enum Stream {
     JwtBundles,
 }
 
+impl Stream {
+    /// Returns the name for people.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::X509Svids => "X.509-SVIDs",
+            Self::X509Bundles => "X.509 bundles",
+            Self::JwtBundles => "JWT bundles",
+        }
+    }
+}
+
 /// A message of a stream. It replaces all earlier messages of that stream (Workload API §4.3).
 #[derive(Debug)]
 pub(super) enum Message {

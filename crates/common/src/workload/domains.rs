@@ -205,6 +205,15 @@ impl<T> Domains<T> {
         Some((&fault.text, fault.since))
     }
 
+    /// Returns the trust domains whose bundle in the last response cannot be used.
+    pub(super) fn faults(&self) -> impl Iterator<Item = (&TrustDomain, &str, SystemTime)> {
+        let domains = self.domains.iter();
+        domains.filter_map(|(name, domain)| {
+            let fault = domain.fault.as_ref()?;
+            Some((name, &*fault.text, fault.since))
+        })
+    }
+
     /// Returns whether a trust domain has a bundle that is trusted.
     pub(super) fn trusts(&self, domain: &TrustDomain) -> bool {
         let known = self.domains.get(domain);

@@ -24,6 +24,8 @@ use super::{
     error::Reason,
     follow::Event,
     link::Link,
+    missing::Missing,
+    monitor::{Monitor, Overview},
     readiness::{Degradation, Facts, Readiness, Unready},
     report,
     x509::{Bundles, Unavailable, X509State},
@@ -45,6 +47,10 @@ pub(super) struct Keeper {
     readiness: watch::Sender<Readiness>,
     /// The reason why the Workload API was away, if it was since the process was ready for the last time.
     away: Option<String>,
+    /// The time since which the readiness is as it is.
+    assessed: SystemTime,
+    /// The observer of all of this, if there is one.
+    monitor: Option<Monitor>,
 }
 
 /// The receivers of what a [`Keeper`] publishes.
@@ -54,53 +60,14 @@ pub(super) struct Published {
     pub(super) readiness: watch::Receiver<Readiness>,
 }
 
-/// The streams that have not delivered at start-up.
-struct Missing {
-    /// Each with the last reason.
-    streams: BTreeMap<Stream, Option<Reason>>,
-    /// The reason that was logged last.
-    logged: String,
-}
-
-impl Missing {
-    fn new<'a>(streams: impl Iterator<Item = &'a Stream>) -> Self {
-        Self {
-            streams: streams.map(|stream| (*stream, None)).collect(),
-            logged: String::new(),
-        }
-    }
-
-    /// Takes note of the reason why a stream has not delivered, and tells it to `waiting` if it is another one.
-    ///
-    /// # Errors
-    /// Fails with a reason that `waiting` does not wait for.
-    fn obstruct(
-        &mut self,
-        stream: Stream,
-        reason: Reason,
-        waiting: impl Fn(&Reason) -> bool,
-    ) -> Result<(), Reason> {
-        let text = reason.to_string();
-        if self.logged != text {
-            if !waiting(&reason) {
-                return Err(reason);
-            }
-            self.logged = text;
-        }
-        self.streams.insert(stream, Some(reason));
-        Ok(())
-    }
-
-    /// Returns the reason of the first stream that has one.
-    fn reason(self) -> Reason {
-        let reason = self.streams.into_values().flatten().next();
-        reason.unwrap_or(Reason::NoAnswer)
-    }
-}
-
 impl Keeper {
     /// Returns a keeper of what these streams deliver, and the receivers of what it publishes.
-    pub(super) fn new(streams: &[Stream], choice: Choice, grace: Duration) -> (Self, Published) {
+    pub(super) fn new(
+        streams: &[Stream],
+        choice: Choice,
+        grace: Duration,
+        monitor: Option<Monitor>,
+    ) -> (Self, Published) {
         let (x509, jwt) = (watch::Sender::default(), watch::Sender::default());
         let readiness = watch::Sender::new(Readiness::Ready);
         let published = Published {
@@ -116,6 +83,8 @@ impl Keeper {
             jwt,
             readiness,
             away: None,
+            assessed: SystemTime::now(),
+            monitor,
         };
         (keeper, published)
     }
@@ -133,6 +102,7 @@ impl Keeper {
     ) -> Result<(), Reason> {
         let mut missing = Missing::new(self.links.keys());
         while !missing.streams.is_empty() {
+            self.observe(Some(&missing));
             let Ok(Some((stream, event))) = timeout_at(deadline, events.recv()).await else {
                 return Err(missing.reason());
             };
@@ -146,7 +116,10 @@ impl Keeper {
                 }
             }
         }
-        self.publish(SystemTime::now());
+        let now = SystemTime::now();
+        self.publish(now);
+        self.assessed = now;
+        self.observe(None);
         let changes = self.held.summary();
         let spiffe_id = self.held.spiffe_id().map(tracing::field::display);
         info!(spiffe_id, changes, "identity issued");
@@ -156,7 +129,11 @@ impl Keeper {
     /// Applies a report at start-up.
     fn first(&mut self, stream: Stream, event: Event) -> Result<(), Reason> {
         let applied = match event {
-            Event::Message(message) => self.held.apply(message, SystemTime::now()),
+            Event::Message(message) => {
+                let now = SystemTime::now();
+                self.links.entry(stream).or_default().deliver(now);
+                self.held.apply(message, now)
+            }
             Event::Lost(reason) => Err(reason),
         };
         let applied = applied.inspect_err(|reason| {
@@ -183,6 +160,7 @@ impl Keeper {
             self.expire(now);
             self.publish(now);
             self.assess(now);
+            self.observe(None);
             tokio::select! {
                 event = events.recv() => match event {
                     Some((stream, event)) => self.on(stream, event),
@@ -197,7 +175,7 @@ impl Keeper {
         let now = SystemTime::now();
         match event {
             Event::Message(message) => {
-                self.links.entry(stream).or_default().deliver();
+                self.links.entry(stream).or_default().deliver(now);
                 let applied = self.held.apply(message, now);
                 self.settle(stream, applied, now);
             }
@@ -227,7 +205,7 @@ impl Keeper {
         if reason.is_withdrawal() || matches!(reason, Reason::Unusable(_)) {
             return self.refuse(stream, reason, now);
         }
-        self.links.entry(stream).or_default().lose(now);
+        self.links.entry(stream).or_default().lose(reason, now);
         if was_up {
             // The current SVID is the only one from now on.
             self.held.begin_outage(now);
@@ -324,6 +302,7 @@ impl Keeper {
         let before = self.readiness.borrow().clone();
         if !next.is_as(&before) {
             self.log(&before, &next);
+            self.assessed = now;
         }
         if next == Readiness::Ready {
             self.away = None;
@@ -331,6 +310,26 @@ impl Keeper {
         if next != before {
             self.readiness.send_replace(next);
         }
+    }
+
+    /// Tells the observer the state of everything. `missing` is set before the first identity.
+    fn observe(&self, missing: Option<&Missing>) {
+        let Some(monitor) = &self.monitor else {
+            return;
+        };
+        let status = |(stream, link): (&Stream, &Link)| {
+            let waiting = missing.and_then(|missing| missing.waiting(*stream));
+            link.status(*stream, waiting, self.assessed)
+        };
+        monitor.observe(Overview {
+            streams: self.links.iter().map(status).collect(),
+            readiness: missing.is_none().then(|| self.readiness.borrow().clone()),
+            since: self.assessed,
+            own: self.held.own_domain().cloned(),
+            faults: self.held.faults(),
+            x509: Arc::clone(&self.x509.borrow()),
+            jwt: Arc::clone(&self.jwt.borrow()),
+        });
     }
 
     fn facts(&self, now: SystemTime) -> Facts {

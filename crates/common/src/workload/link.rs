@@ -5,13 +5,21 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::error::Reason;
+use super::{
+    connection::Stream,
+    error::Reason,
+    monitor::{StreamState, StreamStatus},
+};
 
 /// The state of a stream. What it has delivered is kept elsewhere.
 #[derive(Debug, Default)]
 pub(super) struct Link {
     /// The time since which the stream delivers nothing, if it does not.
     pub(super) lost: Option<SystemTime>,
+    /// The reason why it delivers nothing.
+    loss: Option<String>,
+    /// The time since which the stream is up, if it is.
+    up: Option<SystemTime>,
     /// The message of a withdrawal, until the next usable message.
     pub(super) withdrawn: Option<Arc<str>>,
     /// The reason why the last message cannot be used, as a whole or in its X.509-SVID.
@@ -31,20 +39,20 @@ struct Refused {
 impl Link {
     /// Takes note of a message that can be used, and that may have come before the stream was lost.
     pub(super) fn accept(&mut self) {
-        *self = Self {
-            lost: self.lost,
-            ..Self::default()
-        };
+        (self.withdrawn, self.refused) = (None, None);
     }
 
     /// Takes note of a message that came, whatever it has.
-    pub(super) fn deliver(&mut self) {
-        self.lost = None;
+    pub(super) fn deliver(&mut self, now: SystemTime) {
+        (self.lost, self.loss) = (None, None);
+        self.up.get_or_insert(now);
     }
 
     /// Takes note of a loss.
-    pub(super) fn lose(&mut self, now: SystemTime) {
+    pub(super) fn lose(&mut self, reason: &Reason, now: SystemTime) {
+        self.up = None;
         self.lost.get_or_insert(now);
+        self.loss = Some(reason.to_string());
     }
 
     /// Takes note of a message that cannot be used. Returns whether the reason is new.
@@ -63,6 +71,29 @@ impl Link {
     /// Takes note of a withdrawal.
     pub(super) fn withdraw(&mut self, reason: &Reason) {
         self.withdrawn = Some(reason.fault().into());
+    }
+
+    /// Returns the state for an observer. `waiting` is set until the stream has delivered, which is waited for
+    /// since `begun`.
+    pub(super) fn status(
+        &self,
+        stream: Stream,
+        waiting: Option<StreamState>,
+        begun: SystemTime,
+    ) -> StreamStatus {
+        let (state, since) = match (waiting, self.lost) {
+            (Some(waiting), _) => (waiting, None),
+            (None, Some(lost)) => {
+                let reason = self.loss.clone().unwrap_or_default();
+                (StreamState::Down(reason), Some(lost))
+            }
+            (None, None) => (StreamState::Up, self.up),
+        };
+        StreamStatus {
+            stream: stream.name(),
+            state,
+            since: since.unwrap_or(begun),
+        }
     }
 
     /// Returns the time since which messages cannot be used.

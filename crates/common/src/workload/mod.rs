@@ -1,7 +1,7 @@
 //! The client side of the SPIFFE Workload API.
 //!
 //! [`WorkloadApi`] connects to an [`Address`] and returns live sources of SVIDs and bundles.
-//! [`Readiness`] tells whether they can be used. [`tokens::TokenSource`] keeps a JWT-SVID current.
+//! [`Readiness`] tells whether they can be used, and a [`Monitor`] has the details. [`tokens::TokenSource`] keeps a JWT-SVID current.
 //!
 //! The module implements the SPIFFE Workload Endpoint (§4, §6) and Workload API standards.
 //!
@@ -38,6 +38,8 @@ mod jwt;
 mod keeper;
 mod link;
 mod look;
+mod missing;
+mod monitor;
 mod readiness;
 mod report;
 mod running;
@@ -61,6 +63,7 @@ pub use self::{
     error::{Error, Process, Reason},
     jwt::JwtSource,
     look::{AgentProcess, Issued, IssuedId},
+    monitor::{BundleFault, Kind, Monitor, Overview, StreamState, StreamStatus, TrustStatus},
     readiness::{Degradation, Readiness, Unready},
     x509::{SvidFault, Unavailable, X509Source, X509Svid},
 };
@@ -90,6 +93,7 @@ pub struct WorkloadApi {
     choice: Choice,
     on_agent: Option<AgentHook>,
     on_waiting: Option<WaitingHook>,
+    monitor: Option<Monitor>,
 }
 
 /// Takes the reason for which an identity is waited for.
@@ -129,6 +133,7 @@ impl WorkloadApi {
             choice: Choice::default(),
             on_agent: None,
             on_waiting: None,
+            monitor: None,
         }
     }
 
@@ -150,6 +155,13 @@ impl WorkloadApi {
     #[must_use]
     pub fn on_waiting(mut self, hook: impl Fn(&str) + Send + Sync + 'static) -> Self {
         self.on_waiting = Some(WaitingHook(Arc::new(hook)));
+        self
+    }
+
+    /// Tells `monitor` the state of what the sources from now on deliver, and what they wait for.
+    #[must_use]
+    pub fn monitored(mut self, monitor: Monitor) -> Self {
+        self.monitor = Some(monitor);
         self
     }
 
@@ -225,7 +237,12 @@ impl WorkloadApi {
             };
             tasks.spawn(follower.run());
         }
-        let (mut keeper, published) = Keeper::new(streams, self.choice.clone(), self.bundle_grace);
+        let (mut keeper, published) = Keeper::new(
+            streams,
+            self.choice.clone(),
+            self.bundle_grace,
+            self.monitor.clone(),
+        );
         let address = &self.address;
         let waiting = |reason: &Reason| {
             let waits = self.waits_for(reason);

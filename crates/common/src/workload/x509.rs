@@ -203,7 +203,7 @@ impl fmt::Debug for X509Svid {
 
 /// Returns the serial number and `notAfter` of a certificate (RFC 5280 §4.1.2). The library has parsed the
 /// same certificate, so a certificate that does not parse here counts as expired.
-fn serial_and_expiry(leaf: &Certificate) -> (String, SystemTime) {
+pub(super) fn serial_and_expiry(leaf: &Certificate) -> (String, SystemTime) {
     let serial = parse_x509_certificate(leaf.as_bytes())
         .map(|(_, certificate)| certificate.raw_serial_as_string());
     let expiry = certificate::expiry(leaf.as_bytes());

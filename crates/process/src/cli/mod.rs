@@ -1,5 +1,6 @@
 //! The command line that the binaries share: environment variables, value parsers, common flags.
 
+mod admin;
 mod parse;
 mod serve;
 mod upstream;
@@ -18,6 +19,7 @@ use spiffe::SpiffeId;
 use tracing::level_filters::LevelFilter;
 
 pub use self::{
+    admin::AdminArgs,
     parse::{
         application, audience, duration, https_url, listen_address, positive, upstream,
         whole_number, without_path, workload_id,

@@ -5,8 +5,12 @@ use std::time::Duration;
 use clap::Args;
 use serve::Limits;
 
-use super::parse::{duration, positive, whole_number};
+use super::{
+    admin::AdminArgs,
+    parse::{duration, positive, whole_number},
+};
 use crate::{
+    admin::ClaimedAdmin,
     listen::{self, ClaimedAddress, Inherited, ListenFlag},
     runtime::{self, OpenFiles},
 };
@@ -69,6 +73,9 @@ pub struct ServeArgs {
     /// before the old one stops
     #[arg(long)]
     reuse_port: bool,
+    /// The listener for operators.
+    #[command(flatten)]
+    pub admin: AdminArgs,
 }
 
 impl ServeArgs {
@@ -107,6 +114,14 @@ impl ServeArgs {
     #[must_use]
     pub fn cores(&self) -> usize {
         self.cores.unwrap_or_else(runtime::available_cores)
+    }
+
+    /// Claims the address for operators, if there is one.
+    ///
+    /// # Errors
+    /// Fails when it can't be listened on.
+    pub fn claim_admin(&self) -> Result<ClaimedAdmin, listen::Error> {
+        ClaimedAdmin::claim(&self.admin, self.reuse_port)
     }
 
     /// Claims the sockets that were passed to this process, otherwise the address of `listen`.

@@ -53,21 +53,20 @@ where
 {
     let mut running = JoinSet::new();
     for (index, listener) in listeners.into_iter().enumerate() {
-        let (core, pings) = (core.clone(), cores.add());
-        let thread = thread::Builder::new()
-            .name(format!("core-{index}"))
-            .spawn(move || {
-                let mut builder = Builder::new_current_thread();
-                let runtime = build(builder.on_thread_park(parking::yield_before_park))?;
-                let finished = runtime.block_on(async {
-                    pings.answer();
-                    core(Socket::from_std(listener)?).await;
-                    anyhow::Ok(())
-                });
-                // A look-up of an upstream may hang, so it is not waited for.
-                runtime.shutdown_background();
-                finished
+        let name = format!("core-{index}");
+        let (core, pings) = (core.clone(), cores.add(&name));
+        let thread = thread::Builder::new().name(name).spawn(move || {
+            let mut builder = Builder::new_current_thread();
+            let runtime = build(builder.on_thread_park(parking::yield_before_park))?;
+            let finished = runtime.block_on(async {
+                pings.answer();
+                core(Socket::from_std(listener)?).await;
+                anyhow::Ok(())
             });
+            // A look-up of an upstream may hang, so it is not waited for.
+            runtime.shutdown_background();
+            finished
+        });
         let thread = thread.context("cannot start a thread")?;
         running.spawn_blocking(|| thread.join());
     }

@@ -1,5 +1,6 @@
 //! The log: lines on standard error, as text for people or JSON for machines.
 
+mod filter;
 mod lines;
 mod output;
 mod text;
@@ -7,8 +8,11 @@ mod text;
 use std::{io, str::FromStr};
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{EnvFilter, filter::Directive};
+use tracing_subscriber::{
+    EnvFilter, filter::Directive, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
+pub use self::filter::{LiveFilter, MAX_FILTER};
 pub(crate) use self::lines::flush;
 
 /// The format of a log line.
@@ -29,31 +33,45 @@ pub enum LogFormat {
 /// # Errors
 /// Fails when `RUST_LOG` can't be parsed, or when the thread can't be started.
 pub fn init(format: LogFormat, default: LevelFilter) -> Result<(), String> {
-    let filter = EnvFilter::builder().with_default_directive(Directive::from(default)).from_env().map_err(|error| {
-        format!("invalid value for RUST_LOG: {error}; expected for example info, debug, or warn,proxy=debug")
-    })?;
+    let filter = EnvFilter::builder()
+        .with_default_directive(Directive::from(default))
+        .from_env()
+        .map_err(|error| {
+            format!(
+                "invalid value for RUST_LOG: {error}; expected for example {}",
+                filter::EXAMPLES
+            )
+        })?;
     let filter = match std::env::var_os(EnvFilter::DEFAULT_ENV) {
         None => filter.add_directive(Directive::from_str("h2=error").expect("a directive")),
         Some(_) => filter,
     };
     let lines = lines::start().map_err(|error| format!("cannot start a thread: {error}"))?;
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let filter = LiveFilter::new(filter);
+    filter.publish();
+    let logs = tracing_subscriber::fmt::layer()
         .with_timer(text::Utc)
         .with_writer(lines);
+    let subscriber = tracing_subscriber::registry();
     match format {
-        LogFormat::Text if is_coloured() => logs.with_target(false).init(),
-        LogFormat::Text => logs
-            .with_ansi(false)
-            .with_target(false)
-            .fmt_fields(text::fields())
-            .init(),
-        LogFormat::Json => logs
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
-            .init(),
+        LogFormat::Text if is_coloured() => {
+            subscriber.with(logs.with_target(false)).with(filter).init();
+        }
+        LogFormat::Text => {
+            let logs = logs.with_ansi(false).with_target(false);
+            subscriber
+                .with(logs.fmt_fields(text::fields()))
+                .with(filter)
+                .init();
+        }
+        LogFormat::Json => {
+            let logs = logs
+                .json()
+                .flatten_event(true)
+                .with_current_span(false)
+                .with_span_list(false);
+            subscriber.with(logs).with(filter).init();
+        }
     }
     Ok(())
 }

@@ -87,6 +87,9 @@ pub(crate) async fn start(
     listen: ListenFlag<'_>,
     inherited: Inherited,
 ) -> anyhow::Result<ExitCode> {
+    if let Err(error) = config.serve.admin.check(Some(listen.address)) {
+        return cli::usage_error::<Config>(&error);
+    }
     let policy = match config.policy.file() {
         Ok(policy) => LivePolicy::begin(policy)?,
         Err(error) => return cli::usage_error::<Config>(&error),

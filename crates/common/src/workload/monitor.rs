@@ -1,0 +1,188 @@
+//! The state of a process's identity for people and probes, from before the first message on.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use spiffe::TrustDomain;
+use tokio::sync::watch;
+
+use super::{
+    readiness::Readiness,
+    x509::{Bundles, Trust, Unavailable, X509State, X509Svid},
+};
+use crate::{bearer::JwtBundle, sanitize::Sanitized};
+
+/// Has the state of what one process gets from the Workload API. Clones have the same state.
+#[derive(Clone, Debug)]
+pub struct Monitor(Arc<watch::Sender<Arc<Overview>>>);
+
+/// The state at one moment.
+#[derive(Debug)]
+pub struct Overview {
+    /// The streams that are followed; none before a source is connected.
+    pub streams: Vec<StreamStatus>,
+    /// The state of the identity; `None` until one is issued.
+    pub readiness: Option<Readiness>,
+    /// The time since which the state of the identity is as it is.
+    pub since: SystemTime,
+    /// The own trust domain, if an X.509-SVID is fetched.
+    pub own: Option<TrustDomain>,
+    /// The trust domains whose bundle in the last response cannot be used.
+    pub faults: Vec<BundleFault>,
+    pub(super) x509: Arc<X509State>,
+    pub(super) jwt: Arc<Bundles<JwtBundle>>,
+}
+
+/// A stream of the Workload API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamStatus {
+    /// The name of what it delivers.
+    pub stream: &'static str,
+    /// The state.
+    pub state: StreamState,
+    /// The time since which it has this state.
+    pub since: SystemTime,
+}
+
+/// The state of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamState {
+    /// It has not delivered yet. The field has the last reason.
+    Waiting(Option<String>),
+    /// It delivers.
+    Up,
+    /// It delivers nothing, for this reason.
+    Down(String),
+}
+
+/// The kind of a bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// X.509 authorities.
+    X509,
+    /// JWT authorities.
+    Jwt,
+}
+
+/// A bundle that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BundleFault {
+    /// The kind of the bundle.
+    pub kind: Kind,
+    /// Its trust domain.
+    pub trust_domain: TrustDomain,
+    /// The reason.
+    pub reason: String,
+    /// The time of the first response in a row that has it.
+    pub since: SystemTime,
+}
+
+/// The authorities of a trust domain that are trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustStatus {
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// The names of the keys: serial numbers of certificates in hexadecimal, or sanitized key IDs. Each has
+    /// the time at which its certificate expires, if it has one.
+    pub keys: Vec<(String, Option<SystemTime>)>,
+}
+
+impl Monitor {
+    /// Returns a monitor of a process that begins now.
+    #[must_use]
+    pub fn new() -> Self {
+        let overview = Overview {
+            streams: Vec::new(),
+            readiness: None,
+            since: SystemTime::now(),
+            own: None,
+            faults: Vec::new(),
+            x509: Arc::default(),
+            jwt: Arc::default(),
+        };
+        Self(Arc::new(watch::Sender::new(Arc::new(overview))))
+    }
+
+    /// Returns the present state.
+    #[must_use]
+    pub fn overview(&self) -> Arc<Overview> {
+        Arc::clone(&self.0.borrow())
+    }
+
+    /// Returns a receiver that waits for changes.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Overview>> {
+        self.0.subscribe()
+    }
+
+    pub(super) fn observe(&self, overview: Overview) {
+        self.0.send_replace(Arc::new(overview));
+    }
+}
+
+impl Default for Monitor {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Overview {
+    /// Returns the X.509-SVID that came last, if there is one. It may be withdrawn or expired.
+    #[must_use]
+    pub fn svid(&self) -> Option<&Arc<X509Svid>> {
+        self.x509.svid.as_ref()
+    }
+
+    /// Returns the trust domains whose bundles of a kind are trusted, with the own one first.
+    ///
+    /// # Errors
+    /// Fails when no bundle of that kind may be used.
+    pub fn trusted(&self, kind: Kind) -> Result<Vec<&TrustDomain>, Unavailable> {
+        let mut domains: Vec<_> = match kind {
+            Kind::X509 => self.x509.bundles.all()?.keys().collect(),
+            Kind::Jwt => self.jwt.all()?.keys().collect(),
+        };
+        if let Some(own) = &self.own {
+            // The sort is stable.
+            domains.sort_by_key(|domain| *domain != own);
+        }
+        Ok(domains)
+    }
+
+    /// Returns the trusted authorities of a trust domain; none if there is no bundle that may be used.
+    #[must_use]
+    pub fn authorities(&self, kind: Kind, trust_domain: &TrustDomain) -> TrustStatus {
+        let keys = match kind {
+            Kind::X509 => found(self.x509.bundles.all(), trust_domain).map(certificates),
+            Kind::Jwt => found(self.jwt.all(), trust_domain).map(key_ids),
+        };
+        TrustStatus {
+            trust_domain: trust_domain.clone(),
+            keys: keys.unwrap_or_default(),
+        }
+    }
+}
+
+fn found<'a, T>(
+    bundles: Result<&'a BTreeMap<TrustDomain, Arc<T>>, Unavailable>,
+    trust_domain: &TrustDomain,
+) -> Option<&'a T> {
+    bundles.ok()?.get(trust_domain).map(|bundle| &**bundle)
+}
+
+fn certificates(trust: &Trust) -> Vec<(String, Option<SystemTime>)> {
+    let authorities = trust.bundle.authorities().iter();
+    let named = authorities.map(|one| {
+        let (serial, expiry) = super::x509::serial_and_expiry(one);
+        (serial, Some(expiry).filter(|expiry| *expiry > UNIX_EPOCH))
+    });
+    named.collect()
+}
+
+fn key_ids(bundle: &JwtBundle) -> Vec<(String, Option<SystemTime>)> {
+    let ids = bundle.key_ids();
+    ids.map(|id| (Sanitized(id).to_string(), None)).collect()
+}

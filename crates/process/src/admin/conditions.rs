@@ -1,0 +1,256 @@
+//! The conditions under which a process can do its work, each by its name.
+//!
+//! Each part of a process adds a source, which is asked whenever somebody wants to know. Probes, the service
+//! manager and the status page have the same conditions.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use common::lock::lock;
+
+/// The conditions of a process. Clones have the same ones.
+#[derive(Clone, Default)]
+pub struct Conditions(Arc<Mutex<Vec<Source>>>);
+
+type Source = Arc<dyn Fn(SystemTime) -> Vec<Condition> + Send + Sync>;
+
+/// A condition at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// The name, which is the same while the process runs.
+    pub name: String,
+    /// The state.
+    pub state: State,
+    /// The details of the state, or its cause. It has no control characters of a peer.
+    pub reason: String,
+    /// The time since which it has this state, if that is known.
+    pub since: Option<SystemTime>,
+    /// The time until which it is met or degraded, if it ends by itself.
+    pub until: Option<SystemTime>,
+}
+
+/// The state of a condition, or of a process. The greater one is the graver one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// All is well.
+    Met,
+    /// The process does its work, and something is wrong.
+    Degraded,
+    /// The process can't do its work.
+    Lost,
+}
+
+/// All conditions at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The moment.
+    pub now: SystemTime,
+    /// The conditions, in the order of their sources.
+    pub conditions: Vec<Condition>,
+}
+
+impl Conditions {
+    /// Adds a source of conditions. It is called on any thread, and must not wait.
+    pub fn add(&self, source: impl Fn(SystemTime) -> Vec<Condition> + Send + Sync + 'static) {
+        lock(&self.0).push(Arc::new(source));
+    }
+
+    /// Returns the present conditions.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let now = SystemTime::now();
+        let sources = lock(&self.0).clone();
+        let conditions = sources.iter().flat_map(|source| source(now)).collect();
+        Report { now, conditions }
+    }
+}
+
+impl fmt::Debug for Conditions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sources = lock(&self.0).len();
+        f.debug_struct("Conditions")
+            .field("sources", &sources)
+            .finish()
+    }
+}
+
+impl Condition {
+    /// Returns a condition in a state.
+    #[must_use]
+    pub fn new(name: impl Into<String>, state: State, reason: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            state,
+            reason: reason.into(),
+            since: None,
+            until: None,
+        }
+    }
+
+    /// Sets the time since which it has its state.
+    #[must_use]
+    pub fn since(self, since: SystemTime) -> Self {
+        let since = Some(since);
+        Self { since, ..self }
+    }
+
+    /// Sets the time until which it is met or degraded.
+    #[must_use]
+    pub fn until(self, until: Option<SystemTime>) -> Self {
+        Self { until, ..self }
+    }
+
+    /// Returns the time that is left at `now`, if it ends by itself.
+    #[must_use]
+    pub fn left(&self, now: SystemTime) -> Option<Duration> {
+        let until = self.until.filter(|_| self.state != State::Lost)?;
+        Some(until.duration_since(now).unwrap_or_default())
+    }
+}
+
+impl Report {
+    /// Returns the state of the process, which is that of its gravest condition.
+    #[must_use]
+    pub fn state(&self) -> State {
+        let states = self.conditions.iter().map(|one| one.state);
+        states.max().unwrap_or(State::Met)
+    }
+
+    /// Returns the time for which a degraded process can continue, if that is known.
+    #[must_use]
+    pub fn left(&self) -> Option<Duration> {
+        let degraded = |one: &&Condition| one.state == State::Degraded;
+        let ends = self.conditions.iter().filter(degraded);
+        let left = ends.filter_map(|one| one.left(self.now)).min();
+        left.filter(|_| self.state() == State::Degraded)
+    }
+
+    /// Returns a line for a service manager: the state, and the conditions that cause it.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let state = self.state();
+        let left = self.left();
+        let left = left.map_or(String::new(), |left| format!(", {} s left", left.as_secs()));
+        let mut line = format!("{}{left}", state.of_process());
+        if state != State::Met {
+            let causes = self.conditions.iter().filter(|one| one.state == state);
+            for (index, cause) in causes.enumerate() {
+                let separator = if index == 0 { ": " } else { "; " };
+                line += &format!("{separator}{} ({})", cause.name, cause.reason);
+            }
+        }
+        line
+    }
+}
+
+impl State {
+    /// Returns the word for a process in this state.
+    #[must_use]
+    pub fn of_process(self) -> &'static str {
+        match self {
+            Self::Met => "ready",
+            Self::Degraded => "degraded",
+            Self::Lost => "not ready",
+        }
+    }
+}
+
+/// Writes the word for a condition in this state.
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Met => "met",
+            Self::Degraded => "degraded",
+            Self::Lost => "lost",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn one(state: State, until: Option<u64>) -> Condition {
+        let name = format!("{state}-{}", until.unwrap_or_default());
+        Condition::new(name, state, "a reason").until(until.map(at))
+    }
+
+    #[test]
+    fn state_of_a_process_is_that_of_its_gravest_condition() {
+        use State::{Degraded, Lost, Met};
+        for (conditions, state, left, summary) in [
+            (vec![], Met, None, "ready"),
+            (vec![one(Met, Some(150))], Met, None, "ready"),
+            (
+                vec![
+                    one(Met, Some(110)),
+                    one(Degraded, Some(150)),
+                    one(Degraded, Some(130)),
+                ],
+                Degraded,
+                Some(30),
+                "degraded, 30 s left: degraded-150 (a reason); degraded-130 (a reason)",
+            ),
+            (
+                vec![one(Degraded, None)],
+                Degraded,
+                None,
+                "degraded: degraded-0 (a reason)",
+            ),
+            (
+                vec![one(Degraded, Some(50))],
+                Degraded,
+                Some(0),
+                "degraded, 0 s left: degraded-50 (a reason)",
+            ),
+            (
+                vec![
+                    one(Degraded, Some(150)),
+                    one(Lost, Some(150)),
+                    one(Met, None),
+                ],
+                Lost,
+                None,
+                "not ready: lost-150 (a reason)",
+            ),
+        ] {
+            let report = Report {
+                now: at(100),
+                conditions,
+            };
+            assert_eq!(report.state(), state);
+            assert_eq!(report.left(), left.map(Duration::from_secs), "{summary}");
+            assert_eq!(report.summary(), summary);
+        }
+    }
+
+    #[test]
+    fn sources_are_asked_each_time_in_their_order() {
+        let conditions = Conditions::default();
+        let count = Arc::new(Mutex::new(0));
+        for name in ["a", "b"] {
+            let count = Arc::clone(&count);
+            conditions.add(move |_| {
+                *lock(&count) += 1;
+                vec![Condition::new(name, State::Met, lock(&count).to_string())]
+            });
+        }
+        let asked = |_| {
+            let report = conditions.clone().report().conditions;
+            report
+                .into_iter()
+                .map(|one| one.name + &one.reason)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!([(); 2].map(asked), [["a1", "b2"], ["a3", "b4"]]);
+    }
+}

@@ -1,0 +1,255 @@
+//! The conditions that follow from the identity of a process.
+
+#[cfg(test)]
+mod tests;
+
+use std::time::SystemTime;
+
+use common::workload::{
+    BundleFault, Degradation, Kind, Overview, Readiness, StreamState, StreamStatus, Unready,
+};
+use spiffe::TrustDomain;
+
+use super::conditions::{Condition, State};
+
+/// The most trust domains that have a condition of their own, or that one condition lists.
+const MAX_DOMAINS: usize = 100;
+const MAX_LISTED: usize = 8;
+
+/// Returns all conditions of an identity; none if the process asks for none.
+pub(super) fn conditions(overview: &Overview) -> Vec<Condition> {
+    if overview.streams.is_empty() {
+        return Vec::new();
+    }
+    let readiness = overview.readiness.as_ref();
+    let id = overview.svid().map(|svid| svid.spiffe_id().to_string());
+    let mut conditions = vec![
+        identity(readiness, id, &overview.streams).since(overview.since),
+        workload_api(readiness, &overview.streams, overview.since),
+    ];
+    let follows = |name: &str| overview.streams.iter().any(|one| one.stream == name);
+    if follows("X.509-SVIDs") {
+        let svid = overview.svid().map(|svid| (svid.serial(), svid.expiry()));
+        conditions.push(x509_svid(readiness, svid));
+    }
+    if follows("X.509-SVIDs") || follows("X.509 bundles") {
+        conditions.push(trust_bundles(overview));
+    }
+    if follows("JWT bundles") {
+        jwt_bundles(overview, &mut conditions);
+    }
+    conditions
+}
+
+/// Returns whether the identity as a whole can be used.
+fn identity(
+    readiness: Option<&Readiness>,
+    id: Option<String>,
+    streams: &[StreamStatus],
+) -> Condition {
+    let condition = |state, reason: String| Condition::new("identity", state, reason);
+    match readiness {
+        None => {
+            let reason = match waiting(streams) {
+                Some(reason) => format!("waiting for the Workload API: {reason}"),
+                None => "waiting for the Workload API".to_owned(),
+            };
+            condition(State::Lost, reason)
+        }
+        Some(Readiness::Ready) => {
+            let id = id.unwrap_or_else(|| "bundles only, and no X.509-SVID".to_owned());
+            condition(State::Met, id)
+        }
+        Some(Readiness::Degraded { reason, until }) => {
+            condition(State::Degraded, degradation(*reason)).until(Some(*until))
+        }
+        Some(Readiness::NotReady(reason)) => condition(State::Lost, unready(reason)),
+    }
+}
+
+/// Returns the last reason why a stream has not delivered.
+fn waiting(streams: &[StreamStatus]) -> Option<String> {
+    let mut reasons = streams.iter().filter_map(|one| match &one.state {
+        StreamState::Waiting(Some(reason)) => Some(format!("{}: {reason}", one.stream)),
+        _ => None,
+    });
+    reasons.next()
+}
+
+fn degradation(reason: Degradation) -> String {
+    match reason {
+        Degradation::Outage => {
+            "the Workload API is away; the current SVID and bundles are in use".to_owned()
+        }
+        Degradation::Refused => {
+            "the Workload API sends updates that can't be used; the last good SVID and bundles are in use"
+                .to_owned()
+        }
+        Degradation::Expiring => {
+            "no new X.509-SVID has come; the current one is in use until it expires".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+fn unready(reason: &Unready) -> String {
+    match reason {
+        Unready::Withdrawn(reason) => format!("withdrawn by the Workload API: {reason}"),
+        other => other.to_string(),
+    }
+}
+
+/// Returns whether the streams are up. `begun` is the time since which a missing stream is waited for.
+fn workload_api(
+    readiness: Option<&Readiness>,
+    streams: &[StreamStatus],
+    begun: SystemTime,
+) -> Condition {
+    let condition = |state, reason: String| Condition::new("workload_api", state, reason);
+    let down = streams.iter().find_map(|one| match &one.state {
+        StreamState::Waiting(reason) => Some((one, reason.as_deref().unwrap_or("no answer yet"))),
+        StreamState::Down(reason) => Some((one, reason.as_str())),
+        StreamState::Up => None,
+    });
+    match (down, readiness) {
+        (None, None) => condition(State::Lost, "not asked yet".to_owned()).since(begun),
+        (None, Some(_)) => {
+            let names: Vec<_> = streams.iter().map(|one| one.stream).collect();
+            let up = streams.iter().map(|one| one.since).max().unwrap_or(begun);
+            condition(State::Met, format!("connected: {}", names.join(", "))).since(up)
+        }
+        (Some((stream, reason)), readiness) => {
+            let (state, until) = match readiness {
+                Some(Readiness::Degraded { until, .. }) => (State::Degraded, Some(*until)),
+                Some(Readiness::Ready) => (State::Degraded, None),
+                Some(Readiness::NotReady(_)) | None => (State::Lost, None),
+            };
+            condition(state, format!("{}: {reason}", stream.stream))
+                .since(stream.since)
+                .until(until)
+        }
+    }
+}
+
+/// Returns whether the X.509-SVID, which has a serial number and a time of expiry, can be presented.
+fn x509_svid(readiness: Option<&Readiness>, svid: Option<(&str, SystemTime)>) -> Condition {
+    let condition = |state, reason: String| Condition::new("x509_svid", state, reason);
+    let Some((serial, expiry)) = svid else {
+        return condition(State::Lost, "none has come".to_owned());
+    };
+    let reason = format!(
+        "serial {serial}, expires {}",
+        humantime::format_rfc3339_seconds(expiry)
+    );
+    let state = match readiness {
+        Some(Readiness::NotReady(Unready::Withdrawn(_))) => {
+            return condition(State::Lost, format!("withdrawn; {reason}"));
+        }
+        Some(Readiness::NotReady(Unready::Expired)) => {
+            return condition(State::Lost, format!("expired; {reason}"));
+        }
+        Some(Readiness::Degraded {
+            reason: Degradation::Expiring,
+            ..
+        }) => State::Degraded,
+        _ => State::Met,
+    };
+    condition(state, reason).until(Some(expiry))
+}
+
+/// Returns whether peers can be verified by their certificates.
+fn trust_bundles(overview: &Overview) -> Condition {
+    let condition = |state, reason: String| Condition::new("trust_bundles", state, reason);
+    let until = match overview.readiness {
+        Some(Readiness::Degraded { until, .. }) => Some(until),
+        _ => None,
+    };
+    match (overview.trusted(Kind::X509), &overview.readiness) {
+        (_, None) => condition(State::Lost, "none has come".to_owned()),
+        (Err(reason), _) => condition(State::Lost, reason.to_string()),
+        (Ok(domains), _) => {
+            let mut faults = overview.faults.iter().filter(|one| one.kind == Kind::X509);
+            match faults.next() {
+                Some(fault) => condition(State::Degraded, fault_text(fault))
+                    .since(fault.since)
+                    .until(until.filter(|_| overview.own.as_ref() == Some(&fault.trust_domain))),
+                None => condition(State::Met, listed(&domains)),
+            }
+        }
+    }
+}
+
+/// Adds whether tokens can be verified, for each trust domain.
+fn jwt_bundles(overview: &Overview, conditions: &mut Vec<Condition>) {
+    let whole = |state, reason: String| Condition::new("jwt_bundles", state, reason);
+    let domains = match (overview.trusted(Kind::Jwt), &overview.readiness) {
+        (_, None) => return conditions.push(whole(State::Lost, "none has come".to_owned())),
+        (Err(reason), _) => return conditions.push(whole(State::Lost, reason.to_string())),
+        (Ok(domains), _) => domains,
+    };
+    let of = |domain: &TrustDomain, state, reason: String| {
+        Condition::new(format!("jwt_bundles/{domain}"), state, reason)
+    };
+    let faults: Vec<_> = overview
+        .faults
+        .iter()
+        .filter(|one| one.kind == Kind::Jwt)
+        .collect();
+    for domain in domains.iter().take(MAX_DOMAINS) {
+        let fault = faults.iter().find(|one| one.trust_domain == **domain);
+        let keys = overview.authorities(Kind::Jwt, domain).keys.len();
+        conditions.push(match fault {
+            Some(fault) => of(domain, State::Degraded, fault_text(fault)).since(fault.since),
+            None => of(domain, State::Met, format!("keys: {keys}")),
+        });
+    }
+    let untrusted = faults
+        .iter()
+        .filter(|one| !domains.contains(&&one.trust_domain));
+    for fault in untrusted {
+        // Callers of other trust domains are served as before.
+        let state = match overview.own.as_ref() == Some(&fault.trust_domain) {
+            true => State::Lost,
+            false => State::Degraded,
+        };
+        conditions.push(of(&fault.trust_domain, state, fault_text(fault)).since(fault.since));
+    }
+    let own = overview.own.iter();
+    for own in own.filter(|own| !domains.contains(own)) {
+        if faults.iter().all(|fault| fault.trust_domain != *own) {
+            let reason = "the Workload API sends no JWT bundle of it".to_owned();
+            conditions.push(of(own, State::Degraded, reason));
+        }
+    }
+    if let Some(more) = domains
+        .len()
+        .checked_sub(MAX_DOMAINS)
+        .filter(|more| *more > 0)
+    {
+        conditions.push(whole(State::Met, format!("and {more} more trust domains")));
+    }
+}
+
+fn fault_text(fault: &BundleFault) -> String {
+    format!(
+        "the bundle of {} can't be used: {}",
+        fault.trust_domain, fault.reason
+    )
+}
+
+/// Returns the names of trust domains, the own one first.
+fn listed(domains: &[&TrustDomain]) -> String {
+    let names: Vec<_> = domains
+        .iter()
+        .take(MAX_LISTED)
+        .map(ToString::to_string)
+        .collect();
+    let more = match domains.len().saturating_sub(MAX_LISTED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    match names.is_empty() {
+        true => "no trust domain has a bundle".to_owned(),
+        false => names.join(", ") + &more,
+    }
+}

@@ -1,0 +1,188 @@
+//! The paths of the admin listener, and their answers.
+
+use std::time::Duration;
+
+use common::sanitize::Sanitized;
+use http::{
+    HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
+};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Body, Bytes};
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::{conditions::Conditions, guard, media, ready};
+use crate::{
+    runtime::Cores,
+    telemetry::{LiveFilter, MAX_FILTER},
+};
+
+/// The time for a core to answer.
+const PING: Duration = Duration::from_secs(1);
+
+/// The time for the body of a request.
+const BODY: Duration = Duration::from_secs(5);
+
+/// The fields of every answer. What is here is about one moment, and is not to be taken for a page's script.
+const FIELDS: [(HeaderName, HeaderValue); 3] = [
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    (
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    ),
+    (
+        header::REFERRER_POLICY,
+        HeaderValue::from_static("no-referrer"),
+    ),
+];
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
+const PATHS: &str = "\
+/live   200 while the cores answer
+/ready  200 or 503, with each condition; JSON by Accept
+/log    the log filter; PUT replaces it
+";
+
+/// The answer to a request.
+pub(super) type Answer = Response<Full<Bytes>>;
+
+/// Answers requests to the admin listener.
+#[derive(Debug)]
+pub(super) struct Router {
+    pub(super) conditions: Conditions,
+    pub(super) cores: Cores,
+    /// The names of the listener apart from addresses and `localhost`. `None` stands for any name, on a Unix
+    /// socket, which no page in a browser can reach.
+    pub(super) names: Option<Vec<String>>,
+}
+
+/// The sender of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sender {
+    /// A process on this machine.
+    Local,
+    /// Another machine.
+    Remote,
+}
+
+impl Router {
+    /// Answers a request.
+    pub(super) async fn answer<B>(&self, request: Request<B>, sender: Sender) -> Answer
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
+        let (head, body) = request.into_parts();
+        let checked = match &self.names {
+            Some(names) => guard::check(&head, names),
+            None => Ok(()),
+        };
+        if let Err((status, denied)) = checked {
+            return text(status, denied);
+        }
+        let is_put = head.method == Method::PUT;
+        let is_get = head.method == Method::GET || head.method == Method::HEAD;
+        match head.uri.path() {
+            "/log" if is_put => match sender {
+                Sender::Local => set_log(body).await,
+                Sender::Remote => text(
+                    StatusCode::FORBIDDEN,
+                    "the log filter changes only for processes on this machine\n",
+                ),
+            },
+            "/log" if !is_get => not_allowed("GET, HEAD, PUT"),
+            "/" | "/live" | "/log" | "/ready" if !is_get => not_allowed("GET, HEAD"),
+            "/" => text(StatusCode::OK, PATHS),
+            "/live" => self.live().await,
+            "/ready" => self.ready(&head),
+            "/log" => log(),
+            _ => text(StatusCode::NOT_FOUND, PATHS),
+        }
+    }
+
+    async fn live(&self) -> Answer {
+        let silent = self.cores.silent(PING).await;
+        if silent.is_empty() {
+            return text(StatusCode::OK, "live\n");
+        }
+        let silent = silent.join(", ");
+        let seconds = PING.as_secs();
+        text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("no answer within {seconds} s: {silent}\n"),
+        )
+    }
+
+    fn ready(&self, head: &Parts) -> Answer {
+        let report = self.conditions.report();
+        let status = ready::status(&report);
+        match media::prefers_json(&head.headers) {
+            true => answer(status, JSON, format!("{}\n", ready::json(&report))),
+            false => text(status, ready::text(&report)),
+        }
+    }
+}
+
+/// Returns the log filter.
+fn log() -> Answer {
+    match LiveFilter::current() {
+        Some(filter) => text(StatusCode::OK, format!("{filter}\n")),
+        None => text(StatusCode::NOT_FOUND, "this process has no log\n"),
+    }
+}
+
+/// Replaces the log filter by that of a body.
+async fn set_log<B>(body: B) -> Answer
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    let rejected = |reason: &str| text(StatusCode::BAD_REQUEST, format!("{reason}\n"));
+    let body = Box::pin(Limited::new(body, MAX_FILTER).collect());
+    let body = match timeout(BODY, body).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) => return rejected(&format!("the body can't be read: {error}")),
+        Err(_) => {
+            return text(
+                StatusCode::REQUEST_TIMEOUT,
+                "the body did not come in time\n",
+            );
+        }
+    };
+    let Ok(filter) = std::str::from_utf8(&body) else {
+        return rejected("the body is not text");
+    };
+    match LiveFilter::current().map(|current| current.replace(filter)) {
+        Some(Ok(())) => {
+            // The level is one that most filters let through.
+            warn!(filter = %Sanitized(filter.trim()), "the log filter is replaced");
+            log()
+        }
+        Some(Err(reason)) => rejected(&Sanitized(&reason).to_string()),
+        None => log(),
+    }
+}
+
+fn not_allowed(allowed: &'static str) -> Answer {
+    let mut answer = text(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("methods of this path: {allowed}\n"),
+    );
+    answer
+        .headers_mut()
+        .insert(header::ALLOW, HeaderValue::from_static(allowed));
+    answer
+}
+
+fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
+    answer(status, TEXT, text)
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.extend(FIELDS);
+    response
+}

@@ -1,0 +1,67 @@
+use harness::{
+    CLIENT_ID, Stack,
+    admin::{ADMIN, Admin},
+    process,
+};
+use spiffe::SpiffeId;
+
+#[tokio::test]
+async fn client_that_listens_is_ready_with_bundles_and_without_an_x509_svid() {
+    let stack = Stack::new().await;
+    let flags = [&ADMIN[..], &["--listen", "127.0.0.1:0"]].concat();
+    let client = stack.spawn("client", &flags);
+    let admin = Admin::of(&client).await;
+    client.listening().await;
+    let (status, identity) = admin.becomes("ready", "identity", "met").await;
+    assert_eq!(status, 200);
+    assert_eq!(identity["reason"], "bundles only, and no X.509-SVID");
+    admin.becomes("ready", "trust_bundles", "met").await;
+}
+
+#[tokio::test]
+async fn client_that_keeps_a_token_is_ready_while_the_file_has_one() {
+    let stack = Stack::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    let flags = [&ADMIN[..], &["--token-file", file.to_str().unwrap()]].concat();
+    let client = stack.spawn("client", &flags);
+    let admin = Admin::of(&client).await;
+    let (status, condition) = admin.becomes("ready", "token_file", "met").await;
+    assert_eq!(status, 200);
+    assert!(
+        condition["seconds_left"].as_u64().unwrap() <= 300,
+        "{condition}"
+    );
+
+    let id = SpiffeId::new(CLIENT_ID).unwrap();
+    stack.agent.withdraw(&id);
+    let (status, _) = admin.becomes("not ready", "token_file", "lost").await;
+    assert_eq!(status, 503);
+    assert!(!file.exists());
+    stack.agent.restore(&id);
+    admin.becomes("ready", "token_file", "met").await;
+}
+
+#[tokio::test]
+async fn client_that_repeats_has_an_admin_listener_and_one_that_ends_is_refused_one() {
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let url = format!("https://localhost:{}/", server.listening().await);
+    let flags = [&ADMIN[..], &["--url", &url, "--every", "1s"]].concat();
+    let mut command = process::command(&harness::binary("client"), &stack.agent.endpoint(), &flags);
+    command
+        .env("CLIENT_LOG_FORMAT", "text")
+        .env("RUST_LOG", "info");
+    let client = process::Process::spawn(command);
+    let admin = Admin::of(&client).await;
+    let (status, _) = admin.becomes("ready", "serving", "met").await;
+    assert_eq!(status, 200);
+
+    let output = process::output("client", &stack.agent.endpoint(), &ADMIN).await;
+    assert_eq!(output.status.code(), Some(2));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        errors.contains("use it with --listen, --token-file"),
+        "{errors}"
+    );
+}

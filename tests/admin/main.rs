@@ -1,0 +1,15 @@
+//! Asks the admin listeners of real processes, and provokes each condition.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
+
+/// Asks clients with a long life.
+mod client;
+/// Gives flags that are refused, and Unix sockets.
+mod flags;
+/// Sends requests that are not answered as they are: other hosts, origins, methods, and too many of them.
+mod guard;
+/// Stops a core.
+mod live;
+/// Replaces the log filter.
+mod log;
+/// Provokes the conditions of an identity, of a start and of a stop.
+mod ready;
