@@ -46,7 +46,7 @@ need() {
 build() {
     # The binaries are built separately, so that features of the bench's dependencies do not reach them.
     cargo build --release --locked --bins
-    cargo build --release --locked -p bench "$@"
+    cargo build --locked "$@"
     target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 }
 
@@ -63,7 +63,7 @@ find_peers() {
 }
 
 main() {
-    local argument check=false
+    local argument check=false profile=release
     for argument in "$@"; do
         case $argument in
         -h | --help) usage && exit ;;
@@ -77,16 +77,18 @@ main() {
         need valgrind 'apt-get install valgrind'
         VALGRIND=$(command -v valgrind)
         export VALGRIND
-        build --bin bench
+        # Requests one after the other need no fast sender. Its build is that of the tests.
+        build --workspace --bin bench
+        profile=debug
     else
         need wrk 'apt-get install wrk nghttp2-client'
         need h2load 'apt-get install wrk nghttp2-client'
         scripts/release.sh
-        build --bins
+        build --release -p bench
         export RELEASED=$target/dist
         find_peers
     fi
-    "$target/release/bench" "$@"
+    BINARIES=$target/release "$target/$profile/bench" "$@"
 }
 
 main "$@"

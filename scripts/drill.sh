@@ -44,10 +44,11 @@ need() {
 }
 
 main() {
-    local argument target
+    local argument target profile=release
     for argument in "$@"; do
         case $argument in
         -h | --help) usage && exit ;;
+        --short) profile=debug ;;
         esac
     done
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -56,9 +57,13 @@ main() {
     need prlimit 'install util-linux'
     # The binaries are built separately, so that features of the drill's dependencies do not reach them.
     cargo build --release --locked --bins
-    cargo build --release --locked -p drill
+    case $profile in
+    release) cargo build --release --locked -p drill ;;
+    # The load of a short drill need not be fast, and shares its build with the tests.
+    debug) cargo build --locked --workspace --bin drill ;;
+    esac
     target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-    "$target/release/drill" "$@"
+    BINARIES=$target/release "$target/$profile/drill" "$@"
 }
 
 main "$@"

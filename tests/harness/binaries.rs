@@ -12,6 +12,9 @@ use crate::results::ROOT;
 
 /// The directory of the binaries, or the reason why they could not be built.
 static DIRECTORY: LazyLock<Result<PathBuf, &str>> = LazyLock::new(|| {
+    if let Some(named) = env::var_os("BINARIES") {
+        return Ok(named.into());
+    }
     let own = env::current_exe().unwrap();
     let directory = own.parent().unwrap();
     if !directory.ends_with("deps") {
@@ -28,7 +31,8 @@ static DIRECTORY: LazyLock<Result<PathBuf, &str>> = LazyLock::new(|| {
     Ok(directory.to_owned())
 });
 
-/// Returns the path of a binary of this workspace, from the build of the running executable.
+/// Returns the path of a binary of this workspace: in the directory that the environment variable `BINARIES`
+/// names, or from the build of the running executable.
 ///
 /// The first call in a test builds the binaries that are missing or stale. The bench and the drill
 /// use those that their scripts built.
