@@ -5,3 +5,11 @@
 mod client;
 /// Reads the output of a doctor.
 mod diagnosis;
+/// Runs a server, and a proxy before it.
+mod path;
+/// Diagnoses the proxy with one fault after another.
+mod proxy;
+/// Diagnoses the server with one fault after another.
+mod server;
+/// Diagnoses the client with faults of its Workload API.
+mod workload;

@@ -234,12 +234,11 @@ impl Config {
     /// Returns the level of log lines: a client that runs until a signal logs as servers do.
     #[must_use]
     pub fn log_level(&self) -> LevelFilter {
-        match (&self.listening.listen, &self.token_file.token_file) {
-            // Its verdicts say the same.
-            _ if self.doctor.doctor => LevelFilter::OFF,
+        let level = match (&self.listening.listen, &self.token_file.token_file) {
             (None, None) => LevelFilter::WARN,
             _ => LevelFilter::INFO,
-        }
+        };
+        self.doctor.log_level(level)
     }
 
     /// Returns the output instead of a response, if there is one.

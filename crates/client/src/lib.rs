@@ -43,11 +43,11 @@ use crate::{
 /// Fails when a listener or a file of a token can't start or continue. Any other failure is one line on
 /// standard error, and exit status 1.
 pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
-    if config.doctor.doctor {
-        return doctor::run(&config).await;
-    }
     if let Err(error) = config.check_admin() {
         return cli::usage_error::<Config>(&error);
+    }
+    if config.doctor.doctor {
+        return doctor::run(&config, inherited).await;
     }
     if config.listening.listen.is_some() {
         return listening::run(&config, inherited).await;

@@ -9,6 +9,7 @@
 //! upstream never resumes a session, because that would skip the verification.
 
 mod callers;
+mod own;
 mod verify;
 
 use std::{
@@ -31,6 +32,7 @@ use spiffe::{SpiffeId, TrustDomain};
 use self::{callers::CallerVerifier, verify::ServerVerifier};
 pub use self::{
     callers::{CallerError, Callers, refused_certificate},
+    own::{UnfitError, verify_own},
     verify::{PeerError, workload_id},
 };
 use crate::{

@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 
 use clap::Parser;
 use common::path::PathPattern;
-use process::cli::{self, LogArgs, ServeArgs, WorkloadApiArgs};
+use process::{
+    cli::{self, LogArgs, ServeArgs, WorkloadApiArgs},
+    doctor::DoctorArgs,
+};
 
 use crate::upstream::VerifiedUpstreamArgs;
 
@@ -24,7 +27,8 @@ Examples:
   proxy
   proxy --upstream https://10.0.0.5:8080 --upstream-id spiffe://example.org/server
   proxy --upstream https://10.0.0.5:8080 --upstream https://10.0.0.6:8080
-  proxy --listen 127.0.0.1:8443 --path / --path '/api/**'"
+  proxy --listen 127.0.0.1:8443 --path / --path '/api/**'
+  proxy --doctor"
 )]
 pub struct Config {
     /// IP address and port to listen on. The default accepts IPv4 too
@@ -44,6 +48,9 @@ pub struct Config {
         help_heading = "Upstream"
     )]
     pub paths: Vec<PathPattern>,
+    /// The diagnosis.
+    #[command(flatten)]
+    pub doctor: DoctorArgs,
     /// The Workload API.
     #[command(flatten)]
     pub identity: WorkloadApiArgs,

@@ -1,15 +1,18 @@
 //! The proxy of the scenario. It terminates TLS with its X.509-SVID, verifies the SPIFFE ID of the
 //! upstream, and forwards requests. It passes tokens on and does not verify them.
 //!
-//! - [`config`], [`upstream`]: flags and environment, typed
+//! - [`config`], [`upstream`]: flags and environment, typed · `doctor`: the steps of `--doctor`
 //! - [`run`]: proxies on one core; a test can run it in its own process, on port 0
 
 pub mod config;
+mod doctor;
 pub mod upstream;
 
 use std::{process::ExitCode, sync::Arc};
 
-use common::{path::PathPattern, sanitize::Sanitized, throttle::LogQuotas, tls};
+use common::{
+    path::PathPattern, sanitize::Sanitized, throttle::LogQuotas, tls, workload::X509Source,
+};
 use forward::{
     Checked, Fields, Forwarder, LoggedForwarder, Rejected, Rejection, outbound::Upstream,
 };
@@ -65,6 +68,9 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     if let Err(error) = config.serve.admin.check(Some(&address)) {
         return cli::usage_error::<Config>(&error);
     }
+    if config.doctor.doctor {
+        return doctor::run(&config, &upstream, inherited).await;
+    }
     let service = Service::claim(&config.serve, inherited, address.of_flag("--listen"))?;
     let upstream_files = config.upstream.open_files(config.serve.cores());
     config.serve.raise_open_files_limit(&[upstream_files]);
@@ -76,10 +82,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     let own = identity.x509.svid()?.spiffe_id().clone();
     let domain = config.upstream.upstream_id.trust_domain();
     bundles::warn_of_missing(&identity.x509, "X.509", "--upstream-id", [domain]);
-    let mut upstream_tls = tls::client(&identity.x509, &config.upstream.upstream_id);
-    if config.upstream.client_certificate {
-        upstream_tls = upstream_tls.presenting()?;
-    }
+    let upstream_tls = upstream_tls(&config, &identity.x509)?;
     let proxy = Proxy {
         tls: tls::server(&identity.x509)?,
         upstream_tls,
@@ -99,6 +102,15 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         move |listener, shutdown| run(listener, proxy.clone(), shutdown)
     };
     service.run(announce, core).await
+}
+
+/// Returns the configuration that verifies the upstream.
+fn upstream_tls(config: &Config, x509: &X509Source) -> anyhow::Result<tls::ClientTls> {
+    let tls = tls::client(x509, &config.upstream.upstream_id);
+    Ok(match config.upstream.client_certificate {
+        true => tls.presenting()?,
+        false => tls,
+    })
 }
 
 /// Proxies requests to `listener` until `shutdown`, then drains. Each core runs it once.

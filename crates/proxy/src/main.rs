@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     let inherited = Inherited::take();
     cli::main(
         "PROXY",
-        |_| LevelFilter::INFO,
+        |config: &proxy::config::Config| config.doctor.log_level(LevelFilter::INFO),
         |config| proxy::start(config, inherited),
     )
 }

@@ -11,6 +11,7 @@ use common::{
 use process::{
     bundles,
     cli::{self, LogArgs, ServeArgs, WorkloadApiArgs},
+    doctor::DoctorArgs,
     notify::ServiceManager,
 };
 use spiffe::SpiffeId;
@@ -46,7 +47,8 @@ Examples:
   server --upstream h2c://127.0.0.1:50051
   server --ext-authz 127.0.0.1:9001
   server --policy policy.toml --upstream http://127.0.0.1:3000
-  server --policy policy.toml --explain 'GET /orders spiffe://example.org/client'"
+  server --policy policy.toml --explain 'GET /orders spiffe://example.org/client'
+  server --doctor"
 )]
 pub struct Config {
     /// IP address and port to listen on. The default accepts IPv4 too
@@ -103,6 +105,9 @@ pub struct Config {
     /// The address for gateways.
     #[command(flatten)]
     pub ext_authz: ExtAuthzArgs,
+    /// The diagnosis.
+    #[command(flatten)]
+    pub doctor: DoctorArgs,
     /// The Workload API.
     #[command(flatten)]
     pub identity: WorkloadApiArgs,

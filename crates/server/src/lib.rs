@@ -4,6 +4,7 @@
 //! - [`config`], [`policy`], [`upstream`]: flags and environment, typed
 //! - [`run`]: serves on one core; a test can run it in its own process, on port 0
 //! - `application`: what answers a request that is let through; `refusals`: what answers the others
+//! - `doctor`: the steps of `--doctor`
 //! - `cores`: all cores until the end, and their log lines
 //! - `lifetime`: the end of streams with the credential that began them
 //! - [`ext_authz`]: answers a gateway's questions instead of serving requests
@@ -13,6 +14,7 @@
 mod application;
 pub mod config;
 mod cores;
+mod doctor;
 pub mod ext_authz;
 mod lifetime;
 pub mod policy;
@@ -28,7 +30,7 @@ use common::{
     bearer::{Authenticator, Enforcement, JwtSvidLayer, Pattern},
     throttle::LogQuotas,
     tls,
-    workload::Identity,
+    workload::{Identity, X509Source},
 };
 use forward::outbound::{Security, Upstream};
 use http::request;
@@ -80,6 +82,9 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     let own = config.identity.chosen_id();
     if let Some(status) = config.policy.answer::<Config>(own, &config.audience)? {
         return Ok(status);
+    }
+    if config.doctor.doctor {
+        return doctor::run(&config, inherited).await;
     }
     match config.ext_authz.address() {
         Ok(Some(address)) => return ext_authz::start(&config, address, inherited).await,
@@ -160,10 +165,7 @@ fn forwarding(
     let application = &config.application;
     let domain = application.upstream_id.iter().map(SpiffeId::trust_domain);
     bundles::warn_of_missing(&identity.x509, "X.509", "--upstream-id", domain);
-    let security = match &application.upstream_id {
-        Some(id) => tls::client(&identity.x509, id).into(),
-        None => Security::Plaintext,
-    };
+    let security = upstream_security(config, &identity.x509);
     // A server that refuses nothing ends nothing either.
     let stream_lifetime = match config.policy.enforcement() {
         Enforcement::On => application.stream_lifetime,
@@ -176,6 +178,14 @@ fn forwarding(
         caller_header: application.caller_header.clone(),
         stream_lifetime,
     })
+}
+
+/// Returns the security of connections to the application.
+fn upstream_security(config: &Config, x509: &X509Source) -> Security {
+    match &config.application.upstream_id {
+        Some(id) => tls::client(x509, id).into(),
+        None => Security::Plaintext,
+    }
 }
 
 /// Serves `listener` until `shutdown`, then drains. Each core runs it once.

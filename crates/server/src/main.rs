@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     let inherited = Inherited::take();
     cli::main(
         "SERVER",
-        |_| LevelFilter::INFO,
+        |config: &server::config::Config| config.doctor.log_level(LevelFilter::INFO),
         |config| server::start(config, inherited),
     )
 }

@@ -13,13 +13,15 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use process::{
     cli,
-    doctor::{Doctor, Kind, Trouble, upstream::UpstreamSteps, words, workload},
+    doctor::{Doctor, Kind, Trouble, listening, upstream::UpstreamSteps, words, workload},
+    listen::Inherited,
 };
 use spiffe::{JwtSvid, SpiffeId};
 
 use self::answer::Asked;
 use crate::{
     config::Config,
+    listening::config::ListenArgs,
     peer::Peer,
     route::Route,
     token_file::{self, config::TokenFileArgs},
@@ -49,7 +51,7 @@ struct Issued {
 ///
 /// # Errors
 /// Fails when the verdicts can't be printed.
-pub(crate) async fn run(config: &Config) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
     let paths = match paths(config) {
         Ok(paths) => paths,
         Err(Fault::Usage(error)) => return cli::usage_error::<Config>(&error),
@@ -59,6 +61,7 @@ pub(crate) async fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let routes = paths.iter().map(|path| &path.route);
     let issued = workload(&mut doctor, config, routes).await;
     token_file(&mut doctor, &config.token_file);
+    listening(&mut doctor, &config.listening, inherited);
     if paths.is_empty() {
         token(&mut doctor, &issued, &config.audiences()).await;
     }
@@ -144,23 +147,16 @@ async fn workload<'a>(
         .workload_api(config.max_time.min(STEP))
         .once();
     let peers: Vec<_> = routes.filter_map(|route| route.peer.spiffe_id()).collect();
-    let obstacle = match () {
-        () if !workload::agent(doctor, &api).await => Some(workload::CONNECTED),
-        () if !workload::identity(doctor, &api, &config.identity).await => Some(workload::IDENTITY),
-        () => None,
-    };
+    let begun = workload::begin(doctor, &api, &config.identity).await;
+    let obstacle = begun.err();
     if let Some(needs) = obstacle {
-        if needs == workload::CONNECTED {
-            doctor.not_tried("identity", Kind::Identity, needs);
-        }
         doctor.not_tried("svid", Kind::Identity, needs);
         doctor.not_tried("x509-bundles", Kind::Bundles, needs);
         doctor.not_tried("jwt-bundles", Kind::Bundles, needs);
-        let bundles = Err(needs);
         return Issued {
             api,
             obstacle,
-            bundles,
+            bundles: Err(needs),
         };
     }
     workload::svid(doctor, &api, false).await;
@@ -193,6 +189,17 @@ async fn bundles(
             }
             Err("X.509 bundles")
         }
+    }
+}
+
+/// Tries to claim the address that applications connect to.
+fn listening(doctor: &mut Doctor, args: &ListenArgs, inherited: Inherited) {
+    if let (Some(_), Ok(flag)) = (&args.listen, args.address()) {
+        listening::address(doctor, &args.serve, inherited, flag);
+        let files = args
+            .upstream
+            .open_files(args.routes.len().max(1), args.serve.cores());
+        listening::open_files(doctor, &args.serve, &[files]);
     }
 }
 

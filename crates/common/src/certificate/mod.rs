@@ -5,7 +5,7 @@ mod unprocessed;
 
 use std::time::{Duration, SystemTime};
 
-use x509_parser::parse_x509_certificate;
+use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
 pub(crate) use self::{key::certified_key, unprocessed::unprocessed};
 
@@ -15,6 +15,32 @@ pub fn expiry(der: &[u8]) -> Option<SystemTime> {
     let (_, certificate) = parse_x509_certificate(der).ok()?;
     let seconds = certificate.validity().not_after.timestamp();
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.try_into().ok()?))
+}
+
+/// Returns `notBefore` of a certificate in DER, or `None` if it is not a certificate.
+#[must_use]
+pub fn beginning(der: &[u8]) -> Option<SystemTime> {
+    let (_, certificate) = parse_x509_certificate(der).ok()?;
+    let seconds = certificate.validity().not_before.timestamp();
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.try_into().ok()?))
+}
+
+/// Returns the DNS names of a certificate in DER (RFC 5280 §4.2.1.6). Peers that know no SPIFFE IDs verify
+/// them.
+#[must_use]
+pub fn dns_names(der: &[u8]) -> Vec<String> {
+    let Ok((_, certificate)) = parse_x509_certificate(der) else {
+        return Vec::new();
+    };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let names = names.value.general_names.iter();
+    let dns_name = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        _ => None,
+    };
+    names.filter_map(dns_name).collect()
 }
 
 #[cfg(test)]
@@ -32,5 +58,18 @@ mod tests {
         let expected = SystemTime::UNIX_EPOCH + Duration::from_secs(days * 24 * 60 * 60);
         assert_eq!(expiry(certificate.der()), Some(expected));
         assert_eq!(expiry(b"not a certificate"), None);
+    }
+
+    #[test]
+    fn names_and_beginning_are_those_of_the_certificate() {
+        let names = ["localhost".to_owned(), "a.example".to_owned()];
+        let mut params = CertificateParams::new(names.clone()).unwrap();
+        params.not_before = date_time_ymd(2020, 1, 2);
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        assert_eq!(dns_names(certificate.der()), names);
+        let expected = SystemTime::UNIX_EPOCH + Duration::from_secs(18_263 * 24 * 60 * 60);
+        assert_eq!(beginning(certificate.der()), Some(expected));
+        assert_eq!(beginning(b"not a certificate"), None);
+        assert_eq!(dns_names(b"not a certificate"), [] as [&str; 0]);
     }
 }

@@ -103,11 +103,23 @@ impl ServeArgs {
     /// Raises this process's limit of open files to the hard limit. Warns when that is too low for
     /// the connections and handshakes that the flags allow, and for `others`.
     pub fn raise_open_files_limit(&self, others: &[OpenFiles]) {
+        runtime::raise_open_files_limit(&self.open_files(others));
+    }
+
+    /// Returns the limit of open files that the process will have.
+    ///
+    /// # Errors
+    /// Fails with the warning of [`Self::raise_open_files_limit`].
+    pub(crate) fn check_open_files_limit(&self, others: &[OpenFiles]) -> Result<u64, String> {
+        runtime::check_open_files_limit(&self.open_files(others))
+    }
+
+    fn open_files(&self, others: &[OpenFiles]) -> Vec<OpenFiles> {
         let own = [
             OpenFiles::of("--max-connections", self.max_connections),
             OpenFiles::of("--max-handshakes", self.max_handshakes),
         ];
-        runtime::raise_open_files_limit(&[&own, others].concat());
+        [&own, others].concat()
     }
 
     /// Returns the number of cores to serve on.
@@ -122,6 +134,11 @@ impl ServeArgs {
     /// Fails when it can't be listened on.
     pub fn claim_admin(&self) -> Result<ClaimedAdmin, listen::Error> {
         ClaimedAdmin::claim(&self.admin, self.reuse_port)
+    }
+
+    /// Returns whether an older process of this program may listen on the same port.
+    pub(crate) fn shares_port(&self) -> bool {
+        self.reuse_port
     }
 
     /// Claims the sockets that were passed to this process, otherwise the address of `listen`.

@@ -2,9 +2,11 @@
 //! cause and remedy.
 //!
 //! - [`Doctor`]: the verdicts so far, their output as text or JSON, and the exit status
-//! - [`workload`]: the steps of the Workload API · [`upstream`]: the steps to an upstream
+//! - [`workload`]: the steps of the Workload API · [`upstream`]: the steps to an upstream · [`listening`]: those of
+//!   a process that serves
 //! - `permission`: who may use a socket · [`words`]: times in words
 
+pub mod listening;
 mod permission;
 #[cfg(test)]
 mod tests;
@@ -20,6 +22,7 @@ use std::{
 use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
+use tracing::level_filters::LevelFilter;
 
 /// The diagnosis.
 #[derive(Args, Clone, Debug)]
@@ -32,6 +35,17 @@ pub struct DoctorArgs {
     /// Print the verdicts of --doctor as one JSON object
     #[arg(long, requires = "doctor")]
     json: bool,
+}
+
+impl DoctorArgs {
+    /// Returns the level of log lines. In a diagnosis only errors are logged, because its verdicts say the rest.
+    #[must_use]
+    pub fn log_level(&self, otherwise: LevelFilter) -> LevelFilter {
+        match self.doctor {
+            true => LevelFilter::ERROR,
+            false => otherwise,
+        }
+    }
 }
 
 /// The kind of a step. Its number is the exit status when a step of the kind is the first to fail.
@@ -61,6 +75,8 @@ pub enum Kind {
     Listen = 19,
     /// A file that a flag names.
     File = 20,
+    /// A limit of the system.
+    Limits = 21,
 }
 
 /// The result of a step.

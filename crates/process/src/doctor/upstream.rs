@@ -3,7 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use common::certificate;
-use forward::outbound::{Error, Presented, Probe, Security, Target, UpstreamUrl};
+use forward::outbound::{Client, Error, Presented, Probe, Security, Target, Upstream, UpstreamUrl};
+use http::Request;
+use serve::body::Body;
 use spiffe::SpiffeId;
 
 use super::{Doctor, Finding, Kind, Trouble, words};
@@ -166,6 +168,29 @@ impl UpstreamSteps<'_> {
             ),
         }
     }
+}
+
+/// Sends a request without a token, and notes whether the upstream answers at all.
+///
+/// A server that asks for a token answers 401, which is as good here as a page.
+pub async fn greet(doctor: &mut Doctor, upstream: Upstream, security: Security) {
+    let request = Request::new(Body::empty());
+    let tried = "GET / without a token";
+    let sent = Client::new(upstream, security).request(request).await;
+    let finding = match sent.map(|response| response.status()) {
+        Ok(status) if status.is_server_error() => Finding::Warning(Trouble::new(
+            tried,
+            format!("it answers {status}"),
+            "look at the upstream's log, and run its --doctor",
+        )),
+        Ok(status) => Finding::Ok(format!("{tried}: {status}")),
+        Err(error) => Finding::Failed(Trouble::new(
+            tried,
+            error,
+            "look at the upstream's log; does it speak HTTP on this port?",
+        )),
+    };
+    doctor.note("answer", Kind::Answer, finding);
 }
 
 /// Returns the words for a peer that was verified.

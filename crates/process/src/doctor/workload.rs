@@ -9,13 +9,30 @@ use super::{Doctor, Finding, Kind, Trouble, permission, words};
 use crate::cli::WorkloadApiArgs;
 
 /// The step that others name as the one they need.
-pub const CONNECTED: &str = "the Workload API";
+const CONNECTED: &str = "the Workload API";
 
 /// The same, where the identity is missing.
-pub const IDENTITY: &str = "an identity";
+const IDENTITY: &str = "an identity";
+
+/// Tries the socket, the permission on it and the identity, on which all other steps depend. Returns what the
+/// others need and lack, if they do.
+pub async fn begin(
+    doctor: &mut Doctor,
+    api: &WorkloadApi,
+    wanted: &WorkloadApiArgs,
+) -> Result<(), &'static str> {
+    if !agent(doctor, api).await {
+        doctor.not_tried("identity", Kind::Identity, CONNECTED);
+        return Err(CONNECTED);
+    }
+    match identity(doctor, api, wanted).await {
+        true => Ok(()),
+        false => Err(IDENTITY),
+    }
+}
 
 /// Tries the socket and the permission on it. Returns whether the agent accepts.
-pub async fn agent(doctor: &mut Doctor, api: &WorkloadApi) -> bool {
+async fn agent(doctor: &mut Doctor, api: &WorkloadApi) -> bool {
     let address = api.address();
     let reached = api.reach().await;
     let path = match address {
@@ -72,7 +89,7 @@ fn of_socket(reason: &Reason) -> &'static str {
 
 /// Tries FetchX509SVID, and looks for the wanted identity among those that are issued. Returns whether it is
 /// there.
-pub async fn identity(doctor: &mut Doctor, api: &WorkloadApi, wanted: &WorkloadApiArgs) -> bool {
+async fn identity(doctor: &mut Doctor, api: &WorkloadApi, wanted: &WorkloadApiArgs) -> bool {
     let issued = match api.issued().await {
         Ok(issued) => issued,
         Err(error) => {

@@ -7,7 +7,9 @@ mod parking;
 mod ping;
 
 pub use self::open_files::OpenFiles;
-pub(crate) use self::open_files::raise_limit as raise_open_files_limit;
+pub(crate) use self::open_files::{
+    check as check_open_files_limit, raise_limit as raise_open_files_limit,
+};
 pub use self::ping::Cores;
 
 use std::{process::ExitCode, thread};

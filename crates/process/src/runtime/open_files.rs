@@ -51,6 +51,17 @@ pub(crate) fn raise_limit(wanted: &[OpenFiles]) {
     }
 }
 
+/// Returns the limit that the process gets when it raises its own.
+///
+/// # Errors
+/// Fails with a warning when that is less than `wanted` and the files of an idle process.
+pub(crate) fn check(wanted: &[OpenFiles]) -> Result<u64, String> {
+    let limits = getrlimit(Resource::RLIMIT_NOFILE);
+    let (_, hard) =
+        limits.map_err(|error| format!("cannot read the limit of open files: {error}"))?;
+    shortage(wanted, hard).map_or(Ok(hard), Err)
+}
+
 /// Returns a warning if a limit of `hard` open files is too low for `wanted`.
 fn shortage(wanted: &[OpenFiles], hard: u64) -> Option<String> {
     let needed = wanted

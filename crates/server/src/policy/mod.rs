@@ -105,6 +105,19 @@ impl PolicyArgs {
         public.into_iter().chain([callers]).collect()
     }
 
+    /// Returns the words for the policy of the flags.
+    pub(crate) fn described(&self) -> String {
+        let callers: Vec<_> = self.allow.iter().map(ToString::to_string).collect();
+        let callers = match callers.is_empty() {
+            true => "every workload of the own trust domain".to_owned(),
+            false => callers.join(", "),
+        };
+        match self.public.len() {
+            0 => format!("allowed: {callers}"),
+            paths => format!("allowed: {callers}; public paths: {paths}"),
+        }
+    }
+
     /// Returns the trust domains that `--allow` names.
     pub(crate) fn allowed_domains(&self) -> impl Iterator<Item = &TrustDomain> {
         self.allow.iter().map(Pattern::trust_domain)
