@@ -1,5 +1,7 @@
+use std::time::Duration;
+
 use harness::{
-    CLIENT_ID, Stack,
+    CLIENT_ID, SERVER_ID, Stack,
     admin::{ADMIN, Admin},
     process,
 };
@@ -16,6 +18,68 @@ async fn client_that_listens_is_ready_with_bundles_and_without_an_x509_svid() {
     assert_eq!(status, 200);
     assert_eq!(identity["reason"], "bundles only, and no X.509-SVID");
     admin.becomes("ready", "trust_bundles", "met").await;
+    let (_, upstream) = admin.becomes("ready", "upstream", "met").await;
+    assert!(upstream["until"].is_null(), "{upstream}");
+    let (_, token) = admin.becomes("ready", "token", "met").await;
+    assert_eq!(token["reason"], format!("of {CLIENT_ID}"));
+    assert!(token["seconds_left"].as_u64().unwrap() <= 300, "{token}");
+}
+
+#[tokio::test]
+async fn each_route_has_its_token_which_is_degraded_in_an_outage_and_lost_when_withdrawn() {
+    let stack = Stack::new().await;
+    let route = |host, port, id| format!("{host}=https://127.0.0.1:{port};server-id={id}");
+    let routes = [
+        route("a.internal", 1, "spiffe://example.org/a"),
+        route("b.internal", 2, "spiffe://example.org/b"),
+    ];
+    let flags = [
+        "--listen",
+        "127.0.0.1:0",
+        "--route",
+        &routes[0],
+        "--route",
+        &routes[1],
+    ];
+    let client = stack.spawn("client", &[&ADMIN[..], &flags].concat());
+    let admin = Admin::of(&client).await;
+    let names = ["token/a.internal", "token/b.internal"];
+    for name in names {
+        admin.becomes("ready", name, "met").await;
+    }
+    let endpoint = "upstream/b.internal/https://127.0.0.1:2/";
+    admin.becomes("ready", endpoint, "met").await;
+
+    let id = SpiffeId::new(CLIENT_ID).unwrap();
+    stack.agent.withdraw(&id);
+    let (status, _) = admin.becomes("not ready", "identity", "lost").await;
+    assert_eq!(status, 503);
+    stack.agent.restore(&id);
+    for name in names {
+        let (status, _) = admin.becomes("ready", name, "met").await;
+        assert_eq!(status, 200);
+    }
+}
+
+#[tokio::test]
+async fn token_that_is_not_renewed_is_degraded_and_then_lost_with_the_reason() {
+    let life = |config: &mut dev_agent::Config| config.jwt_ttl = Duration::from_secs(4);
+    let stack = Stack::with(SERVER_ID, life).await;
+    let flags = ["--listen", "127.0.0.1:0", "--url", "https://127.0.0.1:1"];
+    let client = stack.spawn("client", &[&ADMIN[..], &flags].concat());
+    let admin = Admin::of(&client).await;
+    admin.becomes("ready", "token", "met").await;
+    stack.agent.stop().await;
+    let (status, token) = admin.becomes("degraded", "token", "degraded").await;
+    assert_eq!(status, 200);
+    let reason = token["reason"].as_str().unwrap();
+    assert!(reason.starts_with("cannot be renewed: "), "{reason}");
+    let (status, token) = admin.becomes("not ready", "token", "lost").await;
+    assert_eq!(status, 503);
+    let reason = token["reason"].as_str().unwrap();
+    assert!(reason.contains("socket"), "{reason}");
+    stack.agent.restart().await.unwrap();
+    admin.becomes("ready", "token", "met").await;
 }
 
 #[tokio::test]

@@ -13,3 +13,5 @@ mod live;
 mod log;
 /// Provokes the conditions of an identity, of a start and of a stop.
 mod ready;
+/// Stops upstreams.
+mod upstream;

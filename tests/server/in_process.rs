@@ -4,7 +4,7 @@ use common::{
     bearer::{Allow, Authenticator, Enforcement, Policy},
     tls,
 };
-use forward::outbound::{ExclusiveLimit, Protocol, Upstream, UpstreamUrl};
+use forward::outbound::{ExclusiveLimit, Protocol, Upstream, UpstreamStatus, UpstreamUrl};
 use proxy::Proxy;
 use serve::{Limits, Shared, shutdown};
 use server::Server;
@@ -43,6 +43,7 @@ async fn one_core_of_server_and_proxy_serves_in_the_test_process_until_a_stop() 
         call_timeout: PATIENCE,
         queue_timeout: PATIENCE,
         exclusive: ExclusiveLimit::new(10),
+        status: UpstreamStatus::default(),
     };
     let proxy = Proxy {
         tls: tls::server(&identity.x509).unwrap(),

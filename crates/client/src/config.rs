@@ -4,7 +4,7 @@ use std::{io::Read, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
-use forward::outbound::{ExclusiveLimit, Protocol, Upstream, UpstreamUrl};
+use forward::outbound::{ExclusiveLimit, Protocol, Upstream, UpstreamStatus, UpstreamUrl};
 use http::{HeaderName, HeaderValue, Method, Request, Uri, header, uri::Authority};
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -268,6 +268,7 @@ impl Config {
             call_timeout: self.max_time,
             queue_timeout: self.max_time,
             exclusive: ExclusiveLimit::default(),
+            status: UpstreamStatus::default(),
         }
     }
 

@@ -122,12 +122,16 @@ impl Session {
         let workload_api = workload_api.monitored(admin.follow_identity());
         let x509 = identity::bundles(config, &workload_api).await?;
         config.warn();
+        let (upstream, security) = (
+            config.upstream(),
+            config.peer().security(x509.as_ref(), "--server-id")?,
+        );
+        let tokens = TokenSource::new(workload_api, config.audiences(), None);
+        admin.follow_token(None, tokens.monitor());
+        admin.follow_upstream(None, upstream.status.clone());
         Ok(Self {
-            client: Client::new(
-                config.upstream(),
-                config.peer().security(x509.as_ref(), "--server-id")?,
-            ),
-            tokens: TokenSource::new(workload_api, config.audiences(), None),
+            client: Client::new(upstream, security),
+            tokens,
             request,
             max_time: config.max_time,
         })

@@ -72,6 +72,9 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         return doctor::run(&config, &upstream, inherited).await;
     }
     let service = Service::claim(&config.serve, inherited, address.of_flag("--listen"))?;
+    service
+        .admin()
+        .follow_upstream(None, upstream.status.clone());
     let upstream_files = config.upstream.open_files(config.serve.cores());
     config.serve.raise_open_files_limit(&[upstream_files]);
     let workload_api = service.workload_api(&config.identity, config.serve.startup_timeout);

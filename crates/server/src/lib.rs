@@ -113,6 +113,11 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     };
     service.follow_identity(&identity.readiness);
     let own = identity.x509.svid()?.spiffe_id().clone();
+    if let Some(upstream) = &upstream {
+        service
+            .admin()
+            .follow_upstream(None, upstream.status.clone());
+    }
     let forwarding = match upstream {
         Some(upstream) => Some(forwarding(&config, upstream, &identity)?),
         None => None,

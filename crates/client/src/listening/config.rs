@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use forward::outbound::Upstream;
+use forward::outbound::{Upstream, UpstreamStatus};
 use process::{
     cli::{ServeArgs, UpstreamArgs},
     listen::{ListenAddress, ListenFlag},
@@ -78,6 +78,7 @@ impl ListenArgs {
         let shared = self.upstream.upstream(&[], call_timeout)?;
         let upstream = |route: &Route| Upstream {
             urls: vec![route.url.clone()],
+            status: UpstreamStatus::default(),
             ..shared.clone()
         };
         Ok(routes.iter().map(upstream).collect())

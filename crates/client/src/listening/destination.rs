@@ -11,6 +11,7 @@ use forward::{
     outbound::{Security, Upstream},
 };
 use http::header::AUTHORIZATION;
+use process::admin::Admin;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{identity::no_token, route::Route};
@@ -50,6 +51,13 @@ impl Destination {
         };
         let forwarder = Forwarder::new(self.upstream.clone(), self.security.clone(), fields);
         LoggedForwarder::new(forwarder, Arc::clone(quotas))
+    }
+
+    /// Adds its token and its endpoints to the conditions of the process.
+    pub(super) fn add_conditions(&self, admin: &Admin) {
+        let host = self.route.host.as_deref();
+        admin.follow_token(host, self.tokens.monitor());
+        admin.follow_upstream(host, self.upstream.status.clone());
     }
 
     /// Waits for the first token.

@@ -21,6 +21,7 @@ use super::{
     prepared::{Need, RequestBody},
     resolver::Resolver,
     security::Security,
+    status::{EndpointStatus, Observed},
     upstream::Upstream,
 };
 
@@ -42,16 +43,19 @@ impl<B: RequestBody> Connections<B> {
     pub(super) fn new(upstream: &Upstream, security: Security, room: &Arc<FairQueue>) -> Arc<Self> {
         let expected = security.expected().cloned();
         let resolver = Resolver::new(&upstream.urls, expected.clone());
-        Arc::new(Self {
+        let connections = Arc::new(Self {
             expected,
             connector: Connector::new(security, upstream.connect_timeout),
             endpoints: Mutex::new(Endpoints::new(&resolver.locations(), room)),
             resolver,
             room: Arc::clone(room),
-        })
+        });
+        upstream.status.add(&connections);
+        connections
     }
 
-    /// Returns the endpoints. Only the core that they belong to takes this lock.
+    /// Returns the endpoints. The core that they belong to takes this lock, and the main thread now and then
+    /// for their state.
     pub(super) fn lock(&self) -> MutexGuard<'_, Endpoints<B>> {
         lock(&self.endpoints)
     }
@@ -202,6 +206,16 @@ impl<B: RequestBody> Connections<B> {
         {
             endpoint.take_back(connection);
         }
+    }
+}
+
+impl<B: RequestBody> Observed for Connections<B> {
+    fn endpoints(&self, now: Instant) -> Vec<EndpointStatus> {
+        self.lock().status(now)
+    }
+
+    fn unresolved(&self) -> Option<String> {
+        self.resolver.unresolved().map(|error| error.to_string())
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
     origin::Location,
     prepared::{Need, RequestBody, Speech},
     shared::SharedConnection,
+    status::{Ejection, EndpointStatus},
 };
 
 /// The shared connections of one core to one endpoint that a busy core opens to spread its work. A
@@ -60,6 +61,8 @@ enum Protocol {
 pub(super) struct Endpoint<B> {
     pub(super) location: Arc<Location>,
     pub(super) health: Health,
+    /// The text of the last failure.
+    pub(super) failure: Option<String>,
     pub(super) in_flight: Arc<InFlight>,
     /// The shared connection that is being opened, for all that wait for one.
     pub(super) opening: Option<Opening>,
@@ -75,11 +78,31 @@ impl<B: RequestBody> Endpoint<B> {
         Self {
             location: Arc::clone(location),
             health: Health::default(),
+            failure: None,
             in_flight: InFlight::of_endpoint(room),
             opening: None,
             protocol: Protocol::Unknown,
             shared: Vec::new(),
             idle: Vec::new(),
+        }
+    }
+
+    /// Returns the state. Its name has the address if there are `several` endpoints.
+    pub(super) fn status(&mut self, several: bool, now: Instant) -> EndpointStatus {
+        let shared = self.shared.iter().filter(|one| one.is_open()).count();
+        let idle = self
+            .idle
+            .iter_mut()
+            .filter_map(|one| one.is_usable(now).then_some(()));
+        let ejected = self.health.ejected(now).map(|until| Ejection {
+            left: until - now,
+            reason: self.failure.clone().unwrap_or_default(),
+        });
+        EndpointStatus {
+            at: self.location.at(several).to_string(),
+            connections: shared + idle.count(),
+            requests: self.in_flight.requests(),
+            ejected,
         }
     }
 

@@ -20,6 +20,7 @@ use super::{
     origin::Location,
     prepared::{Need, RequestBody, Speech},
     shared::SharedConnection,
+    status::EndpointStatus,
 };
 
 /// All endpoints of an upstream.
@@ -81,6 +82,13 @@ impl<B: RequestBody> Endpoints<B> {
     /// Returns the number of endpoints.
     pub(super) fn count(&self) -> usize {
         self.all.len()
+    }
+
+    /// Returns the state of each endpoint.
+    pub(super) fn status(&mut self, now: Instant) -> Vec<EndpointStatus> {
+        let several = self.all.len() > 1;
+        let all = self.all.iter_mut();
+        all.map(|one| one.status(several, now)).collect()
     }
 
     /// Returns an endpoint that is still there.
@@ -262,6 +270,7 @@ impl<B: RequestBody> Endpoints<B> {
         };
         let answers = endpoint.in_flight.answers();
         let pause = endpoint.health.fails(now, answers, fastrand::f64());
+        endpoint.failure = Some(reason.to_string());
         let is_beside = several || endpoint.has_connection();
         let is_news = is_beside && endpoint.health.is_first_failure();
         match reason {

@@ -20,6 +20,7 @@
 //!   response's body
 //! - `tunnel`: a connection that was upgraded
 //! - `probe`: the steps of a connection one by one, for a diagnosis
+//! - `status`: the state of the endpoints for operators
 //! - [`Upstream`], [`Error`]: what callers of this module give and get
 
 mod abandoned;
@@ -54,6 +55,7 @@ mod retry;
 mod security;
 mod sent;
 mod shared;
+mod status;
 mod tunnel;
 mod upload;
 mod upstream;
@@ -70,6 +72,7 @@ pub use self::{
     probe::{Presented, Probe, Target},
     response::ResponseBody,
     security::Security,
+    status::{Ejection, EndpointStatus, UpstreamStatus},
     upstream::Upstream,
     url::{Protocol, UpstreamUrl},
 };

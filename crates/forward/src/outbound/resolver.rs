@@ -115,6 +115,13 @@ impl Resolver {
         self.lock().known.locations()
     }
 
+    /// Returns the last failure, if no endpoint is known.
+    pub(super) fn unresolved(&self) -> Option<Error> {
+        let state = self.lock();
+        let error = state.error.clone();
+        error.filter(|_| state.known.all.is_empty())
+    }
+
     /// Starts a look-up unless the last one is recent or there is no name. Each answer goes to `apply`.
     pub(super) fn refresh(
         self: &Arc<Self>,

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{exclusive_limit::ExclusiveLimit, url::UpstreamUrl};
+use super::{exclusive_limit::ExclusiveLimit, status::UpstreamStatus, url::UpstreamUrl};
 
 /// The servers that requests are forwarded to, and how long they may take.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub struct Upstream {
     pub queue_timeout: Duration,
     /// The bound on requests with a connection for themselves, which all cores share.
     pub exclusive: ExclusiveLimit,
+    /// The state of its endpoints on all cores.
+    pub status: UpstreamStatus,
 }
 
 /// Writes the URLs, with commas between them.

@@ -11,6 +11,9 @@ use std::{
 
 use common::lock::lock;
 
+/// The longest reason, in characters.
+const MAX_REASON: usize = 1000;
+
 /// The conditions of a process. Clones have the same ones.
 #[derive(Clone, Default)]
 pub struct Conditions(Arc<Mutex<Vec<Source>>>);
@@ -78,13 +81,13 @@ impl fmt::Debug for Conditions {
 }
 
 impl Condition {
-    /// Returns a condition in a state.
+    /// Returns a condition in a state. Control characters in the reason are escaped, and a long one is cut.
     #[must_use]
     pub fn new(name: impl Into<String>, state: State, reason: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             state,
-            reason: reason.into(),
+            reason: on_a_line(&reason.into()),
             since: None,
             until: None,
         }
@@ -109,6 +112,18 @@ impl Condition {
         let until = self.until.filter(|_| self.state != State::Lost)?;
         Some(until.duration_since(now).unwrap_or_default())
     }
+}
+
+/// Returns the beginning of a text with escapes for control characters. Reasons may quote peers.
+fn on_a_line(text: &str) -> String {
+    let mut line = String::new();
+    for char in text.chars().take(MAX_REASON) {
+        match char.is_control() {
+            true => line.extend(char.escape_default()),
+            false => line.push(char),
+        }
+    }
+    line
 }
 
 impl Report {
@@ -231,6 +246,13 @@ mod tests {
             assert_eq!(report.left(), left.map(Duration::from_secs), "{summary}");
             assert_eq!(report.summary(), summary);
         }
+    }
+
+    #[test]
+    fn reason_that_quotes_a_peer_stays_on_its_line_and_is_cut() {
+        let reason = |text: &str| Condition::new("a", State::Met, text).reason;
+        assert_eq!(reason("it can't\n\u{1b}[31m é"), r"it can't\n\u{1b}[31m é");
+        assert_eq!(reason(&"é".repeat(5000)).chars().count(), MAX_REASON);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! It is on the main thread's runtime, and not on the cores. So it answers while the cores are busy, and from
 //! before an identity has come.
 //!
-//! - [`conditions`]: the conditions of a process; `identity`: those that follow from its identity
+//! - [`conditions`]: the conditions of a process; `identity`, `tokens`, `upstream`: those of its parts
 //! - `listener`: its connections · `router`: its paths · `guard`: `Host` and `Origin`
 //! - `ready`: the answer about the conditions · `media`: text or JSON
 
@@ -14,13 +14,19 @@ mod listener;
 mod media;
 mod ready;
 mod router;
+mod tokens;
+mod upstream;
 
 use std::{
     sync::{Arc, Mutex},
     time::SystemTime,
 };
 
-use common::{lock::lock, workload::Monitor};
+use common::{
+    lock::lock,
+    workload::{Monitor, tokens::TokenMonitor},
+};
+use forward::outbound::UpstreamStatus;
 use serve::{listen::Socket, shutdown::Shutdown};
 use tracing::info;
 
@@ -149,12 +155,37 @@ impl Admin {
         monitor
     }
 
+    /// Adds the conditions of the endpoints of an upstream, which `name` tells from others.
+    pub fn follow_upstream(&self, name: Option<&str>, status: UpstreamStatus) {
+        let prefix = prefix("upstream", name);
+        self.conditions
+            .add(move |_| upstream::conditions(&prefix, &status.endpoints(), status.unresolved()));
+    }
+
+    /// Adds the condition of a token, which `name` tells from others.
+    pub fn follow_token(&self, name: Option<&str>, token: TokenMonitor) {
+        let prefix = prefix("token", name);
+        self.conditions.add(move |now| {
+            let status = token.status();
+            let condition = status.map(|status| tokens::condition(&prefix, &status, now));
+            condition.into_iter().collect()
+        });
+    }
+
     /// Takes note that the process does its work from now on, unless it stops already.
     pub fn serves(&self, what: impl Into<String>) {
         let mut phase = lock(&self.phase);
         if matches!(phase.work, Work::Starting) {
             *phase = Phase::begin(Work::Serving(what.into()));
         }
+    }
+}
+
+/// Returns the name of a condition, or what it begins with.
+fn prefix(kind: &str, name: Option<&str>) -> String {
+    match name {
+        Some(name) => format!("{kind}/{name}"),
+        None => kind.to_owned(),
     }
 }
 

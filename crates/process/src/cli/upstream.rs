@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use forward::outbound::{ExclusiveLimit, MAX_KEPT, Upstream, UpstreamUrl};
+use forward::outbound::{ExclusiveLimit, MAX_KEPT, Upstream, UpstreamStatus, UpstreamUrl};
 
 use super::parse::{duration, positive};
 use crate::runtime::OpenFiles;
@@ -51,6 +51,7 @@ impl UpstreamArgs {
             call_timeout,
             queue_timeout: self.queue_timeout,
             exclusive: ExclusiveLimit::new(self.max_upstream_connections),
+            status: UpstreamStatus::default(),
         })
     }
 

@@ -8,6 +8,7 @@
 
 mod lifetime;
 mod next;
+mod status;
 #[cfg(test)]
 mod tests;
 
@@ -27,7 +28,10 @@ use tokio::{
 use tracing::{debug, warn};
 
 use self::lifetime::Lifetime;
-pub use self::next::Next;
+pub use self::{
+    next::Next,
+    status::{TokenMonitor, TokenStatus},
+};
 use super::{Choice, Error, Reason, WorkloadApi};
 use crate::{backoff::Backoff, lock::lock};
 
@@ -179,6 +183,12 @@ impl TokenSource {
             // There is no error, because `self` holds the sender.
             let _ = state.changed().await;
         }
+    }
+
+    /// Returns a monitor of the state, which does not keep the source.
+    #[must_use]
+    pub fn monitor(&self) -> TokenMonitor {
+        TokenMonitor::of(&self.shared)
     }
 
     /// Reports that a server refused this token, as [`Self::invalidate`] does. Returns another one, or `None`
