@@ -11,5 +11,7 @@ mod lifecycle;
 mod notified;
 /// Replaces a process by another on the same port or socket.
 mod replaced;
+/// Tests the sandbox of processes.
+mod sandboxed;
 /// Checks the units of deploy/systemd.
 mod units;

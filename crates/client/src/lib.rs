@@ -3,6 +3,7 @@
 //! applications, or keep a token in a file for them.
 //!
 //! - [`config`]: flags and environment, typed · [`route`], [`peer`]: the upstream and its identity
+//! - `confinement`: the files and ports that the flags name
 //! - `web_pki`: the verification of peers by host name
 //! - [`listening`]: requests of applications · [`token_file`]: a token in a file
 //! - `doctor`: the steps of `--doctor`
@@ -13,6 +14,7 @@
 mod authorize;
 mod challenge;
 pub mod config;
+mod confinement;
 mod doctor;
 mod identity;
 pub mod listening;

@@ -12,6 +12,7 @@
 //! - [`signal`]: SIGTERM, SIGINT and SIGHUP
 //! - [`telemetry`]: log lines on standard error
 //! - [`tenure`]: the end of connections with the identity of the process
+//! - [`sandbox`]: the files and ports that the process reaches
 //! - [`protect`]: core dumps and tracing
 
 pub mod admin;
@@ -22,6 +23,7 @@ pub mod listen;
 pub mod notify;
 pub mod protect;
 pub mod runtime;
+pub mod sandbox;
 pub mod service;
 pub mod signal;
 pub mod telemetry;

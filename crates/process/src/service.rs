@@ -15,7 +15,7 @@ use crate::{
     listen::{self, ClaimedAddress, Inherited, ListenFlag},
     notify::ServiceManager,
     runtime::{self, Cores},
-    signal, telemetry, tenure,
+    sandbox, signal, telemetry, tenure,
 };
 
 /// A binary that has claimed its address and does not listen yet.
@@ -51,6 +51,7 @@ impl Service {
         let admin = args.claim_admin()?;
         let address = args.claim(inherited, listen)?;
         let (cores, manager) = (Cores::default(), ServiceManager::from_environment());
+        sandbox::announce();
         manager.starting(WAITING, args.startup_timeout * 2);
         manager.follow_stop(shutdown.clone(), args.limits().drain_timeout);
         manager.follow_cores(cores.clone());

@@ -2,9 +2,11 @@
 //! upstream, and forwards requests. It passes tokens on and does not verify them.
 //!
 //! - [`config`], [`upstream`]: flags and environment, typed · `doctor`: the steps of `--doctor`
+//! - `confinement`: the ports that the flags name
 //! - [`run`]: proxies on one core; a test can run it in its own process, on port 0
 
 pub mod config;
+mod confinement;
 mod doctor;
 pub mod upstream;
 

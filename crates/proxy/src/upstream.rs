@@ -38,6 +38,12 @@ impl VerifiedUpstreamArgs {
         self.connections.upstream(&self.upstreams, call_timeout)
     }
 
+    /// Returns the URLs of the upstream.
+    #[must_use]
+    pub fn urls(&self) -> &[UpstreamUrl] {
+        &self.upstreams
+    }
+
     /// Returns the open files of upstream connections on this number of cores.
     #[must_use]
     pub fn open_files(&self, cores: usize) -> OpenFiles {

@@ -3,6 +3,7 @@
 //!
 //! - [`config`], [`policy`], [`upstream`]: flags and environment, typed
 //! - [`run`]: serves on one core; a test can run it in its own process, on port 0
+//! - `confinement`: the files and ports that the flags name
 //! - `application`: what answers a request that is let through; `refusals`: what answers the others
 //! - `doctor`: the steps of `--doctor`
 //! - `cores`: all cores until the end, and their log lines
@@ -13,6 +14,7 @@
 
 mod application;
 pub mod config;
+mod confinement;
 mod cores;
 mod doctor;
 pub mod ext_authz;

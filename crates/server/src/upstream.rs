@@ -79,6 +79,12 @@ impl ApplicationArgs {
             .map(Some)
     }
 
+    /// Returns the URLs of the application.
+    #[must_use]
+    pub fn urls(&self) -> &[UpstreamUrl] {
+        &self.upstreams
+    }
+
     fn check_plaintext(&self) -> Result<(), String> {
         let leaves = |url: &&UpstreamUrl| url.protocol().is_plaintext() && !url.is_local();
         match self.upstreams.iter().find(leaves) {

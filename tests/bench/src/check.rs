@@ -97,7 +97,7 @@ async fn count() -> Result<Counts> {
 async fn totals(requests: usize) -> Result<[u64; 2]> {
     let valgrind = env::var_os("VALGRIND").filter(|path| !path.is_empty());
     let valgrind = PathBuf::from(valgrind.context("valgrind is missing")?);
-    let world = World::new().await?;
+    let world = World::new().await?.without_sandbox();
     eprintln!("{requests} requests under callgrind");
     let (running, counts) = world.start_counted(&valgrind).await?;
     let token = world.token();

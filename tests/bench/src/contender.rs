@@ -84,6 +84,8 @@ pub(crate) struct World {
     released: Option<PathBuf>,
     envoy: Option<PathBuf>,
     go: Option<PathBuf>,
+    /// False if the project's processes write counts at their end, which a sandbox forbids.
+    has_sandbox: bool,
 }
 
 /// The command line of one process of a stack.
@@ -115,7 +117,16 @@ impl World {
             released: from("RELEASED").map(PathBuf::from),
             envoy,
             go: from("GO_SPIFFE").map(PathBuf::from),
+            has_sandbox: true,
         })
+    }
+
+    /// Starts the project's processes without their sandbox, so that they can write counts at their end.
+    pub(crate) fn without_sandbox(self) -> Self {
+        Self {
+            has_sandbox: false,
+            ..self
+        }
     }
 
     /// Returns whether all programs of this stack are there.
@@ -281,11 +292,18 @@ impl World {
         let (path, args) = match contender {
             Contender::Project | Contender::Plain => {
                 let upstream = url.map(|url| ["--upstream".to_owned(), url]);
+                let unrestricted =
+                    (!self.has_sandbox).then(|| ["--sandbox".to_owned(), "off".to_owned()]);
                 let released = self.released.as_ref();
                 let released = released.filter(|_| contender == Contender::Project);
                 (
                     released.map_or_else(|| binary(role), |released| released.join(role)),
-                    [vec!["--listen".into(), listen], flat(upstream)].concat(),
+                    [
+                        vec!["--listen".into(), listen],
+                        flat(upstream),
+                        flat(unrestricted),
+                    ]
+                    .concat(),
                 )
             }
             Contender::Floor => {

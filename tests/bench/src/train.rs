@@ -45,7 +45,7 @@ const APPLICATIONS: [&str; 2] = ["http", "h2c"];
 /// Sends load to the project's binaries and stops them by SIGTERM, because they write their profile
 /// when they end.
 pub(crate) async fn run() -> Result<()> {
-    let world = World::new().await?;
+    let world = World::new().await?.without_sandbox();
     let running = world.start(Contender::Project).await?;
     let caller = Caller::new(running.port);
     let token = world.token();

@@ -1,6 +1,10 @@
 //! The flags of a client that keeps a token in a file.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use clap::Args;
 use nix::sys::signal::Signal;
@@ -51,6 +55,16 @@ pub struct TokenFileArgs {
 }
 
 impl TokenFileArgs {
+    /// Returns whether a program runs after each new token.
+    pub(crate) fn runs_a_program(&self) -> bool {
+        self.token_command.is_some()
+    }
+
+    /// Returns the file with the process ID for a signal, if there is one.
+    pub(crate) fn pid_file(&self) -> Option<&Path> {
+        self.token_pid_file.as_deref()
+    }
+
     /// Returns the notice of a new token, if there is one.
     pub(super) fn after(&self) -> Option<After> {
         let Self {

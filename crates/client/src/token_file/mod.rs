@@ -23,7 +23,7 @@ use common::workload::{
     WorkloadApi,
     tokens::{Next, TokenSource},
 };
-use process::{cli, notify::ServiceManager, runtime::Cores, signal};
+use process::{cli, notify::ServiceManager, runtime::Cores, sandbox, signal};
 use serve::shutdown::Shutdown;
 use spiffe::JwtSvid;
 use tokio::{
@@ -84,6 +84,7 @@ pub(crate) async fn run(config: &Config, path: &Path) -> anyhow::Result<ExitCode
     let workload_api = config.identity.workload_api(startup_timeout);
     let workload_api = workload_api.monitored(admin.follow_identity());
     config.warn();
+    sandbox::announce();
     let manager = ServiceManager::from_environment();
     manager.starting("waiting for the first JWT-SVID", startup_timeout * 2);
     manager.follow_stop(shutdown.clone(), Duration::ZERO);

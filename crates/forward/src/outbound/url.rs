@@ -96,6 +96,19 @@ impl UpstreamUrl {
         own.unwrap_or_else(|| self.protocol.port())
     }
 
+    /// Returns the TCP port that is connected to, unless the upstream is a Unix socket.
+    #[must_use]
+    pub fn tcp_port(&self) -> Option<u16> {
+        matches!(self.place, Place::Host(_)).then(|| self.port())
+    }
+
+    /// Returns whether the host is a name, which is looked up.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        matches!(self.place, Place::Host(_))
+            && self.host_name().parse::<std::net::IpAddr>().is_err()
+    }
+
     /// Returns the path of the Unix socket, if it is one.
     pub(super) fn path(&self) -> Option<&Path> {
         match &self.place {

@@ -16,7 +16,7 @@ use common::{
     workload::{self, Address, Choice, Reason, WorkloadApi},
 };
 use spiffe::SpiffeId;
-use tracing::level_filters::LevelFilter;
+use tracing::{error, level_filters::LevelFilter};
 
 pub use self::{
     admin::AdminArgs,
@@ -29,6 +29,7 @@ pub use self::{
 };
 use crate::{
     protect, runtime,
+    sandbox::{self, Confined},
     telemetry::{self, LogFormat},
 };
 
@@ -38,14 +39,14 @@ const USAGE: u8 = 2;
 /// Runs a binary: reads flags and environment, starts logs and crypto, and then calls `run`.
 ///
 /// Every flag has an environment variable: `prefix`, `_`, its name. A bad value ends the process
-/// with status 2 before anything else happens. A failure of `run` is logged once and is status 1.
+/// with status 2 before anything else happens. The process then enters its sandbox. A failure of `run` is logged once and is status 1.
 pub fn main<C, F>(
     prefix: &str,
     default_level: impl FnOnce(&C) -> LevelFilter,
     run: impl FnOnce(C) -> F,
 ) -> ExitCode
 where
-    C: CommandFactory + FromArgMatches + AsRef<LogArgs>,
+    C: CommandFactory + FromArgMatches + AsRef<LogArgs> + Confined,
     F: Future<Output = anyhow::Result<ExitCode>>,
 {
     let mut command = with_environment(C::command(), prefix);
@@ -53,8 +54,15 @@ where
         .try_get_matches_from_mut(std::env::args_os())
         .and_then(|matches| C::from_arg_matches(&matches))
         .unwrap_or_else(|error| with_origin(error, &command).format(&mut command).exit());
+    // There must be no other thread yet.
+    let entered = sandbox::enter(&config.confinement());
     if let Err(error) = telemetry::init(config.as_ref().log_format, default_level(&config)) {
         command.error(ErrorKind::InvalidValue, error).exit();
+    }
+    if let Err(error) = entered {
+        error!("{error}");
+        telemetry::flush();
+        return ExitCode::FAILURE;
     }
     protect::forbid_core_dumps();
     let entropy = tls::install_crypto_provider();
@@ -172,6 +180,12 @@ impl WorkloadApiArgs {
             .choose(self.choice())
             .bundle_grace(self.bundle_grace)
             .on_agent(protect::forbid_tracing)
+    }
+
+    /// Returns the address of the Workload API.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.workload_api
     }
 
     /// Returns the SPIFFE ID that the flags choose, if they name one.

@@ -13,6 +13,7 @@ use crate::{
     admin::ClaimedAdmin,
     listen::{self, ClaimedAddress, Inherited, ListenFlag},
     runtime::{self, OpenFiles},
+    sandbox::{Confinement, Sandbox, SandboxMode},
 };
 
 /// The bounds of a listener, and its drain.
@@ -69,6 +70,15 @@ pub struct ServeArgs {
     /// Cores to serve on, each with its own listener [default: all cores that this process may use]
     #[arg(long, value_name = "N", value_parser = positive)]
     cores: Option<usize>,
+    /// Sandbox (Landlock): on restricts the process to the files and ports that its flags name, as far as the
+    /// kernel can; required does not start without all restrictions; off restricts nothing
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "on",
+        hide_possible_values = true
+    )]
+    sandbox: SandboxMode,
     /// Listen even if another process of this user listens there, so that a new process can start
     /// before the old one stops
     #[arg(long)]
@@ -120,6 +130,22 @@ impl ServeArgs {
             OpenFiles::of("--max-handshakes", self.max_handshakes),
         ];
         [&own, others].concat()
+    }
+
+    /// Returns the mode of the sandbox.
+    #[must_use]
+    pub fn sandbox(&self) -> SandboxMode {
+        self.sandbox
+    }
+
+    /// Returns the use of a sandbox that also has the admin listener.
+    #[must_use]
+    pub fn confinement(&self, sandbox: Sandbox) -> Confinement {
+        let sandbox = match self.admin.address() {
+            Some(address) => sandbox.listens(address),
+            None => sandbox,
+        };
+        Confinement::Rules(self.sandbox, sandbox)
     }
 
     /// Returns the number of cores to serve on.

@@ -11,7 +11,7 @@ mod load;
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -77,6 +77,16 @@ impl PolicyArgs {
     pub(crate) fn file(&self) -> Result<Option<(PolicyFile, Rules)>, String> {
         let opened = self.policy.as_deref().map(PolicyFile::open).transpose();
         opened.map_err(|refused| format!("--policy {}", refused.text()))
+    }
+
+    /// Returns the path of the policy file, if there is one.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.policy.as_deref()
+    }
+
+    /// Returns whether the flags ask about a policy, in place of a server.
+    pub(crate) fn is_question(&self) -> bool {
+        self.check_policy.is_some() || self.explain.is_some()
     }
 
     /// Returns the effect of a refusal.

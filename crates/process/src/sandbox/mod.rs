@@ -1,0 +1,206 @@
+//! The sandbox of a process (Landlock): it reaches the files and the TCP ports that its flags name, and no
+//! others.
+//!
+//! - [`Sandbox`]: the rules, made from the flags
+//! - `names`: the files of host names and users
+//! - `enforce`: the restriction of the threads, as far as the kernel can
+//!
+//! A process enters its sandbox before it starts another thread, because the kernel restricts a thread and
+//! the threads that it starts.
+
+mod enforce;
+mod names;
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use clap::ValueEnum;
+use common::workload::Address;
+use forward::outbound::UpstreamUrl;
+use tracing::info;
+
+use crate::listen::ListenAddress;
+
+/// The values of `--sandbox`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SandboxMode {
+    /// The process is not restricted.
+    Off,
+    /// The process is restricted as far as the kernel can.
+    #[default]
+    On,
+    /// The process does not start without all restrictions.
+    Required,
+}
+
+/// The use of a sandbox by a process.
+#[derive(Debug)]
+pub enum Confinement {
+    /// The process ends soon, or `--sandbox off` is set.
+    None,
+    /// The process needs more than rules can name, for the reason given.
+    Impossible(SandboxMode, &'static str),
+    /// The process is restricted by these rules.
+    Rules(SandboxMode, Sandbox),
+}
+
+/// A configuration from which the rules of a sandbox follow.
+pub trait Confined {
+    /// Returns the use of a sandbox.
+    fn confinement(&self) -> Confinement;
+}
+
+/// The files and ports that a process reaches.
+#[derive(Clone, Debug, Default)]
+pub struct Sandbox {
+    reads: BTreeSet<PathBuf>,
+    /// Directories whose files the process makes and replaces.
+    keeps: BTreeSet<PathBuf>,
+    binds: BTreeSet<u16>,
+    /// Set if the kernel chooses a port to listen on, so that no rule can name it.
+    binds_any: bool,
+    connects: BTreeSet<u16>,
+    /// Set if the process sends signals to others.
+    signals: bool,
+}
+
+/// Files that every process reads: of the kernel about itself and its CPUs, and randomness.
+const ALWAYS: [&str; 6] = [
+    "/proc/self",
+    "/sys/fs/cgroup",
+    "/sys/devices/system/cpu",
+    "/dev/null",
+    "/dev/random",
+    "/dev/urandom",
+];
+
+/// Places of the CA certificates of systems.
+const SYSTEM_CAS: [&str; 5] = [
+    "/etc/ssl",
+    "/etc/pki",
+    "/etc/ca-certificates",
+    "/usr/share/ca-certificates",
+    "/usr/local/share/ca-certificates",
+];
+
+impl Sandbox {
+    /// Returns the rules of a process that reaches only its Workload API.
+    #[must_use]
+    pub fn of(workload_api: &Address) -> Self {
+        let mut sandbox = Self::default();
+        sandbox.reads.extend(ALWAYS.map(PathBuf::from));
+        // Error texts have the name of the user.
+        sandbox.reads.extend(names::users());
+        if let Address::Tcp(address) = workload_api {
+            sandbox.connects.insert(address.port());
+        }
+        sandbox
+    }
+
+    /// Lets the process listen on an address.
+    #[must_use]
+    pub fn listens(mut self, address: &ListenAddress) -> Self {
+        match address {
+            ListenAddress::Ip(address) if address.port() == 0 => self.binds_any = true,
+            ListenAddress::Ip(address) => _ = self.binds.insert(address.port()),
+            ListenAddress::Unix(path) => _ = self.keeps.insert(directory(path)),
+        }
+        self
+    }
+
+    /// Lets the process connect to an upstream, and look its name up.
+    #[must_use]
+    pub fn connects(mut self, url: &UpstreamUrl) -> Self {
+        let Some(port) = url.tcp_port() else {
+            return self;
+        };
+        self.connects.insert(port);
+        if url.is_named() {
+            self.connects.insert(names::DNS_PORT);
+            self.reads.extend(names::files());
+        }
+        self
+    }
+
+    /// Lets the process read a file at any time. Its directory can be read, because the file may be
+    /// replaced by another one. So can that of the file that a link leads to.
+    #[must_use]
+    pub fn reads(mut self, path: &Path) -> Self {
+        self.reads.insert(directory(path));
+        if let Ok(target) = fs::canonicalize(path) {
+            self.reads.insert(directory(&target));
+        }
+        self
+    }
+
+    /// Lets the process read the system's CA certificates, or those that the environment names.
+    #[must_use]
+    pub fn reads_system_cas(mut self) -> Self {
+        self.reads.extend(SYSTEM_CAS.map(PathBuf::from));
+        for variable in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
+            let paths = env::var_os(variable).unwrap_or_default();
+            self.reads.extend(env::split_paths(&paths));
+        }
+        self
+    }
+
+    /// Lets the process make and replace a file.
+    #[must_use]
+    pub fn keeps(mut self, path: &Path) -> Self {
+        self.keeps.insert(directory(path));
+        self
+    }
+
+    /// Lets the process send signals to others.
+    #[must_use]
+    pub fn signals(mut self) -> Self {
+        self.signals = true;
+        self
+    }
+}
+
+/// The line about the sandbox, which follows the checks of the flags.
+static LINE: OnceLock<String> = OnceLock::new();
+
+/// Restricts this thread, and the threads that it will start.
+///
+/// # Errors
+/// Fails when all restrictions are required and one is missing.
+pub(crate) fn enter(confinement: &Confinement) -> Result<(), String> {
+    let line = match confinement {
+        Confinement::None
+        | Confinement::Rules(SandboxMode::Off, _)
+        | Confinement::Impossible(SandboxMode::Off, _) => return Ok(()),
+        Confinement::Impossible(SandboxMode::On, reason) => format!("no sandbox: {reason}"),
+        Confinement::Impossible(SandboxMode::Required, reason) => {
+            return Err(format!(
+                "--sandbox required: {reason}; use --sandbox on, or another flag"
+            ));
+        }
+        Confinement::Rules(mode, sandbox) => {
+            let enforced = sandbox.enforce(*mode).map_err(|error| format!(
+                "cannot enter the sandbox: {error}; --sandbox on takes what the kernel has, and off takes nothing"
+            ))?;
+            enforced.to_string()
+        }
+    };
+    LINE.get_or_init(|| line);
+    Ok(())
+}
+
+/// Logs which restrictions are in force, if there is a sandbox.
+pub fn announce() {
+    if let Some(line) = LINE.get() {
+        info!("{line}");
+    }
+}
+
+/// Returns the directory of a file.
+fn directory(path: &Path) -> PathBuf {
+    let parent = path.parent().filter(|one| !one.as_os_str().is_empty());
+    parent.unwrap_or_else(|| Path::new(".")).to_owned()
+}

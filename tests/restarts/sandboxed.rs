@@ -1,0 +1,60 @@
+use std::fs;
+
+use harness::{Stack, https::get, wait::until};
+
+/// Tells whether this kernel has all of the sandbox.
+async fn is_whole(line: &str) -> bool {
+    let is_whole = line.contains("sandbox entered: ");
+    if !is_whole {
+        harness::skip(&format!("this kernel has not all of Landlock: {line}"));
+    }
+    is_whole
+}
+
+#[tokio::test]
+async fn each_thread_of_a_process_is_in_its_sandbox_unless_it_is_off() {
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let line = server.logged("sandbox").await;
+    if !is_whole(&line).await {
+        return;
+    }
+    let threads = |pid| {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        threads
+            .map(|thread| fs::read_to_string(thread.unwrap().path().join("status")).unwrap())
+            .collect::<Vec<_>>()
+    };
+    // A thread gets this with its restrictions, and cannot lose it.
+    let restricted = |status: &String| status.contains("NoNewPrivs:\t1");
+    let found = threads(server.pid());
+    assert!(found.len() > 2 && found.iter().all(restricted), "{found:?}");
+    let free = stack.server(&["--sandbox", "off"]).await;
+    assert!(!threads(free.pid()).iter().any(restricted));
+    assert!(!free.log().join("\n").contains("sandbox"));
+}
+
+#[tokio::test]
+async fn processes_in_a_sandbox_that_is_required_forward_and_read_their_files_again() {
+    let stack = Stack::new().await;
+    let probe = stack.server(&[]).await;
+    if !is_whole(&probe.logged("sandbox").await).await {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let policy = directory.path().join("policy.toml");
+    let rule = |path: &str| format!("[[rule]]\npaths = [\"{path}\"]\npublic = true\n");
+    fs::write(&policy, rule("/a")).unwrap();
+    let required = ["--sandbox", "required"];
+    let args = ["--policy", policy.to_str().unwrap()];
+    let server = stack.server(&[args, required].concat()).await;
+    let proxy = stack.proxy(server.listening().await, &required).await;
+    let https = stack.https(proxy.listening().await);
+    let status = async || https.send(get(&[])).await.status;
+    assert_eq!(status().await, 401);
+
+    let new = directory.path().join("new");
+    fs::write(&new, rule("/")).unwrap();
+    fs::rename(&new, &policy).unwrap();
+    until(async || status().await == 200).await;
+}
