@@ -19,8 +19,8 @@ use tracing::{error, info, warn};
 
 use super::{
     apply::{Applied, Held},
-    choice::Choice,
     connection::Stream,
+    counts::Counts,
     error::Reason,
     follow::Event,
     link::Link,
@@ -49,8 +49,14 @@ pub(super) struct Keeper {
     away: Option<String>,
     /// The time since which the readiness is as it is.
     assessed: SystemTime,
-    /// The observer of all of this, if there is one.
-    monitor: Option<Monitor>,
+    observers: Observers,
+}
+
+/// The observers of a [`Keeper`].
+pub(super) struct Observers {
+    /// The observer of the state, if there is one.
+    pub(super) monitor: Option<Monitor>,
+    pub(super) counts: Arc<Counts>,
 }
 
 /// The receivers of what a [`Keeper`] publishes.
@@ -62,12 +68,7 @@ pub(super) struct Published {
 
 impl Keeper {
     /// Returns a keeper of what these streams deliver, and the receivers of what it publishes.
-    pub(super) fn new(
-        streams: &[Stream],
-        choice: Choice,
-        grace: Duration,
-        monitor: Option<Monitor>,
-    ) -> (Self, Published) {
+    pub(super) fn new(streams: &[Stream], held: Held, observers: Observers) -> (Self, Published) {
         let (x509, jwt) = (watch::Sender::default(), watch::Sender::default());
         let readiness = watch::Sender::new(Readiness::Ready);
         let published = Published {
@@ -78,13 +79,13 @@ impl Keeper {
         let links = streams.iter().map(|stream| (*stream, Link::default()));
         let keeper = Self {
             links: links.collect(),
-            held: Held::new(choice, grace),
+            held,
             x509,
             jwt,
             readiness,
             away: None,
             assessed: SystemTime::now(),
-            monitor,
+            observers,
         };
         (keeper, published)
     }
@@ -132,7 +133,9 @@ impl Keeper {
             Event::Message(message) => {
                 let now = SystemTime::now();
                 self.links.entry(stream).or_default().deliver(now);
-                self.held.apply(message, now)
+                let applied = self.held.apply(message, now);
+                self.note(stream, applied.as_ref().err());
+                applied
             }
             Event::Lost(reason) => Err(reason),
         };
@@ -177,6 +180,7 @@ impl Keeper {
             Event::Message(message) => {
                 self.links.entry(stream).or_default().deliver(now);
                 let applied = self.held.apply(message, now);
+                self.note(stream, applied.as_ref().err());
                 self.settle(stream, applied, now);
             }
             Event::Lost(reason) => self.lose(stream, &reason, now),
@@ -199,10 +203,16 @@ impl Keeper {
         }
     }
 
+    /// Counts a message, and the reason why it cannot be used.
+    fn note(&self, stream: Stream, fault: Option<&Reason>) {
+        self.observers.counts.note(stream, fault);
+    }
+
     /// Takes note of a stream that delivers nothing.
     fn lose(&mut self, stream: Stream, reason: &Reason, now: SystemTime) {
         let was_up = self.links.values().all(|link| link.lost.is_none());
         if reason.is_withdrawal() || matches!(reason, Reason::Unusable(_)) {
+            self.note(stream, Some(reason));
             return self.refuse(stream, reason, now);
         }
         self.links.entry(stream).or_default().lose(reason, now);
@@ -314,7 +324,7 @@ impl Keeper {
 
     /// Tells the observer the state of everything. `missing` is set before the first identity.
     fn observe(&self, missing: Option<&Missing>) {
-        let Some(monitor) = &self.monitor else {
+        let Some(monitor) = &self.observers.monitor else {
             return;
         };
         let status = |(stream, link): (&Stream, &Link)| {

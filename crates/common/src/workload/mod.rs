@@ -30,6 +30,7 @@ mod address;
 mod apply;
 mod choice;
 mod connection;
+mod counts;
 mod domains;
 mod error;
 mod fetch;
@@ -59,7 +60,8 @@ pub(crate) use self::x509::Trust;
 pub use self::{
     address::{Address, AddressError},
     choice::{Choice, NotIssued},
-    connection::AgentHook,
+    connection::{AgentHook, Stream},
+    counts::Counts,
     error::{Error, Process, Reason},
     jwt::JwtSource,
     look::{AgentProcess, Issued, IssuedId},
@@ -68,9 +70,9 @@ pub use self::{
     x509::{SvidFault, Unavailable, X509Source, X509Svid},
 };
 use self::{
-    connection::Stream,
+    apply::Held,
     follow::{Agent, Follower},
-    keeper::{Keeper, Published},
+    keeper::{Keeper, Observers, Published},
     running::Running,
 };
 
@@ -94,6 +96,7 @@ pub struct WorkloadApi {
     on_agent: Option<AgentHook>,
     on_waiting: Option<WaitingHook>,
     monitor: Option<Monitor>,
+    counts: Arc<Counts>,
 }
 
 /// Takes the reason for which an identity is waited for.
@@ -134,6 +137,7 @@ impl WorkloadApi {
             on_agent: None,
             on_waiting: None,
             monitor: None,
+            counts: Arc::default(),
         }
     }
 
@@ -188,6 +192,12 @@ impl WorkloadApi {
         self
     }
 
+    /// Returns the counts of what is fetched through this value or a clone.
+    #[must_use]
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.counts
+    }
+
     /// Connects the X.509 source, for a process that does not verify tokens.
     ///
     /// # Errors
@@ -237,12 +247,12 @@ impl WorkloadApi {
             };
             tasks.spawn(follower.run());
         }
-        let (mut keeper, published) = Keeper::new(
-            streams,
-            self.choice.clone(),
-            self.bundle_grace,
-            self.monitor.clone(),
-        );
+        let held = Held::new(self.choice.clone(), self.bundle_grace);
+        let observers = Observers {
+            monitor: self.monitor.clone(),
+            counts: Arc::clone(&self.counts),
+        };
+        let (mut keeper, published) = Keeper::new(streams, held, observers);
         let address = &self.address;
         let waiting = |reason: &Reason| {
             let waits = self.waits_for(reason);
