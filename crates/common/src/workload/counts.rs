@@ -3,8 +3,7 @@
 use super::{connection::Stream, error::Reason};
 use crate::count::Counters;
 
-/// The counts of a [`WorkloadApi`](super::WorkloadApi), which its clones share. [`Monitor`](super::Monitor) has
-/// the state of the streams.
+/// The counts of what a [`Monitor`](super::Monitor) observes.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// The messages that were applied.

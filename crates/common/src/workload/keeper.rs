@@ -19,8 +19,8 @@ use tracing::{error, info, warn};
 
 use super::{
     apply::{Applied, Held},
+    choice::Choice,
     connection::Stream,
-    counts::Counts,
     error::Reason,
     follow::Event,
     link::Link,
@@ -49,14 +49,8 @@ pub(super) struct Keeper {
     away: Option<String>,
     /// The time since which the readiness is as it is.
     assessed: SystemTime,
-    observers: Observers,
-}
-
-/// The observers of a [`Keeper`].
-pub(super) struct Observers {
-    /// The observer of the state, if there is one.
-    pub(super) monitor: Option<Monitor>,
-    pub(super) counts: Arc<Counts>,
+    /// The observer of all of this, if there is one.
+    monitor: Option<Monitor>,
 }
 
 /// The receivers of what a [`Keeper`] publishes.
@@ -68,7 +62,12 @@ pub(super) struct Published {
 
 impl Keeper {
     /// Returns a keeper of what these streams deliver, and the receivers of what it publishes.
-    pub(super) fn new(streams: &[Stream], held: Held, observers: Observers) -> (Self, Published) {
+    pub(super) fn new(
+        streams: &[Stream],
+        choice: Choice,
+        grace: Duration,
+        monitor: Option<Monitor>,
+    ) -> (Self, Published) {
         let (x509, jwt) = (watch::Sender::default(), watch::Sender::default());
         let readiness = watch::Sender::new(Readiness::Ready);
         let published = Published {
@@ -79,13 +78,13 @@ impl Keeper {
         let links = streams.iter().map(|stream| (*stream, Link::default()));
         let keeper = Self {
             links: links.collect(),
-            held,
+            held: Held::new(choice, grace),
             x509,
             jwt,
             readiness,
             away: None,
             assessed: SystemTime::now(),
-            observers,
+            monitor,
         };
         (keeper, published)
     }
@@ -205,7 +204,9 @@ impl Keeper {
 
     /// Counts a message, and the reason why it cannot be used.
     fn note(&self, stream: Stream, fault: Option<&Reason>) {
-        self.observers.counts.note(stream, fault);
+        if let Some(monitor) = &self.monitor {
+            monitor.counts().note(stream, fault);
+        }
     }
 
     /// Takes note of a stream that delivers nothing.
@@ -324,7 +325,7 @@ impl Keeper {
 
     /// Tells the observer the state of everything. `missing` is set before the first identity.
     fn observe(&self, missing: Option<&Missing>) {
-        let Some(monitor) = &self.observers.monitor else {
+        let Some(monitor) = &self.monitor else {
             return;
         };
         let status = |(stream, link): (&Stream, &Link)| {

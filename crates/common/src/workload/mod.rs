@@ -70,9 +70,8 @@ pub use self::{
     x509::{SvidFault, Unavailable, X509Source, X509Svid},
 };
 use self::{
-    apply::Held,
     follow::{Agent, Follower},
-    keeper::{Keeper, Observers, Published},
+    keeper::{Keeper, Published},
     running::Running,
 };
 
@@ -96,7 +95,6 @@ pub struct WorkloadApi {
     on_agent: Option<AgentHook>,
     on_waiting: Option<WaitingHook>,
     monitor: Option<Monitor>,
-    counts: Arc<Counts>,
 }
 
 /// Takes the reason for which an identity is waited for.
@@ -137,7 +135,6 @@ impl WorkloadApi {
             on_agent: None,
             on_waiting: None,
             monitor: None,
-            counts: Arc::default(),
         }
     }
 
@@ -192,12 +189,6 @@ impl WorkloadApi {
         self
     }
 
-    /// Returns the counts of what is fetched through this value or a clone.
-    #[must_use]
-    pub fn counts(&self) -> &Arc<Counts> {
-        &self.counts
-    }
-
     /// Connects the X.509 source, for a process that does not verify tokens.
     ///
     /// # Errors
@@ -247,12 +238,12 @@ impl WorkloadApi {
             };
             tasks.spawn(follower.run());
         }
-        let held = Held::new(self.choice.clone(), self.bundle_grace);
-        let observers = Observers {
-            monitor: self.monitor.clone(),
-            counts: Arc::clone(&self.counts),
-        };
-        let (mut keeper, published) = Keeper::new(streams, held, observers);
+        let (mut keeper, published) = Keeper::new(
+            streams,
+            self.choice.clone(),
+            self.bundle_grace,
+            self.monitor.clone(),
+        );
         let address = &self.address;
         let waiting = |reason: &Reason| {
             let waits = self.waits_for(reason);

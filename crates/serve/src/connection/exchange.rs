@@ -7,7 +7,6 @@ use std::{
     panic::AssertUnwindSafe,
     pin::pin,
     sync::{Arc, Mutex},
-    time::Instant,
 };
 
 use common::{reason::Reason, throttle::LogQuota};
@@ -51,7 +50,7 @@ struct Asked {
     kind: BodyKind,
     is_connect: bool,
     /// The end of the time that the caller gives a gRPC call.
-    deadline: Option<Instant>,
+    deadline: Option<std::time::Instant>,
 }
 
 impl Asked {
@@ -64,7 +63,7 @@ impl Asked {
         };
         let is_connect = *request.method() == Method::CONNECT;
         let deadline = match kind {
-            BodyKind::Call => grpc::deadline(request.headers(), Instant::now()),
+            BodyKind::Call => grpc::deadline(request.headers(), Instant::now().into_std()),
             _ => None,
         };
         Self {
@@ -87,15 +86,15 @@ impl Asked {
         }
     }
 
-    /// Returns the answer in a form that its caller can't mistake.
-    fn in_form(&self, response: Response<Body>) -> Response<Body> {
+    /// Returns the answer at the moment `now` in a form that its caller can't mistake.
+    fn in_form(&self, response: Response<Body>, now: Instant) -> Response<Body> {
         let status = response.status();
         let is_error = status.is_client_error() || status.is_server_error();
         // An upstream's answer is streamed, and one of this process is not.
         let is_own = !response.body().is_streamed();
         match self.kind {
             BodyKind::Call if is_error && is_own => {
-                let is_late = self.deadline.is_some_and(|end| Instant::now() >= end);
+                let is_late = self.deadline.is_some_and(|end| now.into_std() >= end);
                 grpc::answer(response, is_late)
             }
             _ => response,
@@ -133,7 +132,7 @@ impl<H: Handler> Serving<H> {
         response = asked.settle(response);
         let (now, reason) = (Instant::now(), response.extensions_mut().remove());
         in_flight.answers(response.status(), reason, now);
-        response = asked.in_form(response);
+        response = asked.in_form(response, now);
         date::set(response.headers_mut(), now.into_std());
         if matches!(
             response.status(),

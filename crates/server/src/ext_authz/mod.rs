@@ -117,6 +117,10 @@ pub(crate) async fn start(
         refusals: Refusals::default(),
         shared: Shared::new(config.serve.limits()),
     };
+    let metrics = service.admin().metrics();
+    metrics.role(crate::ROLE);
+    metrics.listener(&checks.shared);
+    metrics.callers(checks.authenticator.counts());
     let log = StartLog {
         spiffe_id: &own,
         application: None,
