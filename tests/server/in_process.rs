@@ -44,6 +44,7 @@ async fn one_core_of_server_and_proxy_serves_in_the_test_process_until_a_stop() 
         queue_timeout: PATIENCE,
         exclusive: ExclusiveLimit::new(10),
         status: UpstreamStatus::default(),
+        counts: Arc::default(),
     };
     let proxy = Proxy {
         tls: tls::server(&identity.x509).unwrap(),

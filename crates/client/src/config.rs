@@ -1,6 +1,6 @@
 //! Flags and environment of the client, typed and checked.
 
-use std::{io::Read, path::PathBuf, time::Duration};
+use std::{io::Read, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
@@ -269,6 +269,7 @@ impl Config {
             queue_timeout: self.max_time,
             exclusive: ExclusiveLimit::default(),
             status: UpstreamStatus::default(),
+            counts: Arc::default(),
         }
     }
 

@@ -38,6 +38,9 @@ use crate::{
     config::{Config, Print},
 };
 
+/// The role in the metrics.
+const ROLE: &str = "client";
+
 /// Does what the flags say: makes requests, prints, listens for applications, or keeps a token in a file.
 /// Returns success if every status was 2xx, if the output was printed, or after a stop.
 ///

@@ -57,6 +57,7 @@ pub(crate) async fn run(
         .serve
         .claim_admin()?
         .listen(&Cores::default(), &shutdown)?;
+    admin.metrics().role(crate::ROLE);
     let mut tally = Tally::new(Instant::now());
     let printed = match requests(config, pace, request, shutdown, &admin, &mut tally).await? {
         Ok(()) => output::line(tally.summary(Instant::now())).await,
@@ -126,9 +127,12 @@ impl Session {
             config.upstream(),
             config.peer().security(x509.as_ref(), "--server-id")?,
         );
-        let tokens = TokenSource::new(workload_api, config.audiences(), None);
+        let audiences = config.audiences();
+        let tokens = TokenSource::new(workload_api, audiences.clone(), None);
         admin.follow_token(None, tokens.monitor());
         admin.follow_upstream(None, upstream.status.clone());
+        admin.metrics().upstreams([&upstream]);
+        admin.metrics().token(&audiences, tokens.monitor());
         Ok(Self {
             client: Client::new(upstream, security),
             tokens,

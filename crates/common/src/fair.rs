@@ -92,9 +92,14 @@ impl FairQueue {
         false
     }
 
+    /// Returns the number of waiters.
+    pub fn len(&self) -> usize {
+        self.lock().count
+    }
+
     /// Returns whether the queue has no waiters.
     pub fn is_empty(&self) -> bool {
-        self.lock().count == 0
+        self.len() == 0
     }
 
     fn enter<'a>(

@@ -51,6 +51,7 @@
 //! - [`bearer`] verifies a request's caller, and has the layer that does so for a service
 //! - [`path`] has patterns over the paths of requests
 //! - [`certificate`] reads a certificate
+//! - [`count`] has counters that cost next to nothing
 //! - [`reason`] has the codes of refusals, which log lines, metrics and documents share; [`label`] declares such
 //!   codes
 //! - [`sanitize`], [`cause`] and [`throttle`] make log lines safe, complete and bounded
@@ -61,6 +62,7 @@ pub mod backoff;
 pub mod bearer;
 pub mod cause;
 pub mod certificate;
+pub mod count;
 pub mod fair;
 pub mod label;
 pub mod lock;

@@ -44,6 +44,6 @@ impl Error {
                 .headers_mut()
                 .insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
-        response
+        body::because(self.reason(), response)
     }
 }

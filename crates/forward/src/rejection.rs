@@ -88,7 +88,7 @@ impl Rejection {
         if !matches!(self, Self::OwnHop | Self::NotFound) {
             response.extensions_mut().insert(LastAnswer);
         }
-        response
+        body::because(self.reason(), response)
     }
 }
 

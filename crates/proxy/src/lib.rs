@@ -96,6 +96,10 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         quotas: Arc::default(),
         shared: Shared::new(limits).with_tenure(service.tenure(&identity.x509)),
     };
+    let metrics = service.admin().metrics();
+    metrics.role("proxy");
+    metrics.listener(&proxy.shared);
+    metrics.upstreams([&proxy.upstream]);
     let announce = |cores, addresses: &str| {
         info!(
             spiffe_id = %own, cores, upstream = %proxy.upstream, upstream_id = %proxy.upstream_tls.expected(),

@@ -6,6 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use common::reason::Reason;
 use http::{
     HeaderValue, Response, StatusCode,
     header::{ALLOW, CONTENT_TYPE},
@@ -67,6 +68,13 @@ pub const ALLOWED: HeaderValue =
 #[must_use]
 pub fn status(status: StatusCode) -> Response<Body> {
     text(status, format!("{status}\n"))
+}
+
+/// Returns an answer in place of one of the application, which is counted as a refusal for `reason`.
+#[must_use]
+pub fn because<B>(reason: Reason, mut response: Response<B>) -> Response<B> {
+    response.extensions_mut().insert(reason);
+    response
 }
 
 /// Returns the answer to a request whose method is not served here.

@@ -82,9 +82,13 @@ impl<H: Handler> ServingCore<H> {
         }: Accepted,
     ) {
         let source = network(peer.ip());
+        let counts = &self.shared.counts;
         let Some((permit, handshake)) = self.shared.admission.admit(source) else {
+            let reason = ConnectionReason::MaxConnectionsPerAddress;
+            counts.unserved.add(reason, 1);
             return;
         };
+        counts.connections.add(1);
         let connection = Connection {
             peer: Peer::from(peer),
             source,
@@ -96,11 +100,14 @@ impl<H: Handler> ServingCore<H> {
             },
         };
         let (security, handler) = (self.security.clone(), self.handler.clone());
-        let refused = Arc::clone(&self.shared.refused);
+        let (refused, counts) = (Arc::clone(&self.shared.refused), Arc::clone(counts));
         // The future is boxed because it is large and would be moved about a dozen times before it runs.
         self.connections.spawn(Box::pin(async move {
             let _permits = (permit, counted);
             if let Err(error) = connection.serve(stream, security, handshake, handler).await {
+                if let Some(reason) = error.reason() {
+                    counts.unserved.add(reason, 1);
+                }
                 log_end(peer, &error, &refused);
             }
         }));

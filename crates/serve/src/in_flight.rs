@@ -39,6 +39,11 @@ impl InFlightLimit {
         }
     }
 
+    /// Returns the number of requests that the process works on, and of those that wait for their callers.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.working.count(), self.waiting.count())
+    }
+
     pub(crate) fn of(&self, source: IpAddr) -> SourceLimit {
         SourceLimit {
             working: self.working.of(source),

@@ -6,7 +6,7 @@
 //! - `accept` takes connections from the kernel's queue, within bounds, and hands them off between cores
 //! - `connection` does the TLS handshake and serves HTTP/1.1 or HTTP/2 until the connection ends
 //! - [`tenure`] ends connections with the identity that they were opened under
-//! - [`reason`] has the codes of connections that are not served
+//! - [`counts`] counts connections and requests; [`reason`] has the codes of connections that are not served
 //! - [`body`], [`peer`], [`listen`] and [`shutdown`] have the types that a [`Handler`] and its binary use
 //! - [`shares`], [`http2`], [`grpc`], [`websocket`], [`tunnel`], [`tcp`] and [`fields`]
 //!   are shared with the `forward` crate
@@ -15,6 +15,7 @@ mod accept;
 pub mod body;
 mod connection;
 mod core;
+pub mod counts;
 pub mod fields;
 pub mod grpc;
 mod handler;
@@ -27,6 +28,7 @@ pub mod reason;
 mod shared;
 pub mod shares;
 pub mod shutdown;
+mod statuses;
 mod stream;
 pub mod tcp;
 pub mod tenure;
@@ -45,7 +47,8 @@ pub use self::{
     limits::{
         Limits, MAX_HEADER_BYTES, MAX_HEADERS, MAX_STREAMS, MAX_TARGET_BYTES, MIN_PROGRESS_BYTES,
     },
-    shared::Shared,
+    shared::{Open, Shared},
+    statuses::Statuses,
     stream::PeerAddress,
     upgraded::Upgraded,
 };

@@ -7,6 +7,7 @@ use common::throttle::LogQuota;
 use crate::{
     accept::{Admission, Balance},
     connection::windows::WideWindows,
+    counts::Counts,
     in_flight::InFlightLimit,
     limits::Limits,
     tenure::Tenure,
@@ -28,6 +29,20 @@ pub struct Shared {
     pub(crate) refused: Arc<LogQuota>,
     /// The quota of log lines about requests that exceed a bound.
     pub(crate) rejected: Arc<LogQuota>,
+    pub(crate) counts: Arc<Counts>,
+}
+
+/// The connections and requests of a listener at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// The connections, also those that are in their handshakes.
+    pub connections: usize,
+    /// The handshakes.
+    pub handshakes: usize,
+    /// The requests that the process works on.
+    pub working: usize,
+    /// The requests that wait for their callers.
+    pub waiting: usize,
 }
 
 impl Shared {
@@ -43,7 +58,26 @@ impl Shared {
             trust: None,
             refused: Arc::default(),
             rejected: Arc::default(),
+            counts: Arc::default(),
             limits,
+        }
+    }
+
+    /// Returns the counts of connections and requests.
+    #[must_use]
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.counts
+    }
+
+    /// Returns what is open at present.
+    #[must_use]
+    pub fn open(&self) -> Open {
+        let (working, waiting) = self.in_flight.counts();
+        Open {
+            connections: self.admission.connections(),
+            handshakes: self.admission.handshakes(),
+            working,
+            waiting,
         }
     }
 

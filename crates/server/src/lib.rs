@@ -55,6 +55,9 @@ use crate::{
 };
 pub use crate::{application::Forwarding, lifetime::StreamLifetime, refusals::answer_refusal};
 
+/// The role in the metrics.
+const ROLE: &str = "server";
+
 /// Everything that a core serves with. All cores share it.
 #[derive(Clone, Debug)]
 pub struct Server {
@@ -149,6 +152,13 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         quotas: Arc::default(),
         shared,
     };
+    let metrics = service.admin().metrics();
+    metrics.role(ROLE);
+    metrics.listener(&server.shared);
+    metrics.callers(server.authenticator.counts());
+    if let Some(forwarding) = &server.forwarding {
+        metrics.upstreams([&forwarding.upstream]);
+    }
     let log = StartLog {
         spiffe_id: &own,
         application: server

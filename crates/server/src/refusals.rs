@@ -86,5 +86,5 @@ pub fn answer_refusal(refusal: &Refusal) -> Response<Body> {
     let (head, ()) = refusal.response().into_parts();
     let mut response = body::status(head.status);
     response.headers_mut().extend(head.headers);
-    response
+    body::because(refusal.reason(), response)
 }

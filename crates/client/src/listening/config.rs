@@ -74,7 +74,7 @@ impl ListenArgs {
                 ));
             }
         }
-        // The clones share the bound of --max-upstream-connections.
+        // The clones share the bound of --max-upstream-connections, and the counts.
         let shared = self.upstream.upstream(&[], call_timeout)?;
         let upstream = |route: &Route| Upstream {
             urls: vec![route.url.clone()],

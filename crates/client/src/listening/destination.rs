@@ -57,6 +57,8 @@ impl Destination {
     pub(super) fn add_conditions(&self, admin: &Admin) {
         let host = self.route.host.as_deref();
         admin.follow_token(host, self.tokens.monitor());
+        let monitor = self.tokens.monitor();
+        admin.metrics().token(&self.route.audiences, monitor);
         admin.follow_upstream(host, self.upstream.status.clone());
     }
 

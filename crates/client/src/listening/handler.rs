@@ -116,7 +116,7 @@ impl CoreHandler {
                 let status = StatusCode::SERVICE_UNAVAILABLE;
                 let fault = format_args!("no JWT-SVID for {destination}: {error}");
                 log_failure(&self.shared.quotas, peer, status, Reason::NoJwtSvid, fault);
-                return body::status(status);
+                return body::because(Reason::NoJwtSvid, body::status(status));
             }
         };
         let renew = |status: StatusCode, headers: &HeaderMap| {
@@ -139,7 +139,7 @@ impl CoreHandler {
         text: &str,
     ) -> Response<Body> {
         log_failure(&self.shared.quotas, peer, status, reason, text);
-        body::text(status, format!("{text}\n"))
+        body::because(reason, body::text(status, format!("{text}\n")))
     }
 }
 

@@ -42,6 +42,9 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
     args.serve
         .raise_open_files_limit(&[args.upstream.open_files(routes.len(), args.serve.cores())]);
     let workload_api = service.workload_api(&config.identity, args.serve.startup_timeout);
+    let metrics = service.admin().metrics();
+    metrics.role(crate::ROLE);
+    metrics.upstreams(&upstreams);
     let Some(securities) = securities(&service, &workload_api, &routes).await? else {
         return Ok(ExitCode::SUCCESS);
     };
@@ -75,6 +78,7 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
         );
     };
     let shared = Shared::new(limits);
+    metrics.listener(&shared);
     let core = move |listener, shutdown| {
         let (handler, shared) = (handler.of_core(), shared.clone());
         serve::serve(

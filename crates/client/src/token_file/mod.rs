@@ -23,7 +23,9 @@ use common::workload::{
     WorkloadApi,
     tokens::{Next, TokenSource},
 };
-use process::{cli, notify::ServiceManager, runtime::Cores, sandbox, signal};
+use process::{
+    admin::metrics::Metrics, cli, notify::ServiceManager, runtime::Cores, sandbox, signal,
+};
 use serve::shutdown::Shutdown;
 use spiffe::JwtSvid;
 use tokio::{
@@ -54,6 +56,7 @@ struct Kept {
     /// Set while the file can't be written or removed, which is logged once.
     is_failing: bool,
     condition: FileCondition,
+    metrics: Metrics,
 }
 
 /// The token that belongs in the file.
@@ -89,7 +92,9 @@ pub(crate) async fn run(config: &Config, path: &Path) -> anyhow::Result<ExitCode
     manager.starting("waiting for the first JWT-SVID", startup_timeout * 2);
     manager.follow_stop(shutdown.clone(), Duration::ZERO);
     manager.follow_cores(cores);
-    let mut kept = Kept::new(file, after, left, manager);
+    let metrics = admin.metrics().clone();
+    metrics.role(crate::ROLE);
+    let mut kept = Kept::new(file, after, left, manager, metrics);
     kept.condition.add_to(admin.conditions());
     admin.serves(format!("keeping a token in {}", kept.file.display()));
     kept.until_stop(shutdown, config, &workload_api, deadline)
@@ -115,6 +120,7 @@ impl Kept {
         after: Option<After>,
         left: Option<Arc<JwtSvid>>,
         manager: ServiceManager,
+        metrics: Metrics,
     ) -> Self {
         Self {
             file,
@@ -124,6 +130,7 @@ impl Kept {
             written: left,
             is_failing: false,
             condition: FileCondition::default(),
+            metrics,
         }
     }
 
@@ -157,6 +164,7 @@ impl Kept {
         };
         let audiences = config.audiences();
         let tokens = TokenSource::new(workload_api.clone(), audiences.clone(), None);
+        self.metrics.token(&audiences, tokens.monitor());
         loop {
             let (current, is_first) = match &self.wanted {
                 Wanted::NotYet => (None, true),
@@ -313,7 +321,8 @@ mod tests {
             // No other thread is there for the file.
             drop(spawn_blocking(move || disk.recv()));
             let (file, left) = TokenFile::claim(&path).unwrap();
-            let mut kept = Kept::new(file, None, left, ServiceManager::default());
+            let (manager, metrics) = (ServiceManager::default(), Metrics::default());
+            let mut kept = Kept::new(file, None, left, manager, metrics);
             let (trigger, shutdown) = shutdown::channel();
             let workload_api = config.identity.workload_api(LONG);
             let keeping = kept.until_stop(shutdown, &config, &workload_api, Instant::now() + LONG);

@@ -1,6 +1,11 @@
 //! The check of one request head, from its header to the verified caller.
 
-use std::{cell::OnceCell, net::IpAddr, sync::Arc, time::SystemTime};
+use std::{
+    cell::OnceCell,
+    net::IpAddr,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use http::{HeaderValue, request::Parts};
 use spiffe::{BundleSource, SpiffeId};
@@ -11,6 +16,7 @@ use super::{
     allow::Rule,
     cache::{self, Cache, TokenDigest, Verified},
     caller::{Caller, Credential},
+    counts::Counts,
     fault::TokenFault,
     header,
     jwt::{JwtBundle, Times, Validator, VerifiedToken},
@@ -28,6 +34,7 @@ pub struct Authenticator<B = JwtSource> {
     rules: Holder,
     times: Times,
     cache: Option<Cache>,
+    counts: Arc<Counts>,
 }
 
 /// The token of a request, and its digest once that was computed.
@@ -102,12 +109,20 @@ where
     }
 
     fn with(bundles: B, rules: Holder, times: Times, cache: usize) -> Self {
+        let counts = Arc::default();
         Self {
             validator: Validator::new(bundles),
             rules,
             times,
-            cache: (cache > 0).then(|| Cache::new(cache)),
+            cache: (cache > 0).then(|| cache::cache(cache, &counts)),
+            counts,
         }
+    }
+
+    /// Returns the counts of all requests.
+    #[must_use]
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.counts
     }
 
     /// Authenticates and authorizes the caller of the request with this head. Returns `None` if a rule
@@ -120,6 +135,12 @@ where
     /// Fails when a step refuses the request. The [`Refusal`] names the step, its answer and its log
     /// text.
     pub fn authenticate(&self, head: &Parts) -> Result<Option<Caller>, Refusal> {
+        let decided = self.decide(head);
+        self.counts.note(&decided);
+        decided
+    }
+
+    fn decide(&self, head: &Parts) -> Result<Option<Caller>, Refusal> {
         let in_force = self.rules.snapshot();
         let Some(check) = Check::new(&in_force, head)? else {
             return Ok(None);
@@ -143,6 +164,18 @@ where
         source: IpAddr,
         queue: &VerificationQueue,
     ) -> Result<Option<Caller>, Refusal> {
+        let decided = self.decide_queued(head, source, queue).await;
+        self.counts.note(&decided);
+        decided
+    }
+
+    /// Decides as [`Self::authenticate_queued`] does, and leaves the count to its caller.
+    pub(super) async fn decide_queued(
+        &self,
+        head: &Parts,
+        source: IpAddr,
+        queue: &VerificationQueue,
+    ) -> Result<Option<Caller>, Refusal> {
         let in_force = self.rules.snapshot();
         let Some(check) = Check::new(&in_force, head)? else {
             return Ok(None);
@@ -150,7 +183,9 @@ where
         let verified = match self.known(&check)? {
             Some(verified) => verified,
             None => {
+                let waiting = self.counts.waiting.count();
                 let _permit = queue.permit(source).await?;
+                drop(waiting);
                 // Another request with the same token may have been verified meanwhile.
                 match self.known(&check)? {
                     Some(verified) => verified,
@@ -190,11 +225,15 @@ where
         let Some(verified) = verified.filter(holds) else {
             return Ok(None);
         };
+        self.counts.cache_hits.add(1);
         check.audience(verified.audiences())?;
         Ok(Some(verified))
     }
 
     fn verify_and_remember(&self, check: &Check<'_>) -> Result<Arc<Verified>, Refusal> {
+        if self.cache.is_some() {
+            self.counts.cache_misses.add(1);
+        }
         let verified = Arc::new(self.verify(check)?);
         if let Some(cache) = &self.cache {
             cache.insert(*check.token.digest(), Arc::clone(&verified));
@@ -205,9 +244,12 @@ where
     fn verify(&self, check: &Check<'_>) -> Result<Verified, Refusal> {
         let now = SystemTime::now();
         let audience = |found: &[String]| check.audience(found.iter().map(String::as_str));
-        let svid = self
+        let begun = Instant::now();
+        let verified = self
             .validator
-            .verify(check.token.text, audience, self.times, now)?;
+            .verify(check.token.text, audience, self.times, now);
+        self.counts.verification.add(begun.elapsed());
+        let svid = verified?;
         debug!(caller = %svid.id, "token verified");
         if svid.audiences.len() > 1 {
             debug!(caller = %svid.id, "multi-audience token: its other audiences can replay it");

@@ -11,19 +11,42 @@
 //! (`cargo bench -p common --bench bearer`, rows `seen` and `new`).
 
 use std::{
+    hash::RandomState,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use aws_lc_rs::digest::{Digest, SHA256, digest};
-use quick_cache::sync;
+use quick_cache::{Lifecycle, UnitWeighter, sync};
 use spiffe::{BundleSource, SpiffeId};
 
-use super::jwt::JwtBundle;
+use super::{counts::Counts, jwt::JwtBundle};
 
 /// The verified tokens by digest, shared by all cores. Each part of the table has a lock of its own,
 /// which is taken for writing only to add a token.
-pub(super) type Cache = sync::Cache<TokenDigest, Arc<Verified>>;
+pub(super) type Cache =
+    sync::Cache<TokenDigest, Arc<Verified>, UnitWeighter, RandomState, CountedEvictions>;
+
+/// Counts the tokens that leave the cache for others.
+#[derive(Clone, Debug)]
+pub(super) struct CountedEvictions(Arc<Counts>);
+
+/// Returns an empty cache for this many tokens.
+pub(super) fn cache(tokens: usize, counts: &Arc<Counts>) -> Cache {
+    let evictions = CountedEvictions(Arc::clone(counts));
+    let (weighter, hasher) = (UnitWeighter, RandomState::new());
+    Cache::with(tokens, tokens as u64, weighter, hasher, evictions)
+}
+
+impl Lifecycle<TokenDigest, Arc<Verified>> for CountedEvictions {
+    /// Drops the evicted value after the lock is released.
+    type RequestState = Option<Arc<Verified>>;
+
+    fn on_evict(&self, state: &mut Self::RequestState, _: TokenDigest, value: Arc<Verified>) {
+        self.0.cache_evictions.add(1);
+        *state = Some(value);
+    }
+}
 
 /// The SHA-256 digest of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

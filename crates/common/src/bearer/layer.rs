@@ -249,14 +249,15 @@ where
     async fn authenticate(&self, head: &Parts) -> Result<Option<Caller>, Refusal> {
         let source = (self.source)(head).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let authenticator = &self.authenticator;
-        let authenticated = authenticator.authenticate_queued(head, source, &self.queue);
-        match authenticated.await {
+        let decided = match authenticator.decide_queued(head, source, &self.queue).await {
             Err(Refusal::NoCredentials) if !is_forwarded(head) => match (self.certificate)(head) {
                 Some(id) => authenticator.authorize_certificate(head, id),
                 None => Err(Refusal::NoCredentials),
             },
-            authenticated => authenticated,
-        }
+            decided => decided,
+        };
+        authenticator.counts().note(&decided);
+        decided
     }
 }
 

@@ -10,6 +10,7 @@
 //! - `rules` finds the rule that decides about the request; `access` has those that are in force
 //! - `allow` matches the caller's SPIFFE ID against the patterns of the rule
 //! - `caller` has the result, and reads the token's claims when a service asks
+//! - `counts` counts the outcomes
 //! - `refusal` maps the step that refused a request to an answer and a log line
 
 mod access;
@@ -17,6 +18,7 @@ mod allow;
 mod authenticator;
 mod cache;
 mod caller;
+mod counts;
 mod fault;
 mod header;
 mod jwt;
@@ -31,6 +33,7 @@ pub use self::{
     allow::{Allow, Pattern, PatternError, Rule},
     authenticator::Authenticator,
     caller::{Caller, Credential},
+    counts::{Accepted, Counts},
     fault::TokenFault,
     jwt::{Claims, ClaimsFault, JwtBundle, JwtBundleFault, JwtBundleSet},
     layer::{EmptyAnswer, Enforcement, JwtSvidLayer, JwtSvidService, RefusalAnswer},

@@ -29,17 +29,22 @@ const MAX_MESSAGE: usize = 16 << 20;
 /// A connection on which calls can be made.
 pub(super) struct Connection(SpiffeWorkloadApiClient<Channel>);
 
-/// The kinds of streams that the Workload API offers, and that are used here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Stream {
-    X509Svids,
-    X509Bundles,
-    JwtBundles,
+crate::labels! {
+    /// The kinds of streams that the Workload API offers, and that are used here.
+    pub enum Stream {
+        /// The X.509-SVIDs of this process, with their bundles.
+        X509Svids = "x509_svids",
+        /// The X.509 bundles alone.
+        X509Bundles = "x509_bundles",
+        /// The JWT bundles.
+        JwtBundles = "jwt_bundles",
+    }
 }
 
 impl Stream {
     /// Returns the name for people.
-    pub(super) fn name(self) -> &'static str {
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::X509Svids => "X.509-SVIDs",
             Self::X509Bundles => "X.509 bundles",

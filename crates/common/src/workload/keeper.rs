@@ -132,7 +132,9 @@ impl Keeper {
             Event::Message(message) => {
                 let now = SystemTime::now();
                 self.links.entry(stream).or_default().deliver(now);
-                self.held.apply(message, now)
+                let applied = self.held.apply(message, now);
+                self.note(stream, applied.as_ref().err());
+                applied
             }
             Event::Lost(reason) => Err(reason),
         };
@@ -177,6 +179,7 @@ impl Keeper {
             Event::Message(message) => {
                 self.links.entry(stream).or_default().deliver(now);
                 let applied = self.held.apply(message, now);
+                self.note(stream, applied.as_ref().err());
                 self.settle(stream, applied, now);
             }
             Event::Lost(reason) => self.lose(stream, &reason, now),
@@ -199,10 +202,18 @@ impl Keeper {
         }
     }
 
+    /// Counts a message, and the reason why it cannot be used.
+    fn note(&self, stream: Stream, fault: Option<&Reason>) {
+        if let Some(monitor) = &self.monitor {
+            monitor.counts().note(stream, fault);
+        }
+    }
+
     /// Takes note of a stream that delivers nothing.
     fn lose(&mut self, stream: Stream, reason: &Reason, now: SystemTime) {
         let was_up = self.links.values().all(|link| link.lost.is_none());
         if reason.is_withdrawal() || matches!(reason, Reason::Unusable(_)) {
+            self.note(stream, Some(reason));
             return self.refuse(stream, reason, now);
         }
         self.links.entry(stream).or_default().lose(reason, now);

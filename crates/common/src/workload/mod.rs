@@ -30,6 +30,7 @@ mod address;
 mod apply;
 mod choice;
 mod connection;
+mod counts;
 mod domains;
 mod error;
 mod fetch;
@@ -59,7 +60,8 @@ pub(crate) use self::x509::Trust;
 pub use self::{
     address::{Address, AddressError},
     choice::{Choice, NotIssued},
-    connection::AgentHook,
+    connection::{AgentHook, Stream},
+    counts::Counts,
     error::{Error, Process, Reason},
     jwt::JwtSource,
     look::{AgentProcess, Issued, IssuedId},
@@ -68,7 +70,6 @@ pub use self::{
     x509::{SvidFault, Unavailable, X509Source, X509Svid},
 };
 use self::{
-    connection::Stream,
     follow::{Agent, Follower},
     keeper::{Keeper, Published},
     running::Running,

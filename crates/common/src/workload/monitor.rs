@@ -10,6 +10,7 @@ use spiffe::TrustDomain;
 use tokio::sync::watch;
 
 use super::{
+    counts::Counts,
     readiness::Readiness,
     x509::{Bundles, Trust, Unavailable, X509State, X509Svid},
 };
@@ -17,7 +18,13 @@ use crate::{bearer::JwtBundle, sanitize::Sanitized};
 
 /// Has the state of what one process gets from the Workload API. Clones have the same state.
 #[derive(Clone, Debug)]
-pub struct Monitor(Arc<watch::Sender<Arc<Overview>>>);
+pub struct Monitor(Arc<Observed>);
+
+#[derive(Debug)]
+struct Observed {
+    overview: watch::Sender<Arc<Overview>>,
+    counts: Counts,
+}
 
 /// The state at one moment.
 #[derive(Debug)]
@@ -103,23 +110,32 @@ impl Monitor {
             x509: Arc::default(),
             jwt: Arc::default(),
         };
-        Self(Arc::new(watch::Sender::new(Arc::new(overview))))
+        Self(Arc::new(Observed {
+            overview: watch::Sender::new(Arc::new(overview)),
+            counts: Counts::default(),
+        }))
     }
 
     /// Returns the present state.
     #[must_use]
     pub fn overview(&self) -> Arc<Overview> {
-        Arc::clone(&self.0.borrow())
+        Arc::clone(&self.0.overview.borrow())
     }
 
     /// Returns a receiver that waits for changes.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Arc<Overview>> {
-        self.0.subscribe()
+        self.0.overview.subscribe()
+    }
+
+    /// Returns the counts of the messages.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.0.counts
     }
 
     pub(super) fn observe(&self, overview: Overview) {
-        self.0.send_replace(Arc::new(overview));
+        self.0.overview.send_replace(Arc::new(overview));
     }
 }
 

@@ -144,12 +144,15 @@ impl<B: RequestBody> Client<B> {
         loop {
             let need = body.need(&head.method, speech);
             let checkout = self.pool.checkout(need, caller, failed.as_ref());
-            let exchange = self.exchange(checkout.await?, head, body, failed.is_none(), patience);
+            let checkout = checkout.await?;
+            self.upstream.counts.requests.add(1);
+            let exchange = self.exchange(checkout, head, body, failed.is_none(), patience);
             let unanswered = match exchange.await {
                 Ok(answered) => return Ok(answered),
                 Err(unanswered) => unanswered,
             };
             let again = unanswered.again.ok_or(unanswered.error)?;
+            self.upstream.counts.retries.add(1);
             (head, body, failed) = (again.head, again.body, Some(again.failed));
         }
     }

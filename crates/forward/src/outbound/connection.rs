@@ -53,6 +53,13 @@ pub(super) enum Opened<B> {
     Exclusive(ExclusiveSender<B>),
 }
 
+impl<B> Opened<B> {
+    /// Returns whether the connection speaks HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        !matches!(self, Self::Exclusive(ExclusiveSender::Http1(_)))
+    }
+}
+
 /// A connection that one request has taken.
 pub(super) struct Connection<B> {
     pub(super) location: Arc<Location>,

@@ -46,7 +46,11 @@ impl<B: RequestBody> Connections<B> {
         let connections = Arc::new(Self {
             expected,
             connector: Connector::new(security, upstream.connect_timeout),
-            endpoints: Mutex::new(Endpoints::new(&resolver.locations(), room)),
+            endpoints: Mutex::new(Endpoints::new(
+                &resolver.locations(),
+                room,
+                &upstream.counts,
+            )),
             resolver,
             room: Arc::clone(room),
         });

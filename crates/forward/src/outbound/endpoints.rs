@@ -14,6 +14,7 @@ use super::{
     choice::least_of_two,
     connection::{Connection, Opened},
     connector::Offer,
+    counts::Counts,
     endpoint::Endpoint,
     error::Error,
     generation::Generation,
@@ -34,6 +35,7 @@ pub(super) struct Endpoints<B> {
     look: Option<Instant>,
     /// Requests that wait for room on a connection.
     room: Arc<FairQueue>,
+    counts: Arc<Counts>,
 }
 
 /// A failed request, for the choice of the connection of its second attempt.
@@ -54,13 +56,18 @@ pub(super) struct Candidate {
 
 impl<B: RequestBody> Endpoints<B> {
     /// Begins with the endpoints at `locations`.
-    pub(super) fn new(locations: &[Arc<Location>], room: &Arc<FairQueue>) -> Self {
+    pub(super) fn new(
+        locations: &[Arc<Location>],
+        room: &Arc<FairQueue>,
+        counts: &Arc<Counts>,
+    ) -> Self {
         let mut endpoints = Self {
             all: Vec::new(),
             generation: Generation::default(),
             trusted: Generation::default(),
             look: None,
             room: Arc::clone(room),
+            counts: Arc::clone(counts),
         };
         endpoints.update(locations);
         endpoints
@@ -232,6 +239,9 @@ impl<B: RequestBody> Endpoints<B> {
         opened: Result<(Opened<B>, Age), Error>,
     ) -> Result<(), Error> {
         let generation = self.generation;
+        if let Ok((opened, _)) = &opened {
+            self.counts.opened(opened);
+        }
         // The endpoint may be gone by now, and then its connection is dropped.
         let Some(endpoint) = self.get(id) else {
             return Ok(());
@@ -278,6 +288,7 @@ impl<B: RequestBody> Endpoints<B> {
             _ if is_news => warn!("ejected for now: {reason}"),
             _ => debug!("ejected for {pause:?}: {reason}"),
         }
+        self.counts.ejections.add(1);
         self.look_at(now + pause);
     }
 

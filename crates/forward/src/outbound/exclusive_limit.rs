@@ -51,6 +51,11 @@ impl ExclusiveLimit {
         }
     }
 
+    /// Returns the number of requests that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Waits until a request of `caller` may have an exclusive connection.
     ///
     /// # Errors

@@ -15,6 +15,7 @@
 //!   `url`: names to endpoints
 //! - `connection`: `shared` by requests (`sent`, `abandoned`) or `exclusive`; `http2`, `age`,
 //!   `in_flight`, `resets`
+//! - [`Counts`]: the requests, retries, ejections and connections
 //! - `exclusive_limit`: the bound on connections of one request each · `caller`: the caller of a request
 //! - `prepared`, `upload`, `body_fault`: a request's body, before and while it is sent · `arriving`, `response`: a
 //!   response's body
@@ -34,6 +35,7 @@ mod client;
 mod connection;
 mod connections;
 mod connector;
+mod counts;
 mod endpoint;
 mod endpoints;
 mod error;
@@ -64,6 +66,7 @@ mod url;
 pub use self::{
     body_fault::BodyFault,
     client::Client,
+    counts::{ConnectionProtocol, Counts},
     endpoint::MAX_KEPT,
     error::Error,
     exclusive_limit::ExclusiveLimit,

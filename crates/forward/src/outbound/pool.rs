@@ -50,6 +50,7 @@ use super::{
     checkout::Checkout,
     connection::Connection,
     connections::{Connections, upkeep},
+    counts::Counts,
     endpoints::Failed,
     error::Error,
     exclusive_limit::{ExclusiveLimit, ExclusivePermit},
@@ -76,6 +77,7 @@ pub(super) struct Pool<B> {
     /// Requests on shared connections, by source.
     holders: Shares,
     exclusive: ExclusiveLimit,
+    counts: Arc<Counts>,
     /// The time of the last look for room.
     looked: Mutex<Instant>,
     queue_timeout: Duration,
@@ -89,6 +91,7 @@ impl<B: RequestBody> Pool<B> {
             room,
             holders: Shares::new(usize::MAX, usize::MAX, Own::Refused),
             exclusive: upstream.exclusive.clone(),
+            counts: Arc::clone(&upstream.counts),
             looked: Mutex::new(Instant::now()),
             queue_timeout: upstream.queue_timeout,
         }
@@ -194,6 +197,7 @@ impl<B: RequestBody> Pool<B> {
     ) -> Result<(), Error> {
         let full = |why| Err(Error::Full(self.connections.at_first_of(&[]), why));
         let deadline = begun + self.queue_timeout;
+        let _waiting = self.counts.waiting.count();
         let mut turn = pin!(self.room.wait(caller.source, &|| ()));
         loop {
             let now = Instant::now();

@@ -1,8 +1,10 @@
 //! The upstream that requests are forwarded to, as the binaries describe it.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use super::{exclusive_limit::ExclusiveLimit, status::UpstreamStatus, url::UpstreamUrl};
+use super::{
+    counts::Counts, exclusive_limit::ExclusiveLimit, status::UpstreamStatus, url::UpstreamUrl,
+};
 
 /// The servers that requests are forwarded to, and how long they may take.
 #[derive(Clone, Debug)]
@@ -23,6 +25,16 @@ pub struct Upstream {
     pub exclusive: ExclusiveLimit,
     /// The state of its endpoints on all cores.
     pub status: UpstreamStatus,
+    /// The counts of all cores.
+    pub counts: Arc<Counts>,
+}
+
+impl Upstream {
+    /// Returns the number of requests that wait for a connection.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.counts.waiting.read() + self.exclusive.waiting() as u64
+    }
 }
 
 /// Writes the URLs, with commas between them.

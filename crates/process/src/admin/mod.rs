@@ -5,6 +5,7 @@
 //!
 //! - [`conditions`]: the conditions of a process; `identity`, `tokens`, `upstream`: those of its parts
 //! - `listener`: its connections · `router`: its paths · `guard`: `Host` and `Origin`
+//! - [`metrics`]: the metrics
 //! - `ready`: the answer about the conditions · `media`: text or JSON
 
 pub mod conditions;
@@ -12,6 +13,7 @@ mod guard;
 mod identity;
 mod listener;
 mod media;
+pub mod metrics;
 mod ready;
 mod router;
 mod tokens;
@@ -32,6 +34,7 @@ use tracing::info;
 
 use self::{
     conditions::{Condition, Conditions, State},
+    metrics::Metrics,
     router::Router,
 };
 use crate::{
@@ -47,6 +50,7 @@ pub(crate) const FLAG: &str = "--admin";
 #[derive(Debug)]
 pub struct Admin {
     conditions: Conditions,
+    metrics: Metrics,
     phase: Arc<Mutex<Phase>>,
 }
 
@@ -107,6 +111,7 @@ impl ClaimedAdmin {
         let router = Arc::new(Router {
             conditions: admin.conditions.clone(),
             cores: cores.clone(),
+            metrics: admin.metrics.clone(),
             names: self.names,
         });
         let sockets = address.listen()?;
@@ -135,7 +140,11 @@ impl Admin {
             shutdown.requested().await;
             *lock(&stopping) = Phase::begin(Work::Draining);
         });
-        Self { conditions, phase }
+        Self {
+            metrics: Metrics::new(conditions.clone()),
+            conditions,
+            phase,
+        }
     }
 
     /// Returns the conditions, to read them or to add some.
@@ -144,11 +153,18 @@ impl Admin {
         &self.conditions
     }
 
+    /// Returns the metrics, to add some.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// Returns a monitor for the process's Workload API. The conditions that follow from it are there once a
     /// source is connected.
     #[must_use]
     pub fn follow_identity(&self) -> Monitor {
         let monitor = Monitor::new();
+        self.metrics.identity(&monitor);
         let observed = monitor.clone();
         self.conditions
             .add(move |_| identity::conditions(&observed.overview()));

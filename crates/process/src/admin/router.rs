@@ -11,7 +11,7 @@ use hyper::body::{Body, Bytes};
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::{conditions::Conditions, guard, media, ready};
+use super::{conditions::Conditions, guard, media, metrics::Metrics, ready};
 use crate::{
     runtime::Cores,
     telemetry::{LiveFilter, MAX_FILTER},
@@ -38,11 +38,13 @@ const FIELDS: [(HeaderName, HeaderValue); 3] = [
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const PATHS: &str = "\
-/live   200 while the cores answer
-/ready  200 or 503, with each condition; JSON by Accept
-/log    the log filter; PUT replaces it
+/live     200 while the cores answer
+/ready    200 or 503, with each condition; JSON by Accept
+/metrics  metrics in Prometheus' text format
+/log      the log filter; PUT replaces it
 ";
 
 /// The answer to a request.
@@ -53,6 +55,7 @@ pub(super) type Answer = Response<Full<Bytes>>;
 pub(super) struct Router {
     pub(super) conditions: Conditions,
     pub(super) cores: Cores,
+    pub(super) metrics: Metrics,
     /// The names of the listener apart from addresses and `localhost`. `None` stands for any name, on a Unix
     /// socket, which no page in a browser can reach.
     pub(super) names: Option<Vec<String>>,
@@ -92,9 +95,10 @@ impl Router {
                 ),
             },
             "/log" if !is_get => not_allowed("GET, HEAD, PUT"),
-            "/" | "/live" | "/log" | "/ready" if !is_get => not_allowed("GET, HEAD"),
+            "/" | "/live" | "/log" | "/metrics" | "/ready" if !is_get => not_allowed("GET, HEAD"),
             "/" => text(StatusCode::OK, PATHS),
             "/live" => self.live().await,
+            "/metrics" => answer(StatusCode::OK, METRICS, self.metrics.text()),
             "/ready" => self.ready(&head),
             "/log" => log(),
             _ => text(StatusCode::NOT_FOUND, PATHS),

@@ -59,6 +59,7 @@ mod tests {
                 left: Duration::from_secs(left),
                 is_refused,
                 failure,
+                ..TokenStatus::default()
             };
             let condition = condition("token", &status, now);
             assert_eq!(

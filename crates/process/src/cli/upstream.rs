@@ -1,6 +1,6 @@
 //! The flags about upstream connections.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use clap::Args;
 use forward::outbound::{ExclusiveLimit, MAX_KEPT, Upstream, UpstreamStatus, UpstreamUrl};
@@ -52,6 +52,7 @@ impl UpstreamArgs {
             queue_timeout: self.queue_timeout,
             exclusive: ExclusiveLimit::new(self.max_upstream_connections),
             status: UpstreamStatus::default(),
+            counts: Arc::default(),
         })
     }
 

@@ -27,7 +27,7 @@ use std::{
     mem,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
         mpsc::{Receiver, Sender, channel},
     },
     thread,
@@ -65,6 +65,8 @@ struct Shared {
     /// True if the writing thread knows that there are lines.
     awake: AtomicBool,
     requests: Sender<Request>,
+    /// The lines that were left out or lost since the start.
+    missing: AtomicU64,
 }
 
 /// A request to the writing thread.
@@ -96,6 +98,7 @@ pub(super) fn start() -> io::Result<Lines> {
         buffers: Mutex::default(),
         awake: AtomicBool::new(false),
         requests: sender,
+        missing: AtomicU64::new(0),
     });
     thread::Builder::new()
         .name("log".into())
@@ -111,6 +114,12 @@ pub(crate) fn flush() {
         // Standard error is not read if there is no answer in time.
         let _ = written.recv_timeout(LAST_LINES);
     }
+}
+
+/// Returns the number of lines that were left out or lost since the start.
+pub(crate) fn missing() -> u64 {
+    let shared = SHARED.get();
+    shared.map_or(0, |shared| shared.missing.load(Relaxed))
 }
 
 impl Shared {
@@ -141,6 +150,8 @@ impl Shared {
         }
         drop(buffers);
         lock(&self.buffers).retain(Buffer::is_needed);
+        let refused = lost.as_ref().map_or(0, |lost| lost.lines);
+        self.missing.fetch_add(left_out + refused, Relaxed);
         if left_out > 0 {
             warn!(
                 left_out,

@@ -13,7 +13,7 @@ use tracing_subscriber::{
 };
 
 pub use self::filter::{LiveFilter, MAX_FILTER};
-pub(crate) use self::lines::flush;
+pub(crate) use self::lines::{flush, missing};
 
 /// The format of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -97,6 +97,16 @@ impl Admission {
         }
     }
 
+    /// Returns the number of connections.
+    pub(crate) fn connections(&self) -> usize {
+        self.0.sources.count()
+    }
+
+    /// Returns the number of handshakes.
+    pub(crate) fn handshakes(&self) -> usize {
+        self.0.handshakes.count()
+    }
+
     /// Notes that a core failed to accept and will try again.
     pub(crate) fn accept_failed(&self, error: &io::Error) {
         self.0.failing.note_error(error);

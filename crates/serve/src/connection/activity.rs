@@ -16,7 +16,7 @@ use common::lock::lock;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::permit::InFlightPermit;
-use crate::{in_flight::SourceLimit, limits::Limits};
+use crate::{counts::Counts, in_flight::SourceLimit, limits::Limits};
 
 /// The activity of a connection, shared by its I/O, its requests and its deadlines.
 #[derive(Debug)]
@@ -43,6 +43,7 @@ pub(super) struct Activity {
     stopping: AtomicBool,
     /// The source's part in the in-flight limit.
     pub(super) limit: SourceLimit,
+    pub(super) counts: Arc<Counts>,
 }
 
 /// The deadline that a connection has exceeded.
@@ -60,7 +61,11 @@ const NEVER: u64 = u64::MAX;
 
 impl Activity {
     /// Returns the activity of a new connection. The deadline of the first header starts now.
-    pub(super) fn new(limit: SourceLimit, max_age: Option<Duration>) -> Arc<Self> {
+    pub(super) fn new(
+        limit: SourceLimit,
+        max_age: Option<Duration>,
+        counts: Arc<Counts>,
+    ) -> Arc<Self> {
         let opened = Instant::now();
         Arc::new(Self {
             opened,
@@ -74,6 +79,7 @@ impl Activity {
             answering: Mutex::default(),
             stopping: AtomicBool::new(false),
             limit,
+            counts,
         })
     }
 
@@ -83,9 +89,9 @@ impl Activity {
         self.header_since.store(NEVER, Relaxed);
     }
 
-    /// Notes that a request has ended.
-    pub(super) fn ends(&self) {
-        self.idle_since.store(self.now(), Relaxed);
+    /// Notes that a request has ended at the time `now`.
+    pub(super) fn ends(&self, now: Instant) {
+        self.idle_since.store(self.since_opened(now), Relaxed);
         self.in_flight.fetch_sub(1, Relaxed);
     }
 
@@ -242,7 +248,11 @@ impl Activity {
 
     /// Returns the time since the connection was opened, in ms.
     pub(super) fn now(&self) -> u64 {
-        let ms = self.opened.elapsed().as_millis();
+        self.since_opened(Instant::now())
+    }
+
+    fn since_opened(&self, now: Instant) -> u64 {
+        let ms = now.duration_since(self.opened).as_millis();
         ms.try_into().unwrap_or(NEVER - 1)
     }
 }
@@ -255,7 +265,11 @@ mod tests {
     use crate::in_flight::InFlightLimit;
 
     fn activity() -> Arc<Activity> {
-        Activity::new(InFlightLimit::new(9).of("192.0.2.1".parse().unwrap()), None)
+        Activity::new(
+            InFlightLimit::new(9).of("192.0.2.1".parse().unwrap()),
+            None,
+            Arc::default(),
+        )
     }
 
     fn limits() -> Limits {
@@ -275,7 +289,7 @@ mod tests {
 
     fn one_request(activity: &Activity) {
         activity.begins();
-        activity.ends();
+        activity.ends(Instant::now());
     }
 
     #[tokio::test(start_paused = true)]
@@ -314,7 +328,7 @@ mod tests {
                 .await
                 .is_err()
         );
-        activity.ends();
+        activity.ends(Instant::now());
         assert_eq!(overdue_after(&activity).await.0, Overdue::Idle);
     }
 
@@ -322,7 +336,7 @@ mod tests {
     async fn a_connection_is_old_within_a_tenth_before_its_age_t005() {
         for in_flight in [true, false] {
             let limit = InFlightLimit::new(9).of("192.0.2.1".parse().unwrap());
-            let activity = Activity::new(limit, Some(Duration::from_secs(60)));
+            let activity = Activity::new(limit, Some(Duration::from_secs(60)), Arc::default());
             one_request(&activity);
             if in_flight {
                 activity.begins();
@@ -332,7 +346,7 @@ mod tests {
             assert!((54..=60).contains(&start.elapsed().as_secs()));
         }
         let limit = InFlightLimit::new(9).of("192.0.2.1".parse().unwrap());
-        let activity = Activity::new(limit, Some(Duration::from_secs(100)));
+        let activity = Activity::new(limit, Some(Duration::from_secs(100)), Arc::default());
         one_request(&activity);
         let overdue = activity.overdue_or_old(&limits()).await;
         assert_eq!(
@@ -356,7 +370,7 @@ mod tests {
         });
         sleep(Duration::from_millis(5500)).await;
         activity.waits_for_reader();
-        activity.ends();
+        activity.ends(Instant::now());
         sleep(Duration::from_secs(7)).await;
         assert!(!stopping.is_finished(), "the answer has not left");
         activity.was_read();
@@ -372,7 +386,7 @@ mod tests {
             async move { overdue_after(&activity).await }
         });
         sleep(Duration::from_secs(42)).await;
-        activity.ends();
+        activity.ends(Instant::now());
         activity.received();
         assert_eq!(watched.await.unwrap(), (Overdue::Header, 52));
     }

@@ -22,10 +22,10 @@ struct Date {
     written: Option<(Instant, HeaderValue)>,
 }
 
-/// Sets the date of an answer that has none.
-pub(super) fn set(headers: &mut HeaderMap) {
+/// Sets the date of an answer at the moment `now`, if it has none.
+pub(super) fn set(headers: &mut HeaderMap, now: Instant) {
     if let http::header::Entry::Vacant(entry) = headers.entry(DATE) {
-        let date = DATE_OF_CORE.with_borrow_mut(|date| date.at(Instant::now(), SystemTime::now));
+        let date = DATE_OF_CORE.with_borrow_mut(|date| date.at(now, SystemTime::now));
         entry.insert(date);
     }
 }
@@ -125,13 +125,13 @@ mod tests {
     #[test]
     fn date_that_an_answer_has_is_kept_and_a_missing_one_is_set() {
         let mut headers = HeaderMap::new();
-        set(&mut headers);
+        set(&mut headers, Instant::now());
         let date = httpdate::parse_http_date(headers[DATE].to_str().unwrap()).unwrap();
         let age = SystemTime::now().duration_since(date).unwrap();
         assert!(age < 2 * SECOND, "{age:?}");
         let other = HeaderValue::from_static("Sun, 06 Nov 1994 08:49:37 GMT");
         headers.insert(DATE, other.clone());
-        set(&mut headers);
+        set(&mut headers, Instant::now());
         assert_eq!(headers[DATE], other);
     }
 }

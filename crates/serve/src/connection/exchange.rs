@@ -7,13 +7,13 @@ use std::{
     panic::AssertUnwindSafe,
     pin::pin,
     sync::{Arc, Mutex},
-    time::Instant,
 };
 
 use common::{reason::Reason, throttle::LogQuota};
 use futures_util::FutureExt;
 use http::{Method, Request, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body::Body as _;
+use tokio::time::Instant;
 use tracing::error;
 
 use super::{
@@ -25,7 +25,7 @@ use super::{
     upgrade::Tunnel,
 };
 use crate::{
-    body::{self, Body, Wire},
+    body::{Body, Wire},
     grpc,
     handler::Handler,
     limits::Limits,
@@ -50,7 +50,7 @@ struct Asked {
     kind: BodyKind,
     is_connect: bool,
     /// The end of the time that the caller gives a gRPC call.
-    deadline: Option<Instant>,
+    deadline: Option<std::time::Instant>,
 }
 
 impl Asked {
@@ -63,7 +63,7 @@ impl Asked {
         };
         let is_connect = *request.method() == Method::CONNECT;
         let deadline = match kind {
-            BodyKind::Call => grpc::deadline(request.headers(), Instant::now()),
+            BodyKind::Call => grpc::deadline(request.headers(), Instant::now().into_std()),
             _ => None,
         };
         Self {
@@ -73,20 +73,28 @@ impl Asked {
         }
     }
 
-    /// Returns the answer in a form that its caller can't mistake.
+    /// Replaces an answer that would switch protocols unasked.
     fn settle(&self, response: Response<Body>) -> Response<Body> {
+        let status = response.status();
+        match self.kind {
+            // Another answer to CONNECT than that of a WebSocket must not make a tunnel.
+            _ if self.is_connect && status.is_success() => refused::connect(),
+            BodyKind::Plain | BodyKind::Call if status == StatusCode::SWITCHING_PROTOCOLS => {
+                refused::internal()
+            }
+            _ => response,
+        }
+    }
+
+    /// Returns the answer at the moment `now` in a form that its caller can't mistake.
+    fn in_form(&self, response: Response<Body>, now: Instant) -> Response<Body> {
         let status = response.status();
         let is_error = status.is_client_error() || status.is_server_error();
         // An upstream's answer is streamed, and one of this process is not.
         let is_own = !response.body().is_streamed();
         match self.kind {
-            // Another answer to CONNECT than that of a WebSocket must not make a tunnel.
-            _ if self.is_connect && status.is_success() => body::method_not_allowed(),
-            BodyKind::Plain | BodyKind::Call if status == StatusCode::SWITCHING_PROTOCOLS => {
-                body::status(StatusCode::INTERNAL_SERVER_ERROR)
-            }
             BodyKind::Call if is_error && is_own => {
-                let is_late = self.deadline.is_some_and(|end| Instant::now() >= end);
+                let is_late = self.deadline.is_some_and(|end| now.into_std() >= end);
                 grpc::answer(response, is_late)
             }
             _ => response,
@@ -105,21 +113,27 @@ impl<H: Handler> Serving<H> {
         let asked = Asked::by(&request);
         let refused = match in_flight.is_admitted() {
             true => self.over_bounds(&request),
-            false => Some(refused::overloaded(!request.body().is_end_stream())),
+            false => {
+                let has_body = !request.body().is_end_stream();
+                Some(refused::overloaded(Reason::Overloaded, has_body))
+            }
         };
         let request = request.map(|body| Received::new(body, &self.limits, asked.kind, in_flight));
         let mut response = match refused {
             Some(refused) => refused,
             None => tokio::select! {
                 response = self.handle(request) => response,
-                () = in_flight.evicted() => refused::overloaded(true),
+                () = in_flight.evicted() => refused::overloaded(Reason::Evicted, true),
             },
         };
         if let Some(fault) = in_flight.fault() {
             response = refused::answer(fault);
         }
         response = asked.settle(response);
-        date::set(response.headers_mut());
+        let (now, reason) = (Instant::now(), response.extensions_mut().remove());
+        in_flight.answers(response.status(), reason, now);
+        response = asked.in_form(response, now);
+        date::set(response.headers_mut(), now.into_std());
         if matches!(
             response.status(),
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
@@ -142,7 +156,7 @@ impl<H: Handler> Serving<H> {
         answering.catch_unwind().await.unwrap_or_else(|_| {
             let reason = Reason::Internal;
             error!(peer = %self.peer, %reason, "the handler panicked: answering 500");
-            body::status(StatusCode::INTERNAL_SERVER_ERROR)
+            refused::internal()
         })
     }
 }

@@ -52,6 +52,7 @@ use self::{
 };
 use crate::{
     accept::HandshakePermit,
+    counts,
     handler::Handler,
     http2::dead,
     listen::Security,
@@ -101,6 +102,7 @@ impl Connection {
             Opened::Tls(tls) => {
                 let session = tls.get_ref().1;
                 let is_http2 = session.alpn_protocol() == Some(b"h2");
+                let security = counts::Handshake::of(session.protocol_version());
                 if let Some(chain) = session.peer_certificates() {
                     let identity = identity(chain, trust).ok_or(Error::NoIdentity)?;
                     self.peer = self.peer.identified(identity);
@@ -109,14 +111,26 @@ impl Connection {
                     is_http2,
                     bytes: Bytes::new(),
                 };
+                self.count(security, is_http2);
                 self.http(*tls, begun, handler).await
             }
-            Opened::Plaintext(io, begun) => self.http(io, begun, handler).await,
+            Opened::Plaintext(io, begun) => {
+                self.count(counts::Handshake::Plaintext, begun.is_http2);
+                self.http(io, begun, handler).await
+            }
         }
     }
 
+    /// Counts a connection on which HTTP begins.
+    fn count(&self, security: counts::Handshake, is_http2: bool) {
+        let counts = &self.shared.counts;
+        counts.handshakes.add(security, 1);
+        counts.protocols.add(counts::Protocol::of(is_http2), 1);
+    }
+
     async fn http(self, io: impl Io, begun: Beginning, handler: impl Handler) -> Result<(), Error> {
-        let activity = Activity::new(self.shared.in_flight.of(self.source), self.max_age());
+        let (limit, counts) = (self.shared.in_flight.of(self.source), &self.shared.counts);
+        let activity = Activity::new(limit, self.max_age(), Arc::clone(counts));
         let serving = Arc::new(Serving {
             handler,
             peer: self.peer.clone(),

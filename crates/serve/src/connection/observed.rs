@@ -92,6 +92,12 @@ fn note_written<T>(
     polled
 }
 
+fn count_sent(polled: &Poll<io::Result<usize>>, activity: &Activity) {
+    if let Poll::Ready(Ok(bytes)) = polled {
+        activity.counts.sent.add(*bytes as u64);
+    }
+}
+
 impl<I: AsyncRead> AsyncRead for Observed<I> {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -111,6 +117,8 @@ impl<I: AsyncRead> AsyncRead for Observed<I> {
             buf.put_slice(&this.begun.split_to(count));
         }
         this.heard.note();
+        let received = buf.filled().len() - before;
+        this.activity.counts.received.add(received as u64);
         Poll::Ready(match this.frames {
             Some(frames) => frames
                 .received(&buf.filled()[before..])
@@ -130,7 +138,9 @@ impl<I: AsyncRead + AsyncWrite> AsyncWrite for Observed<I> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
-        note_written(this.io.poll_write(cx, buf), this.activity, this.reader)
+        let polled = this.io.poll_write(cx, buf);
+        count_sent(&polled, this.activity);
+        note_written(polled, this.activity, this.reader)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -159,6 +169,7 @@ impl<I: AsyncRead + AsyncWrite> AsyncWrite for Observed<I> {
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
         let polled = this.io.poll_write_vectored(cx, bufs);
+        count_sent(&polled, this.activity);
         note_written(polled, this.activity, this.reader)
     }
 }

@@ -37,6 +37,7 @@ mod tests {
     use std::{
         net::Ipv4Addr,
         pin::Pin,
+        sync::Arc,
         task::{Context, Poll},
     };
 
@@ -66,7 +67,7 @@ mod tests {
                 let begun = detect(&mut io).await.unwrap();
                 assert_eq!(begun.is_http2, is_http2, "{bytes:?}");
                 let limit = InFlightLimit::new(1).of(Ipv4Addr::LOCALHOST.into());
-                let mut io = Observed::new(io, begun, Activity::new(limit, None));
+                let mut io = Observed::new(io, begun, Activity::new(limit, None, Arc::default()));
                 let mut read = vec![io.read_u8().await.unwrap_or_default()];
                 read.truncate(bytes.len());
                 io.read_to_end(&mut read).await.unwrap();

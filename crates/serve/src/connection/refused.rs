@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::last::LastAnswer;
 use crate::{
-    body::{self, Body, Wire},
+    body::{self, Body, Wire, because},
     fields,
     limits::{Limits, MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES},
     peer::Peer,
@@ -55,15 +55,26 @@ pub(super) fn log(request: &Request<Wire>, peer: &Peer, reason: Reason, quota: &
 /// Returns the answer to a request that exceeds a bound. An HTTP/1.1 connection closes after it, because the
 /// rest of the request's body may never come.
 pub(super) fn answer(reason: Reason) -> Response<Body> {
-    let mut response = body::status(status(reason));
+    let mut response = because(reason, body::status(status(reason)));
     response.extensions_mut().insert(LastAnswer);
     response
 }
 
+/// Returns the answer to a request that this program has failed to serve.
+pub(super) fn internal() -> Response<Body> {
+    let response = body::status(StatusCode::INTERNAL_SERVER_ERROR);
+    because(Reason::Internal, response)
+}
+
+/// Returns the answer to a CONNECT that opens no WebSocket.
+pub(super) fn connect() -> Response<Body> {
+    because(Reason::Method, body::method_not_allowed())
+}
+
 /// Returns the answer to a request over the in-flight limit. The connection stays open if the request
 /// has no body, because a new connection would cost more than the request.
-pub(super) fn overloaded(has_body: bool) -> Response<Body> {
-    let mut response = body::status(StatusCode::SERVICE_UNAVAILABLE);
+pub(super) fn overloaded(reason: Reason, has_body: bool) -> Response<Body> {
+    let mut response = because(reason, body::status(StatusCode::SERVICE_UNAVAILABLE));
     let headers = response.headers_mut();
     headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     if has_body {

@@ -12,6 +12,7 @@ use std::{
 
 use common::{label::Label, lock::lock, reason::Reason};
 use futures_util::task::AtomicWaker;
+use http::StatusCode;
 use tokio::time::{Instant, Sleep};
 
 use super::{activity::Activity, permit::InFlightPermit, unread::Unread};
@@ -22,6 +23,10 @@ use crate::shares::Eviction;
 pub(super) struct RequestInFlight {
     activity: Arc<Activity>,
     permit: Arc<InFlightPermit>,
+    /// The time when the head was complete.
+    begun: Instant,
+    /// Set when the head of the answer is known.
+    is_answered: AtomicBool,
     has_ended: AtomicBool,
     /// One more than the index of the reason why the request body is broken; zero while there is none.
     fault: AtomicU16,
@@ -58,6 +63,8 @@ impl RequestInFlight {
         Arc::new(Self {
             activity: Arc::clone(activity),
             permit,
+            begun: Instant::now(),
+            is_answered: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
             fault: AtomicU16::new(0),
             wants_body: AtomicBool::new(false),
@@ -99,11 +106,21 @@ impl RequestInFlight {
         self.permit.waits_for_reader(&self.activity.limit, waits);
     }
 
+    /// Notes that the head of the answer is known at the time `now`.
+    pub(super) fn answers(&self, status: StatusCode, reason: Option<Reason>, now: Instant) {
+        self.is_answered.store(true, Relaxed);
+        let after = now - self.begun;
+        self.activity.counts.answer(status, reason, after);
+    }
+
     /// Ends the request, because its answer has left. Its body may still be read.
     pub(super) fn end(&self) {
         self.permit.release();
         if !self.has_ended.swap(true, Relaxed) {
-            self.activity.ends();
+            let now = Instant::now();
+            self.activity.ends(now);
+            let is_answered = self.is_answered.load(Relaxed);
+            self.activity.counts.end(is_answered, now - self.begun);
         }
     }
 

@@ -150,7 +150,11 @@ mod tests {
 
     #[tokio::test]
     async fn windows_are_wide_for_a_large_body_within_the_bounds() {
-        let activity = Activity::new(InFlightLimit::new(9).of("::1".parse().unwrap()), None);
+        let activity = Activity::new(
+            InFlightLimit::new(9).of("::1".parse().unwrap()),
+            None,
+            Arc::default(),
+        );
         let wide = WideWindows(Shares::new(2, 1, Own::Refused));
         let mut first = Served::new(&wide, "::1").await;
         let mut second = Served::new(&wide, "::1").await;

@@ -117,6 +117,10 @@ pub(crate) async fn start(
         refusals: Refusals::default(),
         shared: Shared::new(config.serve.limits()),
     };
+    let metrics = service.admin().metrics();
+    metrics.role(crate::ROLE);
+    metrics.listener(&checks.shared);
+    metrics.callers(checks.authenticator.counts());
     let log = StartLog {
         spiffe_id: &own,
         application: None,
@@ -166,17 +170,24 @@ where
 {
     async fn handle(&self, request: Request<Received>, peer: &Peer) -> Response<Body> {
         if request.uri().path() != PATH {
-            return body::status(StatusCode::NOT_FOUND);
+            let response = body::status(StatusCode::NOT_FOUND);
+            return body::because(Reason::NotACheck, response);
         }
         if request.method() != Method::POST || !grpc::is_call(&request) {
-            return body::status(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+            let response = body::status(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+            return body::because(Reason::NotACheck, response);
         }
         match message::read(request.into_body()).await {
-            Ok(check) => message::answer(&self.check(&check, peer).await),
+            Ok(check) => {
+                let (head, answer) = self.check(&check, peer).await.into_parts();
+                let mut response = message::answer(&answer);
+                *response.extensions_mut() = head.extensions;
+                response
+            }
             Err(status) => {
                 let reason = Reason::NotACheck;
                 debug!(gateway = %peer, status = status.as_u16(), %reason, "a call that is not a check");
-                body::status(status)
+                body::because(reason, body::status(status))
             }
         }
     }
@@ -187,20 +198,20 @@ where
     S: TowerService<Request<()>, Response = Response<CheckResponse>, Error = Infallible> + Clone,
 {
     /// Returns the answer about a request of `gateway`.
-    async fn check(&self, check: &CheckRequest, gateway: &Peer) -> CheckResponse {
+    async fn check(&self, check: &CheckRequest, gateway: &Peer) -> Response<CheckResponse> {
         let caller = check::source(check.attributes.as_ref()).map(Peer::from);
         let caller = caller.unwrap_or_else(|| gateway.clone());
         let Ok(mut head) = check::head(check) else {
+            let reason = Reason::MalformedCheck;
             if let Some(left_out) = self.quotas.refused.take(caller.source()) {
-                let reason = Reason::MalformedCheck;
                 warn!(%gateway, peer = %caller, %reason, left_out, "Malformed check: it has no request that can be read");
             }
-            return check::rejected();
+            return body::because(reason, Response::new(check::rejected()));
         };
         head.extensions.insert(caller);
         let decides = self.decides.clone();
         let Ok(decided) = decides.oneshot(Request::from_parts(head, ())).await;
-        decided.into_body()
+        decided
     }
 }
 
@@ -208,7 +219,8 @@ impl RefusalAnswer<CheckResponse> for CheckRefusals {
     fn answer(&self, refusal: &Refusal, head: &Parts) -> Response<CheckResponse> {
         self.0.log(refusal, head, None);
         let (answer, ()) = refusal.response().into_parts();
-        Response::new(check::denied(answer.status, &answer.headers))
+        let response = Response::new(check::denied(answer.status, &answer.headers));
+        body::because(refusal.reason(), response)
     }
 
     fn observe(&self, refusal: &Refusal, head: &Parts) {

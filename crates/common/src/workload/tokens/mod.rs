@@ -33,7 +33,7 @@ pub use self::{
     status::{TokenMonitor, TokenStatus},
 };
 use super::{Choice, Error, Reason, WorkloadApi};
-use crate::{backoff::Backoff, lock::lock};
+use crate::{backoff::Backoff, count::Counter, lock::lock};
 
 /// The pauses after failed fetches, before jitter, which at most halves them.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(3));
@@ -63,6 +63,8 @@ struct Shared {
     /// Wakes the task when someone waits for a token before the next fetch is due.
     wanted: Notify,
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
+    fetched: Counter,
+    failed: Counter,
 }
 
 /// Fetches tokens of one identity.
@@ -113,6 +115,8 @@ struct State {
 
 struct Current {
     svid: Arc<JwtSvid>,
+    /// The time when it came.
+    since: SystemTime,
     lifetime: Lifetime,
     /// Set when a server has refused it.
     refused: bool,
@@ -156,6 +160,8 @@ impl TokenSource {
             state: watch::Sender::default(),
             wanted: Notify::new(),
             clock: Box::new(clock),
+            fetched: Counter::default(),
+            failed: Counter::default(),
         });
         let mut task = JoinSet::new();
         task.spawn(Renewal::new(Arc::clone(&shared)).run(fetch));
@@ -322,8 +328,9 @@ impl Renewal {
     }
 
     fn renewed(&mut self, svid: JwtSvid) {
-        let now = Instant::now();
-        let lifetime = Lifetime::new(&svid, (self.shared.clock)(), now, random());
+        let (now, since) = (Instant::now(), (self.shared.clock)());
+        let lifetime = Lifetime::new(&svid, since, now, random());
+        self.shared.fetched.add(1);
         match self.failures {
             0 => debug!(spiffe_id = %svid.spiffe_id(), "JWT-SVID issued"),
             // The level is that of the line which tells the beginning.
@@ -334,6 +341,7 @@ impl Renewal {
         self.shared.state.send_modify(|state| {
             state.current = Some(Current {
                 svid: Arc::new(svid),
+                since,
                 lifetime,
                 refused: false,
             });
@@ -341,6 +349,7 @@ impl Renewal {
     }
 
     fn failed(&mut self, error: Error) {
+        self.shared.failed.add(1);
         let withdrawn = matches!(error.reason(), Reason::NoIdentityIssued(_));
         let left = self.left();
         if !left.is_zero() && withdrawn {

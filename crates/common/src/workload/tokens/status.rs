@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Weak},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use spiffe::SpiffeId;
@@ -25,6 +25,12 @@ pub struct TokenStatus {
     pub is_refused: bool,
     /// The error of the last fetch, unless another one is under way.
     pub failure: Option<String>,
+    /// The fetches that succeeded.
+    pub fetched: u64,
+    /// The fetches that failed.
+    pub failed: u64,
+    /// The time when the current token came, and its `exp`, if there is one.
+    pub times: Option<(SystemTime, SystemTime)>,
 }
 
 impl TokenMonitor {
@@ -45,6 +51,9 @@ impl TokenMonitor {
             left: left.unwrap_or_default(),
             is_refused: current.is_some_and(|current| current.refused),
             failure: state.failure.as_ref().map(ToString::to_string),
+            fetched: shared.fetched.read(),
+            failed: shared.failed.read(),
+            times: current.map(|current| (current.since, current.svid.expiry().into())),
         })
     }
 }

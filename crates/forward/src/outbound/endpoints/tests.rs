@@ -41,7 +41,11 @@ fn locations(count: u64) -> Vec<Arc<Location>> {
 }
 
 fn endpoints(count: u64) -> Tested {
-    Tested::new(&locations(count), &Arc::new(FairQueue::new(9)))
+    Tested::new(
+        &locations(count),
+        &Arc::new(FairQueue::new(9)),
+        &Arc::default(),
+    )
 }
 
 fn at() -> At {
@@ -61,7 +65,7 @@ fn next(endpoints: &Tested, failed: Option<&Failed>, tried: &[u64]) -> Option<(u
 #[test]
 fn endpoints_follow_their_locations() {
     let all = locations(3);
-    let mut endpoints = Tested::new(&all[..2], &Arc::new(FairQueue::new(9)));
+    let mut endpoints = Tested::new(&all[..2], &Arc::new(FairQueue::new(9)), &Arc::default());
     endpoints.eject(2, &refused());
     endpoints.update(&all[1..]);
     let ids: Vec<_> = endpoints.all.iter().map(Endpoint::id).collect();

@@ -1,0 +1,41 @@
+//! The counts of an upstream.
+
+use common::count::{Counter, Counters, Gauge};
+
+use super::connection::Opened;
+
+common::labels! {
+    /// The protocol of an upstream connection.
+    pub enum ConnectionProtocol {
+        /// HTTP/1.1.
+        Http1 = "http/1.1",
+        /// HTTP/2.
+        Http2 = "h2",
+    }
+}
+
+/// The counts of an [`Upstream`](super::Upstream), which all cores share.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// The times that a request was sent, also again.
+    pub requests: Counter,
+    /// The times that a request was sent again after its connection broke.
+    pub retries: Counter,
+    /// The times that an endpoint was ejected.
+    pub ejections: Counter,
+    /// The connections that were opened.
+    pub connections: Counters<ConnectionProtocol>,
+    /// The requests that wait for room on shared connections.
+    pub(super) waiting: Gauge,
+}
+
+impl Counts {
+    /// Counts a connection that was opened.
+    pub(super) fn opened<B>(&self, connection: &Opened<B>) {
+        let protocol = match connection.is_http2() {
+            true => ConnectionProtocol::Http2,
+            false => ConnectionProtocol::Http1,
+        };
+        self.connections.add(protocol, 1);
+    }
+}

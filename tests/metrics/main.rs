@@ -1,0 +1,15 @@
+//! Makes a known number of requests of each kind, and reads exactly that number from `/metrics`.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
+
+/// Calls through a listening client, and fetches tokens.
+mod client;
+/// Compares the pages of all roles with `deploy/metrics.md` and `promtool`.
+mod document;
+/// Rotates, breaks and stops the Workload API.
+mod identity;
+/// Reads a page.
+mod page;
+/// Sends requests through a proxy to upstreams that answer, break and restart.
+mod proxy;
+/// Sends requests to a server, with tokens of all kinds.
+mod server;

@@ -1,0 +1,149 @@
+use std::sync::Arc;
+
+use harness::{
+    Stack,
+    admin::{ADMIN, Admin},
+    https::get,
+    process::free_ports,
+    raw::{self, Reply},
+    upstream,
+};
+use http::{StatusCode, Version};
+use serve::body;
+use tokio::sync::Semaphore;
+
+use crate::page::Page;
+
+#[tokio::test]
+async fn requests_connections_and_failures_of_an_upstream_are_counted() {
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let proxy = stack.proxy(server.listening().await, &ADMIN).await;
+    let (admin, https) = (
+        Admin::of(&proxy).await,
+        stack.https(proxy.listening().await),
+    );
+    let token = stack.token(|_| ());
+    for _ in 0..5 {
+        assert_eq!(https.status(&token).await, 200);
+    }
+    for _ in 0..2 {
+        assert_eq!(https.send(get(&[])).await.status, 401);
+    }
+    let mut other = get(&[]);
+    *other.uri_mut() = "/other".parse().unwrap();
+    for _ in 0..3 {
+        assert_eq!(https.send(other.clone()).await.status, 404);
+    }
+    let page = Page::quiet(&admin).await;
+    assert_eq!(page.at("spiffe_upstream_requests_total"), 7.0);
+    assert_eq!(page.at("spiffe_upstream_retries_total"), 0.0);
+    // Each core that has a request opens one connection.
+    let opened = page.at("spiffe_upstream_connections_total{protocol=\"h2\"}");
+    assert!((1.0..=2.0).contains(&opened), "{opened}");
+    page.assert_all("spiffe_refusals_total", &[("reason=\"not_found\"", 3.0)]);
+    let codes = [
+        ("code=\"200\"", 5.0),
+        ("code=\"401\"", 2.0),
+        ("code=\"404\"", 3.0),
+    ];
+    page.assert_all("spiffe_requests_total", &codes);
+
+    server.stop().await;
+    for _ in 0..4 {
+        assert_eq!(https.send(get(&[])).await.status, 502);
+    }
+    let page = Page::quiet(&admin).await;
+    assert_eq!(page.sum("spiffe_refusals_total"), 3.0 + 4.0);
+    assert_eq!(
+        page.at("spiffe_refusals_total{reason=\"upstream_connect\"}"),
+        4.0
+    );
+    assert!(page.at("spiffe_upstream_ejections_total") >= 1.0);
+}
+
+#[tokio::test]
+async fn request_that_is_sent_again_is_counted_as_a_retry() {
+    let stack = Stack::new().await;
+    let closing = |_: &raw::Message| Reply::Last(Vec::new());
+    let broken = raw::Upstream::new(&stack, closing).await;
+    let args = [&ADMIN[..], &["--cores", "1"]].concat();
+    let proxy = stack.proxy(broken.port, &args).await;
+    let (admin, https) = (
+        Admin::of(&proxy).await,
+        stack.https(proxy.listening().await),
+    );
+    assert_eq!(https.send(get(&[])).await.status, 502);
+    let page = Page::quiet(&admin).await;
+    assert_eq!(page.at("spiffe_upstream_requests_total"), 2.0);
+    assert_eq!(page.at("spiffe_upstream_retries_total"), 1.0);
+    page.assert_all(
+        "spiffe_refusals_total",
+        &[("reason=\"upstream_failed\"", 1.0)],
+    );
+    page.assert_all(
+        "spiffe_upstream_connections_total",
+        &[("protocol=\"http/1.1\"", 2.0)],
+    );
+}
+
+#[tokio::test]
+async fn requests_in_flight_are_seen_and_those_over_the_limit_are_shed() {
+    let stack = Stack::new().await;
+    let (arrived, release) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let slow = upstream::answering(&stack, &["h2"], {
+        let (arrived, release) = (Arc::clone(&arrived), Arc::clone(&release));
+        move |_| {
+            let (arrived, release) = (Arc::clone(&arrived), Arc::clone(&release));
+            async move {
+                arrived.add_permits(1);
+                release.acquire().await.unwrap().forget();
+                body::text(StatusCode::OK, "finished")
+            }
+        }
+    })
+    .await;
+    let args = [&ADMIN[..], &["--max-requests", "2"]].concat();
+    let proxy = stack.proxy(slow, &args).await;
+    let (admin, https) = (
+        Admin::of(&proxy).await,
+        stack.https(proxy.listening().await),
+    );
+    let held = [Version::HTTP_11, Version::HTTP_2].map(|version| {
+        let https = https.clone();
+        tokio::spawn(async move { https.send_over(version, get(&[])).await })
+    });
+    arrived.acquire_many(2).await.unwrap().forget();
+    for _ in 0..3 {
+        assert_eq!(https.send(get(&[])).await.status, 503);
+    }
+    let page = Page::of(&admin).await;
+    assert_eq!(page.at("spiffe_requests_in_flight{state=\"working\"}"), 2.0);
+    page.assert_all("spiffe_requests_total", &[("code=\"503\"", 3.0)]);
+    page.assert_all("spiffe_shed_total", &[("cause=\"overloaded\"", 3.0)]);
+    release.add_permits(2);
+    for one in held {
+        assert_eq!(one.await.unwrap().status, 200);
+    }
+    let page = Page::quiet(&admin).await;
+    assert_eq!(page.at("spiffe_requests_total{code=\"200\"}"), 2.0);
+}
+
+#[tokio::test]
+async fn request_whose_caller_leaves_before_the_answer_is_counted_without_a_code() {
+    let stack = Stack::new().await;
+    let [nowhere] = free_ports();
+    let proxy = stack.proxy(nowhere, &ADMIN).await;
+    let (admin, https) = (
+        Admin::of(&proxy).await,
+        stack.https(proxy.listening().await),
+    );
+    // The upload never ends, so that its request has no answer.
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n";
+    let client = raw::Client::sending(&https, head).await;
+    Page::with(&admin, "spiffe_requests_in_flight{state=\"waiting\"}", 1.0).await;
+    drop(client);
+    let page = Page::quiet(&admin).await;
+    assert_eq!(page.sum("spiffe_requests_total"), 1.0);
+    assert_eq!(page.at("spiffe_request_duration_seconds_count"), 1.0);
+}
