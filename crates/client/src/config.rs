@@ -53,8 +53,10 @@ Examples:
   client --every 1s
   client --doctor
   client --listen 127.0.0.1:15001 --url https://proxy.example.org:8443
-  client --token-file /run/app/token --token-command 'systemctl reload app' spiffe://example.org/orders
-  curl --cacert <(client --print-bundle) -H \"Authorization: Bearer $(client --print-token)\" URL"
+  client --token-file /run/app/token --token-command 'systemctl reload app' \\
+         spiffe://example.org/orders
+  curl --cacert <(client --print-bundle) \\
+       -H \"Authorization: Bearer $(client --print-token)\" URL"
 )]
 pub struct Config {
     /// Audience of the token [default: the server's SPIFFE ID]. Each of several can send the token on

@@ -25,7 +25,8 @@ Each flag can also be set by PROXY_ and its name: PROXY_UPSTREAM=https://localho
 
 Examples:
   proxy
-  proxy --upstream https://10.0.0.5:8080 --upstream-id spiffe://example.org/server
+  proxy --upstream https://10.0.0.5:8080 \\
+        --upstream-id spiffe://example.org/server
   proxy --upstream https://10.0.0.5:8080 --upstream https://10.0.0.6:8080
   proxy --listen 127.0.0.1:8443 --path / --path '/api/**'
   proxy --doctor"

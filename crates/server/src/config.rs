@@ -41,13 +41,15 @@ Each flag can also be set by SERVER_ and its name: SERVER_LISTEN=127.0.0.1:8080,
 Examples:
   server
   server --listen 127.0.0.1:8080 --audience https://api.example.org
-  server --allow spiffe://example.org/client --allow 'spiffe://example.org/ns/batch/*'
+  server --allow spiffe://example.org/client \\
+         --allow 'spiffe://example.org/ns/batch/*'
   server --peers spiffe://example.org/proxy
   server --upstream http://127.0.0.1:3000 --public /healthz
   server --upstream h2c://127.0.0.1:50051
   server --ext-authz 127.0.0.1:9001
   server --policy policy.toml --upstream http://127.0.0.1:3000
-  server --policy policy.toml --explain 'GET /orders spiffe://example.org/client'
+  server --policy policy.toml \\
+         --explain 'GET /orders spiffe://example.org/client'
   server --doctor"
 )]
 pub struct Config {

@@ -22,8 +22,8 @@ Examples:
   Stop the agent for a minute, and start it again with other keys:
     dev-agent ctl restart --down-for 60s --new-keys
 
-Exit status: 0 the command is done; 1 the agent refused it, or there is no agent; 2 the command
-line is wrong.";
+Exit status: 0 the command is done; 1 the agent refused it, or there is no
+agent; 2 the command line is wrong.";
 
 /// Control a running agent: rotate, withdraw, stall, restart.
 ///

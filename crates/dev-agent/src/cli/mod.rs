@@ -22,24 +22,28 @@ Examples:
               --entry 'spiffe://example.org/client=unix:path:/usr/bin/client'
 
   An identity for a Unix user, with a name that curl can verify:
-    dev-agent --entry 'spiffe://example.org/server=unix:user:server-workload;dns=localhost'
+    dev-agent --entry \\
+        'spiffe://example.org/server=unix:user:server-workload;dns=localhost'
 
   Watch rotation within a minute:
     dev-agent --entry 'spiffe://example.org/me=unix:uid:1000' \\
-              --x509-ttl 20s --jwt-ttl 10s --rotate-jwt-key-every 15s --rotate-ca-every 30s
+              --x509-ttl 20s --jwt-ttl 10s \\
+              --rotate-jwt-key-every 15s --rotate-ca-every 30s
 
   Serve the trust bundle to another trust domain, and fetch that domain's:
     dev-agent --entry 'spiffe://example.org/server=unix:user:server-workload' \\
               --bundle-endpoint '[::]:8443' \\
-              --federate-with 'spiffe://example.com=https://spire.example.com:8443;bundle=example.com.json'
+              --federate-with \\
+        'spiffe://example.com=https://spire.example.com:8443;bundle=com.json'
 
-  Show the running agent, and withdraw an identity ('dev-agent ctl --help' has more):
+  Show the running agent, and withdraw an identity:
     dev-agent ctl status
     dev-agent ctl withdraw spiffe://example.org/client
+  'dev-agent ctl --help' has more.
 
 Each option can also be set by an environment variable: DEV_AGENT_ and its name.
-Newlines separate several values in DEV_AGENT_ENTRY and the like. RUST_LOG selects what is
-logged.";
+Newlines separate several values in DEV_AGENT_ENTRY and the like. RUST_LOG
+selects what is logged.";
 
 /// A SPIFFE Workload API for one machine, for development and tests only.
 ///
