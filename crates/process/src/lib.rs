@@ -6,6 +6,7 @@
 //! - [`cli`]: `main`, and the flags that binaries share
 //! - [`doctor`]: the steps of `--doctor`, their verdicts and output
 //! - [`listen`]: the process's own sockets, or sockets passed to it
+//! - [`policy`]: the rules of a policy file or of the flags
 //! - [`service`]: the life of a binary that listens
 //! - [`runtime`]: one runtime per core
 //! - [`notify`]: the state of the process for a service manager
@@ -21,6 +22,7 @@ pub mod cli;
 pub mod doctor;
 pub mod listen;
 pub mod notify;
+pub mod policy;
 pub mod protect;
 pub mod runtime;
 pub mod sandbox;

@@ -99,7 +99,9 @@ fn asked_for(audiences: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::file, *};
+    use process::policy::PolicyFile;
+
+    use super::*;
 
     const FILE: &str = r#"
 [[rule]]
@@ -119,7 +121,9 @@ callers = ["spiffe://example.org/client"]
 
     #[test]
     fn the_rule_that_decides_is_named_u024() {
-        let rules = file::parse(FILE.as_bytes()).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), FILE).unwrap();
+        let (_, rules) = PolicyFile::open(file.path()).unwrap();
         for (question, audiences, expected) in [
             (
                 "GET /healthz",

@@ -7,14 +7,17 @@ use common::{
     bearer::{Authenticator, Policy, Rules, RulesHandle},
     workload::JwtSource,
 };
-use process::{bundles, notify::ServiceManager, signal::Hangups};
+use process::{
+    bundles,
+    notify::ServiceManager,
+    policy::{PolicyFile, Refused},
+    signal::Hangups,
+};
 use tokio::{
     task::spawn_blocking,
     time::{MissedTickBehavior, interval},
 };
 use tracing::{error, info, warn};
-
-use super::load::{PolicyFile, Refused};
 
 /// The interval between two looks at the file. Reading it works on every file system, and also where a
 /// link to it is replaced. A look costs 0.3 ms of CPU in a debug build (`schedstat` over 60 s of a quiet

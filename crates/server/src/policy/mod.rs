@@ -1,13 +1,10 @@
 //! The policy that the flags describe: which requests are let through.
 //!
-//! - `file` reads the text of a policy file, and finds its mistakes
-//! - `load` reads the file itself; `follow` makes its rules those of the server, again when it changes
+//! - [`process::policy`] reads a policy file; `follow` makes its rules those of the server, again when it changes
 //! - `explain` answers `--explain`
 
 mod explain;
-mod file;
 mod follow;
-mod load;
 
 use std::{
     io::{self, Write},
@@ -17,15 +14,17 @@ use std::{
 
 use clap::{Args, CommandFactory, ValueEnum};
 use common::{
-    bearer::{Access, AccessRule, Allow, Enforcement, Pattern, RuleName, Rules},
+    bearer::{Enforcement, Pattern, Rules},
     path::PathPattern,
 };
-use process::cli;
+use process::{
+    cli,
+    policy::{self, PolicyFile, Refused},
+};
 use spiffe::{SpiffeId, TrustDomain};
 
 pub use self::explain::Question;
 pub(crate) use self::follow::{LivePolicy, outlive_reloads};
-use self::load::{PolicyFile, Refused};
 
 /// The callers, and the requests that they may send.
 #[derive(Args, Clone, Debug)]
@@ -99,20 +98,7 @@ impl PolicyArgs {
 
     /// Returns the rules of `--allow` and `--public`, for a server of this trust domain.
     pub(crate) fn rules(&self, own: &TrustDomain) -> Rules {
-        let allow = match self.allow.is_empty() {
-            true => Allow::members_of(own.clone()),
-            false => self.allow.iter().cloned().collect(),
-        };
-        let public = AccessRule {
-            name: Some(RuleName::flag("--public")),
-            paths: self.public.clone(),
-            ..AccessRule::new(Access::Public)
-        };
-        // A rule without paths would make every request public.
-        let public = (!self.public.is_empty()).then_some(public);
-        let audiences = Vec::new();
-        let callers = AccessRule::new(Access::Callers { allow, audiences });
-        public.into_iter().chain([callers]).collect()
+        policy::of_flags(&self.allow, &self.public, own)
     }
 
     /// Returns the words for the policy of the flags.

@@ -2,9 +2,9 @@
 
 use std::{collections::HashMap, fmt};
 
+use crate::cli;
 use common::bearer::{Access, AccessRule, RuleName, Rules};
 use http::Method;
-use process::cli;
 use serde::Deserialize;
 use toml::Spanned;
 

@@ -15,7 +15,7 @@ const MAX: u64 = 1024 * 1024;
 
 /// A policy file.
 #[derive(Clone, Debug)]
-pub(crate) struct PolicyFile {
+pub struct PolicyFile {
     path: PathBuf,
     /// The contents that were taken or refused last, or the reason why they could not be read.
     seen: Contents,
@@ -27,7 +27,7 @@ type Contents = Result<Vec<u8>, String>;
 
 /// The reason why a policy file is refused.
 #[derive(Debug)]
-pub(crate) enum Refused {
+pub enum Refused {
     /// The file can't be read.
     Unreadable(String),
     /// The file has a mistake.
@@ -39,7 +39,7 @@ impl PolicyFile {
     ///
     /// # Errors
     /// Fails when the file can't be read or has a mistake.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Rules), Refused> {
+    pub fn open(path: &Path) -> Result<(Self, Rules), Refused> {
         let file = Self {
             path: path.to_owned(),
             seen: contents(path),
@@ -50,7 +50,7 @@ impl PolicyFile {
     }
 
     /// Returns the path as it was given.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
@@ -58,7 +58,7 @@ impl PolicyFile {
     ///
     /// # Errors
     /// Fails when the file could not be read or has a mistake.
-    pub(crate) fn rules(&self) -> Result<Rules, Refused> {
+    pub fn rules(&self) -> Result<Rules, Refused> {
         let path = self.path.display();
         match &self.seen {
             Err(error) => Err(Refused::Unreadable(format!("{path}: {error}"))),
@@ -69,13 +69,13 @@ impl PolicyFile {
     }
 
     /// Reads the file, whose contents are said to be whole.
-    pub(crate) fn read_again(&mut self) {
+    pub fn read_again(&mut self) {
         (self.seen, self.next) = (contents(&self.path), None);
     }
 
     /// Reads the file, and returns whether it has other contents than were seen last. They must be read
     /// twice, because a file that is written in place is not whole for a moment.
-    pub(crate) fn has_changed(&mut self) -> bool {
+    pub fn has_changed(&mut self) -> bool {
         self.settle(contents(&self.path))
     }
 
@@ -95,7 +95,7 @@ impl PolicyFile {
 
 impl Refused {
     /// Returns the text, which names the file.
-    pub(crate) fn text(&self) -> &str {
+    pub fn text(&self) -> &str {
         match self {
             Self::Unreadable(text) | Self::Mistake(text) => text,
         }
