@@ -70,7 +70,7 @@ pub(crate) fn without_paths(name: &str, endpoint: &str, text: &str) -> String {
 }
 
 /// Replaces times, their distance from now, and serial numbers.
-fn without_times(text: &str) -> String {
+pub(crate) fn without_times(text: &str) -> String {
     let is_time = |word: &str| word.len() == 20 && word.starts_with("20") && word.ends_with('Z');
     let is_serial = |word: &str| word.len() > 20 && word.split(':').all(|part| part.len() == 2);
     let line = |line: &str| {

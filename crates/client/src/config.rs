@@ -17,6 +17,7 @@ use spiffe::SpiffeId;
 use tracing::{level_filters::LevelFilter, warn};
 
 use crate::{
+    explain::config::ExplainArgs,
     listening::config::ListenArgs,
     peer::{Peer, server_name},
     route::Route,
@@ -52,6 +53,7 @@ Examples:
   client -X PUT -H 'Content-Type: application/json' -d @order.json
   client --every 1s
   client --doctor
+  client --print-token | client --explain-token -
   client --listen 127.0.0.1:15001 --url https://proxy.example.org:8443
   client --token-file /run/app/token --token-command 'systemctl reload app' \\
          spiffe://example.org/orders
@@ -113,6 +115,9 @@ pub struct Config {
     /// The diagnosis.
     #[command(flatten)]
     pub(crate) doctor: DoctorArgs,
+    /// The explanation of a token.
+    #[command(flatten)]
+    pub(crate) explain: ExplainArgs,
     /// The Workload API.
     #[command(flatten)]
     pub identity: WorkloadApiArgs,

@@ -6,7 +6,7 @@
 //! - `confinement`: the files and ports that the flags name
 //! - `web_pki`: the verification of peers by host name
 //! - [`listening`]: requests of applications · [`token_file`]: a token in a file
-//! - `doctor`: the steps of `--doctor`
+//! - `doctor`: the steps of `--doctor` · [`explain`]: the rules of `--explain-token`
 //! - `identity`: the token and the bundles of a run · `authorize`: the token in the request · `challenge`: its refusal
 //! - `output`: standard output and standard error
 //! - `repeat`: one request after another; `tally`: counts and times of their outcomes
@@ -16,6 +16,7 @@ mod challenge;
 pub mod config;
 mod confinement;
 mod doctor;
+pub mod explain;
 mod identity;
 pub mod listening;
 mod output;
@@ -51,6 +52,10 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     if let Err(error) = config.check_admin() {
         return cli::usage_error::<Config>(&error);
     }
+    if config.explain.is_given() {
+        let explained = explain::run(&config).await;
+        return Ok(explained.unwrap_or_else(failed));
+    }
     if config.doctor.doctor {
         return doctor::run(&config, inherited).await;
     }
@@ -63,10 +68,13 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     if let Err(error) = config.check_audience() {
         return cli::usage_error::<Config>(&error);
     }
-    Ok(run(config).await.unwrap_or_else(|error| {
-        eprintln!("client: {error:#}");
-        ExitCode::FAILURE
-    }))
+    Ok(run(config).await.unwrap_or_else(failed))
+}
+
+/// Prints the reason of a failure. Returns the exit status.
+fn failed(error: anyhow::Error) -> ExitCode {
+    eprintln!("client: {error:#}");
+    ExitCode::FAILURE
 }
 
 async fn run(config: Config) -> anyhow::Result<ExitCode> {

@@ -19,8 +19,12 @@ mod bundles;
 mod choices;
 mod tokens;
 
+use std::time::SystemTime;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use common::bearer::{self, Allow, Authenticator, Pattern, Policy, Refusal};
+use common::bearer::{
+    self, Allow, Authenticator, Caller, ExplainedRule, Outcome, Pattern, Policy, Refusal,
+};
 use http::{HeaderValue, Request, header::AUTHORIZATION};
 use serde::Deserialize;
 use serde_json::Value;
@@ -168,7 +172,13 @@ pub fn compare(token: &str, bundles: &Bundles) -> Verdict {
     };
     let mut request = Request::new(());
     request.headers_mut().insert(AUTHORIZATION, value);
-    let ours = bundles.authenticator.authenticate(&request.into_parts().0);
+    let head = request.into_parts().0;
+    let ours = bundles.authenticator.authenticate(&head);
+    check_explanation(
+        token,
+        &ours,
+        &bundles.authenticator.explain(&head, SystemTime::now()),
+    );
     let is_accepted = match &ours {
         // A trust domain's own ID is not one of a workload, which no pattern matches.
         Ok(_) | Err(Refusal::NotAllowed { .. }) => true,
@@ -187,6 +197,27 @@ pub fn compare(token: &str, bundles: &Bundles) -> Verdict {
             None => panic!("{token}: ours {ours:?}, the library's {library:?}"),
         },
     }
+}
+
+/// Checks that the first rule that refuses, where each one is explained, is the reason of the refusal.
+fn check_explanation(token: &str, ours: &Result<Option<Caller>, Refusal>, rules: &[ExplainedRule]) {
+    let refusal = rules.iter().find_map(|rule| match &rule.outcome {
+        Outcome::Refused(refusal) => Some(refusal.to_string()),
+        Outcome::Met(_) | Outcome::NotTried(_) => None,
+    });
+    let expected = ours.as_ref().err().map(ToString::to_string);
+    let (_, claims) = parts(token);
+    let has_clock_moved = is_at_its_end(&claims.exp) || is_at_its_end(&claims.nbf);
+    assert!(
+        refusal == expected || has_clock_moved,
+        "{token}: {refusal:?} is explained, and {expected:?} is the verdict"
+    );
+}
+
+/// Returns whether a time is so near that two verifications may differ.
+fn is_at_its_end(time: &Value) -> bool {
+    let time = time.as_f64();
+    time.is_some_and(|time| (time - jwt::now() as f64).abs() <= 2.0)
 }
 
 /// The claims that a verification goes by. Others may be what no [`Value`] is.
@@ -216,10 +247,6 @@ fn parts(token: &str) -> (Value, Claims) {
 /// Returns the reason for a difference, if it is a known one.
 fn difference(token: &str, bundles: &Bundles, is_accepted: bool) -> Option<&'static str> {
     let (header, claims) = parts(token);
-    let is_at_its_end = |time: &Value| {
-        let time = time.as_f64();
-        time.is_some_and(|time| (time - jwt::now() as f64).abs() <= 2.0)
-    };
     if is_at_its_end(&claims.exp) || is_at_its_end(&claims.nbf) {
         return Some(CLOCK);
     }

@@ -30,25 +30,25 @@ use crate::workload::JwtSource;
 /// fixed set.
 #[derive(Debug)]
 pub struct Authenticator<B = JwtSource> {
-    validator: Validator<B>,
-    rules: Holder,
-    times: Times,
+    pub(super) validator: Validator<B>,
+    pub(super) rules: Holder,
+    pub(super) times: Times,
     cache: Option<Cache>,
     counts: Arc<Counts>,
 }
 
 /// The token of a request, and its digest once that was computed.
-struct BearerToken<'a> {
+pub(super) struct BearerToken<'a> {
     field: &'a HeaderValue,
-    text: &'a str,
+    pub(super) text: &'a str,
     digest: OnceCell<TokenDigest>,
 }
 
 /// The check of one request: its token, and what decides about it.
-struct Check<'a> {
-    token: BearerToken<'a>,
+pub(super) struct Check<'a> {
+    pub(super) token: BearerToken<'a>,
     in_force: &'a InForce,
-    decides: Decides<'a>,
+    pub(super) decides: Decides<'a>,
 }
 
 impl<'a> BearerToken<'a> {
@@ -271,7 +271,7 @@ impl<'a> Check<'a> {
     ///
     /// # Errors
     /// Fails when the request does not have one token.
-    fn new(in_force: &'a InForce, head: &'a Parts) -> Result<Option<Self>, Refusal> {
+    pub(super) fn new(in_force: &'a InForce, head: &'a Parts) -> Result<Option<Self>, Refusal> {
         let decides = in_force.decides(head);
         if matches!(decides, Decides::Public) {
             return Ok(None);
@@ -285,7 +285,10 @@ impl<'a> Check<'a> {
     }
 
     /// Refuses a token that has none of the audiences that decide.
-    fn audience<'t>(&self, found: impl Iterator<Item = &'t str> + Clone) -> Result<(), TokenFault> {
+    pub(super) fn audience<'t>(
+        &self,
+        found: impl Iterator<Item = &'t str> + Clone,
+    ) -> Result<(), TokenFault> {
         let expected = self.decides.audiences(self.in_force);
         match found
             .clone()
@@ -308,7 +311,7 @@ impl<'a> Check<'a> {
 }
 
 /// Returns the caller if what decides about its request allows it.
-fn authorized(decides: Decides<'_>, caller: Caller) -> Result<Caller, Refusal> {
+pub(super) fn authorized(decides: Decides<'_>, caller: Caller) -> Result<Caller, Refusal> {
     let rule = match decides {
         Decides::Callers(rule, _) if rule.allows(&caller.id) => return Ok(caller),
         Decides::Callers(rule, _) => rule.refusing(),

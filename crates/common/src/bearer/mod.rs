@@ -11,6 +11,7 @@
 //! - `allow` matches the caller's SPIFFE ID against the patterns of the rule
 //! - `caller` has the result, and reads the token's claims when a service asks
 //! - `counts` counts the outcomes
+//! - `explain` applies each rule to a token, for a person who reads the verdicts
 //! - `refusal` maps the step that refused a request to an answer and a log line
 
 mod access;
@@ -19,6 +20,7 @@ mod authenticator;
 mod cache;
 mod caller;
 mod counts;
+mod explain;
 mod fault;
 mod header;
 mod jwt;
@@ -34,6 +36,7 @@ pub use self::{
     authenticator::Authenticator,
     caller::{Caller, Credential},
     counts::{Accepted, Counts},
+    explain::{ExplainedRule, Outcome},
     fault::TokenFault,
     jwt::{Claims, ClaimsFault, JwtBundle, JwtBundleFault, JwtBundleSet},
     layer::{EmptyAnswer, Enforcement, JwtSvidLayer, JwtSvidService, RefusalAnswer},

@@ -21,7 +21,7 @@ use tracing::{error, level_filters::LevelFilter};
 pub use self::{
     admin::AdminArgs,
     parse::{
-        application, audience, duration, https_url, listen_address, positive, upstream,
+        application, audience, clock_skew, duration, https_url, listen_address, positive, upstream,
         whole_number, without_path, workload_id,
     },
     serve::ServeArgs,

@@ -14,6 +14,9 @@ use crate::listen::socket_path;
 /// The longest duration. A longer one is a mistake, and sums must not overflow the clock.
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// The largest clock skew. RFC 7519 §4.1.4 says "usually no more than a few minutes".
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(300);
+
 /// Parses a duration with its unit, more than zero and at most a year.
 ///
 /// # Errors
@@ -26,6 +29,17 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         Ok(_) => Err("must be more than zero; expected for example 30s".into()),
         Err(_) => Err("expected a number and a unit, for example 500ms, 30s, 5m, or 1h 30m".into()),
+    }
+}
+
+/// Parses a clock skew in whole seconds from 0 to 5 minutes.
+///
+/// # Errors
+/// Fails with an example when the text is not such a duration.
+pub fn clock_skew(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(skew) if skew <= MAX_CLOCK_SKEW && skew.subsec_nanos() == 0 => Ok(skew),
+        _ => Err("expected whole seconds from 0s to 5m, for example 30s".into()),
     }
 }
 
@@ -329,5 +343,15 @@ mod tests {
         );
         assert!(audience("").is_err());
         assert!(audience("a\0b").is_err());
+    }
+
+    #[test]
+    fn a_clock_skew_that_is_long_or_not_of_whole_seconds_is_refused() {
+        for (text, seconds) in [("0s", 0), ("30s", 30), ("5m", 300)] {
+            assert_eq!(clock_skew(text), Ok(Duration::from_secs(seconds)));
+        }
+        for text in ["", "30", "-1s", "301s", "1h", "500ms"] {
+            assert!(clock_skew(text).unwrap_err().contains("30s"), "{text}");
+        }
     }
 }

@@ -100,6 +100,15 @@ impl JwtBundle {
             .take(MAX_TRIED)
     }
 
+    /// Returns the ID of a key.
+    pub(super) fn id_of(&self, key: &Key) -> Option<&str> {
+        let is_it = |known: &(&String, &Result<Key, KeyFault>)| {
+            known.1.as_ref().is_ok_and(|known| std::ptr::eq(known, key))
+        };
+        let (key_id, _) = self.by_id.iter().find(is_it)?;
+        Some(key_id)
+    }
+
     /// Returns the names of the entries that cannot be used, with the reasons. Keys of other kinds of
     /// SVIDs are not among them.
     pub(crate) fn faults(&self) -> impl Iterator<Item = (String, KeyFault)> {

@@ -6,6 +6,7 @@
 //!
 //! - `token`, `claims`: the token's octets, read once and strictly
 //! - `algorithm`, `key`, `bundle`: the keys of a trust domain, read once for each bundle
+//! - `explain`: each rule for a token, one by one
 //! - `verified`, `json`: all claims of a verified token, when a service asks for them
 //!
 //! Nothing here needs constant time, because no secret is compared. The keys are public, and the cache finds a
@@ -28,6 +29,7 @@
 mod algorithm;
 mod bundle;
 mod claims;
+mod explain;
 mod json;
 mod key;
 mod token;
@@ -117,7 +119,7 @@ where
         audience(&token.claims.audiences)?;
         check_times(&token, times, seconds(now)?)?;
         let bundle = self.bundle(id.trust_domain())?;
-        check_signature(&token.jws, &bundle, id.trust_domain())?;
+        signer(&token.jws, &bundle, id.trust_domain())?;
         Ok(Svid {
             id,
             expiry: token.claims.expiry,
@@ -148,19 +150,23 @@ fn subject(text: &str) -> Result<SpiffeId, TokenFault> {
 /// Checks `exp`, `nbf` and, with a limit, the time between `iat` and `exp`, at the time `now` in seconds
 /// since 1970.
 fn check_times(token: &Token<'_>, times: Times, now: f64) -> Result<(), TokenFault> {
-    let skew = times.clock_skew.as_secs_f64();
-    let expiry = token.claims.expiry as f64;
-    if now >= expiry + skew {
-        return Err(TokenFault::Expired);
-    }
-    let not_before = token.claims.not_before;
-    if not_before.is_some_and(|start| now + skew < start) {
-        return Err(TokenFault::NotYetValid);
-    }
+    check_expiry(token, times, now)?;
+    check_not_before(token, times, now)?;
     match times.max_lifetime {
         Some(max) => check_lifetime(token, max, now),
         None => Ok(()),
     }
+}
+
+fn check_expiry(token: &Token<'_>, times: Times, now: f64) -> Result<(), TokenFault> {
+    let has_expired = now >= token.claims.expiry as f64 + times.clock_skew.as_secs_f64();
+    (!has_expired).then_some(()).ok_or(TokenFault::Expired)
+}
+
+fn check_not_before(token: &Token<'_>, times: Times, now: f64) -> Result<(), TokenFault> {
+    let not_before = token.claims.not_before;
+    let is_early = not_before.is_some_and(|start| now + times.clock_skew.as_secs_f64() < start);
+    (!is_early).then_some(()).ok_or(TokenFault::NotYetValid)
 }
 
 /// Refuses a token that lives for longer than `max`: from its `iat`, or from now if it has none or one
@@ -174,16 +180,16 @@ fn check_lifetime(token: &Token<'_>, max: Duration, now: f64) -> Result<(), Toke
     }
 }
 
-/// Checks the signature with the key that the token names or, without a name, with the keys of its
+/// Returns the key that made the signature: the one that the token names or, without a name, one of its
 /// algorithm (JWT-SVID §2.2).
-fn check_signature(
+fn signer<'b>(
     jws: &Jws<'_>,
-    bundle: &JwtBundle,
+    bundle: &'b JwtBundle,
     trust_domain: &TrustDomain,
-) -> Result<(), TokenFault> {
+) -> Result<&'b Key, TokenFault> {
     let algorithm = jws.header.algorithm;
-    let verifies = |key: &Key| key.verifies(algorithm, jws.message, &jws.signature);
-    let is_verified = match jws.header.key_id.as_deref() {
+    let verifies = |key: &&Key| key.verifies(algorithm, jws.message, &jws.signature);
+    let signer = match jws.header.key_id.as_deref() {
         Some(key_id) => {
             let missing = || TokenFault::NoAuthority {
                 key_id: Sanitized(key_id.to_owned()),
@@ -191,11 +197,11 @@ fn check_signature(
             };
             let key = bundle.get(key_id, algorithm).ok_or_else(missing)?;
             let fault = |fault: KeyFault| TokenFault::Authority(Sanitized(fault.to_string()));
-            verifies(key.map_err(fault)?)
+            Some(key.map_err(fault)?).filter(verifies)
         }
-        None => bundle.of_algorithm(algorithm).any(verifies),
+        None => bundle.of_algorithm(algorithm).find(verifies),
     };
-    is_verified.then_some(()).ok_or(TokenFault::Signature)
+    signer.ok_or(TokenFault::Signature)
 }
 
 /// Returns the time in seconds since 1970. Every token would be valid by a clock that is set before

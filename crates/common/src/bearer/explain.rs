@@ -1,0 +1,109 @@
+//! Each rule for a request's token, one by one, for a person who reads the verdicts.
+//!
+//! [`Authenticator::authenticate`] stops at the first rule that refuses. Here the others are applied too,
+//! by the same functions and in the same order.
+
+use std::{sync::Arc, time::SystemTime};
+
+use http::request::Parts;
+use spiffe::BundleSource;
+
+use super::{
+    access::Decides,
+    authenticator::{Authenticator, Check, authorized},
+    caller::{Caller, Credential},
+    jwt::JwtBundle,
+    refusal::Refusal,
+};
+
+/// A rule, and what it says about a token.
+#[derive(Debug)]
+pub struct ExplainedRule {
+    /// The name of the rule.
+    pub name: &'static str,
+    /// The verdict.
+    pub outcome: Outcome,
+}
+
+/// The verdict of one rule.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The token meets the rule. The text says by what.
+    Met(String),
+    /// The rule refuses the token.
+    Refused(Refusal),
+    /// The rule needs another one that refused. The text names it.
+    NotTried(&'static str),
+}
+
+impl ExplainedRule {
+    pub(super) fn new(name: &'static str, outcome: Outcome) -> Self {
+        Self { name, outcome }
+    }
+
+    pub(super) fn met(name: &'static str, text: impl Into<String>) -> Self {
+        Self::new(name, Outcome::Met(text.into()))
+    }
+
+    /// Returns the rule of a check that returns nothing. `text` is for a token that meets it.
+    pub(super) fn of(
+        name: &'static str,
+        checked: Result<(), impl Into<Refusal>>,
+        text: impl Into<String>,
+    ) -> Self {
+        match checked {
+            Ok(()) => Self::met(name, text),
+            Err(refusal) => Self::new(name, Outcome::Refused(refusal.into())),
+        }
+    }
+}
+
+impl<B: BundleSource<Item = JwtBundle>> Authenticator<B>
+where
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
+    /// Applies each rule to the token of the request with this head, at the time `now`, in the order of
+    /// [`Self::authenticate`]. The first one that refuses is the reason of the refusal.
+    #[must_use]
+    pub fn explain(&self, head: &Parts, now: SystemTime) -> Vec<ExplainedRule> {
+        let in_force = self.rules.snapshot();
+        let check = match Check::new(&in_force, head) {
+            Ok(Some(check)) => check,
+            Ok(None) => {
+                let text = "a rule makes the request public: no token is read";
+                return vec![ExplainedRule::met("policy", text)];
+            }
+            Err(refusal) => {
+                return vec![ExplainedRule::new("header", Outcome::Refused(refusal))];
+            }
+        };
+        let mut rules = vec![ExplainedRule::met("header", "one bearer token")];
+        let audience = |found: &[String]| check.audience(found.iter().map(String::as_str));
+        let token = check.token.text;
+        let (of_token, id) = self.validator.explain(token, audience, self.times, now);
+        rules.extend(of_token);
+        let policy = match id {
+            None => Outcome::NotTried("subject"),
+            Some(id) => {
+                let caller = Caller::new(Arc::new(id), Credential::Certificate);
+                match authorized(check.decides, caller) {
+                    Ok(_) => Outcome::Met(allowing(check.decides)),
+                    Err(refusal) => Outcome::Refused(refusal),
+                }
+            }
+        };
+        rules.push(ExplainedRule::new("policy", policy));
+        rules
+    }
+}
+
+/// Returns the words for the rule that allows a caller.
+fn allowing(decides: Decides<'_>) -> String {
+    match decides {
+        Decides::Callers(rule, _) => match &rule.name {
+            Some(name) => format!("{name} allows the caller"),
+            None => "the caller is allowed".to_owned(),
+        },
+        Decides::Public | Decides::Nothing => String::new(),
+    }
+}
