@@ -24,7 +24,7 @@ use harness::{
 use crate::caller::call;
 
 /// Starts a client that listens on a free port, and returns it with its address.
-async fn client(stack: &Stack, args: &[&str]) -> (Process, String) {
+pub(crate) async fn client(stack: &Stack, args: &[&str]) -> (Process, String) {
     let args = [&["--listen", "127.0.0.1:0"], args].concat();
     let client = stack.spawn("client", &args);
     let port = client.listening().await;

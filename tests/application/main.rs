@@ -15,3 +15,5 @@ mod lifetime;
 mod listening;
 /// Decides by a policy file which requests reach an application.
 mod policy;
+/// Passes trace context on.
+mod trace;
