@@ -1,6 +1,8 @@
 //! Tests starts, stops and restarts of processes, and what callers notice of them.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
+/// Stops processes that a load balancer must leave first.
+mod delayed;
 /// Tests how a process that drains ends open connections.
 mod farewell;
 /// Kills processes with `kill -9` and starts them again.

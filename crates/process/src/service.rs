@@ -22,7 +22,10 @@ use crate::{
 #[derive(Debug)]
 pub struct Service {
     address: ClaimedAddress,
+    /// The request to stop.
     shutdown: Shutdown,
+    /// The end of listening, which may come later.
+    drain: Shutdown,
     cores: Cores,
     manager: ServiceManager,
     admin: Admin,
@@ -53,11 +56,13 @@ impl Service {
         let (cores, manager) = (Cores::default(), ServiceManager::from_environment());
         sandbox::announce();
         manager.starting(WAITING, args.startup_timeout * 2);
-        manager.follow_stop(shutdown.clone(), args.limits().drain_timeout);
+        let longest = args.stop_delay() + args.limits().drain_timeout;
+        manager.follow_stop(shutdown.clone(), longest);
         manager.follow_cores(cores.clone());
         Ok(Self {
             address,
             admin: admin.listen(&cores, &shutdown)?,
+            drain: signal::delayed(shutdown.clone(), args.stop_delay()),
             shutdown,
             cores,
             manager,
@@ -113,7 +118,7 @@ impl Service {
     /// Follows the identity that the process presents. Connections drain when it ends.
     #[must_use]
     pub fn tenure(&self, x509: &X509Source) -> Tenure {
-        tenure::follow(x509.clone(), self.shutdown.clone())
+        tenure::follow(x509.clone(), self.drain.clone())
     }
 
     /// Waits for another part of the start. Returns `None` if a stop is requested first.
@@ -134,7 +139,7 @@ impl Service {
     /// change.
     #[must_use]
     pub fn trust(&self, x509: &X509Source) -> Tenure {
-        tenure::follow_bundles(x509.clone(), self.shutdown.clone())
+        tenure::follow_bundles(x509.clone(), self.drain.clone())
     }
 
     /// Listens, and runs `core` on each core until a stop is requested and all have drained.
@@ -152,7 +157,8 @@ impl Service {
     {
         let Self {
             address,
-            shutdown,
+            shutdown: _,
+            drain,
             cores,
             manager,
             admin,
@@ -162,7 +168,7 @@ impl Service {
         let addresses = listen::addresses(&listeners)?;
         announce(listeners.len(), &addresses);
         let running = runtime::start_cores(listeners, &cores, move |socket| {
-            core(Listener { socket, queue }, shutdown.clone())
+            core(Listener { socket, queue }, drain.clone())
         })?;
         let work = format!("listening on {addresses}");
         admin.serves(&work);

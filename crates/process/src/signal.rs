@@ -1,7 +1,12 @@
 //! SIGTERM and SIGINT, which stop a process, and SIGHUP, which makes it read its files again.
 
+use std::time::Duration;
+
 use serve::shutdown::{self, Shutdown};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::sleep,
+};
 use tracing::info;
 
 use crate::telemetry;
@@ -25,6 +30,24 @@ impl Hangups {
             std::future::pending().await
         }
     }
+}
+
+/// Returns a stop that comes `delay` after another one.
+pub(crate) fn delayed(shutdown: Shutdown, delay: Duration) -> Shutdown {
+    if delay.is_zero() {
+        return shutdown;
+    }
+    let (trigger, delayed) = shutdown::channel();
+    tokio::spawn(async move {
+        shutdown.requested().await;
+        info!(
+            "listening for another {} (--stop-delay)",
+            humantime::format_duration(delay)
+        );
+        sleep(delay).await;
+        trigger.stop();
+    });
+    delayed
 }
 
 /// Returns a stop that the first SIGTERM or SIGINT requests. The second one ends the process at

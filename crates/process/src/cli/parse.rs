@@ -43,6 +43,19 @@ pub fn clock_skew(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Parses a duration with its unit, which may be zero.
+///
+/// # Errors
+/// Fails with an example when the text is not such a duration.
+pub(super) fn pause(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(pause) if pause.is_zero() => Ok(pause),
+        _ => {
+            duration(text).map_err(|_| "expected 0s, or a number and a unit, for example 5s".into())
+        }
+    }
+}
+
 /// Parses a count of at least 1.
 ///
 /// # Errors

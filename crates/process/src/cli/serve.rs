@@ -7,7 +7,7 @@ use serve::Limits;
 
 use super::{
     admin::AdminArgs,
-    parse::{duration, positive, whole_number},
+    parse::{duration, pause, positive, whole_number},
 };
 use crate::{
     admin::ClaimedAdmin,
@@ -47,6 +47,10 @@ pub struct ServeArgs {
     /// the process at once
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     drain_timeout: Duration,
+    /// Time for which the process accepts connections after SIGTERM or SIGINT. /ready of --admin is 503 from the
+    /// signal on, so that a load balancer sends new connections elsewhere. Then --drain-timeout begins
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = pause)]
+    stop_delay: Duration,
     /// Longest life of a connection. Then it drains: requests in flight have --drain-timeout to
     /// finish. Each connection gets up to a tenth less [default: the life of the X.509-SVID that its
     /// caller has verified]
@@ -130,6 +134,12 @@ impl ServeArgs {
             OpenFiles::of("--max-handshakes", self.max_handshakes),
         ];
         [&own, others].concat()
+    }
+
+    /// Returns the time for which the process accepts connections after a request to stop.
+    #[must_use]
+    pub fn stop_delay(&self) -> Duration {
+        self.stop_delay
     }
 
     /// Returns the mode of the sandbox.

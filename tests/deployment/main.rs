@@ -1,0 +1,7 @@
+//! Checks what deploy/ offers to those who run the binaries, with the tools of its formats.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
+
+/// Checks the alert rules and the dashboard.
+mod alerts;
+/// Checks the manifests of Kubernetes.
+mod kubernetes;
