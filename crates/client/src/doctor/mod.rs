@@ -270,34 +270,16 @@ async fn walk(doctor: &mut Doctor, issued: &Issued, path: &Path) {
         route, upstream, ..
     } = path;
     let token = token(doctor, issued, &route.audiences).await;
-    let security = security(issued, route);
-    let flags = match (&route.host, &route.peer) {
-        (Some(_), _) => ["--route", "--route"],
-        (None, Peer::SpiffeId(_)) => ["--url", "--server-id"],
-        (None, Peer::Name { .. }) => ["--url", "--server-name"],
-    };
+    let security = security(doctor, issued, route);
     let steps = UpstreamSteps {
         url: &route.url,
         expected: route.peer.spiffe_id(),
-        flags,
+        flags: flags(route),
         timeout: upstream.connect_timeout,
-    };
-    let (security, is_usable) = match security {
-        Ok(security) => (Ok(security), true),
-        Err(Bad::Needs(needs)) => (Err(needs), false),
-        Err(Bad::Ca(error)) => {
-            let remedy = "name a file with the certificates of the CA that signed the peer's";
-            doctor.failed(
-                "ca",
-                Kind::File,
-                Trouble::new("CA certificates", format!("{error:#}"), remedy),
-            );
-            (Err("CA certificates"), false)
-        }
     };
     let is_verified = steps.walk(doctor, security.clone()).await;
     match (token, security) {
-        (Some(token), Ok(security)) if is_usable && is_verified => {
+        (Some(token), Ok(security)) if is_verified => {
             let asked = Asked {
                 token: &token,
                 request: &path.request,
@@ -311,17 +293,27 @@ async fn walk(doctor: &mut Doctor, issued: &Issued, path: &Path) {
     }
 }
 
-/// The reason why the peer of a route can't be verified.
-enum Bad {
-    Needs(&'static str),
-    Ca(anyhow::Error),
+/// Returns the flags that name the URL of a route and its peer.
+fn flags(route: &Route) -> [&'static str; 2] {
+    match (&route.host, &route.peer) {
+        (Some(_), _) => ["--route", "--route"],
+        (None, Peer::SpiffeId(_)) => ["--url", "--server-id"],
+        (None, Peer::Name { .. }) => ["--url", "--server-name"],
+    }
 }
 
-fn security(issued: &Issued, route: &Route) -> Result<Security, Bad> {
+/// Returns the security of connections to the peer of a route, or what lacks for it. Notes a file of `--ca` that
+/// can't be used.
+fn security(doctor: &mut Doctor, issued: &Issued, route: &Route) -> Result<Security, &'static str> {
     let bundles = match (&route.peer, &issued.bundles) {
         (Peer::SpiffeId(_), Ok(bundles)) => Some(bundles),
-        (Peer::SpiffeId(_), Err(needs)) => return Err(Bad::Needs(needs)),
+        (Peer::SpiffeId(_), Err(needs)) => return Err(needs),
         (Peer::Name { .. }, _) => None,
     };
-    route.peer.security(bundles, route.flag()).map_err(Bad::Ca)
+    route.peer.security(bundles, route.flag()).map_err(|error| {
+        let remedy = "name a file with the certificates of the CA that signed the peer's";
+        let trouble = Trouble::new("CA certificates", format!("{error:#}"), remedy);
+        doctor.failed("ca", Kind::File, trouble);
+        "CA certificates"
+    })
 }

@@ -85,23 +85,27 @@ pub(crate) async fn run(config: &Config) -> anyhow::Result<ExitCode> {
     for rule in &rules {
         text += &line(rule, missing);
     }
-    let verdict = match (authenticator.authenticate(&head), missing) {
-        (Err(refusal), true) if is_about_bundles(&refusal) => {
-            text += "not decided: there are no bundles to verify the token with\n";
-            ExitCode::from(Kind::Bundles as u8)
-        }
-        (Err(refusal), _) => {
-            text += &refused(&refusal, &rules);
-            ExitCode::FAILURE
-        }
-        (Ok(_), _) => {
-            text += "accepted: no rule refuses it\n";
-            ExitCode::SUCCESS
-        }
-    };
+    let refusal = authenticator.authenticate(&head).err();
+    let (verdict, status) = verdict(refusal, &rules, missing);
+    text += &verdict;
     let written = std::io::stdout().write_all(text.as_bytes());
     written.context("cannot write to standard output")?;
-    Ok(verdict)
+    Ok(status)
+}
+
+/// Returns the last line and the exit status. `refusal` is the verdict of the server.
+fn verdict(refusal: Option<Refusal>, rules: &[ExplainedRule], missing: bool) -> (String, ExitCode) {
+    match refusal {
+        None => (
+            "accepted: no rule refuses it\n".to_owned(),
+            ExitCode::SUCCESS,
+        ),
+        Some(refusal) if missing && is_about_bundles(&refusal) => (
+            "not decided: there are no bundles to verify the token with\n".to_owned(),
+            ExitCode::from(Kind::Bundles as u8),
+        ),
+        Some(refusal) => (refused(&refusal, rules), ExitCode::FAILURE),
+    }
 }
 
 /// Returns what the token itself says.

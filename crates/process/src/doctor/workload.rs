@@ -1,6 +1,6 @@
 //! The steps of the Workload API: its socket, the identity of this process, its SVID, and bundles.
 
-use std::time::SystemTime;
+use std::{path::Path, time::SystemTime};
 
 use common::workload::{Address, Error, IssuedId, JwtSource, Reason, WorkloadApi, X509Source};
 use spiffe::{BundleSource, TrustDomain};
@@ -53,28 +53,28 @@ async fn agent(doctor: &mut Doctor, api: &WorkloadApi) -> bool {
         }
         Err(error) => error,
     };
-    let cause = error.reason();
-    match (cause, path) {
-        (Reason::SocketPermission(_), Some(path)) => {
-            match permission::is_there(path) {
-                true => doctor.ok("socket", Kind::WorkloadApi, format!("{address} is there")),
-                false => {
-                    doctor.not_tried("socket", Kind::WorkloadApi, "permission on its directory")
-                }
-            }
-            let tried = permission::obstacle(path);
-            let remedy = "give this user's group access to the directory and the socket, or run the process as a \
-                          user who has it";
-            let trouble = Trouble::new(tried, cause, remedy);
-            doctor.failed("permission", Kind::WorkloadApi, trouble);
-        }
-        _ => {
+    match (error.reason(), path) {
+        (Reason::SocketPermission(_), Some(path)) => forbidden(doctor, address, path, &error),
+        (cause, _) => {
             let trouble = Trouble::new(address.to_string(), cause, of_socket(cause));
             doctor.failed("socket", Kind::WorkloadApi, trouble);
             doctor.not_tried("permission", Kind::WorkloadApi, "the socket");
         }
     }
     false
+}
+
+/// Notes that this user may not connect. If the directory can't be searched, nobody knows whether the socket is
+/// there.
+fn forbidden(doctor: &mut Doctor, address: &Address, path: &Path, error: &Error) {
+    match permission::is_there(path) {
+        true => doctor.ok("socket", Kind::WorkloadApi, format!("{address} is there")),
+        false => doctor.not_tried("socket", Kind::WorkloadApi, "permission on its directory"),
+    }
+    let remedy = "give this user's group access to the directory and the socket, or run the process as a user who \
+                  has it";
+    let trouble = Trouble::new(permission::obstacle(path), error.reason(), remedy);
+    doctor.failed("permission", Kind::WorkloadApi, trouble);
 }
 
 fn of_socket(reason: &Reason) -> &'static str {
