@@ -7,5 +7,7 @@ mod help;
 mod output;
 /// Finds the code of each refusal in logs, and the paragraph of each code.
 mod refusals;
+/// Asks for an access log.
+mod requests;
 /// Searches logs at `RUST_LOG=trace`, and what others can read of a process, for tokens and keys.
 mod secrets;

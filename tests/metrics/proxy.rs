@@ -1,10 +1,9 @@
-use std::sync::Arc;
+use std::{future::pending, sync::Arc};
 
 use harness::{
     Stack,
     admin::{ADMIN, Admin},
     https::get,
-    process::free_ports,
     raw::{self, Reply},
     upstream,
 };
@@ -132,18 +131,17 @@ async fn requests_in_flight_are_seen_and_those_over_the_limit_are_shed() {
 #[tokio::test]
 async fn request_whose_caller_leaves_before_the_answer_is_counted_without_a_code() {
     let stack = Stack::new().await;
-    let [nowhere] = free_ports();
-    let proxy = stack.proxy(nowhere, &ADMIN).await;
+    let silent = upstream::answering(&stack, &["h2"], |_| pending()).await;
+    let proxy = stack.proxy(silent, &ADMIN).await;
     let (admin, https) = (
         Admin::of(&proxy).await,
         stack.https(proxy.listening().await),
     );
-    // The upload never ends, so that its request has no answer.
-    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n";
-    let client = raw::Client::sending(&https, head).await;
-    Page::with(&admin, "spiffe_requests_in_flight{state=\"waiting\"}", 1.0).await;
-    drop(client);
+    tokio::select! {
+        _ = https.send_over(Version::HTTP_2, get(&[])) => panic!("it has an answer"),
+        _ = Page::with(&admin, "spiffe_upstream_requests_total", 1.0) => {}
+    }
     let page = Page::quiet(&admin).await;
-    assert_eq!(page.sum("spiffe_requests_total"), 1.0);
+    page.assert_all("spiffe_requests_total", &[("code=\"none\"", 1.0)]);
     assert_eq!(page.at("spiffe_request_duration_seconds_count"), 1.0);
 }

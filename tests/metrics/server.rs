@@ -152,3 +152,31 @@ async fn connections_that_are_not_served_are_counted_by_reason() {
     assert_eq!(page.at("spiffe_connections_total"), 2.0);
     assert_eq!(page.sum("spiffe_handshakes_total"), 0.0);
 }
+
+#[tokio::test]
+async fn refused_certificates_and_versions_of_tls_are_counted() {
+    let stack = Stack::new().await;
+    let (server, admin) = server(&stack, &["--peers", SERVER_ID]).await;
+    let https = stack.https(server.listening().await);
+    for _ in 0..3 {
+        let answer = match https.try_connect(b"http/1.1").await {
+            Ok(tls) => raw::Client::over(tls).answer().await,
+            Err(_) => None,
+        };
+        assert!(answer.is_none(), "there is no certificate");
+    }
+    let refused = "spiffe_handshake_failures_total{reason=\"certificate\"}";
+    let page = Page::with(&admin, refused, 3.0).await;
+    assert_eq!(page.sum("spiffe_handshake_failures_total"), 3.0);
+    assert_eq!(page.sum("spiffe_handshakes_total"), 0.0);
+
+    let (server, admin) = self::server(&stack, &[]).await;
+    let https = stack.https(server.listening().await);
+    let config = https.config_of(&[&rustls::version::TLS12], &[b"http/1.1"]);
+    let tls = https.connect_with(config, "localhost").await.unwrap();
+    let mut client = raw::Client::over(tls);
+    client.send(raw::get("")).await;
+    client.answer().await.unwrap();
+    let page = Page::of(&admin).await;
+    page.assert_all("spiffe_handshakes_total", &[("tls=\"TLSv1.2\"", 1.0)]);
+}

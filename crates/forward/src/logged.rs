@@ -5,7 +5,8 @@ use std::{fmt::Display, sync::Arc};
 use common::{reason::Reason, sanitize::Sanitized, throttle::LogQuotas};
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use serve::{Received, body::Body, peer::Peer};
+use serve::{Received, access::Access, body::Body, peer::Peer};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::{
@@ -23,6 +24,12 @@ pub struct LoggedForwarder {
     quotas: Arc<LogQuotas>,
 }
 
+/// The entry of a request in the access log, and the time when it was sent upstream.
+struct Timed {
+    access: Access,
+    begun: Instant,
+}
+
 impl LoggedForwarder {
     /// Returns a forwarder whose log lines are limited by `quotas`, which all cores share.
     #[must_use]
@@ -34,18 +41,19 @@ impl LoggedForwarder {
     /// and answers with a status.
     pub fn forward(
         &self,
-        request: Checked,
+        mut request: Checked,
         peer: &Peer,
         set: Option<(HeaderName, HeaderValue)>,
     ) -> impl Future<Output = Response<Body>> {
+        let timed = Timed::of(&mut request);
         let forwarding = self.forwarder.forward(request, peer, set);
-        forwarding.map(|forwarded| self.answered(forwarded, peer))
+        forwarding.map(|forwarded| self.answered(forwarded, peer, timed))
     }
 
     /// Forwards a request as [`Forwarder::forward_renewing`] does, and answers as [`Self::forward`] does.
     pub fn forward_renewing<R>(
         &self,
-        request: Checked,
+        mut request: Checked,
         peer: &Peer,
         set: Option<(HeaderName, HeaderValue)>,
         renew: impl FnOnce(StatusCode, &HeaderMap) -> Option<R>,
@@ -53,11 +61,20 @@ impl LoggedForwarder {
     where
         R: Future<Output = Option<(HeaderName, HeaderValue)>>,
     {
+        let timed = Timed::of(&mut request);
         let forwarding = self.forwarder.forward_renewing(request, peer, set, renew);
-        forwarding.map(|forwarded| self.answered(forwarded, peer))
+        forwarding.map(|forwarded| self.answered(forwarded, peer, timed))
     }
 
-    fn answered(&self, forwarded: Result<Response<Body>, Error>, peer: &Peer) -> Response<Body> {
+    fn answered(
+        &self,
+        forwarded: Result<Response<Body>, Error>,
+        peer: &Peer,
+        timed: Option<Timed>,
+    ) -> Response<Body> {
+        if let Some(Timed { access, begun }) = timed {
+            access.upstream(begun.elapsed());
+        }
         forwarded.unwrap_or_else(|error| {
             log_failure(&self.quotas, peer, error.status(), error.reason(), &error);
             error.into_response()
@@ -67,6 +84,17 @@ impl LoggedForwarder {
     /// Answers a rejected request, and logs it.
     pub fn reject(&self, rejected: &Rejected<Received>, peer: &Peer) -> Response<Body> {
         reject(&self.quotas, rejected, peer)
+    }
+}
+
+impl Timed {
+    /// Takes the entry of a request, which is not sent upstream.
+    fn of(request: &mut Checked) -> Option<Self> {
+        let access = request.0.extensions_mut().remove()?;
+        Some(Self {
+            access,
+            begun: Instant::now(),
+        })
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Proxy {
 struct ProxyHandler {
     forwarder: Arc<LoggedForwarder>,
     paths: Arc<[PathPattern]>,
+    /// Set if a request that is forwarded is logged at its beginning.
+    logs_beginning: bool,
 }
 
 /// Connects to the Workload API, listens, and proxies until a signal arrives.
@@ -94,7 +96,10 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         upstream,
         paths: config.paths.clone().into(),
         quotas: Arc::default(),
-        shared: Shared::new(limits).with_tenure(service.tenure(&identity.x509)),
+        shared: config
+            .serve
+            .shared()
+            .with_tenure(service.tenure(&identity.x509)),
     };
     let metrics = service.admin().metrics();
     metrics.role("proxy");
@@ -129,6 +134,7 @@ pub async fn run(listener: impl Into<Listener>, proxy: Proxy, shutdown: Shutdown
     let handler = ProxyHandler {
         forwarder: Arc::new(LoggedForwarder::new(forwarder, proxy.quotas)),
         paths: proxy.paths,
+        logs_beginning: proxy.shared.access_log().is_none(),
     };
     serve::serve(listener, proxy.tls, handler, proxy.shared, shutdown).await;
 }
@@ -137,7 +143,9 @@ impl Handler for ProxyHandler {
     async fn handle(&self, request: Request<Received>, peer: &Peer) -> Response<Body> {
         match self.check(request) {
             Ok(request) => {
-                log(&request, peer);
+                if self.logs_beginning {
+                    log(&request, peer);
+                }
                 self.forwarder.forward(request, peer, None).await
             }
             Err(rejected) => self.forwarder.reject(&rejected, peer),

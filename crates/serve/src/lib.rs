@@ -6,12 +6,14 @@
 //! - `accept` takes connections from the kernel's queue, within bounds, and hands them off between cores
 //! - `connection` does the TLS handshake and serves HTTP/1.1 or HTTP/2 until the connection ends
 //! - [`tenure`] ends connections with the identity that they were opened under
+//! - [`access`] logs requests
 //! - [`counts`] counts connections and requests; [`reason`] has the codes of connections that are not served
 //! - [`body`], [`peer`], [`listen`] and [`shutdown`] have the types that a [`Handler`] and its binary use
 //! - [`shares`], [`http2`], [`grpc`], [`websocket`], [`tunnel`], [`tcp`] and [`fields`]
 //!   are shared with the `forward` crate
 
 mod accept;
+pub mod access;
 pub mod body;
 mod connection;
 mod core;
@@ -32,6 +34,7 @@ mod statuses;
 mod stream;
 pub mod tcp;
 pub mod tenure;
+mod trace;
 pub mod tunnel;
 mod upgraded;
 pub mod websocket;

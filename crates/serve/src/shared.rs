@@ -6,6 +6,7 @@ use common::throttle::LogQuota;
 
 use crate::{
     accept::{Admission, Balance},
+    access::AccessLog,
     connection::windows::WideWindows,
     counts::Counts,
     in_flight::InFlightLimit,
@@ -30,6 +31,8 @@ pub struct Shared {
     /// The quota of log lines about requests that exceed a bound.
     pub(crate) rejected: Arc<LogQuota>,
     pub(crate) counts: Arc<Counts>,
+    /// The requests in the access log, if there is one.
+    pub(crate) access: Option<AccessLog>,
 }
 
 /// The connections and requests of a listener at one moment.
@@ -59,8 +62,22 @@ impl Shared {
             refused: Arc::default(),
             rejected: Arc::default(),
             counts: Arc::default(),
+            access: None,
             limits,
         }
+    }
+
+    /// Logs these requests at their ends.
+    #[must_use]
+    pub fn with_access_log(self, access: Option<AccessLog>) -> Self {
+        Self { access, ..self }
+    }
+
+    /// Returns the requests that are logged at their ends. Without an access log, handlers log the requests that
+    /// they serve at their beginnings.
+    #[must_use]
+    pub fn access_log(&self) -> Option<AccessLog> {
+        self.access
     }
 
     /// Returns the counts of connections and requests.

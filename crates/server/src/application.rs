@@ -14,6 +14,7 @@ use forward::{
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use serve::{
     Received,
+    access::Access,
     body::{self, Body},
     peer::Peer,
 };
@@ -75,14 +76,23 @@ impl Application {
     }
 
     /// Answers a request that the policy lets through. Its caller is verified, or not known.
-    pub(crate) async fn answer(&self, mut request: Request<Received>) -> Response<Body> {
+    pub(crate) async fn answer(
+        &self,
+        mut request: Request<Received>,
+        logs_beginning: bool,
+    ) -> Response<Body> {
         let extensions = request.extensions_mut();
         let Some(peer) = extensions.get::<Peer>().cloned() else {
             return body::status(StatusCode::INTERNAL_SERVER_ERROR);
         };
         // A caller holds its token, which is not needed for as long as the exchange lasts.
         let caller = extensions.remove::<Caller>();
-        log(&request, caller.as_ref(), &peer);
+        if let Some(access) = extensions.get::<Access>() {
+            access.verified(caller.as_ref().map(|caller| &caller.id));
+        }
+        if logs_beginning {
+            log(&request, caller.as_ref(), &peer);
+        }
         match self {
             Self::BuiltIn => match request.uri().path() {
                 "/" => body::text(StatusCode::OK, "Success!!!"),

@@ -127,7 +127,8 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         Some(upstream) => Some(forwarding(&config, upstream, &identity)?),
         None => None,
     };
-    let mut shared = Shared::new(limits).with_tenure(service.tenure(&identity.x509));
+    let tenure = service.tenure(&identity.x509);
+    let mut shared = config.serve.shared().with_tenure(tenure);
     let tls = match config.callers() {
         None => tls::server(&identity.x509)?,
         Some(callers) => {
@@ -217,6 +218,7 @@ pub async fn run(listener: impl Into<Listener>, server: Server, shutdown: Shutdo
         quotas,
         shared,
     } = server;
+    let logs_beginning = shared.access_log().is_none();
     let application = Application::new(forwarding, &quotas);
     let certificate: fn(&request::Parts) -> _ = match takes_certificates {
         true => |head| head.extensions.get::<Peer>()?.id().cloned(),
@@ -229,7 +231,7 @@ pub async fn run(listener: impl Into<Listener>, server: Server, shutdown: Shutdo
         .on_refusal(Refusals { quotas, observed });
     let checked = layer.layer(service_fn(move |request| {
         let application = application.clone();
-        async move { Ok(application.answer(request).await) }
+        async move { Ok(application.answer(request, logs_beginning).await) }
     }));
     serve::serve(listener, tls, ServiceHandler(checked), shared, shutdown).await;
 }

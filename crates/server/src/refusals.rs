@@ -12,6 +12,7 @@ use common::{
 };
 use http::{Response, request::Parts};
 use serve::{
+    access::Access,
     body::{self, Body},
     peer::Peer,
 };
@@ -55,12 +56,20 @@ impl Refusals {
 
 impl RefusalAnswer<Body> for Refusals {
     fn answer(&self, refusal: &Refusal, head: &Parts) -> Response<Body> {
+        note(refusal, head);
         self.log(refusal, head, None);
         answer_refusal(refusal)
     }
 
     fn observe(&self, refusal: &Refusal, head: &Parts) {
         self.observed(refusal, head);
+    }
+}
+
+/// Notes a refusal in the access log.
+pub(crate) fn note(refusal: &Refusal, head: &Parts) {
+    if let Some(access) = head.extensions.get::<Access>() {
+        access.verified(refusal.verified_caller().map(|caller| &caller.id));
     }
 }
 

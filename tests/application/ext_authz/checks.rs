@@ -183,3 +183,22 @@ async fn a_call_that_is_not_a_check_is_answered_by_its_fault_u018() {
     let line = checking.server.logged("Malformed check").await;
     assert!(line.contains("reason=malformed_check"), "{line}");
 }
+
+#[tokio::test]
+async fn the_access_log_has_the_request_that_a_check_asks_about_u017() {
+    let checking = Checking::new(&["--log-requests", "all"]).await;
+    let bearer = format!("Bearer {}", checking.stack.token(|_| ()));
+    checking.check(&[("authorization", &bearer)]).await;
+    let line = checking.server.logged("INFO request ").await;
+    let allowed =
+        format!("caller={CLIENT_ID} method=POST path=/orders protocol=HTTP/2.0 status=200");
+    assert!(line.contains(&allowed), "{line}");
+    let both = line.contains("peer=192.0.2.7:4711 gateway=127.0.0.1:");
+    assert!(both && line.contains("verification_ms="), "{line}");
+    checking.denied(&[]).await;
+    let line = checking.server.logged("reason=no_token bytes_in").await;
+    assert!(
+        line.contains("INFO request method=POST path=/orders"),
+        "{line}"
+    );
+}

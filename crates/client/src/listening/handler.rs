@@ -25,6 +25,8 @@ use crate::{authorize, challenge::refuses_token};
 pub(super) struct ListenHandler {
     destinations: Arc<[Destination]>,
     replaces_authorization: bool,
+    /// Set if a request that is forwarded is logged at its beginning.
+    logs_beginning: bool,
     quotas: Arc<LogQuotas>,
 }
 
@@ -36,10 +38,15 @@ pub(super) struct CoreHandler {
 }
 
 impl ListenHandler {
-    pub(super) fn new(destinations: Vec<Destination>, replaces_authorization: bool) -> Self {
+    pub(super) fn new(
+        destinations: Vec<Destination>,
+        replaces_authorization: bool,
+        logs_beginning: bool,
+    ) -> Self {
         Self {
             destinations: destinations.into(),
             replaces_authorization,
+            logs_beginning,
             quotas: Arc::default(),
         }
     }
@@ -96,9 +103,11 @@ impl CoreHandler {
                 text,
             );
         }
-        let method = Sanitized(request.method().as_str());
-        let path = Sanitized(request.path());
-        info!(%peer, route = %destination, "{method} {path}");
+        if self.shared.logs_beginning {
+            let method = Sanitized(request.method().as_str());
+            let path = Sanitized(request.path());
+            info!(%peer, route = %destination, "{method} {path}");
+        }
         self.forward(request, peer, destination, forwarder).await
     }
 

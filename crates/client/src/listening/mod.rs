@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use common::workload::WorkloadApi;
 use forward::outbound::Security;
 use process::{cli, listen::Inherited, service::Service};
-use serve::{Shared, listen};
+use serve::listen;
 use tokio::time::Instant;
 use tracing::info;
 
@@ -43,7 +43,9 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
         .raise_open_files_limit(&[args.upstream.open_files(routes.len(), args.serve.cores())]);
     let workload_api = service.workload_api(&config.identity, args.serve.startup_timeout);
     let metrics = service.admin().metrics();
+    let shared = args.serve.shared();
     metrics.role(crate::ROLE);
+    metrics.listener(&shared);
     metrics.upstreams(&upstreams);
     let Some(securities) = securities(&service, &workload_api, &routes).await? else {
         return Ok(ExitCode::SUCCESS);
@@ -52,7 +54,11 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
     let destinations = parts.map(|((route, upstream), security)| {
         Destination::new(route, upstream, security, &workload_api)
     });
-    let handler = ListenHandler::new(destinations.collect(), args.replace_authorization);
+    let handler = ListenHandler::new(
+        destinations.collect(),
+        args.replace_authorization,
+        shared.access_log().is_none(),
+    );
     handler
         .destinations()
         .for_each(|one| one.add_conditions(service.admin()));
@@ -77,8 +83,6 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
             routes, "listening on {addresses} for applications of this machine"
         );
     };
-    let shared = Shared::new(limits);
-    metrics.listener(&shared);
     let core = move |listener, shutdown| {
         let (handler, shared) = (handler.of_core(), shared.clone());
         serve::serve(

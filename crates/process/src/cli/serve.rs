@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use clap::Args;
-use serve::Limits;
+use clap::{Args, ValueEnum};
+use serve::{Limits, Shared, access::AccessLog};
 
 use super::{
     admin::AdminArgs,
@@ -87,12 +87,44 @@ pub struct ServeArgs {
     /// before the old one stops
     #[arg(long)]
     reuse_port: bool,
+    /// Log a line at the end of these requests, with status, bytes and durations. It takes the place of the
+    /// line at the beginning of each request that is served
+    #[arg(long, value_name = "WHICH")]
+    log_requests: Option<LogRequests>,
     /// The listener for operators.
     #[command(flatten)]
     pub admin: AdminArgs,
 }
 
+/// The requests in the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogRequests {
+    /// All requests.
+    All,
+    /// Requests that this process answers in place of serving them.
+    Refused,
+    /// No request.
+    None,
+}
+
+impl From<LogRequests> for AccessLog {
+    fn from(requests: LogRequests) -> Self {
+        match requests {
+            LogRequests::All => Self::All,
+            LogRequests::Refused => Self::Refused,
+            LogRequests::None => Self::None,
+        }
+    }
+}
+
 impl ServeArgs {
+    /// Returns the parts of a listener that all cores share: its limits, its counts and its access log.
+    #[must_use]
+    pub fn shared(&self) -> Shared {
+        let log = self.log_requests.map(AccessLog::from);
+        Shared::new(self.limits()).with_access_log(log)
+    }
+
     /// Returns the deadlines and bounds that the flags set.
     #[must_use]
     pub fn limits(&self) -> Limits {

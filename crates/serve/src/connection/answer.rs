@@ -70,6 +70,9 @@ impl http_body::Body for Answer {
             if silence.is_some() {
                 in_flight.moves();
             }
+            if let Poll::Ready(Some(Ok(frame))) = &polled {
+                in_flight.sent(frame.data_ref().map_or(0, Bytes::len));
+            }
             return polled;
         }
         let silence = silence.get_or_insert_with(|| {

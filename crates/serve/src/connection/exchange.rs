@@ -25,6 +25,7 @@ use super::{
     upgrade::Tunnel,
 };
 use crate::{
+    access::AccessLog,
     body::{Body, Wire},
     grpc,
     handler::Handler,
@@ -40,6 +41,8 @@ pub(super) struct Serving<H> {
     pub(super) limits: Limits,
     /// Limits the log lines about requests that exceed a bound.
     pub(super) rejected: Arc<LogQuota>,
+    /// The requests in the access log, if there is one.
+    pub(super) access: Option<AccessLog>,
     pub(super) activity: Arc<Activity>,
     /// The tunnel that an HTTP/1.1 connection becomes after its last answer.
     pub(super) tunnel: Mutex<Option<Tunnel>>,
@@ -107,10 +110,15 @@ impl<H: Handler> Serving<H> {
     /// breaks off.
     pub(super) async fn answer(
         &self,
-        request: Request<Wire>,
+        mut request: Request<Wire>,
         in_flight: &Arc<RequestInFlight>,
     ) -> Response<Body> {
         let asked = Asked::by(&request);
+        if let Some(log) = self.access
+            && let Some(access) = in_flight.log_access(&request, &self.peer, log)
+        {
+            request.extensions_mut().insert(access);
+        }
         let refused = match in_flight.is_admitted() {
             true => self.over_bounds(&request),
             false => {

@@ -136,6 +136,7 @@ impl Connection {
             peer: self.peer.clone(),
             limits: self.shared.limits.clone(),
             rejected: Arc::clone(&self.shared.rejected),
+            access: self.shared.access,
             activity: Arc::clone(&activity),
             tunnel: Mutex::default(),
         });

@@ -134,6 +134,7 @@ impl Received {
         }
         let bytes = bytes as u64;
         self.total += bytes;
+        self.in_flight.received(self.total);
         if self.total > self.max {
             self.in_flight.set_fault(Reason::BodyTooLarge);
             return Err(ReceiveError::TooLong(self.max));

@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
@@ -12,11 +12,15 @@ use std::{
 
 use common::{label::Label, lock::lock, reason::Reason};
 use futures_util::task::AtomicWaker;
-use http::StatusCode;
+use http::{Request, StatusCode};
 use tokio::time::{Instant, Sleep};
 
 use super::{activity::Activity, permit::InFlightPermit, unread::Unread};
-use crate::shares::Eviction;
+use crate::{
+    access::{Access, AccessLog},
+    peer::Peer,
+    shares::Eviction,
+};
 
 /// A request in flight, shared by its body, its answer and its connection.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ pub(super) struct RequestInFlight {
     /// Set when the head of the answer is known.
     is_answered: AtomicBool,
     has_ended: AtomicBool,
+    /// The entry in the access log, if there is one.
+    access: OnceLock<Access>,
     /// One more than the index of the reason why the request body is broken; zero while there is none.
     fault: AtomicU16,
     /// Set when the handler reads from the body.
@@ -66,6 +72,7 @@ impl RequestInFlight {
             begun: Instant::now(),
             is_answered: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
+            access: OnceLock::new(),
             fault: AtomicU16::new(0),
             wants_body: AtomicBool::new(false),
             body_left: AtomicU64::new(0),
@@ -106,11 +113,39 @@ impl RequestInFlight {
         self.permit.waits_for_reader(&self.activity.limit, waits);
     }
 
+    /// Returns the new entry in the access log of a request with this head, if it may be logged.
+    pub(super) fn log_access<B>(
+        &self,
+        request: &Request<B>,
+        peer: &Peer,
+        log: AccessLog,
+    ) -> Option<Access> {
+        let access = Access::of(request, peer, self.begun, log)?;
+        Some(self.access.get_or_init(|| access).clone())
+    }
+
+    /// Notes how much of the request's body has come.
+    pub(super) fn received(&self, bytes: u64) {
+        if let Some(access) = self.access.get() {
+            access.received(bytes);
+        }
+    }
+
+    /// Notes that a part of the answer's body is sent.
+    pub(super) fn sent(&self, bytes: usize) {
+        if let Some(access) = self.access.get() {
+            access.sent(bytes);
+        }
+    }
+
     /// Notes that the head of the answer is known at the time `now`.
     pub(super) fn answers(&self, status: StatusCode, reason: Option<Reason>, now: Instant) {
         self.is_answered.store(true, Relaxed);
         let after = now - self.begun;
         self.activity.counts.answer(status, reason, after);
+        if let Some(access) = self.access.get() {
+            access.answered(status, reason);
+        }
     }
 
     /// Ends the request, because its answer has left. Its body may still be read.
@@ -120,7 +155,11 @@ impl RequestInFlight {
             let now = Instant::now();
             self.activity.ends(now);
             let is_answered = self.is_answered.load(Relaxed);
-            self.activity.counts.end(is_answered, now - self.begun);
+            let took = now - self.begun;
+            self.activity.counts.end(is_answered, took);
+            if let Some(access) = self.access.get() {
+                access.log(took);
+            }
         }
     }
 

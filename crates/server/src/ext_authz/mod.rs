@@ -31,6 +31,7 @@ use process::{
 };
 use serve::{
     Handler, Received, Shared,
+    access::Access,
     body::{self, Body},
     grpc,
     listen::{Listener, Security},
@@ -50,7 +51,7 @@ use crate::{
     config::Config,
     cores::{StartLog, serve_on_cores},
     policy::LivePolicy,
-    refusals::Refusals,
+    refusals::{self, Refusals},
 };
 
 /// The path of the call.
@@ -115,7 +116,7 @@ pub(crate) async fn start(
             forwards_authorization: config.application.forward_authorization,
         },
         refusals: Refusals::default(),
-        shared: Shared::new(config.serve.limits()),
+        shared: config.serve.shared(),
     };
     let metrics = service.admin().metrics();
     metrics.role(crate::ROLE);
@@ -142,13 +143,19 @@ async fn run(listener: Listener, checks: Checks, shutdown: Shutdown) {
         shared,
     } = checks;
     let quotas = Arc::clone(&refusals.quotas);
+    let logs_beginning = shared.access_log().is_none();
     let layer = JwtSvidLayer::new(authenticator)
         .source(|head| head.extensions.get::<Peer>().map(Peer::source))
         .enforcement(enforcement)
         .on_refusal(CheckRefusals(refusals));
     let decides = layer.layer(service_fn(move |request: Request<()>| {
         let caller = request.extensions().get::<Caller>();
-        if let Some(peer) = request.extensions().get::<Peer>() {
+        if let Some(access) = request.extensions().get::<Access>() {
+            access.verified(caller.map(|caller| &caller.id));
+        }
+        if let Some(peer) = request.extensions().get::<Peer>()
+            && logs_beginning
+        {
             application::log(&request, caller, peer);
         }
         let allowed = fields.allowed(caller, request.extensions().get());
@@ -168,7 +175,7 @@ where
         + 'static,
     S::Future: Send,
 {
-    async fn handle(&self, request: Request<Received>, peer: &Peer) -> Response<Body> {
+    async fn handle(&self, mut request: Request<Received>, peer: &Peer) -> Response<Body> {
         if request.uri().path() != PATH {
             let response = body::status(StatusCode::NOT_FOUND);
             return body::because(Reason::NotACheck, response);
@@ -177,9 +184,10 @@ where
             let response = body::status(StatusCode::UNSUPPORTED_MEDIA_TYPE);
             return body::because(Reason::NotACheck, response);
         }
+        let access = request.extensions_mut().remove();
         match message::read(request.into_body()).await {
             Ok(check) => {
-                let (head, answer) = self.check(&check, peer).await.into_parts();
+                let (head, answer) = self.check(&check, peer, access).await.into_parts();
                 let mut response = message::answer(&answer);
                 *response.extensions_mut() = head.extensions;
                 response
@@ -198,7 +206,12 @@ where
     S: TowerService<Request<()>, Response = Response<CheckResponse>, Error = Infallible> + Clone,
 {
     /// Returns the answer about a request of `gateway`.
-    async fn check(&self, check: &CheckRequest, gateway: &Peer) -> Response<CheckResponse> {
+    async fn check(
+        &self,
+        check: &CheckRequest,
+        gateway: &Peer,
+        access: Option<Access>,
+    ) -> Response<CheckResponse> {
         let caller = check::source(check.attributes.as_ref()).map(Peer::from);
         let caller = caller.unwrap_or_else(|| gateway.clone());
         let Ok(mut head) = check::head(check) else {
@@ -208,6 +221,10 @@ where
             }
             return body::because(reason, Response::new(check::rejected()));
         };
+        if let Some(access) = access {
+            access.checks(&head, &caller);
+            head.extensions.insert(access);
+        }
         head.extensions.insert(caller);
         let decides = self.decides.clone();
         let Ok(decided) = decides.oneshot(Request::from_parts(head, ())).await;
@@ -217,6 +234,7 @@ where
 
 impl RefusalAnswer<CheckResponse> for CheckRefusals {
     fn answer(&self, refusal: &Refusal, head: &Parts) -> Response<CheckResponse> {
+        refusals::note(refusal, head);
         self.0.log(refusal, head, None);
         let (answer, ()) = refusal.response().into_parts();
         let response = Response::new(check::denied(answer.status, &answer.headers));
