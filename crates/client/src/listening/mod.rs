@@ -53,9 +53,7 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
         Destination::new(route, upstream, security, &workload_api)
     });
     let handler = ListenHandler::new(destinations.collect(), args.replace_authorization);
-    handler
-        .destinations()
-        .for_each(|one| one.add_conditions(service.admin()));
+    handler.show_in(service.admin());
     service
         .manager()
         .waiting("waiting for the first JWT-SVID of each route");
