@@ -89,6 +89,8 @@ async fn page_has_identity_trust_refusals_and_changes_without_a_script() {
         r#"<span class="reason">audience</span> 401"#,
         r#"<span class="reason">expired</span> 401"#,
         r#"<span class="reason">no_token</span> 401"#,
+        "here for ",
+        " left</p>",
         "identity issued: X.509-SVID",
         "identity updated: X.509-SVID",
         "listening on 127.0.0.1:",
