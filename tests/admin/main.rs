@@ -11,6 +11,8 @@ mod guard;
 mod live;
 /// Replaces the log filter.
 mod log;
+/// Opens the status page, also in a browser.
+mod page;
 /// Provokes the conditions of an identity, of a start and of a stop.
 mod ready;
 /// Stops upstreams.

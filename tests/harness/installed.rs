@@ -83,7 +83,7 @@ async fn pip(target: &Path, packages: &[&str]) -> io::Result<Output> {
 ///
 /// # Panics
 /// Panics in CI, which has everything.
-fn lacks(what: &str) {
+pub fn lacks(what: &str) {
     let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
     assert!(!ci, "a test in CI needs {what}");
     skip(&format!("a test needs {what}"));

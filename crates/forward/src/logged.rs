@@ -2,7 +2,11 @@
 
 use std::{fmt::Display, sync::Arc};
 
-use common::{reason::Reason, sanitize::Sanitized, throttle::LogQuotas};
+use common::{
+    reason::Reason,
+    sanitize::Sanitized,
+    throttle::{LogQuotas, RefusedRequest},
+};
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serve::{Received, access::Access, body::Body, peer::Peer};
@@ -110,6 +114,8 @@ pub fn log_failure(
     let Some(left_out) = quotas.take(status, peer.source()) else {
         return;
     };
+    let refused = RefusedRequest::new(status, reason, &fault, peer);
+    quotas.recent.add(refused);
     let is_callers = !status.is_server_error();
     let status = status.as_u16();
     match is_callers {
@@ -122,7 +128,12 @@ pub fn log_failure(
 pub fn reject(quotas: &LogQuotas, rejected: &Rejected<Received>, peer: &Peer) -> Response<Body> {
     let Rejected { request, rejection } = rejected;
     if let Some(left_out) = quotas.refused.take(peer.source()) {
-        let (status, reason) = (rejection.status().as_u16(), rejection.reason());
+        let (status, reason) = (rejection.status(), rejection.reason());
+        let refused = RefusedRequest::new(status, reason, rejection, peer)
+            .of(request.method().as_str(), request.uri().path())
+            .claimed_by(request.headers());
+        quotas.recent.add(refused);
+        let status = status.as_u16();
         let method = Sanitized(request.method().as_str());
         let path = Sanitized(request.uri().path());
         match rejection {

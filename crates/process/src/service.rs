@@ -171,6 +171,7 @@ impl Service {
             core(Listener { socket, queue }, drain.clone())
         })?;
         let work = format!("listening on {addresses}");
+        admin.listens("requests", &addresses);
         admin.serves(&work);
         let ready = async {
             cores.ping(FIRST_PING).await;

@@ -105,6 +105,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     metrics.role("proxy");
     metrics.listener(&proxy.shared);
     metrics.upstreams([&proxy.upstream]);
+    service.admin().follow_refusals(&proxy.quotas);
     let announce = |cores, addresses: &str| {
         info!(
             spiffe_id = %own, cores, upstream = %proxy.upstream, upstream_id = %proxy.upstream_tls.expected(),

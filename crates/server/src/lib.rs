@@ -160,6 +160,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     if let Some(forwarding) = &server.forwarding {
         metrics.upstreams([&forwarding.upstream]);
     }
+    service.admin().follow_refusals(&server.quotas);
     let log = StartLog {
         spiffe_id: &own,
         application: server

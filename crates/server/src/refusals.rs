@@ -8,7 +8,7 @@ use std::sync::{
 use common::{
     bearer::{Refusal, RefusalAnswer, Rule},
     sanitize::Sanitized,
-    throttle::LogQuotas,
+    throttle::{LogQuotas, RefusedRequest},
 };
 use http::{Response, request::Parts};
 use serve::{
@@ -16,6 +16,7 @@ use serve::{
     body::{self, Body},
     peer::Peer,
 };
+use spiffe::SpiffeId;
 use tracing::warn;
 
 /// Logs refused requests within the quotas, and answers them.
@@ -41,8 +42,16 @@ impl Refusals {
             Some(_) => "let through by --enforce observe: ",
             None => "",
         };
-        let (status, reason) = (status.as_u16(), refusal.reason());
-        let remedy = remedy(refusal);
+        let reason = refusal.reason();
+        let mut refused =
+            RefusedRequest::new(status, reason, format_args!("{what}{refusal}"), peer)
+                .of(head.method.as_str(), head.uri.path())
+                .claimed_by(&head.headers);
+        if let Some(caller) = refusal.verified_caller() {
+            refused.claimed = Some(SpiffeId::clone(&caller.id));
+        }
+        self.quotas.recent.add(refused);
+        let (status, remedy) = (status.as_u16(), remedy(refusal));
         let (method, path) = request(head);
         warn!(%peer, status, %reason, %method, %path, left_out, so_far, "{what}{refusal}{remedy}");
     }

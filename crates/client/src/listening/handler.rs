@@ -8,6 +8,7 @@ use futures_util::future::try_join_all;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION,
 };
+use process::admin::Admin;
 use serve::{
     Handler, Received,
     body::{self, Body},
@@ -49,6 +50,13 @@ impl ListenHandler {
             logs_beginning,
             quotas: Arc::default(),
         }
+    }
+
+    /// Adds the state of the destinations, and the requests that are refused, to what operators see.
+    pub(super) fn show_in(&self, admin: &Admin) {
+        admin.follow_refusals(&self.quotas);
+        self.destinations()
+            .for_each(|one| one.add_conditions(admin));
     }
 
     pub(super) fn destinations(&self) -> impl Iterator<Item = &Destination> {

@@ -59,9 +59,7 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
         args.replace_authorization,
         shared.access_log().is_none(),
     );
-    handler
-        .destinations()
-        .for_each(|one| one.add_conditions(service.admin()));
+    handler.show_in(service.admin());
     service
         .manager()
         .waiting("waiting for the first JWT-SVID of each route");

@@ -12,6 +12,7 @@
 //! - `caller` has the result, and reads the token's claims when a service asks
 //! - `counts` counts the outcomes
 //! - `explain` applies each rule to a token, for a person who reads the verdicts
+//! - `claimed` has the caller that a token claims, for operators
 //! - `refusal` maps the step that refused a request to an answer and a log line
 
 mod access;
@@ -19,6 +20,7 @@ mod allow;
 mod authenticator;
 mod cache;
 mod caller;
+mod claimed;
 mod counts;
 mod explain;
 mod fault;
@@ -35,6 +37,7 @@ pub use self::{
     allow::{Allow, Pattern, PatternError, Rule},
     authenticator::Authenticator,
     caller::{Caller, Credential},
+    claimed::claimed_id,
     counts::{Accepted, Counts},
     explain::{ExplainedRule, Outcome},
     fault::TokenFault,

@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
+use crate::sanitize::Sanitized;
+
 pub(crate) use self::{key::certified_key, unprocessed::unprocessed};
 
 /// Returns `notAfter` of a certificate in DER (RFC 5280 §4.1.2.5), or `None` if it is not a certificate.
@@ -43,6 +45,39 @@ pub fn dns_names(der: &[u8]) -> Vec<String> {
     names.filter_map(dns_name).collect()
 }
 
+/// The facts of a certificate for operators. The texts are sanitized.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// The subject.
+    pub subject: String,
+    /// The issuer.
+    pub issuer: String,
+    /// The serial number in hexadecimal.
+    pub serial: String,
+    /// The time from which on the certificate is valid.
+    pub from: SystemTime,
+    /// The time at which it expires.
+    pub until: SystemTime,
+}
+
+/// Returns the facts of a certificate in DER, or `None` if it is not a certificate.
+#[must_use]
+pub fn facts(der: &[u8]) -> Option<CertificateFacts> {
+    let (_, certificate) = parse_x509_certificate(der).ok()?;
+    let time = |seconds: i64| {
+        let seconds = Duration::from_secs(seconds.try_into().ok()?);
+        SystemTime::UNIX_EPOCH.checked_add(seconds)
+    };
+    let text = |text: String| Sanitized(text).to_string();
+    Some(CertificateFacts {
+        subject: text(certificate.subject().to_string()),
+        issuer: text(certificate.issuer().to_string()),
+        serial: certificate.raw_serial_as_string(),
+        from: time(certificate.validity().not_before.timestamp())?,
+        until: time(certificate.validity().not_after.timestamp())?,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use rcgen::{CertificateParams, KeyPair, date_time_ymd};
@@ -58,6 +93,9 @@ mod tests {
         let expected = SystemTime::UNIX_EPOCH + Duration::from_secs(days * 24 * 60 * 60);
         assert_eq!(expiry(certificate.der()), Some(expected));
         assert_eq!(expiry(b"not a certificate"), None);
+        let facts = facts(certificate.der()).unwrap();
+        assert_eq!((facts.until, facts.issuer), (expected, facts.subject));
+        assert_eq!(super::facts(b"not a certificate"), None);
     }
 
     #[test]

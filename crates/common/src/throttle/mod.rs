@@ -1,12 +1,14 @@
 //! Bounds on log lines that a peer can cause.
 //!
 //! [`Episode`] logs the start and the end of a repeated event. [`LogQuota`] limits the lines per second
-//! and per source.
+//! and per source. [`RecentRefusals`] keeps the last requests that have such a line.
 
 mod episode;
 mod quota;
+mod recent;
 
 pub use self::{
     episode::Episode,
     quota::{LogQuota, LogQuotas},
+    recent::{RecentRefusals, RefusedRequest},
 };

@@ -12,6 +12,7 @@ use std::{
 
 use http::StatusCode;
 
+use super::recent::RecentRefusals;
 use crate::lock::lock;
 
 /// The lines that may be logged in one [`PERIOD`].
@@ -35,6 +36,8 @@ pub struct LogQuotas {
     pub refused: LogQuota,
     /// The quota of lines about requests that failed without a fault of their callers.
     pub failed: LogQuota,
+    /// The last requests that have such a line.
+    pub recent: RecentRefusals,
 }
 
 #[derive(Debug)]

@@ -334,8 +334,8 @@ impl Held {
 }
 
 impl Applied {
-    /// Logs what has changed, in one line, and a change of the identity in another one.
-    pub(super) fn log(&self, held: &Held) {
+    /// Logs what has changed, in one line, and a change of the identity in another one. Returns the former.
+    pub(super) fn log(&self, held: &Held) -> Option<String> {
         let parts = [
             self.svid.as_deref().map(report::svid),
             report::x509(&self.x509.changes),
@@ -348,10 +348,13 @@ impl Applied {
                  {former} refuse it, and an audience that was derived from {former} stays"
             );
         }
-        if !parts.is_empty() {
-            let spiffe_id = held.spiffe_id().map(tracing::field::display);
-            info!(spiffe_id, changes = parts.join("; "), "identity updated");
+        if parts.is_empty() {
+            return None;
         }
+        let changes = parts.join("; ");
+        let spiffe_id = held.spiffe_id().map(tracing::field::display);
+        info!(spiffe_id, changes, "identity updated");
+        Some(changes)
     }
 
     /// Logs what cannot be used, entry by entry.

@@ -123,6 +123,7 @@ impl Keeper {
         let changes = self.held.summary();
         let spiffe_id = self.held.spiffe_id().map(tracing::field::display);
         info!(spiffe_id, changes, "identity issued");
+        self.tell(|| format!("identity issued: {changes}"));
         Ok(())
     }
 
@@ -195,7 +196,9 @@ impl Keeper {
                     self.links.entry(stream).or_default().accept();
                 }
                 self.publish(now);
-                applied.log(&self.held);
+                if let Some(changes) = applied.log(&self.held) {
+                    self.tell(|| format!("identity updated: {changes}"));
+                }
                 applied.log_faults(&self.held);
             }
             Err(reason) => self.refuse(stream, &reason, now),
@@ -313,6 +316,11 @@ impl Keeper {
         let before = self.readiness.borrow().clone();
         if !next.is_as(&before) {
             self.log(&before, &next);
+            self.tell(|| match &next {
+                Readiness::Ready => recovery(&before).to_owned(),
+                Readiness::NotReady(Unready::Withdrawn(reason)) => format!("{next}: {reason}"),
+                next => next.to_string(),
+            });
             self.assessed = now;
         }
         if next == Readiness::Ready {
@@ -340,7 +348,15 @@ impl Keeper {
             faults: self.held.faults(),
             x509: Arc::clone(&self.x509.borrow()),
             jwt: Arc::clone(&self.jwt.borrow()),
+            seen: Arc::default(),
         });
+    }
+
+    /// Tells the observer of a change of the identity.
+    fn tell(&self, change: impl FnOnce() -> String) {
+        if let Some(monitor) = &self.monitor {
+            monitor.note(change());
+        }
     }
 
     fn facts(&self, now: SystemTime) -> Facts {

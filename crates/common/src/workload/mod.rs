@@ -44,6 +44,7 @@ mod monitor;
 mod readiness;
 mod report;
 mod running;
+mod seen;
 pub mod tokens;
 mod x509;
 
@@ -65,7 +66,7 @@ pub use self::{
     error::{Error, Process, Reason},
     jwt::JwtSource,
     look::{AgentProcess, Issued, IssuedId},
-    monitor::{BundleFault, Kind, Monitor, Overview, StreamState, StreamStatus, TrustStatus},
+    monitor::{Authority, BundleFault, Kind, Monitor, Overview, StreamState, StreamStatus},
     readiness::{Degradation, Readiness, Unready},
     x509::{SvidFault, Unavailable, X509Source, X509Svid},
 };

@@ -1,8 +1,8 @@
 //! The state of a process's identity for people and probes, from before the first message on.
 
 use std::{
-    collections::BTreeMap,
-    sync::Arc,
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -12,9 +12,15 @@ use tokio::sync::watch;
 use super::{
     counts::Counts,
     readiness::Readiness,
+    seen::Seen,
     x509::{Bundles, Trust, Unavailable, X509State, X509Svid},
 };
-use crate::{bearer::JwtBundle, sanitize::Sanitized};
+use crate::{
+    bearer::JwtBundle,
+    certificate::{CertificateFacts, facts},
+    lock::lock,
+    sanitize::Sanitized,
+};
 
 /// Has the state of what one process gets from the Workload API. Clones have the same state.
 #[derive(Clone, Debug)]
@@ -24,7 +30,12 @@ pub struct Monitor(Arc<Observed>);
 struct Observed {
     overview: watch::Sender<Arc<Overview>>,
     counts: Counts,
+    /// The last changes of the identity, the last one first.
+    changes: Mutex<VecDeque<(SystemTime, String)>>,
 }
+
+/// The changes that are kept.
+const MAX_CHANGES: usize = 20;
 
 /// The state at one moment.
 #[derive(Debug)]
@@ -41,6 +52,7 @@ pub struct Overview {
     pub faults: Vec<BundleFault>,
     pub(super) x509: Arc<X509State>,
     pub(super) jwt: Arc<Bundles<JwtBundle>>,
+    pub(super) seen: Arc<Seen>,
 }
 
 /// A stream of the Workload API.
@@ -66,7 +78,7 @@ pub enum StreamState {
 }
 
 /// The kind of a bundle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// X.509 authorities.
     X509,
@@ -87,14 +99,15 @@ pub struct BundleFault {
     pub since: SystemTime,
 }
 
-/// The authorities of a trust domain that are trusted.
+/// A key or a certificate that a trust domain signs with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TrustStatus {
-    /// The trust domain.
-    pub trust_domain: TrustDomain,
-    /// The names of the keys: serial numbers of certificates in hexadecimal, or sanitized key IDs. Each has
-    /// the time at which its certificate expires, if it has one.
-    pub keys: Vec<(String, Option<SystemTime>)>,
+pub struct Authority {
+    /// The serial number of a certificate in hexadecimal, or the sanitized ID of a key.
+    pub name: String,
+    /// The time at which the certificate expires. A key has none.
+    pub expiry: Option<SystemTime>,
+    /// The time since which it is there, if that is known.
+    pub since: Option<SystemTime>,
 }
 
 impl Monitor {
@@ -109,10 +122,12 @@ impl Monitor {
             faults: Vec::new(),
             x509: Arc::default(),
             jwt: Arc::default(),
+            seen: Arc::default(),
         };
         Self(Arc::new(Observed {
             overview: watch::Sender::new(Arc::new(overview)),
             counts: Counts::default(),
+            changes: Mutex::default(),
         }))
     }
 
@@ -134,8 +149,22 @@ impl Monitor {
         &self.0.counts
     }
 
-    pub(super) fn observe(&self, overview: Overview) {
+    /// Returns the last changes of the identity, the last one first.
+    #[must_use]
+    pub fn changes(&self) -> Vec<(SystemTime, String)> {
+        lock(&self.0.changes).iter().cloned().collect()
+    }
+
+    pub(super) fn observe(&self, mut overview: Overview) {
+        overview.seen = Seen::after(&self.overview(), &overview, SystemTime::now());
         self.0.overview.send_replace(Arc::new(overview));
+    }
+
+    /// Takes note of a change of the identity.
+    pub(super) fn note(&self, change: String) {
+        let mut changes = lock(&self.0.changes);
+        changes.truncate(MAX_CHANGES - 1);
+        changes.push_front((SystemTime::now(), change));
     }
 }
 
@@ -170,15 +199,34 @@ impl Overview {
 
     /// Returns the trusted authorities of a trust domain; none if there is no bundle that may be used.
     #[must_use]
-    pub fn authorities(&self, kind: Kind, trust_domain: &TrustDomain) -> TrustStatus {
-        let keys = match kind {
+    pub fn authorities(&self, kind: Kind, trust_domain: &TrustDomain) -> Vec<Authority> {
+        let names = self.names(kind, trust_domain).into_iter();
+        let authority = |(name, expiry): (String, _)| Authority {
+            since: self.seen.since(kind, trust_domain, &name),
+            name,
+            expiry,
+        };
+        names.map(authority).collect()
+    }
+
+    /// Returns the certificates of the X.509-SVID from the leaf upwards.
+    #[must_use]
+    pub fn chain(&self) -> Vec<CertificateFacts> {
+        let chain = self.svid().map(|svid| svid.cert_chain());
+        let chain = chain.unwrap_or_default().iter();
+        chain.filter_map(|one| facts(one.as_bytes())).collect()
+    }
+
+    pub(super) fn names(
+        &self,
+        kind: Kind,
+        trust_domain: &TrustDomain,
+    ) -> Vec<(String, Option<SystemTime>)> {
+        let names = match kind {
             Kind::X509 => found(self.x509.bundles.all(), trust_domain).map(certificates),
             Kind::Jwt => found(self.jwt.all(), trust_domain).map(key_ids),
         };
-        TrustStatus {
-            trust_domain: trust_domain.clone(),
-            keys: keys.unwrap_or_default(),
-        }
+        names.unwrap_or_default()
     }
 }
 

@@ -197,7 +197,7 @@ fn jwt_bundles(overview: &Overview, conditions: &mut Vec<Condition>) {
         .collect();
     for domain in domains.iter().take(MAX_DOMAINS) {
         let fault = faults.iter().find(|one| one.trust_domain == **domain);
-        let keys = overview.authorities(Kind::Jwt, domain).keys.len();
+        let keys = overview.authorities(Kind::Jwt, domain).len();
         conditions.push(match fault {
             Some(fault) => of(domain, State::Degraded, fault_text(fault)).since(fault.since),
             None => of(domain, State::Met, format!("keys: {keys}")),

@@ -1,16 +1,26 @@
-//! The choice between text and JSON by `Accept` (RFC 9110 §12.5.1).
+//! The choice between text, JSON and HTML by `Accept` (RFC 9110 §12.5.1).
 
 use http::{HeaderMap, header};
 
 /// Returns whether a request prefers JSON to text. Text is sent to a request that says nothing.
 pub(super) fn prefers_json(headers: &HeaderMap) -> bool {
+    prefers(headers, "application", "json")
+}
+
+/// Returns whether a request prefers HTML to text, as browsers do.
+pub(super) fn prefers_html(headers: &HeaderMap) -> bool {
+    prefers(headers, "text", "html")
+}
+
+/// Returns whether a request prefers a media type to text.
+fn prefers(headers: &HeaderMap, kind: &str, subtype: &str) -> bool {
     let fields = headers.get_all(header::ACCEPT).iter();
     let ranges: Vec<_> = fields
         .filter_map(|field| field.to_str().ok())
         .flat_map(|field| field.split(','))
         .filter_map(range)
         .collect();
-    weight(&ranges, "application", "json") > weight(&ranges, "text", "plain")
+    weight(&ranges, kind, subtype) > weight(&ranges, "text", "plain")
 }
 
 /// Returns the type and subtype of a media range, and its weight in thousandths.
@@ -69,6 +79,16 @@ mod tests {
             headers.insert(header::ACCEPT, accept.parse().unwrap());
             assert_eq!(prefers_json(&headers), is_json, "{accept}");
         }
-        assert!(!prefers_json(&HeaderMap::new()));
+        assert!(!prefers_json(&HeaderMap::new()) && !prefers_html(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn html_is_sent_to_browsers_and_text_to_others() {
+        let chromium = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8";
+        for (accept, is_html) in [(chromium, true), ("text/html", true), ("*/*", false)] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, accept.parse().unwrap());
+            assert_eq!(prefers_html(&headers), is_html, "{accept}");
+        }
     }
 }

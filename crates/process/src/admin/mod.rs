@@ -6,6 +6,7 @@
 //! - [`conditions`]: the conditions of a process; `identity`, `tokens`, `upstream`: those of its parts
 //! - `listener`: its connections · `router`: its paths · `guard`: `Host` and `Origin`
 //! - [`metrics`]: the metrics
+//! - `page`: the page for people
 //! - `ready`: the answer about the conditions · `media`: text or JSON
 
 pub mod conditions;
@@ -14,6 +15,7 @@ mod identity;
 mod listener;
 mod media;
 pub mod metrics;
+mod page;
 mod ready;
 mod router;
 mod tokens;
@@ -26,6 +28,7 @@ use std::{
 
 use common::{
     lock::lock,
+    throttle::LogQuotas,
     workload::{Monitor, tokens::TokenMonitor},
 };
 use forward::outbound::UpstreamStatus;
@@ -35,6 +38,7 @@ use tracing::info;
 use self::{
     conditions::{Condition, Conditions, State},
     metrics::Metrics,
+    page::Shown,
     router::Router,
 };
 use crate::{
@@ -51,6 +55,7 @@ pub(crate) const FLAG: &str = "--admin";
 pub struct Admin {
     conditions: Conditions,
     metrics: Metrics,
+    shown: Shown,
     phase: Arc<Mutex<Phase>>,
 }
 
@@ -112,10 +117,13 @@ impl ClaimedAdmin {
             conditions: admin.conditions.clone(),
             cores: cores.clone(),
             metrics: admin.metrics.clone(),
+            shown: admin.shown.clone(),
             names: self.names,
         });
         let sockets = address.listen()?;
-        info!("admin listener at {}", listen::addresses(&sockets)?);
+        let addresses = listen::addresses(&sockets)?;
+        info!("admin listener at {addresses}");
+        admin.listens("operators and probes", &addresses);
         for socket in sockets {
             let end = self.is_shared.then(|| shutdown.clone());
             tokio::spawn(listener::serve(
@@ -143,6 +151,7 @@ impl Admin {
         Self {
             metrics: Metrics::new(conditions.clone()),
             conditions,
+            shown: Shown::default(),
             phase,
         }
     }
@@ -165,10 +174,21 @@ impl Admin {
     pub fn follow_identity(&self) -> Monitor {
         let monitor = Monitor::new();
         self.metrics.identity(&monitor);
+        self.shown.identity(&monitor);
         let observed = monitor.clone();
         self.conditions
             .add(move |_| identity::conditions(&observed.overview()));
         monitor
+    }
+
+    /// Shows the last requests that were not served.
+    pub fn follow_refusals(&self, quotas: &Arc<LogQuotas>) {
+        self.shown.refusals(quotas);
+    }
+
+    /// Shows that the process listens at `addresses` for these peers.
+    pub fn listens(&self, peers: &str, addresses: &str) {
+        self.shown.listener(peers, addresses);
     }
 
     /// Adds the conditions of the endpoints of an upstream, which `name` tells from others.

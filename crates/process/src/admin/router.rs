@@ -11,7 +11,13 @@ use hyper::body::{Body, Bytes};
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::{conditions::Conditions, guard, media, metrics::Metrics, ready};
+use super::{
+    conditions::Conditions,
+    guard, media,
+    metrics::Metrics,
+    page::{self, Shown},
+    ready,
+};
 use crate::{
     runtime::Cores,
     telemetry::{LiveFilter, MAX_FILTER},
@@ -36,16 +42,25 @@ const FIELDS: [(HeaderName, HeaderValue); 3] = [
     ),
 ];
 
+/// The page has no script, and nothing of other origins.
+const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
 
-const PATHS: &str = "\
-/live     200 while the cores answer
-/ready    200 or 503, with each condition; JSON by Accept
-/metrics  metrics in Prometheus' text format
-/log      the log filter; PUT replaces it
-";
+/// The paths, and what they are for.
+const PATHS: [(&str, &str); 5] = [
+    ("/", "the status of the process, for browsers"),
+    ("/live", "200 while the cores answer"),
+    ("/ready", "200 or 503, with each condition; JSON by Accept"),
+    ("/metrics", "metrics in Prometheus' text format"),
+    ("/log", "the log filter; PUT replaces it"),
+];
 
 /// The answer to a request.
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -56,6 +71,7 @@ pub(super) struct Router {
     pub(super) conditions: Conditions,
     pub(super) cores: Cores,
     pub(super) metrics: Metrics,
+    pub(super) shown: Shown,
     /// The names of the listener apart from addresses and `localhost`. `None` stands for any name, on a Unix
     /// socket, which no page in a browser can reach.
     pub(super) names: Option<Vec<String>>,
@@ -95,14 +111,34 @@ impl Router {
                 ),
             },
             "/log" if !is_get => not_allowed("GET, HEAD, PUT"),
-            "/" | "/live" | "/log" | "/metrics" | "/ready" if !is_get => not_allowed("GET, HEAD"),
-            "/" => text(StatusCode::OK, PATHS),
+            "/" | "/live" | "/log" | "/metrics" | "/ready" | page::STYLE_PATH if !is_get => {
+                not_allowed("GET, HEAD")
+            }
+            "/" => self.page(&head),
+            page::STYLE_PATH => answer(StatusCode::OK, CSS, page::STYLE),
             "/live" => self.live().await,
             "/metrics" => answer(StatusCode::OK, METRICS, self.metrics.text()),
             "/ready" => self.ready(&head),
             "/log" => log(),
-            _ => text(StatusCode::NOT_FOUND, PATHS),
+            _ => text(StatusCode::NOT_FOUND, paths()),
         }
+    }
+
+    fn page(&self, head: &Parts) -> Answer {
+        if !media::prefers_html(&head.headers) {
+            return text(StatusCode::OK, paths());
+        }
+        let refreshes = head.uri.query() != Some(page::NO_REFRESH);
+        let page = page::render(
+            &self.conditions.report(),
+            &self.shown,
+            &PATHS[1..],
+            refreshes,
+        );
+        let mut page = answer(StatusCode::OK, HTML, page);
+        let headers = page.headers_mut();
+        headers.insert(header::CONTENT_SECURITY_POLICY, PAGE_POLICY);
+        page
     }
 
     async fn live(&self) -> Answer {
@@ -126,6 +162,12 @@ impl Router {
             false => text(status, ready::text(&report)),
         }
     }
+}
+
+/// Returns the list of paths.
+fn paths() -> String {
+    let lines = PATHS.map(|(path, text)| format!("{path:<8}  {text}\n"));
+    lines.concat()
 }
 
 /// Returns the log filter.

@@ -8,8 +8,8 @@ use crate::listen::ListenAddress;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Admin listener")]
 pub struct AdminArgs {
-    /// Answer /live, /ready and /log over HTTP on a loopback address or a Unix socket
-    /// (unix:/run/admin.sock), from the start on [default: no such listener]
+    /// Answer /live, /ready, /metrics and /log over HTTP, and show a status page at /, on a loopback address
+    /// or a Unix socket (unix:/run/admin.sock), from the start on [default: no such listener]
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<ListenAddress>,
     /// Let other machines reach the address of --admin. Everyone who reaches it can read the state of this

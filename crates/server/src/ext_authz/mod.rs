@@ -122,6 +122,7 @@ pub(crate) async fn start(
     metrics.role(crate::ROLE);
     metrics.listener(&checks.shared);
     metrics.callers(checks.authenticator.counts());
+    service.admin().follow_refusals(&checks.refusals.quotas);
     let log = StartLog {
         spiffe_id: &own,
         application: None,

@@ -62,8 +62,8 @@ fn expiries(overview: &Overview, page: &mut Page) {
     let Some(own) = &overview.own else {
         return;
     };
-    let authorities = overview.authorities(Kind::X509, own).keys;
-    if let Some(last) = authorities.iter().filter_map(|(_, expiry)| *expiry).max() {
+    let authorities = overview.authorities(Kind::X509, own);
+    if let Some(last) = authorities.iter().filter_map(|one| one.expiry).max() {
         page.gauge(
             "spiffe_x509_authority_expiry_timestamp_seconds",
             "Time at which the last X.509 authority of the own trust domain expires.",
@@ -74,5 +74,5 @@ fn expiries(overview: &Overview, page: &mut Page) {
         "spiffe_jwt_authorities",
         "JWT authorities of the own trust domain.",
     )
-    .value(&[], overview.authorities(Kind::Jwt, own).keys.len());
+    .value(&[], overview.authorities(Kind::Jwt, own).len());
 }
