@@ -26,6 +26,8 @@ async fn endpoint_that_is_down_is_degraded_next_to_another_and_503_alone_until_i
         .await;
     let admin = Admin::of(&proxy).await;
     let name = |port: u16| format!("upstream/https://127.0.0.1:{port}/");
+    // The admin listener answers before the core runs that has the endpoints.
+    admin.becomes("ready", &name(dead), "met").await;
     let (_, report) = admin.ready().await;
     let mut names = [name(port), name(dead)].map(|name| (name, "met".to_owned()));
     names.sort();

@@ -41,7 +41,7 @@ impl Path {
     /// Runs the client itself with the same flags, and checks that it fails for the same reason.
     pub(crate) async fn fails_as(&self, diagnosis: &Diagnosis, args: &[&str]) {
         let url = self.url();
-        let args = [&["--url", &url, "-m", "1s"], args].concat();
+        let args = [&["--url", &url, "-m", "5s"], args].concat();
         let endpoint = self.stack.agent.endpoint();
         let output = process::output("client", &endpoint, &args).await;
         let errors = String::from_utf8(output.stderr).unwrap();
