@@ -3,7 +3,6 @@
 //! hand off a connection.
 
 mod open_files;
-mod parking;
 mod ping;
 
 pub use self::open_files::OpenFiles;
@@ -58,8 +57,7 @@ where
         let name = format!("core-{index}");
         let (core, pings) = (core.clone(), cores.add(&name));
         let thread = thread::Builder::new().name(name).spawn(move || {
-            let mut builder = Builder::new_current_thread();
-            let runtime = build(builder.on_thread_park(parking::yield_before_park))?;
+            let runtime = build(&mut Builder::new_current_thread())?;
             let finished = runtime.block_on(async {
                 pings.answer();
                 core(Socket::from_std(listener)?).await;
