@@ -133,6 +133,8 @@ def deadlines(calls):
 def cancels(calls):
     call = calls.us_WaitStream(b"")
     same(next(call), b"begun")
+    # The server does not run a call on that is cancelled before it waits.
+    counted(calls, b"waiting", 1)
     call.cancel()
     same(failure(lambda: call).code(), StatusCode.CANCELLED)
     counted(calls, b"cancelled", 1)
@@ -140,6 +142,7 @@ def cancels(calls):
     call = calls.ss_WaitEcho(script)
     script.send(b"abc")
     same(next(call), b"abc")
+    counted(calls, b"waiting", 2)
     call.cancel()
     same(failure(lambda: call).code(), StatusCode.CANCELLED)
     counted(calls, b"cancelled", 2)
