@@ -2,10 +2,7 @@
 
 use common::reason::Reason;
 use http::{HeaderValue, Response, StatusCode, header::RETRY_AFTER};
-use serve::{
-    body::{self, Body},
-    grpc::CancelledUpstream,
-};
+use serve::body::{self, Body};
 
 use crate::outbound;
 
@@ -30,15 +27,11 @@ impl Error {
         self.0.reason()
     }
 
-    /// Returns the answer that the caller gets: a status without details. A gRPC caller learns that its call was
-    /// cancelled, or that its time is over.
+    /// Returns the answer that the caller gets: a status without details.
     #[must_use]
     pub fn into_response(self) -> Response<Body> {
         let status = self.status();
         let mut response = body::status(status);
-        if matches!(self.0, outbound::Error::Cancelled(_)) {
-            response.extensions_mut().insert(CancelledUpstream);
-        }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response
                 .headers_mut()

@@ -3,18 +3,17 @@
 //! A gRPC caller takes its status from `grpc-status`, and most of its libraries show nothing of another
 //! answer's body. Answers of this process in place of an application's therefore have that form.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use common::reason::Reason;
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode, Version,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
 };
 
-use crate::body::Body;
+use tokio::time::Instant;
 
-/// Marks an error, in its extensions: the upstream cancelled the request before its answer began.
-#[derive(Clone, Copy, Debug)]
-pub struct CancelledUpstream;
+use crate::body::Body;
 
 /// Returns whether a request is a gRPC call. gRPC-Web is not meant, because it is HTTP as any other.
 #[must_use]
@@ -55,16 +54,19 @@ pub(crate) fn deadline(headers: &HeaderMap, now: Instant) -> Option<Instant> {
 }
 
 /// Returns the answer to a gRPC call in place of an error of this process: a head alone, with the status
-/// and the reason phrase. Other fields, such as `WWW-Authenticate`, are kept. `is_late` is true if the
-/// call's time is over.
-pub(crate) fn answer(error: Response<Body>, is_late: bool) -> Response<Body> {
+/// and the reason phrase. Other fields, such as `WWW-Authenticate`, are kept. `reason` is that of the error, and
+/// `is_late` is true if the call's time is over.
+pub(crate) fn answer(
+    error: Response<Body>,
+    reason: Option<Reason>,
+    is_late: bool,
+) -> Response<Body> {
     let (mut head, _) = error.into_parts();
-    let is_cancelled = head.extensions.remove::<CancelledUpstream>().is_some();
-    let (code, message) = match (is_cancelled, is_late) {
+    let (code, message) = match reason {
         // An upstream whose time is over cancels the call, often before the caller's own timer.
-        (true, true) => (4, "Deadline Exceeded"),
-        (true, false) => (1, "Cancelled"),
-        (false, _) => {
+        Some(Reason::UpstreamCancelled) if is_late => (4, "Deadline Exceeded"),
+        Some(Reason::UpstreamCancelled) => (1, "Cancelled"),
+        _ => {
             let message = head.status.canonical_reason();
             (code(head.status), message.unwrap_or_default())
         }
@@ -172,7 +174,7 @@ mod tests {
             let mut error = body::status(StatusCode::from_u16(status).unwrap());
             let challenge = HeaderValue::from_static("Bearer");
             error.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-            let answer = answer(error, true);
+            let answer = answer(error, None, true);
             assert_eq!(answer.status(), StatusCode::OK);
             assert!(answer.body().is_end_stream(), "{status}");
             for (name, value) in [

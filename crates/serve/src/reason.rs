@@ -1,4 +1,8 @@
-//! The reasons why a connection ends before its first request, or is not accepted.
+//! The reasons why a connection ends before its first request, or is not accepted, and the statuses of requests
+//! with a fault of their own.
+
+use common::reason::Reason;
+use http::StatusCode;
 
 common::labels! {
     /// The reason why a connection was not served. Its text is the code, which is the same in the log, the
@@ -18,5 +22,17 @@ common::labels! {
         MaxConnectionsPerAddress = "max_connections_per_address",
         /// The process stops.
         Stopping = "stopping",
+    }
+}
+
+/// Returns the status of the answer to a request whose head or body is at fault.
+#[must_use]
+pub fn status(reason: Reason) -> StatusCode {
+    match reason {
+        Reason::TargetTooLong => StatusCode::URI_TOO_LONG,
+        Reason::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Reason::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+        _ => StatusCode::BAD_REQUEST,
     }
 }

@@ -24,10 +24,6 @@ impl BodyFault {
 
     /// Returns the status that the caller gets.
     pub(super) fn status(&self) -> StatusCode {
-        match self.reason {
-            Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Reason::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            _ => StatusCode::BAD_REQUEST,
-        }
+        serve::reason::status(self.reason)
     }
 }

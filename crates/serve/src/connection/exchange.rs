@@ -53,7 +53,7 @@ struct Asked {
     kind: BodyKind,
     is_connect: bool,
     /// The end of the time that the caller gives a gRPC call.
-    deadline: Option<std::time::Instant>,
+    deadline: Option<Instant>,
 }
 
 impl Asked {
@@ -66,7 +66,7 @@ impl Asked {
         };
         let is_connect = *request.method() == Method::CONNECT;
         let deadline = match kind {
-            BodyKind::Call => grpc::deadline(request.headers(), Instant::now().into_std()),
+            BodyKind::Call => grpc::deadline(request.headers(), Instant::now()),
             _ => None,
         };
         Self {
@@ -89,16 +89,22 @@ impl Asked {
         }
     }
 
-    /// Returns the answer at the moment `now` in a form that its caller can't mistake.
-    fn in_form(&self, response: Response<Body>, now: Instant) -> Response<Body> {
+    /// Returns the answer at the moment `now` in a form that its caller can't mistake. `reason` is that of an error of
+    /// this process.
+    fn in_form(
+        &self,
+        response: Response<Body>,
+        reason: Option<Reason>,
+        now: Instant,
+    ) -> Response<Body> {
         let status = response.status();
         let is_error = status.is_client_error() || status.is_server_error();
         // An upstream's answer is streamed, and one of this process is not.
         let is_own = !response.body().is_streamed();
         match self.kind {
             BodyKind::Call if is_error && is_own => {
-                let is_late = self.deadline.is_some_and(|end| now.into_std() >= end);
-                grpc::answer(response, is_late)
+                let is_late = self.deadline.is_some_and(|end| now >= end);
+                grpc::answer(response, reason, is_late)
             }
             _ => response,
         }
@@ -140,7 +146,7 @@ impl<H: Handler> Serving<H> {
         response = asked.settle(response);
         let (now, reason) = (Instant::now(), response.extensions_mut().remove());
         in_flight.answers(response.status(), reason, now);
-        response = asked.in_form(response, now);
+        response = asked.in_form(response, reason, now);
         date::set(response.headers_mut(), now.into_std());
         if matches!(
             response.status(),

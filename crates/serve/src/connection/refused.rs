@@ -11,6 +11,7 @@ use crate::{
     fields,
     limits::{Limits, MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES},
     peer::Peer,
+    reason::status,
 };
 
 /// Returns the bound that the head of a request exceeds, if it exceeds one.
@@ -81,13 +82,4 @@ pub(super) fn overloaded(reason: Reason, has_body: bool) -> Response<Body> {
         response.extensions_mut().insert(LastAnswer);
     }
     response
-}
-
-fn status(reason: Reason) -> StatusCode {
-    match reason {
-        Reason::TargetTooLong => StatusCode::URI_TOO_LONG,
-        Reason::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        Reason::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-        _ => StatusCode::PAYLOAD_TOO_LARGE,
-    }
 }
