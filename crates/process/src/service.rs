@@ -4,16 +4,15 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use common::workload::{self, Readiness, WorkloadApi, X509Source};
+use common::workload::{self, WorkloadApi, X509Source};
 use serve::{listen::Listener, shutdown::Shutdown, tenure::Tenure};
-use tokio::sync::watch;
 use tracing::info;
 
 use crate::{
     admin::Admin,
     cli::{self, ServeArgs, WorkloadApiArgs},
     listen::{self, ClaimedAddress, Inherited, ListenFlag},
-    notify::ServiceManager,
+    notify::{ServiceManager, WAITING},
     runtime::{self, Cores},
     sandbox, signal, telemetry, tenure,
 };
@@ -30,9 +29,6 @@ pub struct Service {
     manager: ServiceManager,
     admin: Admin,
 }
-
-/// The status of a process that starts.
-const WAITING: &str = "waiting for an identity from the Workload API";
 
 /// The longest wait for the first answer of all cores. A process whose cores are slow to start is ready
 /// all the same.
@@ -87,20 +83,13 @@ impl Service {
         &self.admin
     }
 
-    /// Returns the Workload API that the flags name. The service manager is told what an identity waits for,
-    /// and its state is among the conditions of the process.
+    /// Returns the Workload API that the flags name. The service manager is told what an identity waits for and
+    /// each change of its state, which is also among the conditions of the process.
     #[must_use]
     pub fn workload_api(&self, args: &WorkloadApiArgs, timeout: Duration) -> WorkloadApi {
-        let manager = self.manager.clone();
-        let workload_api = args.workload_api(timeout);
-        workload_api
-            .on_waiting(move |reason| manager.waiting(&format!("{WAITING}: {reason}")))
-            .monitored(self.admin.follow_identity())
-    }
-
-    /// Tells the service manager of each change of the identity from now on.
-    pub fn follow_identity(&self, readiness: &watch::Receiver<Readiness>) {
-        self.manager.follow_identity(readiness.clone());
+        let monitor = self.admin.follow_identity();
+        self.manager.follow_identity(&monitor);
+        args.workload_api(timeout).monitored(monitor)
     }
 
     /// Waits for an identity. Returns `None` if a stop is requested first.

@@ -85,7 +85,6 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     let Some(identity) = service.identity(workload_api.x509()).await? else {
         return Ok(ExitCode::SUCCESS);
     };
-    service.follow_identity(&identity.readiness);
     let own = identity.x509.svid()?.spiffe_id().clone();
     let domain = config.upstream.upstream_id.trust_domain();
     bundles::warn_of_missing(&identity.x509, "X.509", "--upstream-id", [domain]);

@@ -116,7 +116,6 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     let Some(identity) = service.identity(workload_api.identity()).await? else {
         return Ok(ExitCode::SUCCESS);
     };
-    service.follow_identity(&identity.readiness);
     let own = identity.x509.svid()?.spiffe_id().clone();
     if let Some(upstream) = &upstream {
         service

@@ -105,10 +105,7 @@ async fn securities(
     let x509 = match routes.iter().any(is_spiffe) {
         false => None,
         true => match service.identity(workload_api.x509_bundles()).await? {
-            Some(identity) => {
-                service.follow_identity(&identity.readiness);
-                Some(identity.x509)
-            }
+            Some(identity) => Some(identity.x509),
             None => return Ok(None),
         },
     };

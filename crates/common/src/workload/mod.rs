@@ -1,7 +1,8 @@
 //! The client side of the SPIFFE Workload API.
 //!
 //! [`WorkloadApi`] connects to an [`Address`] and returns live sources of SVIDs and bundles.
-//! [`Readiness`] tells whether they can be used, and a [`Monitor`] has the details. [`tokens::TokenSource`] keeps a JWT-SVID current.
+//! [`Readiness`] tells whether they can be used, and a [`Monitor`] has the details.
+//! [`tokens::TokenSource`] keeps a JWT-SVID current.
 //!
 //! The module implements the SPIFFE Workload Endpoint (§4, §6) and Workload API standards.
 //!
@@ -48,7 +49,7 @@ mod seen;
 pub mod tokens;
 mod x509;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -94,13 +95,8 @@ pub struct WorkloadApi {
     is_once: bool,
     choice: Choice,
     on_agent: Option<AgentHook>,
-    on_waiting: Option<WaitingHook>,
     monitor: Option<Monitor>,
 }
-
-/// Takes the reason for which an identity is waited for.
-#[derive(Clone)]
-struct WaitingHook(Arc<dyn Fn(&str) + Send + Sync>);
 
 /// The identity of a process that also verifies tokens: both sources, each with its first update.
 #[derive(Clone, Debug)]
@@ -134,7 +130,6 @@ impl WorkloadApi {
             is_once: false,
             choice: Choice::default(),
             on_agent: None,
-            on_waiting: None,
             monitor: None,
         }
     }
@@ -150,13 +145,6 @@ impl WorkloadApi {
     #[must_use]
     pub fn on_agent(mut self, hook: AgentHook) -> Self {
         self.on_agent = Some(hook);
-        self
-    }
-
-    /// Calls `hook` with each new reason for which an identity is waited for at start-up.
-    #[must_use]
-    pub fn on_waiting(mut self, hook: impl Fn(&str) + Send + Sync + 'static) -> Self {
-        self.on_waiting = Some(WaitingHook(Arc::new(hook)));
         self
     }
 
@@ -250,9 +238,6 @@ impl WorkloadApi {
             let waits = self.waits_for(reason);
             if waits {
                 info!(%address, %reason, "waiting for an identity from the Workload API");
-                if let Some(WaitingHook(hook)) = &self.on_waiting {
-                    hook(&reason.to_string());
-                }
             }
             waits
         };
@@ -279,12 +264,6 @@ impl WorkloadApi {
 
     fn error(&self, reason: Reason) -> Error {
         Error::new(self.address.clone(), reason)
-    }
-}
-
-impl fmt::Debug for WaitingHook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("WaitingHook")
     }
 }
 

@@ -110,6 +110,17 @@ pub struct Authority {
     pub since: Option<SystemTime>,
 }
 
+impl StreamStatus {
+    /// Returns the last reason why the stream has not delivered yet, if there is one.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<&str> {
+        match &self.state {
+            StreamState::Waiting(reason) => reason.as_deref(),
+            StreamState::Up | StreamState::Down(_) => None,
+        }
+    }
+}
+
 impl Monitor {
     /// Returns a monitor of a process that begins now.
     #[must_use]

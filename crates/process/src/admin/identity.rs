@@ -69,11 +69,8 @@ fn identity(
 
 /// Returns the last reason why a stream has not delivered.
 fn waiting(streams: &[StreamStatus]) -> Option<String> {
-    let mut reasons = streams.iter().filter_map(|one| match &one.state {
-        StreamState::Waiting(Some(reason)) => Some(format!("{}: {reason}", one.stream)),
-        _ => None,
-    });
-    reasons.next()
+    let mut streams = streams.iter();
+    streams.find_map(|one| Some(format!("{}: {}", one.stream, one.obstacle()?)))
 }
 
 fn degradation(reason: Degradation) -> String {

@@ -103,8 +103,8 @@ impl ClaimedAdmin {
         })
     }
 
-    /// Listens, and answers for a process with these cores until it ends. An address that is shared is given up at `shutdown`, so
-    /// that probes reach the process that continues.
+    /// Listens, and answers for a process with these cores until it ends. An address that is shared is given up
+    /// at `shutdown`, so that probes reach the process that continues.
     ///
     /// # Errors
     /// Fails when another process has taken the address.

@@ -1,16 +1,13 @@
 //! The tasks on the main thread that tell the service manager how the process is.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use common::workload::Readiness;
+use common::workload::{Monitor, Overview, Readiness, StreamStatus};
 use serve::shutdown::Shutdown;
-use tokio::{
-    sync::watch,
-    time::{MissedTickBehavior, interval, sleep},
-};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::error;
 
-use super::ServiceManager;
+use super::{ServiceManager, WAITING};
 use crate::runtime::Cores;
 
 /// The interval between two status lines of an identity that is degraded. The line has the time that is
@@ -21,19 +18,27 @@ const EVERY: Duration = Duration::from_secs(5);
 const AFTER_DRAIN: Duration = Duration::from_secs(10);
 
 impl ServiceManager {
-    /// Tells of each change of the identity from now on.
-    pub fn follow_identity(&self, mut readiness: watch::Receiver<Readiness>) {
+    /// Tells what an identity waits for, and of each change of its state.
+    pub fn follow_identity(&self, monitor: &Monitor) {
         if !self.is_present() {
             return;
         }
         let manager = self.clone();
+        let mut overview = monitor.subscribe();
         tokio::spawn(async move {
             loop {
-                let now = readiness.borrow_and_update().clone();
-                manager.identity(&now);
-                let is_degraded = matches!(now, Readiness::Degraded { .. });
+                let told = overview.borrow_and_update().clone();
+                match (&told.readiness, obstacle(&told)) {
+                    (Some(readiness), _) => manager.identity(readiness),
+                    (None, Some(reason)) => manager.waiting(&format!("{WAITING}: {reason}")),
+                    (None, None) => {}
+                }
+                let is_degraded = matches!(told.readiness, Some(Readiness::Degraded { .. }));
+                let is_news = |now: &Arc<Overview>| {
+                    now.readiness != told.readiness || obstacle(now) != obstacle(&told)
+                };
                 tokio::select! {
-                    changed = readiness.changed() => if changed.is_err() {
+                    changed = overview.wait_for(is_news) => if changed.is_err() {
                         return;
                     },
                     () = sleep(EVERY), if is_degraded => {}
@@ -72,4 +77,9 @@ impl ServiceManager {
             }
         });
     }
+}
+
+/// Returns the reason for which a start waits, if there is one.
+fn obstacle(overview: &Overview) -> Option<&str> {
+    overview.streams.iter().find_map(StreamStatus::obstacle)
 }

@@ -30,6 +30,9 @@ struct Inner {
     state: Mutex<State>,
 }
 
+/// The status of a process that has no identity yet.
+pub(crate) const WAITING: &str = "waiting for an identity from the Workload API";
+
 /// The part of its life in which a process is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Phase {

@@ -101,7 +101,6 @@ pub(crate) async fn start(
     let Some(identity) = service.identity(workload_api.identity()).await? else {
         return Ok(ExitCode::SUCCESS);
     };
-    service.follow_identity(&identity.readiness);
     let own = identity.x509.svid()?.spiffe_id().clone();
     let checks = Checks {
         authenticator: Arc::new(config.authenticator(
