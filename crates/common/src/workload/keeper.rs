@@ -214,7 +214,7 @@ impl Keeper {
 
     /// Takes note of a stream that delivers nothing.
     fn lose(&mut self, stream: Stream, reason: &Reason, now: SystemTime) {
-        let was_up = self.links.values().all(|link| link.lost.is_none());
+        let was_up = !self.links.values().any(Link::is_lost);
         if reason.is_withdrawal() || matches!(reason, Reason::Unusable(_)) {
             self.note(stream, Some(reason));
             return self.refuse(stream, reason, now);
@@ -296,7 +296,7 @@ impl Keeper {
     /// Returns the time until which the bundles of a stream are trusted, if that is limited by more than
     /// the X.509-SVID.
     fn deadline(&self, link: &Link) -> Option<SystemTime> {
-        let others_work = self.links.values().any(|link| link.lost.is_none());
+        let others_work = self.links.values().any(|link| !link.is_lost());
         let is_alone = others_work || self.held.life().is_none();
         link.trusted_until(self.held.grace, is_alone)
     }
@@ -362,7 +362,7 @@ impl Keeper {
     fn facts(&self, now: SystemTime) -> Facts {
         let refused = self.links.values().filter_map(Link::refused_since);
         let is_refused = refused.chain(self.held.own_fault()).next().is_some();
-        let is_lost = self.links.values().any(|link| link.lost.is_some());
+        let is_lost = self.links.values().any(Link::is_lost);
         let until = self.trusted_until(now).unwrap_or(now);
         let withdrawn = self
             .links

@@ -14,16 +14,23 @@ use super::{
 /// The state of a stream. What it has delivered is kept elsewhere.
 #[derive(Debug, Default)]
 pub(super) struct Link {
-    /// The time since which the stream delivers nothing, if it does not.
-    pub(super) lost: Option<SystemTime>,
-    /// The reason why it delivers nothing.
-    loss: Option<String>,
-    /// The time since which the stream is up, if it is.
-    up: Option<SystemTime>,
+    flow: Flow,
     /// The message of a withdrawal, until the next usable message.
     pub(super) withdrawn: Option<Arc<str>>,
     /// The reason why the last message cannot be used, as a whole or in its X.509-SVID.
     refused: Option<Refused>,
+}
+
+/// The state of a stream's messages, and the time since which it is so.
+#[derive(Debug, Default)]
+enum Flow {
+    /// None has come.
+    #[default]
+    Begun,
+    /// They come.
+    Up(SystemTime),
+    /// None comes, for this reason.
+    Lost(SystemTime, String),
 }
 
 /// A message that cannot be used.
@@ -44,15 +51,28 @@ impl Link {
 
     /// Takes note of a message that came, whatever it has.
     pub(super) fn deliver(&mut self, now: SystemTime) {
-        (self.lost, self.loss) = (None, None);
-        self.up.get_or_insert(now);
+        if !matches!(self.flow, Flow::Up(_)) {
+            self.flow = Flow::Up(now);
+        }
     }
 
     /// Takes note of a loss.
     pub(super) fn lose(&mut self, reason: &Reason, now: SystemTime) {
-        self.up = None;
-        self.lost.get_or_insert(now);
-        self.loss = Some(reason.to_string());
+        let since = self.lost_since().unwrap_or(now);
+        self.flow = Flow::Lost(since, reason.to_string());
+    }
+
+    /// Returns the time since which the stream delivers nothing, if it was lost.
+    fn lost_since(&self) -> Option<SystemTime> {
+        match self.flow {
+            Flow::Lost(since, _) => Some(since),
+            Flow::Begun | Flow::Up(_) => None,
+        }
+    }
+
+    /// Returns whether the stream was lost, and has delivered nothing since.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost_since().is_some()
     }
 
     /// Takes note of a message that cannot be used. Returns whether the reason is new.
@@ -81,18 +101,16 @@ impl Link {
         waiting: Option<StreamState>,
         begun: SystemTime,
     ) -> StreamStatus {
-        let (state, since) = match (waiting, self.lost) {
-            (Some(waiting), _) => (waiting, None),
-            (None, Some(lost)) => {
-                let reason = self.loss.clone().unwrap_or_default();
-                (StreamState::Down(reason), Some(lost))
-            }
-            (None, None) => (StreamState::Up, self.up),
+        let (state, since) = match (waiting, &self.flow) {
+            (Some(waiting), _) => (waiting, begun),
+            (None, Flow::Lost(since, reason)) => (StreamState::Down(reason.clone()), *since),
+            (None, Flow::Up(since)) => (StreamState::Up, *since),
+            (None, Flow::Begun) => (StreamState::Waiting(None), begun),
         };
         StreamStatus {
-            stream: stream.name(),
+            stream,
             state,
-            since: since.unwrap_or(begun),
+            since,
         }
     }
 
@@ -106,7 +124,7 @@ impl Link {
     pub(super) fn trusted_until(&self, grace: Duration, is_alone: bool) -> Option<SystemTime> {
         let refused = self.refused.as_ref().filter(|refused| refused.is_whole);
         let refused = refused.map(|refused| refused.since);
-        let lost = self.lost.filter(|_| is_alone);
+        let lost = self.lost_since().filter(|_| is_alone);
         let since = [refused, lost].into_iter().flatten().min()?;
         Some(since + grace)
     }

@@ -10,6 +10,7 @@ use spiffe::TrustDomain;
 use tokio::sync::watch;
 
 use super::{
+    connection::Stream,
     counts::Counts,
     readiness::Readiness,
     seen::Seen,
@@ -58,8 +59,8 @@ pub struct Overview {
 /// A stream of the Workload API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamStatus {
-    /// The name of what it delivers.
-    pub stream: &'static str,
+    /// The stream.
+    pub stream: Stream,
     /// The state.
     pub state: StreamState,
     /// The time since which it has this state.

@@ -6,7 +6,7 @@ mod tests;
 use std::time::SystemTime;
 
 use common::workload::{
-    BundleFault, Degradation, Kind, Overview, Readiness, StreamState, StreamStatus, Unready,
+    BundleFault, Degradation, Kind, Overview, Readiness, Stream, StreamState, StreamStatus, Unready,
 };
 use spiffe::TrustDomain;
 
@@ -27,15 +27,15 @@ pub(super) fn conditions(overview: &Overview) -> Vec<Condition> {
         identity(readiness, id, &overview.streams).since(overview.since),
         workload_api(readiness, &overview.streams, overview.since),
     ];
-    let follows = |name: &str| overview.streams.iter().any(|one| one.stream == name);
-    if follows("X.509-SVIDs") {
+    let follows = |stream| overview.streams.iter().any(|one| one.stream == stream);
+    if follows(Stream::X509Svids) {
         let svid = overview.svid().map(|svid| (svid.serial(), svid.expiry()));
         conditions.push(x509_svid(readiness, svid));
     }
-    if follows("X.509-SVIDs") || follows("X.509 bundles") {
+    if follows(Stream::X509Svids) || follows(Stream::X509Bundles) {
         conditions.push(trust_bundles(overview));
     }
-    if follows("JWT bundles") {
+    if follows(Stream::JwtBundles) {
         jwt_bundles(overview, &mut conditions);
     }
     conditions
@@ -70,7 +70,7 @@ fn identity(
 /// Returns the last reason why a stream has not delivered.
 fn waiting(streams: &[StreamStatus]) -> Option<String> {
     let mut streams = streams.iter();
-    streams.find_map(|one| Some(format!("{}: {}", one.stream, one.obstacle()?)))
+    streams.find_map(|one| Some(format!("{}: {}", one.stream.name(), one.obstacle()?)))
 }
 
 fn degradation(reason: Degradation) -> String {
@@ -111,7 +111,7 @@ fn workload_api(
     match (down, readiness) {
         (None, None) => condition(State::Lost, "not asked yet".to_owned()).since(begun),
         (None, Some(_)) => {
-            let names: Vec<_> = streams.iter().map(|one| one.stream).collect();
+            let names: Vec<_> = streams.iter().map(|one| one.stream.name()).collect();
             let up = streams.iter().map(|one| one.since).max().unwrap_or(begun);
             condition(State::Met, format!("connected: {}", names.join(", "))).since(up)
         }
@@ -121,7 +121,7 @@ fn workload_api(
                 Some(Readiness::Ready) => (State::Degraded, None),
                 Some(Readiness::NotReady(_)) | None => (State::Lost, None),
             };
-            condition(state, format!("{}: {reason}", stream.stream))
+            condition(state, format!("{}: {reason}", stream.stream.name()))
                 .since(stream.since)
                 .until(until)
         }

@@ -8,7 +8,7 @@ fn at(seconds: u64) -> SystemTime {
 
 fn stream(state: StreamState) -> StreamStatus {
     StreamStatus {
-        stream: "JWT bundles",
+        stream: Stream::JwtBundles,
         state,
         since: at(50),
     }

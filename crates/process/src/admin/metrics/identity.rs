@@ -2,7 +2,7 @@
 
 use common::{
     label::Label,
-    workload::{Kind, Monitor, Overview, Stream, StreamState},
+    workload::{Kind, Monitor, Overview, StreamState},
 };
 
 use super::page::Page;
@@ -22,12 +22,8 @@ pub(super) fn write(monitor: &Monitor, page: &mut Page) {
         "1 while a stream of the Workload API delivers.",
     );
     for status in &overview.streams {
-        let is_it = |stream: &&Stream| stream.name() == status.stream;
-        let Some(stream) = Stream::ALL.iter().find(is_it) else {
-            continue;
-        };
         let is_up = status.state == StreamState::Up;
-        up.value(&[("stream", stream.as_str())], u8::from(is_up));
+        up.value(&[("stream", status.stream.as_str())], u8::from(is_up));
     }
     let counts = monitor.counts();
     for (name, help, counters) in [
