@@ -4,6 +4,10 @@
 //! are in the order of the changes.
 //!
 //! [`super`] says what is trusted, and for how long.
+//!
+//! - `start`: the start, until every stream has delivered
+
+mod start;
 
 use std::{
     collections::BTreeMap,
@@ -13,18 +17,18 @@ use std::{
 
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep, timeout_at},
+    time::sleep,
 };
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
+use self::start::Missing;
 use super::{
     apply::{Applied, Held},
     choice::Choice,
-    connection::Stream,
+    connection::{Message, Stream},
     error::Reason,
     follow::Event,
     link::Link,
-    missing::Missing,
     monitor::{Monitor, Overview},
     readiness::{Degradation, Facts, Readiness, Unready},
     report,
@@ -89,73 +93,6 @@ impl Keeper {
         (keeper, published)
     }
 
-    /// Waits until every stream has delivered what this process needs.
-    ///
-    /// # Errors
-    /// Fails with the last reason when `deadline` has passed, and at once with a reason that `waiting` does not
-    /// wait for.
-    pub(super) async fn start(
-        &mut self,
-        events: &mut Events,
-        deadline: Instant,
-        waiting: impl Fn(&Reason) -> bool,
-    ) -> Result<(), Reason> {
-        let mut missing = Missing::new(self.links.keys());
-        while !missing.streams.is_empty() {
-            self.observe(Some(&missing));
-            let Ok(Some((stream, event))) = timeout_at(deadline, events.recv()).await else {
-                return Err(missing.reason());
-            };
-            match self.first(stream, event) {
-                Ok(()) => drop(missing.streams.remove(&stream)),
-                Err(reason) => missing.obstruct(stream, reason, &waiting)?,
-            }
-            if missing.streams.is_empty() {
-                for (stream, reason) in self.incomplete() {
-                    missing.obstruct(stream, reason, &waiting)?;
-                }
-            }
-        }
-        let now = SystemTime::now();
-        self.publish(now);
-        self.assessed = now;
-        self.observe(None);
-        let changes = self.held.summary();
-        let spiffe_id = self.held.spiffe_id().map(tracing::field::display);
-        info!(spiffe_id, changes, "identity issued");
-        self.tell(|| format!("identity issued: {changes}"));
-        Ok(())
-    }
-
-    /// Applies a report at start-up.
-    fn first(&mut self, stream: Stream, event: Event) -> Result<(), Reason> {
-        let applied = match event {
-            Event::Message(message) => {
-                let now = SystemTime::now();
-                self.links.entry(stream).or_default().deliver(now);
-                let applied = self.held.apply(message, now);
-                self.note(stream, applied.as_ref().err());
-                applied
-            }
-            Event::Lost(reason) => Err(reason),
-        };
-        let applied = applied.inspect_err(|reason| {
-            if stream == Stream::X509Svids && reason.is_withdrawal() {
-                self.held.withdraw();
-            }
-        })?;
-        applied.log_faults(&self.held);
-        Ok(())
-    }
-
-    /// Returns the streams that have delivered, but not what the process needs. What it needs of one may
-    /// depend on another.
-    fn incomplete(&self) -> Vec<(Stream, Reason)> {
-        let streams = self.links.keys();
-        let faults = streams.filter_map(|one| Some((*one, self.held.is_complete(*one).err()?)));
-        faults.collect()
-    }
-
     /// Applies, publishes and logs every change, until the streams are no longer followed.
     pub(super) async fn run(mut self, mut events: Events) {
         loop {
@@ -178,13 +115,24 @@ impl Keeper {
         let now = SystemTime::now();
         match event {
             Event::Message(message) => {
-                self.links.entry(stream).or_default().deliver(now);
-                let applied = self.held.apply(message, now);
-                self.note(stream, applied.as_ref().err());
+                let applied = self.apply(stream, message, now);
                 self.settle(stream, applied, now);
             }
             Event::Lost(reason) => self.lose(stream, &reason, now),
         }
+    }
+
+    /// Applies a message, and counts it.
+    fn apply(
+        &mut self,
+        stream: Stream,
+        message: Message,
+        now: SystemTime,
+    ) -> Result<Applied, Reason> {
+        self.links.entry(stream).or_default().deliver(now);
+        let applied = self.held.apply(message, now);
+        self.note(stream, applied.as_ref().err());
+        applied
     }
 
     /// Publishes and logs the effect of a message.

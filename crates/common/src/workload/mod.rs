@@ -40,7 +40,6 @@ mod jwt;
 mod keeper;
 mod link;
 mod look;
-mod missing;
 mod monitor;
 mod readiness;
 mod report;

@@ -1,0 +1,122 @@
+//! The start of a keeper, which waits until every stream has delivered.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use tokio::time::{Instant, timeout_at};
+use tracing::info;
+
+use super::{Events, Keeper};
+use crate::workload::{connection::Stream, error::Reason, follow::Event, monitor::StreamState};
+
+/// The streams that have not delivered at start-up.
+pub(super) struct Missing {
+    /// Each has the last reason, if there is one.
+    streams: BTreeMap<Stream, Option<Reason>>,
+    /// The reason that was logged last.
+    logged: String,
+}
+
+impl Keeper {
+    /// Waits until every stream has delivered what this process needs.
+    ///
+    /// # Errors
+    /// Fails with the last reason when `deadline` has passed, and at once with a reason that `waiting` does not
+    /// wait for.
+    pub(in crate::workload) async fn start(
+        &mut self,
+        events: &mut Events,
+        deadline: Instant,
+        waiting: impl Fn(&Reason) -> bool,
+    ) -> Result<(), Reason> {
+        let mut missing = Missing::new(self.links.keys());
+        while !missing.streams.is_empty() {
+            self.observe(Some(&missing));
+            let Ok(Some((stream, event))) = timeout_at(deadline, events.recv()).await else {
+                return Err(missing.reason());
+            };
+            match self.first(stream, event) {
+                Ok(()) => drop(missing.streams.remove(&stream)),
+                Err(reason) => missing.obstruct(stream, reason, &waiting)?,
+            }
+            if missing.streams.is_empty() {
+                for (stream, reason) in self.incomplete() {
+                    missing.obstruct(stream, reason, &waiting)?;
+                }
+            }
+        }
+        let now = SystemTime::now();
+        self.publish(now);
+        self.assessed = now;
+        self.observe(None);
+        let changes = self.held.summary();
+        let spiffe_id = self.held.spiffe_id().map(tracing::field::display);
+        info!(spiffe_id, changes, "identity issued");
+        self.tell(|| format!("identity issued: {changes}"));
+        Ok(())
+    }
+
+    /// Applies a report at start-up.
+    fn first(&mut self, stream: Stream, event: Event) -> Result<(), Reason> {
+        let applied = match event {
+            Event::Message(message) => self.apply(stream, message, SystemTime::now()),
+            Event::Lost(reason) => Err(reason),
+        };
+        let applied = applied.inspect_err(|reason| {
+            if stream == Stream::X509Svids && reason.is_withdrawal() {
+                self.held.withdraw();
+            }
+        })?;
+        applied.log_faults(&self.held);
+        Ok(())
+    }
+
+    /// Returns the streams that have delivered, but not what the process needs. What it needs of one may
+    /// depend on another.
+    fn incomplete(&self) -> Vec<(Stream, Reason)> {
+        let streams = self.links.keys();
+        let faults = streams.filter_map(|one| Some((*one, self.held.is_complete(*one).err()?)));
+        faults.collect()
+    }
+}
+
+impl Missing {
+    fn new<'a>(streams: impl Iterator<Item = &'a Stream>) -> Self {
+        Self {
+            streams: streams.map(|stream| (*stream, None)).collect(),
+            logged: String::new(),
+        }
+    }
+
+    /// Takes note of the reason why a stream has not delivered, and tells it to `waiting` if it is another one.
+    ///
+    /// # Errors
+    /// Fails with a reason that `waiting` does not wait for.
+    fn obstruct(
+        &mut self,
+        stream: Stream,
+        reason: Reason,
+        waiting: impl Fn(&Reason) -> bool,
+    ) -> Result<(), Reason> {
+        let text = reason.to_string();
+        if self.logged != text {
+            if !waiting(&reason) {
+                return Err(reason);
+            }
+            self.logged = text;
+        }
+        self.streams.insert(stream, Some(reason));
+        Ok(())
+    }
+
+    /// Returns the state of a stream that has not delivered.
+    pub(super) fn waiting(&self, stream: Stream) -> Option<StreamState> {
+        let reason = self.streams.get(&stream)?.as_ref();
+        Some(StreamState::Waiting(reason.map(ToString::to_string)))
+    }
+
+    /// Returns the reason of the first stream that has one.
+    fn reason(self) -> Reason {
+        let reason = self.streams.into_values().flatten().next();
+        reason.unwrap_or(Reason::NoAnswer)
+    }
+}
