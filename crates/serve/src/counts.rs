@@ -96,7 +96,9 @@ impl Handshake {
 }
 
 impl Protocol {
-    pub(crate) fn of(is_http2: bool) -> Self {
+    /// Returns the label of a connection.
+    #[must_use]
+    pub fn of(is_http2: bool) -> Self {
         match is_http2 {
             true => Self::Http2,
             false => Self::Http1,

@@ -1,18 +1,9 @@
 //! The counts of an upstream.
 
 use common::count::{Counter, Counters, Gauge};
+use serve::counts::Protocol;
 
 use super::connection::Opened;
-
-common::labels! {
-    /// The protocol of an upstream connection.
-    pub enum ConnectionProtocol {
-        /// HTTP/1.1.
-        Http1 = "http/1.1",
-        /// HTTP/2.
-        Http2 = "h2",
-    }
-}
 
 /// The counts of an [`Upstream`](super::Upstream), which all cores share.
 #[derive(Debug, Default)]
@@ -24,7 +15,7 @@ pub struct Counts {
     /// The times that an endpoint was ejected.
     pub ejections: Counter,
     /// The connections that were opened.
-    pub connections: Counters<ConnectionProtocol>,
+    pub connections: Counters<Protocol>,
     /// The requests that wait for room on shared connections.
     pub(super) waiting: Gauge,
 }
@@ -32,10 +23,7 @@ pub struct Counts {
 impl Counts {
     /// Counts a connection that was opened.
     pub(super) fn opened<B>(&self, connection: &Opened<B>) {
-        let protocol = match connection.is_http2() {
-            true => ConnectionProtocol::Http2,
-            false => ConnectionProtocol::Http1,
-        };
+        let protocol = Protocol::of(connection.is_http2());
         self.connections.add(protocol, 1);
     }
 }

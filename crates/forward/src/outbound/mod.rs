@@ -66,7 +66,7 @@ mod url;
 pub use self::{
     body_fault::BodyFault,
     client::Client,
-    counts::{ConnectionProtocol, Counts},
+    counts::Counts,
     endpoint::MAX_KEPT,
     error::Error,
     exclusive_limit::ExclusiveLimit,
