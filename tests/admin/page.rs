@@ -67,11 +67,7 @@ async fn shown() -> Shown {
 #[tokio::test]
 async fn page_has_identity_trust_refusals_and_changes_without_a_script() {
     let Shown { stack, admin, .. } = &shown().await;
-    let mut request = admin.request(http::Method::GET, "/", "");
-    request
-        .headers_mut()
-        .insert("accept", "text/html,*/*;q=0.8".parse().unwrap());
-    let page = admin.ask(request).await;
+    let page = admin.page().await;
     assert_eq!(page.status, 200);
     assert_eq!(page.headers["content-type"], "text/html; charset=utf-8");
     let policy = page.headers["content-security-policy"].to_str().unwrap();
@@ -106,6 +102,23 @@ async fn page_has_identity_trust_refusals_and_changes_without_a_script() {
     );
     let text = admin.get("/").await;
     assert_eq!(text.headers["content-type"], "text/plain; charset=utf-8");
+}
+
+#[tokio::test]
+async fn request_that_exceeds_a_bound_is_among_those_that_are_not_served() {
+    let stack = Stack::new().await;
+    let server = stack.server(&ADMIN).await;
+    let admin = Admin::of(&server).await;
+    let mut request = get(&[]);
+    *request.uri_mut() = format!("/{}", "a".repeat(9000)).parse().unwrap();
+    let https = stack.https(server.listening().await);
+    assert_eq!(https.send(request).await.status, 414);
+    let page = admin.page().await.body;
+    let refused = r#"<span class="reason">target_too_long</span> 414"#;
+    assert!(
+        page.contains(refused) && page.contains("GET /aaa"),
+        "{page}"
+    );
 }
 
 #[tokio::test]

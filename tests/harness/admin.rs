@@ -60,6 +60,14 @@ impl Admin {
         self.ask(self.request(Method::GET, path, "")).await
     }
 
+    /// Gets the status page as a browser does.
+    pub async fn page(&self) -> Answer {
+        let mut request = self.request(Method::GET, "/", "");
+        let headers = request.headers_mut();
+        headers.insert("accept", "text/html,*/*;q=0.8".parse().unwrap());
+        self.ask(request).await
+    }
+
     /// Returns a request whose host is the address of the listener.
     pub fn request(&self, method: Method, path: &str, body: &str) -> Request<Full<Bytes>> {
         let host = match self {

@@ -29,7 +29,6 @@ async fn one_core_of_server_and_proxy_serves_in_the_test_process_until_a_stop() 
         enforcement: Enforcement::On,
         observed: Arc::default(),
         forwarding: None,
-        quotas: Arc::default(),
         shared: Shared::new(Limits::new(100)),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -51,7 +50,6 @@ async fn one_core_of_server_and_proxy_serves_in_the_test_process_until_a_stop() 
         upstream_tls: tls::client(&identity.x509, &own),
         upstream,
         paths: ["/".parse().unwrap()].into(),
-        quotas: Arc::default(),
         shared: Shared::new(Limits::new(100)),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -12,9 +12,7 @@ pub mod upstream;
 
 use std::{process::ExitCode, sync::Arc};
 
-use common::{
-    path::PathPattern, sanitize::Sanitized, throttle::LogQuotas, tls, workload::X509Source,
-};
+use common::{path::PathPattern, sanitize::Sanitized, tls, workload::X509Source};
 use forward::{
     Checked, Fields, Forwarder, LoggedForwarder, Rejected, Rejection, outbound::Upstream,
 };
@@ -43,9 +41,7 @@ pub struct Proxy {
     pub upstream: Upstream,
     /// The paths that are forwarded. Every other path is answered 404.
     pub paths: Arc<[PathPattern]>,
-    /// Limits the log lines about requests without an answer of the upstream.
-    pub quotas: Arc<LogQuotas>,
-    /// The deadlines and bounds, and the counts under these bounds.
+    /// The deadlines and bounds, the counts under these bounds, and the quotas of log lines.
     pub shared: Shared,
 }
 
@@ -94,7 +90,6 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         upstream_tls,
         upstream,
         paths: config.paths.clone().into(),
-        quotas: Arc::default(),
         shared: config
             .serve
             .shared()
@@ -104,7 +99,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     metrics.role("proxy");
     metrics.listener(&proxy.shared);
     metrics.upstreams([&proxy.upstream]);
-    service.admin().follow_refusals(&proxy.quotas);
+    service.admin().follow_refusals(proxy.shared.quotas());
     let announce = |cores, addresses: &str| {
         info!(
             spiffe_id = %own, cores, upstream = %proxy.upstream, upstream_id = %proxy.upstream_tls.expected(),
@@ -131,8 +126,9 @@ fn upstream_tls(config: &Config, x509: &X509Source) -> anyhow::Result<tls::Clien
 pub async fn run(listener: impl Into<Listener>, proxy: Proxy, shutdown: Shutdown) {
     let security = proxy.upstream_tls.into();
     let forwarder = Forwarder::new(proxy.upstream, security, Fields::default());
+    let quotas = Arc::clone(proxy.shared.quotas());
     let handler = ProxyHandler {
-        forwarder: Arc::new(LoggedForwarder::new(forwarder, proxy.quotas)),
+        forwarder: Arc::new(LoggedForwarder::new(forwarder, quotas)),
         paths: proxy.paths,
         logs_beginning: proxy.shared.access_log().is_none(),
     };

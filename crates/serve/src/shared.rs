@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use common::throttle::LogQuota;
+use common::throttle::{LogQuota, LogQuotas};
 
 use crate::{
     accept::{Admission, Balance},
@@ -28,8 +28,8 @@ pub struct Shared {
     pub(crate) trust: Option<Tenure>,
     /// The quota of log lines about handshakes that are refused.
     pub(crate) refused: Arc<LogQuota>,
-    /// The quota of log lines about requests that exceed a bound.
-    pub(crate) rejected: Arc<LogQuota>,
+    /// The quotas of log lines about requests.
+    pub(crate) quotas: Arc<LogQuotas>,
     pub(crate) counts: Arc<Counts>,
     /// The requests in the access log, if there is one.
     pub(crate) access: Option<AccessLog>,
@@ -60,7 +60,7 @@ impl Shared {
             tenure: None,
             trust: None,
             refused: Arc::default(),
-            rejected: Arc::default(),
+            quotas: Arc::default(),
             counts: Arc::default(),
             access: None,
             limits,
@@ -78,6 +78,12 @@ impl Shared {
     #[must_use]
     pub fn access_log(&self) -> Option<AccessLog> {
         self.access
+    }
+
+    /// Returns the quotas of log lines about requests, and the last requests that were not served.
+    #[must_use]
+    pub fn quotas(&self) -> &Arc<LogQuotas> {
+        &self.quotas
     }
 
     /// Returns the counts of connections and requests.

@@ -30,7 +30,6 @@ use std::{
 
 use common::{
     bearer::{Authenticator, Enforcement, JwtSvidLayer, Pattern},
-    throttle::LogQuotas,
     tls,
     workload::{Identity, X509Source},
 };
@@ -73,9 +72,7 @@ pub struct Server {
     pub observed: Arc<AtomicU64>,
     /// The application that requests are forwarded to; `None` for the built-in answer.
     pub forwarding: Option<Forwarding>,
-    /// Limits the log lines about requests that were not let through.
-    pub quotas: Arc<LogQuotas>,
-    /// The deadlines and bounds, and the counts under these bounds.
+    /// The deadlines and bounds, the counts under these bounds, and the quotas of log lines.
     pub shared: Shared,
 }
 
@@ -149,7 +146,6 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         enforcement: config.policy.enforcement(),
         observed: Arc::default(),
         forwarding,
-        quotas: Arc::default(),
         shared,
     };
     let metrics = service.admin().metrics();
@@ -159,7 +155,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     if let Some(forwarding) = &server.forwarding {
         metrics.upstreams([&forwarding.upstream]);
     }
-    service.admin().follow_refusals(&server.quotas);
+    service.admin().follow_refusals(server.shared.quotas());
     let log = StartLog {
         spiffe_id: &own,
         application: server
@@ -215,9 +211,9 @@ pub async fn run(listener: impl Into<Listener>, server: Server, shutdown: Shutdo
         enforcement,
         observed,
         forwarding,
-        quotas,
         shared,
     } = server;
+    let quotas = Arc::clone(shared.quotas());
     let logs_beginning = shared.access_log().is_none();
     let application = Application::new(forwarding, &quotas);
     let certificate: fn(&request::Parts) -> _ = match takes_certificates {

@@ -20,7 +20,7 @@ use spiffe::SpiffeId;
 use tracing::warn;
 
 /// Logs refused requests within the quotas, and answers them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Refusals {
     pub(crate) quotas: Arc<LogQuotas>,
     /// The number of requests that were let through and would have been refused.

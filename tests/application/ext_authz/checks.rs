@@ -4,7 +4,11 @@ use prost::Message;
 use server::ext_authz::pb::check_response::HttpResponse;
 use spiffe::SpiffeId;
 
-use harness::{CLIENT_ID, SERVER_ID, wait};
+use harness::{
+    CLIENT_ID, SERVER_ID,
+    admin::{ADMIN, Admin},
+    wait,
+};
 
 use super::{Checking, PATH, denied, framed, question, value};
 use crate::caller::respond;
@@ -139,7 +143,7 @@ async fn the_policy_decides_and_a_request_without_a_caller_loses_forged_ids_u017
 
 #[tokio::test]
 async fn a_call_that_is_not_a_check_is_answered_by_its_fault_u018() {
-    let checking = Checking::new(&[]).await;
+    let checking = Checking::new(&ADMIN).await;
     let whole = framed(&question("/", &[]).encode_to_vec());
     let long = vec![0; 1 << 20];
     for (path, body, code) in [
@@ -182,6 +186,8 @@ async fn a_call_that_is_not_a_check_is_answered_by_its_fault_u018() {
     assert_eq!(denied(answer.decoded()).status.unwrap().code, 400);
     let line = checking.server.logged("Malformed check").await;
     assert!(line.contains("reason=malformed_check"), "{line}");
+    let page = Admin::of(&checking.server).await.page().await.body;
+    assert!(page.contains("malformed_check</span> 400"), "{page}");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use http::{
 };
 use process::admin::Admin;
 use serve::{
-    Handler, Received,
+    Handler, Received, Shared,
     body::{self, Body},
     peer::Peer,
 };
@@ -42,13 +42,13 @@ impl ListenHandler {
     pub(super) fn new(
         destinations: Vec<Destination>,
         replaces_authorization: bool,
-        logs_beginning: bool,
+        shared: &Shared,
     ) -> Self {
         Self {
             destinations: destinations.into(),
             replaces_authorization,
-            logs_beginning,
-            quotas: Arc::default(),
+            logs_beginning: shared.access_log().is_none(),
+            quotas: Arc::clone(shared.quotas()),
         }
     }
 

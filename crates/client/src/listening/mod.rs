@@ -54,11 +54,7 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
     let destinations = parts.map(|((route, upstream), security)| {
         Destination::new(route, upstream, security, &workload_api)
     });
-    let handler = ListenHandler::new(
-        destinations.collect(),
-        args.replace_authorization,
-        shared.access_log().is_none(),
-    );
+    let handler = ListenHandler::new(destinations.collect(), args.replace_authorization, &shared);
     handler.show_in(service.admin());
     service
         .manager()

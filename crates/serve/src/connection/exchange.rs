@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use common::{reason::Reason, throttle::LogQuota};
+use common::{reason::Reason, throttle::LogQuotas};
 use futures_util::FutureExt;
 use http::{Method, Request, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body::Body as _;
@@ -40,7 +40,7 @@ pub(super) struct Serving<H> {
     pub(super) peer: Peer,
     pub(super) limits: Limits,
     /// Limits the log lines about requests that exceed a bound.
-    pub(super) rejected: Arc<LogQuota>,
+    pub(super) quotas: Arc<LogQuotas>,
     /// The requests in the access log, if there is one.
     pub(super) access: Option<AccessLog>,
     pub(super) activity: Arc<Activity>,
@@ -160,7 +160,7 @@ impl<H: Handler> Serving<H> {
     /// Returns the answer to a request whose head exceeds a bound, and logs it.
     fn over_bounds(&self, request: &Request<Wire>) -> Option<Response<Body>> {
         let reason = refused::over_bounds(request, &self.limits)?;
-        refused::log(request, &self.peer, reason, &self.rejected);
+        refused::log(request, &self.peer, reason, &self.quotas);
         Some(refused::answer(reason))
     }
 

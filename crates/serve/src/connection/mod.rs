@@ -135,7 +135,7 @@ impl Connection {
             handler,
             peer: self.peer.clone(),
             limits: self.shared.limits.clone(),
-            rejected: Arc::clone(&self.shared.rejected),
+            quotas: Arc::clone(&self.shared.quotas),
             access: self.shared.access,
             activity: Arc::clone(&activity),
             tunnel: Mutex::default(),

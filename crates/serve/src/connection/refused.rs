@@ -1,6 +1,10 @@
 //! Requests that are answered in place of their handler, because they exceed a bound.
 
-use common::{reason::Reason, sanitize::Sanitized, throttle::LogQuota};
+use common::{
+    reason::Reason,
+    sanitize::Sanitized,
+    throttle::{LogQuotas, RefusedRequest},
+};
 use http::{HeaderValue, Request, Response, StatusCode, header::RETRY_AFTER};
 use http_body::Body as _;
 use tracing::warn;
@@ -38,8 +42,9 @@ pub(super) fn over_bounds(request: &Request<Wire>, limits: &Limits) -> Option<Re
 }
 
 /// Logs a request that exceeds a bound, within the quota.
-pub(super) fn log(request: &Request<Wire>, peer: &Peer, reason: Reason, quota: &LogQuota) {
-    let Some(left_out) = quota.take(peer.source()) else {
+pub(super) fn log(request: &Request<Wire>, peer: &Peer, reason: Reason, quotas: &LogQuotas) {
+    let status = status(reason);
+    let Some(left_out) = quotas.take(status, peer.source()) else {
         return;
     };
     let text = match reason {
@@ -47,9 +52,13 @@ pub(super) fn log(request: &Request<Wire>, peer: &Peer, reason: Reason, quota: &
         Reason::HeadTooLarge => "its head is too large",
         _ => "its body is longer than max-body",
     };
-    let status = status(reason).as_u16();
-    let method = Sanitized(request.method().as_str());
-    let path = Sanitized(request.uri().path());
+    let (method, path) = (request.method().as_str(), request.uri().path());
+    let refused = RefusedRequest::new(status, reason, text, peer)
+        .of(method, path)
+        .claimed_by(request.headers());
+    quotas.recent.add(refused);
+    let status = status.as_u16();
+    let (method, path) = (Sanitized(method), Sanitized(path));
     warn!(%peer, status, %reason, %method, %path, left_out, "request rejected: {text}");
 }
 

@@ -21,7 +21,7 @@ use std::{convert::Infallible, process::ExitCode, sync::Arc};
 use common::{
     bearer::{Authenticator, Caller, Enforcement, JwtSvidLayer, Refusal, RefusalAnswer},
     reason::Reason,
-    throttle::LogQuotas,
+    throttle::{LogQuotas, RefusedRequest},
 };
 use http::{Method, Request, Response, StatusCode, request::Parts};
 use process::{
@@ -102,6 +102,7 @@ pub(crate) async fn start(
         return Ok(ExitCode::SUCCESS);
     };
     let own = identity.x509.svid()?.spiffe_id().clone();
+    let shared = config.serve.shared();
     let checks = Checks {
         authenticator: Arc::new(config.authenticator(
             policy,
@@ -114,14 +115,17 @@ pub(crate) async fn start(
             caller_header: config.application.caller_header.clone(),
             forwards_authorization: config.application.forward_authorization,
         },
-        refusals: Refusals::default(),
-        shared: config.serve.shared(),
+        refusals: Refusals {
+            quotas: Arc::clone(shared.quotas()),
+            observed: Arc::default(),
+        },
+        shared,
     };
     let metrics = service.admin().metrics();
     metrics.role(crate::ROLE);
     metrics.listener(&checks.shared);
     metrics.callers(checks.authenticator.counts());
-    service.admin().follow_refusals(&checks.refusals.quotas);
+    service.admin().follow_refusals(checks.shared.quotas());
     let log = StartLog {
         spiffe_id: &own,
         application: None,
@@ -215,9 +219,11 @@ where
         let caller = check::source(check.attributes.as_ref()).map(Peer::from);
         let caller = caller.unwrap_or_else(|| gateway.clone());
         let Ok(mut head) = check::head(check) else {
-            let reason = Reason::MalformedCheck;
+            let (reason, fault) = (Reason::MalformedCheck, "it has no request that can be read");
             if let Some(left_out) = self.quotas.refused.take(caller.source()) {
-                warn!(%gateway, peer = %caller, %reason, left_out, "Malformed check: it has no request that can be read");
+                let refused = RefusedRequest::new(StatusCode::BAD_REQUEST, reason, fault, &caller);
+                self.quotas.recent.add(refused);
+                warn!(%gateway, peer = %caller, %reason, left_out, "Malformed check: {fault}");
             }
             return body::because(reason, Response::new(check::rejected()));
         };
