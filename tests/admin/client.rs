@@ -26,7 +26,7 @@ async fn client_that_listens_is_ready_with_bundles_and_without_an_x509_svid() {
 }
 
 #[tokio::test]
-async fn each_route_has_its_token_which_is_degraded_in_an_outage_and_lost_when_withdrawn() {
+async fn each_route_has_its_token_and_its_upstream_and_a_withdrawal_is_503_until_it_ends() {
     let stack = Stack::new().await;
     let route = |host, port, id| format!("{host}=https://127.0.0.1:{port};server-id={id}");
     let routes = [

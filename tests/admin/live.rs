@@ -72,7 +72,7 @@ async fn core_that_is_stuck_is_named_with_503_until_it_answers_again() {
     assert_eq!(
         admin.get("/ready").await.status,
         200,
-        "answers beside a stuck core"
+        "answers next to a stuck core"
     );
 
     drop(stopped);

@@ -13,8 +13,8 @@ use tokio::{
 
 use crate::{PATIENCE, installed::is_installed};
 
-/// The programs that may be there.
-const PROGRAMS: [&str; 1] = ["chromium"];
+/// The program.
+const PROGRAM: &str = "chromium";
 
 /// Chromium as any user, without a network beyond this machine.
 const FLAGS: [&str; 9] = [
@@ -43,8 +43,7 @@ pub struct Chromium {
 impl Chromium {
     /// Starts a browser with an empty profile. Skips the test if there is none.
     pub async fn start() -> Option<Self> {
-        let [program] = PROGRAMS;
-        if !is_installed(program, "--version").await {
+        if !is_installed(PROGRAM, "--version").await {
             return None;
         }
         let profile = tempfile::tempdir().unwrap();
@@ -52,7 +51,7 @@ impl Chromium {
         let script = r#"exec "$0" "$@" 3<&0 4>&1 0</dev/null 1>/dev/null"#;
         let mut command = Command::new("/bin/sh");
         command
-            .args(["-c", script, program])
+            .args(["-c", script, PROGRAM])
             .args(FLAGS)
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .stdin(Stdio::piped())
