@@ -1,5 +1,5 @@
-//! Serves upstreams in the test's own process. Two answer by a function, with TLS and without, and
-//! another only counts bytes.
+//! Serves upstreams in the test's own process. Two answer by a function, with TLS and without. One holds
+//! its requests, and another only counts bytes.
 
 use std::{
     convert::Infallible,
@@ -10,14 +10,14 @@ use std::{
     },
 };
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
-use serve::body::Body;
-use tokio::{io::AsyncReadExt, net::TcpListener};
+use serve::body::{self, Body};
+use tokio::{io::AsyncReadExt, net::TcpListener, sync::Semaphore};
 
 use crate::{Stack, https::Stream, listen::listen};
 
@@ -94,6 +94,47 @@ where
             // A caller may end its connection in any way.
             let _ = http.serve_connection(TokioIo::new(stream), service).await;
         })
+    }
+}
+
+/// Holds each request over HTTP/2 until the test releases it, and answers it with `finished`.
+#[derive(Debug)]
+pub struct HoldingUpstream {
+    /// The port that it listens on.
+    pub port: u16,
+    arrived: Arc<Semaphore>,
+    released: Arc<Semaphore>,
+}
+
+impl HoldingUpstream {
+    /// Listens on a free port.
+    pub async fn new(stack: &Stack) -> Self {
+        let (arrived, released) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let both = (Arc::clone(&arrived), Arc::clone(&released));
+        let port = answering(stack, &["h2"], move |_| {
+            let (arrived, released) = both.clone();
+            async move {
+                arrived.add_permits(1);
+                released.acquire().await.unwrap().forget();
+                body::text(StatusCode::OK, "finished")
+            }
+        })
+        .await;
+        Self {
+            port,
+            arrived,
+            released,
+        }
+    }
+
+    /// Waits until this number of requests have arrived since the last call.
+    pub async fn arrived(&self, requests: u32) {
+        self.arrived.acquire_many(requests).await.unwrap().forget();
+    }
+
+    /// Lets this number of requests finish.
+    pub fn release(&self, requests: usize) {
+        self.released.add_permits(requests);
     }
 }
 

@@ -13,45 +13,32 @@ use harness::{
     PATIENCE, Stack,
     frames::{self, Frames},
     https::{Https, WholeAnswer, get},
-    upstream,
+    upstream::HoldingUpstream,
     wait::until,
 };
-use http::{Request, StatusCode, Version};
+use http::{Request, Version};
 use http_body_util::StreamBody;
 use hyper::{
     body::{Bytes, Frame},
     client::conn::http2,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use serve::body;
-use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
+use tokio::{task::JoinSet, time::timeout};
 
 use crate::{ask, server};
 
 #[tokio::test]
 async fn requests_over_the_bound_are_refused_until_others_are_over() {
     let stack = Stack::new().await;
-    let (arrived, release) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-    let slow = upstream::answering(&stack, &["h2"], {
-        let (arrived, release) = (Arc::clone(&arrived), Arc::clone(&release));
-        move |_| {
-            let (arrived, release) = (Arc::clone(&arrived), Arc::clone(&release));
-            async move {
-                arrived.add_permits(1);
-                release.acquire().await.unwrap().forget();
-                body::text(StatusCode::OK, "finished")
-            }
-        }
-    })
-    .await;
-    let proxy = stack.proxy(slow, &["--max-requests", "3"]).await;
+    let slow = HoldingUpstream::new(&stack).await;
+    let proxy = stack.proxy(slow.port, &["--max-requests", "3"]).await;
     let https = stack.https(proxy.listening().await);
     let mut served = JoinSet::new();
     for version in [Version::HTTP_11, Version::HTTP_2, Version::HTTP_2] {
         let https = https.clone();
         served.spawn(async move { https.send_over(version, get(&[])).await });
     }
-    arrived.acquire_many(3).await.unwrap().forget();
+    slow.arrived(3).await;
 
     for version in [Version::HTTP_11, Version::HTTP_2] {
         is_overloaded(&https.send_over(version, get(&[])).await);
@@ -77,11 +64,11 @@ async fn requests_over_the_bound_are_refused_until_others_are_over() {
     let lines = proxy.log();
     assert_eq!(lines.iter().filter(|line| line.contains(said)).count(), 1);
 
-    release.add_permits(3);
+    slow.release(3);
     for answer in served.join_all().await {
         assert_eq!(answer.body, "finished");
     }
-    release.add_permits(9);
+    slow.release(9);
     assert_eq!(https.send(get(&[])).await.status, 200);
 }
 

@@ -1,15 +1,13 @@
-use std::{future::pending, sync::Arc};
+use std::future::pending;
 
 use harness::{
     Stack,
     admin::{ADMIN, Admin},
     https::get,
     raw::{self, Reply},
-    upstream,
+    upstream::{self, HoldingUpstream},
 };
-use http::{StatusCode, Version};
-use serve::body;
-use tokio::sync::Semaphore;
+use http::Version;
 
 use crate::page::Page;
 
@@ -89,21 +87,9 @@ async fn request_that_is_sent_again_is_counted_as_a_retry() {
 #[tokio::test]
 async fn requests_in_flight_are_seen_and_those_over_the_limit_are_shed() {
     let stack = Stack::new().await;
-    let (arrived, release) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-    let slow = upstream::answering(&stack, &["h2"], {
-        let (arrived, release) = (Arc::clone(&arrived), Arc::clone(&release));
-        move |_| {
-            let (arrived, release) = (Arc::clone(&arrived), Arc::clone(&release));
-            async move {
-                arrived.add_permits(1);
-                release.acquire().await.unwrap().forget();
-                body::text(StatusCode::OK, "finished")
-            }
-        }
-    })
-    .await;
+    let slow = HoldingUpstream::new(&stack).await;
     let args = [&ADMIN[..], &["--max-requests", "2"]].concat();
-    let proxy = stack.proxy(slow, &args).await;
+    let proxy = stack.proxy(slow.port, &args).await;
     let (admin, https) = (
         Admin::of(&proxy).await,
         stack.https(proxy.listening().await),
@@ -112,7 +98,7 @@ async fn requests_in_flight_are_seen_and_those_over_the_limit_are_shed() {
         let https = https.clone();
         tokio::spawn(async move { https.send_over(version, get(&[])).await })
     });
-    arrived.acquire_many(2).await.unwrap().forget();
+    slow.arrived(2).await;
     for _ in 0..3 {
         assert_eq!(https.send(get(&[])).await.status, 503);
     }
@@ -120,7 +106,7 @@ async fn requests_in_flight_are_seen_and_those_over_the_limit_are_shed() {
     assert_eq!(page.at("spiffe_requests_in_flight{state=\"working\"}"), 2.0);
     page.assert_all("spiffe_requests_total", &[("code=\"503\"", 3.0)]);
     page.assert_all("spiffe_shed_total", &[("cause=\"overloaded\"", 3.0)]);
-    release.add_permits(2);
+    slow.release(2);
     for one in held {
         assert_eq!(one.await.unwrap().status, 200);
     }

@@ -1,44 +1,30 @@
-use std::{os::unix::fs::PermissionsExt, sync::Arc};
+use std::os::unix::fs::PermissionsExt;
 
-use http::{StatusCode, Version};
+use http::Version;
 use http_body_util::BodyExt;
 use nix::sys::signal::Signal;
-use serve::body;
-use tokio::sync::Notify;
 
 use harness::{
     Stack, binary,
     https::get,
     process::{self, Process},
-    upstream,
+    upstream::{self, HoldingUpstream},
     users::Users,
 };
 
 #[tokio::test]
 async fn sigterm_lets_requests_in_flight_finish() {
     let stack = Stack::new().await;
-    let (arrived, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let slow = upstream::answering(&stack, &["h2"], {
-        let (arrived, release) = (Arc::clone(&arrived), Arc::clone(&release));
-        move |_| {
-            let (arrived, release) = (Arc::clone(&arrived), Arc::clone(&release));
-            async move {
-                arrived.notify_one();
-                release.notified().await;
-                body::text(StatusCode::OK, "finished")
-            }
-        }
-    })
-    .await;
+    let slow = HoldingUpstream::new(&stack).await;
     for version in [Version::HTTP_11, Version::HTTP_2] {
-        let mut proxy = stack.proxy(slow, &[]).await;
+        let mut proxy = stack.proxy(slow.port, &[]).await;
         let https = stack.https(proxy.listening().await);
         let request = tokio::spawn(async move { https.send_over(version, get(&[])).await });
-        arrived.notified().await;
+        slow.arrived(1).await;
 
         proxy.signal(Signal::SIGTERM);
         proxy.logged("stopping: finishing what is in flight").await;
-        release.notify_one();
+        slow.release(1);
 
         assert_eq!(request.await.unwrap().body, "finished");
         assert_eq!(proxy.ended().await.code(), Some(0), "{version:?}");
