@@ -129,10 +129,9 @@ impl Session {
         );
         let audiences = config.audiences();
         let tokens = TokenSource::new(workload_api, audiences.clone(), None);
-        admin.follow_token(None, tokens.monitor());
+        admin.follow_token(None, &audiences, tokens.monitor());
         admin.follow_upstream(None, upstream.status.clone());
         admin.metrics().upstreams([&upstream]);
-        admin.metrics().token(&audiences, tokens.monitor());
         Ok(Self {
             client: Client::new(upstream, security),
             tokens,

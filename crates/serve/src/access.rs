@@ -38,9 +38,9 @@ struct Record {
     begun: Instant,
     protocol: Version,
     trace: Option<TraceId>,
-    request: Asked,
+    request: LoggedRequest,
     /// The request that a gateway's check asks about.
-    checked: OnceLock<Asked>,
+    checked: OnceLock<LoggedRequest>,
     caller: OnceLock<Arc<SpiffeId>>,
     verification: OnceLock<Duration>,
     upstream: OnceLock<Duration>,
@@ -49,8 +49,9 @@ struct Record {
     sent: AtomicU64,
 }
 
+/// The request that a line is about.
 #[derive(Debug)]
-struct Asked {
+struct LoggedRequest {
     method: Method,
     uri: Uri,
     peer: Peer,
@@ -70,7 +71,7 @@ impl Access {
                 begun,
                 protocol: request.version(),
                 trace: TraceId::in_fields(request.headers()),
-                request: Asked {
+                request: LoggedRequest {
                     method: request.method().clone(),
                     uri: request.uri().clone(),
                     peer: peer.clone(),
@@ -102,7 +103,7 @@ impl Access {
 
     /// Notes that the request is a gateway's check of a request of `peer` with this head.
     pub fn checks(&self, head: &Parts, peer: &Peer) {
-        let _ = self.0.checked.set(Asked {
+        let _ = self.0.checked.set(LoggedRequest {
             method: head.method.clone(),
             uri: head.uri.clone(),
             peer: peer.clone(),
@@ -133,7 +134,7 @@ impl Access {
         if record.log == AccessLog::Refused && reason.is_none() {
             return;
         }
-        let Asked { method, uri, peer } = record.checked.get().unwrap_or(&record.request);
+        let LoggedRequest { method, uri, peer } = record.checked.get().unwrap_or(&record.request);
         let gateway = record.checked.get().map(|_| display(&record.request.peer));
         info!(
             target: "access",

@@ -53,12 +53,10 @@ impl Destination {
         LoggedForwarder::new(forwarder, Arc::clone(quotas))
     }
 
-    /// Adds its token and its endpoints to the conditions of the process.
+    /// Adds its token and its endpoints to what operators see.
     pub(super) fn add_conditions(&self, admin: &Admin) {
         let host = self.route.host.as_deref();
-        admin.follow_token(host, self.tokens.monitor());
-        let monitor = self.tokens.monitor();
-        admin.metrics().token(&self.route.audiences, monitor);
+        admin.follow_token(host, &self.route.audiences, self.tokens.monitor());
         admin.follow_upstream(host, self.upstream.status.clone());
     }
 

@@ -198,8 +198,9 @@ impl Admin {
             .add(move |_| upstream::conditions(&prefix, &status.endpoints(), status.unresolved()));
     }
 
-    /// Adds the condition of a token, which `name` tells from others.
-    pub fn follow_token(&self, name: Option<&str>, token: TokenMonitor) {
+    /// Adds the condition of a token, which `name` tells from others, and its metrics.
+    pub fn follow_token(&self, name: Option<&str>, audiences: &[String], token: TokenMonitor) {
+        self.metrics.token(audiences, token.clone());
         let prefix = prefix("token", name);
         self.conditions.add(move |now| {
             let status = token.status();

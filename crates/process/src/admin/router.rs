@@ -111,7 +111,7 @@ impl Router {
                 ),
             },
             "/log" if !is_get => not_allowed("GET, HEAD, PUT"),
-            "/" | "/live" | "/log" | "/metrics" | "/ready" | page::STYLE_PATH if !is_get => {
+            "/" | "/live" | "/metrics" | "/ready" | page::STYLE_PATH if !is_get => {
                 not_allowed("GET, HEAD")
             }
             "/" => self.page(&head),
