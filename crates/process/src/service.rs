@@ -14,7 +14,7 @@ use crate::{
     cli::{self, ServeArgs, WorkloadApiArgs},
     listen::{self, ClaimedAddress, Inherited, ListenFlag},
     notify::ServiceManager,
-    runtime::{self, Cores},
+    runtime::{self, Cores, OpenFiles},
     sandbox, signal, telemetry, tenure,
 };
 
@@ -29,6 +29,7 @@ pub struct Service {
     cores: Cores,
     manager: ServiceManager,
     admin: Admin,
+    startup_timeout: Duration,
 }
 
 /// The status of a process that starts.
@@ -41,7 +42,7 @@ const FIRST_PING: Duration = Duration::from_secs(10);
 impl Service {
     /// Handles signals and claims the addresses. A mistake in an address is found before anything
     /// else. A service manager is told that the process waits for an identity, and the admin listener answers
-    /// from then on.
+    /// from then on. The limit of open files is raised for the listener and for `others`.
     ///
     /// # Errors
     /// Fails when an address, or a socket that was passed in its place, can't be listened on.
@@ -49,6 +50,7 @@ impl Service {
         args: &ServeArgs,
         inherited: Inherited,
         listen: ListenFlag<'_>,
+        others: &[OpenFiles],
     ) -> anyhow::Result<Self> {
         let shutdown = signal::shutdown().context("cannot handle signals")?;
         let admin = args.claim_admin()?;
@@ -59,13 +61,16 @@ impl Service {
         let longest = args.stop_delay() + args.limits().drain_timeout;
         manager.follow_stop(shutdown.clone(), longest);
         manager.follow_cores(cores.clone());
+        let admin = admin.listen(&cores, &shutdown)?;
+        args.raise_open_files_limit(others);
         Ok(Self {
             address,
-            admin: admin.listen(&cores, &shutdown)?,
+            admin,
             drain: signal::delayed(shutdown.clone(), args.stop_delay()),
             shutdown,
             cores,
             manager,
+            startup_timeout: args.startup_timeout,
         })
     }
 
@@ -87,32 +92,35 @@ impl Service {
         &self.admin
     }
 
-    /// Returns the Workload API that the flags name. The service manager is told what an identity waits for,
-    /// and its state is among the conditions of the process.
+    /// Returns the Workload API that the flags name. It has `--startup-timeout` to issue an identity. The
+    /// service manager is told what an identity waits for, and its state is among the conditions of the process.
     #[must_use]
-    pub fn workload_api(&self, args: &WorkloadApiArgs, timeout: Duration) -> WorkloadApi {
+    pub fn workload_api(&self, args: &WorkloadApiArgs) -> WorkloadApi {
         let manager = self.manager.clone();
-        let workload_api = args.workload_api(timeout);
+        let workload_api = args.workload_api(self.startup_timeout);
         workload_api
             .on_waiting(move |reason| manager.waiting(&format!("{WAITING}: {reason}")))
             .monitored(self.admin.follow_identity())
     }
 
-    /// Tells the service manager of each change of the identity from now on.
-    pub fn follow_identity(&self, readiness: &watch::Receiver<Readiness>) {
-        self.manager.follow_identity(readiness.clone());
-    }
-
-    /// Waits for an identity. Returns `None` if a stop is requested first.
+    /// Waits for an identity, and tells the service manager of each of its changes from then on. Returns `None`
+    /// if a stop is requested first.
     ///
     /// # Errors
     /// Fails when no identity is issued in time.
     pub async fn identity<T>(
         &self,
         identity: impl Future<Output = Result<T, workload::Error>>,
-    ) -> anyhow::Result<Option<T>> {
+    ) -> anyhow::Result<Option<T>>
+    where
+        T: AsRef<watch::Receiver<Readiness>>,
+    {
         let issued = async { identity.await.map_err(cli::with_remedy) };
-        self.or_stop(issued).await
+        let issued = self.or_stop(issued).await?;
+        if let Some(identity) = &issued {
+            self.manager.follow_identity(identity.as_ref().clone());
+        }
+        Ok(issued)
     }
 
     /// Follows the identity that the process presents. Connections drain when it ends.
@@ -162,6 +170,7 @@ impl Service {
             cores,
             manager,
             admin,
+            startup_timeout: _,
         } = self;
         let queue = address.queue();
         let listeners = address.listen()?;

@@ -305,6 +305,18 @@ impl Identity {
     }
 }
 
+impl AsRef<watch::Receiver<Readiness>> for Identity {
+    fn as_ref(&self) -> &watch::Receiver<Readiness> {
+        &self.readiness
+    }
+}
+
+impl AsRef<watch::Receiver<Readiness>> for X509Identity {
+    fn as_ref(&self) -> &watch::Receiver<Readiness> {
+        &self.readiness
+    }
+}
+
 impl From<Identity> for X509Identity {
     fn from(identity: Identity) -> Self {
         let Identity {

@@ -148,7 +148,7 @@ impl ServeArgs {
 
     /// Raises this process's limit of open files to the hard limit. Warns when that is too low for
     /// the connections and handshakes that the flags allow, and for `others`.
-    pub fn raise_open_files_limit(&self, others: &[OpenFiles]) {
+    pub(crate) fn raise_open_files_limit(&self, others: &[OpenFiles]) {
         runtime::raise_open_files_limit(&self.open_files(others));
     }
 
