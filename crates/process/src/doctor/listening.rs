@@ -156,8 +156,8 @@ fn svid(doctor: &mut Doctor, source: &X509Source) {
         return;
     };
     let leaf = svid.leaf().as_bytes();
-    let times = certificate::beginning(leaf).zip(certificate::expiry(leaf));
-    let trouble = times.and_then(|(begin, end)| late(begin, end, SystemTime::now()));
+    let facts = certificate::facts(leaf);
+    let trouble = facts.and_then(|facts| late(facts.from, facts.until, SystemTime::now()));
     if let Some(trouble) = trouble {
         doctor.warning("renewal", Kind::Identity, trouble);
     }
