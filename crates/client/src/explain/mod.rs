@@ -14,7 +14,10 @@ use std::{
 };
 
 use anyhow::Context;
-use common::bearer::{Authenticator, ExplainedRule, JwtBundle, Outcome, Refusal};
+use common::{
+    bearer::{Authenticator, ExplainedRule, JwtBundle, Outcome, Refusal},
+    sanitize::Sanitized,
+};
 use http::{HeaderValue, Request, header::AUTHORIZATION, request};
 use process::{
     cli,
@@ -138,7 +141,8 @@ async fn bundles(config: &Config, subject: Option<&SpiffeId>) -> anyhow::Result<
 }
 
 fn described((domain, bundle): (&TrustDomain, &Arc<JwtBundle>)) -> String {
-    format!("{domain} (keys: {})", words::list(bundle.key_ids()))
+    let key_ids = bundle.key_ids().map(Sanitized);
+    format!("{domain} (keys: {})", words::list(key_ids))
 }
 
 /// Returns the head of the request with the token.
