@@ -9,7 +9,7 @@ use harness::{
 };
 
 use crate::{
-    diagnosis::{self, Diagnosis},
+    diagnosis::{self, Diagnosis, expected},
     path::Path,
 };
 
@@ -26,11 +26,11 @@ const GOOD_TOKEN: &str = "\
 ok         token         JWT-SVID of spiffe://example.org/client for spiffe://example.org/server, until TIME (in SPAN)
 ";
 
-/// Returns the expected text: these parts, with the user of this process.
-fn expected(parts: &[&str]) -> String {
-    let uid = nix::unistd::geteuid().to_string();
-    parts.concat().replace("UID", &uid)
-}
+const GOOD_PEER: &str = "\
+ok         name          https://127.0.0.1:PORT/ is 127.0.0.1:PORT
+ok         tcp           127.0.0.1:PORT accepts
+ok         tls           the peer is spiffe://example.org/server; TLS 1.3, h2, until TIME (in SPAN)
+";
 
 #[tokio::test]
 async fn good_path_is_ok_in_each_step() {
@@ -41,10 +41,8 @@ async fn good_path_is_ok_in_each_step() {
         expected(&[
             GOOD_UNTIL_TOKEN,
             GOOD_TOKEN,
+            GOOD_PEER,
             "\
-ok         name          https://127.0.0.1:PORT/ is 127.0.0.1:PORT
-ok         tcp           127.0.0.1:PORT accepts
-ok         tls           the peer is spiffe://example.org/server; TLS 1.3, h2, until TIME (in SPAN)
 ok         answer        GET /: 200 OK from behind the peer, 10 bytes
 ok         clock         the answer's Date is that of this machine
 no step failed, 0 with a warning
@@ -63,10 +61,8 @@ async fn audience_that_the_server_refuses_is_17() {
         expected(&[
             GOOD_UNTIL_TOKEN,
             &GOOD_TOKEN.replace("/server", "/other"),
+            GOOD_PEER,
             "\
-ok         name          https://127.0.0.1:PORT/ is 127.0.0.1:PORT
-ok         tcp           127.0.0.1:PORT accepts
-ok         tls           the peer is spiffe://example.org/server; TLS 1.3, h2, until TIME (in SPAN)
 failed     answer        GET /: 401 Unauthorized from behind the peer
                          cause: the server refuses the token, which is for spiffe://example.org/other; a server takes its own SPIFFE ID unless --audience says otherwise, and spiffe://example.org/server is not among these
                          remedy: compare AUDIENCE with the server's --audience and the clocks of both; the server's log has the reason (Invalid token: …)
@@ -170,10 +166,8 @@ async fn proxy_without_an_upstream_is_18() {
         expected(&[
             GOOD_UNTIL_TOKEN,
             GOOD_TOKEN,
+            GOOD_PEER,
             "\
-ok         name          https://127.0.0.1:PORT/ is 127.0.0.1:PORT
-ok         tcp           127.0.0.1:PORT accepts
-ok         tls           the peer is spiffe://example.org/server; TLS 1.3, h2, until TIME (in SPAN)
 failed     answer        GET /: 502 Bad Gateway from the peer itself
                          cause: a proxy could not reach its upstream, or could not verify it
                          remedy: run proxy --doctor with that proxy's flags; its log has the reason
