@@ -77,6 +77,19 @@ ok         clock         the answer's Date is that of this machine
 }
 
 #[tokio::test]
+async fn token_for_the_proxy_is_refused_with_a_hint_about_the_server_behind_it() {
+    let stack = Stack::new().await;
+    let audience = ["--audience", "https://api.example.org"];
+    let server = stack.server(&audience).await;
+    let proxy = stack.proxy(server.listening().await, &[]).await;
+    let url = format!("https://127.0.0.1:{}/", proxy.listening().await);
+    let endpoint = stack.agent.endpoint();
+    let diagnosis = Diagnosis::of("client", &endpoint, &["--url", &url]).await;
+    let hint = "spiffe://example.org/server is the peer, and the server behind it takes its own";
+    diagnosis.failed(17, "answer", hint);
+}
+
+#[tokio::test]
 async fn caller_that_the_server_does_not_allow_is_17() {
     let stack = Stack::new().await;
     let server = stack
