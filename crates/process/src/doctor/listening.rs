@@ -19,8 +19,8 @@ use crate::{
     runtime::OpenFiles,
 };
 
-/// Tries to claim the address that the process would listen on, and that of `--admin`. It does not listen, so that no process that
-/// runs loses a connection.
+/// Tries to claim the address that the process would listen on, and that of `--admin`. It does not listen, so
+/// that no process that runs loses a connection.
 pub fn address(
     doctor: &mut Doctor,
     args: &ServeArgs,
