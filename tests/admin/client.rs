@@ -111,15 +111,17 @@ async fn client_that_repeats_has_an_admin_listener_and_one_that_ends_is_refused_
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let url = format!("https://localhost:{}/", server.listening().await);
-    let flags = [&ADMIN[..], &["--url", &url, "--every", "1s"]].concat();
+    let with_query = format!("{url}?key=secret");
+    let flags = [&ADMIN[..], &["--url", &with_query, "--every", "1s"]].concat();
     let mut command = process::command(&harness::binary("client"), &stack.agent.endpoint(), &flags);
     command
         .env("CLIENT_LOG_FORMAT", "text")
         .env("RUST_LOG", "info");
     let client = process::Process::spawn(command);
     let admin = Admin::of(&client).await;
-    let (status, _) = admin.becomes("ready", "serving", "met").await;
+    let (status, serving) = admin.becomes("ready", "serving", "met").await;
     assert_eq!(status, 200);
+    assert_eq!(serving["reason"], format!("making requests to {url}"));
 
     let output = process::output("client", &stack.agent.endpoint(), &ADMIN).await;
     assert_eq!(output.status.code(), Some(2));

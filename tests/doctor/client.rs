@@ -9,7 +9,7 @@ use harness::{
 };
 
 use crate::{
-    diagnosis::{self, Diagnosis},
+    diagnosis::{self, Diagnosis, expected},
     path::Path,
 };
 
@@ -26,11 +26,11 @@ const GOOD_TOKEN: &str = "\
 ok         token         JWT-SVID of spiffe://example.org/client for spiffe://example.org/server, until TIME (in SPAN)
 ";
 
-/// Returns the expected text: these parts, with the user of this process.
-fn expected(parts: &[&str]) -> String {
-    let uid = nix::unistd::geteuid().to_string();
-    parts.concat().replace("UID", &uid)
-}
+const GOOD_PEER: &str = "\
+ok         name          https://127.0.0.1:PORT/ is 127.0.0.1:PORT
+ok         tcp           127.0.0.1:PORT accepts
+ok         tls           the peer is spiffe://example.org/server; TLS 1.3, h2, until TIME (in SPAN)
+";
 
 #[tokio::test]
 async fn good_path_is_ok_in_each_step() {
@@ -41,10 +41,8 @@ async fn good_path_is_ok_in_each_step() {
         expected(&[
             GOOD_UNTIL_TOKEN,
             GOOD_TOKEN,
+            GOOD_PEER,
             "\
-ok         name          https://127.0.0.1:PORT/ is 127.0.0.1:PORT
-ok         tcp           127.0.0.1:PORT accepts
-ok         tls           the peer is spiffe://example.org/server; TLS 1.3, h2, until TIME (in SPAN)
 ok         answer        GET /: 200 OK from behind the peer, 10 bytes
 ok         clock         the answer's Date is that of this machine
 no step failed, 0 with a warning
@@ -63,10 +61,8 @@ async fn audience_that_the_server_refuses_is_17() {
         expected(&[
             GOOD_UNTIL_TOKEN,
             &GOOD_TOKEN.replace("/server", "/other"),
+            GOOD_PEER,
             "\
-ok         name          https://127.0.0.1:PORT/ is 127.0.0.1:PORT
-ok         tcp           127.0.0.1:PORT accepts
-ok         tls           the peer is spiffe://example.org/server; TLS 1.3, h2, until TIME (in SPAN)
 failed     answer        GET /: 401 Unauthorized from behind the peer
                          cause: the server refuses the token, which is for spiffe://example.org/other; a server takes its own SPIFFE ID unless --audience says otherwise, and spiffe://example.org/server is not among these
                          remedy: compare AUDIENCE with the server's --audience and the clocks of both; the server's log has the reason (Invalid token: …)
@@ -78,6 +74,19 @@ ok         clock         the answer's Date is that of this machine
     assert_eq!(diagnosis.status, 17);
     path.fails_as(&diagnosis, &["spiffe://example.org/other"])
         .await;
+}
+
+#[tokio::test]
+async fn token_for_the_proxy_is_refused_with_a_hint_about_the_server_behind_it() {
+    let stack = Stack::new().await;
+    let audience = ["--audience", "https://api.example.org"];
+    let server = stack.server(&audience).await;
+    let proxy = stack.proxy(server.listening().await, &[]).await;
+    let url = format!("https://127.0.0.1:{}/", proxy.listening().await);
+    let endpoint = stack.agent.endpoint();
+    let diagnosis = Diagnosis::of("client", &endpoint, &["--url", &url]).await;
+    let hint = "spiffe://example.org/server is the peer, and the server behind it takes its own";
+    diagnosis.failed(17, "answer", hint);
 }
 
 #[tokio::test]
@@ -170,10 +179,8 @@ async fn proxy_without_an_upstream_is_18() {
         expected(&[
             GOOD_UNTIL_TOKEN,
             GOOD_TOKEN,
+            GOOD_PEER,
             "\
-ok         name          https://127.0.0.1:PORT/ is 127.0.0.1:PORT
-ok         tcp           127.0.0.1:PORT accepts
-ok         tls           the peer is spiffe://example.org/server; TLS 1.3, h2, until TIME (in SPAN)
 failed     answer        GET /: 502 Bad Gateway from the peer itself
                          cause: a proxy could not reach its upstream, or could not verify it
                          remedy: run proxy --doctor with that proxy's flags; its log has the reason

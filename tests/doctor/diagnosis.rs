@@ -5,6 +5,23 @@ use std::process::Output;
 use harness::{binary, process};
 use serde_json::Value;
 
+/// The steps of a server or a proxy with a good identity.
+pub(crate) const GOOD_IDENTITY: &str = "\
+ok         socket        unix:///agent.sock accepts
+ok         permission    this user may connect; the agent runs as uid UID
+ok         identity      spiffe://example.org/server
+ok         svid          X.509-SVID SERIAL until TIME (in SPAN)
+ok         fit           callers of the own trust domain verify it
+ok         dns-names     localhost, for callers that verify a host name
+ok         x509-bundles  example.org (1 authority)
+";
+
+/// Returns the expected text: these parts, with the user of this process.
+pub(crate) fn expected(parts: &[&str]) -> String {
+    let uid = nix::unistd::geteuid().to_string();
+    parts.concat().replace("UID", &uid)
+}
+
 /// The output of a process that was run with `--doctor`.
 pub(crate) struct Diagnosis {
     pub(crate) status: i32,

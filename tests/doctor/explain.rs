@@ -277,10 +277,25 @@ async fn token_is_not_decided_about_without_bundles() {
 }
 
 #[tokio::test]
-async fn terminal_escapes_of_a_token_are_not_printed() {
+async fn terminal_escapes_of_a_token_or_a_bundle_are_not_printed() {
+    const ODD: &str = "\u{1b}[2J\u{202e}";
     let stack = Stack::new().await;
-    let token = stack.token(|claims| claims.payload["x"] = json!("\u{1b}[2J\u{202e}"));
-    let explanation = explain(&stack.agent.endpoint(), &token, &[]).await;
+    let endpoint = stack.agent.endpoint();
     let is_odd = |one: char| (one.is_control() && one != '\n') || one == '\u{202e}';
+    let token = stack.token(|claims| claims.payload["x"] = json!(ODD));
+    let explanation = explain(&endpoint, &token, &[]).await;
     assert!(!explanation.text.contains(is_odd), "{:?}", explanation.text);
+    // The bundle of another trust domain is that domain's text.
+    let mut jwks: serde_json::Value = serde_json::from_str(&stack.agent.jwks()).unwrap();
+    jwks["keys"][0]["kid"] = json!(ODD);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), jwks.to_string()).unwrap();
+    let args = ["--bundle", file.path().to_str().unwrap()];
+    let explanation = explain(&endpoint, &token, &args).await;
+    assert!(!explanation.text.contains(is_odd), "{:?}", explanation.text);
+    assert!(
+        explanation.text.contains("(keys: \\u{1b}[2J"),
+        "{}",
+        explanation.text
+    );
 }

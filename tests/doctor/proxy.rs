@@ -2,7 +2,7 @@ use std::net::TcpListener;
 
 use harness::{SERVER_ID, Stack, process::free_ports, upstream};
 
-use crate::diagnosis::{self, Diagnosis};
+use crate::diagnosis::{self, Diagnosis, GOOD_IDENTITY, expected};
 
 async fn diagnose(stack: &Stack, upstream: u16, args: &[&str]) -> Diagnosis {
     let url = format!("https://127.0.0.1:{upstream}");
@@ -17,28 +17,23 @@ async fn good_proxy_is_ok_in_each_step() {
     let server = stack.server(&[]).await;
     let port = server.listening().await;
     let diagnosis = diagnose(&stack, port, &[]).await;
-    let uid = nix::unistd::geteuid();
     let open_files = diagnosis.step("open-files");
     assert_eq!(
         diagnosis.with_port(port).replace(&open_files, "OPEN-FILES"),
-        format!(
+        expected(&[
             "\
 ok         listen        --listen 127.0.0.1:0 can be bound
 OPEN-FILES
-ok         socket        unix:///agent.sock accepts
-ok         permission    this user may connect; the agent runs as uid {uid}
-ok         identity      spiffe://example.org/server
-ok         svid          X.509-SVID SERIAL until TIME (in SPAN)
-ok         fit           callers of the own trust domain verify it
-ok         dns-names     localhost, for callers that verify a host name
-ok         x509-bundles  example.org (1 authority)
+",
+            GOOD_IDENTITY,
+            "\
 ok         name          https://127.0.0.1:PORT/ is 127.0.0.1:PORT
 ok         tcp           127.0.0.1:PORT accepts
 ok         tls           the peer is spiffe://example.org/server; TLS 1.3, h2, until TIME (in SPAN)
 ok         answer        GET / without a token: 401 Unauthorized
 no step failed, 0 with a warning
 "
-        )
+        ])
     );
     assert_eq!(diagnosis.status, 0);
 }

@@ -1,4 +1,4 @@
-use common::workload::{Choice, Readiness, Unready, tokens::TokenSource};
+use common::workload::{Choice, Identity, Readiness, Unready, tokens::TokenSource};
 use dev_agent::pb;
 use spiffe::{BundleSource, JwtSvid, SpiffeId, TrustDomain};
 use tonic::Status;
@@ -27,6 +27,17 @@ async fn stack() -> Stack {
         config.entries.push(other.parse().unwrap());
     })
     .await
+}
+
+/// Returns the identity of a process that has chosen the other workload's.
+async fn other_identity(fake: &Fake) -> Identity {
+    let api = fake.workload_api(PATIENCE);
+    let other = Choice::Id(SpiffeId::new(OTHER_ID).unwrap());
+    api.choose(other).identity().await.unwrap()
+}
+
+fn is_withdrawn(now: &Readiness) -> bool {
+    matches!(now, Readiness::NotReady(Unready::Withdrawn(_)))
 }
 
 async fn presented(stack: &Stack, port: u16) -> SpiffeId {
@@ -136,9 +147,7 @@ async fn chosen_identity_that_is_no_longer_issued_is_withdrawn_w170() {
     let genuine = Genuine::of(&stack).await;
     let [server, other] = two_svids(&stack).await;
     let fake = Fake::new(&genuine);
-    let api = fake.workload_api(PATIENCE);
-    let api = api.choose(Choice::Id(SpiffeId::new(OTHER_ID).unwrap()));
-    let mut identity = api.identity().await.unwrap();
+    let mut identity = other_identity(&fake).await;
     let with = |svids: Vec<pb::X509svid>| {
         let message = pb::X509svidResponse {
             svids,
@@ -147,7 +156,6 @@ async fn chosen_identity_that_is_no_longer_issued_is_withdrawn_w170() {
         fake.say_x509(Ok(message));
     };
     with(vec![server.clone()]);
-    let is_withdrawn = |now: &Readiness| matches!(now, Readiness::NotReady(Unready::Withdrawn(_)));
     becomes(&mut identity.readiness, is_withdrawn).await;
     assert!(identity.x509.svid().is_err());
     with(vec![server, other]);
@@ -165,9 +173,7 @@ async fn identity_that_is_missing_is_withdrawn_although_the_agent_is_away_w170()
     let genuine = Genuine::of(&stack).await;
     let [server, _] = two_svids(&stack).await;
     let fake = Fake::new(&genuine);
-    let api = fake.workload_api(PATIENCE);
-    let api = api.choose(Choice::Id(SpiffeId::new(OTHER_ID).unwrap()));
-    let mut identity = api.identity().await.unwrap();
+    let mut identity = other_identity(&fake).await;
     let federated = ("spiffe://example.com".to_owned(), server.bundle.clone());
     fake.say_x509(Ok(pb::X509svidResponse {
         svids: vec![server],
@@ -183,7 +189,6 @@ async fn identity_that_is_missing_is_withdrawn_although_the_agent_is_away_w170()
     .await;
     assert!(identity.x509.svid().is_ok());
     fake.say_x509(Err(Status::unavailable("stopping")));
-    let is_withdrawn = |now: &Readiness| matches!(now, Readiness::NotReady(Unready::Withdrawn(_)));
     becomes(&mut identity.readiness, is_withdrawn).await;
     assert!(identity.x509.svid().is_err());
 }
@@ -229,9 +234,7 @@ async fn withdrawn_identity_stays_withdrawn_while_only_others_are_issued_w170() 
     let genuine = Genuine::of(&stack).await;
     let [server, _] = two_svids(&stack).await;
     let fake = Fake::new(&genuine);
-    let api = fake.workload_api(PATIENCE);
-    let api = api.choose(Choice::Id(SpiffeId::new(OTHER_ID).unwrap()));
-    let mut identity = api.identity().await.unwrap();
+    let mut identity = other_identity(&fake).await;
     let reason = |now: &Readiness| match now {
         Readiness::NotReady(Unready::Withdrawn(reason)) => reason.clone(),
         other => format!("{other:?}"),

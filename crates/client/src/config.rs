@@ -176,6 +176,13 @@ impl Config {
         }
     }
 
+    /// Returns the URL without its query, because users put secrets there.
+    pub(crate) fn url_without_query(&self) -> String {
+        let mut url = self.url.to_string();
+        url.truncate(url.find('?').unwrap_or(url.len()));
+        url
+    }
+
     /// Checks that there is an audience.
     ///
     /// # Errors

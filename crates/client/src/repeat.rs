@@ -88,7 +88,7 @@ async fn requests(
         () = &mut stop => return Ok(Ok(())),
         session = Session::start(config, request, admin) => session?,
     };
-    admin.serves(format!("making requests to {}", config.url));
+    admin.serves(format!("making requests to {}", config.url_without_query()));
     let mut ticks = interval(pace.every);
     // A slow request does not shift the times of the following ones.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);

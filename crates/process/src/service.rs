@@ -13,7 +13,7 @@ use crate::{
     cli::{self, ServeArgs, WorkloadApiArgs},
     listen::{self, ClaimedAddress, Inherited, ListenFlag},
     notify::{ServiceManager, WAITING},
-    runtime::{self, Cores},
+    runtime::{self, Cores, OpenFiles},
     sandbox, signal, telemetry, tenure,
 };
 
@@ -28,6 +28,7 @@ pub struct Service {
     cores: Cores,
     manager: ServiceManager,
     admin: Admin,
+    startup_timeout: Duration,
 }
 
 /// The longest wait for the first answer of all cores. A process whose cores are slow to start is ready
@@ -37,7 +38,7 @@ const FIRST_PING: Duration = Duration::from_secs(10);
 impl Service {
     /// Handles signals and claims the addresses. A mistake in an address is found before anything
     /// else. A service manager is told that the process waits for an identity, and the admin listener answers
-    /// from then on.
+    /// from then on. The limit of open files is raised for the listener and for `others`.
     ///
     /// # Errors
     /// Fails when an address, or a socket that was passed in its place, can't be listened on.
@@ -45,6 +46,7 @@ impl Service {
         args: &ServeArgs,
         inherited: Inherited,
         listen: ListenFlag<'_>,
+        others: &[OpenFiles],
     ) -> anyhow::Result<Self> {
         let shutdown = signal::shutdown().context("cannot handle signals")?;
         let admin = args.claim_admin()?;
@@ -55,13 +57,16 @@ impl Service {
         let longest = args.stop_delay() + args.limits().drain_timeout;
         manager.follow_stop(shutdown.clone(), longest);
         manager.follow_cores(cores.clone());
+        let admin = admin.listen(&cores, &shutdown)?;
+        args.raise_open_files_limit(others);
         Ok(Self {
             address,
-            admin: admin.listen(&cores, &shutdown)?,
+            admin,
             drain: signal::delayed(shutdown.clone(), args.stop_delay()),
             shutdown,
             cores,
             manager,
+            startup_timeout: args.startup_timeout,
         })
     }
 
@@ -83,13 +88,14 @@ impl Service {
         &self.admin
     }
 
-    /// Returns the Workload API that the flags name. The service manager is told what an identity waits for and
-    /// each change of its state, which is also among the conditions of the process.
+    /// Returns the Workload API that the flags name. It has `--startup-timeout` to issue an identity. The
+    /// service manager is told what an identity waits for and each change of its state, which is also among
+    /// the conditions of the process.
     #[must_use]
-    pub fn workload_api(&self, args: &WorkloadApiArgs, timeout: Duration) -> WorkloadApi {
+    pub fn workload_api(&self, args: &WorkloadApiArgs) -> WorkloadApi {
         let monitor = self.admin.follow_identity();
         self.manager.follow_identity(&monitor);
-        args.workload_api(timeout).monitored(monitor)
+        args.workload_api(self.startup_timeout).monitored(monitor)
     }
 
     /// Waits for an identity. Returns `None` if a stop is requested first.
@@ -100,8 +106,8 @@ impl Service {
         &self,
         identity: impl Future<Output = Result<T, workload::Error>>,
     ) -> anyhow::Result<Option<T>> {
-        let issued = async { identity.await.map_err(cli::with_remedy) };
-        self.or_stop(issued).await
+        self.or_stop(async { identity.await.map_err(cli::with_remedy) })
+            .await
     }
 
     /// Follows the identity that the process presents. Connections drain when it ends.
@@ -151,6 +157,7 @@ impl Service {
             cores,
             manager,
             admin,
+            startup_timeout: _,
         } = self;
         let queue = address.queue();
         let listeners = address.listen()?;

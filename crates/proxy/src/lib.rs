@@ -18,6 +18,7 @@ use forward::{
 };
 use http::{Request, Response};
 use process::{
+    admin::Admin,
     bundles, cli,
     listen::{Inherited, ListenAddress},
     service::Service,
@@ -59,47 +60,46 @@ struct ProxyHandler {
 /// # Errors
 /// Fails when no identity is issued, or when there is nothing to listen on.
 pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
-    let limits = config.serve.limits();
-    let upstream = match config.upstream.upstream(limits.stream_idle_timeout) {
+    let upstream = match checked(&config) {
         Ok(upstream) => upstream,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
+    match config.doctor.doctor {
+        true => doctor::run(&config, &upstream, inherited).await,
+        false => serve_requests(&config, upstream, inherited).await,
+    }
+}
+
+/// Checks the flags that are used together. Returns the upstream.
+///
+/// # Errors
+/// Fails with one line about the first flag that can't be used.
+fn checked(config: &Config) -> Result<Upstream, String> {
+    let limits = config.serve.limits();
+    let upstream = config.upstream.upstream(limits.stream_idle_timeout)?;
+    config.serve.admin.check(Some(&config.listen.into()))?;
+    Ok(upstream)
+}
+
+/// Listens, and proxies requests until a signal arrives.
+async fn serve_requests(
+    config: &Config,
+    upstream: Upstream,
+    inherited: Inherited,
+) -> anyhow::Result<ExitCode> {
     let address = ListenAddress::from(config.listen);
-    if let Err(error) = config.serve.admin.check(Some(&address)) {
-        return cli::usage_error::<Config>(&error);
-    }
-    if config.doctor.doctor {
-        return doctor::run(&config, &upstream, inherited).await;
-    }
-    let service = Service::claim(&config.serve, inherited, address.of_flag("--listen"))?;
-    service
-        .admin()
-        .follow_upstream(None, upstream.status.clone());
-    let upstream_files = config.upstream.open_files(config.serve.cores());
-    config.serve.raise_open_files_limit(&[upstream_files]);
-    let workload_api = service.workload_api(&config.identity, config.serve.startup_timeout);
+    let listen = address.of_flag("--listen");
+    let files = config.upstream.open_files(config.serve.cores());
+    let service = Service::claim(&config.serve, inherited, listen, &[files])?;
+    let admin = service.admin();
+    admin.follow_upstream(None, upstream.status.clone());
+    let workload_api = service.workload_api(&config.identity);
     let Some(identity) = service.identity(workload_api.x509()).await? else {
         return Ok(ExitCode::SUCCESS);
     };
     let own = identity.x509.svid()?.spiffe_id().clone();
-    let domain = config.upstream.upstream_id.trust_domain();
-    bundles::warn_of_missing(&identity.x509, "X.509", "--upstream-id", [domain]);
-    let upstream_tls = upstream_tls(&config, &identity.x509)?;
-    let proxy = Proxy {
-        tls: tls::server(&identity.x509)?,
-        upstream_tls,
-        upstream,
-        paths: config.paths.clone().into(),
-        shared: config
-            .serve
-            .shared()
-            .with_tenure(service.tenure(&identity.x509)),
-    };
-    let metrics = service.admin().metrics();
-    metrics.role("proxy");
-    metrics.listener(&proxy.shared);
-    metrics.upstreams([&proxy.upstream]);
-    service.admin().follow_refusals(proxy.shared.quotas());
+    let proxy = Proxy::new(config, &service, &identity.x509, upstream)?;
+    proxy.show_in(admin);
     let announce = |cores, addresses: &str| {
         info!(
             spiffe_id = %own, cores, upstream = %proxy.upstream, upstream_id = %proxy.upstream_tls.expected(),
@@ -111,6 +111,35 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         move |listener, shutdown| run(listener, proxy.clone(), shutdown)
     };
     service.run(announce, core).await
+}
+
+impl Proxy {
+    /// Returns the proxy with the identity of `x509`.
+    fn new(
+        config: &Config,
+        service: &Service,
+        x509: &X509Source,
+        upstream: Upstream,
+    ) -> anyhow::Result<Self> {
+        let domain = config.upstream.upstream_id.trust_domain();
+        bundles::warn_of_missing(x509, "X.509", "--upstream-id", [domain]);
+        Ok(Self {
+            upstream_tls: upstream_tls(config, x509)?,
+            tls: tls::server(x509)?,
+            upstream,
+            paths: config.paths.clone().into(),
+            shared: config.serve.shared().with_tenure(service.tenure(x509)),
+        })
+    }
+
+    /// Adds the counts and the requests that are refused to what operators see.
+    fn show_in(&self, admin: &Admin) {
+        let metrics = admin.metrics();
+        metrics.role("proxy");
+        metrics.listener(&self.shared);
+        metrics.upstreams([&self.upstream]);
+        admin.follow_refusals(self.shared.quotas());
+    }
 }
 
 /// Returns the configuration that verifies the upstream.

@@ -1,27 +1,20 @@
 //! `--doctor`: tries each step that the server needs: its address, policy, identity, bundles and application.
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use common::{
     bearer::{Enforcement, Pattern, Rules},
     workload::X509Source,
 };
-use forward::outbound::Upstream;
+use forward::outbound::Security;
 use process::{
     cli,
-    doctor::{
-        Doctor, Finding, Kind, Trouble, listening,
-        upstream::{UpstreamSteps, greet},
-        workload,
-    },
+    doctor::{Doctor, Finding, Kind, Trouble, listening, upstream, workload},
     listen::{Inherited, ListenAddress, ListenFlag},
 };
 use spiffe::{SpiffeId, TrustDomain};
 
 use crate::{config::Config, upstream_security};
-
-/// The longest time of each step of the Workload API.
-const STEP: Duration = Duration::from_secs(10);
 
 /// Tries each step, and prints a verdict for each.
 ///
@@ -44,17 +37,10 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
     listen(&mut doctor, config, inherited, flag);
     let rules = policy(&mut doctor, config);
     let x509 = identity(&mut doctor, config, rules.as_ref()).await;
-    for url in upstream.iter().flat_map(|upstream| &upstream.urls) {
-        let Some(all) = &upstream else {
-            continue;
-        };
-        doctor.set_route((all.urls.len() > 1).then(|| url.to_string()));
-        let urls = vec![url.clone()];
-        let one = Upstream {
-            urls,
-            ..all.clone()
-        };
-        application(&mut doctor, config, one, x509.as_ref()).await;
+    if let Some(application) = &upstream {
+        let security = security(config, x509);
+        let expected = config.application.upstream_id.as_ref();
+        upstream::walk(&mut doctor, application, expected, &security).await;
     }
     doctor.finish()
 }
@@ -101,8 +87,7 @@ async fn identity(
     config: &Config,
     rules: Option<&Rules>,
 ) -> Result<X509Source, &'static str> {
-    let limit = config.serve.startup_timeout.min(STEP);
-    let api = config.identity.workload_api(limit).once();
+    let api = workload::once(&config.identity, config.serve.startup_timeout);
     let x509 = match listening::identity(doctor, &api, &config.identity).await {
         Ok(x509) => x509,
         Err(needs) => {
@@ -130,31 +115,14 @@ fn callers(config: &Config, rules: Option<&Rules>, own: Option<&SpiffeId>) -> Ve
     rules.trust_domains().cloned().collect()
 }
 
-/// Tries the steps to the application.
-async fn application(
-    doctor: &mut Doctor,
+/// Returns the security of connections to the application, or the step that it needs.
+fn security(
     config: &Config,
-    upstream: Upstream,
-    x509: Result<&X509Source, &&'static str>,
-) {
-    let Some(url) = upstream.urls.first() else {
-        return;
-    };
-    let expected = config.application.upstream_id.as_ref();
-    let steps = UpstreamSteps {
-        url,
-        expected,
-        flags: ["--upstream", "--upstream-id"],
-        timeout: upstream.connect_timeout,
-    };
-    let security = match (expected, x509) {
-        (Some(_), Err(needs)) => Err(*needs),
-        (_, Ok(x509)) => Ok(upstream_security(config, x509)),
-        (None, Err(_)) => Ok(forward::outbound::Security::Plaintext),
-    };
-    let is_reached = steps.walk(doctor, security.clone()).await;
-    match (security, is_reached) {
-        (Ok(security), true) => greet(doctor, upstream.clone(), security).await,
-        _ => doctor.not_tried("answer", Kind::Answer, "a connection"),
+    x509: Result<X509Source, &'static str>,
+) -> Result<Security, &'static str> {
+    match (x509, &config.application.upstream_id) {
+        (Ok(x509), _) => Ok(upstream_security(config, &x509)),
+        (Err(_), None) => Ok(Security::Plaintext),
+        (Err(needs), Some(_)) => Err(needs),
     }
 }

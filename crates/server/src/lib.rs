@@ -29,15 +29,17 @@ use std::{
 };
 
 use common::{
-    bearer::{Authenticator, Enforcement, JwtSvidLayer, Pattern},
+    bearer::{Authenticator, Enforcement, JwtSvidLayer, Pattern, Rules},
     tls,
     workload::{Identity, X509Source},
 };
 use forward::outbound::{Security, Upstream};
 use http::request;
 use process::{
+    admin::Admin,
     bundles, cli,
     listen::{Inherited, ListenAddress},
+    policy::PolicyFile,
     service::Service,
 };
 use rustls::ServerConfig;
@@ -76,6 +78,12 @@ pub struct Server {
     pub shared: Shared,
 }
 
+/// The parts of a server that its flags give without the Workload API.
+struct Parts {
+    upstream: Option<Upstream>,
+    policy: Option<(PolicyFile, Rules)>,
+}
+
 /// Connects to the Workload API, listens, and serves until a signal arrives.
 ///
 /// # Errors
@@ -93,75 +101,34 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         Ok(None) => {}
         Err(error) => return cli::usage_error::<Config>(&error),
     }
-    let limits = config.serve.limits();
-    let upstream = config.application.upstream(limits.stream_idle_timeout);
-    let (upstream, policy) = match upstream.and_then(|one| Ok((one, config.policy.file()?))) {
-        Ok(parts) => parts,
-        Err(error) => return cli::usage_error::<Config>(&error),
-    };
-    let address = ListenAddress::from(config.listen);
-    if let Err(error) = config.serve.admin.check(Some(&address)) {
-        return cli::usage_error::<Config>(&error);
+    match Parts::of(&config) {
+        Ok(parts) => serve_requests(&config, parts, inherited).await,
+        Err(error) => cli::usage_error::<Config>(&error),
     }
-    let policy = LivePolicy::begin(policy)?;
-    let service = Service::claim(&config.serve, inherited, address.of_flag("--listen"))?;
-    let upstream_files = config.application.open_files(config.serve.cores());
-    config
-        .serve
-        .raise_open_files_limit(upstream_files.as_slice());
-    let workload_api = service.workload_api(&config.identity, config.serve.startup_timeout);
+}
+
+/// Listens, and serves requests until a signal arrives.
+async fn serve_requests(
+    config: &Config,
+    parts: Parts,
+    inherited: Inherited,
+) -> anyhow::Result<ExitCode> {
+    let policy = LivePolicy::begin(parts.policy)?;
+    let address = ListenAddress::from(config.listen);
+    let files = config.application.open_files(config.serve.cores());
+    let listen = address.of_flag("--listen");
+    let service = Service::claim(&config.serve, inherited, listen, files.as_slice())?;
+    let workload_api = service.workload_api(&config.identity);
     let Some(identity) = service.identity(workload_api.identity()).await? else {
         return Ok(ExitCode::SUCCESS);
     };
     let own = identity.x509.svid()?.spiffe_id().clone();
-    if let Some(upstream) = &upstream {
-        service
-            .admin()
-            .follow_upstream(None, upstream.status.clone());
-    }
-    let forwarding = match upstream {
-        Some(upstream) => Some(forwarding(&config, upstream, &identity)?),
-        None => None,
-    };
-    let tenure = service.tenure(&identity.x509);
-    let mut shared = config.serve.shared().with_tenure(tenure);
-    let tls = match config.callers() {
-        None => tls::server(&identity.x509)?,
-        Some(callers) => {
-            let domains = config.peers.iter().map(Pattern::trust_domain);
-            bundles::warn_of_missing(&identity.x509, "X.509", "--peers", domains);
-            shared = shared.with_trust(service.trust(&identity.x509));
-            tls::server_verifying(&identity.x509, callers)?
-        }
-    };
-    let server = Server {
-        tls,
-        takes_certificates: config.takes_certificates(),
-        authenticator: Arc::new(config.authenticator(
-            policy,
-            identity.jwt,
-            &own,
-            service.manager(),
-        )),
-        enforcement: config.policy.enforcement(),
-        observed: Arc::default(),
-        forwarding,
-        shared,
-    };
-    let metrics = service.admin().metrics();
-    metrics.role(ROLE);
-    metrics.listener(&server.shared);
-    metrics.callers(server.authenticator.counts());
-    if let Some(forwarding) = &server.forwarding {
-        metrics.upstreams([&forwarding.upstream]);
-    }
-    service.admin().follow_refusals(server.shared.quotas());
+    let server = Server::new(config, &service, identity, &own, parts.upstream, policy)?;
+    server.show_in(service.admin());
+    let forwarding = server.forwarding.as_ref();
     let log = StartLog {
         spiffe_id: &own,
-        application: server
-            .forwarding
-            .as_ref()
-            .map(|one| one.upstream.to_string()),
+        application: forwarding.map(|one| one.upstream.to_string()),
         purpose: "",
         enforcement: server.enforcement,
         observed: Arc::clone(&server.observed),
@@ -170,28 +137,86 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
     serve_on_cores(service, log, core).await
 }
 
+impl Parts {
+    /// Checks the flags that are used together, and reads the policy file.
+    ///
+    /// # Errors
+    /// Fails with one line about the first flag that can't be used.
+    fn of(config: &Config) -> Result<Self, String> {
+        let limits = config.serve.limits();
+        let upstream = config.application.upstream(limits.stream_idle_timeout)?;
+        let policy = config.policy.file()?;
+        config.serve.admin.check(Some(&config.listen.into()))?;
+        Ok(Self { upstream, policy })
+    }
+}
+
+impl Server {
+    /// Returns the server with this identity, whose SPIFFE ID is `own`.
+    fn new(
+        config: &Config,
+        service: &Service,
+        identity: Identity,
+        own: &SpiffeId,
+        upstream: Option<Upstream>,
+        policy: LivePolicy,
+    ) -> anyhow::Result<Self> {
+        let forwarding = upstream.map(|upstream| forwarding(config, upstream, &identity.x509));
+        let tenure = service.tenure(&identity.x509);
+        let mut shared = config.serve.shared().with_tenure(tenure);
+        let tls = match config.callers() {
+            None => tls::server(&identity.x509)?,
+            Some(callers) => {
+                let domains = config.peers.iter().map(Pattern::trust_domain);
+                bundles::warn_of_missing(&identity.x509, "X.509", "--peers", domains);
+                shared = shared.with_trust(service.trust(&identity.x509));
+                tls::server_verifying(&identity.x509, callers)?
+            }
+        };
+        let authenticator = config.authenticator(policy, identity.jwt, own, service.manager());
+        Ok(Self {
+            tls,
+            takes_certificates: config.takes_certificates(),
+            authenticator: Arc::new(authenticator),
+            enforcement: config.policy.enforcement(),
+            observed: Arc::default(),
+            forwarding,
+            shared,
+        })
+    }
+
+    /// Adds the state of the application, the counts and the refusals to what operators see.
+    fn show_in(&self, admin: &Admin) {
+        let metrics = admin.metrics();
+        metrics.role(ROLE);
+        metrics.listener(&self.shared);
+        metrics.callers(self.authenticator.counts());
+        if let Some(Forwarding { upstream, .. }) = &self.forwarding {
+            metrics.upstreams([upstream]);
+            admin.follow_upstream(None, upstream.status.clone());
+        }
+        admin.follow_refusals(self.shared.quotas());
+    }
+}
+
 /// Returns how requests are forwarded to `upstream`.
-fn forwarding(
-    config: &Config,
-    upstream: Upstream,
-    identity: &Identity,
-) -> anyhow::Result<Forwarding> {
+fn forwarding(config: &Config, upstream: Upstream, x509: &X509Source) -> Forwarding {
     let application = &config.application;
     let domain = application.upstream_id.iter().map(SpiffeId::trust_domain);
-    bundles::warn_of_missing(&identity.x509, "X.509", "--upstream-id", domain);
-    let security = upstream_security(config, &identity.x509);
+    bundles::warn_of_missing(x509, "X.509", "--upstream-id", domain);
+    let security = upstream_security(config, x509);
     // A server that refuses nothing ends nothing either.
     let stream_lifetime = match config.policy.enforcement() {
         Enforcement::On => application.stream_lifetime,
         Enforcement::Observe => StreamLifetime::Connection,
     };
-    Ok(Forwarding {
+    Forwarding {
         upstream,
         security,
         fields: application.fields(),
         caller_header: application.caller_header.clone(),
         stream_lifetime,
-    })
+    }
 }
 
 /// Returns the security of connections to the application.

@@ -87,7 +87,7 @@ impl Asked<'_> {
     fn explained(&self, head: &Parts) -> (String, String) {
         let text = |cause: &str, remedy: &str| (cause.to_owned(), remedy.to_owned());
         match head.status {
-            status if refuses_token(status, &head.headers) => self.refused(),
+            status if refuses_token(status, &head.headers) => self.refused(&head.headers),
             StatusCode::UNAUTHORIZED => text(
                 "the server has seen no bearer token, or asks for other credentials",
                 "find the hop that removes Authorization, or the server that does not take JWT-SVIDs",
@@ -124,12 +124,15 @@ impl Asked<'_> {
     }
 
     /// Returns cause and remedy of a token that is refused. The answer itself does not tell the reason.
-    fn refused(&self) -> (String, String) {
+    fn refused(&self, headers: &HeaderMap) -> (String, String) {
         let audiences = words::list(self.token.audience());
         let cause = format!("the server refuses the token, which is for {audiences}");
         let others = match self.server {
             Some(server) if !self.token.audience().contains(&server.to_string()) => format!(
                 "; a server takes its own SPIFFE ID unless --audience says otherwise, and {server} is not among these"
+            ),
+            Some(peer) if is_from_behind(headers) => format!(
+                "; {peer} is the peer, and the server behind it takes its own SPIFFE ID unless --audience says otherwise"
             ),
             _ => String::new(),
         };
@@ -147,9 +150,14 @@ fn is_refused(head: &Parts) -> bool {
     ) || refuses_token(head.status, &head.headers)
 }
 
-/// Returns the words for who has answered. Each proxy adds itself to `Via`.
+/// Returns whether a hop behind the peer has answered. Each proxy adds itself to `Via`.
+fn is_from_behind(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::VIA)
+}
+
+/// Returns the words for who has answered.
 fn by(headers: &HeaderMap) -> &'static str {
-    match headers.contains_key(header::VIA) {
+    match is_from_behind(headers) {
         true => " from behind the peer",
         false => " from the peer itself",
     }

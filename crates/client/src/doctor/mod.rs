@@ -4,7 +4,7 @@
 
 mod answer;
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use common::workload::{Reason, WorkloadApi, X509Source};
 use forward::outbound::{Security, Upstream};
@@ -13,7 +13,7 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use process::{
     cli,
-    doctor::{Doctor, Kind, Trouble, listening, upstream::UpstreamSteps, words, workload},
+    doctor::{Doctor, Kind, STEP, Trouble, listening, upstream::UpstreamSteps, words, workload},
     listen::Inherited,
 };
 use spiffe::{JwtSvid, SpiffeId};
@@ -21,14 +21,11 @@ use spiffe::{JwtSvid, SpiffeId};
 use self::answer::Asked;
 use crate::{
     config::Config,
-    listening::config::ListenArgs,
+    listening::{checked, config::ListenArgs},
     peer::Peer,
     route::Route,
     token_file::{self, config::TokenFileArgs},
 };
-
-/// The longest time of each step that has no flag of its own.
-const STEP: Duration = Duration::from_secs(10);
 
 /// A route to try, with everything that its requests need.
 struct Path {
@@ -39,7 +36,7 @@ struct Path {
     is_run: bool,
 }
 
-/// What the Workload API has for all routes.
+/// The results of the Workload API's steps, which all routes use.
 struct Issued {
     api: WorkloadApi,
     /// The step that is missing for a token, if there is one.
@@ -80,18 +77,10 @@ enum Fault {
 
 /// Returns what the flags request: a request to `--url`, the routes of `--listen`, or nothing.
 fn paths(config: &Config) -> Result<Vec<Path>, Fault> {
-    let args = &config.listening;
-    if args.listen.is_some() {
-        let routes = config.routes().map_err(Fault::Usage)?;
-        args.address().map_err(Fault::Usage)?;
-        let call_timeout = args.serve.limits().stream_idle_timeout;
-        let upstreams = args
-            .upstreams(&routes, call_timeout)
-            .map_err(Fault::Usage)?;
-        let paths = routes.into_iter().zip(upstreams);
-        return Ok(paths
-            .map(|(route, upstream)| Path::listening(route, upstream))
-            .collect());
+    if config.listening.listen.is_some() {
+        let (_, routes) = checked(config).map_err(Fault::Usage)?;
+        let path = |(route, upstream)| Path::listening(route, upstream);
+        return Ok(routes.into_iter().map(path).collect());
     }
     config.check_audience().map_err(Fault::Usage)?;
     if config.token_file.token_file.is_some() {
@@ -142,10 +131,7 @@ async fn workload<'a>(
     config: &Config,
     routes: impl Iterator<Item = &'a Route>,
 ) -> Issued {
-    let api = config
-        .identity
-        .workload_api(config.max_time.min(STEP))
-        .once();
+    let api = workload::once(&config.identity, config.max_time);
     let peers: Vec<_> = routes.filter_map(|route| route.peer.spiffe_id()).collect();
     let begun = workload::begin(doctor, &api, &config.identity).await;
     let obstacle = begun.err();

@@ -9,29 +9,24 @@ pub mod config;
 mod segments;
 
 use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    fmt::Write as _,
-    io::Write as _,
-    process::ExitCode,
-    sync::Arc,
-    time::{Duration, SystemTime},
+    collections::BTreeMap, convert::Infallible, fmt::Write as _, io::Write as _, process::ExitCode,
+    sync::Arc, time::SystemTime,
 };
 
 use anyhow::Context;
-use common::bearer::{Authenticator, ExplainedRule, JwtBundle, Outcome, Refusal};
+use common::{
+    bearer::{Authenticator, ExplainedRule, JwtBundle, Outcome, Refusal},
+    sanitize::Sanitized,
+};
 use http::{HeaderValue, Request, header::AUTHORIZATION, request};
 use process::{
     cli,
-    doctor::{Kind, words},
+    doctor::{Kind, words, workload},
 };
 use spiffe::{BundleSource, SpiffeId, TrustDomain};
 
 use self::segments::Segments;
 use crate::config::Config;
-
-/// The longest wait for the bundles of the Workload API.
-const BUNDLES: Duration = Duration::from_secs(10);
 
 /// The bundles that verify the token.
 #[derive(Debug)]
@@ -128,8 +123,7 @@ fn said(segments: Option<&Segments>) -> String {
 /// Workload API.
 async fn bundles(config: &Config, subject: Option<&SpiffeId>) -> anyhow::Result<Known> {
     let Some(path) = &config.explain.bundle else {
-        let limit = config.max_time.min(BUNDLES);
-        let api = config.identity.workload_api(limit).once();
+        let api = workload::once(&config.identity, config.max_time);
         let source = api.jwt_bundles().await.map_err(cli::with_remedy)?;
         let bundles = source.bundles()?;
         let shown = bundles.iter().map(described);
@@ -147,7 +141,8 @@ async fn bundles(config: &Config, subject: Option<&SpiffeId>) -> anyhow::Result<
 }
 
 fn described((domain, bundle): (&TrustDomain, &Arc<JwtBundle>)) -> String {
-    format!("{domain} (keys: {})", words::list(bundle.key_ids()))
+    let key_ids = bundle.key_ids().map(Sanitized);
+    format!("{domain} (keys: {})", words::list(key_ids))
 }
 
 /// Returns the head of the request with the token.

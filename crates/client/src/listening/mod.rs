@@ -11,9 +11,14 @@ mod handler;
 use std::process::ExitCode;
 
 use common::workload::WorkloadApi;
-use forward::outbound::Security;
-use process::{cli, listen::Inherited, service::Service};
-use serve::listen;
+use forward::outbound::Upstream;
+use process::{
+    admin::metrics::Metrics,
+    cli,
+    listen::{Inherited, ListenFlag},
+    service::Service,
+};
+use serve::{Shared, listen};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -26,51 +31,31 @@ use crate::{config::Config, peer::Peer, route::Route};
 /// Fails when no token is issued for a route, or when there is nothing to listen on.
 pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
     let args = &config.listening;
-    let limits = args.serve.limits();
     let deadline = Instant::now() + args.serve.startup_timeout;
-    let checked = config.routes().and_then(|routes| {
-        let listen = args.address()?;
-        let upstreams = args.upstreams(&routes, limits.stream_idle_timeout)?;
-        Ok((listen, routes, upstreams))
-    });
-    let (listen, routes, upstreams) = match checked {
+    let (listen, routes) = match checked(config) {
         Ok(checked) => checked,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
     config.warn();
-    let service = Service::claim(&args.serve, inherited, listen)?;
-    args.serve
-        .raise_open_files_limit(&[args.upstream.open_files(routes.len(), args.serve.cores())]);
-    let workload_api = service.workload_api(&config.identity, args.serve.startup_timeout);
-    let metrics = service.admin().metrics();
+    let files = args.upstream.open_files(routes.len(), args.serve.cores());
+    let service = Service::claim(&args.serve, inherited, listen, &[files])?;
+    let workload_api = service.workload_api(&config.identity);
     let shared = args.serve.shared();
-    metrics.role(crate::ROLE);
-    metrics.listener(&shared);
-    metrics.upstreams(&upstreams);
-    let Some(securities) = securities(&service, &workload_api, &routes).await? else {
+    show(&routes, &shared, service.admin().metrics());
+    let Some(destinations) = destinations(&service, &workload_api, routes).await? else {
         return Ok(ExitCode::SUCCESS);
     };
-    let parts = routes.into_iter().zip(upstreams).zip(securities);
-    let destinations = parts.map(|((route, upstream), security)| {
-        Destination::new(route, upstream, security, &workload_api)
-    });
-    let handler = ListenHandler::new(destinations.collect(), args.replace_authorization, &shared);
+    let handler = ListenHandler::new(destinations, args.replace_authorization, &shared);
     handler.show_in(service.admin());
     service
         .manager()
         .waiting("waiting for the first JWT-SVID of each route");
-    if service
-        .or_stop(handler.first_tokens(deadline))
-        .await?
-        .is_none()
-    {
+    let first_tokens = service.or_stop(handler.first_tokens(deadline));
+    if first_tokens.await?.is_none() {
         return Ok(ExitCode::SUCCESS);
     }
-    let routes = handler
-        .destinations()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ");
+    let routes: Vec<_> = handler.destinations().map(ToString::to_string).collect();
+    let routes = routes.join(", ");
     let announce = |cores, addresses: &str| {
         info!(
             cores,
@@ -79,25 +64,40 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
     };
     let core = move |listener, shutdown| {
         let (handler, shared) = (handler.of_core(), shared.clone());
-        serve::serve(
-            listener,
-            listen::Security::Plaintext,
-            handler,
-            shared,
-            shutdown,
-        )
+        let plaintext = listen::Security::Plaintext;
+        serve::serve(listener, plaintext, handler, shared, shutdown)
     };
     service.run(announce, core).await
 }
 
-/// Returns the security of each route, or `None` if a stop is requested first. The X.509 bundles are
+/// Checks the flags that are used together. Returns the address to listen on, and each route with its upstream.
+///
+/// # Errors
+/// Fails with one line about the first flag that can't be used.
+pub(crate) fn checked(config: &Config) -> Result<(ListenFlag<'_>, Vec<(Route, Upstream)>), String> {
+    let args = &config.listening;
+    let routes = config.routes()?;
+    let listen = args.address()?;
+    let call_timeout = args.serve.limits().stream_idle_timeout;
+    let upstreams = args.upstreams(&routes, call_timeout)?;
+    Ok((listen, routes.into_iter().zip(upstreams).collect()))
+}
+
+/// Adds the counts of the listener and of the upstreams to the metrics.
+fn show(routes: &[(Route, Upstream)], shared: &Shared, metrics: &Metrics) {
+    metrics.role(crate::ROLE);
+    metrics.listener(shared);
+    metrics.upstreams(routes.iter().map(|(_, upstream)| upstream));
+}
+
+/// Returns the destination of each route, or `None` if a stop is requested first. The X.509 bundles are
 /// fetched only if a route verifies a SPIFFE ID.
-async fn securities(
+async fn destinations(
     service: &Service,
     workload_api: &WorkloadApi,
-    routes: &[Route],
-) -> anyhow::Result<Option<Vec<Security>>> {
-    let is_spiffe = |route: &Route| matches!(route.peer, Peer::SpiffeId(_));
+    routes: Vec<(Route, Upstream)>,
+) -> anyhow::Result<Option<Vec<Destination>>> {
+    let is_spiffe = |(route, _): &(Route, _)| matches!(route.peer, Peer::SpiffeId(_));
     let x509 = match routes.iter().any(is_spiffe) {
         false => None,
         true => match service.identity(workload_api.x509_bundles()).await? {
@@ -105,8 +105,9 @@ async fn securities(
             None => return Ok(None),
         },
     };
-    let securities = routes
-        .iter()
-        .map(|route| route.peer.security(x509.as_ref(), route.flag()));
-    securities.collect::<anyhow::Result<_>>().map(Some)
+    let destinations = routes.into_iter().map(|(route, upstream)| {
+        let security = route.peer.security(x509.as_ref(), route.flag())?;
+        Ok(Destination::new(route, upstream, security, workload_api))
+    });
+    destinations.collect::<anyhow::Result<_>>().map(Some)
 }

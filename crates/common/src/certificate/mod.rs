@@ -5,7 +5,7 @@ mod unprocessed;
 
 use std::time::{Duration, SystemTime};
 
-use x509_parser::{extensions::GeneralName, parse_x509_certificate};
+use x509_parser::{extensions::GeneralName, parse_x509_certificate, time::ASN1Time};
 
 use crate::sanitize::Sanitized;
 
@@ -15,16 +15,13 @@ pub(crate) use self::{key::certified_key, unprocessed::unprocessed};
 #[must_use]
 pub fn expiry(der: &[u8]) -> Option<SystemTime> {
     let (_, certificate) = parse_x509_certificate(der).ok()?;
-    let seconds = certificate.validity().not_after.timestamp();
-    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.try_into().ok()?))
+    time(certificate.validity().not_after)
 }
 
-/// Returns `notBefore` of a certificate in DER, or `None` if it is not a certificate.
-#[must_use]
-pub fn beginning(der: &[u8]) -> Option<SystemTime> {
-    let (_, certificate) = parse_x509_certificate(der).ok()?;
-    let seconds = certificate.validity().not_before.timestamp();
-    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.try_into().ok()?))
+/// Returns a time of a certificate, or `None` if it is before 1970.
+fn time(time: ASN1Time) -> Option<SystemTime> {
+    let seconds = Duration::from_secs(time.timestamp().try_into().ok()?);
+    SystemTime::UNIX_EPOCH.checked_add(seconds)
 }
 
 /// Returns the DNS names of a certificate in DER (RFC 5280 §4.2.1.6). Peers that know no SPIFFE IDs verify
@@ -64,17 +61,13 @@ pub struct CertificateFacts {
 #[must_use]
 pub fn facts(der: &[u8]) -> Option<CertificateFacts> {
     let (_, certificate) = parse_x509_certificate(der).ok()?;
-    let time = |seconds: i64| {
-        let seconds = Duration::from_secs(seconds.try_into().ok()?);
-        SystemTime::UNIX_EPOCH.checked_add(seconds)
-    };
     let text = |text: String| Sanitized(text).to_string();
     Some(CertificateFacts {
         subject: text(certificate.subject().to_string()),
         issuer: text(certificate.issuer().to_string()),
         serial: certificate.raw_serial_as_string(),
-        from: time(certificate.validity().not_before.timestamp())?,
-        until: time(certificate.validity().not_after.timestamp())?,
+        from: time(certificate.validity().not_before)?,
+        until: time(certificate.validity().not_after)?,
     })
 }
 
@@ -106,8 +99,7 @@ mod tests {
         let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
         assert_eq!(dns_names(certificate.der()), names);
         let expected = SystemTime::UNIX_EPOCH + Duration::from_secs(18_263 * 24 * 60 * 60);
-        assert_eq!(beginning(certificate.der()), Some(expected));
-        assert_eq!(beginning(b"not a certificate"), None);
+        assert_eq!(facts(certificate.der()).unwrap().from, expected);
         assert_eq!(dns_names(b"not a certificate"), [] as [&str; 0]);
     }
 }

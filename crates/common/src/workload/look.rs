@@ -21,8 +21,6 @@ use crate::sanitize::Sanitized;
 pub struct AgentProcess {
     /// Its Unix user ID.
     pub uid: u32,
-    /// Its process ID, if it is in a PID namespace that this process sees.
-    pub pid: Option<i32>,
 }
 
 /// An identity that the Workload API issues to this process.
@@ -109,8 +107,5 @@ async fn reach(path: &Path) -> Result<AgentProcess, Reason> {
         .await
         .map_err(|error| Reason::from_open(path, error))?;
     let agent = socket.peer_cred().map_err(Reason::Connect)?;
-    Ok(AgentProcess {
-        uid: agent.uid(),
-        pid: agent.pid(),
-    })
+    Ok(AgentProcess { uid: agent.uid() })
 }

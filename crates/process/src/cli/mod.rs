@@ -39,7 +39,8 @@ const USAGE: u8 = 2;
 /// Runs a binary: reads flags and environment, starts logs and crypto, and then calls `run`.
 ///
 /// Every flag has an environment variable: `prefix`, `_`, its name. A bad value ends the process
-/// with status 2 before anything else happens. The process then enters its sandbox. A failure of `run` is logged once and is status 1.
+/// with status 2 before anything else happens. The process then enters its sandbox. A failure of `run` is
+/// logged once and is status 1.
 pub fn main<C, F>(
     prefix: &str,
     default_level: impl FnOnce(&C) -> LevelFilter,

@@ -87,8 +87,8 @@ pub struct ServeArgs {
     /// before the old one stops
     #[arg(long)]
     reuse_port: bool,
-    /// Log a line at the end of these requests, with status, bytes and durations. It takes the place of the
-    /// line at the beginning of each request that is served
+    /// Log a line at the end of these requests, with status, bytes and durations [default: a line at the
+    /// beginning of each request that is served]
     #[arg(long, value_name = "WHICH")]
     log_requests: Option<LogRequests>,
     /// The listener for operators.
@@ -148,7 +148,7 @@ impl ServeArgs {
 
     /// Raises this process's limit of open files to the hard limit. Warns when that is too low for
     /// the connections and handshakes that the flags allow, and for `others`.
-    pub fn raise_open_files_limit(&self, others: &[OpenFiles]) {
+    pub(crate) fn raise_open_files_limit(&self, others: &[OpenFiles]) {
         runtime::raise_open_files_limit(&self.open_files(others));
     }
 

@@ -19,8 +19,8 @@ use crate::{
     runtime::OpenFiles,
 };
 
-/// Tries to claim the address that the process would listen on, and that of `--admin`. It does not listen, so that no process that
-/// runs loses a connection.
+/// Tries to claim the address that the process would listen on, and that of `--admin`. It does not listen, so
+/// that no process that runs loses a connection.
 pub fn address(
     doctor: &mut Doctor,
     args: &ServeArgs,
@@ -156,8 +156,8 @@ fn svid(doctor: &mut Doctor, source: &X509Source) {
         return;
     };
     let leaf = svid.leaf().as_bytes();
-    let times = certificate::beginning(leaf).zip(certificate::expiry(leaf));
-    let trouble = times.and_then(|(begin, end)| late(begin, end, SystemTime::now()));
+    let facts = certificate::facts(leaf);
+    let trouble = facts.and_then(|facts| late(facts.from, facts.until, SystemTime::now()));
     if let Some(trouble) = trouble {
         doctor.warning("renewal", Kind::Identity, trouble);
     }

@@ -17,6 +17,7 @@ pub mod workload;
 use std::{
     io::{self, Write},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -47,6 +48,9 @@ impl DoctorArgs {
         }
     }
 }
+
+/// The longest time of each step that has no flag of its own.
+pub const STEP: Duration = Duration::from_secs(10);
 
 /// The kind of a step. Its number is the exit status when a step of the kind is the first to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

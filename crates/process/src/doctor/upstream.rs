@@ -170,10 +170,44 @@ impl UpstreamSteps<'_> {
     }
 }
 
+/// Tries the steps to each URL of `--upstream`, and a request to it. `security` is missing if it needs a step
+/// that failed.
+pub async fn walk(
+    doctor: &mut Doctor,
+    upstream: &Upstream,
+    expected: Option<&SpiffeId>,
+    security: &Result<Security, &'static str>,
+) {
+    let needs = match expected {
+        Some(_) => "a verified upstream",
+        None => "a connection",
+    };
+    for url in &upstream.urls {
+        doctor.set_route((upstream.urls.len() > 1).then(|| url.to_string()));
+        let steps = UpstreamSteps {
+            url,
+            expected,
+            flags: ["--upstream", "--upstream-id"],
+            timeout: upstream.connect_timeout,
+        };
+        let is_reached = steps.walk(doctor, security.clone()).await;
+        match security {
+            Ok(security) if is_reached => {
+                let only = Upstream {
+                    urls: vec![url.clone()],
+                    ..upstream.clone()
+                };
+                greet(doctor, only, security.clone()).await;
+            }
+            _ => doctor.not_tried("answer", Kind::Answer, needs),
+        }
+    }
+}
+
 /// Sends a request without a token, and notes whether the upstream answers at all.
 ///
 /// A server that asks for a token answers 401, which is as good here as a page.
-pub async fn greet(doctor: &mut Doctor, upstream: Upstream, security: Security) {
+async fn greet(doctor: &mut Doctor, upstream: Upstream, security: Security) {
     let request = Request::new(Body::empty());
     let tried = "GET / without a token";
     let sent = Client::new(upstream, security).request(request).await;

@@ -1,11 +1,14 @@
 //! The steps of the Workload API: its socket, the identity of this process, its SVID, and bundles.
 
-use std::{path::Path, time::SystemTime};
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use common::workload::{Address, Error, IssuedId, JwtSource, Reason, WorkloadApi, X509Source};
 use spiffe::{BundleSource, TrustDomain};
 
-use super::{Doctor, Finding, Kind, Trouble, permission, words};
+use super::{Doctor, Finding, Kind, STEP, Trouble, permission, words};
 use crate::cli::WorkloadApiArgs;
 
 /// The step that others name as the one they need.
@@ -13,6 +16,12 @@ const CONNECTED: &str = "the Workload API";
 
 /// The same, where the identity is missing.
 const IDENTITY: &str = "an identity";
+
+/// Returns the Workload API that the flags name, each call of which is made once and has `limit` or [`STEP`].
+#[must_use]
+pub fn once(args: &WorkloadApiArgs, limit: Duration) -> WorkloadApi {
+    args.workload_api(limit.min(STEP)).once()
+}
 
 /// Tries the socket, the permission on it and the identity, on which all other steps depend. Returns what the
 /// others need and lack, if they do.

@@ -2,11 +2,12 @@
 
 use std::{collections::HashMap, fmt};
 
-use crate::cli;
 use common::bearer::{Access, AccessRule, RuleName, Rules};
 use http::Method;
 use serde::Deserialize;
 use toml::Spanned;
+
+use crate::cli;
 
 /// A mistake in a policy file.
 #[derive(Clone, Debug, PartialEq, Eq)]

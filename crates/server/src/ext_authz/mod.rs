@@ -95,9 +95,8 @@ pub(crate) async fn start(
         Ok(policy) => LivePolicy::begin(policy)?,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
-    let service = Service::claim(&config.serve, inherited, listen)?;
-    config.serve.raise_open_files_limit(&[]);
-    let workload_api = service.workload_api(&config.identity, config.serve.startup_timeout);
+    let service = Service::claim(&config.serve, inherited, listen, &[])?;
+    let workload_api = service.workload_api(&config.identity);
     let Some(identity) = service.identity(workload_api.identity()).await? else {
         return Ok(ExitCode::SUCCESS);
     };
