@@ -277,6 +277,15 @@ mod tests {
     }
 
     #[test]
+    fn program_itself_can_be_read_for_a_backtrace() {
+        let program = std::env::current_exe().unwrap();
+        let _ = inside(Sandbox::of(&api()), move || {
+            assert_eq!(kind(File::open(&program)), None);
+            assert_eq!(kind(File::open("/proc/self/maps")), None);
+        });
+    }
+
+    #[test]
     fn other_processes_get_signals_only_if_a_flag_says_so() {
         for (sandbox, expected) in [
             (Sandbox::of(&api()), Err(Errno::EPERM)),

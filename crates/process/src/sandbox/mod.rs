@@ -13,7 +13,8 @@ mod names;
 
 use std::{
     collections::BTreeSet,
-    env, fs,
+    env,
+    fs::{self, File},
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -68,9 +69,14 @@ pub struct Sandbox {
     signals: bool,
 }
 
-/// Files that every process reads: of the kernel about itself and its CPUs, and randomness.
-const ALWAYS: [&str; 6] = [
-    "/proc/self",
+/// The files of the kernel about this process.
+const OWN: &str = "/proc/self";
+
+/// Files that every process reads: of the kernel about itself and its CPUs, and randomness. A backtrace needs
+/// the program's file.
+const ALWAYS: [&str; 7] = [
+    OWN,
+    "/proc/self/exe",
     "/sys/fs/cgroup",
     "/sys/devices/system/cpu",
     "/dev/null",
@@ -78,13 +84,18 @@ const ALWAYS: [&str; 6] = [
     "/dev/urandom",
 ];
 
-/// Places of the CA certificates of systems.
-const SYSTEM_CAS: [&str; 5] = [
+/// Places of the CA certificates of systems. A place that is a link has the rule of its target: on some
+/// systems these files and directories are links to others.
+const SYSTEM_CAS: [&str; 9] = [
     "/etc/ssl",
+    "/etc/ssl/certs",
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/ssl/certs/ca-bundle.crt",
     "/etc/pki",
     "/etc/ca-certificates",
     "/usr/share/ca-certificates",
     "/usr/local/share/ca-certificates",
+    "/var/lib/ca-certificates",
 ];
 
 impl Sandbox {
@@ -143,7 +154,10 @@ impl Sandbox {
         self.reads.extend(SYSTEM_CAS.map(PathBuf::from));
         for variable in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
             let paths = env::var_os(variable).unwrap_or_default();
-            self.reads.extend(env::split_paths(&paths));
+            for path in env::split_paths(&paths) {
+                self.reads.extend(files(&path));
+                self.reads.insert(path);
+            }
         }
         self
     }
@@ -182,6 +196,7 @@ pub(crate) fn enter(confinement: &Confinement) -> Result<(), String> {
             ));
         }
         Confinement::Rules(mode, sandbox) => {
+            keep_own_files();
             let enforced = sandbox.enforce(*mode).map_err(|error| format!(
                 "cannot enter the sandbox: {error}; --sandbox on takes what the kernel has, and off takes nothing"
             ))?;
@@ -197,6 +212,20 @@ pub fn announce() {
     if let Some(line) = LINE.get() {
         info!("{line}");
     }
+}
+
+/// Opens the directory of this process in `/proc` for its whole life. A kernel that is short of memory would
+/// otherwise forget the directory, and make one to which no rule applies.
+fn keep_own_files() {
+    static OPENED: OnceLock<Option<File>> = OnceLock::new();
+    // A container may have no /proc.
+    OPENED.get_or_init(|| File::open(OWN).ok());
+}
+
+/// Returns the files of a directory, which may be links to files elsewhere.
+fn files(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.path()))
 }
 
 /// Returns the directory of a file.
