@@ -99,3 +99,27 @@ async fn client_in_its_sandbox_reads_ca_certificates_that_are_links() {
         Process::spawn(command).listening().await;
     }
 }
+
+#[tokio::test]
+async fn policy_in_a_directory_that_is_made_again_is_refused_with_the_remedy() {
+    let stack = Stack::new().await;
+    let above = tempfile::tempdir().unwrap();
+    let directory = above.path().join("policy");
+    let policy = directory.join("policy.toml");
+    let make = || {
+        fs::create_dir(&directory).unwrap();
+        fs::write(&policy, "[[rule]]\npaths = [\"/\"]\npublic = true\n").unwrap();
+    };
+    make();
+    let server = stack.server(&["--policy", policy.to_str().unwrap()]).await;
+    if !is_whole(&server.logged("sandbox").await).await {
+        return;
+    }
+    fs::rename(&directory, above.path().join("old")).unwrap();
+    make();
+    let line = server.logged("policy not taken").await;
+    assert!(
+        line.ends_with("the sandbox denies it: restart this process"),
+        "{line}"
+    );
+}

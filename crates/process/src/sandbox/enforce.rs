@@ -99,6 +99,13 @@ fn allow(
     rules.add_rule(PathBeneath::new(opened, access))
 }
 
+impl Enforced {
+    /// Returns whether the kernel restricts the use of files.
+    pub(super) fn restricts_files(&self) -> bool {
+        self.status != RulesetStatus::NotEnforced
+    }
+}
+
 /// Writes the one line about the sandbox.
 impl fmt::Display for Enforced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -15,6 +15,7 @@ use std::{
     collections::BTreeSet,
     env,
     fs::{self, File},
+    io,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -41,7 +42,7 @@ pub enum SandboxMode {
 /// The use of a sandbox by a process.
 #[derive(Debug)]
 pub enum Confinement {
-    /// The process ends soon, or `--sandbox off` is set.
+    /// The process makes requests of its own, or ends soon.
     None,
     /// The process needs more than rules can name, for the reason given.
     Impossible(SandboxMode, &'static str),
@@ -180,6 +181,9 @@ impl Sandbox {
 /// The line about the sandbox, which follows the checks of the flags.
 static LINE: OnceLock<String> = OnceLock::new();
 
+/// Set if files are restricted.
+static IN_FORCE: OnceLock<()> = OnceLock::new();
+
 /// Restricts this thread, and the threads that it will start.
 ///
 /// # Errors
@@ -200,6 +204,9 @@ pub(crate) fn enter(confinement: &Confinement) -> Result<(), String> {
             let enforced = sandbox.enforce(*mode).map_err(|error| format!(
                 "cannot enter the sandbox: {error}; --sandbox on takes what the kernel has, and off takes nothing"
             ))?;
+            if enforced.restricts_files() {
+                IN_FORCE.get_or_init(|| ());
+            }
             enforced.to_string()
         }
     };
@@ -211,6 +218,18 @@ pub(crate) fn enter(confinement: &Confinement) -> Result<(), String> {
 pub fn announce() {
     if let Some(line) = LINE.get() {
         info!("{line}");
+    }
+}
+
+/// Returns the text of an error of a file, with the sandbox if that may be its cause: a rule for a directory
+/// ends with it, and another one of the same name has none.
+#[must_use]
+pub fn explained(error: &io::Error) -> String {
+    match error.kind() == io::ErrorKind::PermissionDenied && IN_FORCE.get().is_some() {
+        true => format!(
+            "{error}; if its directory is newer than this process, the sandbox denies it: restart this process"
+        ),
+        false => error.to_string(),
     }
 }
 
