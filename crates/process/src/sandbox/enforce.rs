@@ -83,7 +83,8 @@ fn keeping() -> BitFlags<AccessFs> {
     })
 }
 
-/// Allows the use of a file, or of a directory and everything in it. A path that does not exist needs no rule.
+/// Allows the use of a file, or of a directory and everything in it. A path that does not exist
+/// gets no rule.
 fn allow(
     rules: RulesetCreated,
     path: &Path,
