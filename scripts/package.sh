@@ -22,7 +22,7 @@ fail() {
     exit 1
 }
 
-# unit NAME KIND: prints a unit for the installed names.
+# unit NAME KIND: prints a unit of deploy/systemd with the installed names.
 unit() {
     sed -e "s|/usr/local/bin/$1|/usr/bin/spiffe-jwt-$1|" -e "s|\b$1\.socket|spiffe-jwt-$1.socket|" \
         -e "s|\b$1\.service|spiffe-jwt-$1.service|" "deploy/systemd/$1.$2"
@@ -31,7 +31,7 @@ unit() {
 # Lays the files of the package into the directory $1, from the binaries in $2.
 lay_files() {
     local root=$1 bin=$2 pages=$1.pages name kind
-    # As CI builds, so that nothing is built twice.
+    # This is the build of CI, so that nothing is built twice.
     cargo build --quiet --workspace --exclude bench --exclude drill --bins --locked
     target/debug/manual "$pages"
     install -d "$root"/usr/{bin,lib/systemd/system,lib/sysusers.d,share/man/man1} \
@@ -71,8 +71,8 @@ Description: SPIFFE identity across a hop that terminates TLS
 CONTROL
 }
 
-# Installs the package $1 in a copy of this machine's files in the directory $2, runs what it installed, and purges it. It changes
-# nothing here: the files are in memory, in a mount namespace of its own.
+# Installs the package $1 in a copy of this machine's files in the directory $2, runs what it installed, and purges
+# it. It changes nothing here: the files are in memory, in a mount namespace of its own.
 check() {
     local root=$2
     mkdir "$root"
@@ -118,7 +118,7 @@ main() {
     version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
     architecture=$(dpkg --print-architecture)
     stage=$(mktemp -d)
-    # shellcheck disable=SC2064 # it is known now
+    # shellcheck disable=SC2064 # the path is fixed now
     trap "rm -rf '$stage'" EXIT
     lay_files "$stage/files" "$bin"
     control "$version" "$architecture" "$(du --summarize --block-size=1K "$stage/files" | cut -f 1)" \

@@ -77,7 +77,7 @@ main() {
     build "$pgo/counting" "-Cprofile-generate=$pgo/counters" --bins
     step 'build the load that the binaries are counted under, about 2 minutes'
     build "$pgo/counting" "-Cprofile-generate=$pgo/counters" -p bench --bin bench
-    # Of just these binaries: cargo builds again when the name changes.
+    # The name has a digest of these binaries, because cargo builds again when it changes.
     profile=$pgo/$(cat "$counting"/{server,proxy,client} | sha256sum | cut -c1-16).profdata
     if [[ -f $profile ]]; then
         step 'load the binaries: not needed, their profile is there'

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What scripts/systemd.sh does inside the machine that it boots.
+# Tries the units of deploy/systemd. It runs inside the machine that scripts/systemd.sh boots.
 set -euo pipefail
 
 export SPIFFE_ENDPOINT_SOCKET=unix:///run/spire/agent/api.sock
@@ -30,7 +30,7 @@ state() {
     systemctl show "$1" --property ActiveState,Result,NRestarts,StatusText | paste -s -d ' '
 }
 
-# has_status UNIT TEXT
+# has_status UNIT TEXT: returns whether the status line of a service has a text.
 has_status() {
     [[ $(systemctl show "$1" --property StatusText --value) == *"$2"* ]]
 }
@@ -79,6 +79,8 @@ starts() {
     systemctl start agent.service server.service proxy.service
     is_active server && is_active proxy || fail 'not started'
     say "started: $(state server)"
+    [[ $(curl --silent --unix-socket /run/server/admin.sock http://admin/ready) == ready* ]] ||
+        fail 'the admin listener does not answer'
     request
 }
 
@@ -139,7 +141,8 @@ stops() {
 
 main() {
     trap 'echo $? >/run/story/status; journalctl --quiet --boot --no-pager >/run/story/journal' EXIT
-    printf 'SERVER_POLICY=/etc/spiffe-jwt-proxy/policy.toml\n' >/etc/spiffe-jwt-proxy/server.env
+    printf '%s\n' SERVER_POLICY=/etc/spiffe-jwt-proxy/policy.toml SERVER_ADMIN=unix:/run/server/admin.sock \
+        >/etc/spiffe-jwt-proxy/server.env
     printf '[[rule]]\npaths = ["/"]\ncallers = ["spiffe://example.org/*"]\n\n[[rule]]\npaths = ["/x"]\npublic = true\n' \
         >/etc/spiffe-jwt-proxy/policy.toml
     systemctl --version | head -n 1

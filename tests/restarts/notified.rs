@@ -1,4 +1,9 @@
-use std::{path::Path, time::Duration};
+use std::{
+    ffi::OsString,
+    os::{linux::net::SocketAddrExt, unix::net},
+    path::Path,
+    time::Duration,
+};
 
 use harness::{
     CLIENT_ID, PATIENCE, SERVER_ID, Stack, binary,
@@ -16,14 +21,33 @@ use crate::replaced::paused;
 /// The socket of a service manager, which reads the states of the process that it starts.
 struct Manager {
     socket: UnixDatagram,
+    /// The name of the socket in `NOTIFY_SOCKET`.
+    name: OsString,
     directory: TempDir,
 }
 
 impl Manager {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
-        Self { socket, directory }
+        let path = directory.path().join("notify");
+        Self {
+            socket: UnixDatagram::bind(&path).unwrap(),
+            name: path.into(),
+            directory,
+        }
+    }
+
+    /// Returns a manager whose socket has an abstract name.
+    fn with_abstract_name() -> Self {
+        let name = format!("notify-{}", std::process::id());
+        let address = net::SocketAddr::from_abstract_name(&name).unwrap();
+        let socket = net::UnixDatagram::bind_addr(&address).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Self {
+            socket: UnixDatagram::from_std(socket).unwrap(),
+            name: format!("@{name}").into(),
+            directory: tempfile::tempdir().unwrap(),
+        }
     }
 
     fn path(&self, name: &str) -> String {
@@ -42,7 +66,7 @@ impl Manager {
         environment: &[(&str, &str)],
     ) -> Process {
         let mut command = process::command(&binary(name), &stack.agent.endpoint(), args);
-        command.env("NOTIFY_SOCKET", self.path("notify"));
+        command.env("NOTIFY_SOCKET", &self.name);
         command.envs(environment.iter().copied());
         Process::spawn(command)
     }
@@ -67,6 +91,17 @@ impl Manager {
             states.push(self.next().await);
         }
         states
+    }
+
+    /// Waits for the end of a reload with an outcome. Returns the state that began it.
+    async fn reloaded(&self, outcome: &str) -> String {
+        let begun = self.told("RELOADING=1").await.pop().unwrap();
+        let done = self.next().await;
+        assert!(
+            has_line(&done, "READY=1") && done.contains(outcome),
+            "{done}"
+        );
+        begun
     }
 }
 
@@ -111,6 +146,14 @@ async fn process_is_ready_when_it_serves_and_tells_what_it_waits_for_until_then(
 }
 
 #[tokio::test]
+async fn process_in_its_sandbox_tells_a_manager_with_an_abstract_socket() {
+    let stack = Stack::new().await;
+    let manager = Manager::with_abstract_name();
+    let _server = manager.spawn(&stack, "server", &["--listen", "127.0.0.1:0"]);
+    manager.told("READY=1").await;
+}
+
+#[tokio::test]
 async fn reload_of_a_policy_is_told_with_its_outcome() {
     let stack = Stack::new().await;
     let manager = Manager::new();
@@ -127,15 +170,9 @@ async fn reload_of_a_policy_is_told_with_its_outcome() {
         // The look at the file each second, which has an outcome too, must not be the one that is awaited.
         replace(Path::new(&policy), text);
         server.signal(Signal::SIGHUP);
-        let begun = manager.told("RELOADING=1").await;
-        let begun = begun.last().unwrap();
+        let begun = manager.reloaded(outcome).await;
         let clock = begun.split_once("MONOTONIC_USEC=").unwrap().1;
         assert!(clock.parse::<u64>().unwrap() > 0, "{begun}");
-        let done = manager.next().await;
-        assert!(
-            has_line(&done, "READY=1") && done.contains(outcome),
-            "{done}"
-        );
     }
 }
 
@@ -146,12 +183,7 @@ async fn server_with_a_policy_of_flags_outlives_a_reload_of_its_service() {
     let server = manager.spawn(&stack, "server", &["--listen", "127.0.0.1:0"]);
     manager.told("READY=1").await;
     server.signal(Signal::SIGHUP);
-    manager.told("RELOADING=1").await;
-    let done = manager.next().await;
-    assert!(
-        has_line(&done, "READY=1") && done.contains("; policy of the flags in force"),
-        "{done}"
-    );
+    manager.reloaded("; policy of the flags in force").await;
     server.logged("nothing is read again").await;
 }
 

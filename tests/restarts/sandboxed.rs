@@ -1,6 +1,12 @@
-use std::fs;
+use std::{fs, os::unix::fs::symlink, path::Path};
 
-use harness::{Stack, https::get, wait::until};
+use harness::{
+    SERVER_ID, Stack, binary,
+    https::get,
+    process::{self, Process},
+    wait::until,
+    x509::Authority,
+};
 
 /// Tells whether this kernel has all of the sandbox.
 async fn is_whole(line: &str) -> bool {
@@ -57,4 +63,63 @@ async fn processes_in_a_sandbox_that_is_required_forward_and_read_their_files_ag
     fs::write(&new, rule("/")).unwrap();
     fs::rename(&new, &policy).unwrap();
     until(async || status().await == 200).await;
+}
+
+#[tokio::test]
+async fn process_in_its_sandbox_keeps_the_files_of_the_kernel_about_itself() {
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    if !is_whole(&server.logged("sandbox").await).await {
+        return;
+    }
+    // Memory pressure, which a test cannot bring about, takes the rule of a directory that nobody has open.
+    let own = format!("/proc/{}", server.pid());
+    let files = fs::read_dir(format!("{own}/fd")).unwrap();
+    let mut opened = files.filter_map(|file| fs::read_link(file.unwrap().path()).ok());
+    assert!(opened.any(|file| file == Path::new(&own)));
+}
+
+#[tokio::test]
+async fn client_in_its_sandbox_reads_ca_certificates_that_are_links() {
+    let stack = Stack::new().await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let ca = elsewhere.path().join("ca.pem");
+    fs::write(&ca, Authority::root().pem()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let link = directory.path().join("ca.pem");
+    symlink(&ca, &link).unwrap();
+    for (variable, path) in [
+        ("SSL_CERT_FILE", &*link),
+        ("SSL_CERT_DIR", directory.path()),
+    ] {
+        let args = [SERVER_ID, "--server-name", "localhost"];
+        let args = [&args as &[&str], &["--listen", "127.0.0.1:0"]].concat();
+        let mut command = process::command(&binary("client"), &stack.agent.endpoint(), &args);
+        command.env(variable, path);
+        Process::spawn(command).listening().await;
+    }
+}
+
+#[tokio::test]
+async fn policy_in_a_directory_that_is_made_again_is_refused_with_the_remedy() {
+    let stack = Stack::new().await;
+    let above = tempfile::tempdir().unwrap();
+    let directory = above.path().join("policy");
+    let policy = directory.join("policy.toml");
+    let make = || {
+        fs::create_dir(&directory).unwrap();
+        fs::write(&policy, "[[rule]]\npaths = [\"/\"]\npublic = true\n").unwrap();
+    };
+    make();
+    let server = stack.server(&["--policy", policy.to_str().unwrap()]).await;
+    if !is_whole(&server.logged("sandbox").await).await {
+        return;
+    }
+    fs::rename(&directory, above.path().join("old")).unwrap();
+    make();
+    let line = server.logged("policy not taken").await;
+    assert!(
+        line.ends_with("the sandbox denies it: restart this process"),
+        "{line}"
+    );
 }

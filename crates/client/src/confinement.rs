@@ -5,8 +5,8 @@ use process::sandbox::{Confined, Confinement, Sandbox};
 use crate::{config::Config, peer::Peer, route::Route};
 
 impl Confined for Config {
-    /// Returns the use of a sandbox by a client that runs until a signal. Any other client ends soon, and so does a
-    /// diagnosis.
+    /// Returns the use of a sandbox by a client that serves applications. One that makes requests of its own
+    /// has none, and neither has a diagnosis.
     fn confinement(&self) -> Confinement {
         if self.doctor.doctor {
             return Confinement::None;
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_client_that_runs_until_a_signal_has_a_sandbox() {
+    fn client_that_makes_requests_of_its_own_has_no_sandbox() {
         for args in [
             &[] as &[&str],
             &["--every", "1s"],

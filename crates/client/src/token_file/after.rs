@@ -18,7 +18,7 @@ use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
-use process::notify;
+use process::{notify, sandbox};
 use tokio::{
     process::Command,
     sync::Notify,
@@ -107,7 +107,10 @@ impl After {
                         "cannot read --token-pid-file within {READING:?}; it must be a regular file"
                     )
                 })??;
-                let text = read.context("cannot read --token-pid-file")?;
+                let text = read.map_err(|error| {
+                    let error = sandbox::explained(&error);
+                    anyhow::anyhow!("cannot read --token-pid-file: {error}")
+                })?;
                 Ok(kill(pid(&text)?, *signal)?)
             }
         }

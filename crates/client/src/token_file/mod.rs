@@ -233,7 +233,7 @@ impl Kept {
             Ok(()) => self.is_failing = false,
             Err(error) if !self.is_failing => {
                 self.is_failing = true;
-                let file = self.file.display();
+                let (file, error) = (self.file.display(), sandbox::explained(&error));
                 error!("cannot keep {file} current: {error}; trying again every {RETRY:?}");
             }
             Err(_) => {}

@@ -76,6 +76,213 @@ use self::{
     running::Running,
 };
 
+/// The default of [`WorkloadApi::bundle_grace`].
+pub const DEFAULT_BUNDLE_GRACE: Duration = Duration::from_secs(60 * 60);
+
+/// The longest grace. Its sum with a time of the clock must not overflow.
+const MAX_BUNDLE_GRACE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// The events that may wait. The keeper takes them at once, and a stream may wait for it.
+const MAX_EVENTS: usize = 8;
+
+/// A connection to a Workload API, and the time that start-up may wait for an identity.
+#[derive(Clone, Debug)]
+pub struct WorkloadApi {
+    address: Address,
+    startup_timeout: Duration,
+    bundle_grace: Duration,
+    is_once: bool,
+    choice: Choice,
+    on_agent: Option<AgentHook>,
+    monitor: Option<Monitor>,
+}
+
+/// The identity of a process that also verifies tokens: both sources, each with its first update.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The current X.509-SVID and X.509 bundles.
+    pub x509: X509Source,
+    /// The current JWT bundles.
+    pub jwt: JwtSource,
+    /// The state of the identity, and how long it lasts.
+    pub readiness: watch::Receiver<Readiness>,
+}
+
+/// The identity of a process that does not verify tokens.
+#[derive(Clone, Debug)]
+pub struct X509Identity {
+    /// The current X.509 bundles, and the X.509-SVID if one is fetched.
+    pub x509: X509Source,
+    /// The state of the identity, and how long it lasts.
+    pub readiness: watch::Receiver<Readiness>,
+}
+
+impl WorkloadApi {
+    /// Returns a Workload API at `address` that has `startup_timeout` to issue an identity. No
+    /// connection is made yet.
+    #[must_use]
+    pub fn new(address: Address, startup_timeout: Duration) -> Self {
+        Self {
+            address,
+            startup_timeout,
+            bundle_grace: DEFAULT_BUNDLE_GRACE,
+            is_once: false,
+            choice: Choice::default(),
+            on_agent: None,
+            monitor: None,
+        }
+    }
+
+    /// Returns the address.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Calls `hook` with the agent's Unix user ID before anything is fetched. The process can then
+    /// protect its memory before it receives a key. Over TCP the hook is not called.
+    #[must_use]
+    pub fn on_agent(mut self, hook: AgentHook) -> Self {
+        self.on_agent = Some(hook);
+        self
+    }
+
+    /// Tells `monitor` the state of what the sources from now on deliver, and what they wait for.
+    #[must_use]
+    pub fn monitored(mut self, monitor: Monitor) -> Self {
+        self.monitor = Some(monitor);
+        self
+    }
+
+    /// Chooses the identity, if the Workload API issues several.
+    #[must_use]
+    pub fn choose(mut self, choice: Choice) -> Self {
+        self.choice = choice;
+        self
+    }
+
+    /// Sets how long bundles stay in use after a message that should have replaced them and cannot be
+    /// used. A year is the longest time.
+    #[must_use]
+    pub fn bundle_grace(mut self, grace: Duration) -> Self {
+        self.bundle_grace = grace.min(MAX_BUNDLE_GRACE);
+        self
+    }
+
+    /// Fails with the first error of the Workload API instead of waiting for it to pass. Only an agent that
+    /// does not answer yet has the whole start-up timeout.
+    #[must_use]
+    pub fn once(mut self) -> Self {
+        self.is_once = true;
+        self
+    }
+
+    /// Connects the X.509 source, for a process that does not verify tokens.
+    ///
+    /// # Errors
+    /// Fails when no identity is issued within the start-up timeout. The error has the reason.
+    pub async fn x509(&self) -> Result<X509Identity, Error> {
+        let identity = self.follow(&[Stream::X509Svids]).await?;
+        Ok(identity.into())
+    }
+
+    /// Connects an X.509 source that has bundles only, for a process that verifies peers and presents no
+    /// certificate.
+    ///
+    /// # Errors
+    /// Fails when no bundles come within the start-up timeout. The error has the reason.
+    pub async fn x509_bundles(&self) -> Result<X509Identity, Error> {
+        let identity = self.follow(&[Stream::X509Bundles]).await?;
+        Ok(identity.into())
+    }
+
+    /// Connects the JWT source, for a process that neither verifies peers nor presents a certificate.
+    ///
+    /// # Errors
+    /// Fails when no bundles come within the start-up timeout. The error has the reason.
+    pub async fn jwt_bundles(&self) -> Result<JwtSource, Error> {
+        let identity = self.follow(&[Stream::JwtBundles]).await?;
+        Ok(identity.jwt)
+    }
+
+    /// Connects the X.509 source and the JWT source.
+    ///
+    /// # Errors
+    /// Fails when no identity is issued within the start-up timeout. The error has the reason.
+    pub async fn identity(&self) -> Result<Identity, Error> {
+        self.follow(&[Stream::X509Svids, Stream::JwtBundles]).await
+    }
+
+    /// Follows these streams, and waits until all have delivered.
+    async fn follow(&self, streams: &[Stream]) -> Result<Identity, Error> {
+        let deadline = Instant::now() + self.startup_timeout;
+        let mut tasks = JoinSet::new();
+        let (sender, mut events) = mpsc::channel(MAX_EVENTS);
+        for stream in streams {
+            let follower = Follower {
+                agent: self.agent(),
+                stream: *stream,
+                events: sender.clone(),
+            };
+            tasks.spawn(follower.run());
+        }
+        let (mut keeper, published) = Keeper::new(
+            streams,
+            self.choice.clone(),
+            self.bundle_grace,
+            self.monitor.clone(),
+        );
+        let address = &self.address;
+        let waiting = |reason: &Reason| {
+            let waits = self.waits_for(reason);
+            if waits {
+                info!(%address, %reason, "waiting for an identity from the Workload API");
+            }
+            waits
+        };
+        let started = keeper.start(&mut events, deadline, waiting).await;
+        started.map_err(|reason| self.error(reason))?;
+        tasks.spawn(keeper.run(events));
+        Ok(Identity::of(published, tasks))
+    }
+
+    /// Returns whether a start waits for this reason to pass.
+    fn waits_for(&self, reason: &Reason) -> bool {
+        match self.is_once {
+            true => matches!(reason, Reason::NoAnswer),
+            false => reason.is_transient(),
+        }
+    }
+
+    fn agent(&self) -> Agent {
+        Agent {
+            address: self.address.clone(),
+            hook: self.on_agent,
+        }
+    }
+
+    fn error(&self, reason: Reason) -> Error {
+        Error::new(self.address.clone(), reason)
+    }
+}
+
+impl Identity {
+    fn of(published: Published, tasks: JoinSet<()>) -> Self {
+        let keeper = Arc::new(Running::new(tasks));
+        Self {
+            x509: X509Source {
+                state: published.x509,
+                _keeper: Arc::clone(&keeper),
+            },
+            jwt: JwtSource {
+                state: published.jwt,
+                _keeper: keeper,
+            },
+            readiness: published.readiness,
+        }
+    }
+}
+
 impl From<Identity> for X509Identity {
     fn from(identity: Identity) -> Self {
         let Identity {

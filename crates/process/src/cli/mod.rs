@@ -28,7 +28,7 @@ pub use self::{
     upstream::UpstreamArgs,
 };
 use crate::{
-    protect, runtime,
+    notify, protect, runtime,
     sandbox::{self, Confined},
     telemetry::{self, LogFormat},
 };
@@ -55,6 +55,7 @@ where
         .try_get_matches_from_mut(std::env::args_os())
         .and_then(|matches| C::from_arg_matches(&matches))
         .unwrap_or_else(|error| with_origin(error, &command).format(&mut command).exit());
+    notify::connect();
     // There must be no other thread yet.
     let entered = sandbox::enter(&config.confinement());
     if let Err(error) = telemetry::init(config.as_ref().log_format, default_level(&config)) {

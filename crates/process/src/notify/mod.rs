@@ -17,6 +17,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use self::socket::NotifySocket;
 pub use self::socket::VARIABLES;
+pub(crate) use self::socket::connect;
 
 /// A service manager that follows the state of this process, or none. Clones tell the same one.
 #[derive(Clone, Debug, Default)]
@@ -24,7 +25,7 @@ pub struct ServiceManager(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    socket: Option<NotifySocket>,
+    socket: Option<&'static NotifySocket>,
     /// The time within which the manager wants a sign of life.
     watchdog: Option<Duration>,
     state: Mutex<State>,
@@ -152,7 +153,7 @@ impl ServiceManager {
     }
 
     fn send(&self, state: &str) {
-        if let Some(socket) = &self.0.socket {
+        if let Some(socket) = self.0.socket {
             socket.send(state);
         }
     }

@@ -13,6 +13,7 @@ use std::{
     },
     path::Path,
     process,
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -28,11 +29,24 @@ pub const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PI
 #[derive(Debug)]
 pub(super) struct NotifySocket(UnixDatagram);
 
+/// Connects to the socket that `NOTIFY_SOCKET` names. A sandbox, which the connection outlives, would not let
+/// the process connect to an abstract name.
+pub(crate) fn connect() {
+    connected();
+}
+
+/// Returns the one connection of this process, or the reason why there is none, if `NOTIFY_SOCKET` is set.
+fn connected() -> Option<&'static io::Result<NotifySocket>> {
+    static CONNECTED: OnceLock<Option<io::Result<NotifySocket>>> = OnceLock::new();
+    let named = || env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
+    let connected = CONNECTED.get_or_init(|| named().map(|name| NotifySocket::connect(&name)));
+    connected.as_ref()
+}
+
 impl NotifySocket {
-    /// Connects to the socket that `NOTIFY_SOCKET` names. The connection outlives a sandbox of the process.
-    pub(super) fn from_environment() -> Option<Self> {
-        let name = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty())?;
-        let connected = Self::connect(&name);
+    /// Returns the socket that `NOTIFY_SOCKET` names, if the process could connect to it.
+    pub(super) fn from_environment() -> Option<&'static Self> {
+        let connected = connected()?.as_ref();
         connected
             .inspect_err(|error| {
                 warn!(%error, "cannot tell the service manager how the process is (NOTIFY_SOCKET)");

@@ -9,6 +9,7 @@ use std::{
 use common::bearer::Rules;
 
 use super::file;
+use crate::sandbox;
 
 /// The longest policy file, in bytes.
 const MAX: u64 = 1024 * 1024;
@@ -104,7 +105,7 @@ impl Refused {
 
 /// Reads a file. It follows links each time, so that a link that is replaced leads to the new file.
 fn contents(path: &Path) -> Contents {
-    let text = |error: std::io::Error| error.to_string();
+    let text = |error: std::io::Error| sandbox::explained(&error);
     // A pipe could be waited for without end.
     if !path.metadata().map_err(text)?.is_file() {
         return Err("is not a regular file".to_owned());

@@ -83,7 +83,8 @@ fn keeping() -> BitFlags<AccessFs> {
     })
 }
 
-/// Allows the use of a file, or of a directory and everything in it. A path that does not exist needs no rule.
+/// Allows the use of a file, or of a directory and everything in it. A path that does not exist
+/// gets no rule.
 fn allow(
     rules: RulesetCreated,
     path: &Path,
@@ -97,6 +98,13 @@ fn allow(
         false => access & AccessFs::from_file(TESTED),
     };
     rules.add_rule(PathBeneath::new(opened, access))
+}
+
+impl Enforced {
+    /// Returns whether the kernel restricts the use of files.
+    pub(super) fn restricts_files(&self) -> bool {
+        self.status != RulesetStatus::NotEnforced
+    }
 }
 
 /// Writes the one line about the sandbox.
@@ -273,6 +281,15 @@ mod tests {
             fs::remove_file(&socket).unwrap();
             let found = std::net::ToSocketAddrs::to_socket_addrs("localhost:1").unwrap();
             assert!(found.count() > 0);
+        });
+    }
+
+    #[test]
+    fn program_itself_can_be_read_for_a_backtrace() {
+        let program = std::env::current_exe().unwrap();
+        let _ = inside(Sandbox::of(&api()), move || {
+            assert_eq!(kind(File::open(&program)), None);
+            assert_eq!(kind(File::open("/proc/self/maps")), None);
         });
     }
 

@@ -13,7 +13,9 @@ mod names;
 
 use std::{
     collections::BTreeSet,
-    env, fs,
+    env,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -40,7 +42,7 @@ pub enum SandboxMode {
 /// The use of a sandbox by a process.
 #[derive(Debug)]
 pub enum Confinement {
-    /// The process ends soon, or `--sandbox off` is set.
+    /// The process makes requests of its own, or ends soon.
     None,
     /// The process needs more than rules can name, for the reason given.
     Impossible(SandboxMode, &'static str),
@@ -68,9 +70,14 @@ pub struct Sandbox {
     signals: bool,
 }
 
-/// Files that every process reads: of the kernel about itself and its CPUs, and randomness.
-const ALWAYS: [&str; 6] = [
-    "/proc/self",
+/// The files of the kernel about this process.
+const OWN: &str = "/proc/self";
+
+/// Files that every process reads: of the kernel about itself and its CPUs, and randomness. A backtrace needs
+/// the program's file.
+const ALWAYS: [&str; 7] = [
+    OWN,
+    "/proc/self/exe",
     "/sys/fs/cgroup",
     "/sys/devices/system/cpu",
     "/dev/null",
@@ -78,13 +85,18 @@ const ALWAYS: [&str; 6] = [
     "/dev/urandom",
 ];
 
-/// Places of the CA certificates of systems.
-const SYSTEM_CAS: [&str; 5] = [
+/// Places of the CA certificates of systems. A place that is a link has the rule of its target: on some
+/// systems these files and directories are links to others.
+const SYSTEM_CAS: [&str; 9] = [
     "/etc/ssl",
+    "/etc/ssl/certs",
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/ssl/certs/ca-bundle.crt",
     "/etc/pki",
     "/etc/ca-certificates",
     "/usr/share/ca-certificates",
     "/usr/local/share/ca-certificates",
+    "/var/lib/ca-certificates",
 ];
 
 impl Sandbox {
@@ -143,7 +155,10 @@ impl Sandbox {
         self.reads.extend(SYSTEM_CAS.map(PathBuf::from));
         for variable in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
             let paths = env::var_os(variable).unwrap_or_default();
-            self.reads.extend(env::split_paths(&paths));
+            for path in env::split_paths(&paths) {
+                self.reads.extend(files(&path));
+                self.reads.insert(path);
+            }
         }
         self
     }
@@ -166,6 +181,9 @@ impl Sandbox {
 /// The line about the sandbox, which follows the checks of the flags.
 static LINE: OnceLock<String> = OnceLock::new();
 
+/// Set if files are restricted.
+static IN_FORCE: OnceLock<()> = OnceLock::new();
+
 /// Restricts this thread, and the threads that it will start.
 ///
 /// # Errors
@@ -182,9 +200,13 @@ pub(crate) fn enter(confinement: &Confinement) -> Result<(), String> {
             ));
         }
         Confinement::Rules(mode, sandbox) => {
+            keep_own_files();
             let enforced = sandbox.enforce(*mode).map_err(|error| format!(
                 "cannot enter the sandbox: {error}; --sandbox on takes what the kernel has, and off takes nothing"
             ))?;
+            if enforced.restricts_files() {
+                IN_FORCE.get_or_init(|| ());
+            }
             enforced.to_string()
         }
     };
@@ -197,6 +219,32 @@ pub fn announce() {
     if let Some(line) = LINE.get() {
         info!("{line}");
     }
+}
+
+/// Returns the text of an error of a file, with the sandbox if that may be its cause: a rule for a directory
+/// ends with it, and another one of the same name has none.
+#[must_use]
+pub fn explained(error: &io::Error) -> String {
+    match error.kind() == io::ErrorKind::PermissionDenied && IN_FORCE.get().is_some() {
+        true => format!(
+            "{error}; if its directory is newer than this process, the sandbox denies it: restart this process"
+        ),
+        false => error.to_string(),
+    }
+}
+
+/// Opens the directory of this process in `/proc` for its whole life. A kernel that is short of memory would
+/// otherwise forget the directory, and make one to which no rule applies.
+fn keep_own_files() {
+    static OPENED: OnceLock<Option<File>> = OnceLock::new();
+    // A container may have no /proc.
+    OPENED.get_or_init(|| File::open(OWN).ok());
+}
+
+/// Returns the files of a directory, which may be links to files elsewhere.
+fn files(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.path()))
 }
 
 /// Returns the directory of a file.
