@@ -1,19 +1,34 @@
 #!/usr/bin/env bash
-# Registers this project's two workloads with a running SPIRE server.
+# Registers the workloads of this project's examples with a running SPIRE server.
 set -euo pipefail
 
 # What start.sh gives the agent; a server of your own may have another.
 readonly PARENT_ID=${SPIRE_PARENT_ID:-spiffe://example.org/host}
+# The namespace of deploy/kubernetes.
+readonly NAMESPACE=spiffe-jwt-proxy
+
+users=false
+kubernetes=false
 
 usage() {
     cat <<'USAGE'
-usage: register.sh [--help]
+usage: register.sh [--users] [--kubernetes]
 
-Creates the registration entries of the example, unless they exist:
+Creates the registration entries of the examples, unless they exist. These are for the
+README, the units in deploy/systemd and the Debian package:
   unix:user:server-workload -> spiffe://example.org/server (DNS name localhost)
+  unix:user:proxy-workload  -> spiffe://example.org/server (DNS name localhost)
   unix:user:client-workload -> spiffe://example.org/client
+
+  --users       also create those users that are missing; needs root
+  --kubernetes  create the entries of deploy/kubernetes instead, where SPIRE has no
+                controller manager: k8s:ns:spiffe-jwt-proxy and k8s:sa:NAME
+                -> spiffe://example.org/ns/spiffe-jwt-proxy/sa/NAME, where NAME is
+                gateway, orders or shop
+
 Run it as a user who may use the SPIRE server's socket, on the server's machine.
-SPIRE_PARENT_ID is the agent's SPIFFE ID, spiffe://example.org/host unless set.
+SPIRE_PARENT_ID is the agent's SPIFFE ID, spiffe://example.org/host unless set. In
+Kubernetes it is the ID of an entry that all agents have (spire-server entry create -node).
 USAGE
 }
 
@@ -29,36 +44,66 @@ need_server() {
         fail "no healthy SPIRE server answers: start one with $(dirname "${BASH_SOURCE[0]}")/start.sh in another terminal"
 }
 
+# need_user USER: creates the user with --users, and otherwise fails if it is missing.
 need_user() {
-    id -u "$1" >/dev/null 2>&1 ||
-        fail "no user $1: create it as root with: useradd --system $1"
+    id -u "$1" >/dev/null 2>&1 && return
+    $users || fail "no user $1: repeat this with --users, or create it as root with: useradd --system $1"
+    useradd --system --no-create-home --shell /usr/sbin/nologin "$1"
+    echo "user $1 created"
 }
 
-# register USER SPIFFE_ID [OPTION...]: an entry for every process of USER.
+# register SPIFFE_ID "SELECTOR..." [OPTION...]: an entry for the workloads that have all selectors.
 register() {
-    local selector=unix:user:$1 id=$2
-    local entry=(-parentID "$PARENT_ID" -spiffeID "$id" -selector "$selector")
+    local id=$1 selectors=$2 selector
+    local entry=(-parentID "$PARENT_ID" -spiffeID "$id")
+    for selector in $selectors; do
+        entry+=(-selector "$selector")
+    done
     shift 2
     if spire-server entry show "${entry[@]}" -matchSelectorsOn exact | grep '^Entry ID' >/dev/null; then
-        echo "$selector -> $id is registered already"
+        echo "$selectors -> $id is registered already"
     else
         spire-server entry create "${entry[@]}" "$@" >/dev/null
-        echo "$selector -> $id registered"
+        echo "$selectors -> $id registered"
     fi
 }
 
-main() {
-    case ${1-} in
-    '') ;;
-    -h | --help) usage && exit ;;
-    *) usage >&2 && exit 2 ;;
-    esac
-    need_server
-    need_user server-workload
-    need_user client-workload
+register_users() {
+    local user
+    for user in server-workload proxy-workload client-workload; do
+        need_user "$user"
+    done
     # SPIRE makes the DNS name part of the certificate: curl checks names, not SPIFFE IDs.
-    register server-workload spiffe://example.org/server -dns localhost
-    register client-workload spiffe://example.org/client
+    register spiffe://example.org/server unix:user:server-workload -dns localhost
+    register spiffe://example.org/server unix:user:proxy-workload -dns localhost
+    register spiffe://example.org/client unix:user:client-workload
+}
+
+# register_service_account NAME [OPTION...]: the entry that the manifests have for SPIRE's controller manager.
+register_service_account() {
+    local name=$1
+    shift
+    register "spiffe://example.org/ns/$NAMESPACE/sa/$name" "k8s:ns:$NAMESPACE k8s:sa:$name" "$@"
+}
+
+main() {
+    while (($#)); do
+        case $1 in
+        --users) users=true ;;
+        --kubernetes) kubernetes=true ;;
+        -h | --help) usage && exit ;;
+        *) usage >&2 && exit 2 ;;
+        esac
+        shift
+    done
+    need_server
+    if $kubernetes; then
+        register_service_account gateway -dns "gateway.$NAMESPACE.svc"
+        register_service_account orders
+        register_service_account shop
+    else
+        register_users
+    fi
     echo "the agent serves a new entry after about 10 seconds"
 }
 

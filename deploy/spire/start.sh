@@ -12,7 +12,7 @@ next=
 
 usage() {
     cat <<USAGE
-usage: start.sh [--help] [example.org|example.com]
+usage: start.sh [--agent-socket PATH] [example.org|example.com]
 
 Starts a SPIRE server and agent of a trust domain, example.org by default, and
 stays in the foreground; Ctrl-C ends both. The second trust domain is there to be
@@ -24,6 +24,9 @@ federated with the first, which deploy/README.md describes.
 
 Data and logs are below the current directory; delete them to start afresh.
 Then, in another terminal: $here/register.sh for example.org
+
+  --agent-socket  serve the Workload API here instead. The units of deploy/systemd
+                  look for it at /run/spire/agent/api.sock
 USAGE
 }
 
@@ -33,7 +36,7 @@ set_domain() {
     example.org)
         export SERVER_PORT=8081 BUNDLE_PORT=8082 DATA=.data
         export SERVER_SOCKET=/tmp/spire-server/private/api.sock AGENT_SOCKET=/tmp/agent.sock
-        next="next, in another terminal: $here/register.sh"
+        next="next, in another terminal: $here/register.sh --users"
         ;;
     example.com)
         export SERVER_PORT=8091 BUNDLE_PORT=8092 DATA=.data/com
@@ -102,10 +105,18 @@ stop() {
 }
 
 main() {
+    local socket=
     case ${1-} in
     -h | --help) usage && exit ;;
-    *) set_domain "${1-example.org}" ;;
+    --agent-socket)
+        (($# >= 2)) || { usage >&2 && exit 2; }
+        socket=$2
+        shift 2
+        ;;
     esac
+    (($# <= 1)) || { usage >&2 && exit 2; }
+    set_domain "${1-example.org}"
+    [[ -z $socket ]] || export AGENT_SOCKET=$socket
     need spire-server
     need spire-agent
     ! server_cli healthcheck >/dev/null 2>&1 || fail "a SPIRE server is running already: end it first"

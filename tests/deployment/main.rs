@@ -5,3 +5,5 @@
 mod alerts;
 /// Checks the manifests of Kubernetes.
 mod kubernetes;
+/// Checks that SPIRE's registration covers the units and the manifests.
+mod spire;
