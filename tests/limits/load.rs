@@ -11,8 +11,10 @@ use common::bearer::MAX_WAITING;
 use futures_util::stream;
 use harness::{
     PATIENCE, Stack,
+    admin::{ADMIN, Admin},
     frames::{self, Frames},
     https::{Https, WholeAnswer, get},
+    metrics::Page,
     upstream::HoldingUpstream,
     wait::until,
 };
@@ -145,7 +147,7 @@ async fn a_flood_of_new_tokens_does_not_hold_up_known_ones() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_tokens_than_may_wait_are_refused_and_then_it_goes_on() {
     const STREAMS: u32 = 200;
-    let (stack, server, https) = server(&["--cores", "1"]).await;
+    let (stack, server, https) = server(&["--cores", "1", ADMIN[0], ADMIN[1]]).await;
     let good = format!("Bearer {}", stack.token(|_| ()));
     times(&https, &good, 1).await;
     let bad = forged(&stack);
@@ -180,9 +182,12 @@ async fn more_tokens_than_may_wait_are_refused_and_then_it_goes_on() {
     timeout(PATIENCE, flooding)
         .await
         .expect("is refused in time");
-    server
-        .logged(&format!("Cannot check tokens: {MAX_WAITING} wait"))
-        .await;
+    let waiting = format!("Cannot check tokens: {MAX_WAITING} wait");
+    let line = server.logged(&waiting).await;
+    assert!(line.contains(" reason=busy "), "{line}");
+    let page = Page::of(&Admin::of(&server).await).await;
+    assert!(page.at("spiffe_refusals_total{reason=\"busy\"}") >= 1.0);
+    assert!(page.at("spiffe_shed_total{cause=\"busy\"}") >= 1.0);
     let new = stack.token(|claims| claims.payload["jti"] = "new".into());
     times(&https, &format!("Bearer {new}"), 1).await;
 }

@@ -4,9 +4,8 @@ use harness::{
     SERVER_ID, Stack,
     admin::{ADMIN, Admin},
     https::{Https, get},
+    metrics::Page,
 };
-
-use crate::page::Page;
 
 #[tokio::test]
 async fn fetches_and_requests_of_a_listening_client_are_counted() {

@@ -2,10 +2,9 @@ use harness::{
     Stack,
     admin::{ADMIN, Admin},
     https::Https,
+    metrics::Page,
 };
 use x509_parser::parse_x509_certificate;
-
-use crate::page::Page;
 
 const SVIDS: &str = "spiffe_workload_api_updates_total{stream=\"x509_svids\"}";
 const BUNDLES: &str = "spiffe_workload_api_updates_total{stream=\"jwt_bundles\"}";

@@ -7,9 +7,9 @@ mod client;
 mod document;
 /// Rotates, breaks and stops the Workload API.
 mod identity;
-/// Reads a page.
-mod page;
 /// Sends requests through a proxy to upstreams that answer, break and restart.
 mod proxy;
+/// Provokes each reason that the other tests do not.
+mod reasons;
 /// Sends requests to a server, with tokens of all kinds.
 mod server;

@@ -4,12 +4,11 @@ use harness::{
     Stack,
     admin::{ADMIN, Admin},
     https::get,
+    metrics::Page,
     raw::{self, Reply},
     upstream::{self, HoldingUpstream},
 };
 use http::Version;
-
-use crate::page::Page;
 
 #[tokio::test]
 async fn requests_connections_and_failures_of_an_upstream_are_counted() {

@@ -7,12 +7,11 @@ use harness::{
     admin::{ADMIN, Admin},
     app::App,
     https::get,
+    metrics::Page,
     process::Process,
     raw,
 };
 use tokio::net::TcpStream;
-
-use crate::page::Page;
 
 async fn server(stack: &Stack, args: &[&str]) -> (Process, Admin) {
     let server = stack.server(&[&ADMIN, args].concat()).await;

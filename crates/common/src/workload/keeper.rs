@@ -131,7 +131,7 @@ impl Keeper {
     ) -> Result<Applied, Reason> {
         self.links.entry(stream).or_default().deliver(now);
         let applied = self.held.apply(message, now);
-        self.note(stream, applied.as_ref().err());
+        self.note(stream, applied.as_ref());
         applied
     }
 
@@ -154,9 +154,9 @@ impl Keeper {
     }
 
     /// Counts a message, and the reason why it cannot be used.
-    fn note(&self, stream: Stream, fault: Option<&Reason>) {
+    fn note(&self, stream: Stream, applied: Result<&Applied, &Reason>) {
         if let Some(monitor) = &self.monitor {
-            monitor.counts().note(stream, fault);
+            monitor.counts().note(stream, applied);
         }
     }
 
@@ -164,7 +164,7 @@ impl Keeper {
     fn lose(&mut self, stream: Stream, reason: &Reason, now: SystemTime) {
         let was_up = !self.links.values().any(Link::is_lost);
         if reason.is_withdrawal() || matches!(reason, Reason::Unusable(_)) {
-            self.note(stream, Some(reason));
+            self.note(stream, Err(reason));
             return self.refuse(stream, reason, now);
         }
         self.links.entry(stream).or_default().lose(reason, now);

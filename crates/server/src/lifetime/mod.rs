@@ -9,9 +9,16 @@ mod frames;
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use common::bearer::{Caller, Credential, Refusal, TokenFault};
+use common::{
+    bearer::{Caller, Credential, Refusal, TokenFault},
+    reason::Reason,
+};
 use http::{Request, Response};
-use serve::{body::Body, grpc, peer::Peer};
+use serve::{
+    body::{Body, because},
+    grpc,
+    peer::Peer,
+};
 
 use self::{body::Ending, expiry::Expiry};
 use crate::answer_refusal;
@@ -76,9 +83,10 @@ impl Expiry {
     /// Returns the answer to a call whose credential has expired before its answer began.
     fn refused(&self) -> Response<Body> {
         self.log();
-        answer_refusal(&match self.credential {
+        let answer = answer_refusal(&match self.credential {
             Credential::Token { .. } => TokenFault::Expired.into(),
             Credential::Certificate => Refusal::NoCredentials,
-        })
+        });
+        because(Reason::CredentialExpired, answer)
     }
 }

@@ -26,6 +26,11 @@ pub(in crate::workload) struct Applied {
 }
 
 impl Applied {
+    /// Returns whether a bundle cannot be used that was not among the faults of the message before.
+    pub(in crate::workload) fn has_faults(&self) -> bool {
+        !self.x509.faults.is_empty() || !self.jwt.faults.is_empty()
+    }
+
     /// Logs what has changed, in one line, and a change of the identity in another one. Returns the former.
     pub(in crate::workload) fn log(&self, held: &Held) -> Option<String> {
         let parts = [

@@ -34,7 +34,7 @@ pub(super) fn write(monitor: &Monitor, page: &mut Page) {
         ),
         (
             "spiffe_workload_api_rejected_updates_total",
-            "Messages of the Workload API that could not be used, as a whole or in their X.509-SVID.",
+            "Messages of the Workload API that could not be used, as a whole, in their X.509-SVID or in a bundle.",
             &counts.rejected,
         ),
     ] {

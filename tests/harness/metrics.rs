@@ -1,18 +1,21 @@
+//! Reads the metrics of a process.
+
 use std::collections::BTreeMap;
 
-use harness::{
+use crate::{
     admin::Admin,
     wait::{until, until_some},
 };
 
 /// The samples of a page by name and labels, without the role.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Page {
+pub struct Page {
     samples: BTreeMap<String, f64>,
 }
 
 impl Page {
-    pub(crate) async fn of(admin: &Admin) -> Self {
+    /// Reads the page.
+    pub async fn of(admin: &Admin) -> Self {
         let answer = admin.get("/metrics").await;
         assert_eq!(answer.status, 200);
         let kind = answer.headers["content-type"].to_str().unwrap();
@@ -35,7 +38,7 @@ impl Page {
     }
 
     /// Waits until a sample has this value, and returns the page.
-    pub(crate) async fn with(admin: &Admin, name: &str, value: f64) -> Self {
+    pub async fn with(admin: &Admin, name: &str, value: f64) -> Self {
         let page = until_some(async || {
             let page = Self::of(admin).await;
             (page.samples.get(name) == Some(&value)).then_some(page)
@@ -44,7 +47,7 @@ impl Page {
     }
 
     /// Waits until no request and no connection is open, and returns the page.
-    pub(crate) async fn quiet(admin: &Admin) -> Self {
+    pub async fn quiet(admin: &Admin) -> Self {
         until(async || Self::of(admin).await.at("spiffe_connections_open") == 0.0).await;
         let page = Self::of(admin).await;
         for state in ["working", "waiting"] {
@@ -55,18 +58,18 @@ impl Page {
     }
 
     /// Returns the value of a sample.
-    pub(crate) fn at(&self, name: &str) -> f64 {
+    pub fn at(&self, name: &str) -> f64 {
         let value = self.samples.get(name);
         *value.unwrap_or_else(|| panic!("{name} is not in {:#?}", self.samples))
     }
 
     /// Returns the value of a sample, if there is one.
-    pub(crate) fn get(&self, name: &str) -> Option<f64> {
+    pub fn get(&self, name: &str) -> Option<f64> {
         self.samples.get(name).copied()
     }
 
     /// Returns all samples of a metric whose value is not zero, by their labels.
-    pub(crate) fn all(&self, name: &str) -> BTreeMap<&str, f64> {
+    pub fn all(&self, name: &str) -> BTreeMap<&str, f64> {
         let samples = self.samples.iter().filter(|(_, value)| **value != 0.0);
         let samples = samples.filter_map(|(sample, value)| {
             let labels = sample.strip_prefix(name)?.strip_prefix('{')?;
@@ -77,12 +80,12 @@ impl Page {
 
     /// Asserts that these, and no others, are the samples of a metric that are not zero.
     #[track_caller]
-    pub(crate) fn assert_all(&self, name: &str, expected: &[(&str, f64)]) {
+    pub fn assert_all(&self, name: &str, expected: &[(&str, f64)]) {
         assert_eq!(self.all(name), expected.iter().copied().collect(), "{name}");
     }
 
     /// Returns the sum of all samples of a metric.
-    pub(crate) fn sum(&self, name: &str) -> f64 {
+    pub fn sum(&self, name: &str) -> f64 {
         self.all(name).values().sum()
     }
 }
