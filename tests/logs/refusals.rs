@@ -13,6 +13,8 @@ use harness::{
     raw,
 };
 
+const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
 #[test]
 fn each_code_has_a_paragraph_with_cause_and_remedy_and_each_paragraph_a_code() {
     let page = include_str!("../../deploy/refusals.md");
@@ -38,9 +40,11 @@ fn each_code_has_a_paragraph_with_cause_and_remedy_and_each_paragraph_a_code() {
 async fn assert_reason(
     https: &Https,
     process: &Process,
-    request: Request<Full<Bytes>>,
+    mut request: Request<Full<Bytes>>,
     reason: Reason,
 ) {
+    let parent = PARENT.parse().unwrap();
+    request.headers_mut().insert("traceparent", parent);
     let status = https.send(request).await.status.as_u16();
     assert_logged(process, status, reason).await;
 }
@@ -50,6 +54,11 @@ async fn assert_logged(process: &Process, status: u16, reason: Reason) {
     let line = process.logged(&format!("status={status} {code}")).await;
     assert!(line.split(' ').any(|word| word == code), "{line}");
     assert!(line.contains(" peer="), "{line}");
+    let [_, trace, span, _] = PARENT.split('-').collect::<Vec<_>>()[..] else {
+        panic!("four parts");
+    };
+    let ids = format!(" trace_id={trace} span_id={span}");
+    assert!(line.contains(&ids), "{line}");
 }
 
 fn request(method: Method, path: &str, fields: &[(&str, &str)]) -> Request<Full<Bytes>> {
@@ -152,7 +161,7 @@ async fn listening_client_logs_the_code_of_each_request_that_it_answers_itself()
         ("Host: orders", Reason::UpstreamConnect),
         ("Host: a\r\nHost: b", Reason::MalformedRequest),
     ] {
-        let bytes = format!("GET / HTTP/1.1\r\n{fields}\r\n\r\n");
+        let bytes = format!("GET / HTTP/1.1\r\n{fields}\r\ntraceparent: {PARENT}\r\n\r\n");
         let answer = raw::Client::sending(&https, bytes).await.answer().await;
         assert_logged(&client, answer.unwrap().status(), reason).await;
     }

@@ -15,6 +15,7 @@ use harness::{
 use tokio::sync::mpsc;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const SPAN: &str = "00f067aa0ba902b7";
 
 /// Waits for this number of lines of the access log, and returns them.
 async fn lines(process: &Process, count: usize) -> Vec<Value> {
@@ -80,7 +81,7 @@ async fn each_request_has_a_line_at_its_end_in_each_role() {
     let proxy = stack.proxy(server.listening().await, &args).await;
     let https = stack.https(proxy.listening().await);
     let bearer = format!("Bearer {}", stack.token(|_| ()));
-    let traceparent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+    let traceparent = format!("00-{TRACE}-{SPAN}-01");
     let fields = [
         ("authorization", bearer.as_str()),
         ("traceparent", &traceparent),
@@ -92,7 +93,7 @@ async fn each_request_has_a_line_at_its_end_in_each_role() {
     let common = |protocol: &str| {
         serde_json::json!({
             "method": "POST", "path": "/orders", "protocol": protocol, "status": 200,
-            "bytes_in": 6, "bytes_out": 6, "trace_id": TRACE,
+            "bytes_in": 6, "bytes_out": 6, "trace_id": TRACE, "span_id": SPAN,
         })
     };
     let of_proxy = lines(&proxy, 2).await;

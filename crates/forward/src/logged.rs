@@ -9,7 +9,7 @@ use common::{
 };
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use serve::{Received, access::Access, body::Body, peer::Peer};
+use serve::{Received, access::Access, body::Body, peer::Peer, trace::TraceContext};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -28,10 +28,11 @@ pub struct LoggedForwarder {
     quotas: Arc<LogQuotas>,
 }
 
-/// The entry of a request in the access log, and the time when it was sent upstream.
-struct Timed {
-    access: Access,
-    begun: Instant,
+/// The parts of a request that its log lines need after it was sent upstream.
+struct Sent {
+    trace: Option<TraceContext>,
+    /// The entry in the access log, and the time when the request was sent.
+    timed: Option<(Access, Instant)>,
 }
 
 impl LoggedForwarder {
@@ -49,9 +50,9 @@ impl LoggedForwarder {
         peer: &Peer,
         set: Option<(HeaderName, HeaderValue)>,
     ) -> impl Future<Output = Response<Body>> {
-        let timed = Timed::of(&mut request);
+        let sent = Sent::of(&mut request);
         let forwarding = self.forwarder.forward(request, peer, set);
-        forwarding.map(|forwarded| self.answered(forwarded, peer, timed))
+        forwarding.map(|forwarded| self.answered(forwarded, peer, sent))
     }
 
     /// Forwards a request as [`Forwarder::forward_renewing`] does, and answers as [`Self::forward`] does.
@@ -65,22 +66,30 @@ impl LoggedForwarder {
     where
         R: Future<Output = Option<(HeaderName, HeaderValue)>>,
     {
-        let timed = Timed::of(&mut request);
+        let sent = Sent::of(&mut request);
         let forwarding = self.forwarder.forward_renewing(request, peer, set, renew);
-        forwarding.map(|forwarded| self.answered(forwarded, peer, timed))
+        forwarding.map(|forwarded| self.answered(forwarded, peer, sent))
     }
 
     fn answered(
         &self,
         forwarded: Result<Response<Body>, Error>,
         peer: &Peer,
-        timed: Option<Timed>,
+        sent: Sent,
     ) -> Response<Body> {
-        if let Some(Timed { access, begun }) = timed {
+        if let Some((access, begun)) = sent.timed {
             access.upstream(begun.elapsed());
         }
         forwarded.unwrap_or_else(|error| {
-            log_failure(&self.quotas, peer, error.status(), error.reason(), &error);
+            let (status, reason) = (error.status(), error.reason());
+            log_failure(
+                &self.quotas,
+                peer,
+                sent.trace.as_ref(),
+                status,
+                reason,
+                &error,
+            );
             error.into_response()
         })
     }
@@ -91,22 +100,26 @@ impl LoggedForwarder {
     }
 }
 
-impl Timed {
+impl Sent {
     /// Takes the entry of a request, which is not sent upstream.
-    fn of(request: &mut Checked) -> Option<Self> {
-        let access = request.0.extensions_mut().remove()?;
-        Some(Self {
-            access,
-            begun: Instant::now(),
-        })
+    fn of(request: &mut Checked) -> Self {
+        let access = request.0.extensions_mut().remove::<Access>();
+        Self {
+            trace: match &access {
+                Some(access) => access.trace().cloned(),
+                None => TraceContext::in_fields(request.headers()),
+            },
+            timed: access.map(|access| (access, Instant::now())),
+        }
     }
 }
 
-/// Logs the fault for which a request of `peer` is answered with `status`, within the quotas: a fault of the caller
+/// Logs the fault for which a request of `peer` in this trace is answered with `status`, within the quotas: a fault of the caller
 /// as a warning, and any other as an error.
 pub fn log_failure(
     quotas: &LogQuotas,
     peer: &Peer,
+    trace: Option<&TraceContext>,
     status: StatusCode,
     reason: Reason,
     fault: impl Display,
@@ -118,9 +131,10 @@ pub fn log_failure(
     quotas.recent.add(refused);
     let is_callers = !status.is_server_error();
     let status = status.as_u16();
+    let [trace_id, span_id] = TraceContext::fields(trace);
     match is_callers {
-        true => warn!(%peer, status, %reason, left_out, "{fault}"),
-        false => error!(%peer, status, %reason, left_out, "{fault}"),
+        true => warn!(%peer, status, %reason, trace_id, span_id, left_out, "{fault}"),
+        false => error!(%peer, status, %reason, trace_id, span_id, left_out, "{fault}"),
     }
 }
 
@@ -136,11 +150,15 @@ pub fn reject(quotas: &LogQuotas, rejected: &Rejected<Received>, peer: &Peer) ->
         let status = status.as_u16();
         let method = Sanitized(request.method().as_str());
         let path = Sanitized(request.uri().path());
+        let trace = TraceContext::in_fields(request.headers());
+        let [trace_id, span_id] = TraceContext::fields(trace.as_ref());
         match rejection {
             Rejection::OwnHop => {
-                info!(%method, %path, %peer, status, %reason, left_out, "{rejection}");
+                info!(%method, %path, %peer, status, %reason, trace_id, span_id, left_out, "{rejection}");
             }
-            _ => warn!(%method, %path, %peer, status, %reason, left_out, "{rejection}"),
+            _ => {
+                warn!(%method, %path, %peer, status, %reason, trace_id, span_id, left_out, "{rejection}");
+            }
         }
     }
     rejection.into_response()

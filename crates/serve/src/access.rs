@@ -14,7 +14,7 @@ use spiffe::SpiffeId;
 use tokio::time::Instant;
 use tracing::{field::display, info};
 
-use crate::{peer::Peer, trace::TraceId};
+use crate::{peer::Peer, trace::TraceContext};
 
 /// The requests that have a line in the access log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,6 @@ struct Record {
     log: AccessLog,
     begun: Instant,
     protocol: Version,
-    trace: Option<TraceId>,
     request: LoggedRequest,
     /// The request that a gateway's check asks about.
     checked: OnceLock<LoggedRequest>,
@@ -54,6 +53,7 @@ struct Record {
 struct LoggedRequest {
     method: Method,
     uri: Uri,
+    trace: Option<TraceContext>,
     peer: Peer,
 }
 
@@ -70,10 +70,10 @@ impl Access {
                 log,
                 begun,
                 protocol: request.version(),
-                trace: TraceId::in_fields(request.headers()),
                 request: LoggedRequest {
                     method: request.method().clone(),
                     uri: request.uri().clone(),
+                    trace: TraceContext::in_fields(request.headers()),
                     peer: peer.clone(),
                 },
                 checked: OnceLock::new(),
@@ -85,6 +85,12 @@ impl Access {
                 sent: AtomicU64::new(0),
             }))
         })
+    }
+
+    /// Returns the trace that the request belongs to.
+    #[must_use]
+    pub fn trace(&self) -> Option<&TraceContext> {
+        self.0.request.trace.as_ref()
     }
 
     /// Notes that the caller was verified, or refused, just now. `caller` is its ID if it is verified.
@@ -106,6 +112,7 @@ impl Access {
         let _ = self.0.checked.set(LoggedRequest {
             method: head.method.clone(),
             uri: head.uri.clone(),
+            trace: TraceContext::in_fields(&head.headers),
             peer: peer.clone(),
         });
     }
@@ -134,8 +141,14 @@ impl Access {
         if record.log == AccessLog::Refused && reason.is_none() {
             return;
         }
-        let LoggedRequest { method, uri, peer } = record.checked.get().unwrap_or(&record.request);
+        let LoggedRequest {
+            method,
+            uri,
+            trace,
+            peer,
+        } = record.checked.get().unwrap_or(&record.request);
         let gateway = record.checked.get().map(|_| display(&record.request.peer));
+        let [trace_id, span_id] = TraceContext::fields(trace.as_ref());
         info!(
             target: "access",
             caller = record.caller.get().map(display),
@@ -149,7 +162,8 @@ impl Access {
             duration_ms = millis(took),
             upstream_ms = record.upstream.get().copied().map(millis),
             verification_ms = record.verification.get().copied().map(millis),
-            trace_id = record.trace.as_ref().map(display),
+            trace_id,
+            span_id,
             %peer,
             gateway,
             "request"

@@ -1,28 +1,46 @@
 //! The trace that a request belongs to (W3C Trace Context, `traceparent`).
 
-use std::fmt;
-
 use http::{HeaderMap, HeaderValue};
+use tracing::field::{DisplayValue, display};
 
-/// The ID of a trace: 32 digits in hexadecimal.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct TraceId(HeaderValue);
+/// The context of a request in its trace: a valid `traceparent`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceContext(HeaderValue);
 
-/// The lengths of the four parts of a `traceparent`, and its length with the hyphens between them.
-const PARTS: [usize; 4] = [2, 32, 16, 2];
+/// The length of a `traceparent`: version, trace ID, span ID and flags in hexadecimal, with hyphens between them.
 const LENGTH: usize = 55;
+const HYPHENS: [usize; 3] = [2, 35, 52];
 
-impl TraceId {
-    /// Returns the ID in a valid `traceparent`, if there is exactly one such field.
-    pub(crate) fn in_fields(headers: &HeaderMap) -> Option<Self> {
+impl TraceContext {
+    /// Returns the context in a valid `traceparent`, if there is exactly one such field.
+    #[must_use]
+    pub fn in_fields(headers: &HeaderMap) -> Option<Self> {
         let mut fields = headers.get_all("traceparent").iter();
         let field = fields.next().filter(|_| fields.next().is_none())?;
         is_valid(field.as_bytes()).then(|| Self(field.clone()))
     }
 
-    fn as_str(&self) -> &str {
+    /// Returns the fields `trace_id` and `span_id` of a log line.
+    #[must_use]
+    pub fn fields(context: Option<&Self>) -> [Option<DisplayValue<&str>>; 2] {
+        [Self::trace_id, Self::span_id].map(|id| context.map(|one| display(id(one))))
+    }
+
+    /// Returns the ID of the trace: 32 digits in hexadecimal.
+    #[must_use]
+    pub fn trace_id(&self) -> &str {
+        self.part(3..35)
+    }
+
+    /// Returns the ID of the span that the request belongs to: 16 digits in hexadecimal.
+    #[must_use]
+    pub fn span_id(&self) -> &str {
+        self.part(36..52)
+    }
+
+    fn part(&self, digits: std::ops::Range<usize>) -> &str {
         let text = self.0.to_str().unwrap_or_default();
-        text.get(3..35).unwrap_or_default()
+        text.get(digits).unwrap_or_default()
     }
 }
 
@@ -31,34 +49,21 @@ fn is_valid(field: &[u8]) -> bool {
     let Some((known, more)) = field.split_at_checked(LENGTH) else {
         return false;
     };
-    let parts: Vec<_> = known.split(|byte| *byte == b'-').collect();
-    let is_hex = |part: &&[u8]| {
-        let mut digits = part.iter();
-        digits.all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    };
+    let is_in_form = known
+        .iter()
+        .enumerate()
+        .all(|(index, byte)| match HYPHENS.contains(&index) {
+            true => *byte == b'-',
+            false => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        });
     let is_zero = |part: &[u8]| part.iter().all(|byte| *byte == b'0');
-    let [version, trace, parent, flags] = parts[..] else {
-        return false;
-    };
+    let version = &known[..2];
     let may_have_more = version != b"00" && more.first() == Some(&b'-');
-    [version, trace, parent, flags].map(<[u8]>::len) == PARTS
-        && parts.iter().all(is_hex)
+    is_in_form
         && version != b"ff"
-        && !is_zero(trace)
-        && !is_zero(parent)
+        && !is_zero(&known[3..35])
+        && !is_zero(&known[36..52])
         && (more.is_empty() || may_have_more)
-}
-
-impl fmt::Display for TraceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Debug for TraceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 #[cfg(test)]
@@ -66,9 +71,10 @@ mod tests {
     use super::*;
 
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    const SPAN: &str = "00f067aa0ba902b7";
 
     #[test]
-    fn only_a_valid_traceparent_has_a_trace() {
+    fn only_a_valid_traceparent_is_a_context() {
         let zero = "0".repeat(32);
         for (field, is_valid) in [
             (format!("00-{TRACE}-00f067aa0ba902b7-01"), true),
@@ -91,10 +97,11 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.append("traceparent", field.parse().unwrap());
-            let found = TraceId::in_fields(&headers).map(|trace| trace.to_string());
-            assert_eq!(found.as_deref(), is_valid.then_some(TRACE), "{field}");
+            let found = TraceContext::in_fields(&headers);
+            let ids = found.as_ref().map(|one| (one.trace_id(), one.span_id()));
+            assert_eq!(ids, is_valid.then_some((TRACE, SPAN)), "{field}");
             headers.append("traceparent", field.parse().unwrap());
-            assert!(TraceId::in_fields(&headers).is_none(), "two fields");
+            assert!(TraceContext::in_fields(&headers).is_none(), "two fields");
         }
     }
 }

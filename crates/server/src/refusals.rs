@@ -15,6 +15,7 @@ use serve::{
     access::Access,
     body::{self, Body},
     peer::Peer,
+    trace::TraceContext,
 };
 use spiffe::SpiffeId;
 use tracing::warn;
@@ -53,7 +54,20 @@ impl Refusals {
         self.quotas.recent.add(refused);
         let (status, remedy) = (status.as_u16(), remedy(refusal));
         let (method, path) = request(head);
-        warn!(%peer, status, %reason, %method, %path, left_out, so_far, "{what}{refusal}{remedy}");
+        let trace = TraceContext::in_fields(&head.headers);
+        let [trace_id, span_id] = TraceContext::fields(trace.as_ref());
+        warn!(
+            %peer,
+            status,
+            %reason,
+            %method,
+            %path,
+            trace_id,
+            span_id,
+            left_out,
+            so_far,
+            "{what}{refusal}{remedy}"
+        );
     }
 
     /// Counts a request that is let through, and logs it.

@@ -1,6 +1,6 @@
 //! One request of an application: its route, its token, and the answer.
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc};
 
 use common::{reason::Reason, sanitize::Sanitized, throttle::LogQuotas};
 use forward::{Checked, LoggedForwarder, log_failure};
@@ -13,6 +13,7 @@ use serve::{
     Handler, Received, Shared,
     body::{self, Body},
     peer::Peer,
+    trace::TraceContext,
 };
 use spiffe::JwtSvid;
 use tokio::time::Instant;
@@ -100,11 +101,18 @@ impl CoreHandler {
         let Some((destination, forwarder)) = for_host.next() else {
             let host = Sanitized(host);
             let text = format!("no route for the host {host}; add one: --route '{host}=https://…'");
-            return self.refuse(peer, StatusCode::FORBIDDEN, Reason::NoRoute, &text);
+            return self.refuse(
+                &request,
+                peer,
+                StatusCode::FORBIDDEN,
+                Reason::NoRoute,
+                &text,
+            );
         };
         if request.headers().contains_key(AUTHORIZATION) && !self.shared.replaces_authorization {
             let text = "the application sends an Authorization of its own, in whose place the JWT-SVID goes; remove it, or start the client with --replace-authorization";
             return self.refuse(
+                &request,
                 peer,
                 StatusCode::BAD_REQUEST,
                 Reason::OwnAuthorization,
@@ -132,7 +140,7 @@ impl CoreHandler {
             Err(error) => {
                 let status = StatusCode::SERVICE_UNAVAILABLE;
                 let fault = format_args!("no JWT-SVID for {destination}: {error}");
-                log_failure(&self.shared.quotas, peer, status, Reason::NoJwtSvid, fault);
+                self.log_failure(&request, peer, status, Reason::NoJwtSvid, fault);
                 return body::because(Reason::NoJwtSvid, body::status(status));
             }
         };
@@ -150,13 +158,29 @@ impl CoreHandler {
     /// Answers a request here. The application gets the reason, because it is on this machine.
     fn refuse(
         &self,
+        request: &Checked,
         peer: &Peer,
         status: StatusCode,
         reason: Reason,
         text: &str,
     ) -> Response<Body> {
-        log_failure(&self.shared.quotas, peer, status, reason, text);
+        self.log_failure(request, peer, status, reason, text);
         body::because(reason, body::text(status, format!("{text}\n")))
+    }
+
+    fn log_failure(
+        &self,
+        request: &Checked,
+        peer: &Peer,
+        status: StatusCode,
+        reason: Reason,
+        fault: impl Display,
+    ) {
+        let (quotas, trace) = (
+            &self.shared.quotas,
+            TraceContext::in_fields(request.headers()),
+        );
+        log_failure(quotas, peer, trace.as_ref(), status, reason, fault);
     }
 }
 

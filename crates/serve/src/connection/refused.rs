@@ -16,6 +16,7 @@ use crate::{
     limits::{Limits, MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES},
     peer::Peer,
     reason::status,
+    trace::TraceContext,
 };
 
 /// Returns the bound that the head of a request exceeds, if it exceeds one.
@@ -59,7 +60,19 @@ pub(super) fn log(request: &Request<Wire>, peer: &Peer, reason: Reason, quotas: 
     quotas.recent.add(refused);
     let status = status.as_u16();
     let (method, path) = (Sanitized(method), Sanitized(path));
-    warn!(%peer, status, %reason, %method, %path, left_out, "request rejected: {text}");
+    let trace = TraceContext::in_fields(request.headers());
+    let [trace_id, span_id] = TraceContext::fields(trace.as_ref());
+    warn!(
+        %peer,
+        status,
+        %reason,
+        %method,
+        %path,
+        trace_id,
+        span_id,
+        left_out,
+        "request rejected: {text}"
+    );
 }
 
 /// Returns the answer to a request that exceeds a bound. An HTTP/1.1 connection closes after it, because the
