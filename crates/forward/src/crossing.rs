@@ -67,14 +67,6 @@ const CLAIM_PREFIXES: [&str; 8] = [
 pub(super) const MAX_ANSWER_HEAD_BYTES: usize = 64 * 1024;
 pub(super) const MAX_ANSWER_FIELDS: usize = 256;
 
-/// Removes all fields of these names. Most messages have none of them.
-pub(super) fn remove(headers: &mut HeaderMap, is_removed: impl Fn(&HeaderName) -> bool) {
-    let names = headers.keys().filter(|name| is_removed(name));
-    for name in names.cloned().collect::<Vec<_>>() {
-        headers.remove(name);
-    }
-}
-
 /// Returns whether a field of this name, which has no underscore, claims something.
 pub(super) fn claims(name: &str) -> bool {
     CLAIMS.contains(&name) || CLAIM_PREFIXES.iter().any(|prefix| name.starts_with(prefix))

@@ -25,7 +25,7 @@ use serve::{
 use super::{
     crossing::{
         HOP_BY_HOP, IDENTITY_PREFIX, MAX_ANSWER_FIELDS, MAX_ANSWER_HEAD_BYTES, NOT_NOMINABLE,
-        claims, remove, trim_values,
+        claims, trim_values,
     },
     framing,
     rejection::Rejection,
@@ -109,7 +109,7 @@ pub(super) fn clean_request<B: Body>(
     let nominated = remove_nominated(headers);
     let rules = TrailerRules::of_request(nominated, Arc::clone(&fields.removed));
     let announced = rules.announced(headers);
-    remove(headers, |name| {
+    fields::remove(headers, |name| {
         HOP_BY_HOP.contains(name)
             || is_claim(name.as_str())
             || name == HOST
@@ -156,7 +156,7 @@ pub(super) fn clean_response<B>(response: &mut Response<B>, takes_trailers: bool
     let headers = response.headers_mut();
     let rules = TrailerRules::of_answer(remove_nominated(headers), takes_trailers);
     let announced = rules.announced(headers);
-    remove(headers, |name| {
+    fields::remove(headers, |name| {
         HOP_BY_HOP.contains(name) || name.as_str().starts_with(IDENTITY_PREFIX)
     });
     one_line_each(headers);
@@ -216,19 +216,19 @@ fn one_line_each(headers: &mut HeaderMap) {
         let joined = HeaderValue::from_bytes(&cookies.join(&b"; "[..])).expect("values joined");
         headers.insert(COOKIE, joined);
     }
-    if let Ok(Some(length)) = framing::content_length(headers)
-        && !is_written_once(headers.get_all(CONTENT_LENGTH))
+    if !is_written_once(headers.get_all(CONTENT_LENGTH))
+        && let Ok(Some(length)) = framing::content_length(headers)
     {
         headers.insert(CONTENT_LENGTH, length.into());
     }
 }
 
-/// Returns whether there is one length, without leading zeros.
+/// Returns whether there is at most one length, without leading zeros.
 fn is_written_once(lengths: GetAll<'_, HeaderValue>) -> bool {
     let mut lengths = lengths.iter().map(HeaderValue::as_bytes);
     let is_plain = lengths
         .next()
-        .is_some_and(|length| length == b"0" || !length.starts_with(b"0"));
+        .is_none_or(|length| length == b"0" || !length.starts_with(b"0"));
     is_plain && lengths.next().is_none()
 }
 

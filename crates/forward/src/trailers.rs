@@ -116,7 +116,7 @@ impl TrailerRules {
             return Err(TooLong);
         }
         let mut trailers = trailers;
-        crossing::remove(&mut trailers, |name| !self.allow(name));
+        fields::remove(&mut trailers, |name| !self.allow(name));
         crossing::trim_values(&mut trailers);
         Ok(Some(trailers).filter(|trailers| !trailers.is_empty()))
     }

@@ -1,4 +1,4 @@
-//! Header fields: their size, and their lists.
+//! Header fields: their size, their lists, and their removal.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -16,4 +16,12 @@ pub fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<I
         .iter()
         .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
         .map(<[u8]>::trim_ascii)
+}
+
+/// Removes all fields of these names. Most messages have none of them.
+pub fn remove(headers: &mut HeaderMap, is_removed: impl Fn(&HeaderName) -> bool) {
+    let names = headers.keys().filter(|name| is_removed(name));
+    for name in names.cloned().collect::<Vec<_>>() {
+        headers.remove(name);
+    }
 }

@@ -3,36 +3,42 @@
 //! It spreads requests nearly as well as the least of all would. Cores that choose at the same moment
 //! do not all choose the same one.
 
-/// Chooses one of `candidates`, each with its requests in flight; `None` if there are none. `random(n)`
-/// is below `n`.
-pub(super) fn least_of_two<T>(
-    mut candidates: impl Iterator<Item = (T, usize)> + Clone,
+/// Chooses one of `count` candidates; `None` if none of them can be chosen. `load` gives the requests in flight
+/// of a candidate that can. `random(n)` is below `n`.
+///
+/// Most often two loads are looked at. All are looked at where neither of the two can be chosen.
+pub(super) fn least_of_two(
+    count: usize,
+    load: impl Fn(usize) -> Option<usize>,
     mut random: impl FnMut(usize) -> usize,
-) -> Option<T> {
-    let count = candidates.clone().count();
-    if count < 2 {
-        return candidates.next().map(|(only, _)| only);
+) -> Option<usize> {
+    if count >= 2 {
+        let one = random(count);
+        // Any other than the first one.
+        let other = (one + 1 + random(count - 1)) % count;
+        match (load(one), load(other)) {
+            (Some(requests), Some(others)) if others < requests => return Some(other),
+            (Some(_), _) => return Some(one),
+            (None, Some(_)) => return Some(other),
+            (None, None) => {}
+        }
     }
-    let one = random(count);
-    // Any other than the first one.
-    let other = (one + 1 + random(count - 1)) % count;
-    let (one, requests) = candidates.clone().nth(one)?;
-    let (other, other_requests) = candidates.nth(other)?;
-    Some(if other_requests < requests {
-        other
-    } else {
-        one
-    })
+    let loads = (0..count).filter_map(|index| Some((load(index)?, index)));
+    loads.min().map(|(_, index)| index)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// A candidate that can't be chosen.
+    const FULL: usize = usize::MAX;
+
     /// Chooses among candidates with these requests in flight, where chance gives `draws`.
     fn chosen(requests: &[usize], draws: &[usize]) -> Option<usize> {
         let mut draws = draws.iter();
-        least_of_two(requests.iter().copied().enumerate(), |below| {
+        let load = |index: usize| Some(requests[index]).filter(|requests| *requests != FULL);
+        least_of_two(requests.len(), load, |below| {
             let drawn = *draws.next().expect("two draws at most");
             assert!(drawn < below);
             drawn
@@ -44,6 +50,7 @@ mod tests {
         for (requests, draws, expected) in [
             (&[] as &[usize], &[] as &[usize], None),
             (&[7], &[], Some(0)),
+            (&[FULL], &[], None),
             (&[1, 0], &[0, 0], Some(1)),
             (&[1, 0], &[1, 0], Some(1)),
             (&[0, 1], &[1, 0], Some(0)),
@@ -54,6 +61,12 @@ mod tests {
             (&[5, 4, 0], &[0, 0], Some(1)),
             (&[5, 4, 0], &[0, 1], Some(2)),
             (&[5, 4, 0], &[2, 0], Some(2)),
+            // One of the two can't be chosen.
+            (&[FULL, 9, 0], &[0, 0], Some(1)),
+            (&[9, FULL, 0], &[0, 0], Some(0)),
+            // Neither can.
+            (&[FULL, FULL, 3, 2], &[0, 0], Some(3)),
+            (&[FULL, FULL], &[0, 0], None),
         ] {
             assert_eq!(chosen(requests, draws), expected, "{requests:?} {draws:?}");
         }

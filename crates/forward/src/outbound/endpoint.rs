@@ -234,11 +234,12 @@ impl<B: RequestBody> Endpoint<B> {
         if self.is_far_for(need) {
             return None;
         }
-        let candidates = self.shared.iter().enumerate();
-        let with_room = candidates
-            .filter(|(_, shared)| shared.generation >= since && shared.has_room_for(bytes));
-        let loads = with_room.map(|(index, shared)| (index, shared.in_flight.requests()));
-        least_of_two(loads, |below| fastrand::usize(..below))
+        let load = |index: usize| {
+            let shared = &self.shared[index];
+            let can = shared.generation >= since && shared.has_room_for(bytes);
+            can.then(|| shared.in_flight.requests())
+        };
+        least_of_two(self.shared.len(), load, |below| fastrand::usize(..below))
     }
 
     /// Returns the versions that a new connection for this need has to offer. The first connection

@@ -203,10 +203,11 @@ impl<B: RequestBody> Endpoints<B> {
     }
 
     fn least_loaded(&self, may_be: impl Fn(&Endpoint<B>) -> bool) -> Option<usize> {
-        let candidates = self.all.iter().enumerate();
-        let candidates = candidates.filter(|(_, endpoint)| may_be(endpoint));
-        let loads = candidates.map(|(index, endpoint)| (index, endpoint.in_flight.requests()));
-        least_of_two(loads, |below| fastrand::usize(..below))
+        let load = |index: usize| {
+            let endpoint = &self.all[index];
+            may_be(endpoint).then(|| endpoint.in_flight.requests())
+        };
+        least_of_two(self.all.len(), load, |below| fastrand::usize(..below))
     }
 
     /// Returns the endpoints without a connection that may be tried now, at most once for each time that

@@ -24,16 +24,17 @@ use http::{
     header::{CONNECTION, TRANSFER_ENCODING, UPGRADE},
 };
 
+use crate::fields;
+
 /// Removes the fields that HTTP/2 does not permit (RFC 9113 §8.2.2).
 pub fn remove_connection_fields(headers: &mut HeaderMap) {
-    const OTHERS: [HeaderName; 4] = [
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ];
-    for name in OTHERS {
-        headers.remove(name);
-    }
-    headers.remove(CONNECTION);
+    fields::remove(headers, |name| CONNECTION_FIELDS.contains(name));
 }
+
+static CONNECTION_FIELDS: [HeaderName; 5] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
