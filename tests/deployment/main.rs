@@ -3,6 +3,8 @@
 
 /// Checks the alert rules and the dashboard.
 mod alerts;
+/// Checks that the manifests fit the container image.
+mod container;
 /// Checks the manifests of Kubernetes.
 mod kubernetes;
 /// Checks that SPIRE's registration covers the units and the manifests.

@@ -28,6 +28,8 @@ pub(crate) enum Contender {
     Project,
     /// This project, as `cargo build --release` builds it.
     Plain,
+    /// This project, as scripts/container.sh builds it: statically, with musl.
+    Static,
     /// hyper and rustls as they are usually used, without identity: floor.rs.
     Floor,
     /// Envoy with jwt_authn and its token cache.
@@ -40,9 +42,10 @@ pub(crate) enum Contender {
 
 impl Contender {
     /// All stacks, in the order of the tables.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Project,
         Self::Plain,
+        Self::Static,
         Self::Floor,
         Self::Envoy,
         Self::EnvoyUncached,
@@ -54,6 +57,7 @@ impl Contender {
         match self {
             Self::Project => "this project",
             Self::Plain => "without PGO",
+            Self::Static => "static (musl)",
             Self::Floor => "floor",
             Self::Envoy => "Envoy",
             Self::EnvoyUncached => "Envoy, no cache",
@@ -66,6 +70,7 @@ impl Contender {
         match self {
             Self::Project => "project",
             Self::Plain => "plain",
+            Self::Static => "static",
             Self::Floor => "floor",
             Self::Envoy => "envoy",
             Self::EnvoyUncached => "envoy-uncached",
@@ -82,6 +87,8 @@ pub(crate) struct World {
     directory: TempDir,
     /// The directory of the binaries that scripts/release.sh built.
     released: Option<PathBuf>,
+    /// The directory of the binaries that scripts/container.sh built.
+    linked_statically: Option<PathBuf>,
     envoy: Option<PathBuf>,
     go: Option<PathBuf>,
     /// False if the project's processes write counts at their end, which a sandbox forbids.
@@ -96,7 +103,8 @@ struct Program {
 
 impl World {
     /// Starts the agent. `RELEASED` may name the directory of the binaries that scripts/release.sh
-    /// built, `ENVOY` the Envoy binary, `GO_SPIFFE` the built tests/interop/go-spiffe.
+    /// built, `STATIC` that of scripts/container.sh, `ENVOY` the Envoy binary, `GO_SPIFFE` the built
+    /// tests/interop/go-spiffe.
     pub(crate) async fn new() -> Result<Self> {
         let any = format!("{SERVER_ID}=unix:uid:{};dns=localhost", Uid::current());
         let entry = any.parse()?;
@@ -115,6 +123,7 @@ impl World {
             stack,
             directory,
             released: from("RELEASED").map(PathBuf::from),
+            linked_statically: from("STATIC").map(PathBuf::from),
             envoy,
             go: from("GO_SPIFFE").map(PathBuf::from),
             has_sandbox: true,
@@ -134,6 +143,7 @@ impl World {
         match contender {
             Contender::Project | Contender::Floor => true,
             Contender::Plain => self.released.is_some(),
+            Contender::Static => self.linked_statically.is_some(),
             Contender::Envoy | Contender::EnvoyUncached => self.envoy.is_some(),
             Contender::GoSpiffe => self.go.is_some(),
         }
@@ -290,14 +300,17 @@ impl World {
         let listen = format!("127.0.0.1:{port}");
         let url = upstream.map(|port| format!("https://localhost:{port}"));
         let (path, args) = match contender {
-            Contender::Project | Contender::Plain => {
+            Contender::Project | Contender::Plain | Contender::Static => {
                 let upstream = url.map(|url| ["--upstream".to_owned(), url]);
                 let unrestricted =
                     (!self.has_sandbox).then(|| ["--sandbox".to_owned(), "off".to_owned()]);
-                let released = self.released.as_ref();
-                let released = released.filter(|_| contender == Contender::Project);
+                let directory = match contender {
+                    Contender::Project => self.released.as_ref(),
+                    Contender::Static => self.linked_statically.as_ref(),
+                    _ => None,
+                };
                 (
-                    released.map_or_else(|| binary(role), |released| released.join(role)),
+                    directory.map_or_else(|| binary(role), |directory| directory.join(role)),
                     [
                         vec!["--listen".into(), listen],
                         flat(upstream),

@@ -154,7 +154,10 @@ impl Row {
                 matches!(contender, Contender::Project | Contender::Floor)
             }
             Self::Chain | Self::Grpc | Self::WebSockets => {
-                matches!(contender, Contender::Project | Contender::Plain)
+                matches!(
+                    contender,
+                    Contender::Project | Contender::Plain | Contender::Static
+                )
             }
             Self::Growth => contender == Contender::Project,
             _ if contender == Contender::EnvoyUncached => false,
