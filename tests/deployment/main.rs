@@ -7,5 +7,7 @@ mod alerts;
 mod container;
 /// Checks the manifests of Kubernetes.
 mod kubernetes;
+/// Raises each alert by a process in the state that it is about.
+mod raised;
 /// Checks that SPIRE's registration covers the units and the manifests.
 mod spire;

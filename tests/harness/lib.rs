@@ -18,6 +18,7 @@ pub mod load;
 pub mod metrics;
 pub mod oracle;
 pub mod process;
+pub mod prometheus;
 pub mod proxy_stack;
 pub mod raw;
 pub mod results;

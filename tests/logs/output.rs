@@ -20,8 +20,11 @@ use tokio::{
 };
 
 use harness::{
-    PATIENCE, Stack, binary,
+    PATIENCE, Stack,
+    admin::{ADMIN, Admin},
+    binary,
     https::get,
+    metrics::Page,
     process::{self, Process},
 };
 
@@ -44,18 +47,27 @@ async fn logs_can_be_json() {
 struct Server {
     process: Child,
     log: Lines<BufReader<ChildStderr>>,
+    admin: Admin,
 }
 
 impl Server {
     /// Starts a server and sends requests until neither the pipe nor the buffer can hold its log
     /// lines.
     async fn unread(stack: &Stack) -> Self {
-        let args = ["--listen", "127.0.0.1:0", "--cores", "1"];
+        let args = [&["--listen", "127.0.0.1:0", "--cores", "1"], &ADMIN[..]].concat();
         let mut command = process::command(&binary("server"), &stack.agent.endpoint(), &args);
         command.env("RUST_LOG", "trace").stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();
-        let log = BufReader::new(process.stderr.take().unwrap()).lines();
-        let mut server = Self { process, log };
+        let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
+        let line = timeout(PATIENCE, line_with(&mut log, "admin listener at ")).await;
+        let line = line.expect("is logged in time");
+        let (_, address) = line.split_once("admin listener at ").unwrap();
+        let admin = Admin::Ip(address.trim().to_owned());
+        let mut server = Self {
+            process,
+            log,
+            admin,
+        };
         let port = process::port(&server.line_with(process::LISTENING).await);
         let https = stack.https(port);
         for _ in 0..150 {
@@ -93,6 +105,9 @@ async fn line_with(log: &mut Lines<impl AsyncBufRead + Unpin>, text: &str) -> St
 async fn requests_do_not_wait_for_a_log_that_is_not_read() {
     let stack = Stack::new().await;
     let mut server = Server::unread(&stack).await;
+    let page = Page::of(&server.admin).await;
+    let lost = page.at("spiffe_log_lines_lost_total");
+    assert!(lost > 0.0, "they are counted while nobody reads");
     server.line_with("some were left out").await;
     server.stop();
     server.line_with("INFO stopped").await;

@@ -1,6 +1,6 @@
 //! The connections of the admin listener: few, short, and with deadlines.
 
-use std::{collections::VecDeque, convert::Infallible, pin::pin, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -8,7 +8,7 @@ use serve::{listen::Socket, shutdown::Shutdown};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::{AbortHandle, JoinSet},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tracing::{debug, warn};
 
@@ -28,6 +28,9 @@ const LAST: Duration = Duration::from_secs(10);
 
 /// The pause after a connection can't be accepted, for example without a file descriptor.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// The shortest time between two warnings about that.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Serves connections to `socket` until `end`, if it has one.
 pub(super) async fn serve(socket: Socket, router: Arc<Router>, end: Option<Shutdown>) {
@@ -54,6 +57,8 @@ pub(super) async fn serve(socket: Socket, router: Arc<Router>, end: Option<Shutd
 struct Connections {
     tasks: JoinSet<()>,
     handles: VecDeque<AbortHandle>,
+    /// The time of the last warning about a connection that can't be accepted.
+    warned: Option<Instant>,
 }
 
 impl Connections {
@@ -67,6 +72,15 @@ impl Connections {
             oldest.abort();
         }
         self.handles.push_back(self.tasks.spawn(connection));
+    }
+
+    /// Warns of a connection that can't be accepted, unless it has done so shortly before.
+    fn warn(&mut self, error: &io::Error) {
+        let now = Instant::now();
+        if self.warned.is_none_or(|warned| now - warned >= WARN_EVERY) {
+            self.warned = Some(now);
+            warn!("the admin listener can't accept a connection: {error}");
+        }
     }
 }
 
@@ -86,7 +100,7 @@ async fn accept(socket: &Socket, router: &Arc<Router>, connections: &mut Connect
         }),
     };
     if let Err(error) = accepted {
-        warn!("the admin listener can't accept a connection: {error}");
+        connections.warn(&error);
         sleep(PAUSE).await;
     }
 }

@@ -125,11 +125,15 @@ pub(crate) fn missing() -> u64 {
 impl Shared {
     /// Adds a line to the buffer of this thread, and wakes the writing thread if necessary.
     fn take(&self, line: &[u8]) {
-        let taken = OWN.try_with(|own| own.get_or_init(|| self.register()).take(line));
-        if taken.is_err() {
-            // The buffer of a thread that ends is gone already.
-            let _ = io::stderr().write_all(line);
-            return;
+        match OWN.try_with(|own| own.get_or_init(|| self.register()).take(line)) {
+            Ok(true) => {}
+            // The writing thread may be waiting for a reader, and the loss must be seen until it is not.
+            Ok(false) => drop(self.missing.fetch_add(1, Relaxed)),
+            Err(_) => {
+                // The buffer of a thread that ends is gone already.
+                let _ = io::stderr().write_all(line);
+                return;
+            }
         }
         if !self.awake.load(Relaxed) && !self.awake.swap(true, Relaxed) {
             let _ = self.requests.send(Request::Lines);
@@ -144,14 +148,14 @@ impl Shared {
         let buffers = lock(&self.buffers).clone();
         for buffer in &buffers {
             left_out += buffer.swap(bytes);
-            lost = output.write(bytes).or(lost);
+            let written = output.write(bytes);
+            self.missing.fetch_add(written.lost, Relaxed);
+            lost = written.ended.or(lost);
             bytes.clear();
             bytes.shrink_to(KEPT);
         }
         drop(buffers);
         lock(&self.buffers).retain(Buffer::is_needed);
-        let refused = lost.as_ref().map_or(0, |lost| lost.lines);
-        self.missing.fetch_add(left_out + refused, Relaxed);
         if left_out > 0 {
             warn!(
                 left_out,
@@ -173,13 +177,15 @@ impl Shared {
 }
 
 impl Buffer {
-    /// Adds a line, or counts it if the buffer is full.
-    fn take(&self, line: &[u8]) {
+    /// Adds a line. If the buffer is full, counts the line and returns false.
+    fn take(&self, line: &[u8]) -> bool {
         let mut pending = lock(&self.0);
-        match pending.bytes.len() + line.len() <= MAX_BUFFERED {
+        let fits = pending.bytes.len() + line.len() <= MAX_BUFFERED;
+        match fits {
             true => pending.bytes.extend_from_slice(line),
             false => pending.left_out += 1,
         }
+        fits
     }
 
     /// Returns whether its thread still runs, or has lines that are not written.

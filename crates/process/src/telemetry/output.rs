@@ -24,6 +24,15 @@ pub(super) struct Output<W> {
     cut: bool,
 }
 
+/// The result of a write.
+#[derive(Debug)]
+pub(super) struct Written {
+    /// The number of lines of this write that are lost.
+    pub(super) lost: u64,
+    /// The loss that ended with this write.
+    pub(super) ended: Option<Lost>,
+}
+
 /// Lines that could not be written.
 #[derive(Debug)]
 pub(super) struct Lost {
@@ -41,24 +50,31 @@ impl<W: Write> Output<W> {
         }
     }
 
-    /// Writes whole lines. Returns the loss when a write succeeds again.
-    pub(super) fn write(&mut self, lines: &[u8]) -> Option<Lost> {
+    /// Writes whole lines. The result has the whole loss when a write succeeds again.
+    pub(super) fn write(&mut self, lines: &[u8]) -> Written {
         if lines.is_empty() {
-            return None;
+            return Written {
+                lost: 0,
+                ended: None,
+            };
         }
         // A line that was cut is ended first, so that the next line is not read as its rest.
         let mut end: &[u8] = if self.cut { b"\n" } else { b"" };
         let mut left = lines;
         let written = self.write_all(&mut end);
         match written.and_then(|()| self.write_all(&mut left)) {
-            Ok(()) => self.error.take().map(|error| Lost {
-                lines: mem::take(&mut self.lost),
-                error,
-            }),
+            Ok(()) => Written {
+                lost: 0,
+                ended: self.error.take().map(|error| Lost {
+                    lines: mem::take(&mut self.lost),
+                    error,
+                }),
+            },
             Err(error) => {
-                self.lost += left.iter().filter(|&&byte| byte == b'\n').count() as u64;
+                let lost = left.iter().filter(|&&byte| byte == b'\n').count() as u64;
+                self.lost += lost;
                 self.error.get_or_insert(error);
-                None
+                Written { lost, ended: None }
             }
         }
     }
@@ -110,28 +126,28 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_do_not_fit_are_counted_and_reported_when_there_is_room() {
+    fn lines_that_do_not_fit_are_counted_at_once_and_reported_when_there_is_room() {
         let mut disk = Disk {
             bytes: Vec::new(),
             free: 10,
         };
         let mut output = Output::new(&mut disk);
-        assert!(output.write(b"one\n").is_none());
-        assert!(
-            output.write(b"two\nthree\n").is_none(),
-            "the lines are lost"
-        );
-        assert!(output.write(b"four\nfive\n").is_none());
-        output.to.free = 1;
-        assert!(
-            output.write(b"six\n").is_none(),
-            "there is room for the line end only"
-        );
-        output.to.free = 100;
-        assert!(output.write(b"").is_none(), "nothing was written");
-        let lost = output.write(b"seven\n").unwrap();
+        for (free, lines, lost) in [
+            (10, "one\n", 0),
+            (6, "two\nthree\n", 1),
+            (0, "four\nfive\n", 2),
+            // There is room for the line end only.
+            (1, "six\n", 1),
+            (100, "", 0),
+        ] {
+            output.to.free = free;
+            let written = output.write(lines.as_bytes());
+            assert_eq!(written.lost, lost, "{lines}");
+            assert!(written.ended.is_none(), "{lines}");
+        }
+        let lost = output.write(b"seven\n").ended.unwrap();
         assert_eq!((lost.lines, lost.error.kind()), (4, ErrorKind::StorageFull));
-        assert!(output.write(b"eight\n").is_none(), "reported once");
+        assert!(output.write(b"eight\n").ended.is_none(), "reported once");
         let text = String::from_utf8(disk.bytes).unwrap();
         assert_eq!(text, "one\ntwo\nth\nseven\neight\n");
     }
@@ -143,9 +159,9 @@ mod tests {
             free: 2,
         };
         let mut output = Output::new(&mut disk);
-        assert!(output.write(b"one\n").is_none());
+        assert_eq!(output.write(b"one\n").lost, 1);
         output.to.free = 100;
-        assert_eq!(output.write(b"two\n").unwrap().lines, 1);
+        assert_eq!(output.write(b"two\n").ended.unwrap().lines, 1);
         assert_eq!(disk.bytes, b"on\ntwo\n");
     }
 }
