@@ -115,7 +115,7 @@ impl Condition {
 }
 
 /// Returns the beginning of a text with escapes for control characters. Reasons may quote peers.
-fn on_a_line(text: &str) -> String {
+pub(crate) fn on_a_line(text: &str) -> String {
     let mut line = String::new();
     for char in text.chars().take(MAX_REASON) {
         match char.is_control() {

@@ -12,12 +12,13 @@ use std::{
     time::Duration,
 };
 
-use common::{lock::lock, sanitize::Sanitized, workload::Readiness};
+use common::{lock::lock, workload::Readiness};
 use nix::time::{ClockId, clock_gettime};
 
 use self::socket::NotifySocket;
 pub use self::socket::VARIABLES;
 pub(crate) use self::socket::connect;
+use crate::admin::conditions::on_a_line;
 
 /// A service manager that follows the state of this process, or none. Clones tell the same one.
 #[derive(Clone, Debug, Default)]
@@ -162,9 +163,9 @@ impl ServiceManager {
 /// Writes the line for people.
 impl std::fmt::Display for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "STATUS={}", Sanitized(&self.work))?;
+        write!(f, "STATUS={}", on_a_line(&self.work))?;
         for text in [&self.policy, &self.identity].into_iter().flatten() {
-            write!(f, "; {}", Sanitized(text))?;
+            write!(f, "; {}", on_a_line(text))?;
         }
         Ok(())
     }
@@ -187,8 +188,8 @@ mod tests {
     #[test]
     fn status_is_one_line_about_work_policy_and_identity() {
         let manager = ServiceManager::default();
-        manager.waiting("waiting for x:\nREADY=1");
-        assert_eq!(manager.status(), r"STATUS=waiting for x:\nREADY=1");
+        manager.waiting("can't start yet:\nREADY=1");
+        assert_eq!(manager.status(), r"STATUS=can't start yet:\nREADY=1");
         manager.ready("listening on [::]:8080");
         manager.policy("5 rules in force");
         assert_eq!(
