@@ -165,13 +165,19 @@ fn trust_bundles(overview: &Overview) -> Condition {
         (_, None) => condition(State::Lost, "none has come".to_owned()),
         (Err(reason), _) => condition(State::Lost, reason.to_string()),
         (Ok(domains), _) => {
-            let mut faults = overview.faults.iter().filter(|one| one.kind == Kind::X509);
-            match faults.next() {
-                Some(fault) => condition(State::Degraded, fault_text(fault))
-                    .since(fault.since)
-                    .until(until.filter(|_| overview.own.as_ref() == Some(&fault.trust_domain))),
-                None => condition(State::Met, listed(&domains)),
-            }
+            let faults = || overview.faults.iter().filter(|one| one.kind == Kind::X509);
+            let is_own = |fault: &&BundleFault| overview.own.as_ref() == Some(&fault.trust_domain);
+            let Some(fault) = faults().find(is_own).or_else(|| faults().next()) else {
+                return condition(State::Met, listed(&domains));
+            };
+            // Peers of other trust domains are verified as before.
+            let state = match is_own(&fault) && !domains.contains(&&fault.trust_domain) {
+                true => State::Lost,
+                false => State::Degraded,
+            };
+            condition(state, fault_text(fault))
+                .since(fault.since)
+                .until(until.filter(|_| is_own(&fault)))
         }
     }
 }
