@@ -3,7 +3,9 @@ use std::time::Duration;
 use harness::{
     CLIENT_ID, SERVER_ID, Stack,
     admin::{ADMIN, Admin},
-    process,
+    fake_workload_api::{self, Fake, Genuine},
+    https::Https,
+    process, raw,
 };
 use spiffe::SpiffeId;
 
@@ -104,6 +106,66 @@ async fn client_that_keeps_a_token_is_ready_while_the_file_has_one() {
     assert!(!file.exists());
     stack.agent.restore(&id);
     admin.becomes("ready", "token_file", "met").await;
+}
+
+#[tokio::test]
+async fn token_that_a_server_refuses_is_degraded_until_another_one_comes() {
+    let stack = Stack::new().await;
+    let server = stack.server(&[]).await;
+    let fake = Fake::new(&Genuine::of(&stack).await);
+    let token = |audience: &str| {
+        let claims = stack.agent.jwt_claims(SERVER_ID, &[audience]);
+        fake_workload_api::token(stack.agent.mint_jwt(&claims))
+    };
+    // The agent's key signed it, and the server has another bundle by then.
+    fake.script.tokens.lock().unwrap().push(token(SERVER_ID));
+    let url = format!("https://localhost:{}", server.listening().await);
+    let flags = ["--listen", "127.0.0.1:0", "--url", &url];
+    let flags = [&ADMIN[..], &flags].concat();
+    let client = process::command(&harness::binary("client"), &fake.endpoint(), &flags);
+    let client = process::Process::spawn(client);
+    let admin = Admin::of(&client).await;
+    admin.becomes("ready", "token", "met").await;
+
+    stack.agent.rotate_jwt_key();
+    stack.agent.drop_old_jwt_key();
+    server.logged("identity updated").await;
+    fake.hold_tokens(true);
+    let application = Https::plain(client.listening().await);
+    let asking = raw::Client::sending(&application, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut asking = asking.await;
+    let (status, condition) = admin.becomes("degraded", "token", "degraded").await;
+    assert_eq!(status, 200);
+    let reason = condition["reason"].as_str().unwrap();
+    assert_eq!(reason, "refused by a server; fetching another one");
+
+    *fake.script.tokens.lock().unwrap() = vec![token(SERVER_ID)];
+    fake.hold_tokens(false);
+    assert_eq!(asking.answer().await.unwrap().status(), 200);
+    admin.becomes("ready", "token", "met").await;
+}
+
+#[tokio::test]
+async fn token_file_that_cannot_be_replaced_is_degraded_and_then_lost_with_its_token() {
+    let life = |config: &mut dev_agent::Config| config.jwt_ttl = Duration::from_secs(6);
+    let stack = Stack::with(SERVER_ID, life).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    let flags = [&ADMIN[..], &["--token-file", file.to_str().unwrap()]].concat();
+    let client = stack.spawn("client", &flags);
+    let admin = Admin::of(&client).await;
+    admin.becomes("ready", "token_file", "met").await;
+    directory.close().unwrap();
+    let (status, condition) = admin.becomes("degraded", "token_file", "degraded").await;
+    assert_eq!(status, 200);
+    let reason = condition["reason"].as_str().unwrap();
+    assert_eq!(
+        reason,
+        "the file has an older token, and no newer one is written"
+    );
+    client.logged("trying again every").await;
+    let (status, _) = admin.becomes("not ready", "token_file", "lost").await;
+    assert_eq!(status, 503);
 }
 
 #[tokio::test]

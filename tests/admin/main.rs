@@ -1,6 +1,8 @@
 //! Asks the admin listeners of real processes, and provokes each condition.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
+/// Sends bundles that cannot be used.
+mod bundles;
 /// Asks clients with a long life.
 mod client;
 /// Gives flags that are refused, and Unix sockets.
@@ -15,5 +17,7 @@ mod log;
 mod page;
 /// Provokes the conditions of an identity, of a start and of a stop.
 mod ready;
+/// Compares the status line of a service, `/ready`, the metrics and the log.
+mod told;
 /// Stops upstreams.
 mod upstream;

@@ -15,6 +15,7 @@ pub mod installed;
 pub mod jwt;
 pub mod listen;
 pub mod load;
+pub mod manager;
 pub mod metrics;
 pub mod oracle;
 pub mod process;

@@ -1,113 +1,16 @@
-use std::{
-    ffi::OsString,
-    os::{linux::net::SocketAddrExt, unix::net},
-    path::Path,
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use harness::{
-    CLIENT_ID, PATIENCE, SERVER_ID, Stack, binary,
+    CLIENT_ID, SERVER_ID, Stack,
     https::get,
-    process::{self, Process},
+    manager::{Manager, has_line},
     wait::until_some,
 };
 use nix::sys::signal::Signal;
 use spiffe::SpiffeId;
-use tempfile::TempDir;
-use tokio::{net::UnixDatagram, time::timeout};
+use tokio::time::timeout;
 
 use crate::replaced::paused;
-
-/// The socket of a service manager, which reads the states of the process that it starts.
-struct Manager {
-    socket: UnixDatagram,
-    /// The name of the socket in `NOTIFY_SOCKET`.
-    name: OsString,
-    directory: TempDir,
-}
-
-impl Manager {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("notify");
-        Self {
-            socket: UnixDatagram::bind(&path).unwrap(),
-            name: path.into(),
-            directory,
-        }
-    }
-
-    /// Returns a manager whose socket has an abstract name.
-    fn with_abstract_name() -> Self {
-        let name = format!("notify-{}", std::process::id());
-        let address = net::SocketAddr::from_abstract_name(&name).unwrap();
-        let socket = net::UnixDatagram::bind_addr(&address).unwrap();
-        socket.set_nonblocking(true).unwrap();
-        Self {
-            socket: UnixDatagram::from_std(socket).unwrap(),
-            name: format!("@{name}").into(),
-            directory: tempfile::tempdir().unwrap(),
-        }
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.directory.path().join(name).display().to_string()
-    }
-
-    fn spawn(&self, stack: &Stack, name: &str, args: &[&str]) -> Process {
-        self.spawn_with(stack, name, args, &[])
-    }
-
-    fn spawn_with(
-        &self,
-        stack: &Stack,
-        name: &str,
-        args: &[&str],
-        environment: &[(&str, &str)],
-    ) -> Process {
-        let mut command = process::command(&binary(name), &stack.agent.endpoint(), args);
-        command.env("NOTIFY_SOCKET", &self.name);
-        command.envs(environment.iter().copied());
-        Process::spawn(command)
-    }
-
-    /// Returns the next state.
-    async fn next(&self) -> String {
-        let mut datagram = [0; 4096];
-        let received = timeout(PATIENCE, self.socket.recv(&mut datagram)).await;
-        let length = received.expect("a state comes in time").unwrap();
-        String::from_utf8(datagram[..length].to_vec()).unwrap()
-    }
-
-    /// Returns the states up to the first one with a text.
-    async fn told(&self, text: &str) -> Vec<String> {
-        self.told_when(|state| state.contains(text)).await
-    }
-
-    /// Returns the states up to the first one that is as wanted.
-    async fn told_when(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<String> {
-        let mut states = vec![self.next().await];
-        while !is_wanted(&states[states.len() - 1]) {
-            states.push(self.next().await);
-        }
-        states
-    }
-
-    /// Waits for the end of a reload with an outcome. Returns the state that began it.
-    async fn reloaded(&self, outcome: &str) -> String {
-        let begun = self.told("RELOADING=1").await.pop().unwrap();
-        let done = self.next().await;
-        assert!(
-            has_line(&done, "READY=1") && done.contains(outcome),
-            "{done}"
-        );
-        begun
-    }
-}
-
-fn has_line(state: &str, line: &str) -> bool {
-    state.lines().any(|one| one == line)
-}
 
 #[tokio::test]
 async fn process_is_ready_when_it_serves_and_tells_what_it_waits_for_until_then() {
@@ -117,7 +20,7 @@ async fn process_is_ready_when_it_serves_and_tells_what_it_waits_for_until_then(
         ("proxy", &[]),
         ("client", &["--url", "https://localhost:1"]),
     ] {
-        let manager = Manager::new();
+        let manager = Manager::start();
         stack.agent.stop().await;
         let args = [&["--listen", "127.0.0.1:0"], args].concat();
         let process = manager.spawn(&stack, name, &args);
@@ -156,7 +59,7 @@ async fn process_in_its_sandbox_tells_a_manager_with_an_abstract_socket() {
 #[tokio::test]
 async fn reload_of_a_policy_is_told_with_its_outcome() {
     let stack = Stack::new().await;
-    let manager = Manager::new();
+    let manager = Manager::start();
     let policy = manager.path("policy.toml");
     let rule = "[[rule]]\npaths = [\"/a\"]\npublic = true\n";
     std::fs::write(&policy, rule).unwrap();
@@ -179,7 +82,7 @@ async fn reload_of_a_policy_is_told_with_its_outcome() {
 #[tokio::test]
 async fn server_with_a_policy_of_flags_outlives_a_reload_of_its_service() {
     let stack = Stack::new().await;
-    let manager = Manager::new();
+    let manager = Manager::start();
     let server = manager.spawn(&stack, "server", &["--listen", "127.0.0.1:0"]);
     manager.told("READY=1").await;
     server.signal(Signal::SIGHUP);
@@ -197,7 +100,7 @@ fn replace(path: &Path, text: &str) {
 #[tokio::test]
 async fn outage_and_withdrawal_are_told_until_they_end() {
     let stack = Stack::new().await;
-    let manager = Manager::new();
+    let manager = Manager::start();
     let _server = manager.spawn(&stack, "server", &["--listen", "127.0.0.1:0"]);
     manager.told("READY=1").await;
 
@@ -219,7 +122,7 @@ async fn outage_and_withdrawal_are_told_until_they_end() {
 #[tokio::test]
 async fn stop_is_told_with_the_time_that_it_may_take() {
     let stack = Stack::new().await;
-    let manager = Manager::new();
+    let manager = Manager::start();
     let args = ["--listen", "127.0.0.1:0", "--drain-timeout", "200s"];
     let mut server = manager.spawn(&stack, "server", &args);
     manager.told("READY=1").await;
@@ -238,7 +141,7 @@ async fn stop_is_told_with_the_time_that_it_may_take() {
 async fn watchdog_gets_signs_of_life_while_the_process_runs() {
     let stack = Stack::new().await;
     for (pid, is_ours) in [(None, true), (Some("1"), false)] {
-        let manager = Manager::new();
+        let manager = Manager::start();
         let pid = pid.map(|pid| ("WATCHDOG_PID", pid));
         let environment: Vec<_> = pid
             .into_iter()
@@ -269,7 +172,7 @@ async fn watchdog_gets_signs_of_life_while_the_process_runs() {
 #[tokio::test]
 async fn client_with_a_token_file_is_ready_when_the_file_is_there() {
     let stack = Stack::new().await;
-    let manager = Manager::new();
+    let manager = Manager::start();
     let (file, seen) = (manager.path("token"), manager.path("seen"));
     let script = manager.path("after.sh");
     // The program after a new token must not speak for this process.
