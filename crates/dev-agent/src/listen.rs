@@ -1,17 +1,21 @@
 //! The socket file. It replaces no socket that is in use, and is removed only while it is ours.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File},
     io::{self, ErrorKind},
     os::{
         fd::AsRawFd,
-        unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use nix::unistd::geteuid;
+use nix::{
+    fcntl::{OFlag, open},
+    sys::stat::Mode,
+    unistd::geteuid,
+};
 use tokio::{
     net::{UnixListener, UnixSocket, UnixStream},
     time::timeout,
@@ -139,11 +143,10 @@ fn check_directory(path: &Path, access: Access) -> Result<(), Error> {
 /// following a link, and the mode is set through the descriptor.
 fn set_mode(path: &Path, access: Access) -> Result<(u64, u64), Error> {
     let failed = |error: io::Error| refused(path, format!("its mode cannot be set: {error}"));
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(nix::libc::O_PATH | nix::libc::O_NOFOLLOW)
-        .open(path)
-        .map_err(failed)?;
+    // `OpenOptions::custom_flags` drops `O_PATH` with musl, where it is part of `O_ACCMODE`.
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = open(path, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
+    let file = File::from(file);
     let metadata = file.metadata().map_err(failed)?;
     let is_ours = metadata.file_type().is_socket()
         && metadata.uid() == geteuid().as_raw()
