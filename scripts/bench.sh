@@ -13,9 +13,9 @@ proxy -> server, TLS on both hops) with its defaults. Sends the load, and prints
 medians and their ratios to the floor. This takes about ten minutes after the build.
 
   --rows    wrk32, wrk512, h2, handshake, resumed, new-tokens, post-5b, post-1k,
-            post-64k, bodies, far, chain, grpc, websockets, idle, start [default: these];
-            growth measures this project as connections, keys, callers, patterns and
-            cores grow
+            post-64k, bodies, far, chain, grpc, websockets, scrape, idle, start
+            [default: these]; growth measures this project as connections, keys, callers,
+            patterns and cores grow
   --stacks  project, plain (this project by cargo build --release), static (this
             project by scripts/container.sh), floor, envoy, envoy-uncached, go-spiffe
             [default: all that are there]

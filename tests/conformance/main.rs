@@ -11,6 +11,8 @@
 
 /// Reads and writes the rows of the list.
 mod list;
+/// Checks the list of what an operator sees.
+mod operations;
 /// Finds the tests and the numbers that they name.
 mod source;
 

@@ -155,6 +155,7 @@ async fn more_tokens_than_may_wait_are_refused_and_then_it_goes_on() {
         .flat_map(|n| frames::request(2 * n + 1, frames::GET, &[("authorization", &bad)]))
         .collect();
     let connections = 2 * MAX_WAITING as u32 / STREAMS;
+    let admin = Admin::of(&server).await;
     let flooding = async {
         let refused = loop {
             let mut flood = JoinSet::new();
@@ -179,13 +180,16 @@ async fn more_tokens_than_may_wait_are_refused_and_then_it_goes_on() {
         };
         is_overloaded(&refused);
     };
-    timeout(PATIENCE, flooding)
-        .await
-        .expect("is refused in time");
+    let waiting = "spiffe_verifications_waiting";
+    let (flooded, ()) = tokio::join!(
+        timeout(PATIENCE, flooding),
+        until(async || Page::of(&admin).await.at(waiting) > 0.0),
+    );
+    flooded.expect("is refused in time");
     let waiting = format!("Cannot check tokens: {MAX_WAITING} wait");
     let line = server.logged(&waiting).await;
     assert!(line.contains(" reason=busy "), "{line}");
-    let page = Page::of(&Admin::of(&server).await).await;
+    let page = Page::of(&admin).await;
     assert!(page.at("spiffe_refusals_total{reason=\"busy\"}") >= 1.0);
     assert!(page.at("spiffe_shed_total{cause=\"busy\"}") >= 1.0);
     let new = stack.token(|claims| claims.payload["jti"] = "new".into());

@@ -5,6 +5,8 @@
 mod client;
 /// Compares the pages of all roles with `deploy/metrics.md` and `promtool`.
 mod document;
+/// Moves the gauges that no other test moves.
+mod gauges;
 /// Rotates, breaks and stops the Workload API.
 mod identity;
 /// Sends requests through a proxy to upstreams that answer, break and restart.

@@ -208,7 +208,7 @@ impl World {
     }
 
     /// Starts a server and a proxy in front of it, each with these further arguments.
-    async fn start_pair<A: AsRef<OsStr>>(
+    pub(crate) async fn start_pair<A: AsRef<OsStr>>(
         &self,
         contender: Contender,
         server_args: &[A],

@@ -13,6 +13,10 @@ pub(crate) enum Figure {
     TwoHopsCpuMicros,
     /// [`Self::CpuMicros`] of the same requests that are no gRPC calls.
     PlainCpuMicros,
+    /// [`Self::CpuMicros`] while the metrics of all processes are scraped each second.
+    ScrapedCpuMicros,
+    /// User and system time of all processes of a stack for a scrape of each, in ms.
+    ScrapeMillis,
     /// The 99th percentile of the time to an answer, in ms.
     P99Millis,
     /// The number of requests that had no answer or another status than 2xx, in all rounds.
@@ -78,6 +82,8 @@ impl Figure {
             Self::CpuMicros => "CPU per request, µs",
             Self::TwoHopsCpuMicros => "proxy and server alone: CPU per request, µs",
             Self::PlainCpuMicros => "the same without gRPC: CPU per request, µs",
+            Self::ScrapedCpuMicros => "with a scrape each second: CPU per request, µs",
+            Self::ScrapeMillis => "CPU of a scrape of both, ms",
             Self::P99Millis => "p99, ms",
             Self::Failed => "failed, all rounds",
             Self::PeakMib => "peak memory, MiB",
@@ -107,6 +113,8 @@ impl Figure {
             Self::CpuMicros => "cpu_us_per_request",
             Self::TwoHopsCpuMicros => "two_hops_cpu_us_per_request",
             Self::PlainCpuMicros => "plain_cpu_us_per_request",
+            Self::ScrapedCpuMicros => "scraped_cpu_us_per_request",
+            Self::ScrapeMillis => "scrape_ms",
             Self::P99Millis => "p99_ms",
             Self::Failed => "failed",
             Self::PeakMib => "peak_mib",

@@ -20,6 +20,7 @@ mod relay;
 mod report;
 mod row;
 mod running;
+mod scrape;
 mod signature;
 mod tools;
 mod train;

@@ -14,6 +14,7 @@ use crate::{
     growth,
     load::Caller,
     running::Running,
+    scrape,
     tools::{self, LoadResult},
 };
 
@@ -69,6 +70,8 @@ pub(crate) enum Row {
     /// 5,000 idle WebSockets through client, proxy and server.
     #[value(name = "websockets")]
     WebSockets,
+    /// wrk, 32 kept-alive HTTP/1.1 connections, with and without a scrape of the metrics each second.
+    Scrape,
     /// 10,000 idle connections.
     Idle,
     /// The time from exec to the first accepted connection.
@@ -105,6 +108,7 @@ impl Row {
             Self::Chain => "client, proxy and server before an application",
             Self::Grpc => "unary gRPC calls, 4 connections of 64 streams",
             Self::WebSockets => "5,000 idle WebSockets through client, proxy and server",
+            Self::Scrape => "32 kept-alive HTTP/1.1 connections, metrics scraped",
             Self::Idle => "10,000 idle connections",
             Self::Start => "from exec to accepting",
             Self::Growth => "CPU per request as work grows",
@@ -128,6 +132,7 @@ impl Row {
             Self::Chain => "chain",
             Self::Grpc => "grpc",
             Self::WebSockets => "websockets",
+            Self::Scrape => "scrape",
             Self::Idle => "idle",
             Self::Start => "start",
             Self::Growth => "growth",
@@ -153,7 +158,7 @@ impl Row {
             Self::Bodies | Self::Far => {
                 matches!(contender, Contender::Project | Contender::Floor)
             }
-            Self::Chain | Self::Grpc | Self::WebSockets => {
+            Self::Chain | Self::Grpc | Self::WebSockets | Self::Scrape => {
                 matches!(
                     contender,
                     Contender::Project | Contender::Plain | Contender::Static
@@ -202,6 +207,7 @@ impl Bench {
             Row::Chain => return chain::of_all_roles(self, contender).await,
             Row::Grpc => return chain::of_grpc(self, contender).await,
             Row::WebSockets => return chain::of_websockets(self, contender).await,
+            Row::Scrape => return scrape::sample(self, contender).await,
             Row::Growth => return growth::sample(self.seconds).await,
             _ => {}
         }
