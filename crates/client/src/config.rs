@@ -197,7 +197,7 @@ impl Config {
         }
     }
 
-    /// Checks the admin listener.
+    /// Checks the admin listener, and the export of spans.
     ///
     /// # Errors
     /// Fails when its address may not be used, or when the client ends after one request.
@@ -210,7 +210,10 @@ impl Config {
             Some(address) if !lives => Err(format!(
                 "--admin {address}: a client that makes one request has no admin listener; use it with --listen, --token-file, --repeat or --every"
             )),
-            _ => admin.check(self.listening.listen.as_ref()),
+            _ => {
+                let listen = self.listening.listen.as_ref();
+                self.listening.serve.check(listen, listen.is_some())
+            }
         }
     }
 

@@ -1,18 +1,16 @@
 //! Verification of peers by host name, for load balancers with certificates of the web PKI.
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
-use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject};
+use process::roots;
+use rustls::{ClientConfig, RootCertStore};
 
 /// The reason why no peer can be verified by name.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The file can't be read.
-    #[error("--ca {0}: {1}; expected a file with the CA's certificates (PEM)")]
-    File(String, io::Error),
-    /// The file has no certificate, or one that can't be a root.
-    #[error("--ca {0}: no usable certificate in it; expected the CA's certificates (PEM)")]
-    NoCertificate(String),
+    /// The file has no roots.
+    #[error("--ca {0}")]
+    File(#[from] roots::Error),
     /// The system has no roots.
     #[error(
         "no CA certificates are installed on this system; install them (Debian: apt-get install ca-certificates), or name the CA's file with --ca"
@@ -27,7 +25,7 @@ pub(crate) enum Error {
 /// Fails when there is no certificate to verify against.
 pub(crate) fn client(ca: Option<&Path>) -> Result<Arc<ClientConfig>, Error> {
     let roots = match ca {
-        Some(path) => in_file(path)?,
+        Some(path) => roots::in_file(path)?,
         None => of_system()?,
     };
     let config = ClientConfig::builder().with_root_certificates(roots);
@@ -35,22 +33,6 @@ pub(crate) fn client(ca: Option<&Path>) -> Result<Arc<ClientConfig>, Error> {
     // A connection that resumes a session would skip the verification.
     config.resumption = rustls::client::Resumption::disabled();
     Ok(Arc::new(config))
-}
-
-fn in_file(path: &Path) -> Result<RootCertStore, Error> {
-    let shown = || path.display().to_string();
-    let pem = fs::read(path).map_err(|error| Error::File(shown(), error))?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let added = certificate.is_ok_and(|certificate| roots.add(certificate).is_ok());
-        if !added {
-            return Err(Error::NoCertificate(shown()));
-        }
-    }
-    match roots.is_empty() {
-        true => Err(Error::NoCertificate(shown())),
-        false => Ok(roots),
-    }
 }
 
 /// Returns the roots of the system (or of `SSL_CERT_FILE` and `SSL_CERT_DIR`). Those that can't be used
@@ -61,27 +43,5 @@ fn of_system() -> Result<RootCertStore, Error> {
     match roots.is_empty() {
         true => Err(Error::NoRoots),
         false => Ok(roots),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_without_certificates_is_refused_with_what_is_expected() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("ca.pem");
-        let error = || in_file(&file).unwrap_err().to_string();
-        assert!(error().contains("ca.pem: No such file"));
-        for text in [
-            "",
-            "no PEM",
-            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-            "-----BEGIN CERTIFICATE-----\nAAAA",
-        ] {
-            fs::write(&file, text).unwrap();
-            assert!(error().contains("no usable certificate in it"), "{text}");
-        }
     }
 }

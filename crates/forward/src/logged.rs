@@ -79,6 +79,9 @@ impl LoggedForwarder {
     ) -> Response<Body> {
         if let Some((access, begun)) = sent.timed {
             access.upstream(begun.elapsed());
+            if forwarded.as_ref().is_ok_and(is_accepted) {
+                access.accepted();
+            }
         }
         forwarded.unwrap_or_else(|error| {
             let (status, reason) = (error.status(), error.reason());
@@ -104,6 +107,9 @@ impl Sent {
     /// Takes the entry of a request, which is not sent upstream.
     fn of(request: &mut Checked) -> Self {
         let access = request.0.extensions_mut().remove::<Access>();
+        if let Some(access) = &access {
+            access.pass_on(request.0.headers_mut());
+        }
         Self {
             trace: match &access {
                 Some(access) => access.trace().cloned(),
@@ -112,6 +118,25 @@ impl Sent {
             timed: access.map(|access| (access, Instant::now())),
         }
     }
+}
+
+/// Returns whether an upstream's answer shows that it accepts the credential of the request. A server gives the others
+/// before it has verified the caller, or may give them then.
+fn is_accepted(response: &Response<Body>) -> bool {
+    let is_before_verification = matches!(
+        response.status(),
+        StatusCode::BAD_REQUEST
+            | StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::REQUEST_TIMEOUT
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::URI_TOO_LONG
+            | StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            | StatusCode::SERVICE_UNAVAILABLE
+    );
+    // A gRPC call gets its refusal as a head with a status of gRPC.
+    !is_before_verification && !response.headers().contains_key("grpc-status")
 }
 
 /// Logs the fault for which a request of `peer` in this trace is answered with `status`, within the quotas: a fault of the caller
@@ -162,4 +187,42 @@ pub fn reject(quotas: &LogQuotas, rejected: &Rejected<Received>, peer: &Peer) ->
         }
     }
     rejection.into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use serve::body;
+
+    use super::*;
+
+    #[test]
+    fn answer_that_may_come_before_verification_does_not_show_that_a_token_is_accepted_u035() {
+        for (code, grpc, expected) in [
+            (200, None, true),
+            (101, None, true),
+            (304, None, true),
+            (404, None, true),
+            (409, None, true),
+            (500, None, true),
+            (504, None, true),
+            (400, None, false),
+            (401, None, false),
+            (403, None, false),
+            (408, None, false),
+            (413, None, false),
+            (414, None, false),
+            (429, None, false),
+            (431, None, false),
+            (503, None, false),
+            (200, Some("16"), false),
+            (200, Some("0"), false),
+        ] {
+            let mut response = body::status(StatusCode::from_u16(code).unwrap());
+            if let Some(status) = grpc {
+                let status = HeaderValue::from_static(status);
+                response.headers_mut().insert("grpc-status", status);
+            }
+            assert_eq!(is_accepted(&response), expected, "{code} {grpc:?}");
+        }
+    }
 }

@@ -15,6 +15,8 @@
 //! - [`tenure`]: the end of connections with the identity of the process
 //! - [`sandbox`]: the files and ports that the process reaches
 //! - [`protect`]: core dumps and tracing
+//! - [`roots`]: CA certificates in a file
+//! - `otlp` (with the feature of that name): spans for an OpenTelemetry collector
 
 pub mod admin;
 pub mod bundles;
@@ -22,8 +24,11 @@ pub mod cli;
 pub mod doctor;
 pub mod listen;
 pub mod notify;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 pub mod policy;
 pub mod protect;
+pub mod roots;
 pub mod runtime;
 pub mod sandbox;
 pub mod service;

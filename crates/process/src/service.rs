@@ -1,13 +1,17 @@
 //! The life of a binary that listens. It claims its address, gets an identity, serves on each core,
 //! and stops.
 
+#[cfg(feature = "otlp")]
+use std::sync::OnceLock;
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use common::workload::{self, WorkloadApi, X509Source};
-use serve::{listen::Listener, shutdown::Shutdown, tenure::Tenure};
+use serve::{Shared, listen::Listener, shutdown::Shutdown, spans::Recorded, tenure::Tenure};
 use tracing::info;
 
+#[cfg(feature = "otlp")]
+use crate::otlp::Exporter;
 use crate::{
     admin::Admin,
     cli::{self, ServeArgs, WorkloadApiArgs},
@@ -29,6 +33,8 @@ pub struct Service {
     manager: ServiceManager,
     admin: Admin,
     startup_timeout: Duration,
+    #[cfg(feature = "otlp")]
+    exporter: OnceLock<Exporter>,
 }
 
 /// The longest wait for the first answer of all cores. A process whose cores are slow to start is ready
@@ -67,7 +73,31 @@ impl Service {
             cores,
             manager,
             startup_timeout: args.startup_timeout,
+            #[cfg(feature = "otlp")]
+            exporter: OnceLock::new(),
         })
+    }
+
+    /// Returns the parts of a listener that all cores share. Sampled requests have spans, if there is a collector.
+    /// `role` is the name of the program.
+    ///
+    /// # Errors
+    /// Fails when the collector can't be verified.
+    #[cfg_attr(not(feature = "otlp"), expect(unused_variables))]
+    pub fn shared(
+        &self,
+        args: &ServeArgs,
+        role: &'static str,
+        recorded: Recorded,
+    ) -> anyhow::Result<Shared> {
+        let shared = args.shared();
+        #[cfg(feature = "otlp")]
+        if let Some(exporter) = Exporter::start(&args.otlp, role, recorded)? {
+            let spans = exporter.spans(&args.otlp, recorded);
+            let _ = self.exporter.set(exporter);
+            return Ok(shared.with_spans(spans.into()));
+        }
+        Ok(shared)
     }
 
     /// Returns the service manager, which follows this process.
@@ -158,6 +188,8 @@ impl Service {
             manager,
             admin,
             startup_timeout: _,
+            #[cfg(feature = "otlp")]
+            exporter,
         } = self;
         let queue = address.queue();
         let listeners = address.listen()?;
@@ -175,6 +207,10 @@ impl Service {
         };
         let (joined, ()) = tokio::join!(running.joined(), ready);
         joined?;
+        #[cfg(feature = "otlp")]
+        if let Some(exporter) = exporter.into_inner() {
+            exporter.finish().await;
+        }
         // Each thread has a log buffer of its own. The last line of a process comes after all others.
         telemetry::flush();
         info!("stopped");

@@ -26,10 +26,14 @@ use process::{
 use rustls::ServerConfig;
 use serve::{
     Handler, Received, Shared, body::Body, listen::Listener, peer::Peer, shutdown::Shutdown,
+    spans::Recorded,
 };
 use tracing::info;
 
 use crate::config::Config;
+
+/// The role in the metrics.
+const ROLE: &str = "proxy";
 
 /// Everything that a core proxies with. All cores share it.
 #[derive(Clone, Debug)]
@@ -77,7 +81,7 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
 fn checked(config: &Config) -> Result<Upstream, String> {
     let limits = config.serve.limits();
     let upstream = config.upstream.upstream(limits.stream_idle_timeout)?;
-    config.serve.admin.check(Some(&config.listen.into()))?;
+    config.serve.check(Some(&config.listen.into()), true)?;
     Ok(upstream)
 }
 
@@ -123,19 +127,20 @@ impl Proxy {
     ) -> anyhow::Result<Self> {
         let domain = config.upstream.upstream_id.trust_domain();
         bundles::warn_of_missing(x509, "X.509", "--upstream-id", [domain]);
+        let shared = service.shared(&config.serve, ROLE, Recorded::Accepted)?;
         Ok(Self {
             upstream_tls: upstream_tls(config, x509)?,
             tls: tls::server(x509)?,
             upstream,
             paths: config.paths.clone().into(),
-            shared: config.serve.shared().with_tenure(service.tenure(x509)),
+            shared: shared.with_tenure(service.tenure(x509)),
         })
     }
 
     /// Adds the counts and the requests that are refused to what operators see.
     fn show_in(&self, admin: &Admin) {
         let metrics = admin.metrics();
-        metrics.role("proxy");
+        metrics.role(ROLE);
         metrics.listener(&self.shared);
         metrics.upstreams([&self.upstream]);
         admin.follow_refusals(self.shared.quotas());

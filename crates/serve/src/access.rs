@@ -1,20 +1,28 @@
-//! The access log: a line at the end of each request.
+//! The access log: a line at the end of each request. The span of a request is made from the same entry.
 
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use common::{reason::Reason, sanitize::Sanitized};
-use http::{Method, Request, StatusCode, Uri, Version, request::Parts};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version, request::Parts};
 use spiffe::SpiffeId;
 use tokio::time::Instant;
 use tracing::{field::display, info};
 
-use crate::{peer::Peer, trace::TraceContext};
+use crate::{
+    peer::Peer,
+    shared::Shared,
+    spans::{PendingSpan, Span, Spans},
+    trace::TraceContext,
+};
+
+/// The longest path of a span, in characters.
+const MAX_PATH: usize = 1024;
 
 /// The requests that have a line in the access log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +35,13 @@ pub enum AccessLog {
     None,
 }
 
+/// The use of the entries of a listener's requests.
+#[derive(Debug)]
+pub(crate) struct Noted {
+    pub(crate) log: AccessLog,
+    pub(crate) spans: Option<Arc<Spans>>,
+}
+
 /// A request's entry in the access log. It is among the extensions of a request that may have a line. Clones are
 /// the same entry.
 #[derive(Clone, Debug)]
@@ -35,6 +50,7 @@ pub struct Access(Arc<Record>);
 #[derive(Debug)]
 struct Record {
     log: AccessLog,
+    span: Option<PendingSpan>,
     begun: Instant,
     protocol: Version,
     request: LoggedRequest,
@@ -43,6 +59,8 @@ struct Record {
     caller: OnceLock<Arc<SpiffeId>>,
     verification: OnceLock<Duration>,
     upstream: OnceLock<Duration>,
+    /// Set if the upstream accepts the credential of the request.
+    is_accepted: AtomicBool,
     answer: OnceLock<(StatusCode, Option<Reason>)>,
     received: AtomicU64,
     sent: AtomicU64,
@@ -57,29 +75,45 @@ struct LoggedRequest {
     peer: Peer,
 }
 
+impl Noted {
+    /// Returns the use of the entries, if a request has one.
+    pub(crate) fn of(shared: &Shared) -> Option<Self> {
+        let noted = Self {
+            log: shared.access.unwrap_or(AccessLog::None),
+            spans: shared.spans.clone(),
+        };
+        (noted.log != AccessLog::None || noted.spans.is_some()).then_some(noted)
+    }
+}
+
 impl Access {
-    /// Returns the entry of a request of `peer` that began at `begun`.
+    /// Returns the entry of a request of `peer` that began at `begun`, if there is a use for it.
     pub(crate) fn of<B>(
         request: &Request<B>,
         peer: &Peer,
         begun: Instant,
-        log: AccessLog,
+        noted: &Noted,
     ) -> Option<Self> {
-        (log != AccessLog::None).then(|| {
+        let trace = TraceContext::in_fields(request.headers());
+        let spans = noted.spans.as_ref();
+        let span = spans.and_then(|spans| spans.begin(request.headers(), trace.as_ref()));
+        (noted.log != AccessLog::None || span.is_some()).then(|| {
             Self(Arc::new(Record {
-                log,
+                log: noted.log,
+                span,
                 begun,
                 protocol: request.version(),
                 request: LoggedRequest {
                     method: request.method().clone(),
                     uri: request.uri().clone(),
-                    trace: TraceContext::in_fields(request.headers()),
+                    trace,
                     peer: peer.clone(),
                 },
                 checked: OnceLock::new(),
                 caller: OnceLock::new(),
                 verification: OnceLock::new(),
                 upstream: OnceLock::new(),
+                is_accepted: AtomicBool::new(false),
                 answer: OnceLock::new(),
                 received: AtomicU64::new(0),
                 sent: AtomicU64::new(0),
@@ -87,10 +121,35 @@ impl Access {
         })
     }
 
-    /// Returns the trace that the request belongs to.
+    /// Returns the trace that the request belongs to, and its span there: the caller's, or that of this process if it
+    /// is recorded for certain.
     #[must_use]
     pub fn trace(&self) -> Option<&TraceContext> {
-        self.0.request.trace.as_ref()
+        let own = self.recorded_span().map(|span| &span.context);
+        own.or(self.0.request.trace.as_ref())
+    }
+
+    /// Sets the `traceparent` of the request that is sent upstream, if this process has a span for it. A
+    /// `tracestate` belongs to the trace of the caller.
+    pub fn pass_on(&self, headers: &mut HeaderMap) {
+        let span = self.0.span.as_ref();
+        let Some(span) = span.filter(|span| span.is_passed_on(self.is_verified())) else {
+            return;
+        };
+        headers.insert("traceparent", span.context.field().clone());
+        if self.0.request.trace.is_none() {
+            headers.remove("tracestate");
+        }
+    }
+
+    fn is_verified(&self) -> bool {
+        self.0.caller.get().is_some()
+    }
+
+    fn recorded_span(&self) -> Option<&PendingSpan> {
+        let is_accepted = self.0.is_accepted.load(Relaxed);
+        let span = self.0.span.as_ref();
+        span.filter(|span| span.is_recorded(self.is_verified(), is_accepted))
     }
 
     /// Notes that the caller was verified, or refused, just now. `caller` is its ID if it is verified.
@@ -105,6 +164,11 @@ impl Access {
     /// Notes the time that the upstream took until its answer began.
     pub fn upstream(&self, took: Duration) {
         let _ = self.0.upstream.set(took);
+    }
+
+    /// Notes that the upstream accepts the credential of the request.
+    pub fn accepted(&self) {
+        self.0.is_accepted.store(true, Relaxed);
     }
 
     /// Notes that the request is a gateway's check of a request of `peer` with this head.
@@ -131,31 +195,45 @@ impl Access {
         self.0.sent.fetch_add(bytes as u64, Relaxed);
     }
 
-    /// Logs the request, which took this time.
-    pub(crate) fn log(&self, took: Duration) {
+    /// Logs and records the request, which took this time.
+    pub(crate) fn end(&self, took: Duration) {
+        self.log(took);
+        if let Some(span) = self.recorded_span() {
+            let span_of = || self.0.span(span.context.clone(), took);
+            span.record(span_of, &self.0.request.peer);
+        }
+    }
+
+    fn log(&self, took: Duration) {
         let record = &*self.0;
-        let (status, reason) = match record.answer.get() {
-            Some((status, reason)) => (Some(status.as_u16()), *reason),
-            None => (None, None),
+        let (status, reason) = record.outcome();
+        let is_logged = match record.log {
+            AccessLog::All => true,
+            AccessLog::Refused => reason.is_some(),
+            AccessLog::None => false,
         };
-        if record.log == AccessLog::Refused && reason.is_none() {
+        if !is_logged {
             return;
         }
+        let trace = match record.checked.get() {
+            Some(checked) => checked.trace.as_ref(),
+            None => self.trace(),
+        };
         let LoggedRequest {
             method,
             uri,
-            trace,
+            trace: _,
             peer,
         } = record.checked.get().unwrap_or(&record.request);
         let gateway = record.checked.get().map(|_| display(&record.request.peer));
-        let [trace_id, span_id] = TraceContext::fields(trace.as_ref());
+        let [trace_id, span_id] = TraceContext::fields(trace);
         info!(
             target: "access",
             caller = record.caller.get().map(display),
             method = %Sanitized(method.as_str()),
             path = %Sanitized(uri.path()),
             protocol = ?record.protocol,
-            status,
+            status = status.map(|status| status.as_u16()),
             reason = reason.map(display),
             bytes_in = record.received.load(Relaxed),
             bytes_out = record.sent.load(Relaxed),
@@ -168,6 +246,44 @@ impl Access {
             gateway,
             "request"
         );
+    }
+}
+
+impl Record {
+    /// Returns the status of the answer, and its reason if it is one in place of serving the request.
+    fn outcome(&self) -> (Option<StatusCode>, Option<Reason>) {
+        match self.answer.get() {
+            Some((status, reason)) => (Some(*status), *reason),
+            None => (None, None),
+        }
+    }
+
+    /// Returns the span of the request, which took this time.
+    fn span(&self, context: TraceContext, took: Duration) -> Span {
+        let LoggedRequest {
+            method,
+            uri,
+            trace,
+            peer,
+        } = &self.request;
+        let (status, reason) = self.outcome();
+        Span {
+            context,
+            parent: trace.clone(),
+            begun: SystemTime::now() - took,
+            took,
+            method: method.clone(),
+            path: uri.path().chars().take(MAX_PATH).collect(),
+            protocol: self.protocol,
+            peer: peer.clone(),
+            caller: self.caller.get().cloned(),
+            status,
+            reason,
+            received: self.received.load(Relaxed),
+            sent: self.sent.load(Relaxed),
+            verification: self.verification.get().copied(),
+            upstream: self.upstream.get().copied(),
+        }
     }
 }
 

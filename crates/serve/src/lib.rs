@@ -6,7 +6,7 @@
 //! - `accept` takes connections from the kernel's queue, within bounds, and hands them off between cores
 //! - `connection` does the TLS handshake and serves HTTP/1.1 or HTTP/2 until the connection ends
 //! - [`tenure`] ends connections with the identity that they were opened under
-//! - [`access`] logs requests; [`trace`] has the trace that a request belongs to
+//! - [`access`] logs requests; [`trace`] has the trace that a request belongs to, and [`spans`] its span
 //! - [`counts`] counts connections and requests; [`reason`] has the codes of connections that are not served
 //! - [`body`], [`peer`], [`listen`] and [`shutdown`] have the types that a [`Handler`] and its binary use
 //! - [`shares`], [`http2`], [`grpc`], [`websocket`], [`tunnel`], [`tcp`] and [`fields`]
@@ -30,6 +30,7 @@ pub mod reason;
 mod shared;
 pub mod shares;
 pub mod shutdown;
+pub mod spans;
 mod statuses;
 mod stream;
 pub mod tcp;

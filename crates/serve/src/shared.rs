@@ -11,6 +11,7 @@ use crate::{
     counts::Counts,
     in_flight::InFlightLimit,
     limits::Limits,
+    spans::Spans,
     tenure::Tenure,
 };
 
@@ -33,6 +34,8 @@ pub struct Shared {
     pub(crate) counts: Arc<Counts>,
     /// The requests in the access log, if there is one.
     pub(crate) access: Option<AccessLog>,
+    /// The spans of requests, if they are recorded.
+    pub(crate) spans: Option<Arc<Spans>>,
 }
 
 /// The connections and requests of a listener at one moment.
@@ -63,6 +66,7 @@ impl Shared {
             quotas: Arc::default(),
             counts: Arc::default(),
             access: None,
+            spans: None,
             limits,
         }
     }
@@ -71,6 +75,19 @@ impl Shared {
     #[must_use]
     pub fn with_access_log(self, access: Option<AccessLog>) -> Self {
         Self { access, ..self }
+    }
+
+    /// Records spans of requests.
+    #[must_use]
+    pub fn with_spans(self, spans: Arc<Spans>) -> Self {
+        let spans = Some(spans);
+        Self { spans, ..self }
+    }
+
+    /// Returns the spans of requests, if they are recorded.
+    #[must_use]
+    pub fn spans(&self) -> Option<&Arc<Spans>> {
+        self.spans.as_ref()
     }
 
     /// Returns the requests that are logged at their ends. Without an access log, handlers log the requests that

@@ -11,6 +11,10 @@ pub struct TraceContext(HeaderValue);
 const LENGTH: usize = 55;
 const HYPHENS: [usize; 3] = [2, 35, 52];
 
+/// The flags: the caller may have recorded its span, and the ID of the trace is random.
+const SAMPLED: u8 = 1;
+const RANDOM: u8 = 2;
+
 impl TraceContext {
     /// Returns the context in a valid `traceparent`, if there is exactly one such field.
     #[must_use]
@@ -18,6 +22,56 @@ impl TraceContext {
         let mut fields = headers.get_all("traceparent").iter();
         let field = fields.next().filter(|_| fields.next().is_none())?;
         is_valid(field.as_bytes()).then(|| Self(field.clone()))
+    }
+
+    /// Returns the context of a new trace, which is sampled and has a random ID.
+    pub(crate) fn begin() -> Self {
+        Self::made(fastrand::u128(1..), SAMPLED | RANDOM)
+    }
+
+    /// Returns the context of a new span in this trace.
+    pub(crate) fn child(&self) -> Self {
+        let trace = u128::from_be_bytes(self.trace_bytes());
+        // The other flags are of versions that are not known here.
+        Self::made(trace, self.flags() & (SAMPLED | RANDOM))
+    }
+
+    fn made(trace: u128, flags: u8) -> Self {
+        let span = fastrand::u64(1..);
+        let text = format!("00-{trace:032x}-{span:016x}-{flags:02x}");
+        Self(HeaderValue::try_from(text).expect("visible ASCII"))
+    }
+
+    /// Returns whether the caller may have recorded its span, and asks for further spans.
+    pub(crate) fn is_sampled(&self) -> bool {
+        self.flags() & SAMPLED != 0
+    }
+
+    /// Returns the flags.
+    #[must_use]
+    pub fn flags(&self) -> u8 {
+        u8::from_str_radix(self.part(53..55), 16).unwrap_or_default()
+    }
+
+    /// Returns the ID of the trace.
+    #[must_use]
+    pub fn trace_bytes(&self) -> [u8; 16] {
+        u128::from_str_radix(self.trace_id(), 16)
+            .unwrap_or_default()
+            .to_be_bytes()
+    }
+
+    /// Returns the ID of the span.
+    #[must_use]
+    pub fn span_bytes(&self) -> [u8; 8] {
+        u64::from_str_radix(self.span_id(), 16)
+            .unwrap_or_default()
+            .to_be_bytes()
+    }
+
+    /// Returns the `traceparent`.
+    pub(crate) fn field(&self) -> &HeaderValue {
+        &self.0
     }
 
     /// Returns the fields `trace_id` and `span_id` of a log line.
@@ -72,6 +126,33 @@ mod tests {
 
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     const SPAN: &str = "00f067aa0ba902b7";
+
+    #[test]
+    fn child_has_a_span_of_its_own_and_the_flags_that_are_known() {
+        for (field, flags, is_sampled) in [
+            (format!("00-{TRACE}-{SPAN}-00"), 0, false),
+            (format!("00-{TRACE}-{SPAN}-01"), 1, true),
+            (format!("00-{TRACE}-{SPAN}-03"), 3, true),
+            (format!("cc-{TRACE}-{SPAN}-ff-more"), 3, true),
+            (format!("cc-{TRACE}-{SPAN}-fe"), 2, false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("traceparent", field.parse().unwrap());
+            let parent = TraceContext::in_fields(&headers).unwrap();
+            assert_eq!(parent.is_sampled(), is_sampled, "{field}");
+            let child = parent.child();
+            assert!(is_valid(child.field().as_bytes()), "{child:?}");
+            assert!(child.field().as_bytes().starts_with(b"00-"));
+            assert_eq!(child.trace_id(), TRACE);
+            assert_ne!(child.span_id(), SPAN);
+            assert_eq!(child.flags(), flags, "{field}");
+            assert_eq!(parent.trace_bytes()[..2], [0x4b, 0xf9]);
+            assert_eq!(parent.span_bytes()[..2], [0x00, 0xf0]);
+        }
+        let [one, other] = [TraceContext::begin(), TraceContext::begin()];
+        assert!(is_valid(one.field().as_bytes()) && one.is_sampled());
+        assert_ne!(one.trace_id(), other.trace_id());
+    }
 
     #[test]
     fn only_a_valid_traceparent_is_a_context() {

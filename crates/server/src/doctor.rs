@@ -29,8 +29,9 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
         Err(error) => return cli::usage_error::<Config>(&error),
     };
     let address = ListenAddress::from(config.listen);
+    let is_server = checks.is_none();
     let flag = checks.unwrap_or_else(|| address.of_flag("--listen"));
-    if let Err(error) = config.serve.admin.check(Some(flag.address)) {
+    if let Err(error) = config.serve.check(Some(flag.address), is_server) {
         return cli::usage_error::<Config>(&error);
     }
     let mut doctor = Doctor::new("server", &config.doctor);

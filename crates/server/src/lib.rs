@@ -43,7 +43,9 @@ use process::{
     service::Service,
 };
 use rustls::ServerConfig;
-use serve::{ServiceHandler, Shared, listen::Listener, peer::Peer, shutdown::Shutdown};
+use serve::{
+    ServiceHandler, Shared, listen::Listener, peer::Peer, shutdown::Shutdown, spans::Recorded,
+};
 use spiffe::SpiffeId;
 use tower::{Layer, service_fn};
 
@@ -146,7 +148,7 @@ impl Parts {
         let limits = config.serve.limits();
         let upstream = config.application.upstream(limits.stream_idle_timeout)?;
         let policy = config.policy.file()?;
-        config.serve.admin.check(Some(&config.listen.into()))?;
+        config.serve.check(Some(&config.listen.into()), true)?;
         Ok(Self { upstream, policy })
     }
 }
@@ -163,7 +165,8 @@ impl Server {
     ) -> anyhow::Result<Self> {
         let forwarding = upstream.map(|upstream| forwarding(config, upstream, &identity.x509));
         let tenure = service.tenure(&identity.x509);
-        let mut shared = config.serve.shared().with_tenure(tenure);
+        let shared = service.shared(&config.serve, ROLE, Recorded::Verified)?;
+        let mut shared = shared.with_tenure(tenure);
         let tls = match config.callers() {
             None => tls::server(&identity.x509)?,
             Some(callers) => {

@@ -18,7 +18,7 @@ use process::{
     listen::{Inherited, ListenFlag},
     service::Service,
 };
-use serve::{Shared, listen};
+use serve::{Shared, listen, spans::Recorded};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -40,7 +40,7 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
     let files = args.upstream.open_files(routes.len(), args.serve.cores());
     let service = Service::claim(&args.serve, inherited, listen, &[files])?;
     let workload_api = service.workload_api(&config.identity);
-    let shared = args.serve.shared();
+    let shared = service.shared(&args.serve, crate::ROLE, Recorded::All)?;
     show(&routes, &shared, service.admin().metrics());
     let Some(destinations) = destinations(&service, &workload_api, routes).await? else {
         return Ok(ExitCode::SUCCESS);

@@ -46,9 +46,16 @@ struct Counts {
     /// The lines of this period.
     lines: u32,
     /// The lines of this period by source. Only sources with a line have an entry, so that there are
-    /// at most [`LINES`] entries.
+    /// at most as many entries as lines.
     sources: HashMap<IpAddr, u32>,
     suppressed: u64,
+    limits: Limits,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    lines: u32,
+    lines_per_source: u32,
 }
 
 impl LogQuotas {
@@ -66,7 +73,18 @@ impl LogQuota {
     /// Returns a quota of which nothing is used.
     #[must_use]
     pub fn new() -> Self {
-        Self(Mutex::new(Counts::new(Instant::now())))
+        Self::of(LINES, LINES_PER_SOURCE)
+    }
+
+    /// Returns a quota that permits this number of lines a second, and this number about one source. A span of a
+    /// trace counts as a line does.
+    #[must_use]
+    pub fn of(lines: u32, lines_per_source: u32) -> Self {
+        let limits = Limits {
+            lines,
+            lines_per_source,
+        };
+        Self(Mutex::new(Counts::new(limits, Instant::now())))
     }
 
     /// Permits a line about `source` ([`crate::source::network`]), or returns `None` if it must be
@@ -87,12 +105,13 @@ impl Default for LogQuota {
 }
 
 impl Counts {
-    fn new(since: Instant) -> Self {
+    fn new(limits: Limits, since: Instant) -> Self {
         Self {
             since,
             lines: 0,
             sources: HashMap::new(),
             suppressed: 0,
+            limits,
         }
     }
 
@@ -111,11 +130,11 @@ impl Counts {
 
     /// Counts a line if both limits permit it, and returns whether they do.
     fn count(&mut self, source: IpAddr) -> bool {
-        if self.lines >= LINES {
+        if self.lines >= self.limits.lines {
             return false;
         }
         let of_source = self.sources.entry(source).or_default();
-        if *of_source >= LINES_PER_SOURCE {
+        if *of_source >= self.limits.lines_per_source {
             return false;
         }
         *of_source += 1;
@@ -127,6 +146,11 @@ impl Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LIMITS: Limits = Limits {
+        lines: LINES,
+        lines_per_source: LINES_PER_SOURCE,
+    };
 
     /// Returns the source with this number.
     fn source(number: u32) -> IpAddr {
@@ -141,7 +165,7 @@ mod tests {
     #[test]
     fn suppressed_lines_are_counted_and_reported_in_the_next_period() {
         let start = Instant::now();
-        let mut counts = Counts::new(start);
+        let mut counts = Counts::new(LIMITS, start);
         let one = source(1);
         assert_eq!(logged(&mut counts, one, 1000, start), 20);
         assert_eq!(counts.take(one, start + PERIOD), Some(Some(980)));
@@ -151,7 +175,7 @@ mod tests {
     #[test]
     fn one_source_does_not_suppress_the_lines_about_another() {
         let start = Instant::now();
-        let mut counts = Counts::new(start);
+        let mut counts = Counts::new(LIMITS, start);
         logged(&mut counts, source(1), 200_000, start);
         assert_eq!(counts.take(source(2), start), Some(Some(199_980)));
         assert_eq!(counts.take(source(1), start), None);
@@ -161,7 +185,7 @@ mod tests {
     #[test]
     fn many_sources_share_the_total_limit_and_a_bounded_table() {
         let start = Instant::now();
-        let mut counts = Counts::new(start);
+        let mut counts = Counts::new(LIMITS, start);
         for now in [start, start + PERIOD, start + 3 * PERIOD] {
             let sources = (0..100_000).map(source);
             let logged = sources.filter(|one| counts.take(*one, now).is_some());
@@ -185,7 +209,7 @@ mod tests {
     #[test]
     fn five_sources_use_the_whole_quota() {
         let start = Instant::now();
-        let mut counts = Counts::new(start);
+        let mut counts = Counts::new(LIMITS, start);
         let each = (0..6).map(|one| logged(&mut counts, source(one), 50, start));
         assert_eq!(each.collect::<Vec<_>>(), [20, 20, 20, 20, 20, 0]);
     }

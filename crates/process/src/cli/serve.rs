@@ -9,9 +9,11 @@ use super::{
     admin::AdminArgs,
     parse::{duration, pause, positive, whole_number},
 };
+#[cfg(feature = "otlp")]
+use crate::otlp::OtlpArgs;
 use crate::{
     admin::ClaimedAdmin,
-    listen::{self, ClaimedAddress, Inherited, ListenFlag},
+    listen::{self, ClaimedAddress, Inherited, ListenAddress, ListenFlag},
     runtime::{self, OpenFiles},
     sandbox::{Confinement, Sandbox, SandboxMode},
 };
@@ -94,6 +96,10 @@ pub struct ServeArgs {
     /// The listener for operators.
     #[command(flatten)]
     pub admin: AdminArgs,
+    /// The export of spans.
+    #[cfg(feature = "otlp")]
+    #[command(flatten)]
+    pub(crate) otlp: OtlpArgs,
 }
 
 /// The requests in the access log.
@@ -174,19 +180,33 @@ impl ServeArgs {
         self.stop_delay
     }
 
+    /// Checks the flags that are used together. `listen` is the address of the listener, and `serves` tells whether the
+    /// process serves requests, which can have spans.
+    ///
+    /// # Errors
+    /// Fails with one line about the first flag that can't be used.
+    #[cfg_attr(not(feature = "otlp"), expect(unused_variables))]
+    pub fn check(&self, listen: Option<&ListenAddress>, serves: bool) -> Result<(), String> {
+        #[cfg(feature = "otlp")]
+        self.otlp.check(serves)?;
+        self.admin.check(listen)
+    }
+
     /// Returns the mode of the sandbox.
     #[must_use]
     pub fn sandbox(&self) -> SandboxMode {
         self.sandbox
     }
 
-    /// Returns the use of a sandbox that also has the admin listener.
+    /// Returns the use of a sandbox that also has the admin listener, and the collector of spans.
     #[must_use]
     pub fn confinement(&self, sandbox: Sandbox) -> Confinement {
         let sandbox = match self.admin.address() {
             Some(address) => sandbox.listens(address),
             None => sandbox,
         };
+        #[cfg(feature = "otlp")]
+        let sandbox = self.otlp.within(sandbox);
         Confinement::Rules(self.sandbox, sandbox)
     }
 

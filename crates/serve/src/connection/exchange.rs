@@ -25,7 +25,7 @@ use super::{
     upgrade::Tunnel,
 };
 use crate::{
-    access::AccessLog,
+    access::Noted,
     body::{Body, Wire},
     grpc,
     handler::Handler,
@@ -41,8 +41,8 @@ pub(super) struct Serving<H> {
     pub(super) limits: Limits,
     /// Limits the log lines about requests that exceed a bound.
     pub(super) quotas: Arc<LogQuotas>,
-    /// The requests in the access log, if there is one.
-    pub(super) access: Option<AccessLog>,
+    /// The use of the entries of requests, if they have some.
+    pub(super) noted: Option<Noted>,
     pub(super) activity: Arc<Activity>,
     /// The tunnel that an HTTP/1.1 connection becomes after its last answer.
     pub(super) tunnel: Mutex<Option<Tunnel>>,
@@ -120,8 +120,8 @@ impl<H: Handler> Serving<H> {
         in_flight: &Arc<RequestInFlight>,
     ) -> Response<Body> {
         let asked = Asked::by(&request);
-        if let Some(log) = self.access
-            && let Some(access) = in_flight.log_access(&request, &self.peer, log)
+        if let Some(noted) = &self.noted
+            && let Some(access) = in_flight.log_access(&request, &self.peer, noted)
         {
             request.extensions_mut().insert(access);
         }

@@ -52,6 +52,7 @@ use self::{
 };
 use crate::{
     accept::HandshakePermit,
+    access::Noted,
     counts,
     handler::Handler,
     http2::dead,
@@ -136,7 +137,7 @@ impl Connection {
             peer: self.peer.clone(),
             limits: self.shared.limits.clone(),
             quotas: Arc::clone(&self.shared.quotas),
-            access: self.shared.access,
+            noted: Noted::of(&self.shared),
             activity: Arc::clone(&activity),
             tunnel: Mutex::default(),
         });

@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{activity::Activity, permit::InFlightPermit, unread::Unread};
 use crate::{
-    access::{Access, AccessLog},
+    access::{Access, Noted},
     peer::Peer,
     shares::Eviction,
 };
@@ -32,7 +32,7 @@ pub(super) struct RequestInFlight {
     /// Set when the head of the answer is known.
     is_answered: AtomicBool,
     has_ended: AtomicBool,
-    /// The entry in the access log, if there is one.
+    /// The entry in the access log and the span, if there is one.
     access: OnceLock<Access>,
     /// One more than the index of the reason why the request body is broken; zero while there is none.
     fault: AtomicU16,
@@ -113,14 +113,14 @@ impl RequestInFlight {
         self.permit.waits_for_reader(&self.activity.limit, waits);
     }
 
-    /// Returns the new entry in the access log of a request with this head, if it may be logged.
+    /// Returns the new entry of a request with this head, if it may be logged or recorded.
     pub(super) fn log_access<B>(
         &self,
         request: &Request<B>,
         peer: &Peer,
-        log: AccessLog,
+        noted: &Noted,
     ) -> Option<Access> {
-        let access = Access::of(request, peer, self.begun, log)?;
+        let access = Access::of(request, peer, self.begun, noted)?;
         Some(self.access.get_or_init(|| access).clone())
     }
 
@@ -158,7 +158,7 @@ impl RequestInFlight {
             let took = now - self.begun;
             self.activity.counts.end(is_answered, took);
             if let Some(access) = self.access.get() {
-                access.log(took);
+                access.end(took);
             }
         }
     }

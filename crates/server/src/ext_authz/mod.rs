@@ -88,7 +88,7 @@ pub(crate) async fn start(
     listen: ListenFlag<'_>,
     inherited: Inherited,
 ) -> anyhow::Result<ExitCode> {
-    if let Err(error) = config.serve.admin.check(Some(listen.address)) {
+    if let Err(error) = config.serve.check(Some(listen.address), false) {
         return cli::usage_error::<Config>(&error);
     }
     let policy = match config.policy.file() {

@@ -22,6 +22,15 @@ pub(super) fn write(shared: &Shared, page: &mut Page) {
     requests(counts, page);
     open(shared, page);
     shed(counts, page);
+    if let Some(spans) = shared.spans() {
+        let mut ends = page.counter(
+            "spiffe_spans_total",
+            "Spans of requests by their ends: exported, or dropped for a reason.",
+        );
+        for (end, number) in spans.counts().read_all() {
+            ends.value(&[("end", end.as_str())], number);
+        }
+    }
     connections(counts, page);
     page.counter(
         "spiffe_received_bytes_total",

@@ -1,0 +1,342 @@
+//! The task that sends spans to the collector, in batches.
+
+use std::{sync::Arc, time::Duration};
+
+use common::count::Counters;
+use forward::outbound::{Client, ExclusiveLimit, Upstream, UpstreamStatus};
+use http::{
+    HeaderValue, Request, Response, StatusCode,
+    header::{CONTENT_TYPE, RETRY_AFTER},
+    uri::PathAndQuery,
+};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use prost::Message;
+use serve::{
+    shutdown::{self, Shutdown, Trigger},
+    spans::{Recorded, Span, SpanEnd, Spans},
+};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tracing::{info, warn};
+
+use super::{
+    OtlpArgs,
+    endpoint::Endpoint,
+    message::{
+        ExportRequest, ExportResponse, KeyValue, Resource, ResourceSpans, Scope, ScopeSpans,
+    },
+    span,
+};
+
+/// The spans that wait for the task, and those of one request to the collector.
+const QUEUE: usize = 2048;
+const BATCH: usize = 512;
+
+/// The longest time for which a span waits for others.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The time for a connection to the collector, and for its answer.
+const CONNECT: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// The times that a batch is sent, the first pause between them, and the longest one.
+const ATTEMPTS: u32 = 4;
+const PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// The time for the last spans of a process that stops.
+const LAST: Duration = Duration::from_secs(5);
+
+/// The longest answer of a collector that is read, in bytes.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// Exports the spans of a process.
+#[derive(Debug)]
+pub(crate) struct Exporter {
+    queue: mpsc::Sender<Span>,
+    counts: Arc<Counters<SpanEnd>>,
+    stop: Trigger,
+    task: JoinHandle<()>,
+}
+
+/// The state of the task.
+struct Export {
+    client: Client<Full<Bytes>>,
+    endpoint: Endpoint,
+    scheme: &'static str,
+    role: &'static str,
+    resource: Resource,
+    queue: mpsc::Receiver<Span>,
+    counts: Arc<Counters<SpanEnd>>,
+    stop: Shutdown,
+    /// The spans that were not taken since the collector has failed.
+    failed: Option<u64>,
+}
+
+/// The reason why a batch was not taken.
+struct Fault {
+    text: String,
+    /// The time after which the batch may be sent again, if that can help.
+    again: Option<Duration>,
+}
+
+impl Exporter {
+    /// Starts to export, if there is a collector. `role` is the name of the program.
+    ///
+    /// # Errors
+    /// Fails when the collector can't be verified.
+    pub(crate) fn start(
+        args: &OtlpArgs,
+        role: &'static str,
+        recorded: Recorded,
+    ) -> anyhow::Result<Option<Self>> {
+        let Some(endpoint) = args.otlp_endpoint.clone() else {
+            return Ok(None);
+        };
+        if !endpoint.is_https() && !endpoint.url.is_local() {
+            warn!(
+                "spans go to {} without TLS, so that paths and SPIFFE IDs can be read on the way",
+                endpoint.url
+            );
+        }
+        let (queue, spans) = mpsc::channel(QUEUE);
+        let (stop, stopping) = shutdown::channel();
+        let counts = Arc::<Counters<SpanEnd>>::default();
+        let export = Export {
+            client: Client::new(collector(&endpoint), args.security()?),
+            endpoint,
+            // Applications reach the client of their workload without TLS.
+            scheme: match recorded {
+                Recorded::All => "http",
+                Recorded::Verified | Recorded::Accepted => "https",
+            },
+            role,
+            resource: resource(args, role),
+            queue: spans,
+            counts: Arc::clone(&counts),
+            stop: stopping,
+            failed: None,
+        };
+        Ok(Some(Self {
+            queue,
+            counts,
+            stop,
+            task: tokio::spawn(export.run()),
+        }))
+    }
+
+    /// Returns the spans that are exported.
+    pub(crate) fn spans(&self, args: &OtlpArgs, recorded: Recorded) -> Spans {
+        let (queue, counts) = (self.queue.clone(), Arc::clone(&self.counts));
+        let (sample, limit) = (args.otlp_sample, args.otlp_max_spans);
+        Spans::new(recorded, sample, limit, queue, counts)
+    }
+
+    /// Exports the last spans.
+    pub(crate) async fn finish(self) {
+        self.stop.stop();
+        // A panic of the task is logged where it happens.
+        let _ = timeout(LAST, self.task).await;
+    }
+}
+
+impl Export {
+    async fn run(mut self) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while self.fill(&mut batch).await {
+            self.export(&batch).await;
+            batch.clear();
+        }
+    }
+
+    /// Waits for spans. Returns false if there will be none.
+    async fn fill(&mut self, batch: &mut Vec<Span>) -> bool {
+        let stopping = self.stop.clone();
+        let first = tokio::select! {
+            biased;
+            first = self.queue.recv_many(batch, BATCH) => first,
+            () = stopping.requested() => 0,
+        };
+        let stopping = self.stop.clone();
+        let full = async {
+            while batch.len() < BATCH {
+                let left = BATCH - batch.len();
+                if self.queue.recv_many(batch, left).await == 0 {
+                    break;
+                }
+            }
+        };
+        if first > 0 {
+            tokio::select! {
+                biased;
+                () = full => {}
+                () = sleep(INTERVAL) => {}
+                () = stopping.requested() => {}
+            }
+        }
+        first > 0
+    }
+
+    /// Exports a batch, and counts its spans.
+    async fn export(&mut self, batch: &[Span]) {
+        let number = batch.len() as u64;
+        let body = Bytes::from(self.request(batch).encode_to_vec());
+        let rejected = self.send_until_taken(&body).await;
+        let rejected = rejected.map_or(number, |rejected| rejected.min(number));
+        if let Some(failed) = &mut self.failed {
+            *failed += rejected;
+        }
+        self.counts.add(SpanEnd::NotTaken, rejected);
+        self.counts.add(SpanEnd::Exported, number - rejected);
+    }
+
+    /// Sends a batch, and again if that can help. Returns the number of its spans that the collector did not take, or
+    /// `None` if it took no batch.
+    async fn send_until_taken(&mut self, body: &Bytes) -> Option<u64> {
+        let mut pause = PAUSE;
+        for left in (0..ATTEMPTS).rev() {
+            let fault = match self.send(body.clone()).await {
+                Ok(rejected) => {
+                    self.note_success();
+                    return Some(rejected);
+                }
+                Err(fault) => fault,
+            };
+            self.note_failure(&fault);
+            let is_last = left == 0 || self.stop.is_requested();
+            let again = fault.again.filter(|_| !is_last)?;
+            tokio::select! {
+                () = sleep(again.max(pause)) => {}
+                () = self.stop.clone().requested() => {}
+            }
+            pause *= 2;
+        }
+        None
+    }
+
+    fn request(&self, batch: &[Span]) -> ExportRequest {
+        let spans = batch.iter().map(|one| span::message(one, self.scheme));
+        let scope = Scope {
+            name: self.role.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        ExportRequest {
+            resource_spans: vec![ResourceSpans {
+                resource: Some(self.resource.clone()),
+                scope_spans: vec![ScopeSpans {
+                    scope: Some(scope),
+                    spans: spans.collect(),
+                }],
+            }],
+        }
+    }
+
+    /// Sends a batch. Returns the number of its spans that the collector did not take.
+    async fn send(&self, body: Bytes) -> Result<u64, Fault> {
+        let request = post(self.endpoint.path.clone(), body);
+        let exchange = async {
+            let response = self.client.request(request).await;
+            let (head, body) = response.map_err(Fault::passing)?.into_parts();
+            let body = Limited::new(body, MAX_ANSWER).collect().await;
+            let body = body.map_err(Fault::passing)?.to_bytes();
+            Ok(Response::from_parts(head, body))
+        };
+        match timeout(CONNECT + ANSWER, exchange).await {
+            Ok(response) => taken(&response?),
+            Err(_) => Err(Fault::passing("it takes too long")),
+        }
+    }
+
+    /// Logs that the collector fails, when it begins to.
+    fn note_failure(&mut self, fault: &Fault) {
+        if self.failed.is_none() {
+            self.failed = Some(0);
+            let (collector, fault) = (&self.endpoint.url, &fault.text);
+            warn!(%collector, "spans are not exported: {fault}");
+        }
+    }
+
+    /// Logs that the collector works, when it has failed before.
+    fn note_success(&mut self) {
+        if let Some(spans) = self.failed.take() {
+            info!(not_taken = spans, "spans are exported again");
+        }
+    }
+}
+
+impl Fault {
+    /// Returns a fault that may pass.
+    fn passing(text: impl ToString) -> Self {
+        Self {
+            text: text.to_string(),
+            again: Some(PAUSE),
+        }
+    }
+}
+
+/// Returns the collector as an upstream.
+fn collector(endpoint: &Endpoint) -> Upstream {
+    Upstream {
+        urls: vec![endpoint.url.clone()],
+        connect_timeout: CONNECT,
+        response_timeout: ANSWER,
+        call_timeout: ANSWER,
+        queue_timeout: CONNECT,
+        exclusive: ExclusiveLimit::new(2),
+        status: UpstreamStatus::default(),
+        counts: Arc::default(),
+    }
+}
+
+/// Returns the description of this process.
+fn resource(args: &OtlpArgs, role: &str) -> Resource {
+    let others = args.otlp_resource.iter();
+    let named = others.clone().find(|(key, _)| key == "service.name");
+    let named = named.map(|(_, value)| value.as_str());
+    let name = args.otlp_service.as_deref().or(named).unwrap_or(role);
+    let others = others.filter(|(key, _)| key != "service.name");
+    let own = [
+        KeyValue::new("service.name", name),
+        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+    ];
+    let others = others.map(|(key, value)| KeyValue::new(key, value.as_str()));
+    Resource {
+        attributes: own.into_iter().chain(others).collect(),
+    }
+}
+
+fn post(path: PathAndQuery, body: Bytes) -> Request<Full<Bytes>> {
+    let mut request = Request::post(path).body(Full::new(body)).expect("a path");
+    let content_type = HeaderValue::from_static("application/x-protobuf");
+    request.headers_mut().insert(CONTENT_TYPE, content_type);
+    request
+}
+
+/// Returns the number of spans that a collector did not take, from its answer to a batch.
+fn taken(response: &Response<Bytes>) -> Result<u64, Fault> {
+    let status = response.status();
+    if status.is_success() {
+        // An answer that is not of the protocol has no part that was not taken.
+        let answer = ExportResponse::decode(response.body().clone()).unwrap_or_default();
+        let rejected = answer.partial_success.map_or(0, |part| part.rejected_spans);
+        return Ok(rejected.try_into().unwrap_or(0));
+    }
+    let passes = matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+    );
+    let after = response.headers().get(RETRY_AFTER);
+    let after = after.and_then(|after| after.to_str().ok()?.parse().ok());
+    let after = after.map_or(PAUSE, Duration::from_secs).min(MAX_PAUSE);
+    Err(Fault {
+        text: format!("it answers {status}"),
+        again: passes.then_some(after),
+    })
+}

@@ -1,0 +1,179 @@
+//! The messages of OTLP (opentelemetry.proto.collector.trace.v1, version 1) as far as spans of requests need them.
+//!
+//! # Alternatives
+//!
+//! The crates `opentelemetry-otlp` and `opentelemetry-proto` (0.33) have all messages. With traces both need
+//! `opentelemetry_sdk`, which brings older versions of `rand` and `getrandom` than other dependencies have, and a
+//! feature of `futures-util` for which most dependencies are compiled again. These few messages can't change, because
+//! version 1 of the protocol is stable.
+
+use prost::{Enumeration, Message, Oneof};
+
+/// The request to export spans.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ExportRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) resource_spans: Vec<ResourceSpans>,
+}
+
+/// The spans of one process.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ResourceSpans {
+    #[prost(message, optional, tag = "1")]
+    pub(super) resource: Option<Resource>,
+    #[prost(message, repeated, tag = "2")]
+    pub(super) scope_spans: Vec<ScopeSpans>,
+}
+
+/// The description of a process.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Resource {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) attributes: Vec<KeyValue>,
+}
+
+/// The spans that one library made.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ScopeSpans {
+    #[prost(message, optional, tag = "1")]
+    pub(super) scope: Option<Scope>,
+    #[prost(message, repeated, tag = "2")]
+    pub(super) spans: Vec<Span>,
+}
+
+/// The library that made spans.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Scope {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(string, tag = "2")]
+    pub(super) version: String,
+}
+
+/// A span.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Span {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) trace_id: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) span_id: Vec<u8>,
+    #[prost(bytes = "vec", tag = "4")]
+    pub(super) parent_span_id: Vec<u8>,
+    #[prost(string, tag = "5")]
+    pub(super) name: String,
+    #[prost(enumeration = "SpanKind", tag = "6")]
+    pub(super) kind: i32,
+    #[prost(fixed64, tag = "7")]
+    pub(super) start_time_unix_nano: u64,
+    #[prost(fixed64, tag = "8")]
+    pub(super) end_time_unix_nano: u64,
+    #[prost(message, repeated, tag = "9")]
+    pub(super) attributes: Vec<KeyValue>,
+    #[prost(message, optional, tag = "15")]
+    pub(super) status: Option<Status>,
+    #[prost(fixed32, tag = "16")]
+    pub(super) flags: u32,
+}
+
+/// The kind of a span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub(super) enum SpanKind {
+    Unspecified = 0,
+    /// The span is about a request that was received.
+    Server = 2,
+}
+
+/// The outcome of a span.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Status {
+    #[prost(enumeration = "StatusCode", tag = "3")]
+    pub(super) code: i32,
+}
+
+/// Whether a span failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub(super) enum StatusCode {
+    Unset = 0,
+    Error = 2,
+}
+
+/// An attribute.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct KeyValue {
+    #[prost(string, tag = "1")]
+    pub(super) key: String,
+    #[prost(message, optional, tag = "2")]
+    pub(super) value: Option<AnyValue>,
+}
+
+/// The value of an attribute.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct AnyValue {
+    #[prost(oneof = "Value", tags = "1, 3, 4")]
+    pub(super) value: Option<Value>,
+}
+
+/// The value of an attribute by its type.
+#[derive(Clone, PartialEq, Oneof)]
+pub(super) enum Value {
+    #[prost(string, tag = "1")]
+    String(String),
+    #[prost(int64, tag = "3")]
+    Int(i64),
+    #[prost(double, tag = "4")]
+    Double(f64),
+}
+
+/// The answer to a request.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ExportResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(super) partial_success: Option<PartialSuccess>,
+}
+
+/// The spans that the collector did not take.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct PartialSuccess {
+    #[prost(int64, tag = "1")]
+    pub(super) rejected_spans: i64,
+    #[prost(string, tag = "2")]
+    pub(super) error_message: String,
+}
+
+impl KeyValue {
+    /// Returns an attribute.
+    pub(super) fn new(key: &str, value: impl Into<Value>) -> Self {
+        Self {
+            key: key.to_owned(),
+            value: Some(AnyValue {
+                value: Some(value.into()),
+            }),
+        }
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::String(text.to_owned())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::String(text)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Self::Int(number)
+    }
+}
+
+impl From<f64> for Value {
+    fn from(number: f64) -> Self {
+        Self::Double(number)
+    }
+}

@@ -1,0 +1,196 @@
+//! Export of spans to an OpenTelemetry collector: OTLP over HTTP, as Protocol Buffers.
+//!
+//! A core puts the span of a request into a bounded queue after the answer. One task of the main thread takes spans
+//! from there in batches, so that a slow collector costs spans and delays no request.
+//!
+//! - [`OtlpArgs`]: the flags · `endpoint`: the URL of the collector
+//! - `span`, `message`: a span with its attributes, and the messages of the protocol
+//! - `export`: the task
+
+mod endpoint;
+mod export;
+mod message;
+mod span;
+
+use std::{path::PathBuf, sync::Arc};
+
+use clap::Args;
+use forward::outbound::Security;
+use rustls::{ClientConfig, client::Resumption};
+
+use self::endpoint::Endpoint;
+pub(crate) use self::export::Exporter;
+use crate::{roots, sandbox::Sandbox};
+
+/// The export of spans.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Traces (OTLP)")]
+pub struct OtlpArgs {
+    /// Send a span of each sampled request to the OpenTelemetry collector at this http or https URL, as OTLP over
+    /// HTTP. Its path is /v1/traces unless the URL has one [default: no spans]
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<Endpoint>,
+    /// File of the CA certificates (PEM) that verify an https collector by its host name
+    #[arg(long, value_name = "FILE", requires = "otlp_endpoint")]
+    otlp_ca: Option<PathBuf>,
+    /// Part of the requests without a traceparent for which a trace begins, from 0 to 1. A request with one follows
+    /// its sampled flag
+    #[arg(long, value_name = "RATIO", default_value = "0", value_parser = ratio)]
+    otlp_sample: f64,
+    /// Spans a second, half of them about one address. Further ones are dropped and counted
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..))]
+    otlp_max_spans: u32,
+    /// Name of this service in its spans [default: the name of the program]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "OTEL_SERVICE_NAME",
+        hide_env_values = true
+    )]
+    otlp_service: Option<String>,
+    /// Attribute of this process in its spans; repeatable
+    #[arg(
+        long,
+        value_name = "KEY=VALUE",
+        env = "OTEL_RESOURCE_ATTRIBUTES",
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_parser = attribute
+    )]
+    otlp_resource: Vec<(String, String)>,
+}
+
+impl OtlpArgs {
+    /// Checks the flags that are used together. `serves` tells whether the process serves requests.
+    ///
+    /// # Errors
+    /// Fails with one line about the first flag that can't be used.
+    pub(crate) fn check(&self, serves: bool) -> Result<(), String> {
+        let Some(endpoint) = &self.otlp_endpoint else {
+            return Ok(());
+        };
+        if !serves {
+            return Err(format!(
+                "--otlp-endpoint {} has no effect, because this process serves no requests; remove it",
+                endpoint.url
+            ));
+        }
+        match (endpoint.is_https(), &self.otlp_ca) {
+            (true, None) => Err(format!(
+                "--otlp-ca is missing: it names the file of the CA certificates that verify {}",
+                endpoint.url
+            )),
+            (false, Some(_)) => Err(format!(
+                "--otlp-ca verifies nothing, because {} has no TLS; remove it, or use https",
+                endpoint.url
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets a sandbox reach the collector.
+    pub(crate) fn within(&self, sandbox: Sandbox) -> Sandbox {
+        let Some(endpoint) = &self.otlp_endpoint else {
+            return sandbox;
+        };
+        let sandbox = sandbox.connects(&endpoint.url);
+        match &self.otlp_ca {
+            Some(ca) => sandbox.reads(ca),
+            None => sandbox,
+        }
+    }
+
+    /// Returns the security of connections to the collector.
+    ///
+    /// # Errors
+    /// Fails when the file of CA certificates has none.
+    fn security(&self) -> anyhow::Result<Security> {
+        let Some(ca) = &self.otlp_ca else {
+            return Ok(Security::Plaintext);
+        };
+        let roots = roots::in_file(ca).map_err(|error| anyhow::anyhow!("--otlp-ca {error}"))?;
+        let config = ClientConfig::builder().with_root_certificates(roots);
+        let mut config = config.with_no_client_auth();
+        // A connection that resumes a session would skip the verification.
+        config.resumption = Resumption::disabled();
+        Ok(Security::HostName {
+            config: Arc::new(config),
+            name: None,
+        })
+    }
+}
+
+/// Parses a part of all.
+fn ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.parse().ok();
+    let ratio = ratio.filter(|ratio| (0.0..=1.0).contains(ratio));
+    ratio.ok_or_else(|| "expected a number from 0 to 1, for example 0.01".into())
+}
+
+/// Parses an attribute, whose value may have percent-encoded octets.
+fn attribute(text: &str) -> Result<(String, String), String> {
+    let error = || "expected a key and a value, for example deployment.environment.name=staging";
+    let (key, value) = text.split_once('=').ok_or_else(error)?;
+    let (key, value) = (key.trim(), value.trim());
+    let value = percent_encoding::percent_decode_str(value).decode_utf8();
+    let value = value.map_err(|_| error())?.into_owned();
+    match key.is_empty() {
+        true => Err(error().into()),
+        false => Ok((key.to_owned(), value)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Flags {
+        #[command(flatten)]
+        otlp: OtlpArgs,
+    }
+
+    fn checked(args: &[&str]) -> Result<OtlpArgs, String> {
+        let flags = Flags::try_parse_from(["x"].iter().chain(args));
+        let args = flags.map_err(|error| error.to_string())?.otlp;
+        args.check(true).map(|()| args)
+    }
+
+    #[test]
+    fn flags_that_cannot_work_together_are_refused_with_the_remedy() {
+        let http = ["--otlp-endpoint", "http://127.0.0.1:4318"];
+        let https = ["--otlp-endpoint", "https://otel.example.org"];
+        for args in [
+            &[] as &[&str],
+            &http,
+            &[&https[..], &["--otlp-ca", "ca.pem"]].concat(),
+            &[&http[..], &["--otlp-sample", "0.5"]].concat(),
+            &["--otlp-service", "a", "--otlp-resource", "b=c,d=e%2Cf"],
+        ] {
+            checked(args).unwrap();
+        }
+        for (args, text) in [
+            (&https as &[&str], "--otlp-ca is missing"),
+            (
+                &[&http[..], &["--otlp-ca", "ca.pem"]].concat(),
+                "remove it, or use https",
+            ),
+            (&["--otlp-ca", "ca.pem"], "--otlp-endpoint <URL>"),
+            (&["--otlp-sample", "1.5"], "for example 0.01"),
+            (&["--otlp-sample", "NaN"], "for example 0.01"),
+            (&["--otlp-max-spans", "0"], "not in 1.."),
+            (&["--otlp-resource", "a"], "deployment.environment.name"),
+            (&["--otlp-resource", "=a"], "deployment.environment.name"),
+        ] {
+            let error = checked(args).unwrap_err();
+            assert!(error.contains(text), "{args:?}: {error}");
+        }
+        let error = checked(&http).unwrap().check(false).unwrap_err();
+        assert!(error.contains("has no effect"), "{error}");
+        let args = checked(&["--otlp-resource", "b=c, d = e%2Cf"]).unwrap();
+        let expected = [("b", "c"), ("d", "e,f")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(args.otlp_resource, expected);
+    }
+}

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Builds the binaries with the feature otlp and tests the export of spans.
+set -euo pipefail
+
+usage() {
+    cat <<'USAGE'
+usage: scripts/otlp.sh [--help]
+
+Builds server, proxy and client with the feature otlp into target/otlp, lints that
+feature, and runs its tests: those of the crate process, and tests/traces with the
+binaries. The binaries in target/debug are those without the feature again at the end.
+USAGE
+}
+
+readonly FEATURES=server/otlp,proxy/otlp,client/otlp
+
+# The packages are those of scripts/test.sh, so that all dependencies are compiled already.
+build() {
+    cargo build --workspace --exclude bench --exclude drill --bins --locked "$@"
+}
+
+main() {
+    case ${1-} in
+    '') ;;
+    -h | --help) usage && exit ;;
+    *) usage >&2 && exit 2 ;;
+    esac
+    cd "$(dirname "${BASH_SOURCE[0]}")/.."
+    local target binary
+    target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+    build --features "$FEATURES"
+    mkdir -p "$target/otlp"
+    for binary in server proxy client dev-agent; do
+        cp --force "$target/debug/$binary" "$target/otlp/"
+    done
+    build
+    cargo clippy --workspace --locked --lib --bins --features "$FEATURES" -- -D warnings
+    cargo test --locked -p process -p tests --features process/otlp --lib otlp::
+    BINARIES=$target/otlp cargo test --locked -p tests --test traces -- --ignored
+}
+
+main "$@"
