@@ -15,16 +15,16 @@ use harness::{
 use spiffe::SpiffeId;
 
 /// The life of an SVID, whose end a test can wait for.
-const SHORT: Duration = Duration::from_secs(6);
+const SHORT: Duration = Duration::from_secs(9);
 
-/// A server, and those who watch it.
+/// A server, its service manager, and its admin listener.
 struct Told {
     manager: Manager,
     server: Process,
     admin: Admin,
 }
 
-/// What is told of a state.
+/// The texts about a state.
 struct Words {
     /// The state of the process, and of the condition `identity`.
     states: (&'static str, &'static str),
@@ -108,7 +108,7 @@ async fn end_of_an_identity_is_told_in_each_place_step_by_step() {
 async fn updates_that_cannot_be_used_are_told_in_each_place_until_the_grace_is_over() {
     let stack = Stack::new().await;
     let fake = Fake::new(&Genuine::of(&stack).await);
-    let told = Told::start(&fake.endpoint(), &["--bundle-grace", "3s"]).await;
+    let told = Told::start(&fake.endpoint(), &["--bundle-grace", "5s"]).await;
     let bundles = [("spiffe://example.org".to_owned(), b"{}".to_vec())].into();
     fake.say_jwt_bundles(Ok(pb::JwtBundlesResponse { bundles }));
     told.of(&Words {

@@ -73,7 +73,7 @@ async fn upstream_that_cannot_be_verified_any_more_is_upstream_no_bundles() {
 async fn upload_without_room_on_a_connection_is_upstream_full_and_is_seen_in_the_queue() {
     let stack = Stack::new().await;
     let slow = HoldingUpstream::new(&stack).await;
-    let args = ["--max-upstream-connections", "1", "--queue-timeout", "1s"];
+    let args = ["--max-upstream-connections", "1", "--queue-timeout", "3s"];
     let proxy = Watched::proxy(&stack, slow.port, &args).await;
     let upload = format!(
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n{}",

@@ -127,7 +127,7 @@ impl Shared {
     fn take(&self, line: &[u8]) {
         match OWN.try_with(|own| own.get_or_init(|| self.register()).take(line)) {
             Ok(true) => {}
-            // The writing thread may be waiting for a reader, and the loss must be seen until it is not.
+            // The loss must be seen while the writing thread waits for a reader.
             Ok(false) => drop(self.missing.fetch_add(1, Relaxed)),
             Err(_) => {
                 // The buffer of a thread that ends is gone already.
