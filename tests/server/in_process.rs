@@ -2,15 +2,27 @@ use std::sync::Arc;
 
 use common::{
     bearer::{Allow, Authenticator, Enforcement, Policy},
+    reason::Reason,
     tls,
 };
 use forward::outbound::{ExclusiveLimit, Protocol, Upstream, UpstreamStatus, UpstreamUrl};
+use http::{Request, Response, StatusCode};
 use proxy::Proxy;
-use serve::{Limits, Shared, shutdown};
+use serve::{
+    Handler, Limits, Received, Shared,
+    body::{self, Body},
+    listen::Security,
+    peer::Peer,
+    shutdown,
+};
 use server::Server;
 use tokio::net::TcpListener;
 
-use harness::{PATIENCE, SERVER_ID, Stack, https::get};
+use harness::{
+    PATIENCE, SERVER_ID, Stack,
+    https::{Https, get},
+    raw::Client,
+};
 
 /// One core of the server and one of the proxy run in the test's own process, without a binary.
 #[tokio::test]
@@ -64,5 +76,40 @@ async fn one_core_of_server_and_proxy_serves_in_the_test_process_until_a_stop() 
 
     trigger.stop();
     proxying.await.unwrap();
+    serving.await.unwrap();
+}
+
+/// Panics at each request to `/fault`.
+#[derive(Clone)]
+struct Faulty;
+
+impl Handler for Faulty {
+    async fn handle(&self, request: Request<Received>, _: &Peer) -> Response<Body> {
+        assert_ne!(request.uri().path(), "/fault", "the fault of this program");
+        body::text(StatusCode::OK, "served")
+    }
+}
+
+#[tokio::test]
+async fn fault_of_this_program_ends_its_request_with_500_and_is_counted_as_internal() {
+    let (trigger, shutdown) = shutdown::channel();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let https = Https::plain(listener.local_addr().unwrap().port());
+    let shared = Shared::new(Limits::new(100));
+    let serving = serve::serve(
+        listener,
+        Security::Plaintext,
+        Faulty,
+        shared.clone(),
+        shutdown,
+    );
+    let serving = tokio::spawn(serving);
+    for (path, status) in [("/fault", 500), ("/", 200)] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let mut caller = Client::sending(&https, request).await;
+        assert_eq!(caller.answer().await.unwrap().status(), status, "{path}");
+    }
+    assert_eq!(shared.counts().refused.read(Reason::Internal), 1);
+    trigger.stop();
     serving.await.unwrap();
 }
