@@ -95,7 +95,7 @@ lay_files() {
 make_image() {
     local size
     lay_files
-    in_storage buildah build --quiet --isolation chroot --arch "$architecture" --timestamp 0 \
+    in_storage buildah bud --quiet --isolation chroot --arch "$architecture" --timestamp 0 \
         --label "org.opencontainers.image.version=$version" --tag "$IMAGE:$version" \
         --file deploy/container/Containerfile "$scratch/files" >/dev/null
     mkdir -p "$(dirname "$archive")"
