@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Builds the binaries with the feature otlp and tests the export of spans.
+# Builds the binaries with the feature otlp and tests the export of spans. scripts/test.sh runs the tests of the crate
+# otlp itself.
 set -euo pipefail
 
 usage() {
     cat <<'USAGE'
 usage: scripts/otlp.sh [--help]
 
-Builds server, proxy and client with the feature otlp into target/otlp, lints that
-feature, and runs its tests: those of the crate process, and tests/traces with the
-binaries. The binaries in target/debug are those without the feature again at the end.
+Builds server, proxy and client with the feature otlp into target/otlp, and runs
+tests/traces with them. The binaries in target/debug are those without the feature
+again at the end.
 USAGE
 }
 
@@ -34,8 +35,6 @@ main() {
         cp --force "$target/debug/$binary" "$target/otlp/"
     done
     build
-    cargo clippy --workspace --locked --lib --bins --features "$FEATURES" -- -D warnings
-    cargo test --locked -p process -p tests --features process/otlp --lib otlp::
     BINARIES=$target/otlp cargo test --locked -p tests --test traces -- --ignored
 }
 

@@ -84,6 +84,7 @@ async fn spans_that_a_collector_refuses_for_good_are_dropped_and_counted() {
     collector.answers(Answering::Rejecting(1));
     caller.send(1).await;
     caller.count("not_taken", 3).await;
+    server.logged("the collector rejects spans: no").await;
     let line = server.logged("spans are exported again").await;
     assert!(line.contains("not_taken=2"), "{line}");
     caller.count("exported", 0).await;
@@ -187,6 +188,34 @@ async fn collector_that_cannot_be_verified_is_refused_before_the_process_listens
             );
             assert!(!text_of.contains("listening on"), "{text_of}");
         }
+    }
+}
+
+#[tokio::test]
+#[ignore = "scripts/otlp.sh builds its binaries"]
+async fn flag_that_cannot_be_used_is_refused_with_an_example_or_the_remedy() {
+    let stack = Stack::new().await;
+    let endpoint = stack.agent.endpoint();
+    let http = ["--otlp-endpoint", "http://127.0.0.1:4318"];
+    for (args, text) in [
+        (
+            &[&http[..], &["--otlp-ca", "ca.pem"]].concat() as &[&str],
+            "remove it, or use https",
+        ),
+        (&["--otlp-ca", "ca.pem"], "--otlp-endpoint <URL>"),
+        (&["--otlp-sample", "1.5"], "for example 0.01"),
+        (&["--otlp-sample", "NaN"], "for example 0.01"),
+        (&["--otlp-max-spans", "0"], "not in 1.."),
+        (&["--otlp-resource", "a"], "deployment.environment.name"),
+        (
+            &["--otlp-resource", "b=c,=a"],
+            "deployment.environment.name",
+        ),
+    ] {
+        let output = process::output("server", &endpoint, args).await;
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {error}");
+        assert!(error.contains(text), "{args:?}: {error}");
     }
 }
 

@@ -16,7 +16,7 @@
 //! - [`sandbox`]: the files and ports that the process reaches
 //! - [`protect`]: core dumps and tracing
 //! - [`roots`]: CA certificates in a file
-//! - `otlp` (with the feature of that name): spans for an OpenTelemetry collector
+//! - `otlp` (with the feature of that name): the flags about spans for an OpenTelemetry collector
 
 pub mod admin;
 pub mod bundles;

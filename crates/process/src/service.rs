@@ -7,11 +7,11 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use common::workload::{self, WorkloadApi, X509Source};
+#[cfg(feature = "otlp")]
+use otlp::Exporter;
 use serve::{Shared, listen::Listener, shutdown::Shutdown, spans::Recorded, tenure::Tenure};
 use tracing::info;
 
-#[cfg(feature = "otlp")]
-use crate::otlp::Exporter;
 use crate::{
     admin::Admin,
     cli::{self, ServeArgs, WorkloadApiArgs},
@@ -92,8 +92,9 @@ impl Service {
     ) -> anyhow::Result<Shared> {
         let shared = args.shared();
         #[cfg(feature = "otlp")]
-        if let Some(exporter) = Exporter::start(&args.otlp, role, recorded)? {
-            let spans = exporter.spans(&args.otlp, recorded);
+        if let Some(settings) = args.otlp.settings(role, recorded)? {
+            let (exporter, spans) = Exporter::start(settings);
+            // A process has one listener.
             let _ = self.exporter.set(exporter);
             return Ok(shared.with_spans(spans.into()));
         }

@@ -18,8 +18,6 @@ use common::{
 use spiffe::SpiffeId;
 use tracing::{error, level_filters::LevelFilter};
 
-#[cfg(feature = "otlp")]
-pub(crate) use self::parse::has_bad_port;
 pub use self::{
     admin::AdminArgs,
     parse::{

@@ -158,7 +158,7 @@ fn https(text: &str) -> Result<Uri, String> {
 }
 
 /// Returns whether the port is not a valid one. Without this check it would silently become 443.
-pub(crate) fn has_bad_port(authority: &Authority) -> bool {
+fn has_bad_port(authority: &Authority) -> bool {
     let written = authority.as_str().len() > authority.host().len();
     written && authority.port_u16().is_none_or(|port| port == 0)
 }

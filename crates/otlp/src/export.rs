@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use common::count::Counters;
-use forward::outbound::{Client, ExclusiveLimit, Upstream, UpstreamStatus};
+use common::{count::Counters, sanitize::Sanitized};
+use forward::outbound::{Client, ExclusiveLimit, Security, Upstream, UpstreamStatus};
 use http::{
     HeaderValue, Request, Response, StatusCode,
     header::{CONTENT_TYPE, RETRY_AFTER},
@@ -23,8 +23,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{
-    OtlpArgs,
+use crate::{
     endpoint::Endpoint,
     message::{
         ExportRequest, ExportResponse, KeyValue, Resource, ResourceSpans, Scope, ScopeSpans,
@@ -54,11 +53,30 @@ const LAST: Duration = Duration::from_secs(5);
 /// The longest answer of a collector that is read, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
 
+/// The collector, and the spans that are sent to it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The collector.
+    pub endpoint: Endpoint,
+    /// The security of connections to it.
+    pub security: Security,
+    /// The name of the program.
+    pub role: &'static str,
+    /// The sampled requests that have a span.
+    pub recorded: Recorded,
+    /// The part of the requests without a trace for which one begins.
+    pub sample: f64,
+    /// The limit of spans in a second.
+    pub max_spans: u32,
+    /// The name of the service, if it is not that of the program.
+    pub service: Option<String>,
+    /// Further attributes of the process.
+    pub resource: Vec<(String, String)>,
+}
+
 /// Exports the spans of a process.
 #[derive(Debug)]
-pub(crate) struct Exporter {
-    queue: mpsc::Sender<Span>,
-    counts: Arc<Counters<SpanEnd>>,
+pub struct Exporter {
     stop: Trigger,
     task: JoinHandle<()>,
 }
@@ -85,59 +103,35 @@ struct Fault {
 }
 
 impl Exporter {
-    /// Starts to export, if there is a collector. `role` is the name of the program.
+    /// Starts to export. Returns the exporter and its spans.
     ///
-    /// # Errors
-    /// Fails when the collector can't be verified.
-    pub(crate) fn start(
-        args: &OtlpArgs,
-        role: &'static str,
-        recorded: Recorded,
-    ) -> anyhow::Result<Option<Self>> {
-        let Some(endpoint) = args.otlp_endpoint.clone() else {
-            return Ok(None);
-        };
-        if !endpoint.is_https() && !endpoint.url.is_local() {
+    /// # Panics
+    /// Panics outside a tokio runtime.
+    #[must_use]
+    pub fn start(settings: Settings) -> (Self, Spans) {
+        let url = settings.endpoint.url();
+        if !settings.endpoint.is_https() && !url.is_local() {
             warn!(
-                "spans go to {} without TLS, so that paths and SPIFFE IDs can be read on the way",
-                endpoint.url
+                "spans go to {url} without TLS, so that paths and SPIFFE IDs can be read on the way"
             );
         }
-        let (queue, spans) = mpsc::channel(QUEUE);
+        let (queue, finished) = mpsc::channel(QUEUE);
         let (stop, stopping) = shutdown::channel();
         let counts = Arc::<Counters<SpanEnd>>::default();
-        let export = Export {
-            client: Client::new(collector(&endpoint), args.security()?),
-            endpoint,
-            // Applications reach the client of their workload without TLS.
-            scheme: match recorded {
-                Recorded::All => "http",
-                Recorded::Verified | Recorded::Accepted => "https",
-            },
-            role,
-            resource: resource(args, role),
-            queue: spans,
-            counts: Arc::clone(&counts),
-            stop: stopping,
-            failed: None,
-        };
-        Ok(Some(Self {
+        let spans = Spans::new(
+            settings.recorded,
+            settings.sample,
+            settings.max_spans,
             queue,
-            counts,
-            stop,
-            task: tokio::spawn(export.run()),
-        }))
-    }
-
-    /// Returns the spans that are exported.
-    pub(crate) fn spans(&self, args: &OtlpArgs, recorded: Recorded) -> Spans {
-        let (queue, counts) = (self.queue.clone(), Arc::clone(&self.counts));
-        let (sample, limit) = (args.otlp_sample, args.otlp_max_spans);
-        Spans::new(recorded, sample, limit, queue, counts)
+            Arc::clone(&counts),
+        );
+        let export = Export::new(settings, finished, counts, stopping);
+        let task = tokio::spawn(export.run());
+        (Self { stop, task }, spans)
     }
 
     /// Exports the last spans.
-    pub(crate) async fn finish(self) {
+    pub async fn finish(self) {
         self.stop.stop();
         // A panic of the task is logged where it happens.
         let _ = timeout(LAST, self.task).await;
@@ -145,6 +139,29 @@ impl Exporter {
 }
 
 impl Export {
+    fn new(
+        settings: Settings,
+        queue: mpsc::Receiver<Span>,
+        counts: Arc<Counters<SpanEnd>>,
+        stop: Shutdown,
+    ) -> Self {
+        Self {
+            resource: resource(&settings),
+            client: Client::new(collector(&settings.endpoint), settings.security),
+            endpoint: settings.endpoint,
+            // Applications reach the client of their workload without TLS.
+            scheme: match settings.recorded {
+                Recorded::All => "http",
+                Recorded::Verified | Recorded::Accepted => "https",
+            },
+            role: settings.role,
+            queue,
+            counts,
+            stop,
+            failed: None,
+        }
+    }
+
     async fn run(mut self) {
         let mut batch = Vec::with_capacity(BATCH);
         while self.fill(&mut batch).await {
@@ -161,6 +178,9 @@ impl Export {
             first = self.queue.recv_many(batch, BATCH) => first,
             () = stopping.requested() => 0,
         };
+        if first == 0 {
+            return false;
+        }
         let stopping = self.stop.clone();
         let full = async {
             while batch.len() < BATCH {
@@ -170,15 +190,13 @@ impl Export {
                 }
             }
         };
-        if first > 0 {
-            tokio::select! {
-                biased;
-                () = full => {}
-                () = sleep(INTERVAL) => {}
-                () = stopping.requested() => {}
-            }
+        tokio::select! {
+            biased;
+            () = full => {}
+            () = sleep(INTERVAL) => {}
+            () = stopping.requested() => {}
         }
-        first > 0
+        true
     }
 
     /// Exports a batch, and counts its spans.
@@ -237,7 +255,7 @@ impl Export {
 
     /// Sends a batch. Returns the number of its spans that the collector did not take.
     async fn send(&self, body: Bytes) -> Result<u64, Fault> {
-        let request = post(self.endpoint.path.clone(), body);
+        let request = post(self.endpoint.path().clone(), body);
         let exchange = async {
             let response = self.client.request(request).await;
             let (head, body) = response.map_err(Fault::passing)?.into_parts();
@@ -255,7 +273,7 @@ impl Export {
     fn note_failure(&mut self, fault: &Fault) {
         if self.failed.is_none() {
             self.failed = Some(0);
-            let (collector, fault) = (&self.endpoint.url, &fault.text);
+            let (collector, fault) = (self.endpoint.url(), &fault.text);
             warn!(%collector, "spans are not exported: {fault}");
         }
     }
@@ -281,7 +299,7 @@ impl Fault {
 /// Returns the collector as an upstream.
 fn collector(endpoint: &Endpoint) -> Upstream {
     Upstream {
-        urls: vec![endpoint.url.clone()],
+        urls: vec![endpoint.url().clone()],
         connect_timeout: CONNECT,
         response_timeout: ANSWER,
         call_timeout: ANSWER,
@@ -293,16 +311,18 @@ fn collector(endpoint: &Endpoint) -> Upstream {
 }
 
 /// Returns the description of this process.
-fn resource(args: &OtlpArgs, role: &str) -> Resource {
-    let others = args.otlp_resource.iter();
-    let named = others.clone().find(|(key, _)| key == "service.name");
-    let named = named.map(|(_, value)| value.as_str());
-    let name = args.otlp_service.as_deref().or(named).unwrap_or(role);
-    let others = others.filter(|(key, _)| key != "service.name");
+fn resource(settings: &Settings) -> Resource {
+    const NAME: &str = "service.name";
+    let others = settings.resource.iter();
+    let named = others.clone().find(|(key, _)| key == NAME);
+    let of_attributes = || named.map(|(_, value)| value);
+    let name = settings.service.as_ref().or_else(of_attributes);
+    let name = name.map_or(settings.role, String::as_str);
     let own = [
-        KeyValue::new("service.name", name),
+        KeyValue::new(NAME, name),
         KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
     ];
+    let others = others.filter(|(key, _)| key != NAME);
     let others = others.map(|(key, value)| KeyValue::new(key, value.as_str()));
     Resource {
         attributes: own.into_iter().chain(others).collect(),
@@ -322,8 +342,13 @@ fn taken(response: &Response<Bytes>) -> Result<u64, Fault> {
     if status.is_success() {
         // An answer that is not of the protocol has no part that was not taken.
         let answer = ExportResponse::decode(response.body().clone()).unwrap_or_default();
-        let rejected = answer.partial_success.map_or(0, |part| part.rejected_spans);
-        return Ok(rejected.try_into().unwrap_or(0));
+        let part = answer.partial_success.unwrap_or_default();
+        let rejected = part.rejected_spans.try_into().unwrap_or(0);
+        if rejected > 0 {
+            let message = Sanitized(&part.error_message);
+            warn!(rejected, "the collector rejects spans: {message}");
+        }
+        return Ok(rejected);
     }
     let passes = matches!(
         status,

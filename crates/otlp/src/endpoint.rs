@@ -3,9 +3,10 @@
 use std::str::FromStr;
 
 use forward::outbound::{Protocol, UpstreamUrl};
-use http::{Uri, uri::PathAndQuery};
-
-use crate::cli::has_bad_port;
+use http::{
+    Uri,
+    uri::{Authority, PathAndQuery},
+};
 
 /// The path of a collector for spans in OTLP over HTTP.
 const DEFAULT_PATH: &str = "/v1/traces";
@@ -14,14 +15,26 @@ const EXAMPLE: &str = "expected for example http://127.0.0.1:4318";
 
 /// The URL of a collector.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Endpoint {
-    pub(super) url: UpstreamUrl,
-    pub(super) path: PathAndQuery,
+pub struct Endpoint {
+    url: UpstreamUrl,
+    path: PathAndQuery,
 }
 
 impl Endpoint {
+    /// Returns the place to connect to.
+    #[must_use]
+    pub fn url(&self) -> &UpstreamUrl {
+        &self.url
+    }
+
+    /// Returns the path of requests.
+    pub(crate) fn path(&self) -> &PathAndQuery {
+        &self.path
+    }
+
     /// Returns whether the connection to the collector has TLS.
-    pub(super) fn is_https(&self) -> bool {
+    #[must_use]
+    pub fn is_https(&self) -> bool {
         self.url.protocol() == Protocol::Https
     }
 }
@@ -58,6 +71,12 @@ impl FromStr for Endpoint {
         let url = UpstreamUrl::host(protocol, authority.clone());
         Ok(Self { url, path })
     }
+}
+
+/// Returns whether the port is not a valid one. Without this check it would silently become that of the scheme.
+fn has_bad_port(authority: &Authority) -> bool {
+    let written = authority.as_str().len() > authority.host().len();
+    written && authority.port_u16().is_none_or(|port| port == 0)
 }
 
 #[cfg(test)]

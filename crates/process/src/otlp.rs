@@ -1,25 +1,13 @@
-//! Export of spans to an OpenTelemetry collector: OTLP over HTTP, as Protocol Buffers.
-//!
-//! A core puts the span of a request into a bounded queue after the answer. One task of the main thread takes spans
-//! from there in batches, so that a slow collector costs spans and delays no request.
-//!
-//! - [`OtlpArgs`]: the flags · `endpoint`: the URL of the collector
-//! - `span`, `message`: a span with its attributes, and the messages of the protocol
-//! - `export`: the task
-
-mod endpoint;
-mod export;
-mod message;
-mod span;
+//! The flags about the export of spans ([`otlp`]).
 
 use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
 use forward::outbound::Security;
+use otlp::{Endpoint, Settings};
 use rustls::{ClientConfig, client::Resumption};
+use serve::spans::Recorded;
 
-use self::endpoint::Endpoint;
-pub(crate) use self::export::Exporter;
 use crate::{roots, sandbox::Sandbox};
 
 /// The export of spans.
@@ -72,17 +60,17 @@ impl OtlpArgs {
         if !serves {
             return Err(format!(
                 "--otlp-endpoint {} has no effect, because this process serves no requests; remove it",
-                endpoint.url
+                endpoint.url()
             ));
         }
         match (endpoint.is_https(), &self.otlp_ca) {
             (true, None) => Err(format!(
                 "--otlp-ca is missing: it names the file of the CA certificates that verify {}",
-                endpoint.url
+                endpoint.url()
             )),
             (false, Some(_)) => Err(format!(
                 "--otlp-ca verifies nothing, because {} has no TLS; remove it, or use https",
-                endpoint.url
+                endpoint.url()
             )),
             _ => Ok(()),
         }
@@ -93,11 +81,35 @@ impl OtlpArgs {
         let Some(endpoint) = &self.otlp_endpoint else {
             return sandbox;
         };
-        let sandbox = sandbox.connects(&endpoint.url);
+        let sandbox = sandbox.connects(endpoint.url());
         match &self.otlp_ca {
             Some(ca) => sandbox.reads(ca),
             None => sandbox,
         }
+    }
+
+    /// Returns the collector and the spans that are sent to it, if there is a collector.
+    ///
+    /// # Errors
+    /// Fails when the file of CA certificates has none.
+    pub(crate) fn settings(
+        &self,
+        role: &'static str,
+        recorded: Recorded,
+    ) -> anyhow::Result<Option<Settings>> {
+        let Some(endpoint) = self.otlp_endpoint.clone() else {
+            return Ok(None);
+        };
+        Ok(Some(Settings {
+            endpoint,
+            security: self.security()?,
+            role,
+            recorded,
+            sample: self.otlp_sample,
+            max_spans: self.otlp_max_spans,
+            service: self.otlp_service.clone(),
+            resource: self.otlp_resource.clone(),
+        }))
     }
 
     /// Returns the security of connections to the collector.
@@ -137,60 +149,5 @@ fn attribute(text: &str) -> Result<(String, String), String> {
     match key.is_empty() {
         true => Err(error().into()),
         false => Ok((key.to_owned(), value)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Flags {
-        #[command(flatten)]
-        otlp: OtlpArgs,
-    }
-
-    fn checked(args: &[&str]) -> Result<OtlpArgs, String> {
-        let flags = Flags::try_parse_from(["x"].iter().chain(args));
-        let args = flags.map_err(|error| error.to_string())?.otlp;
-        args.check(true).map(|()| args)
-    }
-
-    #[test]
-    fn flags_that_cannot_work_together_are_refused_with_the_remedy() {
-        let http = ["--otlp-endpoint", "http://127.0.0.1:4318"];
-        let https = ["--otlp-endpoint", "https://otel.example.org"];
-        for args in [
-            &[] as &[&str],
-            &http,
-            &[&https[..], &["--otlp-ca", "ca.pem"]].concat(),
-            &[&http[..], &["--otlp-sample", "0.5"]].concat(),
-            &["--otlp-service", "a", "--otlp-resource", "b=c,d=e%2Cf"],
-        ] {
-            checked(args).unwrap();
-        }
-        for (args, text) in [
-            (&https as &[&str], "--otlp-ca is missing"),
-            (
-                &[&http[..], &["--otlp-ca", "ca.pem"]].concat(),
-                "remove it, or use https",
-            ),
-            (&["--otlp-ca", "ca.pem"], "--otlp-endpoint <URL>"),
-            (&["--otlp-sample", "1.5"], "for example 0.01"),
-            (&["--otlp-sample", "NaN"], "for example 0.01"),
-            (&["--otlp-max-spans", "0"], "not in 1.."),
-            (&["--otlp-resource", "a"], "deployment.environment.name"),
-            (&["--otlp-resource", "=a"], "deployment.environment.name"),
-        ] {
-            let error = checked(args).unwrap_err();
-            assert!(error.contains(text), "{args:?}: {error}");
-        }
-        let error = checked(&http).unwrap().check(false).unwrap_err();
-        assert!(error.contains("has no effect"), "{error}");
-        let args = checked(&["--otlp-resource", "b=c, d = e%2Cf"]).unwrap();
-        let expected = [("b", "c"), ("d", "e,f")].map(|(k, v)| (k.to_owned(), v.to_owned()));
-        assert_eq!(args.otlp_resource, expected);
     }
 }

@@ -9,7 +9,7 @@ use common::sanitize::Sanitized;
 use http::{Method, Version};
 use serve::{peer::Peer, spans::Span};
 
-use super::message::{self, KeyValue, SpanKind, Status};
+use crate::message::{self, KeyValue, SpanKind, Status};
 
 /// The methods that have a name of their own. Callers choose all others.
 const METHODS: [Method; 9] = [
@@ -28,7 +28,7 @@ const METHODS: [Method; 9] = [
 const PARENT_IS_REMOTE: u32 = 0x300;
 
 /// Returns the message of a span. `scheme` is that of the listener.
-pub(super) fn message(span: &Span, scheme: &str) -> message::Span {
+pub(crate) fn message(span: &Span, scheme: &str) -> message::Span {
     let is_known = METHODS.contains(&span.method);
     let name = match is_known {
         true => span.method.as_str(),
@@ -137,7 +137,7 @@ mod tests {
     use serve::trace::TraceContext;
 
     use super::*;
-    use crate::otlp::message::{AnyValue, Value};
+    use crate::message::{AnyValue, Value};
 
     fn context(span: &str) -> TraceContext {
         let mut headers = HeaderMap::new();
