@@ -95,11 +95,12 @@ fn check_host(version: Version, target: &Uri, headers: &HeaderMap) -> Result<(),
     if more.is_some() {
         return Err(Rejection::Malformed("more than one Host"));
     }
-    let authority = target.authority().map(Authority::as_str);
+    let authority = target.authority();
     let host = host.map(|host| host.to_str().unwrap_or_default());
-    if authority.into_iter().chain(host).any(|text| !is_host(text)) {
+    if authority.is_some_and(|one| !names_host(one)) || host.is_some_and(|one| !is_host(one)) {
         return Err(Rejection::Malformed("Host or authority is invalid"));
     }
+    let authority = authority.map(Authority::as_str);
     match (version, authority, host) {
         (Version::HTTP_11, _, None) | (Version::HTTP_2, None, None) => {
             Err(Rejection::Malformed("no Host"))
@@ -114,9 +115,12 @@ fn check_host(version: Version, target: &Uri, headers: &HeaderMap) -> Result<(),
 /// Returns whether a text is `host [ ":" port ]`, without credentials and not empty (RFC 9110 §7.2,
 /// §4.2.2). A comma would make a list of `X-Forwarded-Host`.
 pub(super) fn is_host(text: &str) -> bool {
-    let Ok(authority) = Authority::try_from(text) else {
-        return false;
-    };
+    Authority::try_from(text).is_ok_and(|authority| names_host(&authority))
+}
+
+/// Does as [`is_host`] for an authority.
+fn names_host(authority: &Authority) -> bool {
+    let text = authority.as_str();
     let Some(after) = text.strip_prefix(authority.host()) else {
         return false; // Userinfo comes before the host.
     };

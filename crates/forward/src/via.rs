@@ -58,8 +58,15 @@ pub(super) fn append(headers: &mut HeaderMap, received: Version) {
 
 /// Returns the hop that a member of `Via` names. A member reads `protocol by (comment)`.
 fn received_by(member: &[u8]) -> Option<&[u8]> {
-    let words = member.split(u8::is_ascii_whitespace);
-    words.filter(|word| !word.is_empty()).nth(1)
+    let (_, rest) = split_word(member)?;
+    let rest = rest.trim_ascii_start();
+    let by = split_word(rest).map_or(rest, |(by, _)| by);
+    (!by.is_empty()).then_some(by)
+}
+
+/// Returns the beginning of a text up to its first white space, and the rest, if there is white space.
+fn split_word(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    text.split_at_checked(text.iter().position(u8::is_ascii_whitespace)?)
 }
 
 fn begins_with(by: &[u8], prefix: &str) -> bool {
