@@ -36,7 +36,7 @@ impl Prometheus {
         let config = json!({
             "global": { "scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "200ms" },
             "rule_files": ["alerts.yml"],
-            "scrape_configs": [{ "job_name": "test", "static_configs": [{ "targets": addresses }] }],
+            "scrape_configs": [{ "job_name": "spiffe-jwt-proxy", "static_configs": [{ "targets": addresses }] }],
         });
         let file = directory.path().join("prometheus.yml");
         fs::write(&file, config.to_string()).unwrap();

@@ -8,6 +8,7 @@ use harness::{
     prometheus::Prometheus,
     upstream::HoldingUpstream,
 };
+use nix::sys::signal::Signal;
 use tokio::net::TcpStream;
 
 use super::{MINUTE, nothing};
@@ -108,4 +109,20 @@ async fn lost_log_lines_and_files_that_run_out_are_raised() {
         .await;
     limited.logged("but this process may have only 80").await;
     drop((full, open));
+}
+
+#[tokio::test]
+async fn process_that_was_killed_is_raised_as_gone() {
+    let stack = Stack::new().await;
+    let mut server = stack.server(&ADMIN).await;
+    let admin = Admin::of(&server).await;
+    let Some(prometheus) = Prometheus::start(&[&admin], MINUTE).await else {
+        return;
+    };
+    server.signal(Signal::SIGKILL);
+    server.ended().await;
+    let labels = [("instance", admin.address())];
+    prometheus
+        .fires("SpiffeProcessGone", &labels, nothing)
+        .await;
 }
