@@ -1,4 +1,11 @@
-use harness::{CLIENT_ID, Stack, app::App, http::send, https::get, process::Process};
+use harness::{
+    CLIENT_ID, Stack,
+    app::App,
+    binary,
+    http::send,
+    https::get,
+    process::{self, Process, free_ports},
+};
 use http::{Request, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -150,6 +157,62 @@ async fn attributes_are_those_of_the_conventions_without_secrets() {
         }
         assert!(text.contains("service.namespace") && text.contains("a,shop"));
     }
+}
+
+#[tokio::test]
+#[ignore = "scripts/otlp.sh builds its binaries"]
+async fn failed_upstream_is_an_error_in_the_span_whose_id_is_in_the_log() {
+    let (stack, collector) = (Stack::new().await, Collector::start().await);
+    let [nowhere] = free_ports();
+    let url = format!("https://localhost:{nowhere}");
+    let args = ["--listen", "127.0.0.1:0", "--url", &url];
+    let client = stack.spawn("client", &[&args[..], &collector.flags()].concat());
+    let address = ("127.0.0.1", client.listening().await);
+    let connection = TcpStream::connect(address).await.unwrap();
+    let request = request(&[("traceparent", &parent("01"))]);
+    let answer = send(connection, Version::HTTP_11, request).await.unwrap();
+    assert_eq!(answer.status(), 502);
+    let Seen { span, .. } = &collector.has(1).await[0];
+    assert_eq!(span.text("error.type").unwrap(), "upstream_connect");
+    assert_eq!(
+        span.text("spiffe.refusal.reason").unwrap(),
+        "upstream_connect"
+    );
+    assert_eq!(span.status.as_ref().unwrap().code, 2);
+    let [_, id, _] = span.ids();
+    let line = client.logged("status=502").await;
+    let ids = format!("trace_id={TRACE} span_id={id}");
+    assert!(line.contains(&ids), "{line}");
+}
+
+#[tokio::test]
+#[ignore = "scripts/otlp.sh builds its binaries"]
+async fn service_and_attributes_come_from_the_variables_of_opentelemetry() {
+    let (stack, collector) = (Stack::new().await, Collector::start().await);
+    for (name, attributes, expected) in [
+        (
+            "shop",
+            "service.name=x, deployment.environment.name=test",
+            "shop",
+        ),
+        ("", "service.name=x", "x"),
+        ("", "", "server"),
+    ] {
+        let args = [&["--listen", "127.0.0.1:0"], &collector.flags()[..]].concat();
+        let endpoint = stack.agent.endpoint();
+        let mut command = process::command(&binary("server"), &endpoint, &args);
+        command.env("OTEL_SERVICE_NAME", name);
+        command.env("OTEL_RESOURCE_ATTRIBUTES", attributes);
+        let server = Process::spawn(command);
+        let https = stack.https(server.listening().await);
+        let bearer = format!("Bearer {}", stack.token(|_| ()));
+        let fields = [("authorization", &*bearer), ("traceparent", &*parent("01"))];
+        assert_eq!(https.send(get(&fields)).await.status, 200);
+        server.stop().await;
+        assert_eq!(collector.spans().pop().unwrap().service, expected);
+    }
+    let first = &collector.bodies()[0];
+    assert!(String::from_utf8_lossy(first).contains("deployment.environment.name"));
 }
 
 #[tokio::test]

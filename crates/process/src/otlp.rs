@@ -10,6 +10,9 @@ use serve::spans::Recorded;
 
 use crate::{roots, sandbox::Sandbox};
 
+/// Keys and values.
+type Attributes = Vec<(String, String)>;
+
 /// The export of spans.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Traces (OTLP)")]
@@ -36,16 +39,15 @@ pub struct OtlpArgs {
         hide_env_values = true
     )]
     otlp_service: Option<String>,
-    /// Attribute of this process in its spans; repeatable
+    /// Attribute of this process in its spans, or several with commas between them; repeatable
     #[arg(
         long,
         value_name = "KEY=VALUE",
         env = "OTEL_RESOURCE_ATTRIBUTES",
         hide_env_values = true,
-        value_delimiter = ',',
-        value_parser = attribute
+        value_parser = attributes
     )]
-    otlp_resource: Vec<(String, String)>,
+    otlp_resource: Vec<Attributes>,
 }
 
 impl OtlpArgs {
@@ -107,8 +109,9 @@ impl OtlpArgs {
             recorded,
             sample: self.otlp_sample,
             max_spans: self.otlp_max_spans,
-            service: self.otlp_service.clone(),
-            resource: self.otlp_resource.clone(),
+            // An empty variable is as one that is not set.
+            service: self.otlp_service.clone().filter(|name| !name.is_empty()),
+            resource: self.otlp_resource.iter().flatten().cloned().collect(),
         }))
     }
 
@@ -137,6 +140,12 @@ fn ratio(text: &str) -> Result<f64, String> {
     let ratio = text.parse().ok();
     let ratio = ratio.filter(|ratio| (0.0..=1.0).contains(ratio));
     ratio.ok_or_else(|| "expected a number from 0 to 1, for example 0.01".into())
+}
+
+/// Parses attributes with commas between them.
+fn attributes(text: &str) -> Result<Attributes, String> {
+    let parts = text.split(',').filter(|part| !part.trim().is_empty());
+    parts.map(attribute).collect()
 }
 
 /// Parses an attribute, whose value may have percent-encoded octets.

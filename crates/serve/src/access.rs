@@ -18,7 +18,7 @@ use crate::{
     peer::Peer,
     shared::Shared,
     spans::{PendingSpan, Span, Spans},
-    trace::TraceContext,
+    trace::{TRACEPARENT, TraceContext},
 };
 
 /// The longest path of a span, in characters.
@@ -136,7 +136,7 @@ impl Access {
         let Some(span) = span.filter(|span| span.is_passed_on(self.is_verified())) else {
             return;
         };
-        headers.insert("traceparent", span.context.field().clone());
+        headers.insert(&TRACEPARENT, span.context.field().clone());
         if self.0.request.trace.is_none() {
             headers.remove("tracestate");
         }

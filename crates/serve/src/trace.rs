@@ -1,11 +1,14 @@
 //! The trace that a request belongs to (W3C Trace Context, `traceparent`).
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tracing::field::{DisplayValue, display};
 
 /// The context of a request in its trace: a valid `traceparent`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceContext(HeaderValue);
+
+/// The field with the context. A static name is checked once, and not for each request.
+pub(crate) static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The length of a `traceparent`: version, trace ID, span ID and flags in hexadecimal, with hyphens between them.
 const LENGTH: usize = 55;
@@ -19,7 +22,7 @@ impl TraceContext {
     /// Returns the context in a valid `traceparent`, if there is exactly one such field.
     #[must_use]
     pub fn in_fields(headers: &HeaderMap) -> Option<Self> {
-        let mut fields = headers.get_all("traceparent").iter();
+        let mut fields = headers.get_all(&TRACEPARENT).iter();
         let field = fields.next().filter(|_| fields.next().is_none())?;
         is_valid(field.as_bytes()).then(|| Self(field.clone()))
     }
