@@ -10,6 +10,7 @@ readonly READY_WITHIN=30 # seconds
 
 profile=release
 target=
+cross=
 bin=
 check=false
 architecture=
@@ -29,7 +30,8 @@ leaves nothing in the container storage of this machine. The build takes about f
 minutes on two cores. Needs rustup, buildah, and musl-gcc (musl-tools).
 
   --debug   build without optimisation, in about a minute
-  --target  build for this target of Rust [default: this machine's, for musl]
+  --target  build for this target of Rust [default: this machine's, for musl]. Another
+            architecture needs its compiler, such as gcc-aarch64-linux-gnu
   --bin     take static binaries for the target from this directory
   --check   also run the scenario out of the archive: each process in a container of
             podman, as the image's user, on a read-only root, without capabilities;
@@ -57,14 +59,21 @@ target_directory() {
     cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'
 }
 
+# Uses Debian's compiler for another architecture, and sets $cross to the start of its tools' names. Rust brings musl
+# itself, and the C code of crates needs only headers.
+find_cross_tools() {
+    local name=${target//-/_}
+    cross=${target%%-*}-linux-gnu-
+    need "${cross}gcc" "gcc-${target%%-*}-linux-gnu"
+    export "CC_$name=${cross}gcc" "AR_$name=${cross}ar" "CARGO_TARGET_${name^^}_LINKER=${cross}gcc"
+}
+
 # Builds the binaries, and sets $bin.
 build() {
     local arguments=(--locked --target "$target" --bins -p server -p proxy -p client)
     command -v rustup >/dev/null || fail 'rustup is missing: install Rust from https://rustup.rs'
     rustup target list --installed | grep --line-regexp "$target" >/dev/null || rustup target add "$target"
-    if [[ $target == "$(uname -m)"-* ]]; then
-        need musl-gcc musl-tools
-    fi
+    [[ -n $cross ]] || need musl-gcc musl-tools
     [[ $profile == debug ]] || arguments+=(--release)
     cargo build "${arguments[@]}"
     bin=$(target_directory)/$target/$profile
@@ -84,7 +93,7 @@ lay_files() {
     local name
     mkdir "$scratch/files"
     for name in server proxy client; do
-        "${STRIP:-strip}" -o "$scratch/files/$name" "$bin/$name"
+        "${cross}strip" -o "$scratch/files/$name" "$bin/$name"
         chmod 0755 "$scratch/files/$name"
         ! LC_ALL=C readelf --program-headers "$scratch/files/$name" | grep INTERP >/dev/null ||
             fail "$bin/$name is not static: build it for $target"
@@ -201,7 +210,9 @@ main() {
         shift
     done
     need buildah buildah
+    [[ $target == "$(uname -m)"-* ]] || find_cross_tools
     if $check; then
+        [[ -z $cross ]] || fail '--check needs binaries for this machine'
         ((EUID == 0)) || fail '--check needs root'
         need podman podman
         need runc runc
