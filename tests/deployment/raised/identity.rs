@@ -18,7 +18,8 @@ async fn outage_and_withdrawal_are_raised_for_the_process_that_has_them() {
     let server = stack.server(&ADMIN).await;
     let admin = Admin::of(&server).await;
     let other_stack = Stack::new().await;
-    let other = Admin::of(&other_stack.server(&ADMIN).await).await;
+    let sound = other_stack.server(&ADMIN).await;
+    let other = Admin::of(&sound).await;
     let Some(prometheus) = Prometheus::start(&[&admin, &other], MINUTE).await else {
         return;
     };
@@ -53,7 +54,14 @@ async fn outage_and_withdrawal_are_raised_for_the_process_that_has_them() {
         .await;
     let page = Page::of(&admin).await;
     assert_eq!(page.at("spiffe_readiness{state=\"not_ready\"}"), 1.0);
-    assert_eq!(prometheus.of(&other).await, [] as [&str; 0]);
+    let alerts = prometheus.of(&other).await;
+    let raised = ["SpiffeDegraded", "SpiffeWorkloadApiAway", "SpiffeNotReady"];
+    assert!(
+        raised
+            .iter()
+            .all(|one| !alerts.contains(&(*one).to_owned())),
+        "{alerts:?}"
+    );
 }
 
 #[tokio::test]
@@ -78,8 +86,13 @@ async fn expiry_and_bad_updates_are_raised_for_the_process_that_has_them() {
     }
     let (_, svid) = expiring.becomes("ready", "x509_svid", "met").await;
     assert!(svid["seconds_left"].as_u64().unwrap() < 600, "{svid}");
-    // An alert about updates needs a series without a rejected one before.
-    assert_eq!(prometheus.of(&misled).await, [] as [&str; 0]);
+    let alerts = prometheus.of(&misled).await;
+    assert!(
+        alerts
+            .iter()
+            .all(|one| !one.ends_with("Expires") && !one.ends_with("Soon")),
+        "{alerts:?}"
+    );
 
     let bundles = [("spiffe://example.org".to_owned(), b"{}".to_vec())].into();
     fake.say_jwt_bundles(Ok(pb::JwtBundlesResponse { bundles }));
