@@ -8,7 +8,7 @@ use std::{
 };
 
 use common::bearer::MAX_WAITING;
-use futures_util::stream;
+use futures_util::{future::join_all, stream};
 use harness::{
     PATIENCE, Stack,
     admin::{ADMIN, Admin},
@@ -19,7 +19,7 @@ use harness::{
     wait::until,
 };
 use http::{Request, Version};
-use http_body_util::StreamBody;
+use http_body_util::{Full, StreamBody};
 use hyper::{
     body::{Bytes, Frame},
     client::conn::http2,
@@ -111,17 +111,14 @@ async fn a_flood_of_new_tokens_does_not_hold_up_known_ones() {
     let (stop, refused) = <(Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
     let mut flood = JoinSet::new();
     for _ in 0..4 {
-        let io = TokioIo::new(https.connect(b"h2").await);
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
-        tokio::spawn(connection);
+        let sender = connect(&https).await;
         for _ in 0..100 {
             let (stop, refused) = (Arc::clone(&stop), Arc::clone(&refused));
             let (mut sender, bad) = (sender.clone(), forged(&stack));
             flood.spawn(async move {
                 let mut times = Vec::new();
                 while !stop.load(SeqCst) {
-                    let mut request = get(&[("authorization", &bad)]);
-                    *request.uri_mut() = "https://localhost/".parse().unwrap();
+                    let request = over_http2(&[("authorization", &bad)]);
                     sender.ready().await.unwrap();
                     let asked = Instant::now();
                     let answer = sender.send_request(request).await.unwrap();
@@ -157,12 +154,14 @@ async fn more_tokens_than_may_wait_are_refused_and_then_it_goes_on() {
     let connections = 2 * MAX_WAITING as u32 / STREAMS;
     let admin = Admin::of(&server).await;
     let flooding = async {
-        let refused = loop {
+        let mut is_refused = false;
+        while !is_refused {
             let mut flood = JoinSet::new();
             let mut ready = Vec::new();
             for _ in 0..connections {
                 ready.push(Frames::connect(&https, &[]).await);
             }
+            let one_of_many = connect(&https).await;
             for mut frames in ready {
                 let requests = requests.clone();
                 flood.spawn(async move {
@@ -172,13 +171,11 @@ async fn more_tokens_than_may_wait_are_refused_and_then_it_goes_on() {
                     }
                 });
             }
-            let refused = probe(&https, &bad, &good, &mut flood).await;
+            // A known token is accepted meanwhile.
+            let known = times(&https, &good, 1);
+            (is_refused, _) = tokio::join!(is_one_refused(&one_of_many, &bad, STREAMS), known);
             flood.join_all().await;
-            if let Some(refused) = refused {
-                break refused;
-            }
-        };
-        is_overloaded(&refused);
+        }
     };
     let waiting = "spiffe_verifications_waiting";
     let (flooded, ()) = tokio::join!(
@@ -196,23 +193,35 @@ async fn more_tokens_than_may_wait_are_refused_and_then_it_goes_on() {
     times(&https, &format!("Bearer {new}"), 1).await;
 }
 
-/// Sends a bad token and a known one while the flood lasts. Returns the first answer that refuses a
-/// token because too many verifications wait.
-async fn probe(
-    https: &Https,
-    bad: &str,
-    good: &str,
-    flood: &mut JoinSet<()>,
-) -> Option<WholeAnswer> {
-    while flood.try_join_next().is_none() {
-        let asking = https.send(get(&[("authorization", bad)]));
-        let answer = timeout(Duration::from_millis(500), asking).await;
-        if let Ok(answer) = answer
-            && answer.status == 503
-        {
-            times(https, good, 1).await;
-            return Some(answer);
+/// Sends `count` bad tokens at once. Returns whether one is refused because too many verifications wait.
+async fn is_one_refused(sender: &Sender, bad: &str, count: u32) -> bool {
+    let asking = (0..count).map(|_| {
+        let (mut sender, request) = (sender.clone(), over_http2(&[("authorization", bad)]));
+        async move {
+            sender.ready().await.unwrap();
+            sender.send_request(request).await.unwrap()
         }
-    }
-    None
+    });
+    let answers = join_all(asking).await;
+    let mut refused = answers.iter().filter(|answer| answer.status() == 503);
+    let one = refused.next();
+    one.inspect(|one| assert_eq!(one.headers()["retry-after"], "1"))
+        .is_some()
+}
+
+type Sender = http2::SendRequest<Full<Bytes>>;
+
+/// Returns a connection over HTTP/2.
+async fn connect(https: &Https) -> Sender {
+    let io = TokioIo::new(https.connect(b"h2").await);
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// Returns a GET of `/` with these header fields, as HTTP/2 has it.
+fn over_http2(fields: &[(&str, &str)]) -> Request<Full<Bytes>> {
+    let mut request = get(fields);
+    *request.uri_mut() = "https://localhost/".parse().unwrap();
+    request
 }

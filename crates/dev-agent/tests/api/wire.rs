@@ -359,9 +359,11 @@ async fn floods_end_a_connection_and_not_the_agent_w148() {
     good.await.next().await;
 }
 
-/// No task of 10,000 cancelled calls stays.
+/// No task of 10,000 cancelled calls stays. They come in rounds, because a connection is closed on which many calls end before
+/// they are accepted.
 #[tokio::test]
 async fn cancelled_calls_leave_nothing_behind_w030() {
+    const AT_ONCE: usize = 20;
     let agent = TestAgent::start(&[ENTRY]).await;
     let alive = || {
         tokio::runtime::Handle::current()
@@ -373,19 +375,19 @@ async fn cancelled_calls_leave_nothing_behind_w030() {
     client.validate_jwtsvid(request).await.unwrap_err();
     let before = alive();
     agent.stall();
-    for _ in 0..100 {
+    for _ in 0..10_000 / AT_ONCE {
         let mut calls = JoinSet::new();
-        for _ in 0..100 {
+        for _ in 0..AT_ONCE {
             let mut client = client.clone();
             calls.spawn(async move {
                 let mut request = crate::support::with_header(dev_agent::pb::X509svidRequest {});
                 request.set_timeout(std::time::Duration::from_millis(5));
-                client.fetch_x509svid(request).await.unwrap_err().code()
+                client.fetch_x509svid(request).await.unwrap_err()
             });
         }
-        for code in calls.join_all().await {
+        for status in calls.join_all().await {
             let cancelled = [tonic::Code::Cancelled, tonic::Code::DeadlineExceeded];
-            assert!(cancelled.contains(&code), "{code:?}");
+            assert!(cancelled.contains(&status.code()), "{status:?}");
         }
     }
     let gone = async {
