@@ -38,7 +38,7 @@ main() {
     trap "rm -f '$log'" EXIT
     cargo build --workspace --exclude bench --exclude drill --bins --locked
     # Most tests wait for processes and timers. Those of `limits` keep all cores busy, and measure meanwhile.
-    threads=$((2 * $(nproc)))
+    threads=$((3 * $(nproc)))
     RUST_TEST_THREADS=$threads run --lib --bins --test '[!l]*' --test 'l[!i]*'
     run --test 'li*'
     run --doc
