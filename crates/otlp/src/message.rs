@@ -91,7 +91,7 @@ pub(crate) struct Status {
     pub(crate) code: i32,
 }
 
-/// Whether a span failed.
+/// Says whether a span failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 pub(crate) enum StatusCode {
