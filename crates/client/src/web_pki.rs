@@ -28,11 +28,7 @@ pub(crate) fn client(ca: Option<&Path>) -> Result<Arc<ClientConfig>, Error> {
         Some(path) => roots::in_file(path)?,
         None => of_system()?,
     };
-    let config = ClientConfig::builder().with_root_certificates(roots);
-    let mut config = config.with_no_client_auth();
-    // A connection that resumes a session would skip the verification.
-    config.resumption = rustls::client::Resumption::disabled();
-    Ok(Arc::new(config))
+    Ok(roots::verifying(roots))
 }
 
 /// Returns the roots of the system (or of `SSL_CERT_FILE` and `SSL_CERT_DIR`). Those that can't be used

@@ -2,11 +2,8 @@
 
 use std::str::FromStr;
 
-use forward::outbound::{Protocol, UpstreamUrl};
-use http::{
-    Uri,
-    uri::{Authority, PathAndQuery},
-};
+use forward::outbound::{Protocol, UpstreamUrl, has_bad_port};
+use http::{Uri, uri::PathAndQuery};
 
 /// The path of a collector for spans in OTLP over HTTP.
 const DEFAULT_PATH: &str = "/v1/traces";
@@ -71,12 +68,6 @@ impl FromStr for Endpoint {
         let url = UpstreamUrl::host(protocol, authority.clone());
         Ok(Self { url, path })
     }
-}
-
-/// Returns whether the port is not a valid one. Without this check it would silently become that of the scheme.
-fn has_bad_port(authority: &Authority) -> bool {
-    let written = authority.as_str().len() > authority.host().len();
-    written && authority.port_u16().is_none_or(|port| port == 0)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use common::{count::Counters, sanitize::Sanitized};
+use common::{backoff::Backoff, count::Counters, sanitize::Sanitized};
 use forward::outbound::{Client, ExclusiveLimit, Security, Upstream, UpstreamStatus};
 use http::{
     HeaderValue, Request, Response, StatusCode,
@@ -42,10 +42,10 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// The times that a batch is sent, the first pause between them, and the longest one.
+/// The times that a batch is sent, and the pauses between them. The longest one bounds what the collector asks for.
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_secs(1);
-const MAX_PAUSE: Duration = Duration::from_secs(30);
+const BACKOFF: Backoff = Backoff::new(PAUSE, Duration::from_secs(30));
 
 /// The time for the last spans of a process that stops.
 const LAST: Duration = Duration::from_secs(5);
@@ -215,8 +215,7 @@ impl Export {
     /// Sends a batch, and again if that can help. Returns the number of its spans that the collector did not take, or
     /// `None` if it took no batch.
     async fn send_until_taken(&mut self, body: &Bytes) -> Option<u64> {
-        let mut pause = PAUSE;
-        for left in (0..ATTEMPTS).rev() {
+        for attempt in 1..=ATTEMPTS {
             let fault = match self.send(body.clone()).await {
                 Ok(rejected) => {
                     self.note_success();
@@ -225,13 +224,12 @@ impl Export {
                 Err(fault) => fault,
             };
             self.note_failure(&fault);
-            let is_last = left == 0 || self.stop.is_requested();
+            let is_last = attempt == ATTEMPTS || self.stop.is_requested();
             let again = fault.again.filter(|_| !is_last)?;
             tokio::select! {
-                () = sleep(again.max(pause)) => {}
+                () = sleep(again.max(BACKOFF.pause(attempt))) => {}
                 () = self.stop.clone().requested() => {}
             }
-            pause *= 2;
         }
         None
     }
@@ -359,7 +357,7 @@ fn taken(response: &Response<Bytes>) -> Result<u64, Fault> {
     );
     let after = response.headers().get(RETRY_AFTER);
     let after = after.and_then(|after| after.to_str().ok()?.parse().ok());
-    let after = after.map_or(PAUSE, Duration::from_secs).min(MAX_PAUSE);
+    let after = after.map_or(PAUSE, Duration::from_secs).min(BACKOFF.max());
     Err(Fault {
         text: format!("it answers {status}"),
         again: passes.then_some(after),

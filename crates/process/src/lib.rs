@@ -15,7 +15,7 @@
 //! - [`tenure`]: the end of connections with the identity of the process
 //! - [`sandbox`]: the files and ports that the process reaches
 //! - [`protect`]: core dumps and tracing
-//! - [`roots`]: CA certificates in a file
+//! - [`roots`]: CA certificates that verify a peer by its host name
 //! - `otlp` (with the feature of that name): the flags about spans for an OpenTelemetry collector
 
 pub mod admin;

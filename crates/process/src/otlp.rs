@@ -1,11 +1,10 @@
 //! The flags about the export of spans ([`otlp`]).
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use clap::Args;
 use forward::outbound::Security;
 use otlp::{Endpoint, Settings};
-use rustls::{ClientConfig, client::Resumption};
 use serve::spans::Recorded;
 
 use crate::{roots, sandbox::Sandbox};
@@ -124,12 +123,8 @@ impl OtlpArgs {
             return Ok(Security::Plaintext);
         };
         let roots = roots::in_file(ca).map_err(|error| anyhow::anyhow!("--otlp-ca {error}"))?;
-        let config = ClientConfig::builder().with_root_certificates(roots);
-        let mut config = config.with_no_client_auth();
-        // A connection that resumes a session would skip the verification.
-        config.resumption = Resumption::disabled();
         Ok(Security::HostName {
-            config: Arc::new(config),
+            config: roots::verifying(roots),
             name: None,
         })
     }

@@ -1,9 +1,10 @@
-//! CA certificates in a file, which verify a peer by its host name.
+//! CA certificates that verify a peer by its host name.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, path::Path, sync::Arc};
 
 use rustls::{
-    RootCertStore,
+    ClientConfig, RootCertStore,
+    client::Resumption,
     pki_types::{CertificateDer, pem::PemObject},
 };
 
@@ -36,6 +37,16 @@ pub fn in_file(path: &Path) -> Result<RootCertStore, Error> {
         true => Err(Error::NoCertificate(shown())),
         false => Ok(roots),
     }
+}
+
+/// Returns the TLS configuration that verifies a peer by its host name against `roots`.
+#[must_use]
+pub fn verifying(roots: RootCertStore) -> Arc<ClientConfig> {
+    let config = ClientConfig::builder().with_root_certificates(roots);
+    let mut config = config.with_no_client_auth();
+    // A connection that resumes a session would skip the verification.
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ pub use self::{
     security::Security,
     status::{Ejection, EndpointStatus, UpstreamStatus},
     upstream::Upstream,
-    url::{Protocol, UpstreamUrl},
+    url::{Protocol, UpstreamUrl, has_bad_port},
 };
 pub(crate) use self::{
     caller::Caller,

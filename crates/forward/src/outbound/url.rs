@@ -141,6 +141,14 @@ impl UpstreamUrl {
     }
 }
 
+/// Returns whether the port in a URL is not a valid one. Without this check it would silently become that of the
+/// scheme.
+#[must_use]
+pub fn has_bad_port(authority: &Authority) -> bool {
+    let written = authority.as_str().len() > authority.host().len();
+    written && authority.port_u16().is_none_or(|port| port == 0)
+}
+
 impl Protocol {
     /// Returns the port of a URL without one.
     fn port(self) -> u16 {

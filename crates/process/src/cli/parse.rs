@@ -2,11 +2,8 @@
 
 use std::{net::SocketAddr, str::FromStr, time::Duration};
 
-use forward::outbound::{Protocol, UpstreamUrl};
-use http::{
-    Uri,
-    uri::{Authority, PathAndQuery},
-};
+use forward::outbound::{Protocol, UpstreamUrl, has_bad_port};
+use http::{Uri, uri::PathAndQuery};
 use spiffe::SpiffeId;
 
 use crate::listen::socket_path;
@@ -155,12 +152,6 @@ fn https(text: &str) -> Result<Uri, String> {
         (Some("http"), _) => error("http would send the token in clear"),
         _ => error("the scheme must be https"),
     }
-}
-
-/// Returns whether the port is not a valid one. Without this check it would silently become 443.
-fn has_bad_port(authority: &Authority) -> bool {
-    let written = authority.as_str().len() > authority.host().len();
-    written && authority.port_u16().is_none_or(|port| port == 0)
 }
 
 /// Parses an upstream: scheme, host and port of a URL. It has no path, because the request's own
