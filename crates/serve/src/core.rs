@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use common::{source::network, throttle::LogQuota, tls::refused_certificate};
+use common::{source::network, throttle::Quota, tls::refused_certificate};
 use tokio::{task::JoinSet, time::timeout};
 use tracing::{debug, field::display, warn};
 
@@ -129,7 +129,7 @@ impl<H: Handler> ServingCore<H> {
 
 /// Logs why a connection ended early. `refused` limits the lines about certificates, which must be seen:
 /// they tell the operator of a correct peer what to mend.
-fn log_end(peer: PeerAddress, error: &connection::Error, refused: &LogQuota) {
+fn log_end(peer: PeerAddress, error: &connection::Error, refused: &Quota) {
     let fault = match error {
         connection::Error::Handshake(cause) => refused_certificate(cause),
         _ => None,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use common::throttle::{LogQuota, LogQuotas};
+use common::throttle::{LogQuotas, Quota};
 
 use crate::{
     accept::{Admission, Balance},
@@ -28,7 +28,7 @@ pub struct Shared {
     /// The time for which the bundles that verify callers stay the same.
     pub(crate) trust: Option<Tenure>,
     /// The quota of log lines about handshakes that are refused.
-    pub(crate) refused: Arc<LogQuota>,
+    pub(crate) refused: Arc<Quota>,
     /// The quotas of log lines about requests.
     pub(crate) quotas: Arc<LogQuotas>,
     pub(crate) counts: Arc<Counts>,

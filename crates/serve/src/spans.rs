@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use common::{count::Counters, reason::Reason, throttle::LogQuota};
+use common::{count::Counters, reason::Reason, throttle::Quota};
 use http::{HeaderMap, Method, StatusCode, Version, header::AUTHORIZATION};
 use spiffe::SpiffeId;
 use tokio::sync::mpsc;
@@ -47,7 +47,7 @@ pub struct Spans {
     recorded: Recorded,
     /// The part of the requests without a trace for which one begins.
     sample: f64,
-    limit: LogQuota,
+    limit: Quota,
     queue: mpsc::Sender<Span>,
     counts: Arc<Counters<SpanEnd>>,
 }
@@ -108,7 +108,7 @@ impl Spans {
         Self {
             recorded,
             sample,
-            limit: LogQuota::of(limit, limit.div_ceil(2)),
+            limit: Quota::new(limit, limit.div_ceil(2)),
             queue,
             counts,
         }

@@ -1,6 +1,6 @@
 //! Bounds on log lines that a peer can cause.
 //!
-//! [`Episode`] logs the start and the end of a repeated event. [`LogQuota`] limits the lines per second
+//! [`Episode`] logs the start and the end of a repeated event. [`Quota`] limits the records per second
 //! and per source. [`RecentRefusals`] keeps the last requests that have such a line.
 
 mod episode;
@@ -9,6 +9,6 @@ mod recent;
 
 pub use self::{
     episode::Episode,
-    quota::{LogQuota, LogQuotas},
+    quota::{LogQuotas, Quota},
     recent::{RecentRefusals, RefusedRequest},
 };

@@ -1,6 +1,6 @@
-//! A limit of log lines about single requests, in all and per source.
+//! A limit of log lines and other records about single requests, in all and per source.
 //!
-//! A flood of requests must not become a flood of lines, and must not suppress the lines about other
+//! A flood of requests must not become a flood of records, and must not suppress those about other
 //! sources.
 
 use std::{
@@ -23,19 +23,19 @@ const LINES_PER_SOURCE: u32 = 20;
 
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Permits 100 log lines a second, 20 of them about one source, and counts the suppressed ones. A
+/// Permits a number of records a second, and a number about one source, and counts the suppressed ones. A
 /// source is an IPv4 address or the /64 of an IPv6 address.
 #[derive(Debug)]
-pub struct LogQuota(Mutex<Counts>);
+pub struct Quota(Mutex<Counts>);
 
 /// Quotas by the kind of line, so that lines about faults of callers do not use up the quota of lines
 /// about faults of servers.
 #[derive(Debug, Default)]
 pub struct LogQuotas {
     /// The quota of lines about refused and rejected requests.
-    pub refused: LogQuota,
+    pub refused: Quota,
     /// The quota of lines about requests that failed without a fault of their callers.
-    pub failed: LogQuota,
+    pub failed: Quota,
     /// The last requests that have such a line.
     pub recent: RecentRefusals,
 }
@@ -43,10 +43,10 @@ pub struct LogQuotas {
 #[derive(Debug)]
 struct Counts {
     since: Instant,
-    /// The lines of this period.
-    lines: u32,
-    /// The lines of this period by source. Only sources with a line have an entry, so that there are
-    /// at most as many entries as lines.
+    /// The records of this period.
+    records: u32,
+    /// The records of this period by source. Only sources with a record have an entry, so that there are
+    /// at most as many entries as records.
     sources: HashMap<IpAddr, u32>,
     suppressed: u64,
     limits: Limits,
@@ -54,12 +54,12 @@ struct Counts {
 
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    lines: u32,
-    lines_per_source: u32,
+    records: u32,
+    records_per_source: u32,
 }
 
 impl LogQuotas {
-    /// Permits a line about an answer to `source` that has this status, as [`LogQuota::take`] does.
+    /// Permits a line about an answer to `source` that has this status, as [`Quota::take`] does.
     pub fn take(&self, status: StatusCode, source: IpAddr) -> Option<Option<u64>> {
         let quota = match status.is_server_error() {
             true => &self.failed,
@@ -69,28 +69,21 @@ impl LogQuotas {
     }
 }
 
-impl LogQuota {
-    /// Returns a quota of which nothing is used.
+impl Quota {
+    /// Returns a quota that permits this number of records a second, and this number about one source.
     #[must_use]
-    pub fn new() -> Self {
-        Self::of(LINES, LINES_PER_SOURCE)
-    }
-
-    /// Returns a quota that permits this number of lines a second, and this number about one source. A span of a
-    /// trace counts as a line does.
-    #[must_use]
-    pub fn of(lines: u32, lines_per_source: u32) -> Self {
+    pub fn new(records: u32, records_per_source: u32) -> Self {
         let limits = Limits {
-            lines,
-            lines_per_source,
+            records,
+            records_per_source,
         };
         Self(Mutex::new(Counts::new(limits, Instant::now())))
     }
 
-    /// Permits a line about `source` ([`crate::source::network`]), or returns `None` if it must be
+    /// Permits a record about `source` ([`crate::source::network`]), or returns `None` if it must be
     /// suppressed.
     ///
-    /// The inner value is the number of lines about any source that were suppressed since the last
+    /// The inner value is the number of records about any source that were suppressed since the last
     /// permitted one, or `None` if there were none.
     pub fn take(&self, source: IpAddr) -> Option<Option<u64>> {
         let mut counts = lock(&self.0);
@@ -98,9 +91,10 @@ impl LogQuota {
     }
 }
 
-impl Default for LogQuota {
+/// Permits 100 log lines a second, 20 of them about one source.
+impl Default for Quota {
     fn default() -> Self {
-        Self::new()
+        Self::new(LINES, LINES_PER_SOURCE)
     }
 }
 
@@ -108,7 +102,7 @@ impl Counts {
     fn new(limits: Limits, since: Instant) -> Self {
         Self {
             since,
-            lines: 0,
+            records: 0,
             sources: HashMap::new(),
             suppressed: 0,
             limits,
@@ -117,7 +111,7 @@ impl Counts {
 
     fn take(&mut self, source: IpAddr, now: Instant) -> Option<Option<u64>> {
         if now.duration_since(self.since) >= PERIOD {
-            (self.since, self.lines) = (now, 0);
+            (self.since, self.records) = (now, 0);
             self.sources.clear();
         }
         if !self.count(source) {
@@ -128,17 +122,17 @@ impl Counts {
         Some((suppressed > 0).then_some(suppressed))
     }
 
-    /// Counts a line if both limits permit it, and returns whether they do.
+    /// Counts a record if both limits permit it, and returns whether they do.
     fn count(&mut self, source: IpAddr) -> bool {
-        if self.lines >= self.limits.lines {
+        if self.records >= self.limits.records {
             return false;
         }
         let of_source = self.sources.entry(source).or_default();
-        if *of_source >= self.limits.lines_per_source {
+        if *of_source >= self.limits.records_per_source {
             return false;
         }
         *of_source += 1;
-        self.lines += 1;
+        self.records += 1;
         true
     }
 }
@@ -148,8 +142,8 @@ mod tests {
     use super::*;
 
     const LIMITS: Limits = Limits {
-        lines: LINES,
-        lines_per_source: LINES_PER_SOURCE,
+        records: LINES,
+        records_per_source: LINES_PER_SOURCE,
     };
 
     /// Returns the source with this number.
@@ -216,7 +210,7 @@ mod tests {
 
     #[test]
     fn addresses_of_one_ipv6_network_are_one_source() {
-        let quota = LogQuota::new();
+        let quota = Quota::default();
         let taken = |text: &str| {
             quota
                 .take(crate::source::network(text.parse().unwrap()))
