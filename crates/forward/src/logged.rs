@@ -139,8 +139,8 @@ fn is_accepted(response: &Response<Body>) -> bool {
     !is_before_verification && !response.headers().contains_key("grpc-status")
 }
 
-/// Logs the fault for which a request of `peer` in this trace is answered with `status`, within the quotas: a fault of the caller
-/// as a warning, and any other as an error.
+/// Logs the fault for which a request of `peer` in this trace is answered with `status`, within the quotas: a
+/// fault of the caller as a warning, and any other as an error.
 pub fn log_failure(
     quotas: &LogQuotas,
     peer: &Peer,
@@ -156,7 +156,7 @@ pub fn log_failure(
     quotas.recent.add(refused);
     let is_callers = !status.is_server_error();
     let status = status.as_u16();
-    let [trace_id, span_id] = TraceContext::fields(trace);
+    let [trace_id, span_id] = TraceContext::ids(trace);
     match is_callers {
         true => warn!(%peer, status, %reason, trace_id, span_id, left_out, "{fault}"),
         false => error!(%peer, status, %reason, trace_id, span_id, left_out, "{fault}"),
@@ -175,8 +175,7 @@ pub fn reject(quotas: &LogQuotas, rejected: &Rejected<Received>, peer: &Peer) ->
         let status = status.as_u16();
         let method = Sanitized(request.method().as_str());
         let path = Sanitized(request.uri().path());
-        let trace = TraceContext::in_fields(request.headers());
-        let [trace_id, span_id] = TraceContext::fields(trace.as_ref());
+        let [trace_id, span_id] = TraceContext::ids_in(request.headers());
         match rejection {
             Rejection::OwnHop => {
                 info!(%method, %path, %peer, status, %reason, trace_id, span_id, left_out, "{rejection}");

@@ -226,7 +226,7 @@ impl Access {
             peer,
         } = record.checked.get().unwrap_or(&record.request);
         let gateway = record.checked.get().map(|_| display(&record.request.peer));
-        let [trace_id, span_id] = TraceContext::fields(trace);
+        let [trace_id, span_id] = TraceContext::ids(trace);
         info!(
             target: "access",
             caller = record.caller.get().map(display),

@@ -1,5 +1,7 @@
 //! The trace that a request belongs to (W3C Trace Context, `traceparent`).
 
+use std::ops::Range;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tracing::field::{DisplayValue, display};
 
@@ -10,9 +12,15 @@ pub struct TraceContext(HeaderValue);
 /// The field with the context. A static name is checked once, and not for each request.
 pub(crate) static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
+/// The IDs of a trace and of a span in it, as fields of a log line.
+type Ids<'a> = [Option<DisplayValue<&'a str>>; 2];
+
 /// The length of a `traceparent`: version, trace ID, span ID and flags in hexadecimal, with hyphens between them.
 const LENGTH: usize = 55;
 const HYPHENS: [usize; 3] = [2, 35, 52];
+const TRACE_ID: Range<usize> = 3..35;
+const SPAN_ID: Range<usize> = 36..52;
+const FLAGS: Range<usize> = 53..55;
 
 /// The flags: the caller may have recorded its span, and the ID of the trace is random.
 const SAMPLED: u8 = 1;
@@ -22,9 +30,7 @@ impl TraceContext {
     /// Returns the context in a valid `traceparent`, if there is exactly one such field.
     #[must_use]
     pub fn in_fields(headers: &HeaderMap) -> Option<Self> {
-        let mut fields = headers.get_all(&TRACEPARENT).iter();
-        let field = fields.next().filter(|_| fields.next().is_none())?;
-        is_valid(field.as_bytes()).then(|| Self(field.clone()))
+        field(headers).cloned().map(Self)
     }
 
     /// Returns the context of a new trace, which is sampled and has a random ID.
@@ -53,7 +59,7 @@ impl TraceContext {
     /// Returns the flags.
     #[must_use]
     pub fn flags(&self) -> u8 {
-        u8::from_str_radix(self.part(53..55), 16).unwrap_or_default()
+        u8::from_str_radix(part(&self.0, FLAGS), 16).unwrap_or_default()
     }
 
     /// Returns the ID of the trace.
@@ -79,26 +85,43 @@ impl TraceContext {
 
     /// Returns the fields `trace_id` and `span_id` of a log line.
     #[must_use]
-    pub fn fields(context: Option<&Self>) -> [Option<DisplayValue<&str>>; 2] {
-        [Self::trace_id, Self::span_id].map(|id| context.map(|one| display(id(one))))
+    pub fn ids(context: Option<&Self>) -> Ids<'_> {
+        ids(context.map(Self::field))
+    }
+
+    /// Returns the fields `trace_id` and `span_id` of a log line about a request with these fields.
+    #[must_use]
+    pub fn ids_in(headers: &HeaderMap) -> Ids<'_> {
+        ids(field(headers))
     }
 
     /// Returns the ID of the trace: 32 digits in hexadecimal.
     #[must_use]
     pub fn trace_id(&self) -> &str {
-        self.part(3..35)
+        part(&self.0, TRACE_ID)
     }
 
     /// Returns the ID of the span that the request belongs to: 16 digits in hexadecimal.
     #[must_use]
     pub fn span_id(&self) -> &str {
-        self.part(36..52)
+        part(&self.0, SPAN_ID)
     }
+}
 
-    fn part(&self, digits: std::ops::Range<usize>) -> &str {
-        let text = self.0.to_str().unwrap_or_default();
-        text.get(digits).unwrap_or_default()
-    }
+/// Returns the valid `traceparent` in these fields, if there is exactly one such field.
+fn field(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let mut fields = headers.get_all(&TRACEPARENT).iter();
+    let field = fields.next().filter(|_| fields.next().is_none())?;
+    is_valid(field.as_bytes()).then_some(field)
+}
+
+fn ids(field: Option<&HeaderValue>) -> Ids<'_> {
+    [TRACE_ID, SPAN_ID].map(|digits| field.map(|field| display(part(field, digits))))
+}
+
+fn part(field: &HeaderValue, digits: Range<usize>) -> &str {
+    let text = field.to_str().unwrap_or_default();
+    text.get(digits).unwrap_or_default()
 }
 
 /// Returns whether a `traceparent` is valid. A later version than 00 may have more after its flags.
@@ -118,8 +141,8 @@ fn is_valid(field: &[u8]) -> bool {
     let may_have_more = version != b"00" && more.first() == Some(&b'-');
     is_in_form
         && version != b"ff"
-        && !is_zero(&known[3..35])
-        && !is_zero(&known[36..52])
+        && !is_zero(&known[TRACE_ID])
+        && !is_zero(&known[SPAN_ID])
         && (more.is_empty() || may_have_more)
 }
 

@@ -54,8 +54,7 @@ impl Refusals {
         self.quotas.recent.add(refused);
         let (status, remedy) = (status.as_u16(), remedy(refusal));
         let (method, path) = request(head);
-        let trace = TraceContext::in_fields(&head.headers);
-        let [trace_id, span_id] = TraceContext::fields(trace.as_ref());
+        let [trace_id, span_id] = TraceContext::ids_in(&head.headers);
         warn!(
             %peer,
             status,

@@ -176,10 +176,8 @@ impl CoreHandler {
         reason: Reason,
         fault: impl Display,
     ) {
-        let (quotas, trace) = (
-            &self.shared.quotas,
-            TraceContext::in_fields(request.headers()),
-        );
+        let quotas = &self.shared.quotas;
+        let trace = TraceContext::in_fields(request.headers());
         log_failure(quotas, peer, trace.as_ref(), status, reason, fault);
     }
 }

@@ -60,8 +60,7 @@ pub(super) fn log(request: &Request<Wire>, peer: &Peer, reason: Reason, quotas: 
     quotas.recent.add(refused);
     let status = status.as_u16();
     let (method, path) = (Sanitized(method), Sanitized(path));
-    let trace = TraceContext::in_fields(request.headers());
-    let [trace_id, span_id] = TraceContext::fields(trace.as_ref());
+    let [trace_id, span_id] = TraceContext::ids_in(request.headers());
     warn!(
         %peer,
         status,
