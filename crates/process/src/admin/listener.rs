@@ -1,16 +1,17 @@
 //! The connections of the admin listener: few, short, and with deadlines.
 
-use std::{collections::VecDeque, convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
+use common::throttle::Episode;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serve::{listen::Socket, shutdown::Shutdown};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::{AbortHandle, JoinSet},
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::router::{Router, Sender};
 
@@ -29,9 +30,6 @@ const LAST: Duration = Duration::from_secs(10);
 /// The pause after a connection can't be accepted, for example without a file descriptor.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The shortest time between two warnings about that.
-const WARN_EVERY: Duration = Duration::from_secs(10);
-
 /// Serves connections to `socket` until `end`, if it has one.
 pub(super) async fn serve(socket: Socket, router: Arc<Router>, end: Option<Shutdown>) {
     let ended = async {
@@ -41,7 +39,7 @@ pub(super) async fn serve(socket: Socket, router: Arc<Router>, end: Option<Shutd
         }
     };
     let mut ended = pin!(ended);
-    let mut connections = Connections::default();
+    let mut connections = Connections::new();
     loop {
         tokio::select! {
             () = accept(&socket, &router, &mut connections) => {}
@@ -53,15 +51,25 @@ pub(super) async fn serve(socket: Socket, router: Arc<Router>, end: Option<Shutd
 }
 
 /// The open connections, the oldest first.
-#[derive(Default)]
 struct Connections {
     tasks: JoinSet<()>,
     handles: VecDeque<AbortHandle>,
-    /// The time of the last warning about a connection that can't be accepted.
-    warned: Option<Instant>,
+    /// The failures to accept connections.
+    failing: Arc<Episode>,
 }
 
 impl Connections {
+    fn new() -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            handles: VecDeque::new(),
+            failing: Episode::new(
+                "the admin listener can't accept connections; trying again".into(),
+                "the admin listener is accepting connections again",
+            ),
+        }
+    }
+
     /// Serves a connection on a task of its own.
     fn open(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
         while self.tasks.try_join_next().is_some() {}
@@ -72,15 +80,6 @@ impl Connections {
             oldest.abort();
         }
         self.handles.push_back(self.tasks.spawn(connection));
-    }
-
-    /// Warns of a connection that can't be accepted, unless it has done so shortly before.
-    fn warn(&mut self, error: &io::Error) {
-        let now = Instant::now();
-        if self.warned.is_none_or(|warned| now - warned >= WARN_EVERY) {
-            self.warned = Some(now);
-            warn!("the admin listener can't accept a connection: {error}");
-        }
     }
 }
 
@@ -100,7 +99,7 @@ async fn accept(socket: &Socket, router: &Arc<Router>, connections: &mut Connect
         }),
     };
     if let Err(error) = accepted {
-        connections.warn(&error);
+        connections.failing.note_error(&error);
         sleep(PAUSE).await;
     }
 }
