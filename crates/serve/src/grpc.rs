@@ -10,7 +10,6 @@ use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode, Version,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
 };
-
 use tokio::time::Instant;
 
 use crate::body::Body;

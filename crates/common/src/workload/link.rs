@@ -24,12 +24,12 @@ pub(super) struct Link {
 /// The state of a stream's messages, and the time since which it is so.
 #[derive(Debug, Default)]
 enum Flow {
-    /// None has come.
+    /// No message has come.
     #[default]
     Begun,
-    /// They come.
+    /// Messages come.
     Up(SystemTime),
-    /// None comes, for this reason.
+    /// No message comes, for this reason.
     Lost(SystemTime, String),
 }
 

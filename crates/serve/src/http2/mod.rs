@@ -26,11 +26,7 @@ use http::{
 
 use crate::fields;
 
-/// Removes the fields that HTTP/2 does not permit (RFC 9113 §8.2.2).
-pub fn remove_connection_fields(headers: &mut HeaderMap) {
-    fields::remove(headers, |name| CONNECTION_FIELDS.contains(name));
-}
-
+/// The fields that HTTP/2 does not permit (RFC 9113 §8.2.2).
 static CONNECTION_FIELDS: [HeaderName; 5] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -38,3 +34,8 @@ static CONNECTION_FIELDS: [HeaderName; 5] = [
     TRANSFER_ENCODING,
     UPGRADE,
 ];
+
+/// Removes the fields that HTTP/2 does not permit.
+pub fn remove_connection_fields(headers: &mut HeaderMap) {
+    fields::remove(headers, |name| CONNECTION_FIELDS.contains(name));
+}
