@@ -193,7 +193,7 @@ async fn requests_of_an_application_have_a_line_at_their_end() {
 
 #[test]
 fn document_has_each_field_of_a_line() {
-    let document = include_str!("../../deploy/logs.md");
+    let document = include_str!("../../deploy/access-log.md");
     let source = include_str!("../../crates/serve/src/access.rs");
     let rows = document.lines().filter(|line| line.starts_with("| `"));
     let documented = rows.filter_map(|row| row.strip_prefix("| `")?.split('`').next());

@@ -143,7 +143,7 @@ async fn a_policy_file_next_to_the_short_forms_is_refused_u028() {
 
 /// Returns the part of the operations page between two lines.
 fn documented(begin: &str, end: &str) -> String {
-    let page = include_str!("../../../deploy/README.md");
+    let page = include_str!("../../../deploy/policy.md");
     let (_, rest) = page.split_once(begin).unwrap();
     let (part, _) = rest.split_once(end).unwrap();
     part.to_owned()
