@@ -88,7 +88,7 @@ find_architecture() {
     esac
 }
 
-# Lays the binaries without symbols into $scratch/files. A static binary asks for no loader.
+# Copies the binaries without symbols into $scratch/files. A static binary needs no loader.
 lay_files() {
     local name
     mkdir "$scratch/files"
@@ -142,7 +142,7 @@ port() {
     sed -n 's/.*listening on .*:\([0-9]*\) .*/\1/p' "$scratch/$1.log" | head -n 1
 }
 
-# expect STATUS TEXT ARG...: runs the client, which must end like that.
+# expect STATUS TEXT ARG...: runs the client, and fails unless it ends with this status and text.
 expect() {
     local status=0 output wanted_status=$1 wanted=$2
     shift 2
@@ -152,7 +152,7 @@ expect() {
     echo "container.sh: client${*:+ $*}: $wanted (exit status $status)"
 }
 
-# stop NAME: ends a container by SIGTERM, as Kubernetes does, which must end well.
+# stop NAME: ends a container by SIGTERM, as Kubernetes does, and fails unless its status is 0.
 stop() {
     local status=0
     in_storage podman stop --time "$READY_WITHIN" "$1" >/dev/null
@@ -160,7 +160,7 @@ stop() {
     ((status == 0)) || fail "$1 ended with $status: $(cat "$scratch/$1.log")"
 }
 
-# Runs the scenario out of the archive. All containers have the same user, so that each chooses its identity.
+# Runs the scenario out of the archive. All containers have the same user, so that each chooses its SPIFFE ID.
 run_scenario() {
     local user=unix:uid:${USER_AND_GROUP%:*} name
     cargo build --workspace --exclude bench --exclude drill --bins --locked
@@ -190,7 +190,7 @@ clean_up() {
     [[ ! -v processes[server] ]] || in_storage podman rm --all --force --time 0 >/dev/null 2>&1 || true
     [[ -z ${processes[dev-agent]-} ]] || kill "${processes[dev-agent]}" 2>/dev/null || true
     wait
-    # The files belong to other IDs where buildah was not root.
+    # Where buildah was not root, the files belong to other user IDs.
     rm -rf "$scratch" 2>/dev/null || buildah unshare rm -rf "$scratch"
 }
 

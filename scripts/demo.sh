@@ -103,7 +103,7 @@ build() {
     local arguments=(--workspace --exclude bench --exclude drill --bins)
     if $release; then
         profile=release
-        # Only what is installed: the workspace's tests need features of its dependencies that this does not.
+        # The tests need more features of the dependencies, so that only the installed binaries are built.
         arguments=(--release --bins)
         echo 'Building dev-agent, server, proxy and client, optimised.'
         echo 'The first build takes about five minutes on two cores, later ones take seconds.'
@@ -141,8 +141,7 @@ user() {
     esac
 }
 
-# as NAME COMMAND...: becomes COMMAND, run as the user of NAME. The agent and the application have no user of
-# their own.
+# as NAME COMMAND...: becomes COMMAND, run as the user of NAME. The agent and the application have no such user.
 as() {
     local name=$1
     shift
@@ -178,14 +177,14 @@ port() {
     sed -n 's/.*listening on .*:\([0-9]*\)\( .*\)\?$/\1/p' "$directory/$1.log" | head -n 1
 }
 
-# await_line NAME TEXT: waits for a log line with TEXT and prints it; looks only behind what `mark` has seen.
+# await_line NAME TEXT: waits for a log line with TEXT after the last `mark`, and prints it.
 await_line() {
-    # tail ends with the process: then grep has seen its last line.
+    # tail ends with the process, and grep has seen its last line by then.
     timeout --foreground "$READY_WITHIN" grep -F -m1 -e "$2" \
         <(exec tail -n "+$((${seen[$1]:-0} + 1))" -f --pid="${pids[$1]}" "$directory/$1.log" 2>/dev/null)
 }
 
-# Lets await_line look only at what is logged from now on.
+# Lets await_line ignore what is in the logs now.
 mark() {
     local name
     for name in "${!pids[@]}"; do
@@ -200,12 +199,12 @@ show_logged() {
         show_logs
         fail "$1 did not log '$2'"
     }
-    # The date says nothing here, and nor does what is below a millisecond.
+    # The line is shown without its date, and with milliseconds.
     line=$(sed -E 's/^[^T]*T([0-9:]*\.[0-9]{3})[^ ]* +/\1 /' <<<"$line")
     show "log: $line"
 }
 
-# Prints the ends of all logs: something went wrong.
+# Prints the end of each log after a failure.
 show_logs() {
     local name
     for name in "${!pids[@]}"; do
@@ -213,7 +212,7 @@ show_logs() {
     done
 }
 
-# claims [AUDIENCE]: prints what the tokens say that the client sends.
+# claims [AUDIENCE]: prints the claims of a token that the client sends.
 claims() {
     local token payload
     token=$(as client "$bin/client" --print-token "$@")
@@ -222,7 +221,7 @@ claims() {
     base64 -d <<<"$payload"
 }
 
-# selector NAME: prints by what the agent recognises the process: its user, or its executable.
+# selector NAME: prints the selector of a process, which is its user or its executable.
 selector() {
     if $users; then
         echo "unix:user:$(user "$1")"
@@ -262,12 +261,12 @@ server can't tell from its connection who calls. The request itself has to say i
 JWT-SVID, that names the client."
 }
 
-# as_user NAME: prints as which Unix user it runs, if that matters.
+# as_user NAME: prints the Unix user of a process with --users.
 as_user() {
     ! $users || printf ', as Unix user %s' "$(user "$1")"
 }
 
-# request EXPECTED_STATUS EXPECTED_TEXT ARG...: runs the client, which must end like that.
+# request STATUS TEXT ARG...: runs the client, and fails unless it ends with this status and text.
 request() {
     local expected_status=$1 expected_text=$2 output status=0
     shift 2
@@ -325,7 +324,7 @@ TRY
     wait "${pids[@]}" || true
 }
 
-# Ends everything in the reverse order; each must end well.
+# Ends all processes in the reverse order, and fails unless each ends with status 0.
 stop_all() {
     local name status failed=
     for name in stranger client proxy server app dev-agent; do
@@ -334,7 +333,7 @@ stop_all() {
         status=0
         wait "${pids[$name]}" || status=$?
         unset "pids[$name]"
-        # The application is not ours: SIGTERM ends it.
+        # SIGTERM ends the application, which does not handle it.
         [[ $name == app && $status == 143 ]] && continue
         ((status == 0)) || failed+=" $name ($status)"
     done
@@ -343,7 +342,7 @@ stop_all() {
 
 clean_up() {
     local pid
-    trap '' HUP INT TERM # a second Ctrl-C would leave the rest
+    trap '' HUP INT TERM # a second Ctrl-C would leave processes behind
     for pid in "${pids[@]}"; do
         kill -KILL "$pid" 2>/dev/null || true
         wait "$pid" 2>/dev/null || true

@@ -31,7 +31,8 @@ commands() {
     awk '/^```sh$/ { inside = 1; next } /^```$/ { inside = 0 } inside' "$PAGE"
 }
 
-# replaced TEXT BY: prints the commands on standard input with a line that begins with TEXT replaced, which must be there.
+# replaced TEXT BY: prints the commands on standard input with BY in place of each line that begins with TEXT. Fails if
+# there is none.
 replaced() {
     awk -v text="$1" -v by="$2" '
         index($0, text) == 1 { print by; found = 1; next }
@@ -39,7 +40,7 @@ replaced() {
         END { exit !found }'
 }
 
-# Prints the commands, changed as the arguments say.
+# Prints the commands with the changes that the arguments ask for.
 chosen() {
     local all
     all=$(commands)
@@ -75,7 +76,7 @@ main() {
     [[ ! -e $DIRECTORY ]] || fail "$DIRECTORY exists: remove it, if nothing uses it"
     scratch=$(mktemp -d)
     chosen >"$scratch/commands"
-    # A group of its own, which this script can end as a whole.
+    # The commands have a process group of their own, which this script can end as a whole.
     setsid timeout --foreground "$WITHIN" bash -veuo pipefail "$scratch/commands" &
     group=$!
     trap clean_up EXIT

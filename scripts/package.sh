@@ -28,7 +28,7 @@ unit() {
         -e "s|\b$1\.service|spiffe-jwt-$1.service|" "deploy/systemd/$1.$2"
 }
 
-# Lays the files of the package into the directory $1, from the binaries in $2.
+# Copies the files of the package into the directory $1. The binaries come from $2.
 lay_files() {
     local root=$1 bin=$2 pages=$1.pages name kind
     # This is the build of CI, so that nothing is built twice.
@@ -53,7 +53,7 @@ lay_files() {
     install -m 0755 deploy/debian/{postinst,prerm,postrm} "$root/DEBIAN/"
 }
 
-# control VERSION ARCHITECTURE KIB
+# control VERSION ARCHITECTURE KIB: prints the control file.
 control() {
     cat <<CONTROL
 Package: spiffe-jwt-proxy
@@ -72,7 +72,7 @@ CONTROL
 }
 
 # Installs the package $1 in a copy of this machine's files in the directory $2, runs what it installed, and purges
-# it. It changes nothing here: the files are in memory, in a mount namespace of its own.
+# it. It changes nothing on this machine, because the files are in memory and in a mount namespace of their own.
 check() {
     local root=$2
     mkdir "$root"

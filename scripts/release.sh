@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The binaries to install, optimised by a profile of what they do under load.
+# Builds the binaries to install, optimised by a profile of their work under load.
 set -euo pipefail
 
 readonly STEPS=4
@@ -10,19 +10,19 @@ usage() {
 usage: scripts/release.sh [DIRECTORY]
 
 Builds server, proxy, client and dev-agent for production into DIRECTORY
-[default: target/dist]. Against `cargo build --release` it saves a fifth of the
-time that they compute per request: server, proxy and client are built once with
-counters, run under load for some seconds (on free ports, with an agent of their
-own), and built again with what was counted (profile-guided optimisation, PGO).
-Twelve minutes on two cores; the profile is kept until the code or the compiler
-changes. Each step says how long it is likely to take.
+[default: target/dist]. They take a fifth less CPU time per request than those of
+`cargo build --release`. Server, proxy and client are built with counters, run
+under load for some seconds (on free ports, with an agent of their own), and built
+again with the counts (profile-guided optimisation, PGO). This takes twelve minutes
+on two cores. The profile is kept until the code or the compiler changes. Each step
+says how long it is likely to take.
 
-Needs llvm-profdata of the same compiler; without it, runs
+Needs llvm-profdata of the same compiler. If it is missing, runs
 `rustup component add llvm-tools` first.
 USAGE
 }
 
-# step TEXT: says which of the steps begins, and when.
+# step TEXT: prints the number, the time and the text of the step that begins.
 step() {
     number=$((number + 1))
     printf 'release.sh: step %s of %s (after %s s): %s\n' "$number" "$STEPS" "$SECONDS" "$1" >&2
@@ -33,11 +33,11 @@ fail() {
     exit 1
 }
 
-# build DIRECTORY FLAG ARG...: cargo build in a target directory of its own, with one more flag for the
-# compiler. With --target it is for what is built, not for what builds it.
+# build DIRECTORY FLAG ARG...: runs cargo build in this target directory, with one more flag for the compiler.
+# Because of --target, build scripts do not get the flag.
 build() {
     local directory=$1 flags
-    # Not RUSTFLAGS: a path may have spaces.
+    # The encoded form of RUSTFLAGS allows spaces in a path.
     # shellcheck disable=SC2086 # these are words
     flags=$(printf '%s\x1f' ${RUSTFLAGS-} "$2")
     shift 2
@@ -45,11 +45,11 @@ build() {
         cargo build --release --locked --target "$host" --target-dir "$directory" "$@"
 }
 
-# Counts what the binaries do, into the file $profile.
+# Runs the binaries under load, and writes their counts into the file $profile.
 learn() {
     local counters=$pgo/counters
     rm -rf "$counters" "$pgo"/*.profdata
-    # What the load itself does is not to be learnt.
+    # The counts of the load generator are dropped.
     LLVM_PROFILE_FILE=/dev/null "$counting/bench" --train
     "$profdata" merge -o "$profile" "$counters"
 }
@@ -73,11 +73,11 @@ main() {
     pgo=$target/pgo
     counting=$pgo/counting/$host/release
     step 'build the binaries with counters, about 5 minutes on two cores'
-    # By themselves: then the features of the bench's own dependencies don't reach them.
+    # The binaries are built separately, so that features of the bench's dependencies do not reach them.
     build "$pgo/counting" "-Cprofile-generate=$pgo/counters" --bins
     step 'build the load that the binaries are counted under, about 2 minutes'
     build "$pgo/counting" "-Cprofile-generate=$pgo/counters" -p bench --bin bench
-    # The name has a digest of these binaries, because cargo builds again when it changes.
+    # The name has a digest of these binaries, because cargo builds again only if the name changes.
     profile=$pgo/$(cat "$counting"/{server,proxy,client} | sha256sum | cut -c1-16).profdata
     if [[ -f $profile ]]; then
         step 'load the binaries: not needed, their profile is there'

@@ -28,7 +28,7 @@ skip() {
     exit 0
 }
 
-# Lays the files of the machine into $directory/root: those of this one without its units, and ours.
+# Puts the files of the booted machine into $directory/root: those of this machine without its units, and the project's.
 lay_files() {
     local root=$directory/root file
     mount --types tmpfs tmpfs "$directory"
@@ -49,7 +49,7 @@ lay_files() {
     done
 }
 
-# Becomes process 1 of the machine. Its story is written into the directory $1 of this machine.
+# Becomes process 1 of the booted machine, whose log is written into the directory $1 of this machine.
 boot() {
     local story=$1 root=$directory/root
     exec 3<"$story"
@@ -68,7 +68,7 @@ boot() {
     exec env --ignore-environment container=other "PATH=$PATH" /lib/systemd/systemd --show-status=no
 }
 
-# Ends what is left of the machine.
+# Removes what is left of the booted machine.
 # shellcheck disable=SC2317 # main's trap calls it
 clean_up() {
     if [[ -n $cgroup ]]; then

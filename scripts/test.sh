@@ -8,15 +8,14 @@ usage: scripts/test.sh [--help]
 
 Builds all binaries, as scripts/demo.sh does, then runs unit tests, doc tests and the
 whole-path tests, which start those binaries as real processes. The first build takes
-about four minutes on two cores. As root, the tests that run
-processes as other Unix users take part; with Go on the machine, so do the
-interoperation with go-spiffe and applications in Go; with Python and pip, so
-do those in Python.
+about four minutes on two cores. Some tests need root, Go, Python with pip, curl,
+nginx, Chromium, Prometheus or systemd, and are skipped without it: tests/README.md
+has the list.
 USAGE
 }
 
-# run ARG...: cargo test, with its output in the file $log too. Not --quiet: which tests ran is part of the
-# answer. Colours would hide the totals.
+# run ARG...: runs cargo test, and copies its output into the file $log. It is not quiet, because the names of the tests
+# are a part of the result. Colours would hide the totals.
 run() {
     cargo test --workspace --locked --no-fail-fast --color never "$@" 2>&1 | tee -a "$log" || status=$?
 }
@@ -42,7 +41,7 @@ main() {
     RUST_TEST_THREADS=$threads run --lib --bins --test '[!l]*' --test 'l[!i]*'
     run --test 'li*'
     run --doc
-    # A test that can't run here passes with a line that says so: it is counted as what it is.
+    # A test that can't run here passes with a line that says so, and is counted as skipped.
     awk '/skipped: / { skipped++; print }
         /^test .* \.\.\. ignored/ { print }
         /^test result:/ { passed += $4; failed += $6; ignored += $8 }

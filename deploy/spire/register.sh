@@ -2,9 +2,9 @@
 # Registers the workloads of this project's examples with a running SPIRE server.
 set -euo pipefail
 
-# What start.sh gives the agent; a server of your own may have another.
+# start.sh gives the agent this ID. A SPIRE of your own may have another one.
 readonly PARENT_ID=${SPIRE_PARENT_ID:-spiffe://example.org/host}
-# The namespace of deploy/kubernetes.
+# deploy/kubernetes has this namespace.
 readonly NAMESPACE=spiffe-jwt-proxy
 
 users=false
@@ -52,7 +52,7 @@ need_user() {
     echo "user $1 created"
 }
 
-# register SPIFFE_ID "SELECTOR..." [OPTION...]: an entry for the workloads that have all selectors.
+# register SPIFFE_ID "SELECTOR..." [OPTION...]: creates an entry for the workloads that have all selectors.
 register() {
     local id=$1 selectors=$2 selector
     local entry=(-parentID "$PARENT_ID" -spiffeID "$id")
@@ -73,13 +73,13 @@ register_users() {
     for user in server-workload proxy-workload client-workload; do
         need_user "$user"
     done
-    # SPIRE makes the DNS name part of the certificate: curl checks names, not SPIFFE IDs.
+    # SPIRE puts the DNS name into the certificate, because curl verifies names and not SPIFFE IDs.
     register spiffe://example.org/server unix:user:server-workload -dns localhost
     register spiffe://example.org/server unix:user:proxy-workload -dns localhost
     register spiffe://example.org/client unix:user:client-workload
 }
 
-# register_service_account NAME [OPTION...]: the entry that the manifests have for SPIRE's controller manager.
+# register_service_account NAME [OPTION...]: creates the entry that SPIRE's controller manager would create.
 register_service_account() {
     local name=$1
     shift

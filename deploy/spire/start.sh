@@ -16,13 +16,13 @@ usage: start.sh [--agent-socket PATH] [example.org|example.com]
 
 Starts a SPIRE server and agent of a trust domain, example.org by default, and
 stays in the foreground; Ctrl-C ends both. The second trust domain is there to be
-federated with the first, which deploy/README.md describes.
+federated with the first, which deploy/federation.md describes.
 
                Workload API                server's socket                         data and logs
   example.org  unix:///tmp/agent.sock      /tmp/spire-server/private/api.sock      .data
   example.com  unix:///tmp/agent-com.sock  /tmp/spire-server-com/private/api.sock  .data/com
 
-Data and logs are below the current directory; delete them to start afresh.
+Data and logs are below the current directory; delete them to start with nothing.
 Then, in another terminal: $here/register.sh for example.org
 
   --agent-socket  serve the Workload API here instead. The units of deploy/systemd
@@ -41,7 +41,7 @@ set_domain() {
     example.com)
         export SERVER_PORT=8091 BUNDLE_PORT=8092 DATA=.data/com
         export SERVER_SOCKET=/tmp/spire-server-com/private/api.sock AGENT_SOCKET=/tmp/agent-com.sock
-        next='next: "Federation with SPIRE" in deploy/README.md'
+        next='next: deploy/federation.md'
         ;;
     *) usage >&2 && exit 2 ;;
     esac
@@ -86,7 +86,7 @@ start_agent() {
     local token
     server_cli bundle show >"$DATA/bootstrap.pem"
     token=$(server_cli token generate -spiffeID "spiffe://$TRUST_DOMAIN/host")
-    # Attest anew: the SVID and bundle of an earlier start may have expired.
+    # The agent is attested again, because the SVID and bundle of an earlier start may have expired.
     rm -rf "$DATA/agent"
     spire-agent run -expandEnv -config "$here/agent.conf" -joinToken "${token#Token: }" >>"$DATA/agent.log" 2>&1 &
     agent_pid=$!

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2154 # scripts/demo.sh sets the variables
-# The processes and the story of scripts/demo.sh --apps: applications at both ends.
+# Has the functions of scripts/demo.sh --apps, which puts applications at both ends.
 
 # Installs the client under another name, so that the agent gives it another identity.
 add_stranger() {
@@ -26,7 +26,7 @@ their requests."
     printf '\n%13scurl ─ http ─▶ client ─ TLS ─▶ proxy ─ TLS ─▶ server ─ http ─▶ app\n' ''
 }
 
-# call EXPECTED URL ARG...: calls by curl, which must print this.
+# call EXPECTED ARG...: runs curl, and fails unless it prints EXPECTED.
 call() {
     local expected=$1 output
     shift

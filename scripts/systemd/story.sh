@@ -25,7 +25,7 @@ until_so() {
     done
 }
 
-# state UNIT: prints what systemd knows of a service.
+# state UNIT: prints the state of a service as systemd has it.
 state() {
     systemctl show "$1" --property ActiveState,Result,NRestarts,StatusText | paste -s -d ' '
 }
@@ -43,7 +43,7 @@ request() {
     client --url https://localhost:8443/ --max-time 20s
 }
 
-# Makes requests, each of a process and a connection of its own, until the machine ends or `stop` is there.
+# Makes requests, each by a process and a connection of its own, until the machine ends or the file `stop` exists.
 load() {
     while [[ ! -e /run/story/stop ]]; do
         if request >/dev/null 2>>"$FAILED"; then echo >>"$COUNT"; fi
@@ -59,7 +59,7 @@ answered_since() {
     (($(answered) >= $1 + LOADS * 2))
 }
 
-# under_load WHAT COMMAND...: does something while requests are made.
+# under_load WHAT COMMAND...: runs a command while requests are made.
 under_load() {
     local what=$1 before
     shift

@@ -99,7 +99,7 @@ impl Figure {
             Self::ProxyKibPerWebSocket => "proxy, KiB for each",
             Self::ClientKibPerWebSocket => "client, KiB for each",
             Self::SmallAloneP99Millis => "small requests alone: p99, ms",
-            Self::SmallBesideP99Millis => "small requests beside: p99, ms",
+            Self::SmallBesideP99Millis => "small requests next to them: p99, ms",
             Self::ServerStartMillis => "server, ms",
             Self::ProxyStartMillis => "proxy, ms",
             Self::Growing(case) => case.title(),
