@@ -8,7 +8,7 @@ use std::{
 
 use common::count::Counter;
 
-/// Rounds of each row, which take turns because the machine has other work too.
+/// The rounds of each row. The rows take turns, because the machine also has other work.
 const ROUNDS: usize = 25;
 
 /// Additions of each thread in a round.

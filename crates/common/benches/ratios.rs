@@ -1,7 +1,7 @@
 //! The cost of a new token as a ratio to the bare signature check.
 //!
 //! The rows of a group take turns of a millisecond, so that the noise of the machine meets all of them. A
-//! figure is the tenth percentile of the turns, which on a busy machine are those that nothing interrupted.
+//! figure is the tenth percentile of the turns, because a busy machine interrupts the slower ones.
 //! Criterion (`bearer`) measures one row after the other, and its absolute figures drift with the machine.
 #![allow(clippy::unwrap_used, reason = "a bench that fails should stop")]
 
@@ -98,7 +98,7 @@ fn refused(name: &str, make: fn() -> Key) {
     );
 }
 
-/// Compares tokens that name no key, by the place of the right key among 8 keys that are tried.
+/// Compares tokens that name no key, by the position of the right key among the 8 that are tried.
 fn without_kid(name: &str, make: fn() -> Key) {
     let keys: Vec<Key> = (0..8).map(|_| make()).collect();
     let named = keys.iter().enumerate();
@@ -120,7 +120,7 @@ fn without_kid(name: &str, make: fn() -> Key) {
     );
 }
 
-/// Returns the verification of a token, which `is_accepted` or not.
+/// Returns a call that verifies a token and checks whether it `is_accepted`.
 fn verification<'a>(
     authenticator: &'a Authenticator<JwtBundleSet>,
     token: &str,
@@ -155,7 +155,7 @@ fn calls_of_a_turn(call: &dyn Fn()) -> u32 {
     (calls as u32).max(1)
 }
 
-/// Returns the seconds of one of so many calls.
+/// Returns the seconds that one call takes, as the mean of `calls`.
 fn time(call: &dyn Fn(), calls: u32) -> f64 {
     let start = Instant::now();
     for _ in 0..calls {

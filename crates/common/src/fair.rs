@@ -40,7 +40,7 @@ struct Waiter {
     call: oneshot::Sender<()>,
 }
 
-/// The waiter's side of its entry. If it is dropped before the call, its entry leaves the queue; if it
+/// The waiter's side of its entry. If it is dropped before the call, its entry leaves the queue. If it
 /// is dropped after a call that it has not received, the next waiter is called.
 struct Waiting<'a> {
     queue: &'a FairQueue,

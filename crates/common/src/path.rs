@@ -104,7 +104,7 @@ impl fmt::Display for PathPattern {
     }
 }
 
-/// Returns whether every reader takes the end of a path, from behind a slash on, for the same segments.
+/// Returns whether every server reads `rest`, the part of a path after a slash, as the same segments.
 fn has_one_reading(rest: &str) -> bool {
     let is_dots = |segment: &str| matches!(segment, "." | "..");
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b';' | b'\\');
@@ -123,8 +123,8 @@ fn has_plain_escapes(text: &str) -> bool {
     escapes.all(is_plain_escape) && percent_decode_str(text).decode_utf8().is_ok()
 }
 
-/// Returns whether the escape that `digits` begin is not also read as something else: as the octet
-/// itself, as a delimiter, or as another escape.
+/// Returns whether no server reads the escape that begins with `digits` as something else. It could
+/// be the octet itself, a delimiter, or another escape.
 fn is_plain_escape(digits: &str) -> bool {
     let hex = |text: &str, at| text.get(at..at + 2).and_then(hex_octet);
     let Some(octet) = hex(digits, 0) else {
@@ -136,7 +136,7 @@ fn is_plain_escape(digits: &str) -> bool {
     !is_unreserved && !is_delimiter && !begins_escape
 }
 
-/// Returns the octet that two hexadecimal digits write.
+/// Returns the octet that two hexadecimal digits stand for.
 fn hex_octet(two: &str) -> Option<u8> {
     let is_hex = two.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_hex.then(|| u8::from_str_radix(two, 16).ok()).flatten()
@@ -300,7 +300,7 @@ mod tests {
         }
     }
 
-    /// Returns the segments of a path as a lenient server reads them: it decodes, cuts parameters,
+    /// Returns the segments of a path as a lenient server reads them. It decodes, cuts parameters,
     /// takes backslashes for slashes, and resolves dots and empty segments.
     fn resolved(path: &str) -> Vec<String> {
         let mut text = path.to_owned();

@@ -59,7 +59,7 @@ crate::labels! {
         Expectation = "expectation",
         /// The request's method is never forwarded.
         Method = "method",
-        /// The request goes in a circle.
+        /// The request is forwarded in a loop.
         Loop = "loop",
         /// The request's path is not forwarded.
         NotFound = "not_found",
@@ -95,7 +95,7 @@ crate::labels! {
         HeadTooLarge = "head_too_large",
         /// More requests are in flight than may be.
         Overloaded = "overloaded",
-        /// The request was ended for one of another source.
+        /// The request was ended to make room for one of another source.
         Evicted = "evicted",
         /// A fault of this program ended the request.
         Internal = "internal",

@@ -11,7 +11,7 @@ const MAX: usize = 256;
 pub struct Sanitized<T>(pub T);
 
 impl<T: AsRef<str>> Sanitized<T> {
-    /// Returns the part that is shown, and the mark for an omitted rest.
+    /// Returns the part that is logged, and the mark for an omitted rest.
     fn cut(&self) -> (&str, &'static str) {
         let text = self.0.as_ref();
         let mut ends = (0..=MAX.min(text.len())).rev();

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Returns the network that the limits per source count: an IPv4 address, or the /64 of an IPv6
+/// Returns the network that the limits per source count. It is an IPv4 address, or the /64 of an IPv6
 /// address, because one caller usually has all addresses of a /64.
 #[must_use]
 pub fn network(address: IpAddr) -> IpAddr {

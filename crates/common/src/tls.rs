@@ -1,9 +1,10 @@
 //! rustls configurations for one-way TLS with X.509-SVIDs.
 //!
 //! The side that accepts ([`server`]) presents its X.509-SVID and requests no certificate, unless it
-//! also takes callers by theirs ([`server_verifying`]). The side that connects ([`client`]) verifies a
-//! SPIFFE ID, and presents no certificate unless it is told to ([`ClientTls::presenting`]). Both use the
-//! state that the [`X509Source`] has at each handshake. `verify` is the verification of a peer.
+//! also accepts callers by their certificates ([`server_verifying`]). The side that connects
+//! ([`client`]) verifies a SPIFFE ID, and presents no certificate unless it is told to
+//! ([`ClientTls::presenting`]). Both use the state that the [`X509Source`] has at each handshake.
+//! `verify` is the verification of a peer.
 //!
 //! A caller may resume a session while the SVID is the one that the caller verified. A connection to an
 //! upstream never resumes a session, because that would skip the verification.

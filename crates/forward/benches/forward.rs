@@ -1,5 +1,5 @@
 //! Measures how long it takes to check a request and to clean it for the upstream.
-#![allow(clippy::unwrap_used, reason = "a bench that can't go on should stop")]
+#![allow(clippy::unwrap_used, reason = "a bench that fails should stop")]
 
 use std::net::SocketAddr;
 
@@ -83,7 +83,7 @@ fn main() {
     criterion.final_summary();
 }
 
-/// A request over HTTP/1.1 with a token as long as one by an RSA key, and `more` fields.
+/// Returns a request over HTTP/1.1 with a token as long as one by an RSA key, and `more` fields.
 fn request(more: &[(&str, &str)]) -> Request<Body> {
     let mut request = Request::get("/orders/42?fields=all")
         .version(Version::HTTP_11)

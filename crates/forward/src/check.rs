@@ -1,4 +1,4 @@
-//! Checks that a request and an answer mean the same to every reader. No I/O.
+//! Checks that a request and an answer mean the same to every reader. The module does no I/O.
 
 use http::{HeaderMap, Method, Request, Response, StatusCode, uri::Scheme};
 use serve::{Received, peer::Peer, websocket::WebSocket};
@@ -75,8 +75,8 @@ impl<B: http_body::Body> Checked<B> {
         self.0.extensions().get::<WebSocket>().is_some()
     }
 
-    /// Returns the request that is sent upstream: the fields that its caller may set, and those that are
-    /// known of `peer`, its sender. `fields` are the deployment's choice.
+    /// Returns the request that is sent upstream. It has the fields that its caller may set, and those
+    /// that name `peer`, its sender. `fields` are the deployment's choice.
     #[must_use]
     pub fn cleaned(self, peer: &Peer, fields: &Fields) -> Request<CleanBody<B>> {
         let Self(mut request) = self;
@@ -101,7 +101,7 @@ pub(super) fn check_response<B>(response: &Response<B>) -> Result<(), &'static s
     check_switch(response)
 }
 
-/// Does as [`check_response`] for an answer that may switch protocols.
+/// Checks as [`check_response`] does, for an answer that may switch protocols.
 pub(super) fn check_switch<B>(response: &Response<B>) -> Result<(), &'static str> {
     framing::check_response(response.headers())?;
     headers::check_response_size(response.headers())?;

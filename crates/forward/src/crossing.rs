@@ -1,4 +1,5 @@
-//! The rules for fields that headers and trailers share: their names, their size and their form. No I/O.
+//! The rules for fields that headers and trailers share: their names, their size and their form. The
+//! module does no I/O.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
@@ -8,8 +9,9 @@ use http::{
     },
 };
 
-/// Fields for one connection only, nominated by `Connection` or not. This hop meets `Expect`: it asks
-/// for the body when the upstream takes it. It sends a `TE` and a `Trailer` of its own.
+/// Fields for one connection only, nominated by `Connection` or not. This hop meets `Expect` itself,
+/// because it asks for the body when the upstream takes it. It sends a `TE` and a `Trailer` of its
+/// own.
 pub(super) static HOP_BY_HOP: [HeaderName; 11] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),

@@ -11,7 +11,8 @@ use crate::outbound;
 #[error(transparent)]
 pub struct Error(#[from] outbound::Error);
 
-/// Tells callers, in seconds, when to come back after a 503: a withdrawn identity returns no sooner.
+/// The seconds after which a caller may try again after a 503. A withdrawn identity returns no
+/// sooner.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
 impl Error {

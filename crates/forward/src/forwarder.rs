@@ -17,11 +17,11 @@ use crate::{
 /// The type of a renewal that never happens.
 type Never = fn(StatusCode, &HeaderMap) -> Option<Ready<Option<(HeaderName, HeaderValue)>>>;
 
-/// Forwards requests to one upstream. Belongs to one core, as its connections do.
+/// Forwards requests to one upstream. It belongs to one core, as its connections do.
 ///
-/// Functions that only pass a request on are not async here and in [`LoggedForwarder`], because the future of
-/// each would have room for the request twice. A task moves its future as a whole: in the proxy 5,416 bytes
-/// over HTTP/1.1 and 7,112 over HTTP/2 (`-Zprint-type-sizes`), and 6,568 and 13,048 with such functions.
+/// Functions that only pass a request on are not async here and in [`LoggedForwarder`]. Otherwise the future
+/// of each would have room for the request twice. A task moves its future as a whole. In the proxy that has
+/// 5,416 bytes over HTTP/1.1 and 7,112 over HTTP/2, instead of 6,568 and 13,048 (`-Zprint-type-sizes`).
 ///
 /// [`LoggedForwarder`]: crate::LoggedForwarder
 #[derive(Debug)]
@@ -58,9 +58,9 @@ impl Forwarder {
         self.exchange(request, peer, set, None::<Never>)
     }
 
-    /// Forwards a request as [`Self::forward`] does. If `renew` gives a future for the head of the answer,
-    /// and that another field, the request is sent once more with this field. That is possible if its body
-    /// is small. `renew` decides whether it is safe.
+    /// Forwards a request as [`Self::forward`] does. `renew` may return a future for the head of the
+    /// answer. If that future returns a field and the body is small, the request is sent once more with
+    /// the field. `renew` decides whether that is safe.
     ///
     /// # Errors
     /// Fails when the upstream gives no valid answer.
@@ -100,7 +100,7 @@ impl Forwarder {
         if !is_websocket {
             let request = Client::prepare(request).await?;
             // It is boxed because a caller's task moves all of this future. With this and the WebSocket boxed, a
-            // request takes the proxy 83,598 instructions, and 94,514 without (scripts/bench.sh --check).
+            // request takes the proxy 83,598 instructions instead of 94,514 (`scripts/bench.sh --check`).
             let answered = match renew {
                 None => Box::pin(self.client.send(request, &caller)).await?,
                 renew => Box::pin(self.send(request, &caller, renew)).await?,
@@ -157,8 +157,8 @@ fn finish(answered: Answered<CleanBody>, takes_trailers: bool) -> Result<Respons
 
 const NOT_OPENED: &str = "it answered with success and did not open the WebSocket";
 
-/// Opens a WebSocket after the upstream's answer to that, with `body` as the bytes of the caller. Returns
-/// any other answer.
+/// Opens a WebSocket after the upstream's answer, with `body` as the bytes of the caller. Returns any
+/// other answer.
 async fn open_websocket(
     answered: Answered<CleanBody>,
     opening: &Opening,

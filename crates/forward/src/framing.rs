@@ -1,9 +1,9 @@
-//! The end of a message: rules by which two readers can't find two ends. No I/O.
+//! The end of a message: rules by which two readers can't find two ends. The module does no I/O.
 //!
 //! hyper frames messages by itself. Framing that it accepts and another reader could take differently
-//! is refused here (RFC 9112 §6). Fields that hyper has removed are not seen here. Of `Content-Length`
-//! next to `Transfer-Encoding` in a request, it keeps the latter and closes the connection after the
-//! answer.
+//! is rejected here (RFC 9112 §6). Fields that hyper has removed do not reach this module. If a
+//! request has both `Content-Length` and `Transfer-Encoding`, hyper keeps the latter and closes the
+//! connection after the answer.
 
 use http::{
     HeaderMap,

@@ -1,4 +1,4 @@
-//! The header fields that cross the proxy, and those that it sets itself. No I/O.
+//! The header fields that cross the proxy, and those that it sets itself. The module does no I/O.
 //!
 //! Hop-by-hop fields are for one connection and end here (RFC 9110 §7.6.1). Fields that name the caller
 //! come from the connection, never from the caller (RFC 7239 §8.1).
@@ -44,7 +44,8 @@ pub struct Fields {
     pub keeps_host: bool,
     /// Further fields that do not cross.
     pub removed: Arc<[HeaderName]>,
-    /// No `X-Forwarded-*` are added, because the caller is the application of this process' own workload.
+    /// No `X-Forwarded-*` are added, because the caller is the application of this process's own
+    /// workload.
     pub hides_caller: bool,
 }
 

@@ -8,8 +8,7 @@
 //!   fields that cross
 //! - `target`: method, target and `Host` · `framing`: where messages end
 //! - `headers`: the fields that cross, and the hop-by-hop fields that are removed · `trailers`: the same for
-//!   trailers · `crossing`: the rules that both share · `via`: the hops of a message, and requests that go in
-//!   a circle
+//!   trailers · `crossing`: the rules that both share · `via`: the hops of a message, and requests in a loop
 //! - `websocket`: the opening of a WebSocket
 //! - [`outbound`]: the client, and its pool of upstream connections
 //! - [`Rejection`]: the reason why a request is not forwarded · [`Error`]: the reason why the

@@ -20,8 +20,8 @@ use crate::{
     rejection::{Rejected, Rejection},
 };
 
-/// Forwards requests to one upstream, and always has an answer. Log lines are limited by quotas. Belongs
-/// to one core.
+/// Forwards requests to one upstream, and always has an answer. Log lines are limited by quotas. It
+/// belongs to one core.
 #[derive(Debug)]
 pub struct LoggedForwarder {
     forwarder: Forwarder,
@@ -104,7 +104,7 @@ impl LoggedForwarder {
 }
 
 impl Sent {
-    /// Takes the entry of a request, which is not sent upstream.
+    /// Takes the entry out of a request, and sets the `traceparent` that is sent upstream.
     fn of(request: &mut Checked) -> Self {
         let access = request.0.extensions_mut().remove::<Access>();
         if let Some(access) = &access {
@@ -120,8 +120,8 @@ impl Sent {
     }
 }
 
-/// Returns whether an upstream's answer shows that it accepts the credential of the request. A server gives the others
-/// before it has verified the caller, or may give them then.
+/// Returns whether an upstream's answer shows that it accepts the credential of the request. A server may give the
+/// other answers before it has verified the caller.
 fn is_accepted(response: &Response<Body>) -> bool {
     let is_before_verification = matches!(
         response.status(),
@@ -139,8 +139,8 @@ fn is_accepted(response: &Response<Body>) -> bool {
     !is_before_verification && !response.headers().contains_key("grpc-status")
 }
 
-/// Logs the fault for which a request of `peer` in this trace is answered with `status`, within the quotas: a
-/// fault of the caller as a warning, and any other as an error.
+/// Logs the fault for which a request of `peer` in this trace is answered with `status`, within the quotas. A
+/// fault of the caller is a warning, and any other is an error.
 pub fn log_failure(
     quotas: &LogQuotas,
     peer: &Peer,

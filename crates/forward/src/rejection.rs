@@ -21,7 +21,7 @@ pub enum Rejection {
     /// The request has an expectation that can't be met (RFC 9110 §10.1.1).
     #[error("an expectation other than 100-continue")]
     Expectation,
-    /// CONNECT would be a tunnel, TRACE would echo the credential (RFC 9110 §9.3.6, §9.3.8).
+    /// CONNECT would be a tunnel, and TRACE would echo the credential (RFC 9110 §9.3.6, §9.3.8).
     #[error("a method that is never forwarded")]
     Method,
     /// The request was here before, or at many proxies of this product (RFC 9110 §7.6.3).
@@ -73,8 +73,8 @@ impl Rejection {
         }
     }
 
-    /// Returns the answer. After a request that was not understood, it is the last one of its
-    /// connection, because the next bytes may not be a request.
+    /// Returns the answer. It is the last one of its connection if the request was not understood,
+    /// because the next bytes may not be a request.
     #[must_use]
     pub fn into_response(self) -> Response<Body> {
         let mut response = match self {

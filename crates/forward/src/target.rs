@@ -1,4 +1,4 @@
-//! Method, target and `Host` of a request (RFC 9112 §3, RFC 9113 §8.3.1). No I/O.
+//! Method, target and `Host` of a request (RFC 9112 §3, RFC 9113 §8.3.1). The module does no I/O.
 //!
 //! The upstream's address never comes from the caller. The checks here make sure that the caller's own
 //! words can't be read in two ways.
@@ -17,7 +17,7 @@ use super::rejection::Rejection;
 pub(super) fn check<B>(scheme: &Scheme, request: &Request<B>) -> Result<(), Rejection> {
     let is_websocket = request.extensions().get::<WebSocket>().is_some();
     match *request.method() {
-        // HTTP/2 opens a WebSocket by it (RFC 8441 §4).
+        // HTTP/2 opens a WebSocket by CONNECT (RFC 8441 §4).
         Method::CONNECT if is_websocket => {}
         Method::CONNECT | Method::TRACE => return Err(Rejection::Method),
         _ => {}
@@ -118,7 +118,7 @@ pub(super) fn is_host(text: &str) -> bool {
     Authority::try_from(text).is_ok_and(|authority| names_host(&authority))
 }
 
-/// Does as [`is_host`] for an authority.
+/// Returns whether an authority is a host as [`is_host`] says.
 fn names_host(authority: &Authority) -> bool {
     let text = authority.as_str();
     let Some(after) = text.strip_prefix(authority.host()) else {

@@ -1,8 +1,8 @@
-//! The trailer fields that cross the proxy (RFC 9110 §6.5.1). No I/O.
+//! The trailer fields that cross the proxy (RFC 9110 §6.5.1). The module does no I/O.
 //!
 //! Trailers are never merged into the header fields. A field is dropped if a reader might act on it as
-//! on a header field, which was checked before: framing, routing, credentials, conditions, control of
-//! caches, and claims.
+//! on a header field, because only those were checked. Such fields are about framing, routing,
+//! credentials, conditions, caches, and claims.
 //!
 //! hyper writes only those trailers over HTTP/1.1 that `Trailer` announces. A request's short body is
 //! read before its head is sent, so that its trailers are all announced.
@@ -121,8 +121,8 @@ impl TrailerRules {
         Ok(Some(trailers).filter(|trailers| !trailers.is_empty()))
     }
 
-    /// Returns the value of `Trailer` that announces what crosses of the fields that `headers` announce.
-    /// Names beyond the bound of trailers are not looked at.
+    /// Returns the value of `Trailer` that announces those fields that `headers` announce and that
+    /// cross. Names beyond the bound of trailers are skipped.
     pub(super) fn announced(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let (_, max_fields) = self.bounds();
         let names = members(headers, &TRAILER).take(max_fields);

@@ -1,4 +1,4 @@
-//! `Via` (RFC 9110 §7.6.3): names this hop, and finds requests that go in a circle. No I/O.
+//! `Via` (RFC 9110 §7.6.3): names this hop, and finds requests in a loop. The module does no I/O.
 
 use std::sync::LazyLock;
 
@@ -8,11 +8,11 @@ use serve::fields::members;
 /// The beginning of the pseudonym of every process of this product.
 const PRODUCT: &str = "spiffe-jwt-proxy-";
 
-/// The most hops of this product that a request may name. One that names more is in a circle of several
+/// The most hops of this product that a request may name. One that names more is in a loop of several
 /// processes.
 const MAX_HOPS: usize = 10;
 
-/// This process. It is made once, because each message gets one of its values.
+/// The hop that this process is. It is made once, because each message gets one of its values.
 static HOP: LazyLock<Hop> = LazyLock::new(Hop::new);
 
 /// A process as a hop. The values are static, so that cores do not share a reference count.

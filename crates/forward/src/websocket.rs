@@ -1,4 +1,4 @@
-//! The opening of a WebSocket towards an upstream (RFC 6455 §4). No I/O.
+//! The opening of a WebSocket towards an upstream (RFC 6455 §4). The module does no I/O.
 //!
 //! The upstream's connection speaks HTTP/1.1. A caller over HTTP/2 sends no key (RFC 8441 §5), so this hop
 //! makes one. In both versions this hop verifies the upstream's answer to the key. An upstream that only
@@ -31,7 +31,7 @@ pub(super) struct Opening {
 }
 
 impl Opening {
-    /// Makes a cleaned request, which came over `version`, one for a WebSocket over HTTP/1.1.
+    /// Turns a cleaned request, which came over `version`, into one for a WebSocket over HTTP/1.1.
     pub(super) fn of(head: &mut Parts, version: Version) -> Self {
         head.method = Method::GET;
         let headers = &mut head.headers;

@@ -18,7 +18,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Returns the place to connect to.
+    /// Returns the URL to connect to.
     #[must_use]
     pub fn url(&self) -> &UpstreamUrl {
         &self.url

@@ -31,7 +31,7 @@ use crate::{
     span,
 };
 
-/// The spans that wait for the task, and those of one request to the collector.
+/// The most spans that wait for the task, and the most of one request to the collector.
 const QUEUE: usize = 2048;
 const BATCH: usize = 512;
 
@@ -42,7 +42,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// The times that a batch is sent, and the pauses between them. The longest one bounds what the collector asks for.
+/// The number of times that a batch is sent, and the pauses between them. The longest pause also bounds the one
+/// that the collector asks for.
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_secs(1);
 const BACKOFF: Backoff = Backoff::new(PAUSE, Duration::from_secs(30));
@@ -64,7 +65,7 @@ pub struct Settings {
     pub role: &'static str,
     /// The sampled requests that have a span.
     pub recorded: Recorded,
-    /// The part of the requests without a trace for which one begins.
+    /// The share of the requests without a trace for which one begins, from 0 to 1.
     pub sample: f64,
     /// The limit of spans in a second.
     pub max_spans: u32,
@@ -170,7 +171,7 @@ impl Export {
         }
     }
 
-    /// Waits for spans. Returns false if there will be none.
+    /// Waits for spans. Returns `false` if there will be none.
     async fn fill(&mut self, batch: &mut Vec<Span>) -> bool {
         let stopping = self.stop.clone();
         let first = tokio::select! {
@@ -213,7 +214,7 @@ impl Export {
     }
 
     /// Sends a batch, and again if that can help. Returns the number of its spans that the collector did not take, or
-    /// `None` if it took no batch.
+    /// `None` if it did not take the batch.
     async fn send_until_taken(&mut self, body: &Bytes) -> Option<u64> {
         for attempt in 1..=ATTEMPTS {
             let fault = match self.send(body.clone()).await {
@@ -338,7 +339,7 @@ fn post(path: PathAndQuery, body: Bytes) -> Request<Full<Bytes>> {
 fn taken(response: &Response<Bytes>) -> Result<u64, Fault> {
     let status = response.status();
     if status.is_success() {
-        // An answer that is not of the protocol has no part that was not taken.
+        // An answer that does not decode rejects no spans.
         let answer = ExportResponse::decode(response.body().clone()).unwrap_or_default();
         let part = answer.partial_success.unwrap_or_default();
         let rejected = part.rejected_spans.try_into().unwrap_or(0);

@@ -2,10 +2,10 @@
 //!
 //! # Alternatives
 //!
-//! The crates `opentelemetry-otlp` and `opentelemetry-proto` (0.33) have all messages. With traces both need
-//! `opentelemetry_sdk`, which brings older versions of `rand` and `getrandom` than other dependencies have, and a
-//! feature of `futures-util` for which most dependencies are compiled again. These few messages can't change, because
-//! version 1 of the protocol is stable.
+//! The crates `opentelemetry-otlp` and `opentelemetry-proto` (0.33) have all messages. Their traces need
+//! `opentelemetry_sdk`, which brings older versions of `rand` and `getrandom` than other dependencies have. It also
+//! enables a feature of `futures-util` for which most dependencies are compiled again. These few messages can't
+//! change, because version 1 of the protocol is stable.
 
 use prost::{Enumeration, Message, Oneof};
 

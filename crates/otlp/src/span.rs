@@ -11,7 +11,8 @@ use serve::{peer::Peer, spans::Span};
 
 use crate::message::{self, KeyValue, SpanKind, Status};
 
-/// The methods that have a name of their own. Callers choose all others.
+/// The methods that may name a span. Callers can send any other, so that the number of names would
+/// have no bound.
 const METHODS: [Method; 9] = [
     Method::CONNECT,
     Method::DELETE,

@@ -29,13 +29,13 @@ const MAX_PATH: usize = 1024;
 pub enum AccessLog {
     /// All requests.
     All,
-    /// The requests that this process answers in place of serving them.
+    /// The requests that this process answers instead of serving them.
     Refused,
     /// No request.
     None,
 }
 
-/// The use of the entries of a listener's requests.
+/// The log and the spans for which a listener's requests have entries.
 #[derive(Debug)]
 pub(crate) struct Noted {
     pub(crate) log: AccessLog,
@@ -76,7 +76,7 @@ struct LoggedRequest {
 }
 
 impl Noted {
-    /// Returns the use of the entries, if a request has one.
+    /// Returns the log and the spans of a listener, or `None` if neither needs entries.
     pub(crate) fn of(shared: &Shared) -> Option<Self> {
         let noted = Self {
             log: shared.access.unwrap_or(AccessLog::None),
@@ -87,7 +87,8 @@ impl Noted {
 }
 
 impl Access {
-    /// Returns the entry of a request of `peer` that began at `begun`, if there is a use for it.
+    /// Returns the entry of a request of `peer` that began at `begun`, or `None` if neither the log
+    /// nor a span needs it.
     pub(crate) fn of<B>(
         request: &Request<B>,
         peer: &Peer,
@@ -121,8 +122,8 @@ impl Access {
         })
     }
 
-    /// Returns the trace that the request belongs to, and its span there: the caller's, or that of this process if it
-    /// is recorded for certain.
+    /// Returns the trace of the request, with a span in it. It is the span of this process if that is recorded for
+    /// certain, and otherwise the caller's.
     #[must_use]
     pub fn trace(&self) -> Option<&TraceContext> {
         let own = self.recorded_span().map(|span| &span.context);
@@ -130,7 +131,7 @@ impl Access {
     }
 
     /// Sets the `traceparent` of the request that is sent upstream, if this process has a span for it. A
-    /// `tracestate` belongs to the trace of the caller.
+    /// `tracestate` without a trace of the caller is removed.
     pub fn pass_on(&self, headers: &mut HeaderMap) {
         let span = self.0.span.as_ref();
         let Some(span) = span.filter(|span| span.is_passed_on(self.is_verified())) else {
@@ -250,7 +251,7 @@ impl Access {
 }
 
 impl Record {
-    /// Returns the status of the answer, and its reason if it is one in place of serving the request.
+    /// Returns the status of the answer, and the reason if the request was not served.
     fn outcome(&self) -> (Option<StatusCode>, Option<Reason>) {
         match self.answer.get() {
             Some((status, reason)) => (Some(*status), *reason),

@@ -70,7 +70,7 @@ pub fn status(status: StatusCode) -> Response<Body> {
     text(status, format!("{status}\n"))
 }
 
-/// Returns an answer in place of one of the application, which is counted as a refusal for `reason`.
+/// Marks an answer of this process as a refusal for `reason`, so that it is counted as one.
 #[must_use]
 pub fn because<B>(reason: Reason, mut response: Response<B>) -> Response<B> {
     response.extensions_mut().insert(reason);

@@ -127,8 +127,8 @@ impl<H: Handler> ServingCore<H> {
     }
 }
 
-/// Logs why a connection ended early. `refused` limits the lines about certificates, which must be seen:
-/// they tell the operator of a correct peer what to mend.
+/// Logs why a connection ended early. `refused` limits the lines about certificates. They are warnings,
+/// because they tell the operator of a correct peer what to mend.
 fn log_end(peer: PeerAddress, error: &connection::Error, refused: &Quota) {
     let fault = match error {
         connection::Error::Handshake(cause) => refused_certificate(cause),

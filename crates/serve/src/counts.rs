@@ -33,7 +33,7 @@ common::labels! {
     }
 }
 
-/// The bounds of the time of a request, in microseconds.
+/// The bounds of the histograms of requests, in microseconds.
 const REQUEST: &[u64] = &[
     500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
     5_000_000, 10_000_000,
@@ -46,15 +46,15 @@ pub struct Counts {
     pub connections: Counter,
     /// The connections that ended before HTTP began.
     pub unserved: Counters<ConnectionReason>,
-    /// The connections that HTTP began on, by their security.
+    /// The connections on which HTTP began, by their security.
     pub handshakes: Counters<Handshake>,
-    /// The connections that HTTP began on, by their protocol.
+    /// The connections on which HTTP began, by their protocol.
     pub protocols: Counters<Protocol>,
     /// The requests whose answers have begun, by the status.
     pub answered: Statuses,
     /// The requests that ended before their answers began.
     pub unanswered: Counter,
-    /// The requests that this process has answered in place of serving them.
+    /// The requests that this process has answered instead of serving them.
     pub refused: Counters<Reason>,
     /// The time from the end of a request's head to the head of its answer.
     pub first_byte: Histogram,

@@ -1,7 +1,7 @@
 //! gRPC callers, and the form of answers that they understand.
 //!
-//! A gRPC caller takes its status from `grpc-status`, and most of its libraries show nothing of another
-//! answer's body. Answers of this process in place of an application's therefore have that form.
+//! A gRPC caller takes its status from `grpc-status`, and most gRPC libraries hide the body of any
+//! other answer. Answers that this process gives instead of the application therefore have that form.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::body::Body;
 
-/// Returns whether a request is a gRPC call. gRPC-Web is not meant, because it is HTTP as any other.
+/// Returns whether a request is a gRPC call. gRPC-Web does not count, because it is ordinary HTTP.
 #[must_use]
 pub fn is_call<B>(request: &Request<B>) -> bool {
     request.version() == Version::HTTP_2 && is_grpc(request.headers())
@@ -52,7 +52,7 @@ pub(crate) fn deadline(headers: &HeaderMap, now: Instant) -> Option<Instant> {
     now.checked_add(timeout)
 }
 
-/// Returns the answer to a gRPC call in place of an error of this process: a head alone, with the status
+/// Returns the answer to a gRPC call instead of an error of this process. It is a head alone, with the status
 /// and the reason phrase. Other fields, such as `WWW-Authenticate`, are kept. `reason` is that of the error, and
 /// `is_late` is true if the call's time is over.
 pub(crate) fn answer(

@@ -14,16 +14,16 @@ pub struct Limits {
     /// The time for progress of a body that waits for its caller. [`MIN_PROGRESS_BYTES`] of a request's
     /// body must come in it, or the caller must read the next part of an answer.
     pub body_timeout: Duration,
-    /// The time for which a stream may be silent in both directions: an answer that is sent as it comes,
-    /// the body of a gRPC call, or a WebSocket.
+    /// The time for which a stream may be silent in both directions. A stream is an answer that is sent
+    /// as it comes, the body of a gRPC call, or a WebSocket.
     pub stream_idle_timeout: Duration,
     /// The longest request body, in bytes; `None` accepts any length.
     pub max_body: Option<u64>,
     /// The time for requests in flight to finish after a stop was requested, or after a connection has
     /// reached its age or lost its identity.
     pub drain_timeout: Duration,
-    /// The longest time that a connection takes requests; `None` sets no bound. Each connection has up to
-    /// a tenth less, so that those that were opened together do not end together.
+    /// The longest time for which a connection accepts requests; `None` sets no bound. Each connection
+    /// has up to a tenth less, so that those that were opened together do not end together.
     pub max_connection_age: Option<Duration>,
     /// The largest number of connections past their handshake, over all cores. More of them wait for the
     /// rest of their handshake's time.

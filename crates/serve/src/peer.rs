@@ -56,8 +56,8 @@ impl PeerIdentity {
 }
 
 impl Peer {
-    /// Returns the SPIFFE ID of the X.509-SVID that the peer has presented, if it has presented one that
-    /// still holds: it has not expired, and no bundle has changed since.
+    /// Returns the SPIFFE ID of the peer's X.509-SVID, if the peer has presented one that has not
+    /// expired and no bundle has changed since.
     #[must_use]
     pub fn id(&self) -> Option<&Arc<SpiffeId>> {
         let identity = self.0.identity.as_ref()?;

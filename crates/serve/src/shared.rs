@@ -90,8 +90,8 @@ impl Shared {
         self.spans.as_ref()
     }
 
-    /// Returns the requests that are logged at their ends. Without an access log, handlers log the requests that
-    /// they serve at their beginnings.
+    /// Returns the requests that are logged at their ends. If there is no access log, handlers log the requests
+    /// that they serve when these begin.
     #[must_use]
     pub fn access_log(&self) -> Option<AccessLog> {
         self.access
@@ -109,7 +109,7 @@ impl Shared {
         &self.counts
     }
 
-    /// Returns what is open at present.
+    /// Returns the connections and requests at present.
     #[must_use]
     pub fn open(&self) -> Open {
         let (working, waiting) = self.in_flight.counts();

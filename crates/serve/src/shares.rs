@@ -1,6 +1,6 @@
 //! Bounds on what callers compete for, in all and per source.
 //!
-//! Over the total bound, the source with the largest share loses first: its oldest holder is evicted for
+//! Over the total bound, the source with the largest share loses first. Its oldest holder is evicted for
 //! a new one from a source that has fewer. A source that uses the whole bound therefore does not keep
 //! others out. A [`tokio::sync::Semaphore`] bounds the total too, but it knows no sources and evicts no
 //! holder.
@@ -31,7 +31,7 @@ struct Inner {
     total: usize,
     per_source: usize,
     own: Own,
-    /// Logs that the total bound was met.
+    /// Logs that the total bound was exceeded.
     exceeded: Option<Arc<Episode>>,
     holders: AtomicUsize,
     next: AtomicU64,
@@ -106,7 +106,7 @@ impl Shares {
         }))
     }
 
-    /// Returns the bound, not used before, with log lines about each holder that is refused or evicted.
+    /// Returns this unused bound with log lines about holders that are refused or evicted.
     #[must_use]
     pub fn logged_by(mut self, exceeded: Arc<Episode>) -> Self {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
@@ -159,8 +159,8 @@ impl Shares {
         })
     }
 
-    /// Evicts the oldest holder of the source with the largest share, if that is larger than `own`: the
-    /// count of the `newcomer`'s source with the new holder. Returns whether it did.
+    /// Evicts the oldest holder of the source with the largest share, if that is larger than `own`.
+    /// This is the count of the `newcomer`'s source, including the new holder. Returns whether it did.
     fn make_room(&self, newcomer: &Source, own: usize) -> bool {
         if let Some(exceeded) = &self.0.exceeded {
             exceeded.note();

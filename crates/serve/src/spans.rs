@@ -1,8 +1,8 @@
 //! Spans of requests, for distributed tracing.
 //!
 //! A span is made after its request has ended, from the entry of the request in the access log. A request that is
-//! not sampled has none. The fields of a request come from its caller, so that [`Recorded`] decides whether a
-//! sampled request is worth a span, and a limit bounds the spans of a second.
+//! not sampled has none. The fields of a request come from its caller. [`Recorded`] therefore decides whether a
+//! sampled request has a span, and a limit bounds the spans per second.
 
 use std::{
     sync::Arc,
@@ -45,7 +45,7 @@ common::labels! {
 #[derive(Debug)]
 pub struct Spans {
     recorded: Recorded,
-    /// The part of the requests without a trace for which one begins.
+    /// The share of the requests without a trace for which one begins, from 0 to 1.
     sample: f64,
     limit: Quota,
     queue: mpsc::Sender<Span>,
@@ -61,7 +61,7 @@ pub struct Span {
     pub parent: Option<TraceContext>,
     /// The time when the head of the request was complete.
     pub begun: SystemTime,
-    /// The time until the end of the answer.
+    /// The time from `begun` to the end of the answer.
     pub took: Duration,
     /// The method of the request.
     pub method: Method,
@@ -75,7 +75,7 @@ pub struct Span {
     pub caller: Option<Arc<SpiffeId>>,
     /// The status of the answer, unless the request ended before.
     pub status: Option<StatusCode>,
-    /// The reason of an answer in place of serving the request.
+    /// The reason, if the request was not served.
     pub reason: Option<Reason>,
     /// The bytes of the request's body that have come.
     pub received: u64,
@@ -96,7 +96,7 @@ pub(crate) struct PendingSpan {
 
 impl Spans {
     /// Returns spans that are sent to `queue`, at most `limit` a second, and half as many of one source. A trace begins
-    /// for the part `sample` of the requests without one.
+    /// for the share `sample` of the requests without one, from 0 to 1.
     #[must_use]
     pub fn new(
         recorded: Recorded,
@@ -165,8 +165,8 @@ impl PendingSpan {
         let spans = &self.spans;
         if spans.limit.take(peer.source()).is_none() {
             spans.counts.add(SpanEnd::OverLimit, 1);
-        } else if let Ok(place) = spans.queue.try_reserve() {
-            place.send(span());
+        } else if let Ok(permit) = spans.queue.try_reserve() {
+            permit.send(span());
         } else {
             spans.counts.add(SpanEnd::QueueFull, 1);
         }
@@ -233,8 +233,8 @@ mod tests {
     #[test]
     fn span_depends_on_the_caller_and_on_the_upstream_u035() {
         use Recorded::{Accepted, All, Verified};
-        // The callers are verified, have a credential, and have one that the upstream accepts. The effects are a span
-        // that is passed on, and one that is recorded.
+        // The columns tell whether the caller is verified, has a credential, and has one that the upstream accepts.
+        // The last two tell whether the span is passed on and recorded.
         for (recorded, verified, credential, accepted, passed_on, is_recorded) in [
             (All, false, false, false, true, true),
             (Verified, false, true, true, false, false),

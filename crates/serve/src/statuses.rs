@@ -20,8 +20,8 @@ impl Statuses {
         self.0.add(index.into(), 1);
     }
 
-    /// Returns the numbers of answers that are not zero. A status that has no meaning of its own (RFC 9110 §15) is
-    /// counted by its class, such as `2xx`, so that an upstream cannot make any number of labels.
+    /// Returns the numbers of answers that are not zero. A status without a meaning of its own (RFC 9110 §15) is
+    /// counted by its class, such as `2xx`. An upstream can therefore not make any number of labels.
     #[must_use]
     pub fn read(&self) -> BTreeMap<String, u64> {
         let mut all = BTreeMap::new();

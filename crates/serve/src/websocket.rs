@@ -2,7 +2,7 @@
 //!
 //! A handler finds [`WebSocket`] in the extensions of such a request. It accepts by an answer with 101 in
 //! both versions. The bodies of the request and of this answer are then the two directions of the
-//! connection. Any other answer is an answer as to every request.
+//! connection. Any other answer is an ordinary one.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{

@@ -36,12 +36,12 @@ pub(super) enum Snapshot<'a> {
 #[derive(Debug)]
 pub struct RulesHandle(watch::Sender<Arc<InForce>>);
 
-/// The part of the rules that a request's token is checked by.
+/// The part of the rules that decides about a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Decides<'a> {
     /// A rule lets the request through without a token.
     Public,
-    /// A rule has callers and audiences.
+    /// A rule names the callers that it allows. A token must have one of these audiences.
     Callers(&'a AccessRule, &'a [String]),
     /// No rule matches. The token may have any accepted audience, and its caller is refused.
     Nothing,
@@ -119,7 +119,7 @@ impl RulesHandle {
         let before = Arc::clone(&self.0.borrow());
         let mut next = InForce::new(rules, Arc::clone(&before.default));
         if next.accepted == before.accepted {
-            // Verified tokens stay in the cache.
+            // The same `Arc` keeps verified tokens in the cache.
             next.accepted = Arc::clone(&before.accepted);
         }
         self.0.send_replace(Arc::new(next));

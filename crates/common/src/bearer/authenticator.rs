@@ -37,7 +37,7 @@ pub struct Authenticator<B = JwtSource> {
     counts: Arc<Counts>,
 }
 
-/// The token of a request, and its digest once that was computed.
+/// The token of a request, and its digest once it is computed.
 pub(super) struct BearerToken<'a> {
     field: &'a HeaderValue,
     pub(super) text: &'a str,
@@ -74,8 +74,8 @@ where
     /// Returns an authenticator that verifies tokens with the keys in `bundles`, by `policy`.
     ///
     /// # Panics
-    /// Panics when the policy has no audience, or an empty one (JWT-SVID §3.2). Without an audience
-    /// every token would be refused; an empty one would accept tokens that are for nobody.
+    /// Panics when the policy has no audience, or an empty one (JWT-SVID §3.2). A policy without an
+    /// audience would refuse every token. An empty one would accept tokens that are for nobody.
     #[must_use]
     pub fn new(bundles: B, policy: Policy) -> Self {
         let (in_force, times, size) = Self::parts(policy);
@@ -169,7 +169,7 @@ where
         decided
     }
 
-    /// Decides as [`Self::authenticate_queued`] does, and leaves the count to its caller.
+    /// Decides as [`Self::authenticate_queued`] does, and does not count the outcome.
     pub(super) async fn decide_queued(
         &self,
         head: &Parts,
@@ -196,7 +196,7 @@ where
         check.authorize(&verified).map(Some)
     }
 
-    /// Authorizes a request whose connection was verified by the X.509-SVID of `id`, and that has no token.
+    /// Authorizes a request without a token, whose connection was verified by the X.509-SVID of `id`.
     /// Audiences of a rule do not matter, because the connection leads to this server.
     ///
     /// # Errors
@@ -213,7 +213,7 @@ where
         }
     }
 
-    /// Returns the verification of a token in the cache, or `None` if the token has to be verified.
+    /// Returns the cached verification of a token, or `None` if the token has to be verified.
     ///
     /// # Errors
     /// Fails when the token is known and has no audience of the rule.
@@ -284,7 +284,7 @@ impl<'a> Check<'a> {
         }))
     }
 
-    /// Refuses a token that has none of the audiences that decide.
+    /// Refuses a token that has none of the audiences of which it must have one.
     pub(super) fn audience<'t>(
         &self,
         found: impl Iterator<Item = &'t str> + Clone,
@@ -310,7 +310,7 @@ impl<'a> Check<'a> {
     }
 }
 
-/// Returns the caller if what decides about its request allows it.
+/// Returns the caller if the deciding rule allows it.
 pub(super) fn authorized(decides: Decides<'_>, caller: Caller) -> Result<Caller, Refusal> {
     let rule = match decides {
         Decides::Callers(rule, _) if rule.allows(&caller.id) => return Ok(caller),

@@ -7,7 +7,7 @@
 //! is between the verification and `exp`. Everything else that a verification depends on is fixed for the
 //! life of the process. Refusals are not remembered.
 //!
-//! A token in the cache costs about 1 µs, a new one 60 to 100 µs
+//! A token in the cache costs about 1 µs, and a new one 60 to 100 µs
 //! (`cargo bench -p common --bench bearer`, rows `seen` and `new`).
 
 use std::{
@@ -27,7 +27,7 @@ use super::{counts::Counts, jwt::JwtBundle};
 pub(super) type Cache =
     sync::Cache<TokenDigest, Arc<Verified>, UnitWeighter, RandomState, CountedEvictions>;
 
-/// Counts the tokens that leave the cache for others.
+/// Counts the tokens that are evicted from the cache.
 #[derive(Clone, Debug)]
 pub(super) struct CountedEvictions(Arc<Counts>);
 
@@ -39,7 +39,7 @@ pub(super) fn cache(tokens: usize, counts: &Arc<Counts>) -> Cache {
 }
 
 impl Lifecycle<TokenDigest, Arc<Verified>> for CountedEvictions {
-    /// Drops the evicted value after the lock is released.
+    /// Holds the evicted value, so that it is dropped after the lock is released.
     type RequestState = Option<Arc<Verified>>;
 
     fn on_evict(&self, state: &mut Self::RequestState, _: TokenDigest, value: Arc<Verified>) {

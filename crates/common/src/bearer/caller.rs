@@ -21,14 +21,15 @@ pub struct Caller {
 pub enum Credential {
     /// A JWT-SVID in the request.
     Token {
-        /// The time at which it is no longer accepted: its `exp` and the accepted clock skew.
+        /// The time from which it is not accepted any more: its `exp` plus the accepted clock skew.
         until: SystemTime,
     },
     /// The X.509-SVID of the connection.
     Certificate,
 }
 
-/// Compares the ID and the credential. Two tokens may prove the same until the same time.
+/// Compares the ID and the credential. Two tokens that prove the same ID until the same time are
+/// equal.
 impl PartialEq for Caller {
     fn eq(&self, other: &Self) -> bool {
         (&self.id, self.credential) == (&other.id, other.credential)
@@ -64,7 +65,7 @@ impl Caller {
     /// levels, 1,024 values, and 4 KiB in a string.
     ///
     /// # Errors
-    /// Fails when a member is there twice at any level, a limit is exceeded, or a string is not UTF-8. Fails
+    /// Fails when a member occurs twice at any level, a limit is exceeded, or a string is not UTF-8. Fails
     /// when `iat`, `jti` or `iss` has another type than RFC 7519 §4.1 says. A policy that needs a claim
     /// refuses the request then.
     ///

@@ -13,8 +13,8 @@ struct Subject {
     sub: String,
 }
 
-/// Returns the SPIFFE ID that the bearer token of a request claims. It may be a false one, and is for operators
-/// only.
+/// Returns the SPIFFE ID that the bearer token of a request claims. Nothing verifies it, so that it is for
+/// operators only.
 #[must_use]
 pub fn claimed_id(headers: &HeaderMap) -> Option<SpiffeId> {
     let (_, token) = bearer_token(headers).ok()?;

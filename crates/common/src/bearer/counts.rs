@@ -21,7 +21,7 @@ crate::labels! {
     }
 }
 
-/// The bounds of the time of a verification, in microseconds.
+/// The bounds of the histogram of verifications, in microseconds.
 const VERIFICATION: &[u64] = &[25, 50, 75, 100, 150, 250, 500, 1000, 2500, 10_000];
 
 /// The counts of an [`Authenticator`](super::Authenticator).
@@ -37,7 +37,7 @@ pub struct Counts {
     pub cache_hits: Counter,
     /// The tokens that were not found in the cache.
     pub cache_misses: Counter,
-    /// The tokens that left the cache for others.
+    /// The tokens that were evicted from the cache.
     pub cache_evictions: Counter,
     /// The verifications that wait to be admitted.
     pub waiting: Gauge,

@@ -16,7 +16,7 @@ use super::{
     refusal::Refusal,
 };
 
-/// A rule, and what it says about a token.
+/// A rule, and its verdict on a token.
 #[derive(Debug)]
 pub struct ExplainedRule {
     /// The name of the rule.
@@ -28,11 +28,11 @@ pub struct ExplainedRule {
 /// The verdict of one rule.
 #[derive(Debug)]
 pub enum Outcome {
-    /// The token meets the rule. The text says by what.
+    /// The token meets the rule. The text says how.
     Met(String),
     /// The rule refuses the token.
     Refused(Refusal),
-    /// The rule needs another one that refused. The text names it.
+    /// The rule depends on another one that refused the token. The text names the other one.
     NotTried(&'static str),
 }
 

@@ -95,7 +95,8 @@ impl TokenFault {
         Self::Parse(Sanitized(reason.to_string()))
     }
 
-    /// Returns the fault of a token for `found` where `rule`, or the service, accepts one of `expected`.
+    /// Returns the fault of a token for the audiences `found`, where `rule` or the service accepts only
+    /// those in `expected`.
     pub(super) fn audience<'t>(
         found: impl Iterator<Item = &'t str>,
         expected: &[String],

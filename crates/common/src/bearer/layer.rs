@@ -101,8 +101,8 @@ pub trait RefusalAnswer<ResBody> {
     /// is for the log only, because it would tell a caller about keys and clocks.
     fn answer(&self, refusal: &Refusal, head: &Parts) -> Response<ResBody>;
 
-    /// Notes a request that would have been refused, and is passed on ([`Enforcement::Observe`]). By
-    /// default it is logged at debug level.
+    /// Notes a request that is passed on although it would have been refused
+    /// ([`Enforcement::Observe`]). By default it is logged at debug level.
     fn observe(&self, refusal: &Refusal, head: &Parts) {
         let status = refusal.status().as_u16();
         let reason = refusal.reason();
@@ -147,9 +147,9 @@ impl<A, B> JwtSvidLayer<A, B> {
         self
     }
 
-    /// Uses `certificate` to find the SPIFFE ID of the X.509-SVID that a request's connection was verified
-    /// by. It is the caller's where the request has no token. A token that is sent is always verified, and
-    /// its subject is the caller.
+    /// Uses `certificate` to find the SPIFFE ID of the X.509-SVID that verified a request's connection. It
+    /// is the caller's if the request has no token. A token that is sent is always verified, and its
+    /// subject is the caller.
     ///
     /// A request that a proxy has forwarded needs a token, because the certificate is that of the proxy.
     #[must_use]

@@ -203,7 +203,6 @@ mod tests {
         }
     }
 
-    /// A fault of the token is answered 401, a fault of the server 503.
     #[test]
     fn each_fault_of_a_token_is_401_and_each_of_the_server_503_j203() {
         let text = || Sanitized(String::from("x"));

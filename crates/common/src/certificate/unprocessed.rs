@@ -1,6 +1,6 @@
 //! The parts of a certificate that rustls' verifier does not process.
 //!
-//! It refuses a chain with such a part, as RFC 5280 §4.2 wants, and does not say which one it is.
+//! It refuses a chain with such a part, as RFC 5280 §4.2 requires, and does not say which part it is.
 
 use x509_parser::{
     certificate::X509Certificate,
@@ -30,8 +30,8 @@ const NAMES: [(&str, &str); 6] = [
     ("2.5.29.54", "inhibitAnyPolicy"),
 ];
 
-/// Describes the first part of a chain (DER, the leaf first) that is not processed: a critical extension,
-/// or a name constraint over URIs or directory names. The text names it and its certificate.
+/// Describes the first part of a chain (DER, the leaf first) that is not processed. It is a critical
+/// extension, or a name constraint over URIs or directory names. The text names it and its certificate.
 #[must_use]
 pub(crate) fn unprocessed<'a>(chain: impl IntoIterator<Item = &'a [u8]>) -> Option<String> {
     chain.into_iter().enumerate().find_map(|(index, der)| {

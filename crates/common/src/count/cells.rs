@@ -30,7 +30,7 @@ struct Line([AtomicU64; NUMBERS]);
 /// Numbers, each the sum of its cells in all rows.
 pub struct Cells {
     lines: Box<[Line]>,
-    /// The lines of a row.
+    /// The number of lines in a row.
     width: usize,
 }
 

@@ -7,8 +7,8 @@
 //! # Alternatives
 //!
 //! The crates `prometheus` and `prometheus-client` have one atomic integer for all threads, and find a labelled
-//! counter in a hash table behind a lock. Two threads that add to one atomic integer take 28 ns for each addition,
-//! and 9 ns with cells of their own (medians on a busy machine, `cargo bench -p common --bench count`).
+//! counter in a hash table behind a lock. Two threads take 28 ns for each addition to one atomic integer, and 9 ns
+//! with cells of their own (medians on a busy machine, `cargo bench -p common --bench count`).
 
 mod cells;
 mod histogram;
@@ -43,7 +43,7 @@ pub struct Counters<L> {
 #[derive(Debug, Default)]
 pub struct Gauge(Counter);
 
-/// One that is counted in a [`Gauge`] until it is dropped.
+/// Counts one in a [`Gauge`] until it is dropped.
 #[derive(Debug)]
 pub struct Counted<'a>(&'a Gauge);
 

@@ -32,9 +32,9 @@ pub struct Episode {
     over: &'static str,
     /// The reason of the requests that are refused meanwhile.
     reason: Option<Reason>,
-    /// The number of events since the task last looked.
+    /// The number of events since the task last read it.
     recent: AtomicU64,
-    goes_on: AtomicBool,
+    continues: AtomicBool,
 }
 
 impl Episode {
@@ -57,7 +57,7 @@ impl Episode {
             over,
             reason,
             recent: AtomicU64::new(0),
-            goes_on: AtomicBool::new(false),
+            continues: AtomicBool::new(false),
         })
     }
 
@@ -85,7 +85,7 @@ impl Episode {
         self.recent.fetch_add(1, Relaxed);
         // Reads the flag before it writes it, so that in a flood the cores do not pass its cache line
         // from one to another.
-        let begins = !self.goes_on.load(Relaxed) && !self.goes_on.swap(true, Relaxed);
+        let begins = !self.continues.load(Relaxed) && !self.continues.swap(true, Relaxed);
         if begins {
             tokio::spawn(Arc::clone(self).watch());
         }
@@ -99,7 +99,7 @@ impl Episode {
             sleep(QUIET).await;
             let times = self.recent.swap(0, Relaxed);
             if times == 0 {
-                self.goes_on.store(false, Relaxed);
+                self.continues.store(false, Relaxed);
                 info!(times = total, "{}", self.over);
                 return;
             }
@@ -124,11 +124,11 @@ mod tests {
         for _ in 0..2 {
             for _ in 0..25 {
                 episode.note();
-                assert!(episode.goes_on.load(Relaxed));
+                assert!(episode.continues.load(Relaxed));
                 sleep(Duration::from_secs(1)).await;
             }
             sleep(QUIET * 2).await;
-            assert!(!episode.goes_on.load(Relaxed));
+            assert!(!episode.continues.load(Relaxed));
             assert_eq!(episode.recent.load(Relaxed), 0);
         }
     }

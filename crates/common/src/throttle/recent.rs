@@ -7,7 +7,7 @@ use spiffe::SpiffeId;
 
 use crate::{bearer::claimed_id, lock::lock, reason::Reason, sanitize::Sanitized};
 
-/// The requests that are kept.
+/// The number of requests that are kept.
 const MAX: usize = 50;
 
 /// The longest text of a fault, in characters.
@@ -20,7 +20,7 @@ pub struct RecentRefusals(Mutex<VecDeque<RefusedRequest>>);
 /// A request that was not served. It has no token and no query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedRequest {
-    /// The time.
+    /// The time of the refusal.
     pub at: SystemTime,
     /// The status of the answer.
     pub status: StatusCode,
@@ -30,7 +30,7 @@ pub struct RefusedRequest {
     pub fault: String,
     /// The address of the peer.
     pub peer: String,
-    /// The SPIFFE ID that the caller's token claims, which may be a false one.
+    /// The SPIFFE ID that the caller's token claims. Nothing has verified it.
     pub claimed: Option<SpiffeId>,
     /// The method and the path, sanitized, if they are known.
     pub request: Option<String>,
@@ -72,7 +72,7 @@ impl RefusedRequest {
 }
 
 impl RecentRefusals {
-    /// Adds a request. It is left out if another core does the same at this moment.
+    /// Adds a request. The request is dropped while another core holds the lock.
     pub fn add(&self, request: RefusedRequest) {
         let Ok(mut recent) = self.0.try_lock() else {
             return;

@@ -20,7 +20,7 @@ use spiffe::{SpiffeId, TrustDomain};
 use super::verify::{self, PeerError};
 use crate::{bearer::Allow, cause, sanitize::Sanitized, workload::X509Source};
 
-/// The callers that a listener takes by their certificates.
+/// The callers that a listener accepts by their certificates.
 #[derive(Clone, Debug)]
 pub enum Callers {
     /// A caller may present a certificate. One that is presented must be an X.509-SVID.
@@ -40,7 +40,7 @@ pub enum CallerError {
     NotAllowed(SpiffeId),
 }
 
-/// Verifies callers with the bundles of each handshake's time.
+/// Verifies callers with the bundles at the time of each handshake.
 #[derive(Debug)]
 pub(super) struct CallerVerifier {
     source: X509Source,
@@ -124,8 +124,8 @@ impl ClientCertVerifier for CallerVerifier {
     }
 }
 
-/// Returns the reason why a handshake with a caller failed, if it is the caller's certificate, or that
-/// there is none.
+/// Returns the reason why a handshake with a caller failed, if that is the caller's certificate or its
+/// absence.
 #[must_use]
 pub fn refused_certificate(error: &(dyn Error + 'static)) -> Option<Sanitized<String>> {
     let own = cause::find::<CallerError>(error).map(ToString::to_string);

@@ -1,11 +1,11 @@
 //! The verification of a peer's X.509-SVID (X509-SVID §5).
 //!
 //! rustls verifies signatures and the path to a trust anchor. The anchors are those of the trust domain of
-//! the peer's own SPIFFE ID, so that no trust domain can vouch for another one. The checks that a path
-//! does not have are here: those of the leaf, and whether an intermediate may sign.
+//! the peer's own SPIFFE ID, so that no trust domain can vouch for another one. The checks beyond the path
+//! are here: those of the leaf, and whether an intermediate may sign.
 //!
-//! The `spiffe-rustls` crate does not serve: it verifies nobody while this process has no X.509-SVID, and
-//! for a moment after each update.
+//! The `spiffe-rustls` crate does not serve, because it verifies nobody while this process has no
+//! X.509-SVID, and for a moment after each update.
 
 use std::sync::Arc;
 
@@ -91,7 +91,7 @@ impl ServerVerifier {
 
     /// Verifies the path to a trust anchor, with all intermediates and then with those that may sign.
     ///
-    /// The first verification keeps its error for a path that is bad in any case.
+    /// The first verification returns the error of a path that is bad in any case.
     fn verify_path(
         &self,
         leaf: &CertificateDer<'_>,
@@ -172,7 +172,7 @@ pub(super) fn explained(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
 ) -> rustls::Error {
-    // All errors that have no name of their own are among these.
+    // rustls reports such a part as `Other`, as it does all errors without a name of their own.
     if !matches!(
         error,
         rustls::Error::InvalidCertificate(CertificateError::Other(_))
@@ -230,7 +230,7 @@ fn fault_of_leaf(certificate: &X509Certificate<'_>) -> Option<&'static str> {
     }
 }
 
-/// Returns the intermediates that may sign certificates. rustls does not look at their key usage.
+/// Returns the intermediates that may sign certificates. rustls does not check their key usage.
 pub(super) fn signing<'a>(intermediates: &[CertificateDer<'a>]) -> Vec<CertificateDer<'a>> {
     let signing = intermediates.iter().filter(|one| may_sign(one));
     signing.cloned().collect()
@@ -249,7 +249,7 @@ fn may_sign(intermediate: &CertificateDer<'_>) -> bool {
     }
 }
 
-/// Returns an extension, which may be there once (RFC 5280 §4.2).
+/// Returns an extension, which may occur only once (RFC 5280 §4.2).
 fn extension<'a>(
     certificate: &'a X509Certificate<'_>,
     oid: &Oid<'_>,

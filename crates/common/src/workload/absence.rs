@@ -13,10 +13,10 @@ use zeroize::Zeroize;
 /// missing X.509-SVIDs within 5 s.
 const TOLERATED: Duration = Duration::from_secs(10);
 
-/// A message whose private keys are wiped with it.
+/// A message whose private keys are wiped when it is dropped.
 pub(super) struct Wiped(pub(super) pb::X509svidResponse);
 
-/// The last message that lacks the identity, which counts when its time comes.
+/// The last message that lacks the identity. It is applied when [`TOLERATED`] has passed.
 pub(super) struct Absence {
     pub(super) message: Wiped,
     since: SystemTime,
@@ -37,7 +37,7 @@ impl Absence {
         }
     }
 
-    /// Returns the time from which on the message counts.
+    /// Returns the time from which the message is applied.
     pub(super) fn end(&self) -> SystemTime {
         self.since + TOLERATED
     }

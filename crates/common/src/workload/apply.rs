@@ -91,7 +91,7 @@ impl Held {
 
     fn x509_message(&mut self, message: Wiped, now: SystemTime) -> Result<Applied, Reason> {
         within_bounds(message.0.svids.len(), "X.509-SVIDs")?;
-        // A message without federated trust domains is a usual one.
+        // A message may have no federated trust domains.
         within_bounds(message.0.federated_bundles.len().max(1), "X.509 bundles")?;
         let before = self.absence.take();
         let Some(held) = self.absent_from(&message.0, now) else {
@@ -147,7 +147,8 @@ impl Held {
         self.x509.apply(bundles, Trust::read, now)
     }
 
-    /// Lets the last message count, if it lacks the identity and none that has it came in time.
+    /// Applies the last message if it lacks the identity, and no message with the identity came in
+    /// time.
     pub(super) fn end_absence(&mut self, now: SystemTime) -> Option<Result<Applied, Reason>> {
         let absence = self.absence.take_if(|absence| now >= absence.end())?;
         Some(self.x509_svids(&absence.message.0, now))
@@ -220,7 +221,7 @@ impl Held {
     /// Returns whether a stream has delivered what the process needs to start.
     ///
     /// # Errors
-    /// Fails with the reason why not.
+    /// Fails with the reason why something is missing.
     pub(super) fn is_complete(&self, stream: Stream) -> Result<(), Reason> {
         let own = self.own_domain();
         match stream {
@@ -302,7 +303,7 @@ impl Held {
             || is_lost(self.jwt.fault(own), self.jwt.trusts(own))
     }
 
-    /// Returns what is published of X.509, none of which may be used if it is `unavailable`.
+    /// Returns the X.509 state to publish. None of it may be used if it is `unavailable`.
     pub(super) fn x509_state(&self, unavailable: Option<Unavailable>, revision: u64) -> X509State {
         X509State {
             svid: self.svid.clone(),
@@ -311,7 +312,7 @@ impl Held {
         }
     }
 
-    /// Returns the JWT bundles that are published, none of which may be used if they are `unavailable`.
+    /// Returns the JWT bundles to publish. None of them may be used if they are `unavailable`.
     pub(super) fn jwt_bundles(&self, unavailable: Option<Unavailable>) -> Bundles<JwtBundle> {
         published(&self.jwt, unavailable)
     }

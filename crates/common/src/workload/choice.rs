@@ -6,8 +6,8 @@ use spiffe::SpiffeId;
 
 use crate::sanitize::Sanitized;
 
-/// The identity that a process uses, if the Workload API issues several. Their order says nothing: an
-/// agent may order them by registration entries with random IDs.
+/// The identity that a process uses, if the Workload API issues several. Their order says nothing,
+/// because an agent may order them by registration entries with random IDs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
     /// The first one at start, which is kept for as long as it is issued.

@@ -1,7 +1,7 @@
 //! The bundles of all trust domains, each the last good one.
 //!
-//! A trust domain's fault stays in that trust domain: the others get what the response has for them. A
-//! trust domain that a response leaves out is no longer trusted (Workload API §4.4).
+//! A fault of one trust domain does not affect the others. A trust domain that a response leaves out
+//! is no longer trusted (Workload API §4.4).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,8 +30,8 @@ struct Domain<T> {
 }
 
 impl<T: PartialEq> Domain<T> {
-    /// Takes a bundle that came. Returns the one before and the new one, unless both have the same contents:
-    /// SPIRE writes the keys of a bundle in any order.
+    /// Takes in a bundle. Returns the one before and the new one, unless both have the same contents. The
+    /// bytes may differ then, because SPIRE writes the keys of a bundle in any order.
     fn replace(&mut self, hash: Digest, bundle: T) -> Option<(Option<Arc<T>>, Arc<T>)> {
         match &mut self.bundle {
             Some((known_hash, known)) if **known == bundle => {
@@ -67,7 +67,8 @@ pub(super) struct Change<T> {
 #[derive(Debug)]
 pub(super) struct Applied<T> {
     pub(super) changes: Vec<Change<T>>,
-    /// The faults that the response before did not have, each with the name that the response has.
+    /// The faults that the response before did not have, each with the trust domain's name in the
+    /// response.
     pub(super) faults: Vec<(String, String)>,
     /// The trust domains that had a fault, and have none now.
     pub(super) mended: Vec<TrustDomain>,
@@ -156,7 +157,7 @@ impl<T: PartialEq> Domains<T> {
 
 impl<T> Domains<T> {
     /// Stops the trust in bundles whose successors could not be used for `grace`, at the time `now`.
-    /// Returns what went.
+    /// Returns the changes.
     pub(super) fn expire(&mut self, grace: Duration, now: SystemTime) -> Vec<Change<T>> {
         let domains = self.domains.iter_mut();
         let expired = domains.filter_map(|(name, domain)| {
@@ -199,7 +200,7 @@ impl<T> Domains<T> {
         unusable.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Returns the fault of a trust domain's bundle, and the time since which it is there.
+    /// Returns the fault of a trust domain's bundle, and the time since which it exists.
     pub(super) fn fault(&self, domain: &TrustDomain) -> Option<(&str, SystemTime)> {
         let fault = self.domains.get(domain)?.fault.as_ref()?;
         Some((&fault.text, fault.since))
@@ -353,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn other_bytes_of_the_same_bundle_are_no_change() {
+    fn other_bytes_of_the_same_bundle_are_not_a_change() {
         let sorted = |_: &TrustDomain, bytes: &[u8]| {
             let mut keys = bytes.to_vec();
             keys.sort_unstable();

@@ -195,7 +195,7 @@ impl Reason {
         matches!(self, Self::NoIdentityIssued(_) | Self::NotIssued(_))
     }
 
-    /// Returns whether no agent answered, or one that starts or stops (Workload Endpoint §6).
+    /// Returns whether no agent answered, or only one that starts or stops (Workload Endpoint §6).
     pub(super) fn is_unavailable(&self) -> bool {
         matches!(
             self,

@@ -78,8 +78,8 @@ impl Request {
         Err(failure)
     }
 
-    /// Fetches once, and again on a new connection if the agent is not there, because it may have been the
-    /// old one that stops.
+    /// Fetches once, and again on a new connection if the agent is unavailable, because the first may have
+    /// reached an agent that stops.
     async fn attempt(self: Arc<Self>) -> Result<JwtSvid, Reason> {
         match self.once().await {
             Err(reason) if reason.is_unavailable() => self.once().await,
@@ -96,13 +96,13 @@ impl Request {
         Ok(svid)
     }
 
-    /// Returns the chosen one of the tokens that were issued. The others are not looked at.
+    /// Returns the chosen one of the tokens that were issued. The others are not parsed.
     fn chosen(&self, issued: &[pb::Jwtsvid]) -> Result<JwtSvid, Reason> {
         let offered = issued.iter().map(|one| Offered {
             id: &one.spiffe_id,
             hint: &one.hint,
         });
-        // The request has named the identity, if there is a name.
+        // A hint matters only if the request did not name an identity.
         let choice = match &self.choice {
             Choice::Hint(_) if self.id.is_none() => &self.choice,
             _ => &Choice::First,

@@ -25,7 +25,8 @@ const PROMPT: Duration = Duration::from_secs(1);
 /// The time for the first message, after which the stream is opened on a new connection.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The life of a stream that is not short. An agent that ends its streams at once is asked less often.
+/// The life from which a stream does not count as short. An agent that ends its streams at once is
+/// asked less often.
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// A report of a stream.
@@ -57,7 +58,7 @@ struct Open {
     _connection: Connection,
 }
 
-/// The receiver of the events has gone, so nobody needs the stream.
+/// The error that the receiver of the events is gone, so that nobody needs the stream.
 struct Unwanted;
 
 impl Follower {
@@ -87,8 +88,8 @@ impl Follower {
         }
     }
 
-    /// Opens the stream and waits for its first message. If that is late, reports the stream as lost, for
-    /// the reason that its predecessor `ended`.
+    /// Opens the stream and waits for its first message. If that is late, reports the stream as lost. The
+    /// reason is the one for which its predecessor `ended`, if there was one.
     async fn open(
         &self,
         ended: &mut Option<Reason>,
@@ -134,8 +135,8 @@ struct Pauses {
 }
 
 impl Pauses {
-    /// Returns the next pause, after a stream of this length. Many processes that lost the same agent do
-    /// not return in the same moment.
+    /// Returns the next pause, after a stream of this length. Jitter keeps processes that lost the same
+    /// agent from returning in the same moment.
     fn next(&mut self, is_served: bool, lasted: Duration) -> Duration {
         if !is_served {
             self.failures = self.failures.saturating_add(1);

@@ -26,8 +26,8 @@ impl JwtSource {
         self.state.borrow().all().cloned()
     }
 
-    /// Waits for an update that came after the last one that was waited for. Returns `false` if there
-    /// will be none.
+    /// Waits for an update that this clone has not waited for yet. Returns `false` if there will be
+    /// none.
     pub async fn changed(&mut self) -> bool {
         self.state.changed().await.is_ok()
     }

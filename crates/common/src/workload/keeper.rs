@@ -51,7 +51,7 @@ pub(super) struct Keeper {
     readiness: watch::Sender<Readiness>,
     /// The reason why the Workload API was away, if it was since the process was ready for the last time.
     away: Option<String>,
-    /// The time since which the readiness is as it is.
+    /// The time of the last change of the readiness.
     assessed: SystemTime,
     /// The observer of all of this, if there is one.
     monitor: Option<Monitor>,
@@ -196,8 +196,8 @@ impl Keeper {
         }
     }
 
-    /// Ends the use of an identity that is missing for too long, and the trust in bundles of single trust
-    /// domains that were not renewed in time.
+    /// Ends the use of an identity that is missing for too long. Also ends the trust in bundles of single
+    /// trust domains that were not renewed in time.
     fn expire(&mut self, now: SystemTime) {
         if let Some(applied) = self.held.end_absence(now) {
             self.settle(Stream::X509Svids, applied, now);
@@ -332,7 +332,7 @@ impl Keeper {
         match next {
             Readiness::Ready if self.away.is_some() => warn!("the Workload API is back"),
             Readiness::Ready => warn!("{}", recovery(before)),
-            // The line of the update has said so.
+            // The fault of the update is logged already.
             Readiness::Degraded {
                 reason: Degradation::Refused,
                 ..
@@ -343,7 +343,7 @@ impl Keeper {
         }
     }
 
-    /// Returns the time until the state may have changed without a report.
+    /// Returns the time until the state may change without an event.
     fn next_assessment(&self, now: SystemTime) -> Duration {
         let life = self.held.life().and_then(|life| life.next_change(now));
         let domains = self.held.next_expiry();

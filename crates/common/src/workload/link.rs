@@ -11,7 +11,7 @@ use super::{
     monitor::{StreamState, StreamStatus},
 };
 
-/// The state of a stream. What it has delivered is kept elsewhere.
+/// The state of a stream. The messages themselves are kept elsewhere.
 #[derive(Debug, Default)]
 pub(super) struct Link {
     flow: Flow,
@@ -21,7 +21,7 @@ pub(super) struct Link {
     refused: Option<Refused>,
 }
 
-/// The state of a stream's messages, and the time since which it is so.
+/// The state of a stream's messages, and the time of its last change.
 #[derive(Debug, Default)]
 enum Flow {
     /// No message has come.
@@ -93,8 +93,8 @@ impl Link {
         self.withdrawn = Some(reason.fault().into());
     }
 
-    /// Returns the state for an observer. `waiting` is set until the stream has delivered, which is waited for
-    /// since `begun`.
+    /// Returns the state for an observer. `waiting` is set until the stream has delivered. The wait began at
+    /// `begun`.
     pub(super) fn status(
         &self,
         stream: Stream,

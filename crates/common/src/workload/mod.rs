@@ -6,13 +6,13 @@
 //!
 //! The module implements the SPIFFE Workload Endpoint (§4, §6) and Workload API standards.
 //!
-//! # What a message may have
+//! # Limits of a message
 //!
 //! A message has at most 16 MiB, 10,000 X.509-SVIDs and 10,000 trust domains. Beyond that it is refused as
 //! a whole, and the log has both numbers. Everything else that cannot be used affects itself only: a key,
 //! the bundle of one trust domain, or the X.509-SVID.
 //!
-//! # What is trusted, and for how long
+//! # Trust, and how long it lasts
 //!
 //! The last good message is in use. If no later one comes:
 //!

@@ -35,7 +35,7 @@ struct Observed {
     changes: Mutex<VecDeque<(SystemTime, String)>>,
 }
 
-/// The changes that are kept.
+/// The number of changes that are kept.
 const MAX_CHANGES: usize = 20;
 
 /// The state at one moment.
@@ -45,7 +45,7 @@ pub struct Overview {
     pub streams: Vec<StreamStatus>,
     /// The state of the identity; `None` until one is issued.
     pub readiness: Option<Readiness>,
-    /// The time since which the state of the identity is as it is.
+    /// The time of the last change of the identity's state.
     pub since: SystemTime,
     /// The own trust domain, if an X.509-SVID is fetched.
     pub own: Option<TrustDomain>,
@@ -107,7 +107,7 @@ pub struct Authority {
     pub name: String,
     /// The time at which the certificate expires. A key has none.
     pub expiry: Option<SystemTime>,
-    /// The time since which it is there, if that is known.
+    /// The time since which it is trusted, if that is known.
     pub since: Option<SystemTime>,
 }
 
@@ -203,7 +203,7 @@ impl Overview {
             Kind::Jwt => self.jwt.all()?.keys().collect(),
         };
         if let Some(own) = &self.own {
-            // The sort is stable.
+            // The sort is stable, so that the others keep their order.
             domains.sort_by_key(|domain| *domain != own);
         }
         Ok(domains)

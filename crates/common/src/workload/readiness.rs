@@ -9,7 +9,7 @@ use std::{
 
 use humantime::format_duration;
 
-/// The state of a process' identity.
+/// The state of a process's identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
     /// The SVID and the bundles are current, and the Workload API updates them.
@@ -50,7 +50,7 @@ pub enum Unready {
     Stale,
 }
 
-/// Everything that the state follows from.
+/// The facts that determine the state.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
     /// The message of a withdrawal.
@@ -75,8 +75,8 @@ pub(super) struct Life {
 }
 
 impl Readiness {
-    /// Returns the time that an identity which is [`Self::Degraded`] lasts after `now`, or `None` for
-    /// the other states.
+    /// Returns how long a [`Self::Degraded`] identity lasts after `now`, or `None` for the other
+    /// states.
     #[must_use]
     pub fn left(&self, now: SystemTime) -> Option<Duration> {
         match self {

@@ -277,13 +277,13 @@ impl X509Source {
         self.state.mark_unchanged();
     }
 
-    /// Waits for an update that came after the last one that was waited for. Returns `false` if there
-    /// will be none.
+    /// Waits for an update that this clone has not waited for yet. Returns `false` if there will be
+    /// none.
     pub async fn changed(&mut self) -> bool {
         self.state.changed().await.is_ok()
     }
 
-    /// Returns what verifies the peers of a trust domain, if there is a bundle.
+    /// Returns the bundle that verifies the peers of a trust domain, if there is one.
     pub(crate) fn trust(
         &self,
         trust_domain: &TrustDomain,

@@ -1,10 +1,10 @@
 //! Requests on a shared connection that nobody waits for any more.
 //!
-//! Servers end a connection on which many streams are reset, or are reset as soon as they were opened
-//! (rapid reset, CVE-2023-44487). Ours does so too. A caller who takes requests back must not end those
-//! of others. So a stream is reset only when it is [`MIN_AGE`] old and its connection has a reset left,
-//! and most streams have ended before. A connection without one takes no new requests. The streams on
-//! it are reset as it gets more, or all at once when nobody waits for any of them.
+//! Servers end a connection on which many streams are reset, or are reset as soon as they are opened
+//! (rapid reset, CVE-2023-44487). Ours does so too. A caller that takes requests back must not end
+//! those of others. A stream is therefore reset only when it is [`MIN_AGE`] old and its connection has
+//! a reset left. Most streams have ended by then. A connection without a reset takes no new requests.
+//! The streams on it are reset as it gets more, or all at once when nobody waits for any of them.
 
 use std::{pin::pin, time::Duration};
 
@@ -33,7 +33,7 @@ pub(super) fn abandon(
         return;
     };
     let abandoned = counted.abandon();
-    // The room goes to the request whose turn it is now, and not to one that looks for room meanwhile.
+    // The room goes to the next waiting request, and not to one that looks for room meanwhile.
     if grace.is_zero() && abandoned.may_reset() {
         drop(rest);
         return;

@@ -1,4 +1,4 @@
-//! The guard of a connection that one request has.
+//! The guard of a connection for one request.
 
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ impl<B: RequestBody> Checkout<B> {
         self.connection.is_http2()
     }
 
-    /// Returns what errors call the endpoint.
+    /// Returns the name of the endpoint in errors.
     pub(super) fn at(&self) -> At {
         self.connections.at(&self.connection.location)
     }
@@ -106,7 +106,7 @@ impl<B: RequestBody> Checkout<B> {
         drop(ResponseBody::new(response.into_body(), counted));
     }
 
-    /// Ends with a failure of the connection. Returns what a second attempt has to know.
+    /// Ends with a failure of the connection. Returns the facts that a second attempt needs.
     pub(super) fn fail(self) -> Failed {
         let endpoint = self.connection.location.id;
         self.connections.lock().fail(endpoint)

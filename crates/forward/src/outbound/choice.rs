@@ -3,10 +3,10 @@
 //! It spreads requests nearly as well as the least of all would. Cores that choose at the same moment
 //! do not all choose the same one.
 
-/// Chooses one of `count` candidates; `None` if none of them can be chosen. `load` gives the requests in flight
-/// of a candidate that can. `random(n)` is below `n`.
+/// Chooses one of `count` candidates; `None` if none of them can be chosen. `load` returns the requests in
+/// flight of a candidate, or `None` if it can't be chosen. `random(n)` is below `n`.
 ///
-/// Most often two loads are looked at. All are looked at where neither of the two can be chosen.
+/// Usually two candidates are compared. All are compared if neither of the two can be chosen.
 pub(super) fn least_of_two(
     count: usize,
     load: impl Fn(usize) -> Option<usize>,
@@ -14,7 +14,7 @@ pub(super) fn least_of_two(
 ) -> Option<usize> {
     if count >= 2 {
         let one = random(count);
-        // Any other than the first one.
+        // The second one differs from the first.
         let other = (one + 1 + random(count - 1)) % count;
         match (load(one), load(other)) {
             (Some(requests), Some(others)) if others < requests => return Some(other),

@@ -34,7 +34,7 @@ use super::{
 pub struct Client<B> {
     upstream: Upstream,
     pool: Pool<B>,
-    /// Ends with the client.
+    /// The task that drops connections, which ends with the client.
     _upkeep: JoinSet<()>,
 }
 
@@ -85,8 +85,9 @@ impl<B: RequestBody> Client<B> {
         }
     }
 
-    /// Sends one request. Scheme and authority of its URI are replaced by those of the upstream. `Host`
-    /// names another host than the upstream's. Returns the answer with its body still streaming.
+    /// Sends one request. Scheme and authority of its URI are replaced by those of the upstream. A
+    /// `Host` in the request replaces that of the upstream. Returns the answer with its body still
+    /// streaming.
     ///
     /// # Errors
     /// Fails when there is no answer.
@@ -122,7 +123,7 @@ impl<B: RequestBody> Client<B> {
         }
     }
 
-    /// Sends a prepared request as [`Self::request_for`] does.
+    /// Sends a prepared request, and sends it again where that is safe.
     ///
     /// # Errors
     /// Fails when there is no answer.
@@ -203,7 +204,7 @@ impl<B> PreparedRequest<B> {
 }
 
 impl<B: RequestBody> Unanswered<B> {
-    /// Takes the body of a request back that failed on its connection. The request may be sent again if
+    /// Takes back the body of a request that failed on its connection. The request may be sent again if
     /// there is a `head` for it and the body is whole.
     fn new(
         failure: &Failure,
@@ -250,7 +251,7 @@ impl<B: RequestBody> Answered<B> {
         (response.map(drop), Switched::new(on, counted))
     }
 
-    /// Returns what errors call the endpoint.
+    /// Returns the name of the endpoint in errors.
     pub(crate) fn at(&self) -> At {
         self.checkout.at()
     }

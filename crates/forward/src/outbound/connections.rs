@@ -25,7 +25,7 @@ use super::{
     upstream::Upstream,
 };
 
-/// The pause between two looks for connections that are idle or old, and between look-ups of names.
+/// The pause between two sweeps of idle and old connections, and between look-ups of names.
 const UPKEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// The connections of one core to an upstream.
@@ -58,8 +58,8 @@ impl<B: RequestBody> Connections<B> {
         connections
     }
 
-    /// Returns the endpoints. The core that they belong to takes this lock, and the main thread now and then
-    /// for their state.
+    /// Returns the endpoints. The core that they belong to takes this lock. The main thread takes it now and
+    /// then to read their state.
     pub(super) fn lock(&self) -> MutexGuard<'_, Endpoints<B>> {
         lock(&self.endpoints)
     }
@@ -77,7 +77,7 @@ impl<B: RequestBody> Connections<B> {
         self.resolver.ready(self.update()).await
     }
 
-    /// Returns what is done with the resolver's answers.
+    /// Returns the function that applies the resolver's answers.
     fn update(self: &Arc<Self>) -> impl Fn(Vec<Arc<Location>>) + Send + Sync + use<B> {
         let connections = Arc::clone(self);
         move |locations| connections.lock().update(&locations)
@@ -170,17 +170,19 @@ impl<B: RequestBody> Connections<B> {
         }
     }
 
-    /// Returns whether there are connections for this need that it has no room on.
+    /// Returns whether there are connections for this need, so that a request without room waits for
+    /// them.
     pub(super) fn is_full(&self, need: Need) -> bool {
         !need.is_exclusive() && self.lock().has_shared()
     }
 
-    /// Returns what errors call an endpoint.
+    /// Returns the name of an endpoint in errors.
     pub(super) fn at(&self, location: &Location) -> At {
         location.at(self.lock().count() > 1)
     }
 
-    /// Returns what errors call the upstream: the endpoint that was tried first, if there is one.
+    /// Returns the name of the upstream in errors. It is that of the endpoint that was tried first,
+    /// if there is one.
     pub(super) fn at_first_of(&self, tried: &[u64]) -> At {
         let mut endpoints = self.lock();
         let several = endpoints.count() > 1;

@@ -1,4 +1,4 @@
-//! Opens connections: TCP or a Unix socket, and TLS, to an endpoint under one deadline, and then HTTP.
+//! Opens connections to an endpoint: TCP or a Unix socket and TLS under one deadline, and then HTTP.
 //!
 //! The endpoint is verified in the TLS handshake. An endpoint without TLS is not verified.
 
@@ -90,7 +90,7 @@ impl Fault {
 }
 
 impl Connector {
-    /// Connects with `security`, which decides the peer that is accepted.
+    /// Returns a connector to peers that `security` accepts.
     pub(super) fn new(security: Security, timeout: Duration) -> Self {
         Self {
             offers: security.config().map(Offers::new),
@@ -144,7 +144,7 @@ impl Connector {
         }
         let connected = timeout(self.timeout, self.connect_to_any(location, offer)).await;
         match connected.unwrap_or(Err(Fault::Timeout(self.timeout))) {
-            // An endpoint that chooses HTTP/2 where it may, and no protocol here.
+            // The endpoint chooses HTTP/2 where it is offered, and no protocol here.
             Ok(Wire::Tls(tls))
                 if offer == Offer::Http1 && tls.get_ref().1.alpn_protocol().is_none() =>
             {
@@ -180,7 +180,7 @@ impl Connector {
             };
             match self.handshake(offers.of(offer), *address, io, origin).await {
                 Ok(tls) => return Ok(Wire::Tls(Box::new(tls))),
-                // This error says more than one of TCP.
+                // This error says more than an error of TCP.
                 Err(error) => fault = Some(error),
             }
         }

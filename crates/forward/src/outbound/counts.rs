@@ -8,11 +8,11 @@ use super::connection::Opened;
 /// The counts of an [`Upstream`](super::Upstream), which all cores share.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// The times that a request was sent, also again.
+    /// The number of times that a request was sent, including retries.
     pub requests: Counter,
-    /// The times that a request was sent again after its connection broke.
+    /// The number of times that a request was sent again after its connection broke.
     pub retries: Counter,
-    /// The times that an endpoint was ejected.
+    /// The number of times that an endpoint was ejected.
     pub ejections: Counter,
     /// The connections that were opened.
     pub connections: Counters<Protocol>,

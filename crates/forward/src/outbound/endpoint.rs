@@ -28,8 +28,8 @@ use super::{
 /// from the others. More of them write smaller batches, which costs CPU time.
 const SPREAD: usize = 3;
 
-/// The requests on each shared connection before another is opened to spread them. They are as many as
-/// make a good batch.
+/// The requests on each shared connection before another is opened to spread them. This many make a
+/// good batch.
 const BUSY: usize = 32;
 
 /// The most shared connections of one core to one endpoint. Beyond [`SPREAD`] they are opened where
@@ -204,12 +204,12 @@ impl<B: RequestBody> Endpoint<B> {
 
     /// Returns whether requests to the endpoint share no connection because the path is long.
     ///
-    /// One HTTP/2 stream carries no more than its window in a round trip, and windows as wide as a
-    /// long path needs would be held unread by the hundred. TCP's own windows follow the path. So a
-    /// far endpoint that speaks HTTP/1.1 too gets a connection for each request: 32 MiB down over
-    /// 50 ms at 190 MiB/s, against 4.6 on a shared one (`scripts/bench.sh --rows far`). Small requests
-    /// cost more this way: 28.0 against 24.8 µs for server and proxy (`--rows wrk32`, with [`FAR`] at
-    /// zero).
+    /// One HTTP/2 stream carries no more than its window in a round trip. Windows as wide as a long
+    /// path needs would be held unread by the hundred, whereas TCP's own windows follow the path. A
+    /// far endpoint that also speaks HTTP/1.1 therefore gets a connection for each request. Over a
+    /// path of 50 ms, 32 MiB came down at 190 MiB/s, against 4.6 on a shared connection
+    /// (`scripts/bench.sh --rows far`). Small requests cost more this way: 28.0 against 24.8 µs for
+    /// server and proxy (`--rows wrk32`, with [`FAR`] at zero).
     fn is_far(&self) -> bool {
         let is_far = |round_trip| round_trip >= FAR;
         self.protocol == Protocol::Http2 && self.round_trip().is_some_and(is_far)

@@ -169,8 +169,8 @@ impl<B: RequestBody> Endpoints<B> {
             .or_else(|| failed.and_then(|_| self.least_loaded(is_ready)))
     }
 
-    /// Chooses the endpoint to open a connection to, except those `tried`. One that is ejected is chosen
-    /// if there is no other, and of several the one that failed first.
+    /// Chooses the endpoint to open a connection to, except those `tried`. An ejected one is chosen if
+    /// there is no other. The one that failed first is chosen among several.
     pub(super) fn choose_to_open(
         &self,
         need: Need,
@@ -269,10 +269,11 @@ impl<B: RequestBody> Endpoints<B> {
     }
 
     /// Ejects an endpoint for a while, which matters once it has no connection. Logs the first failure
-    /// where no request has to fail by it.
+    /// if no request has to fail because of it.
     fn eject(&mut self, id: u64, reason: &Error) {
         let (now, several) = (Instant::now(), self.all.len() > 1);
-        // The endpoint did not fail: there was no identity of our own, or no bundle to verify it with.
+        // The endpoint did not fail, because there was no identity of our own, or no bundle to verify
+        // it with.
         if matches!(reason, Error::NoTrust(_) | Error::NoBundle { .. }) {
             return;
         }
@@ -282,8 +283,8 @@ impl<B: RequestBody> Endpoints<B> {
         let answers = endpoint.in_flight.answers();
         let pause = endpoint.health.fails(now, answers, fastrand::f64());
         endpoint.failure = Some(reason.to_string());
-        let is_beside = several || endpoint.has_connection();
-        let is_news = is_beside && endpoint.health.is_first_failure();
+        let has_alternative = several || endpoint.has_connection();
+        let is_news = has_alternative && endpoint.health.is_first_failure();
         match reason {
             Error::Impostor { .. } if is_news => error!("ejected: {reason}"),
             _ if is_news => warn!("ejected for now: {reason}"),

@@ -15,7 +15,7 @@ pub enum Error {
     /// The upstream was verified, and has another identity.
     #[error("{at} is not who it should be: expected {expected}, presented {presented}")]
     Impostor {
-        /// The place that was connected to.
+        /// The endpoint that was connected to.
         at: At,
         /// The identity that it should have.
         expected: SpiffeId,
@@ -26,14 +26,14 @@ pub enum Error {
     /// trusted.
     #[error("cannot connect to {at}{}: {cause}", as_expected(expected.as_ref()))]
     Connect {
-        /// The place that was connected to.
+        /// The endpoint that was connected to.
         at: At,
         /// The identity that it should have, if it is verified by one.
         expected: Option<SpiffeId>,
         /// The whole chain of causes.
         cause: String,
     },
-    /// The upstream can't be verified, because no bundle may be used: the own identity was withdrawn or
+    /// The upstream can't be verified, because no bundle may be used. The own identity was withdrawn or
     /// has expired, or the Workload API sends no usable bundle.
     #[error("cannot verify {0}: no trust bundle may be used at present")]
     NoTrust(At),
@@ -43,7 +43,7 @@ pub enum Error {
          process with -federatesWith spiffe://{trust_domain}"
     )]
     NoBundle {
-        /// The place that would be connected to.
+        /// The endpoint that would be connected to.
         at: At,
         /// The trust domain of the identity that it should have.
         trust_domain: TrustDomain,
@@ -158,7 +158,7 @@ impl Error {
     }
 }
 
-/// Returns the part of a text that tells who is expected, if anybody is.
+/// Returns the part of a text that names the expected identity, if there is one.
 fn as_expected(expected: Option<&SpiffeId>) -> String {
     expected.map_or_else(String::new, |id| format!(" as {id}"))
 }

@@ -1,8 +1,9 @@
 //! The bound on exclusive connections of a process.
 //!
-//! A slow upload holds an exclusive connection for as long as it lasts, and an upstream takes only so
-//! many connections. Over the bound the source with the most loses its oldest request to a source with
-//! fewer ([`serve::shares`]). Other requests wait, and their sources are served in turn.
+//! A slow upload holds an exclusive connection for as long as it lasts, and an upstream takes a
+//! limited number of connections. Over the bound the source with the most loses its oldest request to
+//! a source with fewer ([`serve::shares`]). Other requests wait, and their sources are served in
+//! rotation.
 
 use std::{pin::pin, sync::Arc};
 
@@ -32,7 +33,7 @@ pub(super) struct ExclusivePermit {
     queue: Arc<FairQueue>,
 }
 
-/// The requests that may wait for a permit.
+/// The most requests that may wait for a permit.
 const MAX_QUEUED: usize = 2000;
 
 impl ExclusiveLimit {
@@ -73,13 +74,13 @@ impl ExclusiveLimit {
                     queue: Arc::clone(&self.queue),
                 });
             }
-            let mut turn = pin!(self.queue.wait(caller.source, &|| ()));
+            let mut waiting = pin!(self.queue.wait(caller.source, &|| ()));
             // The first poll enters the queue. A permit that another core returned before that has called
             // nobody, so its room is taken without a call.
-            let called = match turn.as_mut().now_or_never() {
+            let called = match waiting.as_mut().now_or_never() {
                 Some(called) => Ok(called),
                 None if self.shares.count() < self.max => continue,
-                None => timeout_at(deadline, turn).await,
+                None => timeout_at(deadline, waiting).await,
             };
             match called {
                 Ok(Ok(())) => {}

@@ -1,4 +1,4 @@
-//! Ejects an endpoint that fails, for a growing while. Pure: the time is an argument.
+//! Ejects an endpoint that fails, for a growing while. The time is an argument.
 
 use std::time::Duration;
 
@@ -56,8 +56,8 @@ impl Health {
     }
 }
 
-/// Returns from three quarters to five quarters of the doubled time. So cores and proxies do not all try an
-/// endpoint again at the same moment.
+/// Returns from three quarters to five quarters of the doubled time. Cores and proxies therefore do not
+/// all try an endpoint again at the same moment.
 fn pause(failures: u32, chance: f64) -> Duration {
     PAUSE.pause(failures).mul_f64(0.75 + chance / 2.0)
 }

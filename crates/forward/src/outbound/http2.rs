@@ -51,11 +51,11 @@ const MAX_HEAD_READ: u32 = 16 * 1024 * 1024;
 const STREAM_SEND_BUFFER: usize = 64 * 1024;
 
 /// The budget for unread small DATA frames of a connection. Each frame spends the bytes that it has
-/// less than 256, so that about 250,000 frames may wait. By the windows alone it would be a gigabyte.
+/// less than 256, so that about 250,000 frames may wait. The windows alone would allow a gigabyte.
 const SMALL_FRAMES: usize = 64 * 1024 * 1024;
 
-/// The number of streams that stay known after a reset of ours, and for how long. Frames that are on
-/// their way to such a stream are not errors.
+/// The number of streams that stay known after this side has reset them, and the time. Frames that
+/// are on their way to such a stream are not errors.
 const RESETS_KEPT: usize = 1024;
 const RESETS_KEPT_FOR: Duration = Duration::from_secs(30);
 
@@ -70,8 +70,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Begins HTTP/2 on a connection, and serves it on a task of its own until its end. Measures the round
 /// trip meanwhile.
 ///
-/// Returns when the peer has answered a PING, because its SETTINGS have come by then: before that, `h2`
-/// takes any number of streams for allowed.
+/// Returns when the peer has answered a PING, because its SETTINGS have come by then. Before that, `h2`
+/// assumes that any number of streams is allowed.
 pub(super) async fn handshake<I>(
     io: I,
     is_exclusive: bool,
@@ -169,7 +169,7 @@ where
 /// An HTTP/2 connection for one request at a time, whose body may stand still.
 pub(super) struct Single {
     sender: Sender,
-    /// Ends with the body and the answer of the last request.
+    /// Closes with the body and the answer of the last request.
     request: Option<mpsc::Receiver<()>>,
 }
 

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use super::{caller::Caller, exclusive_limit::ExclusivePermit, resets::Resets};
 
 /// The most bytes of bodies that the unanswered requests of a shared connection have together. Every
-/// peer's window for a connection is 65,535 bytes or more (RFC 9113 §6.9.2). So a body that the
-/// upstream does not read does not hold back another caller's.
+/// peer's window for a connection is 65,535 bytes or more (RFC 9113 §6.9.2). A body that the upstream
+/// does not read therefore does not hold back that of another caller.
 const SHARED_BODY_BYTES: usize = 32 * 1024;
 
 /// The number of requests in flight on a connection, or on all connections of an endpoint.

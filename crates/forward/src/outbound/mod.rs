@@ -9,8 +9,8 @@
 //! - `pool`, `checkout`: the connection of a request, from the queue for one to its return
 //! - `race`: opens connections for a request, to one endpoint after the other
 //! - `connections`: all connections of one core, and the tasks that open and close them
-//! - `endpoints`, `endpoint`: which endpoint and which connection a request takes (`choice`, `health`,
-//!   `generation`)
+//! - `endpoints`, `endpoint`: the choice of the endpoint and the connection of a request (`choice`,
+//!   `health`, `generation`)
 //! - `connector`, `security`: TCP or a Unix socket, TLS and HTTP to an endpoint · `resolver`, `origin`,
 //!   `url`: names to endpoints
 //! - `connection`: `shared` by requests (`sent`, `abandoned`) or `exclusive`; `http2`, `age`,
@@ -22,7 +22,7 @@
 //! - `tunnel`: a connection that was upgraded
 //! - `probe`: the steps of a connection one by one, for a diagnosis
 //! - `status`: the state of the endpoints for operators
-//! - [`Upstream`], [`Error`]: what callers of this module give and get
+//! - [`Upstream`], [`Error`]: the description of an upstream, and the error of a request
 
 mod abandoned;
 mod age;

@@ -7,7 +7,7 @@ use tokio::net::lookup_host;
 
 use super::url::{Protocol, UpstreamUrl};
 
-/// A URL of an upstream, and what each request to it needs.
+/// A URL of an upstream, and the values that each request to it needs.
 #[derive(Debug)]
 pub(super) struct Origin {
     /// Scheme and authority of requests.
@@ -31,7 +31,7 @@ pub(super) struct Location {
 }
 
 impl Location {
-    /// Returns what errors call the endpoint. The name has the address if there are `several`.
+    /// Returns the name of the endpoint in errors. It has the address if there are `several`.
     pub(super) fn at(&self, several: bool) -> At {
         match several && self.origin.literal().is_none() {
             true => At::new(&self.origin, &self.addresses),
@@ -99,7 +99,7 @@ fn endpoints(found: Vec<SocketAddr>) -> Vec<Addresses> {
     endpoints
 }
 
-/// The place of an error: the URL, and the addresses where the URL does not have them.
+/// The name of an endpoint in errors: its URL, and its addresses where the URL does not have them.
 #[derive(Clone, Debug)]
 pub struct At(Arc<str>);
 
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_s_place_has_the_addresses_that_are_given() {
+    fn name_of_an_endpoint_has_the_addresses_that_are_given() {
         let url = origin("https://a:1");
         assert_eq!(At::new(&url, &[]).to_string(), "https://a:1/");
         let addresses = ["10.0.0.1:1", "[::1]:1"].map(|text| text.parse().unwrap());

@@ -1,12 +1,12 @@
-//! The pool of one core's upstream connections: gives each request a connection, and lets requests
-//! wait in a fair queue where all connections are full.
+//! The pool of one core's upstream connections. It gives each request a connection. Requests wait in
+//! a fair queue while all connections are full.
 //!
-//! A request goes over a connection that is open, to the endpoint with fewer requests in flight of
-//! two. It waits for a new connection only where there is none. Endpoints without a connection are
+//! A request goes over a connection that is open, to the one of two endpoints with fewer requests in
+//! flight. It waits for a new connection only where there is none. Endpoints without a connection are
 //! tried apart from the requests, so that an endpoint that is down delays no request.
 //!
-//! Connections are verified when they are opened and never again. So they are dropped after a change
-//! of the trust bundle, even if no request comes ([`upkeep`](super::connections::upkeep)).
+//! Connections are verified when they are opened and never again. They are therefore dropped after a
+//! change of the trust bundle, even if no request comes ([`upkeep`](super::connections::upkeep)).
 //!
 //! # Alternatives
 //!
@@ -63,7 +63,7 @@ use super::{
 /// The requests of one core that may wait for room on a connection.
 const MAX_QUEUED: usize = 2000;
 
-/// The pause between two looks for room, for the request whose turn it is.
+/// The pause between two searches for room by requests that wait.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// The time after which a request that waits gets room from the source that holds the most.
@@ -78,7 +78,7 @@ pub(super) struct Pool<B> {
     holders: Shares,
     exclusive: ExclusiveLimit,
     counts: Arc<Counts>,
-    /// The time of the last look for room.
+    /// The time of the last search for room.
     looked: Mutex<Instant>,
     queue_timeout: Duration,
 }
@@ -102,8 +102,8 @@ impl<B: RequestBody> Pool<B> {
         upkeep(Arc::downgrade(&self.connections), security)
     }
 
-    /// Checks a connection out for a request. Where all that there may be are full, sources are served
-    /// in turn.
+    /// Checks a connection out for a request. While all that there may be are full, sources are served
+    /// in rotation.
     ///
     /// The second attempt of a request gets another connection than the one that `failed`. It gets none
     /// that was open at the time of the failure either, because that may have been closed too.
@@ -115,9 +115,9 @@ impl<B: RequestBody> Pool<B> {
     ) -> Result<Checkout<B>, Error> {
         let begun = Instant::now();
         // A request that comes while others wait is not served before them.
-        let mut is_its_turn = need.is_exclusive() || self.room.is_empty();
+        let mut may_take = need.is_exclusive() || self.room.is_empty();
         loop {
-            if !is_its_turn {
+            if !may_take {
                 self.wait_for_room(need, caller, begun).await?;
             }
             match self.take_or_connect(need, caller, failed, begun).await {
@@ -125,7 +125,7 @@ impl<B: RequestBody> Pool<B> {
                     self.connections.call_next_if_there_is_room();
                     return Ok(Checkout::new(&self.connections, connection));
                 }
-                Ok(None) => is_its_turn = false,
+                Ok(None) => may_take = false,
                 Err(error) => {
                     self.room.call_next();
                     return Err(error);
@@ -187,7 +187,7 @@ impl<B: RequestBody> Pool<B> {
         connected.unwrap_or_else(|_| Err(race.timed_out()))
     }
 
-    /// Waits until it is the turn of a request that began to wait at `begun`. A source that has waited
+    /// Waits until the queue calls a request that began to wait at `begun`. A source that has waited
     /// for long gets room from the one that holds the most.
     async fn wait_for_room(
         &self,
@@ -198,7 +198,7 @@ impl<B: RequestBody> Pool<B> {
         let full = |why| Err(Error::Full(self.connections.at_first_of(&[]), why));
         let deadline = begun + self.queue_timeout;
         let _waiting = self.counts.waiting.count();
-        let mut turn = pin!(self.room.wait(caller.source, &|| ()));
+        let mut called = pin!(self.room.wait(caller.source, &|| ()));
         loop {
             let now = Instant::now();
             if now >= deadline {
@@ -208,7 +208,7 @@ impl<B: RequestBody> Pool<B> {
             if now >= begun + EVICT_AFTER {
                 self.holders.evict_for(caller.source);
             }
-            match timeout_at(deadline.min(now + LOOK_EVERY), turn.as_mut()).await {
+            match timeout_at(deadline.min(now + LOOK_EVERY), called.as_mut()).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(TooMany(max))) => {
                     return full(format!("and {max} requests wait for it on this core"));
@@ -219,8 +219,8 @@ impl<B: RequestBody> Pool<B> {
         }
     }
 
-    /// Calls the next request if there may be room for it. Looks only once in each [`LOOK_EVERY`],
-    /// because a request that is called in vain has lost its turn.
+    /// Calls the next request if there may be room for it. Searches only once in each [`LOOK_EVERY`],
+    /// because a request that is called in vain enters the queue again at its end.
     fn call_next_if_there_may_be_room(&self, need: Need) {
         let now = Instant::now();
         let mut looked = lock(&self.looked);

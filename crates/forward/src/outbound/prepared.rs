@@ -1,10 +1,11 @@
 //! A request's body before it is sent: read as a whole, or to be sent as it comes.
 //!
-//! A small body is read before a connection is chosen. So a caller that sends it slowly holds no
-//! connection, the body can be sent again, and it can share a connection with others' requests. Any
-//! other body gets an exclusive connection, because an upstream that does not read it would hold back
-//! all bodies that share its flow-control window. HTTP/1.1 also carries large bodies at less cost:
-//! 64 MiB up at 583 MiB/s, against 524 over a shared connection (`scripts/bench.sh --rows bodies`).
+//! A small body is read before a connection is chosen. A caller that sends it slowly therefore holds
+//! no connection, the body can be sent again, and it can share a connection with others' requests.
+//! Any other body gets an exclusive connection, because an upstream that does not read it would hold
+//! back all bodies that share its flow-control window. HTTP/1.1 also carries large bodies at less
+//! cost: 64 MiB up at 583 MiB/s, against 524 over a shared connection
+//! (`scripts/bench.sh --rows bodies`).
 
 use std::{
     pin::Pin,
@@ -219,7 +220,7 @@ impl<B: RequestBody> Prepared<B> {
     }
 
     /// Frames the body in a request's header fields. A body that was read has a length, whatever framing
-    /// it came with. With trailers it is chunked, and all of them are announced.
+    /// it came with. A body with trailers is chunked, and all of them are announced.
     pub(super) fn frame(&self, headers: &mut HeaderMap) {
         let Self::Whole(whole) = self else {
             return;

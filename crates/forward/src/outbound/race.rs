@@ -111,8 +111,8 @@ impl<'a, B: RequestBody> Race<'a, B> {
         true
     }
 
-    /// Takes note of an attempt that ended. An endpoint whose new connection others filled or closed is
-    /// tried again.
+    /// Takes note of an attempt that ended. An endpoint is tried again if other requests took its new
+    /// connection, or it was closed at once.
     fn note(&mut self, id: u64, opened: Result<(), Error>) {
         match opened {
             Err(error) => self.failure = Some(error),

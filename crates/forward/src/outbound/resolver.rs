@@ -1,7 +1,8 @@
 //! Name resolution: from the URLs of an upstream to the locations of its endpoints.
 //!
-//! Names are looked up when a connection is opened, and from time to time while there are any. The
-//! answer goes to whoever asked for the look-up; what is known so far stays here.
+//! Names are looked up when a connection is opened, and from time to time while there are any. Each
+//! answer goes to the function that came with the look-up. The endpoints that are known so far stay
+//! here.
 
 use std::{
     io,
@@ -82,7 +83,7 @@ struct Missing {
 }
 
 impl Resolver {
-    /// Resolves the names in `urls`; `expected` names the upstream in errors.
+    /// Returns a resolver of the names in `urls`. `expected` names the upstream in errors.
     pub(super) fn new(urls: &[UpstreamUrl], expected: Option<SpiffeId>) -> Arc<Self> {
         let origins: Vec<_> = urls.iter().map(|url| Arc::new(Origin::new(url))).collect();
         let mut known = Known::default();
@@ -105,7 +106,7 @@ impl Resolver {
         })
     }
 
-    /// Returns what errors call the upstream as a whole.
+    /// Returns the name of the upstream as a whole in errors.
     pub(super) fn at(&self) -> At {
         At::new(&self.origins[0], &[])
     }

@@ -7,8 +7,8 @@ use hyper::client::conn::TrySendError;
 /// The progress of a request that failed before its answer began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// The upstream can't have acted on it: it was not written, or the upstream said that it had not
-    /// processed it.
+    /// The upstream can't have acted on it, because it was not written, or the upstream said that it
+    /// had not processed it.
     Unprocessed,
     /// The upstream may have acted on it.
     Uncertain,
@@ -16,8 +16,8 @@ pub(super) enum Progress {
     Decided,
 }
 
-/// Returns whether a request may be sent any number of times: its method is safe (RFC 9110 §9.2.1),
-/// and it has no body that could be used up.
+/// Returns whether a request may be sent any number of times. Its method must be safe (RFC 9110
+/// §9.2.1), and it must have no body that could be used up.
 pub(super) fn is_repeatable(method: &Method, has_body: bool) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) && !has_body
 }

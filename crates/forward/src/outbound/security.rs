@@ -76,7 +76,7 @@ impl Security {
         self.spiffe().map_or(0, ClientTls::revision)
     }
 
-    /// Waits for the next change of what verifies the peer ([`ClientTls::changed`]).
+    /// Waits for the next change of the trust that verifies the peer ([`ClientTls::changed`]).
     pub(super) async fn changed(&mut self) {
         match self {
             Self::SpiffeId(tls) => tls.changed().await,

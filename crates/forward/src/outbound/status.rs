@@ -10,7 +10,8 @@ use std::{
 use common::lock::lock;
 use tokio::time::Instant;
 
-/// Has the state of an upstream's endpoints. Each core adds its connections. Clones have the same state.
+/// Reads the state of an upstream's endpoints. Each core adds its connections. Clones have the same
+/// state.
 #[derive(Clone, Default)]
 pub struct UpstreamStatus(Arc<Mutex<Vec<Weak<dyn Observed>>>>);
 
@@ -74,7 +75,8 @@ impl UpstreamStatus {
     }
 }
 
-/// Adds up what the cores say of each endpoint. One that a core is connected to is not ejected.
+/// Adds up the states of each endpoint on all cores. An endpoint that a core is connected to is not
+/// ejected.
 fn merged(all: impl Iterator<Item = EndpointStatus>) -> Vec<EndpointStatus> {
     let mut endpoints = BTreeMap::new();
     for one in all {

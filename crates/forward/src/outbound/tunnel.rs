@@ -26,8 +26,8 @@ pub(crate) struct Switched {
     counted: CountedRequest,
 }
 
-/// The bytes that come through a tunnel. Those of the caller go the other way on a task of its own, which
-/// ends with this body.
+/// The bytes that come through a tunnel. The bytes of the caller go the other way, on a task that ends
+/// with this body.
 #[derive(Debug)]
 pub(crate) struct TunnelBody {
     reader: ReadHalf<TokioIo<Upgraded>>,

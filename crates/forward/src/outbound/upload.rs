@@ -1,4 +1,5 @@
-//! A request's body while it is sent, and the time in which the upstream neither takes of it nor answers.
+//! A request's body while it is sent, and the time in which the upstream neither takes a part of it nor
+//! answers.
 
 use std::{
     pin::Pin,
@@ -27,7 +28,7 @@ struct State<B> {
     /// The time since which the request waits for the upstream. `None` while it waits for the body's
     /// source.
     since: Option<Instant>,
-    /// `None` once it was taken back.
+    /// The body, or `None` once it was taken back.
     body: Option<Prepared<B>>,
     /// A copy of a body that was read as a whole.
     whole: Option<Whole>,
@@ -108,7 +109,8 @@ impl<B: RequestBody> UploadBody<B> {
 
 impl<B> Drop for UploadBody<B> {
     fn drop(&mut self) {
-        // The body was sent to its end or is not wanted any more, so the answer is waited for.
+        // The body was sent to its end or is not wanted any more, so that the request waits for the
+        // answer.
         let mut state = lock(&self.0.0);
         state.since = Some(Instant::now());
     }
@@ -132,7 +134,7 @@ impl<B: RequestBody> Body for UploadBody<B> {
             state.is_untouched = false;
             match polled {
                 Some(Err(error)) => state.failure = Some(BodyFault::of(&**error)),
-                // Nothing follows trailers, and hyper does not ask.
+                // Nothing follows trailers, and hyper does not poll again.
                 Some(Ok(frame)) => state.is_sent |= frame.is_trailers(),
                 None => state.is_sent = true,
             }

@@ -9,21 +9,21 @@ use super::{
 /// The servers that requests are forwarded to, and how long they may take.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    /// Its URLs; at least one. All are used alike.
+    /// The URLs, of which there is at least one. All are used alike.
     pub urls: Vec<UpstreamUrl>,
     /// The time for the TCP and TLS handshakes together.
     pub connect_timeout: Duration,
     /// The time in which the upstream may take no part of the request's body and not begin to answer.
     /// The time that the body's source takes is not counted, and neither is the response's body.
     pub response_timeout: Duration,
-    /// The same for a gRPC call. Its server sends the head of the answer with the first message. So a call
-    /// that is silent for long is not an upstream that is slow.
+    /// The same time for a gRPC call. Its server sends the head of the answer with the first message, so
+    /// that a long silence does not mean that the upstream is slow.
     pub call_timeout: Duration,
     /// The time that a request may wait for room on the connections to the upstream.
     pub queue_timeout: Duration,
     /// The bound on requests with a connection for themselves, which all cores share.
     pub exclusive: ExclusiveLimit,
-    /// The state of its endpoints on all cores.
+    /// The state of the endpoints on all cores.
     pub status: UpstreamStatus,
     /// The counts of all cores.
     pub counts: Arc<Counts>,

@@ -141,8 +141,8 @@ impl UpstreamUrl {
     }
 }
 
-/// Returns whether the port in a URL is not a valid one. Without this check it would silently become that of the
-/// scheme.
+/// Returns whether the port in a URL is not a valid one. It would silently become that of the scheme without
+/// this check.
 #[must_use]
 pub fn has_bad_port(authority: &Authority) -> bool {
     let written = authority.as_str().len() > authority.host().len();

@@ -63,7 +63,8 @@ impl Admission {
     pub(crate) fn new(limits: &Limits) -> Self {
         Self(Arc::new(Shared {
             connections: Arc::new(Semaphore::new(limits.max_connections)),
-            // No connection is closed for another one: over the total they wait for `connections`.
+            // Connections over the total wait for `connections`, so that none is closed for another
+            // one.
             sources: Shares::new(usize::MAX, limits.max_connections_per_source, Own::Refused),
             handshakes: Shares::new(limits.max_handshakes, usize::MAX, Own::Evicted),
             max_handshakes: limits.max_handshakes,

@@ -1,8 +1,8 @@
 //! The handoff of accepted connections between the cores of a process.
 //!
 //! The kernel distributes connections over the cores' listeners by a hash (`SO_REUSEPORT`). Many
-//! connections spread evenly. Of a few connections that last long and carry much, such as HTTP/2 from a
-//! proxy, one core may accept all while others are idle. A core therefore hands a connection off to the
+//! connections spread evenly. A few connections that last long and carry much, such as HTTP/2 from a
+//! proxy, may all go to one core while others are idle. A core therefore hands a connection off to the
 //! core that has the fewest, if the difference is large enough. Envoy has the same mechanism
 //! (`exact_balance`).
 //!
@@ -10,8 +10,8 @@
 //!
 //! tokio's multi-thread runtime has one listener, and moves tasks from a busy thread to an idle one. It
 //! costs no more. A bare hyper server without TLS took 2.9 µs of CPU time per request on it, and 3.0 µs on
-//! one runtime for each core. (`h2load --h1 -n 60000 -c 32` sent the requests, and these are medians of 9
-//! rounds on two cores.) It does not serve here because each core has a pool, a verification queue and a log
+//! one runtime for each core. `h2load --h1 -n 60000 -c 32` sent the requests, and these are medians of 9
+//! rounds on two cores. It does not serve here because each core has a pool, a verification queue and a log
 //! buffer of its own. No other core holds their locks for long.
 //!
 //! The kernel can choose the listener with a BPF program. A classic program does not know how many
@@ -112,7 +112,7 @@ impl Balance {
 }
 
 impl Member {
-    /// Hands a connection that this core accepted off to the core with the fewest connections. Returns
+    /// Hands off a connection that this core accepted to the core with the fewest connections. Returns
     /// it if this core has the fewest, or not many more.
     pub(crate) fn keep_or_hand_off(
         &self,

@@ -1,6 +1,6 @@
 //! Connections accepted from the kernel's queue.
 //!
-//! The module continues when the process is out of file descriptors, and empties the queue when a
+//! Accepting continues when the process is out of file descriptors. The queue is emptied when a
 //! listener is closed.
 
 mod admission;
@@ -24,7 +24,8 @@ use crate::{
 };
 
 /// The pauses after a failure to accept, usually because the process is out of file descriptors. A
-/// connection that ends cuts the pause short; for other descriptors callers wait for the longest pause.
+/// connection that ends cuts the pause short. Other descriptors that are closed are noticed after the
+/// pause.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(100));
 
 /// The largest number of connections that are accepted when a listener is closed. It is the usual
@@ -66,7 +67,7 @@ async fn retry<T>(
         }
         // The future is created before the attempt, so that it does not miss a later end.
         ended = admission.connection_ended();
-        // An empty queue fails too while there is no descriptor. A pending attempt therefore means
+        // While there is no descriptor, an empty queue also fails. A pending attempt therefore means
         // that a descriptor is free.
         match attempt() {
             Some(Err(error)) if !is_of_one_connection(&error) => admission.accept_failed(&error),
@@ -138,7 +139,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset)
 }
 
-/// Returns an IPv4 address that a dual-stack socket reports as IPv6 as IPv4.
+/// Converts an IPv4 address that a dual-stack socket reports as IPv6 back to IPv4.
 fn unmapped(peer: PeerAddress) -> PeerAddress {
     match peer {
         PeerAddress::Ip(peer) => SocketAddr::new(peer.ip().to_canonical(), peer.port()).into(),

@@ -24,7 +24,7 @@ use crate::{counts::Counts, in_flight::SourceLimit};
 #[derive(Debug)]
 pub(super) struct Activity {
     opened: Instant,
-    /// The time when the connection has reached its age.
+    /// The time when the connection reaches its age.
     old: Option<Instant>,
     /// The number of requests in flight.
     in_flight: AtomicUsize,

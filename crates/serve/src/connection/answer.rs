@@ -20,7 +20,7 @@ pub(super) struct Answer {
     body: Body,
     in_flight: Arc<RequestInFlight>,
     timeout: Duration,
-    /// Runs from the first time that the body waits for its source.
+    /// The timer of the silence, which runs from the first time that the body waits for its source.
     silence: Option<Pin<Box<Sleep>>>,
 }
 

@@ -1,6 +1,6 @@
 //! The `Date` of answers (RFC 9110 §6.6.1).
 //!
-//! hyper's own stands still while the clock is behind where it has been.
+//! hyper's own date stands still after the clock was set back, until the clock has caught up.
 
 use std::{
     cell::RefCell,
@@ -9,7 +9,8 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, header::DATE};
 
-/// The time that a written date is used: it is right within a second, whatever the clock does.
+/// The time for which a written date is used. It is then right within a second, even if the clock is
+/// set.
 const USED_FOR: Duration = Duration::from_millis(500);
 
 thread_local! {

@@ -41,7 +41,7 @@ pub(super) struct Serving<H> {
     pub(super) limits: Limits,
     /// Limits the log lines about requests that exceed a bound.
     pub(super) quotas: Arc<LogQuotas>,
-    /// The use of the entries of requests, if they have some.
+    /// The log and the spans for which requests have entries, if there are any.
     pub(super) noted: Option<Noted>,
     pub(super) activity: Arc<Activity>,
     /// The tunnel that an HTTP/1.1 connection becomes after its last answer.
@@ -89,8 +89,8 @@ impl Asked {
         }
     }
 
-    /// Returns the answer at the moment `now` in a form that its caller can't mistake. `reason` is that of an error of
-    /// this process.
+    /// Returns the answer in the form of the caller's protocol. A gRPC call gets a gRPC status for an error of this
+    /// process, by its `reason` and the moment `now`.
     fn in_form(
         &self,
         response: Response<Body>,

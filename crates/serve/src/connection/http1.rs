@@ -159,8 +159,8 @@ fn upgradable(mut request: Request<Incoming>) -> (Request<Wire>, Option<Upgrade>
 #[error("evicted for another source's request")]
 struct Evicted;
 
-/// The body of an answer, which ends its request in flight when it is dropped. There is none before a
-/// tunnel, which has the request.
+/// The body of an answer, which ends its request in flight when it is dropped. It is empty before a
+/// tunnel, which holds the request instead.
 pub(super) struct Tracked(Option<Answer>);
 
 impl Tracked {

@@ -25,8 +25,8 @@ use tokio::{
 use super::{activity::Activity, flood::FrameCounter, plaintext::Beginning};
 use crate::http2::Heard;
 
-/// The bounds after a connection has closed its sending side: the time for the peer's next bytes, the
-/// time in all, and the bytes that are read.
+/// The bounds after a connection has closed its sending side. They are the time for the peer's next
+/// bytes, the time in all, and the bytes that are read.
 const LINGER_QUIET: Duration = Duration::from_secs(2);
 const LINGER: Duration = Duration::from_secs(30);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;

@@ -1,4 +1,4 @@
-//! Requests that are answered in place of their handler, because they exceed a bound.
+//! Requests that are not passed to their handler, because they exceed a bound.
 
 use common::{
     reason::Reason,

@@ -42,8 +42,8 @@ impl Unread {
         Self { body, _open: open }
     }
 
-    /// Reads what comes at once, and returns whether the connection can continue: the rest has ended, or
-    /// its length is known to be short and it is read in the background.
+    /// Reads what comes at once, and returns whether the connection can continue. It can if the rest has
+    /// ended, or if a rest of known short length is read in the background.
     pub(super) async fn settles(self) -> bool {
         if self.body.size_hint().lower() > MAX_BYTES {
             return false;

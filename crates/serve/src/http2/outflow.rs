@@ -82,8 +82,8 @@ where
     sent
 }
 
-/// Returns the reason for a reset after a body that broke off: `CANCEL` if it was cancelled, or its own stream.
-/// The next hop hears of a cancelled call as such.
+/// Returns the reason of the reset after a body that broke off. It is `CANCEL` if the body or its own stream
+/// was cancelled, so that the next hop also sees a cancelled call.
 fn reason_of(error: &(dyn std::error::Error + 'static)) -> Reason {
     let is_cancelled =
         |error: &h2::Error| error.is_reset() && error.reason() == Some(Reason::CANCEL);

@@ -15,7 +15,8 @@ use crate::sanitize::Sanitized;
 /// only.
 #[derive(Debug, Default, PartialEq)]
 pub struct JwtBundle {
-    /// Sorted by `kid`, so that a token without one meets the same keys in the same order.
+    /// The keys by `kid`. They are sorted, so that a token without `kid` is always tried with the
+    /// same keys.
     by_id: BTreeMap<String, Result<Key, KeyFault>>,
     /// The entries without a name, each with its place in the document.
     nameless: Vec<(usize, KeyFault)>,
@@ -70,7 +71,7 @@ impl JwtBundle {
             Some(Value::String(key_id)) => {
                 self.by_id.insert(key_id.clone(), Key::read(jwk));
             }
-            // A key of another kind needs no name that is known here.
+            // A key of another kind is not used here, so that its name does not matter.
             _ if is_of_another_kind(jwk) => {}
             _ => self.nameless.push((place, KeyFault::Member("kid"))),
         }
@@ -82,8 +83,8 @@ impl JwtBundle {
         usable.map(|(key_id, _)| key_id.as_str())
     }
 
-    /// Returns the key of this ID, or the reason why it can't verify `algorithm`; `None` if there is
-    /// none.
+    /// Returns the key of this ID, or the reason why it can't verify `algorithm`. Returns `None` for
+    /// an unknown ID.
     pub(super) fn get(&self, key_id: &str, algorithm: Algorithm) -> Option<Result<&Key, KeyFault>> {
         let key = self.by_id.get(key_id)?.as_ref();
         Some(match key {
@@ -254,7 +255,7 @@ mod tests {
                 Some("entry 2: its kid is invalid"),
             ),
             ("7", Some("entry 2: its kid is invalid")),
-            // An entry without a name that is of another kind is nobody's concern here.
+            // An entry of another kind is not a fault, although it has no name.
             (r#"{"kty":"AKP"}"#, None),
             (r#"{"kty":"EC","use":"x509-svid"}"#, None),
         ] {

@@ -15,7 +15,7 @@ const MAX_AUDIENCES: usize = 32;
 /// The last second of the year 9999, which `exp` and `nbf` may not be after.
 const MAX_TIME: i64 = 253_402_300_799;
 
-/// The claims that every verification goes by. Other claims are not looked at, whatever they hold.
+/// The claims that every verification goes by. Other claims are skipped, whatever they hold.
 #[derive(Debug)]
 pub(super) struct Claims {
     /// `sub` as it is written.
@@ -71,8 +71,8 @@ struct Members {
 }
 
 impl Members {
-    /// Takes the value of the claim `name`. Returns whether the claim is there a second time, and may be
-    /// there once only.
+    /// Reads the value of the claim `name`. Returns whether the claim occurs a second time, although it
+    /// may occur only once.
     fn take<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
         Ok(match name {
             "sub" => self.subject.replace(map.next_value()?).is_some(),
@@ -111,11 +111,11 @@ impl Members {
     }
 }
 
-/// Returns `iat`, in seconds since 1970. It is read apart from the other claims, because only one option
-/// goes by it, so that it is an error only there.
+/// Returns `iat`, in seconds since 1970. Only the limit of the lifetime uses it. It is therefore read
+/// apart from the other claims, and a bad one is an error only there.
 ///
 /// # Errors
-/// Fails when `iat` is not a number or is there twice.
+/// Fails when `iat` is not a number or occurs twice.
 pub(super) fn issued_at(json: &[u8]) -> Result<Option<f64>, TokenFault> {
     let claim: serde_json::Result<IssuedAt> = serde_json::from_slice(json);
     let claim = claim.map_err(|_| TokenFault::parse("iat is not one number"))?;
@@ -128,7 +128,7 @@ struct IssuedAt {
     iat: Option<f64>,
 }
 
-/// Reads a number, which `null` is not.
+/// Reads a number. `null` is an error.
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
     f64::deserialize(deserializer).map(Some)
 }

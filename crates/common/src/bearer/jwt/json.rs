@@ -1,14 +1,14 @@
-//! JSON of which every member is used, read within limits (RFC 8259 §9).
+//! JSON that is read in full, within limits (RFC 8259 §9).
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// The most objects and arrays around a value, with the outermost object.
+/// The most objects and arrays around a value, including the outermost object.
 const MAX_DEPTH: usize = 32;
 
-/// The most values, with all that are in others.
+/// The most values, including those inside others.
 const MAX_VALUES: usize = 1024;
 
 /// The longest string and the longest name, in bytes.
@@ -33,7 +33,7 @@ pub(super) fn object(text: &[u8]) -> serde_json::Result<Map<String, Value>> {
     }
 }
 
-/// The levels and the values that may still come. It reads one value.
+/// Reads one value of at most `depth` levels and `values` values.
 struct Limits<'a> {
     depth: usize,
     values: &'a mut usize,
@@ -186,7 +186,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn what_is_read_is_what_the_library_reads_j205(text in "[\\[\\]{}\":,0a -]{0,24}|\\{\"a\":[\\[\\]{}\":,0a -]{0,24}\\}") {
+        fn json_is_read_as_the_library_reads_it_j205(text in "[\\[\\]{}\":,0a -]{0,24}|\\{\"a\":[\\[\\]{}\":,0a -]{0,24}\\}") {
             let library = serde_json::from_str::<Value>(&text).ok();
             match object(text.as_bytes()) {
                 Ok(members) => assert_eq!(Some(Value::Object(members)), library),

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::algorithm::Algorithm;
 
-/// RFC 7518 §3.3 demands it of RSA keys.
+/// The smallest RSA key, in bits (RFC 7518 §3.3).
 const MIN_RSA_BITS: usize = 2048;
 
 /// A public key, and the algorithms that it may verify.
@@ -164,7 +164,7 @@ fn rsa(jwk: &Value) -> Result<Vec<u8>, KeyFault> {
     Ok(der(SEQUENCE, &members))
 }
 
-/// Reads an unsigned integer in as few octets as it needs (RFC 7518 §2), at least one.
+/// Reads an unsigned integer, which has at least one octet and no leading zero octet (RFC 7518 §2).
 fn unsigned(jwk: &Value, name: &'static str) -> Result<Vec<u8>, KeyFault> {
     let octets = octets(jwk, name)?;
     match octets.first() {

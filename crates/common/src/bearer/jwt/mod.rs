@@ -1,7 +1,7 @@
-//! A token → the JWT-SVID that it is (JWT-SVID §2, §3, appendix A).
+//! The verification of a token as a JWT-SVID (JWT-SVID §2, §3, appendix A).
 //!
-//! The `spiffe` crate's validation does not serve: it refuses a token without `kid`, which JWT-SVID §2.2
-//! allows, it can't verify ES512, and it parses the key again for each token. The tests compare both
+//! The `spiffe` crate's validation does not serve. It refuses a token without `kid`, although JWT-SVID
+//! §2.2 allows it, can't verify ES512, and parses the key again for each token. The tests compare both
 //! verdicts, with that crate as the oracle.
 //!
 //! - `token`, `claims`: the token's octets, read once and strictly
@@ -140,7 +140,8 @@ where
     }
 }
 
-/// Returns the SPIFFE ID that a subject is. It has one form, although the library would normalise others.
+/// Parses a subject as a SPIFFE ID. Only the canonical form is accepted, although the library would
+/// normalise others.
 fn subject(text: &str) -> Result<SpiffeId, TokenFault> {
     let id = SpiffeId::new(text).map_err(|_| TokenFault::Subject)?;
     let is_canonical = text.len() <= MAX_ID && id.to_string() == text;
@@ -169,8 +170,8 @@ fn check_not_before(token: &Token<'_>, times: Times, now: f64) -> Result<(), Tok
     (!is_early).then_some(()).ok_or(TokenFault::NotYetValid)
 }
 
-/// Refuses a token that lives for longer than `max`: from its `iat`, or from now if it has none or one
-/// in the future.
+/// Refuses a token that lives for longer than `max`. Its life begins at its `iat`, or now if that is
+/// missing or in the future.
 fn check_lifetime(token: &Token<'_>, max: Duration, now: f64) -> Result<(), TokenFault> {
     let issued_at = claims::issued_at(&token.jws.payload)?;
     let from = issued_at.map_or(now, |time| time.min(now));

@@ -1,5 +1,5 @@
-//! A JWS in compact serialization, read in one pass and not verified yet (RFC 7515 §3.1), and the token
-//! that it is.
+//! A token, which is a JWS in compact serialization (RFC 7515 §3.1). It is read in one pass and not
+//! verified yet.
 
 use std::fmt;
 
@@ -37,7 +37,7 @@ impl<'a> Token<'a> {
     /// Reads a token.
     ///
     /// # Errors
-    /// Fails when it is not a JWT-SVID, whoever signed it.
+    /// Fails when it is not a JWT-SVID, whatever its signature is.
     pub(super) fn read(text: &'a str) -> Result<Self, TokenFault> {
         let jws = Jws::read(text)?;
         let claims = Claims::read(&jws.payload)?;
@@ -78,7 +78,7 @@ pub(super) fn payload(text: &str) -> Result<Vec<u8>, TokenFault> {
     decoded(text.split('.').nth(1).unwrap_or_default())
 }
 
-/// Decodes base64url without padding, without bits that no octet needs (RFC 7515 §2, RFC 4648 §3.5).
+/// Decodes base64url. Refuses padding, and bits that no octet needs (RFC 7515 §2, RFC 4648 §3.5).
 fn decoded(segment: &str) -> Result<Vec<u8>, TokenFault> {
     let octets = URL_SAFE_NO_PAD.decode(segment);
     octets.map_err(|_| TokenFault::parse("a segment is not base64url"))
@@ -118,7 +118,7 @@ impl<'de> Deserialize<'de> for Members {
     }
 }
 
-/// Takes an object only: serde's derived code would take an array as well.
+/// Accepts only an object, whereas serde's derived code also accepts an array.
 struct HeaderVisitor;
 
 impl<'de> Visitor<'de> for HeaderVisitor {

@@ -21,7 +21,7 @@ use wycheproof_ng_rsa_signature::{
 
 use super::{algorithm::Algorithm, bundle::JwtBundle, key::Key, signer, token::Jws};
 
-/// The numbers of vectors, by what a vector has to be and what it is, or by the rule that refuses it.
+/// The numbers of vectors, by expected result and verdict, or by the rule that refuses them.
 #[derive(Default)]
 struct Tally(BTreeMap<String, usize>);
 
@@ -110,7 +110,7 @@ fn octets(hex: &Value) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(octet).collect()
 }
 
-/// Returns the JWK of a group of ECDSA. Not every group has one.
+/// Returns the JWK of a group of ECDSA. Some groups come without one.
 fn elliptic(group: &Value) -> Value {
     let key = &group["publicKey"];
     let point = octets(&key["uncompressed"]);
@@ -124,7 +124,7 @@ fn elliptic(group: &Value) -> Value {
     json!({ "kty": "EC", "crv": curve, "x": encode(x), "y": encode(y) })
 }
 
-/// Returns the JWK of a group of RSA. Not every group has one.
+/// Returns the JWK of a group of RSA. Some groups come without one.
 fn rsa(group: &Value) -> Value {
     let member = |name: &str| {
         let octets = octets(&group["publicKey"][name]);

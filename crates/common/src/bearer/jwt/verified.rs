@@ -12,7 +12,7 @@ use crate::{bearer::TokenFault, sanitize::Sanitized};
 #[derive(Clone)]
 pub(in crate::bearer) struct VerifiedToken {
     field: HeaderValue,
-    /// The place at which the token begins.
+    /// The byte at which the token begins.
     start: usize,
 }
 
@@ -58,7 +58,7 @@ impl VerifiedToken {
     /// Reads the claims.
     ///
     /// # Errors
-    /// Fails when a claim has another type than RFC 7519 §4.1 says, a member is there twice, or the claims
+    /// Fails when a claim has another type than RFC 7519 §4.1 says, a member occurs twice, or the claims
     /// exceed a limit.
     pub(in crate::bearer) fn claims(&self) -> Result<Claims, ClaimsFault> {
         let text = self.field.to_str().map_err(ClaimsFault::of)?;
@@ -77,7 +77,7 @@ impl fmt::Debug for VerifiedToken {
 }
 
 impl Claims {
-    /// Returns the claims that `all` are, of which some were `verified`.
+    /// Returns the claims that were `verified`, and the others from `all`.
     fn new(verified: claims::Claims, mut all: Map<String, Value>) -> Result<Self, ClaimsFault> {
         for name in ["sub", "aud", "exp", "nbf"] {
             all.remove(name);
@@ -98,7 +98,7 @@ impl Claims {
     }
 }
 
-/// Takes a claim that is a string if it is there.
+/// Removes a claim, which must be a string if it is present.
 fn text(claims: &mut Map<String, Value>, name: &str) -> Result<Option<String>, ClaimsFault> {
     match claims.remove(name) {
         None => Ok(None),
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn verified_token_is_never_shown() {
+    fn debug_output_has_nothing_of_a_verified_token() {
         assert_eq!(format!("{:?}", token("")), "VerifiedToken { .. }");
     }
 }

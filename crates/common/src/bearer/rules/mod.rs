@@ -1,7 +1,7 @@
 //! Rules that say which requests are let through: the policy as a value.
 //!
-//! The rules have an order. The first rule whose methods and paths match a request decides about it:
-//! the request is public, or the rule's callers are allowed and all others are refused. A request that
+//! The rules have an order. The first rule whose methods and paths match a request decides about it.
+//! The request is public, or the rule's callers are allowed and all others are refused. A request that
 //! no rule matches is refused.
 
 mod name;
@@ -38,7 +38,7 @@ use super::allow::Allow;
 #[derive(Clone, Debug, Default)]
 pub struct Rules(Vec<AccessRule>);
 
-/// The decision about a request, before its token is looked at.
+/// The decision about a request before its token is verified.
 #[derive(Clone, Copy, Debug)]
 pub enum Verdict<'a> {
     /// The rule makes the request public.
@@ -54,8 +54,8 @@ pub enum Verdict<'a> {
 impl Rules {
     /// Returns the first rule that matches a request. `path` is compared as it was sent.
     ///
-    /// CONNECT is matched as GET. A CONNECT with a path opens a WebSocket over HTTP/2 (RFC 8441 §4), and
-    /// the application may get it as the GET that it is over HTTP/1.1.
+    /// CONNECT is matched as GET. A CONNECT with a path opens a WebSocket over HTTP/2 (RFC 8441 §4). The
+    /// application may get it as the GET that it is over HTTP/1.1.
     #[must_use]
     pub fn deciding(&self, method: &Method, path: &str) -> Option<&AccessRule> {
         let method = match *method {
@@ -65,7 +65,7 @@ impl Rules {
         self.0.iter().find(|rule| rule.matches(method, path))
     }
 
-    /// Returns what is decided about a request of this verified caller, or of an unknown one.
+    /// Returns the decision about a request of this verified caller, or of an unknown one.
     #[must_use]
     pub fn verdict(&self, method: &Method, path: &str, caller: Option<&SpiffeId>) -> Verdict<'_> {
         let Some(rule) = self.deciding(method, path) else {
@@ -98,7 +98,7 @@ impl Rules {
     }
 
     /// Returns the trust domains of the callers that are allowed, in an order of their own. A domain may
-    /// be there several times.
+    /// occur several times.
     pub fn trust_domains(&self) -> impl Iterator<Item = &TrustDomain> {
         self.0
             .iter()
@@ -168,7 +168,7 @@ mod tests {
         ])
     }
 
-    fn shown(verdict: Verdict<'_>) -> String {
+    fn described(verdict: Verdict<'_>) -> String {
         let (word, rule) = match verdict {
             Verdict::Public(rule) => ("public", rule),
             Verdict::Allowed(rule) => ("allowed", rule),
@@ -240,7 +240,7 @@ mod tests {
                 None => expected.to_owned(),
             };
             let verdict = rules.verdict(&method, path, caller.as_ref());
-            assert_eq!(shown(verdict), expected, "{method} {path} {caller:?}");
+            assert_eq!(described(verdict), expected, "{method} {path} {caller:?}");
         }
     }
 

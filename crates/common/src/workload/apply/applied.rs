@@ -26,12 +26,13 @@ pub(in crate::workload) struct Applied {
 }
 
 impl Applied {
-    /// Returns whether a bundle cannot be used that was not among the faults of the message before.
+    /// Returns whether the message has an unusable bundle that the message before did not have.
     pub(in crate::workload) fn has_faults(&self) -> bool {
         !self.x509.faults.is_empty() || !self.jwt.faults.is_empty()
     }
 
-    /// Logs what has changed, in one line, and a change of the identity in another one. Returns the former.
+    /// Logs the changes in one line, and a change of the identity in another one. Returns the text of the
+    /// changes.
     pub(in crate::workload) fn log(&self, held: &Held) -> Option<String> {
         let parts = [
             self.svid.as_deref().map(report::svid),

@@ -70,8 +70,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// Returns the streams that have delivered, but not what the process needs. What it needs of one may
-    /// depend on another.
+    /// Returns the streams that have delivered, but not what the process needs. This need may depend on
+    /// another stream.
     fn incomplete(&self) -> Vec<(Stream, Reason)> {
         let streams = self.links.keys();
         let faults = streams.filter_map(|one| Some((*one, self.held.is_complete(*one).err()?)));
@@ -87,7 +87,8 @@ impl Missing {
         }
     }
 
-    /// Takes note of the reason why a stream has not delivered, and tells it to `waiting` if it is another one.
+    /// Takes note of the reason why a stream has not delivered, and tells it to `waiting` if it differs from
+    /// the last one.
     ///
     /// # Errors
     /// Fails with a reason that `waiting` does not wait for.

@@ -60,7 +60,7 @@ pub struct TokenSource {
 
 struct Shared {
     state: watch::Sender<State>,
-    /// Wakes the task when someone waits for a token before the next fetch is due.
+    /// Wakes the task when a call waits for a token before the next fetch is due.
     wanted: Notify,
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
     fetched: Counter,
@@ -118,7 +118,7 @@ struct Current {
     /// The time when it came.
     since: SystemTime,
     lifetime: Lifetime,
-    /// Set when a server has refused it.
+    /// True if a server has refused it.
     refused: bool,
 }
 
@@ -191,7 +191,7 @@ impl TokenSource {
         }
     }
 
-    /// Returns a monitor of the state, which does not keep the source.
+    /// Returns a monitor of the state, which does not keep the source alive.
     #[must_use]
     pub fn monitor(&self) -> TokenMonitor {
         TokenMonitor::of(&self.shared)
@@ -333,7 +333,7 @@ impl Renewal {
         self.shared.fetched.add(1);
         match self.failures {
             0 => debug!(spiffe_id = %svid.spiffe_id(), "JWT-SVID issued"),
-            // The level is that of the line which tells the beginning.
+            // The level is that of the line about the first failure.
             _ => warn!(spiffe_id = %svid.spiffe_id(), "JWT-SVID issued again"),
         }
         self.failures = 0;
@@ -380,8 +380,8 @@ impl Renewal {
     }
 }
 
-/// Returns a random number from 0 to 1, so that many workloads do not fetch at the same time. Without
-/// entropy it is 0.
+/// Returns a random number from 0 to 1, so that many workloads do not fetch at the same time. It is 0
+/// if there is no entropy.
 fn random() -> f64 {
     let mut bytes = [0; 4];
     let _ = rand::fill(&mut bytes);

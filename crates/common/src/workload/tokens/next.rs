@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep};
 use super::{Shared, State, TokenSource};
 use crate::workload::Error;
 
-/// The longest time between two looks at the wall clock, which may be set, or go on while the machine
-/// sleeps.
+/// The longest time between two readings of the wall clock, which may be set, or continue while the
+/// machine sleeps.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The change that [`TokenSource::next`] waits for.

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 
-/// Has the state of a [`TokenSource`](super::TokenSource) for as long as that exists.
+/// Reads the state of a [`TokenSource`](super::TokenSource) for as long as that exists.
 #[derive(Clone)]
 pub struct TokenMonitor(Weak<Shared>);
 
@@ -21,7 +21,7 @@ pub struct TokenStatus {
     pub id: Option<SpiffeId>,
     /// The time for which the current token may still be sent.
     pub left: Duration,
-    /// Set if a server has refused the current token.
+    /// True if a server has refused the current token.
     pub is_refused: bool,
     /// The error of the last fetch, unless another one is under way.
     pub failure: Option<String>,
