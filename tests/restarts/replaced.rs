@@ -171,23 +171,23 @@ async fn passed_descriptors_that_do_not_listen_are_refused_or_ignored() {
         (
             unix.into(),
             "1",
-            "socket 1 of LISTEN_FDS is no listening TCP socket",
+            "socket 1 of LISTEN_FDS is not a listening TCP socket",
         ),
         (
             udp.into(),
             "1",
-            "socket 1 of LISTEN_FDS is no listening TCP socket",
+            "socket 1 of LISTEN_FDS is not a listening TCP socket",
         ),
         (
             connected.into(),
             "1",
-            "socket 1 of LISTEN_FDS is no listening TCP socket: it does not listen",
+            "socket 1 of LISTEN_FDS is not a listening TCP socket: it does not listen",
         ),
         (file.into(), "1", "is not a socket; pass others"),
         (
             listener(),
             "2",
-            "socket 2 of LISTEN_FDS is no listening TCP socket",
+            "socket 2 of LISTEN_FDS is not a listening TCP socket",
         ),
         (
             listener(),

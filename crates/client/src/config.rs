@@ -61,8 +61,8 @@ Examples:
        -H \"Authorization: Bearer $(client --print-token)\" URL"
 )]
 pub struct Config {
-    /// Audience of the token [default: the server's SPIFFE ID]. Each of several can send the token on
-    /// to the others as this workload
+    /// Audience of the token [default: the server's SPIFFE ID]. If there are several, each can send the
+    /// token to the others as this workload
     #[arg(value_name = "AUDIENCE", value_parser = cli::audience)]
     audience: Vec<String>,
     /// URL to request; https only. Redirects are shown and not followed
@@ -98,13 +98,28 @@ pub struct Config {
     repeat: Option<usize>,
     /// Time between two requests. Without --repeat, requests continue until Ctrl-C or SIGTERM
     /// [default with --repeat: 1s]
-    #[arg(long, value_name = "DURATION", value_parser = cli::duration, conflicts_with_all = ["include", "print", "doctor"])]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = cli::duration,
+        conflicts_with_all = ["include", "print", "doctor"]
+    )]
     every: Option<Duration>,
     /// Print the token instead of making the request
-    #[arg(long, value_parser = boolean, group = "print", conflicts_with_all = ["method", "headers", "data", "include", "doctor"])]
+    #[arg(
+        long,
+        value_parser = boolean,
+        group = "print",
+        conflicts_with_all = ["method", "headers", "data", "include", "doctor"]
+    )]
     print_token: bool,
     /// Print the server's X.509 trust bundle (PEM) instead of making the request
-    #[arg(long, value_parser = boolean, group = "print", conflicts_with_all = ["method", "headers", "data", "include", "audience", "doctor"])]
+    #[arg(
+        long,
+        value_parser = boolean,
+        group = "print",
+        conflicts_with_all = ["method", "headers", "data", "include", "audience", "doctor"]
+    )]
     print_bundle: bool,
     /// The listener.
     #[command(flatten)]
@@ -136,7 +151,7 @@ pub(crate) enum Print {
 /// The number of requests, and their interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pace {
-    /// The number of requests. `None`: requests continue until a signal arrives.
+    /// The number of requests. With `None`, they continue until a signal arrives.
     pub(crate) requests: Option<usize>,
     pub(crate) every: Duration,
 }
@@ -237,7 +252,7 @@ impl Config {
         }])
     }
 
-    /// Warns of what the flags make possible.
+    /// Warns of a token that its audiences could send to each other.
     pub(crate) fn warn(&self) {
         let count = self.audiences().len();
         if count > 1 {

@@ -5,8 +5,8 @@ use process::sandbox::{Confined, Confinement, Sandbox};
 use crate::{config::Config, peer::Peer, route::Route};
 
 impl Confined for Config {
-    /// Returns the use of a sandbox by a client that serves applications. One that makes requests of its own
-    /// has none, and neither has a diagnosis.
+    /// Returns the use of a sandbox by a client that serves applications. A client that makes requests of its
+    /// own has none, and neither has a diagnosis.
     fn confinement(&self) -> Confinement {
         if self.doctor.doctor {
             return Confinement::None;

@@ -7,7 +7,8 @@
 //! - `web_pki`: the verification of peers by host name
 //! - [`listening`]: requests of applications · [`token_file`]: a token in a file
 //! - `doctor`: the steps of `--doctor` · [`explain`]: the rules of `--explain-token`
-//! - `identity`: the token and the bundles of a run · `authorize`: the token in the request · `challenge`: its refusal
+//! - `identity`: the token and the bundles of a run
+//! - `authorize`: the token in the request · `challenge`: its refusal
 //! - `output`: standard output and standard error
 //! - `repeat`: one request after another; `tally`: counts and times of their outcomes
 

@@ -12,7 +12,7 @@ use process::{cli, listen::Inherited};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // Taken first, because there must not be other threads yet.
+    // The sockets are taken first, because there must not be other threads yet.
     let inherited = Inherited::take();
     cli::main("CLIENT", client::config::Config::log_level, |config| {
         client::start(config, inherited)

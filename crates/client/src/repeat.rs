@@ -113,7 +113,7 @@ async fn requests(
 }
 
 impl Session {
-    /// Gets the identity of the workload.
+    /// Fetches the bundles, and starts to fetch the token.
     async fn start(
         config: &Config,
         request: Request<Full<Bytes>>,

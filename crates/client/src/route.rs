@@ -12,7 +12,7 @@ use crate::peer::{Peer, server_name};
 pub struct Route {
     /// The host of the requests; with a port only if the route has one. `None` is for every host.
     pub(crate) host: Option<String>,
-    /// The place that they go to.
+    /// The URL of the peer that gets them.
     pub(crate) url: UpstreamUrl,
     /// The audiences of their tokens; at least one.
     pub(crate) audiences: Vec<String>,

@@ -29,7 +29,7 @@ pub enum Error {
         reason: String,
     },
 
-    /// A federation with another trust domain that can't be as it is configured.
+    /// A federation with another trust domain whose settings can't be used.
     #[error("federation with '{partner}': {reason}")]
     Partner {
         /// The other trust domain.

@@ -38,7 +38,7 @@ where
             tracing::info!(pid, uid, "denied: no security header");
             Status::invalid_argument("security header missing from request")
         } else if is_compressed(request.headers()) {
-            // Rejected here, because tonic's own answer repeats the caller's text.
+            // The call is rejected here, because tonic's own answer repeats the caller's text.
             Status::unimplemented("compression is not supported")
         } else {
             return Either::Left(self.service.call(request));

@@ -9,7 +9,7 @@ use crate::cli::Task;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    // Exits with status 2 on a wrong command line.
+    // `task` exits with status 2 on a wrong command line.
     let result = match cli::task() {
         Task::Serve(config, control) => {
             cli::log_to_stderr();

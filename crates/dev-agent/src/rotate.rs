@@ -1,5 +1,5 @@
-//! Rotation on timers. They read the wall clock often, so that a machine that was suspended catches
-//! up at once.
+//! Rotation on timers. The timers read the wall clock often, so that a machine that was suspended
+//! catches up at once.
 
 use std::{
     sync::Arc,

@@ -17,7 +17,7 @@ use crate::cli::{Control, CtlRequest};
 
 /// Serves until a signal arrives.
 pub(crate) async fn serve(config: Config, control: Control) -> anyhow::Result<()> {
-    // Handled before the sockets exist, so that an early signal does not leave them behind.
+    // Signals are handled before the sockets exist, so that an early one does not leave them behind.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let control = control_socket(control, &config.socket)

@@ -108,7 +108,7 @@ impl OtlpArgs {
             recorded,
             sample: self.otlp_sample,
             max_spans: self.otlp_max_spans,
-            // An empty variable is as one that is not set.
+            // An empty variable counts as one that is not set.
             service: self.otlp_service.clone().filter(|name| !name.is_empty()),
             resource: self.otlp_resource.iter().flatten().cloned().collect(),
         }))
@@ -130,7 +130,7 @@ impl OtlpArgs {
     }
 }
 
-/// Parses a part of all.
+/// Parses a ratio from 0 to 1.
 fn ratio(text: &str) -> Result<f64, String> {
     let ratio = text.parse().ok();
     let ratio = ratio.filter(|ratio| (0.0..=1.0).contains(ratio));

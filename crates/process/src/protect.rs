@@ -16,9 +16,10 @@ use tracing::warn;
 /// program ignores a limit of 0 (core(5)).
 const NO_CORE: u64 = 1;
 
-/// The permission bits of a directory in which only its owner can replace files of others: writable by
-/// group or others, and the sticky bit.
+/// The permission bits that let the group or others write to a directory.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// The sticky bit of a directory, with which users can replace only files of their own.
 const STICKY: u32 = 0o1000;
 
 /// Turns core dumps off until the process ends.

@@ -10,7 +10,7 @@ use serve::{
 use spiffe::SpiffeId;
 use tokio::time::sleep;
 
-/// The longest time between two looks at the clock, which may be set.
+/// The longest time between two readings of the clock, which may be set.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// The SVIDs that open connections may have been opened under.

@@ -35,7 +35,7 @@ pub(crate) async fn run(
     doctor.finish()
 }
 
-/// Tries the steps of the Workload API. Returns the X.509 source, or what lacks for it.
+/// Tries the steps of the Workload API. Returns the X.509 source, or the name of what is missing for it.
 async fn identity(doctor: &mut Doctor, config: &Config) -> Result<X509Source, &'static str> {
     let api = workload::once(&config.identity, config.serve.startup_timeout);
     let x509 = listening::identity(doctor, &api, &config.identity).await?;

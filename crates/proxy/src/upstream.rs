@@ -14,8 +14,15 @@ use spiffe::SpiffeId;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Upstream")]
 pub struct VerifiedUpstreamArgs {
-    /// URL to forward to: https, host and port. Repeatable, and a host may have several addresses; requests are spread over all that can be connected to
-    #[arg(long = "upstream", value_name = "URL", default_value = "https://localhost:8080", value_delimiter = ',', value_parser = cli::upstream)]
+    /// URL to forward to: https, host and port. Repeatable, and a host may have several addresses; requests are
+    /// spread over all that can be connected to
+    #[arg(
+        long = "upstream",
+        value_name = "URL",
+        default_value = "https://localhost:8080",
+        value_delimiter = ',',
+        value_parser = cli::upstream
+    )]
     upstreams: Vec<UpstreamUrl>,
     /// SPIFFE ID that the upstream must have; verified on every connection
     #[arg(long, value_name = "ID", default_value = "spiffe://example.org/server", value_parser = cli::workload_id)]

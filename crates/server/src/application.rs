@@ -25,11 +25,11 @@ use crate::lifetime::StreamLifetime;
 /// An application that requests are forwarded to.
 #[derive(Clone, Debug)]
 pub struct Forwarding {
-    /// The places of the application.
+    /// The addresses of the application.
     pub upstream: Upstream,
     /// The security of the connections to it.
     pub security: Security,
-    /// The fields that cross.
+    /// The choices about the fields of forwarded requests.
     pub fields: Fields,
     /// The field that carries the caller's SPIFFE ID.
     pub caller_header: HeaderName,
@@ -85,7 +85,7 @@ impl Application {
         let Some(peer) = extensions.get::<Peer>().cloned() else {
             return body::status(StatusCode::INTERNAL_SERVER_ERROR);
         };
-        // A caller holds its token, which is not needed for as long as the exchange lasts.
+        // The caller is removed because it holds its token, which is not needed while the exchange lasts.
         let caller = extensions.remove::<Caller>();
         if let Some(access) = extensions.get::<Access>() {
             access.verified(caller.as_ref().map(|caller| &caller.id));

@@ -82,7 +82,13 @@ pub struct Config {
     pub peers: Vec<Pattern>,
     /// Tolerated difference of clocks for a token's exp and nbf, in whole seconds up to 5m. Each
     /// second lets a stolen token live one second longer
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = cli::clock_skew, help_heading = "Authentication")]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "0s",
+        value_parser = cli::clock_skew,
+        help_heading = "Authentication"
+    )]
     pub clock_skew: Duration,
     /// Longest lifetime of a token, exp - iat, or exp - now without iat. Tokens with a longer one
     /// are refused [default: no limit]
@@ -163,8 +169,8 @@ impl Config {
         }
     }
 
-    /// Returns the authenticator of the server whose SPIFFE ID is `own`. `manager` is told of a policy that
-    /// changes.
+    /// Returns the authenticator of the server whose SPIFFE ID is `own`. `manager` is told when
+    /// the policy changes.
     pub(crate) fn authenticator(
         &self,
         policy: LivePolicy,

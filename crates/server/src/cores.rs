@@ -18,7 +18,7 @@ use tracing::{info, warn};
 pub(crate) struct StartLog<'a> {
     pub(crate) spiffe_id: &'a SpiffeId,
     pub(crate) application: Option<String>,
-    /// The end of the line, if it is not requests that are served.
+    /// The end of the line, if the server serves something other than requests.
     pub(crate) purpose: &'a str,
     pub(crate) enforcement: Enforcement,
     pub(crate) observed: Arc<AtomicU64>,

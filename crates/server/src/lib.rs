@@ -4,11 +4,11 @@
 //! - [`config`], [`policy`], [`upstream`]: flags and environment, typed
 //! - [`run`]: serves on one core; a test can run it in its own process, on port 0
 //! - `confinement`: the files and ports that the flags name
-//! - `application`: what answers a request that is let through; `refusals`: what answers the others
+//! - `application`: the answer to a request that is let through; `refusals`: the answer to the others
 //! - `doctor`: the steps of `--doctor`
 //! - `cores`: all cores until the end, and their log lines
 //! - `lifetime`: the end of streams with the credential that began them
-//! - [`ext_authz`]: answers a gateway's questions instead of serving requests
+//! - [`ext_authz`]: answers a gateway's checks instead of serving requests
 //!
 //! [`JwtSvidLayer`] does the authentication; this crate shows its use.
 

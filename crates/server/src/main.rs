@@ -12,7 +12,7 @@ use tracing::level_filters::LevelFilter;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // Taken first, because there must not be other threads yet.
+    // The sockets are taken first, because there must not be other threads yet.
     let inherited = Inherited::take();
     cli::main(
         "SERVER",

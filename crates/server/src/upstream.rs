@@ -20,13 +20,22 @@ use crate::lifetime::StreamLifetime;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Application")]
 pub struct ApplicationArgs {
-    /// Application to forward to, instead of the built-in answer: http://127.0.0.1:3000, h2c://127.0.0.1:50051 (HTTP/2 without TLS, for gRPC), unix:/run/app.sock, unix+h2c:/run/app.sock, or https://HOST:PORT with --upstream-id; repeatable
-    #[arg(long = "upstream", value_name = "URL", group = "guarded", value_delimiter = ',', value_parser = cli::application)]
+    /// Application to forward to, instead of the built-in answer: http://127.0.0.1:3000,
+    /// h2c://127.0.0.1:50051 (HTTP/2 without TLS, for gRPC), unix:/run/app.sock, unix+h2c:/run/app.sock, or
+    /// https://HOST:PORT with --upstream-id; repeatable
+    #[arg(
+        long = "upstream",
+        value_name = "URL",
+        group = "guarded",
+        value_delimiter = ',',
+        value_parser = cli::application
+    )]
     upstreams: Vec<UpstreamUrl>,
     /// SPIFFE ID that an https application must have; verified on every connection
     #[arg(long, value_name = "ID", requires = "upstreams", value_parser = cli::workload_id)]
     pub(crate) upstream_id: Option<SpiffeId>,
-    /// Forward without TLS to an application that may be on another machine. An attacker on the path can read and change requests, and speak for any caller
+    /// Forward without TLS to an application that may be on another machine. An attacker on the path can read
+    /// and change requests, and speak for any caller
     #[arg(long, requires = "upstreams")]
     plaintext_upstream: bool,
     /// Header field that gives the application the caller's verified SPIFFE ID. Copies that callers send are removed
@@ -35,7 +44,10 @@ pub struct ApplicationArgs {
     /// Also forward Authorization. An application that logs it, or sends it on, leaks the caller's token
     #[arg(long, requires = "guarded")]
     pub(crate) forward_authorization: bool,
-    /// End of WebSockets and of answers that are sent as they come: connection lets them continue after the caller's token has expired; token ends them then, or when the caller's certificate expires if that is its credential. A WebSocket gets a Close frame (1008), a gRPC call UNAUTHENTICATED, and any other answer breaks off. Public requests have no end, and --enforce observe ends nothing
+    /// End of WebSockets and of answers that are sent as they come: connection lets them continue after the
+    /// caller's token has expired; token ends them then, or when the caller's certificate expires if that is
+    /// its credential. A WebSocket gets a Close frame (1008), a gRPC call UNAUTHENTICATED, and any other answer
+    /// breaks off. Public requests have no end, and --enforce observe ends nothing
     #[arg(
         long,
         value_name = "END",
@@ -89,7 +101,7 @@ impl ApplicationArgs {
         let leaves = |url: &&UpstreamUrl| url.protocol().is_plaintext() && !url.is_local();
         match self.upstreams.iter().find(leaves) {
             Some(url) if !self.plaintext_upstream => Err(format!(
-                "--upstream {url} may be on another machine, and has no TLS: whoever is on the path could speak for any caller; use a loopback address, unix: or https, or accept it with --plaintext-upstream"
+                "--upstream {url} may be on another machine, and has no TLS: an attacker on the path could speak for any caller; use a loopback address, unix: or https, or accept it with --plaintext-upstream"
             )),
             _ => Ok(()),
         }

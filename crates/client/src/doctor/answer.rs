@@ -16,10 +16,10 @@ use crate::{authorize::authorize, challenge::refuses_token};
 /// The most of the answer's body that is read.
 const MAX_BODY: usize = 1 << 20;
 
-/// The longest time for the answer's body. It may be one that does not end.
+/// The longest time for the answer's body, which may be without an end.
 const BODY: Duration = Duration::from_secs(5);
 
-/// The difference between two clocks that is worth a look. Tokens are checked without leeway.
+/// The difference between two clocks that gets a warning. Tokens are checked without leeway.
 const CLOCKS: Duration = Duration::from_secs(5);
 
 /// The request to make.
@@ -32,7 +32,7 @@ pub(super) struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// Makes the request, and notes what came of it.
+    /// Makes the request, and records its outcome.
     pub(super) async fn walk(&self, doctor: &mut Doctor, upstream: Upstream, security: Security) {
         let client = Client::new(upstream, security);
         let sent = async {
@@ -155,7 +155,7 @@ fn is_from_behind(headers: &HeaderMap) -> bool {
     headers.contains_key(header::VIA)
 }
 
-/// Returns the words for who has answered.
+/// Returns the words for the hop that has answered.
 fn by(headers: &HeaderMap) -> &'static str {
     match is_from_behind(headers) {
         true => " from behind the peer",
@@ -163,7 +163,7 @@ fn by(headers: &HeaderMap) -> &'static str {
     }
 }
 
-/// Reads the body to its end, and at most for a while.
+/// Reads the body to its end, for at most [`BODY`].
 async fn read(mut body: ResponseBody) -> Result<String, String> {
     let mut length = 0;
     let reading = async {

@@ -155,7 +155,7 @@ async fn workload<'a>(
     }
 }
 
-/// Tries FetchX509Bundles, as a run does that verifies SPIFFE IDs.
+/// Tries FetchX509Bundles, as a run that verifies SPIFFE IDs does.
 async fn bundles(
     doctor: &mut Doctor,
     api: &WorkloadApi,
@@ -168,7 +168,7 @@ async fn bundles(
             Ok(identity.x509)
         }
         Err(error) => {
-            let trouble = workload::of_call("FetchX509Bundles", &error);
+            let trouble = workload::call_trouble("FetchX509Bundles", &error);
             match peers.is_empty() {
                 true => doctor.warning("x509-bundles", Kind::Bundles, trouble),
                 false => doctor.failed("x509-bundles", Kind::Bundles, trouble),
@@ -288,8 +288,8 @@ fn flags(route: &Route) -> [&'static str; 2] {
     }
 }
 
-/// Returns the security of connections to the peer of a route, or what lacks for it. Notes a file of `--ca` that
-/// can't be used.
+/// Returns the security of connections to the peer of a route, or the name of what is missing for it. Records a
+/// file of `--ca` that can't be used.
 fn security(doctor: &mut Doctor, issued: &Issued, route: &Route) -> Result<Security, &'static str> {
     let bundles = match (&route.peer, &issued.bundles) {
         (Peer::SpiffeId(_), Ok(bundles)) => Some(bundles),

@@ -63,7 +63,13 @@ pub struct ExplainArgs {
     )]
     policy: Option<PathBuf>,
     /// The server's --clock-skew
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = cli::clock_skew, requires = "explain_token")]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "0s",
+        value_parser = cli::clock_skew,
+        requires = "explain_token"
+    )]
     clock_skew: Duration,
     /// The server's --max-token-lifetime [default: no limit]
     #[arg(long, value_name = "DURATION", value_parser = cli::duration, requires = "explain_token")]

@@ -32,7 +32,7 @@ use crate::config::Config;
 #[derive(Debug)]
 struct Known {
     bundles: BTreeMap<TrustDomain, Arc<JwtBundle>>,
-    /// The words for where they are from.
+    /// Their origin in words.
     origin: String,
 }
 

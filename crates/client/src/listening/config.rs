@@ -15,10 +15,16 @@ use crate::route::Route;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Listening for applications")]
 pub struct ListenArgs {
-    /// Listen on a loopback address or a Unix socket (unix:/run/client.sock), and forward the requests of applications with this workload's JWT-SVID. Each user who can connect acts as this workload
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["method", "headers", "data", "include", "max_time", "repeat", "every", "print"])]
+    /// Listen on a loopback address or a Unix socket (unix:/run/client.sock), and forward the requests of
+    /// applications with this workload's JWT-SVID. Each user who can connect acts as this workload
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        conflicts_with_all = ["method", "headers", "data", "include", "max_time", "repeat", "every", "print"]
+    )]
     pub(crate) listen: Option<ListenAddress>,
-    /// Route by the host of requests, instead of --url for all: HOST=URL;audience=AUDIENCE;server-id=ID, or server-name=NAME and ca=FILE in place of server-id; repeatable. Other hosts are answered 403
+    /// Route by the host of requests, instead of --url for all: HOST=URL;audience=AUDIENCE;server-id=ID, or
+    /// server-name=NAME and ca=FILE in place of server-id; repeatable. Other hosts are answered 403
     #[arg(
         long = "route",
         value_name = "ROUTE",
@@ -27,7 +33,7 @@ pub struct ListenArgs {
         conflicts_with_all = ["audience", "url", "server_id", "server_name", "ca"]
     )]
     pub(crate) routes: Vec<Route>,
-    /// Replace an Authorization of the application's own. Otherwise such requests are answered 400
+    /// Replace the application's own Authorization. Otherwise requests with one are answered 400
     #[arg(long, requires = "listen")]
     pub(crate) replace_authorization: bool,
     /// The deadlines and the bound of upstream connections.

@@ -53,7 +53,7 @@ impl Destination {
         LoggedForwarder::new(forwarder, Arc::clone(quotas))
     }
 
-    /// Adds its token and its endpoints to what operators see.
+    /// Adds the route's token and endpoints to what operators see.
     pub(super) fn add_conditions(&self, admin: &Admin) {
         let host = self.route.host.as_deref();
         admin.follow_token(host, &self.route.audiences, self.tokens.monitor());

@@ -155,7 +155,7 @@ impl CoreHandler {
             .await
     }
 
-    /// Answers a request here. The application gets the reason, because it is on this machine.
+    /// Answers a request in place of the upstream. The application gets the reason, because it is on this machine.
     fn refuse(
         &self,
         request: &Checked,

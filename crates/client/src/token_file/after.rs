@@ -40,15 +40,15 @@ pub(super) enum After {
     Signal(Signal, PathBuf),
 }
 
-/// A program with its arguments. There is no shell.
+/// A program with its arguments. It runs without a shell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CommandLine {
     program: String,
     arguments: Vec<String>,
 }
 
-/// Gives notice of new tokens, one after another. Dropping it gives no further notice, and leaves a
-/// program running that has begun.
+/// Gives notice of new tokens, one after another. Dropping it ends that, and leaves a program running that
+/// has begun.
 #[derive(Debug)]
 pub(super) struct Notices {
     wanted: Arc<Notify>,
@@ -75,14 +75,14 @@ impl Notices {
         }
     }
 
-    /// Gives notice, or gives it again after the one that is under way.
+    /// Gives notice, after the one that is under way if there is one.
     pub(super) fn give(&self) {
         self.wanted.notify_one();
     }
 }
 
 impl After {
-    /// Checks that the program exists. A process may come later than its token.
+    /// Checks that the program exists. A process that gets a signal may start later than this one.
     ///
     /// # Errors
     /// Fails with the remedy when there is no such program.
@@ -99,7 +99,7 @@ impl After {
         match self {
             Self::Command(command, longest) => command.run(*longest).await,
             Self::Signal(signal, pid_file) => {
-                // A pipe may be waited for without end, and this thread also keeps the token.
+                // A read from a pipe could wait without end, and this thread also keeps the token.
                 let pid_file = pid_file.clone();
                 let read = timeout(READING, spawn_blocking(move || beginning(&pid_file))).await;
                 let read = read.with_context(|| {

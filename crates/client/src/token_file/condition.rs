@@ -28,7 +28,7 @@ impl FileCondition {
         conditions.add(move |now| vec![lock(&shown).condition(now)]);
     }
 
-    /// Takes note of the state of the file, and of the expiry of its token.
+    /// Records the state of the file, and the expiry of its token.
     pub(super) fn update(&self, is_settled: bool, expiry: Option<SystemTime>) {
         *lock(&self.0) = Shown { is_settled, expiry };
     }

@@ -18,8 +18,8 @@ use spiffe::JwtSvid;
 #[derive(Clone, Debug)]
 pub(super) struct TokenFile {
     path: PathBuf,
-    /// The file that becomes the other one, in the same directory. A process that was killed may have
-    /// left it.
+    /// The file that is renamed to `path`, in the same directory. A process that was killed may have left it
+    /// there.
     new: PathBuf,
 }
 
@@ -79,7 +79,7 @@ impl TokenFile {
         Ok((file, left))
     }
 
-    /// Replaces the file as a whole, so that a reader finds the token before or this one.
+    /// Replaces the file as a whole, so that a reader finds either the previous token or this one.
     pub(super) fn write(&self, token: &str) -> io::Result<()> {
         let written = self.create().and_then(|mut file| {
             file.write_all(token.as_bytes())?;
@@ -103,7 +103,7 @@ impl TokenFile {
         self.path.display()
     }
 
-    /// Creates the new file, which nobody else may open at any moment.
+    /// Creates the new file, which no other user can open at any moment.
     fn create(&self) -> io::Result<File> {
         remove(&self.new)?;
         let mut options = OpenOptions::new();

@@ -188,7 +188,7 @@ impl Kept {
         }
     }
 
-    /// Takes note of another token, or of the loss of the current one.
+    /// Records another token, or the loss of the current one.
     fn take(&mut self, next: Next) {
         match next {
             Next::Issued(token) => self.wanted = Wanted::Token(token),
@@ -242,7 +242,7 @@ impl Kept {
 
     async fn write(&mut self, token: Arc<JwtSvid>) -> io::Result<()> {
         let (file, text) = (self.file.clone(), token.token().to_owned());
-        // A disk may hang, and this thread also hears signals.
+        // A disk may hang, and this thread also handles signals.
         spawn_blocking(move || file.write(&text)).await??;
         let left = SystemTime::from(token.expiry())
             .duration_since(SystemTime::now())

@@ -71,7 +71,7 @@ impl DevAgent {
         self.endpoints.oidc_address()
     }
 
-    /// Changes the behaviour of the bundle endpoint. The next connection meets it.
+    /// Changes the behaviour of the bundle endpoint, from the next connection on.
     ///
     /// # Errors
     /// Fails if there is no bundle endpoint, or if it can't listen again.
@@ -79,7 +79,7 @@ impl DevAgent {
         self.endpoints.set_mode(mode).await
     }
 
-    /// Removes the trust bundle of another trust domain, and ceases to fetch it. Returns whether
+    /// Removes the trust bundle of another trust domain, and stops fetching it. Returns whether
     /// there was one.
     pub fn unfederate(&self, trust_domain: &TrustDomain) -> bool {
         let followed = self.followers.end(trust_domain);
@@ -88,7 +88,7 @@ impl DevAgent {
             current.retain(|bundle| bundle.trust_domain() != trust_domain);
             Ok(current.len() != before)
         });
-        // A part of accepted bundles is accepted too.
+        // A subset of accepted bundles is accepted too.
         followed || removed.unwrap_or_default()
     }
 

@@ -74,7 +74,7 @@ pub struct DevAgent {
 }
 
 struct Running {
-    // Dropped first, because the file is certainly ours only while we listen.
+    // The file is dropped first, because it is certainly ours only while we listen.
     file: SocketFile,
     server: JoinSet<()>,
 }
@@ -151,7 +151,7 @@ impl DevAgent {
     }
 
     /// Rotates the CA with `lead` between the two halves, so that each workload knows the new CA
-    /// before it meets an SVID under it. Returns the new CA's name, or `None` if the CA is not in
+    /// before it gets an SVID under it. Returns the new CA's name, or `None` if the CA is not in
     /// use in the end. Then the log says why.
     pub async fn rotate_ca_with_lead(&self, lead: Duration) -> Option<String> {
         let ca = self.state.prepare_ca()?;
@@ -179,7 +179,7 @@ impl DevAgent {
     }
 
     /// Rotates the JWT key with `lead` between the two halves, so that each workload knows the new
-    /// key before it meets a token of it. Returns the new key's ID, or `None` if the key is not in
+    /// key before it gets a token of it. Returns the new key's ID, or `None` if the key is not in
     /// use in the end. Then the log says why.
     pub async fn rotate_jwt_key_with_lead(&self, lead: Duration) -> Option<String> {
         let key = self.state.prepare_jwt_key()?;
@@ -217,7 +217,7 @@ impl DevAgent {
 
     fn set_stalled(&self, stalled: bool) {
         if let Err(error) = self.state.set_stalled(stalled) {
-            tracing::warn!(%error, "neither stalled nor unstalled");
+            tracing::warn!(%error, "cannot stall or unstall the agent");
         }
     }
 

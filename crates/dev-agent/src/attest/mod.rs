@@ -49,7 +49,7 @@ pub(crate) struct PeerProcess {
     /// A handle on the process itself, which no later process can have. Linux has it from 6.5 on.
     pidfd: Option<Arc<OwnedFd>>,
     /// The start time, which tells the process from a later one with the same number where there is
-    /// no pidfd. `None`: the process had ended, or was about to execute another program.
+    /// no pidfd. It is `None` if the process had ended, or was about to execute another program.
     start_time: Option<u64>,
 }
 
@@ -176,7 +176,7 @@ impl Attestor {
         {
             selectors.insert(Selector::Group(group.name));
         }
-        // Checked last, so that everything read before was certainly of this process.
+        // The process is checked last, so that everything read before was certainly of this process.
         check_same(peer)?;
         Ok(Caller {
             peer: peer.clone(),
@@ -215,7 +215,7 @@ fn is_our_file(pid: u32, path: &Path) -> bool {
     ours.is_some() && ours == inode(Path::new(&proc_file(pid, "exe")))
 }
 
-/// Returns whether the process has ended: then its pidfd is readable (pidfd_open(2)).
+/// Returns whether the process has ended, which makes its pidfd readable (pidfd_open(2)).
 fn has_ended(pidfd: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
     poll(&mut fds, PollTimeout::ZERO) != Ok(0)

@@ -105,14 +105,14 @@ enum CtlCommand {
         #[arg(value_name = "spiffe://TRUST-DOMAIN", value_parser = values::trust_domain)]
         trust_domain: TrustDomain,
     },
-    /// Change the behaviour of the agent's own bundle endpoint, for tests of those who fetch.
+    /// Change the behaviour of the agent's own bundle endpoint, for tests of its clients.
     Endpoint {
         /// normal; stale (the bundle of now, whatever changes), old-sequence, empty, garbage,
         /// wrong-certificate, wrong-identity, not-found, gone (refuses connections).
         #[arg(value_name = "MODE")]
         mode: EndpointMode,
     },
-    /// Remove the trust bundle of another trust domain, and cease to fetch it.
+    /// Remove the trust bundle of another trust domain, and stop fetching it.
     Unfederate {
         /// The trust domain of the bundle.
         #[arg(value_name = "spiffe://TRUST-DOMAIN", value_parser = values::trust_domain)]
@@ -179,7 +179,7 @@ impl CtlCommand {
             Self::Stall => Command::Stall,
             Self::Unstall => Command::Unstall,
             Self::Restart { down_for, new_keys } => Command::Restart { down_for, new_keys },
-            // Read here, because the agent may be in another directory and of another user.
+            // The file is read here, because the agent may be in another directory and of another user.
             Self::Federate { bundle } => Command::Federate {
                 trust_domain: bundle.trust_domain.id_string(),
                 document: bundle.read()?.document().to_owned(),

@@ -205,7 +205,7 @@ impl FederateWith {
     }
 }
 
-/// Reads a file of text, of which at most [`MAX_BUNDLE_FILE`] bytes matter.
+/// Reads the text of a file, at most [`MAX_BUNDLE_FILE`] bytes of it.
 pub(super) fn read_file(path: &str) -> Result<String, String> {
     let mut text = String::new();
     File::open(path)

@@ -34,7 +34,7 @@ const BACKOFF: Duration = Duration::from_millis(500);
 /// A control socket that listens. Dropping it removes its file.
 #[derive(Debug)]
 pub struct ControlSocket {
-    // Dropped first, because the file is certainly ours only while we listen.
+    // The file is dropped first, because it is certainly ours only while we listen.
     _file: SocketFile,
     listener: UnixListener,
 }

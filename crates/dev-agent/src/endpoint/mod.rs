@@ -72,7 +72,7 @@ impl Endpoints {
         self.oidc.as_ref().map(|(server, _)| server.address())
     }
 
-    /// Changes the behaviour of the bundle endpoint. The next connection meets it.
+    /// Changes the behaviour of the bundle endpoint, from the next connection on.
     pub(crate) async fn set_mode(&self, mode: EndpointMode) -> Result<(), Error> {
         let Some((server, site)) = &self.bundle else {
             return Err(Error::NoBundleEndpoint);

@@ -84,7 +84,7 @@ impl Server {
         Ok(())
     }
 
-    /// Ends all connections, and refuses new ones from when this returns.
+    /// Ends all connections. New ones are refused once this returns.
     pub(super) async fn close(&self) {
         if let Some(mut running) = self.running.lock().await.take() {
             running.shutdown().await;

@@ -1,4 +1,4 @@
-//! One fetch of a bundle: an HTTPS GET, and what follows from redirects (SPIFFE Federation §5.2).
+//! One fetch of a bundle: an HTTPS GET, and its redirects (SPIFFE Federation §5.2).
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,7 +40,7 @@ pub(super) async fn fetch(state: &State, partner: &Partner) -> Result<FederatedB
 /// Gets the document. Each fetch begins at the URL of the configuration.
 async fn document(state: &State, partner: &Partner) -> Result<String, String> {
     let config = match &partner.authentication {
-        // The keys are those of now, because the endpoint's trust domain rotates too.
+        // The current keys are used, because the endpoint's trust domain rotates too.
         Authentication::Spiffe(id) => {
             Arc::new(verify::by_id(id, state.authorities(id.trust_domain()))?)
         }

@@ -1,4 +1,4 @@
-//! Fetches the bundles of partners again and again (SPIFFE Federation §4.1, §4.2, §6).
+//! Fetches the bundles of partners periodically (SPIFFE Federation §4.1, §4.2, §6).
 
 use std::{
     collections::BTreeMap,
@@ -44,7 +44,7 @@ type Fetched = Result<Option<u64>, String>;
 
 struct Follower {
     shared: Arc<Shared>,
-    /// Requests for a fetch at once.
+    /// Requests to fetch now.
     now: mpsc::Sender<oneshot::Sender<Fetched>>,
     _task: JoinSet<()>,
 }
@@ -242,8 +242,8 @@ impl Shared {
         hint.unwrap_or(DEFAULT_HINT).clamp(MIN_PERIOD, MAX_PERIOD)
     }
 
-    /// Returns the time until the next fetch. A random tenth of it is left out, so that the agents of
-    /// an endpoint do not all come at once.
+    /// Returns the time until the next fetch. It is up to a tenth shorter at random, so that the clients of
+    /// an endpoint do not all fetch at the same moment.
     fn wait(&self) -> Duration {
         let wait = wait(self.period(), lock(&self.progress).failures);
         let random = random_bytes().map_or(0, u16::from_be_bytes);

@@ -2,7 +2,7 @@
 //! JWK Sets in which `use` tells X.509 from JWT authorities.
 //!
 //! - `partner`: another trust domain with a bundle endpoint.
-//! - `follow`: fetches the bundles of partners again and again; `fetch` does it once, and `verify`
+//! - `follow`: fetches the bundles of partners periodically; `fetch` does it once, and `verify`
 //!   authenticates the endpoint.
 
 mod fetch;
@@ -55,7 +55,7 @@ pub struct FederatedBundle {
 
 impl FederatedBundle {
     /// Parses a SPIFFE bundle document. Keys of an unknown type or use are left out (§4.1.3). A
-    /// fault of a known key refuses the document.
+    /// document is refused for a fault of a known key.
     ///
     /// # Errors
     /// Fails with [`Error::Federated`] and the reason.

@@ -137,7 +137,7 @@ fn workload_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, String> {
     Ok(id)
 }
 
-/// Returns whether an intermediate may sign certificates (RFC 5280 §6.1.4(n)). rustls does not look at its
+/// Returns whether an intermediate may sign certificates (RFC 5280 §6.1.4(n)). rustls does not check its
 /// key usage.
 fn may_sign(intermediate: &CertificateDer<'_>) -> bool {
     let certificate = X509Certificate::from_der(intermediate);

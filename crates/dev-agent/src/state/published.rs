@@ -14,8 +14,8 @@ pub(super) struct Published {
 impl Published {
     /// Sets the keys. The sequence number grows if they differ from those before (Bundle §4.1.1).
     ///
-    /// The number is the time in milliseconds, because an agent that starts again remembers no
-    /// number, and its bundle must still be newer than the one before.
+    /// The number is the time in milliseconds. An agent that starts again remembers no number, and its
+    /// bundle must still be newer than the one before.
     pub(super) fn update(&mut self, keys: Vec<Value>) {
         if keys == self.keys {
             return;

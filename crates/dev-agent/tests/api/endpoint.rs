@@ -20,7 +20,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::support::{TestAgent, soon, web_certificate};
 
-/// Accepts any certificate, because the tests look at it themselves. It has the algorithms of signatures.
+/// Accepts any certificate, because the tests check it themselves. The field has the signature algorithms.
 #[derive(Debug)]
 struct Any(WebPkiSupportedAlgorithms);
 

@@ -88,7 +88,7 @@ fn pem(label: &str, der: &[u8]) -> String {
 /// An agent in its own directory.
 pub(crate) struct TestAgent {
     agent: DevAgent,
-    // Dropped after the agent, which removes its socket from it.
+    // The directory is dropped after the agent, which removes its socket from it.
     _directory: TempDir,
 }
 

@@ -1,7 +1,7 @@
 //! The conditions under which a process can do its work, each by its name.
 //!
-//! Each part of a process adds a source, which is asked whenever somebody wants to know. Probes, the metrics and
-//! the status page have the same conditions.
+//! Each part of a process adds a source, which is called for each report. Probes, the metrics and the status
+//! page have the same conditions.
 
 use std::{
     fmt,
@@ -35,10 +35,10 @@ pub struct Condition {
     pub until: Option<SystemTime>,
 }
 
-/// The state of a condition, or of a process. The greater one is the graver one.
+/// The state of a condition, or of a process. A greater state is a graver one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
-    /// All is well.
+    /// Nothing is wrong.
     Met,
     /// The process does its work, and something is wrong.
     Degraded,
@@ -49,7 +49,7 @@ pub enum State {
 /// All conditions at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// The moment.
+    /// The time of the report.
     pub now: SystemTime,
     /// The conditions, in the order of their sources.
     pub conditions: Vec<Condition>,

@@ -16,7 +16,7 @@ use super::conditions::{Condition, State};
 const MAX_DOMAINS: usize = 100;
 const MAX_LISTED: usize = 8;
 
-/// Returns all conditions of an identity; none if the process asks for none.
+/// Returns all conditions of an identity. A process that asks for no identity has none.
 pub(super) fn conditions(overview: &Overview) -> Vec<Condition> {
     if overview.streams.is_empty() {
         return Vec::new();
@@ -182,7 +182,7 @@ fn trust_bundles(overview: &Overview) -> Condition {
     }
 }
 
-/// Adds whether tokens can be verified, for each trust domain.
+/// Adds a condition for each trust domain: whether its tokens can be verified.
 fn jwt_bundles(overview: &Overview, conditions: &mut Vec<Condition>) {
     let whole = |state, reason: String| Condition::new("jwt_bundles", state, reason);
     let domains = match (overview.trusted(Kind::Jwt), &overview.readiness) {

@@ -15,22 +15,22 @@ use tracing::debug;
 
 use super::router::{Router, Sender};
 
-/// The connections at once. For a further one, the oldest is closed.
+/// The most connections at once. For a further one, the oldest is closed.
 const MAX_CONNECTIONS: usize = 32;
 
-/// The time for the head of a request, and the longest head in bytes and in fields.
+/// The longest time for the head of a request, and the longest head in bytes and in fields.
 const HEAD: Duration = Duration::from_secs(10);
 const MAX_HEAD: usize = 16 * 1024;
 const MAX_FIELDS: usize = 64;
 
-/// The life of a connection, and the time for its last request after that.
+/// The longest life of a connection, and the longest time for its last request after that.
 const LIFE: Duration = Duration::from_secs(60);
 const LAST: Duration = Duration::from_secs(10);
 
 /// The pause after a connection can't be accepted, for example without a file descriptor.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves connections to `socket` until `end`, if it has one.
+/// Serves connections to `socket`, until `end` if there is one.
 pub(super) async fn serve(socket: Socket, router: Arc<Router>, end: Option<Shutdown>) {
     let ended = async {
         match end {

@@ -1,7 +1,6 @@
 //! The admin listener: whether the process lives, whether it can do its work, and its log filter.
 //!
-//! It is on the main thread's runtime, and not on the cores. So it answers while the cores are busy, and from
-//! before an identity has come.
+//! It runs on the main thread, so that it answers while the cores are busy, and before an identity has come.
 //!
 //! - [`conditions`]: the conditions of a process; `identity`, `tokens`, `upstream`: those of its parts
 //! - `listener`: its connections · `router`: its paths · `guard`: `Host` and `Origin`
@@ -65,11 +64,11 @@ pub struct ClaimedAdmin {
     address: Option<ClaimedAddress>,
     /// The names of the listener; `None` for a Unix socket.
     names: Option<Vec<String>>,
-    /// Set if another process of this program may have the address too.
+    /// Set if another process of this program may listen on the address too.
     is_shared: bool,
 }
 
-/// The phase of a process, and the time of its begin.
+/// The phase of a process, and the time at which it began.
 #[derive(Clone, Debug)]
 struct Phase {
     work: Work,
@@ -191,14 +190,14 @@ impl Admin {
         self.shown.listener(peers, addresses);
     }
 
-    /// Adds the conditions of the endpoints of an upstream, which `name` tells from others.
+    /// Adds the conditions of an upstream's endpoints. `name` distinguishes several upstreams.
     pub fn follow_upstream(&self, name: Option<&str>, status: UpstreamStatus) {
         let prefix = prefix("upstream", name);
         self.conditions
             .add(move |_| upstream::conditions(&prefix, &status.endpoints(), status.unresolved()));
     }
 
-    /// Adds the condition of a token, which `name` tells from others, and its metrics.
+    /// Adds the condition and the metrics of a token. `name` distinguishes several tokens.
     pub fn follow_token(&self, name: Option<&str>, audiences: &[String], token: TokenMonitor) {
         self.metrics.token(audiences, token.clone());
         let prefix = prefix("token", name);
@@ -209,7 +208,7 @@ impl Admin {
         });
     }
 
-    /// Takes note that the process does its work from now on, unless it stops already.
+    /// Notes that the process does its work from now on, unless it is stopping already.
     pub fn serves(&self, what: impl Into<String>) {
         let mut phase = lock(&self.phase);
         if matches!(phase.work, Work::Starting) {
@@ -218,7 +217,7 @@ impl Admin {
     }
 }
 
-/// Returns the name of a condition, or what it begins with.
+/// Returns the name of a condition, or its beginning.
 fn prefix(kind: &str, name: Option<&str>) -> String {
     match name {
         Some(name) => format!("{kind}/{name}"),

@@ -1,4 +1,4 @@
-//! The status page: what a process is, how it is, and what it refused. It needs no script.
+//! The status page: a process's identity, conditions and refusals. It needs no script.
 
 mod parts;
 #[cfg(test)]
@@ -22,7 +22,7 @@ use super::conditions::{Report, State};
 pub(super) const STYLE_PATH: &str = "/style.css";
 pub(super) const STYLE: &str = include_str!("page.css");
 
-/// The query of a page that stays as it is.
+/// The query of a page that does not refresh itself.
 pub(super) const NO_REFRESH: &str = "refresh=off";
 
 /// The time after which a browser loads the page again, in seconds.
@@ -93,7 +93,7 @@ impl Default for Parts {
     }
 }
 
-/// Returns the page, with links to `paths`. A browser loads it again after a while if it `refreshes`.
+/// Returns the page, with links to `paths`. A browser loads it again every few seconds if it `refreshes`.
 pub(super) fn render(
     report: &Report,
     shown: &Shown,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::conditions::{Condition, Report, State};
 
-/// Returns the status: a degraded process does its work.
+/// Returns the status, which is 200 for a degraded process too, because that does its work.
 pub(super) fn status(report: &Report) -> StatusCode {
     match report.state() {
         State::Met | State::Degraded => StatusCode::OK,

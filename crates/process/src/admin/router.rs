@@ -23,13 +23,14 @@ use crate::{
     telemetry::{LiveFilter, MAX_FILTER},
 };
 
-/// The time for a core to answer.
+/// The longest time for a core to answer.
 const PING: Duration = Duration::from_secs(1);
 
-/// The time for the body of a request.
+/// The longest time for the body of a request.
 const BODY: Duration = Duration::from_secs(5);
 
-/// The fields of every answer. What is here is about one moment, and is not to be taken for a page's script.
+/// The fields of every answer. An answer is about one moment, so it is not stored, and no browser may take it for
+/// a script.
 const FIELDS: [(HeaderName, HeaderValue); 3] = [
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     (
@@ -42,7 +43,7 @@ const FIELDS: [(HeaderName, HeaderValue); 3] = [
     ),
 ];
 
-/// The page has no script, and nothing of other origins.
+/// The Content Security Policy of the page, which has no script and loads nothing from other origins.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
@@ -178,7 +179,7 @@ fn log() -> Answer {
     }
 }
 
-/// Replaces the log filter by that of a body.
+/// Replaces the log filter with the one in a body.
 async fn set_log<B>(body: B) -> Answer
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
@@ -200,7 +201,7 @@ where
     };
     match LiveFilter::current().map(|current| current.replace(filter)) {
         Some(Ok(())) => {
-            // The level is one that most filters let through.
+            // Most filters let a warning through.
             warn!(filter = %Sanitized(filter.trim()), "the log filter is replaced");
             log()
         }

@@ -35,7 +35,7 @@ pub(super) fn conditions(
         };
         Condition::new(format!("{prefix}/{}", endpoint.at), state, reason)
     };
-    // The listed ones must decide the state as all do.
+    // Ejected endpoints come first, so that the listed ones decide the state as all do.
     let mut listed: Vec<_> = endpoints.iter().collect();
     listed.sort_by_key(|endpoint| endpoint.ejected.is_none());
     listed.truncate(MAX_ENDPOINTS);

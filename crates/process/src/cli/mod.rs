@@ -99,8 +99,8 @@ fn with_environment(command: clap::Command, prefix: &str) -> clap::Command {
     })
 }
 
-/// Adds the environment variables to an error about a value or about flags that exclude each other, if these
-/// may come from there.
+/// Adds the environment variables to an error about a value or about flags that exclude each other, if the
+/// values may come from them.
 fn with_origin(mut error: clap::Error, command: &clap::Command) -> clap::Error {
     let named = |kind| match error.get(kind) {
         Some(ContextValue::String(one)) => vec![one.clone()],

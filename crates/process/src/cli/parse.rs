@@ -176,10 +176,10 @@ pub fn without_path(url: &Uri, protocol: Protocol) -> Option<UpstreamUrl> {
     Some(UpstreamUrl::host(protocol, host.clone()))
 }
 
-/// Parses the place of an application: a URL with or without TLS, or a Unix socket.
+/// Parses the address of an application: a URL with or without TLS, or a Unix socket.
 ///
 /// # Errors
-/// Fails with examples when the text is not such a place.
+/// Fails with examples when the text is not such an address.
 pub fn application(text: &str) -> Result<UpstreamUrl, String> {
     let error = |rule: &str| {
         format!(

@@ -198,7 +198,7 @@ impl ServeArgs {
         self.sandbox
     }
 
-    /// Returns the use of a sandbox that also has the admin listener, and the collector of spans.
+    /// Returns the use of a sandbox to which the admin listener and the collector of spans are added.
     #[must_use]
     pub fn confinement(&self, sandbox: Sandbox) -> Confinement {
         let sandbox = match self.admin.address() {

@@ -15,13 +15,17 @@ pub struct UpstreamArgs {
     /// Longest time to connect to the upstream, TLS included
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     connect_timeout: Duration,
-    /// Longest time in which the upstream may take no part of the request and not begin its answer; time that the caller takes is not counted. A gRPC call has --stream-idle-timeout instead, and long polls need a longer time
+    /// Longest time in which the upstream may take no part of the request and not begin its answer; time that
+    /// the caller takes is not counted. A gRPC call has --stream-idle-timeout instead, and long polls need a
+    /// longer time
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     response_timeout: Duration,
-    /// Longest time that a request may wait while all connections to the upstream are full; then it is answered 503
+    /// Longest time that a request may wait while all connections to the upstream are full; then it is answered
+    /// 503
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     queue_timeout: Duration,
-    /// Upstream connections at once that carry one request each, as for a long body. For a further one, the oldest request of the address with the most is ended, or it waits at most --queue-timeout
+    /// Upstream connections at once that carry one request each, as for a long body. For a further one, the
+    /// oldest request of the address with the most is ended, or it waits at most --queue-timeout
     #[arg(long, value_name = "N", default_value = "4000", value_parser = positive)]
     max_upstream_connections: usize,
 }
@@ -30,7 +34,7 @@ impl UpstreamArgs {
     /// Returns the upstream at `urls`. The answer to a gRPC call may be silent for `call_timeout`.
     ///
     /// # Errors
-    /// Fails when two URLs name the same place.
+    /// Fails when two URLs name the same upstream.
     pub fn upstream(
         &self,
         urls: &[UpstreamUrl],

@@ -50,8 +50,8 @@ fn admin(doctor: &mut Doctor, args: &ServeArgs) {
     doctor.note("admin", Kind::Listen, finding);
 }
 
-/// Returns the finding about an address that can't be claimed. One that a process of this user has may be that
-/// of the very server that is diagnosed.
+/// Returns the finding about an address that can't be claimed. If a process of this user listens there, it may
+/// be the one to diagnose.
 fn in_use(listen: ListenFlag<'_>, error: listen::Error) -> Finding {
     let owner = owner(listen.address);
     let is_ours = match listen.address {
@@ -99,7 +99,7 @@ fn owner_of_port(address: SocketAddr) -> Option<u32> {
         .find_map(|table| owner_in(&table, address.port()))
 }
 
-/// Returns the user of the first line of a table about a socket that listens on the port.
+/// Returns the user of the first socket of a table that listens on the port.
 fn owner_in(table: &str, port: u16) -> Option<u32> {
     /// The state of a socket that listens (include/net/tcp_states.h).
     const LISTEN: &str = "0A";
@@ -111,11 +111,10 @@ fn owner_in(table: &str, port: u16) -> Option<u32> {
     })
 }
 
-/// Tries the Workload API to the X.509-SVID that the process presents. Returns the X.509 source, or what lacks
-/// for it.
+/// Tries the steps from the Workload API to the X.509-SVID that the process presents. Returns the X.509 source.
 ///
 /// # Errors
-/// Fails with the words for what the next steps need and lack.
+/// Fails with the name of what the next steps need and lack.
 pub async fn identity(
     doctor: &mut Doctor,
     api: &WorkloadApi,
@@ -140,8 +139,7 @@ pub async fn identity(
     Err(needs)
 }
 
-/// Verifies the process's own X.509-SVID as its callers do, and tells what those verify that know no SPIFFE
-/// IDs.
+/// Verifies the process's own X.509-SVID as its callers do, and notes its DNS names for callers without SPIFFE.
 fn svid(doctor: &mut Doctor, source: &X509Source) {
     let finding = match tls::verify_own(source) {
         Ok(()) => Finding::Ok("callers of the own trust domain verify it".to_owned()),

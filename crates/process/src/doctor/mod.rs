@@ -1,10 +1,10 @@
-//! A diagnosis: steps that are tried one after another, each with a verdict, and where it is bad with its
-//! cause and remedy.
+//! A diagnosis: steps that are tried one after another. Each has a verdict, and a bad one has its cause and
+//! remedy.
 //!
 //! - [`Doctor`]: the verdicts so far, their output as text or JSON, and the exit status
 //! - [`workload`]: the steps of the Workload API · [`upstream`]: the steps to an upstream · [`listening`]: those of
 //!   a process that serves
-//! - `permission`: who may use a socket · [`words`]: times in words
+//! - `permission`: the permission to use a socket · [`words`]: times in words
 
 pub mod listening;
 mod permission;
@@ -88,7 +88,7 @@ pub enum Kind {
 pub enum Finding {
     /// The step is good. The text says what was found.
     Ok(String),
-    /// The process runs, and something needs a look.
+    /// The process runs, but something should be checked.
     Warning(Trouble),
     /// The process would not run, or its requests would fail.
     Failed(Trouble),
@@ -96,7 +96,7 @@ pub enum Finding {
     NotTried(&'static str),
 }
 
-/// Something that is bad.
+/// A fault, with its cause and its remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
     /// The words for what was tried.
@@ -175,12 +175,12 @@ impl Doctor {
         }
     }
 
-    /// Says which route the next steps are about.
+    /// Sets the route that the next steps are about.
     pub fn set_route(&mut self, route: Option<String>) {
         self.route = route;
     }
 
-    /// Takes note of a step that was tried or was not. As text it is printed at once.
+    /// Records a step that was tried or was not. As text it is printed at once.
     pub fn note(&mut self, step: &'static str, kind: Kind, finding: Finding) {
         let (verdict, text, bad) = match finding {
             Finding::Ok(text) => (Verdict::Ok, text, None),
@@ -204,27 +204,27 @@ impl Doctor {
         self.steps.push(step);
     }
 
-    /// Takes note of a step that is good.
+    /// Records a step that is good.
     pub fn ok(&mut self, step: &'static str, kind: Kind, text: impl Into<String>) {
         self.note(step, kind, Finding::Ok(text.into()));
     }
 
-    /// Takes note of a step that failed.
+    /// Records a step that failed.
     pub fn failed(&mut self, step: &'static str, kind: Kind, trouble: Trouble) {
         self.note(step, kind, Finding::Failed(trouble));
     }
 
-    /// Takes note of a step that needs a look.
+    /// Records a step with a warning.
     pub fn warning(&mut self, step: &'static str, kind: Kind, trouble: Trouble) {
         self.note(step, kind, Finding::Warning(trouble));
     }
 
-    /// Takes note of a step that was not tried, because it `needs` another one.
+    /// Records a step that was not tried, because it `needs` another one.
     pub fn not_tried(&mut self, step: &'static str, kind: Kind, needs: &'static str) {
         self.note(step, kind, Finding::NotTried(needs));
     }
 
-    /// Prints the end, and as JSON everything. Returns the exit status.
+    /// Prints the last line, or the whole diagnosis as JSON. Returns the exit status.
     ///
     /// # Errors
     /// Fails when standard output can't be written to.

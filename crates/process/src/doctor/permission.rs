@@ -2,7 +2,7 @@
 
 use std::{fs, io::ErrorKind::PermissionDenied, os::unix::fs::MetadataExt, path::Path};
 
-/// Returns whether the path is there for certain.
+/// Returns whether the path exists and this user can see it.
 pub(super) fn is_there(path: &Path) -> bool {
     fs::metadata(path).is_ok()
 }
@@ -11,13 +11,13 @@ pub(super) fn is_there(path: &Path) -> bool {
 /// search, or the socket itself.
 pub(super) fn obstacle(path: &Path) -> String {
     let ancestors: Vec<_> = path.ancestors().collect();
-    // From the root down, the first part that can't be looked at is in a directory that can't be searched.
+    // From the root down, the first path without metadata is in a directory that can't be searched.
     for pair in ancestors.windows(2).rev() {
         let [below, directory] = pair else {
             continue;
         };
-        let looked = fs::metadata(below);
-        if looked.is_err_and(|error| error.kind() == PermissionDenied) {
+        let metadata = fs::metadata(below);
+        if metadata.is_err_and(|error| error.kind() == PermissionDenied) {
             return format!(
                 "this user may not search the directory {}{}",
                 directory.display(),

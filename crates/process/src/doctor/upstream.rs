@@ -20,9 +20,9 @@ pub struct UpstreamSteps<'a> {
     pub url: &'a UpstreamUrl,
     /// The SPIFFE ID that it must have, if that is verified.
     pub expected: Option<&'a SpiffeId>,
-    /// The flag that names the URL, and the one that says who the peer must be.
+    /// The flag that names the URL, and the flag that gives the peer's identity.
     pub flags: [&'static str; 2],
-    /// The time of each step.
+    /// The longest time of each step.
     pub timeout: Duration,
 }
 
@@ -61,7 +61,7 @@ impl UpstreamSteps<'_> {
         }
     }
 
-    /// Connects to each endpoint. Returns those that accept.
+    /// Connects to each endpoint. Returns the endpoints that accept.
     async fn reach<'t>(
         &self,
         doctor: &mut Doctor,
@@ -99,7 +99,7 @@ impl UpstreamSteps<'_> {
         reached
     }
 
-    /// Verifies each endpoint. Returns whether one is good.
+    /// Verifies each endpoint. Returns whether one was verified.
     async fn handshake(
         &self,
         doctor: &mut Doctor,
@@ -120,7 +120,7 @@ impl UpstreamSteps<'_> {
             (Some(None), None) => Finding::Ok("there is no TLS to this upstream".to_owned()),
             (_, Some((target, error))) => {
                 let tried = format!("verify {target}{}", self.as_expected());
-                let trouble = Trouble::new(tried, &error, self.of_handshake(&error));
+                let trouble = Trouble::new(tried, &error, self.handshake_remedy(&error));
                 match good {
                     None => Finding::Failed(trouble),
                     Some(_) => Finding::Warning(trouble),
@@ -146,7 +146,7 @@ impl UpstreamSteps<'_> {
     }
 
     /// Returns the remedy of a handshake that failed.
-    fn of_handshake(&self, error: &Error) -> String {
+    fn handshake_remedy(&self, error: &Error) -> String {
         let [url, peer] = self.flags;
         match error {
             Error::Impostor { presented, .. } => format!(

@@ -14,7 +14,7 @@ pub fn time(at: SystemTime, now: SystemTime) -> String {
     format!("{} ({distance})", format_rfc3339_seconds(at))
 }
 
-/// Returns a duration in seconds, of which a part counts as none.
+/// Returns a duration in whole seconds, rounded down.
 #[must_use]
 pub fn span(span: Duration) -> String {
     format_duration(Duration::from_secs(span.as_secs())).to_string()

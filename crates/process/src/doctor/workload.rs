@@ -11,10 +11,10 @@ use spiffe::{BundleSource, TrustDomain};
 use super::{Doctor, Finding, Kind, STEP, Trouble, permission, words};
 use crate::cli::WorkloadApiArgs;
 
-/// The step that others name as the one they need.
+/// The name of the Workload API as something that a step needs.
 const CONNECTED: &str = "the Workload API";
 
-/// The same, where the identity is missing.
+/// The name of the identity as something that a step needs.
 const IDENTITY: &str = "an identity";
 
 /// Returns the Workload API that the flags name, each call of which is made once and has `limit` or [`STEP`].
@@ -23,8 +23,10 @@ pub fn once(args: &WorkloadApiArgs, limit: Duration) -> WorkloadApi {
     args.workload_api(limit.min(STEP)).once()
 }
 
-/// Tries the socket, the permission on it and the identity, on which all other steps depend. Returns what the
-/// others need and lack, if they do.
+/// Tries the socket, the permission on it and the identity, on which all other steps depend.
+///
+/// # Errors
+/// Fails with the name of what the other steps need and lack.
 pub async fn begin(
     doctor: &mut Doctor,
     api: &WorkloadApi,
@@ -65,7 +67,7 @@ async fn agent(doctor: &mut Doctor, api: &WorkloadApi) -> bool {
     match (error.reason(), path) {
         (Reason::SocketPermission(_), Some(path)) => forbidden(doctor, address, path, &error),
         (cause, _) => {
-            let trouble = Trouble::new(address.to_string(), cause, of_socket(cause));
+            let trouble = Trouble::new(address.to_string(), cause, socket_remedy(cause));
             doctor.failed("socket", Kind::WorkloadApi, trouble);
             doctor.not_tried("permission", Kind::WorkloadApi, "the socket");
         }
@@ -73,8 +75,8 @@ async fn agent(doctor: &mut Doctor, api: &WorkloadApi) -> bool {
     false
 }
 
-/// Notes that this user may not connect. If the directory can't be searched, nobody knows whether the socket is
-/// there.
+/// Records that this user may not connect. If the directory can't be searched, it is unknown whether the socket
+/// is there.
 fn forbidden(doctor: &mut Doctor, address: &Address, path: &Path, error: &Error) {
     match permission::is_there(path) {
         true => doctor.ok("socket", Kind::WorkloadApi, format!("{address} is there")),
@@ -86,7 +88,7 @@ fn forbidden(doctor: &mut Doctor, address: &Address, path: &Path, error: &Error)
     doctor.failed("permission", Kind::WorkloadApi, trouble);
 }
 
-fn of_socket(reason: &Reason) -> &'static str {
+fn socket_remedy(reason: &Reason) -> &'static str {
     match reason {
         Reason::NoSocket | Reason::NotASocket => {
             "start the agent, or name its socket with --workload-api or SPIFFE_ENDPOINT_SOCKET"
@@ -102,7 +104,7 @@ async fn identity(doctor: &mut Doctor, api: &WorkloadApi, wanted: &WorkloadApiAr
     let issued = match api.issued().await {
         Ok(issued) => issued,
         Err(error) => {
-            doctor.failed("identity", Kind::Identity, of_identity(&error));
+            doctor.failed("identity", Kind::Identity, identity_trouble(&error));
             return false;
         }
     };
@@ -130,7 +132,7 @@ fn named(issued: &IssuedId) -> String {
 }
 
 /// Returns the trouble of a call that issued nothing.
-fn of_identity(error: &Error) -> Trouble {
+fn identity_trouble(error: &Error) -> Trouble {
     let remedy = match error.reason() {
         Reason::NoIdentityIssued(_) => {
             "register this process as the cause says; the selectors must be those that the agent sees (user, \
@@ -148,18 +150,18 @@ fn of_identity(error: &Error) -> Trouble {
 
 /// Returns the trouble of another call of the Workload API.
 #[must_use]
-pub fn of_call(call: &str, error: &Error) -> Trouble {
+pub fn call_trouble(call: &str, error: &Error) -> Trouble {
     Trouble::new(call, error.reason(), "look at the agent's log")
 }
 
-/// Tries to use the X.509-SVID as a process that presents it. Without a need for it, a fault is a warning.
+/// Tries to use the X.509-SVID as a process that presents it. A fault is a warning unless the SVID `is_needed`.
 /// Returns the source.
 pub async fn svid(doctor: &mut Doctor, api: &WorkloadApi, is_needed: bool) -> Option<X509Source> {
     let fetched = api.x509().await;
     let source = match fetched {
         Ok(identity) => identity.x509,
         Err(error) => {
-            let trouble = of_call("FetchX509SVID", &error);
+            let trouble = call_trouble("FetchX509SVID", &error);
             doctor.note("svid", Kind::Identity, bad(trouble, is_needed));
             return None;
         }
@@ -206,8 +208,8 @@ pub fn x509_bundles<'a>(
     doctor.note("x509-bundles", Kind::Bundles, finding);
 }
 
-/// Tries FetchJWTBundles, and looks for the bundles of the trust domains whose tokens are verified. Without a
-/// need for them, a fault is a warning. Returns the source.
+/// Tries FetchJWTBundles, and looks for the bundles of the trust domains whose tokens are verified. A fault
+/// is a warning unless a bundle `is_needed`. Returns the source.
 pub async fn jwt_bundles<'a>(
     doctor: &mut Doctor,
     api: &WorkloadApi,
@@ -217,7 +219,7 @@ pub async fn jwt_bundles<'a>(
     let source = match api.jwt_bundles().await {
         Ok(source) => source,
         Err(error) => {
-            let trouble = of_call("FetchJWTBundles", &error);
+            let trouble = call_trouble("FetchJWTBundles", &error);
             doctor.note("jwt-bundles", Kind::Bundles, bad(trouble, is_needed));
             return None;
         }

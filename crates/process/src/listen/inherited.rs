@@ -25,7 +25,7 @@ pub enum InheritError {
     Count(String),
     /// A socket can't be listened on.
     #[error(
-        "socket {number} of LISTEN_FDS is no listening TCP socket: {error}; pass others (ListenStream=, and not Accept=yes), or unset LISTEN_FDS"
+        "socket {number} of LISTEN_FDS is not a listening TCP socket: {error}; pass others (ListenStream=, and not Accept=yes), or unset LISTEN_FDS"
     )]
     Socket {
         /// The number of the socket, from 1.

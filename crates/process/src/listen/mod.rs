@@ -1,5 +1,5 @@
-//! The listening sockets of a process. They are its own, one for each core on the same address, so
-//! that the kernel spreads connections over them. Or they were passed to the process.
+//! The listening sockets of a process: its own, or sockets that were passed to it. Its own are one for each core
+//! on the same address, so that the kernel spreads connections over them.
 
 mod address;
 mod bind;

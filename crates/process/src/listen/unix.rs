@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::sys::stat::{Mode, umask};
 use serve::listen::StdSocket;
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -116,10 +117,10 @@ fn bind(path: &Path, cores: usize) -> Result<Vec<StdSocket>, Reason> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
-    // The mode of the new socket is that of the file creation mask, so that it is never open to others.
-    let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+    // The file creation mask sets the mode of the new socket, which is therefore never open to others.
+    let before = umask(Mode::from_bits_truncate(0o177));
     let bound = UnixListener::bind(path);
-    nix::sys::stat::umask(before);
+    umask(before);
     let listener = bound?;
     listener.set_nonblocking(true)?;
     let sockets = (0..cores).map(|_| Ok(StdSocket::Unix(listener.try_clone()?)));

@@ -1,4 +1,4 @@
-//! The tasks on the main thread that tell the service manager how the process is.
+//! The tasks on the main thread that report the state of the process to the service manager.
 
 use std::{sync::Arc, time::Duration};
 

@@ -20,7 +20,7 @@ pub use self::socket::VARIABLES;
 pub(crate) use self::socket::connect;
 use crate::admin::conditions::on_a_line;
 
-/// A service manager that follows the state of this process, or none. Clones tell the same one.
+/// A service manager that follows the state of this process, or none. Clones report to the same one.
 #[derive(Clone, Debug, Default)]
 pub struct ServiceManager(Arc<Inner>);
 
@@ -127,7 +127,8 @@ impl ServiceManager {
         }
     }
 
-    /// Takes note of the work, and of another phase. Returns whether they are told: nothing follows a stop.
+    /// Records the work, and another phase if there is one. Returns false once the process stops, because nothing
+    /// is told after that.
     fn enter(&self, phase: Option<Phase>, work: &str) -> bool {
         let mut state = lock(&self.0.state);
         if state.phase == Phase::Stopping {

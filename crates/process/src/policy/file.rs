@@ -1,4 +1,4 @@
-//! The text of a policy file → its rules, or the place of its first mistake.
+//! The parser of a policy file. It returns the rules, or the first mistake with its line and column.
 
 use std::{collections::HashMap, fmt};
 
@@ -47,7 +47,7 @@ struct Written {
 type Text = Spanned<String>;
 type List = Spanned<Vec<Text>>;
 
-/// A rule that was read, and its places.
+/// A rule that was read, and its positions in the file.
 struct Read {
     rule: AccessRule,
     /// The line of the rule.
@@ -163,7 +163,7 @@ fn access(written: &Written, at: usize) -> Result<Access, Mistake> {
     }
 }
 
-/// Parses the texts of a list. A list that is there has one text or more.
+/// Parses the texts of a list, which must not be empty if it is given.
 fn each<T>(
     list: Option<&List>,
     what: &str,

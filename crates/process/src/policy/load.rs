@@ -69,7 +69,7 @@ impl PolicyFile {
         }
     }
 
-    /// Reads the file, whose contents are said to be whole.
+    /// Reads the file once, because the operator has said that it is complete (SIGHUP).
     pub fn read_again(&mut self) {
         (self.seen, self.next) = (contents(&self.path), None);
     }
@@ -106,7 +106,7 @@ impl Refused {
 /// Reads a file. It follows links each time, so that a link that is replaced leads to the new file.
 fn contents(path: &Path) -> Contents {
     let text = |error: std::io::Error| sandbox::explained(&error);
-    // A pipe could be waited for without end.
+    // A read from a pipe could wait without end.
     if !path.metadata().map_err(text)?.is_file() {
         return Err("is not a regular file".to_owned());
     }

@@ -74,7 +74,7 @@ where
 }
 
 impl RunningCores {
-    /// Waits until all have returned.
+    /// Waits until all cores have returned.
     ///
     /// # Errors
     /// Fails when a runtime can't be made, or a core ends by a panic.

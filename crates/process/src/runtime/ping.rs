@@ -80,7 +80,7 @@ impl Pings {
     pub(super) fn answer(mut self) {
         tokio::spawn(async move {
             while let Some(ping) = self.0.recv().await {
-                // The process that waits may have given up.
+                // The task that sent the ping may have given up.
                 let _ = ping.send(());
             }
         });

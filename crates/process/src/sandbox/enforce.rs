@@ -76,7 +76,7 @@ impl Sandbox {
     }
 }
 
-/// Returns what a process does in a directory whose files it makes and replaces.
+/// Returns the kinds of access to a directory whose files the process makes and replaces.
 fn keeping() -> BitFlags<AccessFs> {
     make_bitflags!(AccessFs::{
         ReadFile | ReadDir | WriteFile | Truncate | RemoveFile | MakeReg | MakeSock
@@ -168,7 +168,7 @@ mod tests {
         }
     }
 
-    /// Runs `attempts` in the sandbox, on a thread of its own. Returns `None` if this kernel has not all of it.
+    /// Runs `attempts` in the sandbox, on a thread of its own. Returns `None` if this kernel lacks a restriction.
     fn inside<T: Send + 'static>(
         sandbox: Sandbox,
         attempts: impl FnOnce() -> T + Send + 'static,

@@ -73,8 +73,8 @@ pub struct Sandbox {
 /// The files of the kernel about this process.
 const OWN: &str = "/proc/self";
 
-/// Files that every process reads: of the kernel about itself and its CPUs, and randomness. A backtrace needs
-/// the program's file.
+/// The files that every process reads: those of the kernel about the process and the CPUs, and randomness. A
+/// backtrace needs the program's file.
 const ALWAYS: [&str; 7] = [
     OWN,
     "/proc/self/exe",
@@ -85,8 +85,8 @@ const ALWAYS: [&str; 7] = [
     "/dev/urandom",
 ];
 
-/// Places of the CA certificates of systems. A place that is a link has the rule of its target: on some
-/// systems these files and directories are links to others.
+/// The paths of CA certificates on common systems. On some systems some of them are links, and a rule for a link
+/// applies to its target.
 const SYSTEM_CAS: [&str; 9] = [
     "/etc/ssl",
     "/etc/ssl/certs",
@@ -105,7 +105,7 @@ impl Sandbox {
     pub fn of(workload_api: &Address) -> Self {
         let mut sandbox = Self::default();
         sandbox.reads.extend(ALWAYS.map(PathBuf::from));
-        // Error texts have the name of the user.
+        // Error texts name the user.
         sandbox.reads.extend(names::users());
         if let Address::Tcp(address) = workload_api {
             sandbox.connects.insert(address.port());
@@ -139,7 +139,7 @@ impl Sandbox {
     }
 
     /// Lets the process read a file at any time. Its directory can be read, because the file may be
-    /// replaced by another one. So can that of the file that a link leads to.
+    /// replaced by another one. If the file is a link, the directory of its target can be read too.
     #[must_use]
     pub fn reads(mut self, path: &Path) -> Self {
         self.reads.insert(directory(path));
@@ -221,8 +221,8 @@ pub fn announce() {
     }
 }
 
-/// Returns the text of an error of a file, with the sandbox if that may be its cause: a rule for a directory
-/// ends with it, and another one of the same name has none.
+/// Returns the text of a file's error, which names the sandbox if that may be the cause. A rule ends with its
+/// directory, and does not apply to a later one of the same name.
 #[must_use]
 pub fn explained(error: &io::Error) -> String {
     match error.kind() == io::ErrorKind::PermissionDenied && IN_FORCE.get().is_some() {

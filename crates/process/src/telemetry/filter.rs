@@ -1,7 +1,7 @@
 //! The filter of the log, which can be replaced while the process runs.
 //!
 //! `tracing_subscriber::reload` takes a lock twice for each log line. This layer takes one only where a filter
-//! selects by spans, or when a place that logs is reached for the first time.
+//! selects by spans, or when a callsite is reached for the first time.
 
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
@@ -43,7 +43,7 @@ impl LiveFilter {
     pub fn replace(&self, text: &str) -> Result<(), String> {
         let filter = parse(text)?;
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = filter;
-        // Places that log keep the answer of the last filter.
+        // Callsites cache the answer of the last filter.
         callsite::rebuild_interest_cache();
         Ok(())
     }

@@ -209,7 +209,7 @@ fn write_all(requests: &Receiver<Request>) {
         if let Request::Lines = request {
             request = requests.recv_timeout(TICK).unwrap_or(request);
         }
-        // Cleared before the buffers are read, so that a later line sends its own request.
+        // The flag is cleared before the buffers are read, so that a later line sends its own request.
         shared.awake.store(false, Relaxed);
         if shared.write(&mut output, &mut bytes) {
             // The line about the loss is written too, because the process may end now.

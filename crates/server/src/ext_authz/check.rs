@@ -51,8 +51,8 @@ pub(super) fn head(check: &CheckRequest) -> Result<Parts, Malformed> {
     Ok(head)
 }
 
-/// Parses the target of a request. The gateway forwards these bytes, so a target is refused of which the
-/// parser would leave a part out of the path: a fragment, or a host.
+/// Parses the target of a request. The gateway forwards these bytes. A target is therefore rejected if the
+/// parser would leave a part of it out of the path: a fragment, or a host.
 fn target(text: &str) -> Result<Uri, Malformed> {
     let is_whole = (text.starts_with('/') || text == "*") && !text.contains('#');
     let target = is_whole.then(|| Uri::try_from(text).ok());
@@ -101,7 +101,7 @@ impl Fields {
     /// Returns the answer for a request that is let through, with its caller if that is verified.
     ///
     /// The ID replaces all fields of its name, so that none of the caller's is left. The name must not be
-    /// among those to remove then, because gateways remove after they have set. Names that some servers
+    /// among those to remove, because gateways remove fields after they have set others. Names that some servers
     /// read as the same, such as `x_spiffe_id`, are removed.
     pub(super) fn allowed(
         &self,
@@ -131,7 +131,7 @@ pub(super) fn rejected() -> CheckResponse {
     denied(StatusCode::BAD_REQUEST, &HeaderMap::new())
 }
 
-/// Returns the answer for a request that is refused, which the caller gets as from a server.
+/// Returns the answer for a request that is refused. The caller gets the same as from a server.
 ///
 /// A server that can't verify denies too, instead of failing the call. A gateway can be told to let
 /// requests pass when calls fail.

@@ -1,4 +1,4 @@
-//! The flags of a server that answers a gateway's questions.
+//! The flags of a server that answers a gateway's checks.
 
 use clap::Args;
 use process::listen::{ListenAddress, ListenFlag};
@@ -17,8 +17,8 @@ pub struct ExtAuthzArgs {
         conflicts_with_all = ["listen", "peers", "client_certificates"]
     )]
     pub(crate) ext_authz: Option<ListenAddress>,
-    /// Answer checks on an address that other machines reach. The questions have the callers' tokens, and the
-    /// answers say whose they are, so that an attacker on the path can act as any caller
+    /// Answer checks on an address that other machines reach. The checks have the callers' tokens, and the
+    /// answers have the callers' SPIFFE IDs, so that an attacker on the path can act as any caller
     #[arg(long, requires = "ext_authz")]
     plaintext_ext_authz: bool,
 }

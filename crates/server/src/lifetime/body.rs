@@ -17,12 +17,12 @@ use tokio::time::{Sleep, sleep};
 
 use super::{expiry::Expiry, frames::Frames};
 
-/// The time for the frame of a WebSocket that is being sent when the credential expires.
+/// The longest time for a frame of a WebSocket that is being sent when the credential expires.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The body of an answer. When the credential expires, it ends in the way that its form has.
+/// The body of an answer, which ends as its [`Form`] says when the credential expires.
 ///
-/// An answer that is there at once never ends early: the first part is passed on, and so is the end.
+/// An answer that is complete at once never ends early, because its first part and its end are passed on.
 pub(super) struct Ending {
     /// The body, until it was ended.
     body: Option<Body>,

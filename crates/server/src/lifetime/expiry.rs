@@ -15,7 +15,7 @@ use spiffe::SpiffeId;
 use tokio::time::{Instant, Sleep, sleep};
 use tracing::info;
 
-/// The longest time between two looks at the clock, which may be set, or go on while the machine sleeps.
+/// The longest time between two readings of the clock, which may be set, or continue while the machine sleeps.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// The time that the answer has to end before the request breaks off, which would break the answer too.
@@ -33,8 +33,8 @@ pub(crate) struct Expiry {
 }
 
 impl Expiry {
-    /// Bounds the caller's side of a WebSocket or a gRPC call. It would continue while the caller reads nothing
-    /// of the answer, whose end would then be late.
+    /// Bounds the caller's side of a WebSocket or a gRPC call. A caller that does not read the answer would
+    /// otherwise delay the end of both sides.
     pub(crate) fn bound_stream_of(&self, request: &mut Request<Received>) {
         let is_socket = request.extensions().get::<WebSocket>().is_some();
         if is_socket || self.is_call {

@@ -12,7 +12,7 @@ const WHOLE_CLOSE: u8 = 0x80 | CLOSE;
 /// The status of a Close frame that ends a connection by a policy (RFC 6455 §7.4.1).
 const POLICY_VIOLATION: u16 = 1008;
 
-/// The place that a side has reached in its frames.
+/// The position of a side in its frames.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     head: [u8; MAX_HEAD],
@@ -32,8 +32,8 @@ impl Frames {
         }
     }
 
-    /// Returns the last bytes of the connection: of `next` those that complete the frame that is being sent,
-    /// and a Close frame with this reason. Returns `None` if they do not complete it.
+    /// Returns the last bytes of the connection: those of `next` that complete the frame that is being sent,
+    /// and a Close frame with this reason. Returns `None` if `next` does not complete the frame.
     pub(super) fn last(&mut self, next: &[u8], reason: &str) -> Option<Bytes> {
         let is_between = self.come == 0;
         let rest = match is_between {

@@ -1,6 +1,6 @@
 //! The life of a stream that outlasts the credential of its request (`--stream-lifetime`).
 //!
-//! - `expiry`: the end of a credential · `body`: the answer that ends with it · `frames`: those of a WebSocket
+//! - `expiry`: the end of a credential · `body`: the answer that ends with it · `frames`: the frames of a WebSocket
 
 mod body;
 mod expiry;
@@ -23,7 +23,7 @@ use serve::{
 use self::{body::Ending, expiry::Expiry};
 use crate::answer_refusal;
 
-/// The end of streams: WebSockets, and answers that are sent as they come.
+/// The time at which streams end. Streams are WebSockets, and answers that are sent as they come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum StreamLifetime {
     /// A stream may continue for as long as its connection.

@@ -19,9 +19,9 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-/// The interval between two looks at the file. Reading it works on every file system, and also where a
-/// link to it is replaced. A look costs 0.3 ms of CPU in a debug build (`schedstat` over 60 s of a quiet
-/// server: 46 ms with a look every 0.5 s, and 5 ms without).
+/// The interval between two readings of the file. Reading it works on every file system, and also where a
+/// link to it is replaced. It costs 0.3 ms of CPU in a debug build (`schedstat` over 60 s of a quiet
+/// server: 46 ms with a reading every 0.5 s, and 5 ms without).
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A policy that becomes the one of an authenticator.
@@ -32,7 +32,7 @@ pub(crate) enum LivePolicy {
     File(FollowedFile),
 }
 
-/// The parts of a server that the rules of a file reach.
+/// The parts of a server that get the rules of a file.
 struct Reached {
     handle: RulesHandle,
     bundles: JwtSource,

@@ -1,6 +1,6 @@
 //! The policy that the flags describe: which requests are let through.
 //!
-//! - [`process::policy`] reads a policy file; `follow` makes its rules those of the server, again when it changes
+//! - [`process::policy`] reads a policy file; `follow` applies its rules, and again when it changes
 //! - `explain` answers `--explain`
 
 mod explain;

@@ -92,7 +92,7 @@ fn a_check_that_no_request_can_be_read_from_is_rejected_u018() {
         check("", "/", &[], &[]),
         check("GET", "", &[], &[]),
         check("GET", "/a b", &[], &[]),
-        // The parser would leave a part of these out of the path that is decided about.
+        // The parser would leave a part of these out of the path that the policy decides about.
         check("GET", "/a#b", &[], &[]),
         check("GET", "/public#/../admin", &[], &[]),
         check("GET", "/a?b#c", &[], &[]),
