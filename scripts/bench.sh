@@ -45,9 +45,16 @@ need() {
     command -v "$1" >/dev/null || fail "$1 is missing: $2"
 }
 
+# build BINARIES... -- BENCH...: cargo build of the binaries, and then of the bench, with these arguments. They
+# are built separately, so that features of the bench's dependencies do not reach the binaries.
 build() {
-    # The binaries are built separately, so that features of the bench's dependencies do not reach them.
-    cargo build --release --locked --bins
+    local binaries=()
+    while [[ $1 != -- ]]; do
+        binaries+=("$1")
+        shift
+    done
+    shift
+    cargo build --release --locked "${binaries[@]}"
     cargo build --locked "$@"
     target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 }
@@ -79,14 +86,15 @@ main() {
         need valgrind 'apt-get install valgrind'
         VALGRIND=$(command -v valgrind)
         export VALGRIND
-        # Requests one after the other need no fast sender. Its build is that of the tests.
-        build --workspace --bin bench
+        # Only these two are measured. Requests one after the other need no fast sender, so that its build is
+        # that of the tests.
+        build -p server -p proxy -- --workspace --bin bench
         profile=debug
     else
         need wrk 'apt-get install wrk nghttp2-client'
         need h2load 'apt-get install wrk nghttp2-client'
         scripts/release.sh
-        build --release -p bench
+        build --bins -- --release -p bench
         export RELEASED=$target/dist
         find_peers
     fi

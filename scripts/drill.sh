@@ -7,7 +7,7 @@ usage() {
 usage: scripts/drill.sh [--short] [--events EVENT,...] [--json] [--readme]
        scripts/drill.sh --soak REQUESTS [--json]
 
-Builds in release mode, starts two stacks (dev-agent, two servers, a proxy in front
+Builds in release mode, and starts two stacks (dev-agent, two servers, a proxy in front
 of both) on free ports. Sends requests on 32 kept-alive connections and 4 that reconnect
 for each request, on each stack, together at half of full speed. Half of the requests
 are POSTs with bodies of 0 to 100 KiB. Meanwhile identities rotate and are withdrawn,
@@ -17,7 +17,8 @@ with a killed server (which may have acted on them), and the longest time of a
 request.
 Exits with status 1 if anything failed. Takes about three minutes after the build.
 
-  --short   run all events for a shorter time, which takes under a minute
+  --short   run all events for a shorter time, with the build of the tests, which takes
+            a minute; the bounds of times are wider
   --events  run only these: new-svids, ca-rotation, jwt-rotation, jwt-key-removed,
             caller-withdrawn, federation-removed, federated-keys,
             federation-ended, server-withdrawn, server-restarted,
@@ -56,14 +57,18 @@ main() {
     need cc 'install a C compiler, for example: apt-get install gcc'
     need prlimit 'install util-linux'
     # The binaries are built separately, so that features of the drill's dependencies do not reach them.
-    cargo build --release --locked --bins
     case $profile in
-    release) cargo build --release --locked -p drill ;;
-    # The load of a short drill need not be fast, and shares its build with the tests.
-    debug) cargo build --locked --workspace --bin drill ;;
+    release)
+        cargo build --release --locked --bins
+        cargo build --release --locked -p drill
+        ;;
+    debug)
+        cargo build --locked --workspace --exclude bench --exclude drill --bins
+        cargo build --locked --workspace --bin drill
+        ;;
     esac
     target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-    BINARIES=$target/release "$target/$profile/drill" "$@"
+    BINARIES=$target/$profile "$target/$profile/drill" "$@"
 }
 
 main "$@"

@@ -14,6 +14,11 @@ use crate::{
     tally::{Judgement, Tally, Wanted},
 };
 
+/// The factor of all bounds of times. The binaries are built as the drill is. Without optimisation, as in
+/// a short drill, full speed is 2,600 requests/s instead of 10,800 (`scripts/drill.sh`, with and without
+/// `--short`).
+const SLOWER: u32 = if cfg!(debug_assertions) { 5 } else { 1 };
+
 /// An event that happens to a stack.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Event {
@@ -205,8 +210,9 @@ impl Findings {
         self.notes.push(text.into());
     }
 
-    /// Adds a measurement that must not exceed `most`.
+    /// Adds a measurement that must not exceed `most`, which is for optimised binaries.
     pub(crate) fn within(&mut self, what: &str, time: Duration, most: Duration) {
+        let most = most * SLOWER;
         self.note(format!("{what} after {} ms", time.as_millis()));
         self.check(
             time <= most,
