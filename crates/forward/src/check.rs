@@ -70,7 +70,6 @@ impl<B: http_body::Body> Checked<B> {
         self.0.uri().path()
     }
 
-    /// Returns whether the request is for a WebSocket.
     pub(crate) fn is_websocket(&self) -> bool {
         self.0.extensions().get::<WebSocket>().is_some()
     }

@@ -49,7 +49,6 @@ impl Opening {
         Self { accept, version }
     }
 
-    /// Returns whether the caller speaks HTTP/2.
     pub(super) fn is_over_http2(&self) -> bool {
         self.version == Version::HTTP_2
     }
@@ -91,7 +90,6 @@ fn accept(key: &HeaderValue) -> HeaderValue {
     text(&STANDARD.encode(hash))
 }
 
-/// Returns a field with this text.
 fn text(base64: &str) -> HeaderValue {
     HeaderValue::from_str(base64).expect("base64 is visible ASCII")
 }

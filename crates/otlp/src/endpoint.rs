@@ -24,7 +24,6 @@ impl Endpoint {
         &self.url
     }
 
-    /// Returns the path of requests.
     pub(crate) fn path(&self) -> &PathAndQuery {
         &self.path
     }

@@ -50,7 +50,6 @@ pub(crate) struct Scope {
     pub(crate) version: String,
 }
 
-/// A span.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Span {
     #[prost(bytes = "vec", tag = "1")]
@@ -75,7 +74,6 @@ pub(crate) struct Span {
     pub(crate) flags: u32,
 }
 
-/// The kind of a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 pub(crate) enum SpanKind {
@@ -99,7 +97,6 @@ pub(crate) enum StatusCode {
     Error = 2,
 }
 
-/// An attribute.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct KeyValue {
     #[prost(string, tag = "1")]
@@ -108,7 +105,6 @@ pub(crate) struct KeyValue {
     pub(crate) value: Option<AnyValue>,
 }
 
-/// The value of an attribute.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct AnyValue {
     #[prost(oneof = "Value", tags = "1, 3, 4")]
@@ -143,7 +139,6 @@ pub(crate) struct PartialSuccess {
 }
 
 impl KeyValue {
-    /// Returns an attribute.
     pub(crate) fn new(key: &str, value: impl Into<Value>) -> Self {
         Self {
             key: key.to_owned(),

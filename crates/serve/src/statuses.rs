@@ -14,7 +14,6 @@ const COUNT: u16 = 500;
 pub struct Statuses(Cells);
 
 impl Statuses {
-    /// Counts an answer.
     pub(crate) fn add(&self, status: StatusCode) {
         let index = (status.as_u16() - FIRST).min(COUNT);
         self.0.add(index.into(), 1);

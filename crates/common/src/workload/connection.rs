@@ -98,7 +98,6 @@ impl Connection {
         Ok(Self(client))
     }
 
-    /// Opens a stream.
     pub(super) async fn subscribe(&mut self, stream: Stream) -> Result<Messages, Status> {
         let client = &mut self.0;
         Ok(match stream {

@@ -8,7 +8,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 #[derive(Debug)]
 pub(crate) struct Arriving {
     pub(super) body: Wire,
-    /// Present on an exclusive HTTP/2 connection.
+    /// The work, if the connection is an exclusive HTTP/2 one.
     pub(super) exchange: Option<Exchange>,
 }
 

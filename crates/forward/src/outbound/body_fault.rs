@@ -22,7 +22,6 @@ impl BodyFault {
         }
     }
 
-    /// Returns the status that the caller gets.
     pub(super) fn status(&self) -> StatusCode {
         serve::reason::status(self.reason)
     }

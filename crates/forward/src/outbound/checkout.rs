@@ -36,12 +36,10 @@ impl<B: RequestBody> Checkout<B> {
         }
     }
 
-    /// Returns the origin of the endpoint.
     pub(super) fn origin(&self) -> &Origin {
         &self.connection.location.origin
     }
 
-    /// Returns whether the connection speaks HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         self.connection.is_http2()
     }

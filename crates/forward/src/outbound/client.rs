@@ -232,7 +232,6 @@ impl<B: RequestBody> Answered<B> {
         &self.response
     }
 
-    /// Accepts the answer.
     pub(crate) fn accept(self) -> Response<ResponseBody> {
         let response = self.checkout.complete(self.response, self.is_reusable);
         match response.status() {

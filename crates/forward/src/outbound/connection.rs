@@ -54,7 +54,6 @@ pub(super) enum Opened<B> {
 }
 
 impl<B> Opened<B> {
-    /// Returns whether the connection speaks HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         !matches!(self, Self::Exclusive(ExclusiveSender::Http1(_)))
     }
@@ -137,12 +136,10 @@ impl<B: RequestBody> Connection<B> {
         }
     }
 
-    /// Returns whether the request shares the connection.
     pub(super) fn is_shared(&self) -> bool {
         matches!(self.kind, Kind::Shared(_))
     }
 
-    /// Returns whether the connection speaks HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         match &self.kind {
             Kind::Shared(_) => true,

@@ -31,7 +31,7 @@ const MAX_DRAINED: usize = 2;
 /// Opens connections. The security decides what is verified.
 pub(super) struct Connector {
     security: Security,
-    /// Present if there is TLS.
+    /// The configurations, if there is TLS.
     offers: Option<Offers>,
     timeout: Duration,
 }

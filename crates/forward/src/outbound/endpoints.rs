@@ -86,7 +86,6 @@ impl<B: RequestBody> Endpoints<B> {
         self.look_at(Instant::now());
     }
 
-    /// Returns the number of endpoints.
     pub(super) fn count(&self) -> usize {
         self.all.len()
     }

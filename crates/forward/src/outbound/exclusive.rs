@@ -28,7 +28,6 @@ pub(super) enum ExclusiveSender<B> {
 }
 
 impl<B> ExclusiveSender<B> {
-    /// Returns whether the connection speaks HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         matches!(self, Self::Http2(_))
     }
@@ -44,7 +43,6 @@ impl<B: RequestBody> ExclusiveConnection<B> {
         }
     }
 
-    /// Returns whether the connection speaks HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         self.sender.is_http2()
     }
@@ -66,7 +64,6 @@ impl<B: RequestBody> ExclusiveConnection<B> {
         !self.age.is_expired(now) && !self.age.is_idle(now) && is_ready
     }
 
-    /// Sends a request.
     pub(super) async fn send(
         &mut self,
         request: Request<UploadBody<B>>,

@@ -91,7 +91,7 @@ impl ExclusiveLimit {
     }
 }
 
-/// Has no bound.
+/// Returns a limit without a bound.
 impl Default for ExclusiveLimit {
     fn default() -> Self {
         Self::new(usize::MAX)

@@ -31,7 +31,7 @@ pub(super) struct InFlight {
     resets: Mutex<Resets>,
     /// Set once a shared connection had no reset left when it needed one.
     is_spent: AtomicBool,
-    /// Present for a shared connection.
+    /// The endpoint's counts, if these are a shared connection's.
     endpoint: Option<Arc<Self>>,
     /// Requests that wait for room on a connection.
     room: Option<Arc<FairQueue>>,
@@ -47,7 +47,7 @@ struct Counted {
     since: Instant,
     body_bytes: usize,
     hold: Option<Hold>,
-    /// Present for an exclusive connection.
+    /// The permit for an exclusive connection, if it is one.
     _permit: Option<ExclusivePermit>,
 }
 

@@ -32,7 +32,6 @@ use super::{
 /// The least time between two look-ups.
 const GOOD_FOR: Duration = Duration::from_secs(2);
 
-/// The time that a look-up may take.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An endpoint that answers lack is kept for this long, and until this many answers in a row lacked
@@ -48,7 +47,7 @@ pub(super) struct Resolver {
     origins: Vec<Arc<Origin>>,
     expected: Option<SpiffeId>,
     state: Mutex<State>,
-    /// Notified after each look-up of a name.
+    /// Notifies waiting tasks after each look-up of a name.
     looked_up: Notify,
 }
 
@@ -71,7 +70,7 @@ struct Known {
 
 struct Resolved {
     location: Arc<Location>,
-    /// Present while the last answers lacked the endpoint.
+    /// The last answers in a row that lacked the endpoint, if there are any.
     missing: Option<Missing>,
 }
 

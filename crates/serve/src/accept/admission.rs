@@ -98,12 +98,10 @@ impl Admission {
         }
     }
 
-    /// Returns the number of connections.
     pub(crate) fn connections(&self) -> usize {
         self.0.sources.count()
     }
 
-    /// Returns the number of handshakes.
     pub(crate) fn handshakes(&self) -> usize {
         self.0.handshakes.count()
     }

@@ -26,7 +26,6 @@ pub(super) struct Activity {
     opened: Instant,
     /// The time when the connection reaches its age.
     old: Option<Instant>,
-    /// The number of requests in flight.
     in_flight: AtomicUsize,
     /// The time when the connection became idle, in ms since `opened`.
     idle_since: AtomicU64,
@@ -86,7 +85,6 @@ impl Activity {
         self.in_flight.fetch_sub(1, Relaxed);
     }
 
-    /// Returns whether a request is in flight.
     pub(super) fn has_request(&self) -> bool {
         self.in_flight.load(Relaxed) > 0
     }
@@ -140,7 +138,6 @@ impl Activity {
         self.bodies.fetch_add(1, Relaxed);
     }
 
-    /// Notes that a request's body is large.
     pub(super) fn body_is_large(&self) {
         self.large_bodies.fetch_add(1, Relaxed);
     }

@@ -39,7 +39,6 @@ impl Answer {
         }
     }
 
-    /// Returns the request that is answered.
     pub(super) fn in_flight(&self) -> &RequestInFlight {
         &self.in_flight
     }

@@ -46,7 +46,6 @@ impl InFlightPermit {
         })
     }
 
-    /// Returns whether the request was admitted.
     pub(super) fn is_admitted(&self) -> bool {
         self.is_admitted
     }
@@ -78,7 +77,6 @@ impl InFlightPermit {
         self.eviction.evicted().await;
     }
 
-    /// Polls [`Self::evicted`].
     pub(super) fn poll_evicted(&self, cx: &Context<'_>) -> Poll<()> {
         self.eviction.poll_evicted(cx)
     }

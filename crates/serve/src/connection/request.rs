@@ -82,7 +82,6 @@ impl RequestInFlight {
         })
     }
 
-    /// Returns the activity of the request's connection.
     pub(super) fn activity(&self) -> &Arc<Activity> {
         &self.activity
     }
@@ -173,7 +172,6 @@ impl RequestInFlight {
         self.permit.evicted().await;
     }
 
-    /// Polls [`Self::evicted`].
     pub(super) fn poll_evicted(&self, cx: &Context<'_>) -> Poll<()> {
         self.permit.poll_evicted(cx)
     }
@@ -202,7 +200,6 @@ impl RequestInFlight {
         self.wants_body.load(Relaxed)
     }
 
-    /// Polls [`Self::wants_body`].
     pub(super) fn poll_wants_body(&self, cx: &Context<'_>) -> Poll<()> {
         self.continues.register(cx.waker());
         match self.wants_body() {

@@ -101,7 +101,6 @@ impl JwtBundle {
             .take(MAX_TRIED)
     }
 
-    /// Returns the ID of a key.
     pub(super) fn id_of(&self, key: &Key) -> Option<&str> {
         let is_it = |known: &(&String, &Result<Key, KeyFault>)| {
             known.1.as_ref().is_ok_and(|known| std::ptr::eq(known, key))

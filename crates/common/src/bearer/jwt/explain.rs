@@ -97,7 +97,6 @@ where
     }
 }
 
-/// Applies the rules for the times.
 fn explain_times(token: &Token<'_>, times: Times, now: SystemTime) -> [ExplainedRule; 3] {
     let now = match seconds(now) {
         Ok(now) => now,

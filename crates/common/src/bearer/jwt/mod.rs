@@ -66,7 +66,6 @@ pub(super) struct Svid {
     pub(super) id: SpiffeId,
     /// Its `exp`, in seconds since 1970.
     pub(super) expiry: i64,
-    /// Its audiences.
     pub(super) audiences: Vec<String>,
     /// The bundle with the key that verified it.
     pub(super) bundle: Arc<JwtBundle>,

@@ -9,7 +9,6 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use super::{algorithm::Algorithm, claims::Claims};
 use crate::bearer::TokenFault;
 
-/// A token's parts.
 #[derive(Debug)]
 pub(super) struct Token<'a> {
     pub(super) jws: Jws<'a>,
