@@ -10,7 +10,6 @@ use tokio::time::timeout;
 
 use crate::{config::Config, peer::Peer};
 
-/// Fetches the token.
 pub(crate) async fn token(config: &Config, workload_api: &WorkloadApi) -> anyhow::Result<JwtSvid> {
     let fetched = workload_api.fetch_jwt_svid(&config.audiences(), None).await;
     fetched.map_err(cli::with_remedy)

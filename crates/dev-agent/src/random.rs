@@ -4,7 +4,6 @@ use aws_lc_rs::rand;
 
 use crate::error::Error;
 
-/// Returns `N` random bytes.
 pub(crate) fn random_bytes<const N: usize>() -> Result<[u8; N], Error> {
     let mut bytes = [0; N];
     rand::fill(&mut bytes).map_err(|_| Error::Crypto {

@@ -58,7 +58,6 @@ pub(crate) async fn rotate(state: Arc<State>) {
     }
 }
 
-/// A step of a rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// Publish the next key.

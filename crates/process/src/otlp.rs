@@ -130,7 +130,6 @@ impl OtlpArgs {
     }
 }
 
-/// Parses a ratio from 0 to 1.
 fn ratio(text: &str) -> Result<f64, String> {
     let ratio = text.parse().ok();
     let ratio = ratio.filter(|ratio| (0.0..=1.0).contains(ratio));

@@ -139,7 +139,6 @@ struct Id {
 pub(crate) struct CtlRequest {
     /// The agent's control socket.
     pub(crate) control: PathBuf,
-    /// The command for the agent.
     pub(crate) command: Command,
     /// True if a status is printed as JSON.
     pub(crate) json: bool,

@@ -132,7 +132,6 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-/// Parses a SPIFFE ID.
 pub(super) fn spiffe_id(text: &str) -> Result<SpiffeId, String> {
     SpiffeId::new(text)
         .map_err(|error| format!("{error}; a SPIFFE ID is such as spiffe://example.org/server"))

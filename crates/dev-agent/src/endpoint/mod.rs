@@ -62,12 +62,10 @@ impl Endpoints {
         Ok(endpoints)
     }
 
-    /// Returns the address of the bundle endpoint.
     pub(crate) fn bundle_address(&self) -> Option<SocketAddr> {
         self.bundle.as_ref().map(|(server, _)| server.address())
     }
 
-    /// Returns the address of the OIDC endpoint.
     pub(crate) fn oidc_address(&self) -> Option<SocketAddr> {
         self.oidc.as_ref().map(|(server, _)| server.address())
     }

@@ -56,7 +56,6 @@ impl BundleEndpoint {
 }
 
 impl EndpointIdentity {
-    /// Returns the name of the profile.
     pub(super) fn profile(&self) -> &'static str {
         match self {
             Self::Spiffe(_) => "https_spiffe",

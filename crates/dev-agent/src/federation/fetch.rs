@@ -61,7 +61,6 @@ enum Answer {
     Redirect(Uri),
 }
 
-/// Gets one URL.
 async fn get(url: &Uri, config: Arc<ClientConfig>) -> Result<Answer, String> {
     let host = url.host().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');

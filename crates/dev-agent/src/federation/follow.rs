@@ -92,7 +92,7 @@ impl Followers {
                 Ok(())
             })?;
         }
-        // The former relationship continues if the new one is refused.
+        // The former relationship ends only now, so that it continues if the new one is refused.
         self.end(domain);
         self.run(partner);
         Ok(())

@@ -40,7 +40,6 @@ pub struct Partner {
     bootstrap: Option<FederatedBundle>,
 }
 
-/// The authentication of the endpoint.
 #[derive(Clone, Debug)]
 pub(super) enum Authentication {
     Spiffe(SpiffeId),
@@ -96,7 +95,6 @@ impl Partner {
         &self.url
     }
 
-    /// Returns the name of the profile.
     pub(super) fn profile(&self) -> &'static str {
         match self.authentication {
             Authentication::Spiffe(_) => "https_spiffe",

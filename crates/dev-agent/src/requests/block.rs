@@ -39,7 +39,7 @@ impl Blocks {
                     self.table.insert(field);
                 }
                 2 => self.table.resize(block.integer(5)?)?,
-                // Fields that are never to be indexed are among these.
+                // Never-indexed fields (RFC 7541 §6.2.3) are among these.
                 _ => {
                     let number = block.integer(4)?;
                     self.literal(number, &mut block)?.write(&mut rewritten);

@@ -58,8 +58,8 @@ impl Reader<'_> {
 }
 
 /// The number of codes of each length, from 0 to 30 bits. The code is canonical, so that these numbers
-/// tell where each code ends (RFC 7541, appendix B). The last code of 30 bits is left out, because it
-/// stands for no byte and must not be sent.
+/// tell where each code ends (RFC 7541, appendix B). The end-of-string code of 30 bits is left out,
+/// because it must not be sent.
 const CODES: [u32; 31] = [
     0, 0, 0, 0, 0, 10, 26, 32, 6, 0, 5, 3, 2, 6, 2, 3, 0, 0, 0, 3, 8, 13, 26, 29, 12, 4, 15, 19,
     29, 0, 3,
@@ -74,7 +74,7 @@ fn decoded_length(coded: &[u8]) -> Result<usize, Malformed> {
     for bit in bits {
         code = code << 1 | bit;
         code_bits += 1;
-        // `first` is the smallest code of this length. Smaller ones begin longer codes of the past.
+        // `first` is the smallest code of this length. A smaller value would begin with a shorter code.
         first = (first + CODES.get(code_bits - 1).ok_or(Malformed)?) << 1;
         let count = *CODES.get(code_bits).ok_or(Malformed)?;
         if code < first + count {
@@ -82,7 +82,7 @@ fn decoded_length(coded: &[u8]) -> Result<usize, Malformed> {
             (code, code_bits, first) = (0, 0, 0);
         }
     }
-    // The padding is the front of the last code, whose bits are all 1.
+    // The padding is the front of the end-of-string code, whose bits are all 1 (RFC 7541 §5.2).
     match code_bits < 8 && code == (1 << code_bits) - 1 {
         true => Ok(length),
         false => Err(Malformed),

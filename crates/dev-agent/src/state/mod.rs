@@ -87,7 +87,6 @@ impl State {
         self.snapshots.subscribe()
     }
 
-    /// Returns the latest snapshot.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshots.borrow())
     }
@@ -99,7 +98,6 @@ impl State {
         self.lock().status(&self.trust_domain, socket, open_streams)
     }
 
-    /// Sets the phase.
     pub(crate) fn set_phase(&self, phase: Phase) {
         self.change(phase.name(), |contents| {
             contents.phase = phase;

@@ -216,7 +216,6 @@ impl Caller {
         answer.await.unwrap()
     }
 
-    /// Ends the input of the caller.
     fn end_input(&mut self) {
         drop(self.child.stdin.take());
     }

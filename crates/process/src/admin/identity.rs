@@ -41,7 +41,7 @@ pub(super) fn conditions(overview: &Overview) -> Vec<Condition> {
     conditions
 }
 
-/// Returns whether the identity as a whole can be used.
+/// Returns the condition `identity`: whether the identity as a whole can be used.
 fn identity(
     readiness: Option<&Readiness>,
     id: Option<String>,
@@ -96,7 +96,8 @@ fn unready(reason: &Unready) -> String {
     }
 }
 
-/// Returns whether the streams are up. `begun` is the time since which a missing stream is waited for.
+/// Returns the condition `workload_api`: whether the streams are up. `begun` is the time since which a missing
+/// stream is waited for.
 fn workload_api(
     readiness: Option<&Readiness>,
     streams: &[StreamStatus],
@@ -128,7 +129,8 @@ fn workload_api(
     }
 }
 
-/// Returns whether the X.509-SVID, which has a serial number and a time of expiry, can be presented.
+/// Returns the condition `x509_svid`: whether the X.509-SVID, given by its serial number and its expiry, can be
+/// presented.
 fn x509_svid(readiness: Option<&Readiness>, svid: Option<(&str, SystemTime)>) -> Condition {
     let condition = |state, reason: String| Condition::new("x509_svid", state, reason);
     let Some((serial, expiry)) = svid else {
@@ -154,7 +156,7 @@ fn x509_svid(readiness: Option<&Readiness>, svid: Option<(&str, SystemTime)>) ->
     condition(state, reason).until(Some(expiry))
 }
 
-/// Returns whether peers can be verified by their certificates.
+/// Returns the condition `trust_bundles`: whether peers can be verified by their certificates.
 fn trust_bundles(overview: &Overview) -> Condition {
     let condition = |state, reason: String| Condition::new("trust_bundles", state, reason);
     let until = match overview.readiness {
@@ -182,7 +184,7 @@ fn trust_bundles(overview: &Overview) -> Condition {
     }
 }
 
-/// Adds a condition for each trust domain: whether its tokens can be verified.
+/// Adds the condition `jwt_bundles/TRUST-DOMAIN` of each trust domain: whether its tokens can be verified.
 fn jwt_bundles(overview: &Overview, conditions: &mut Vec<Condition>) {
     let whole = |state, reason: String| Condition::new("jwt_bundles", state, reason);
     let domains = match (overview.trusted(Kind::Jwt), &overview.readiness) {

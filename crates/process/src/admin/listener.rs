@@ -83,7 +83,6 @@ impl Connections {
     }
 }
 
-/// Accepts one connection.
 async fn accept(socket: &Socket, router: &Arc<Router>, connections: &mut Connections) {
     let router = Arc::clone(router);
     let accepted = match socket {
@@ -104,7 +103,6 @@ async fn accept(socket: &Socket, router: &Arc<Router>, connections: &mut Connect
     }
 }
 
-/// Serves one connection.
 async fn connection<S>(stream: S, router: Arc<Router>, sender: Sender)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,

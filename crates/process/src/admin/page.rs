@@ -175,7 +175,6 @@ fn foot(paths: &[(&str, &str)], refreshes: bool) -> Markup {
     }
 }
 
-/// Returns the name of the program.
 fn program() -> String {
     let path = std::env::current_exe().unwrap_or_default();
     let name = path.file_stem().unwrap_or_default();

@@ -16,7 +16,6 @@ pub(super) fn status(report: &Report) -> StatusCode {
     }
 }
 
-/// Returns a report as JSON.
 pub(super) fn json(report: &Report) -> Value {
     let one = |condition: &Condition| {
         json!({

@@ -63,7 +63,6 @@ const PATHS: [(&str, &str); 5] = [
     ("/log", "the log filter; PUT replaces it"),
 ];
 
-/// The answer to a request.
 pub(super) type Answer = Response<Full<Bytes>>;
 
 /// Answers requests to the admin listener.
@@ -78,7 +77,6 @@ pub(super) struct Router {
     pub(super) names: Option<Vec<String>>,
 }
 
-/// The sender of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sender {
     /// A process on this machine.
@@ -88,7 +86,6 @@ pub(super) enum Sender {
 }
 
 impl Router {
-    /// Answers a request.
     pub(super) async fn answer<B>(&self, request: Request<B>, sender: Sender) -> Answer
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
@@ -165,13 +162,11 @@ impl Router {
     }
 }
 
-/// Returns the list of paths.
 fn paths() -> String {
     let lines = PATHS.map(|(path, text)| format!("{path:<8}  {text}\n"));
     lines.concat()
 }
 
-/// Returns the log filter.
 fn log() -> Answer {
     match LiveFilter::current() {
         Some(filter) => text(StatusCode::OK, format!("{filter}\n")),

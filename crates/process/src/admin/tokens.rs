@@ -6,7 +6,6 @@ use common::workload::tokens::TokenStatus;
 
 use super::conditions::{Condition, State};
 
-/// Returns the condition of a token at `now`.
 pub(super) fn condition(name: &str, status: &TokenStatus, now: SystemTime) -> Condition {
     let condition = |state, reason: &str| Condition::new(name, state, reason);
     let failure = status.failure.as_deref();

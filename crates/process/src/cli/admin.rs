@@ -70,7 +70,6 @@ fn overlap(a: &ListenAddress, b: &ListenAddress) -> bool {
     }
 }
 
-/// Parses a host name.
 fn host_name(text: &str) -> Result<String, String> {
     let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
     match !text.is_empty() && text.bytes().all(is_host) {

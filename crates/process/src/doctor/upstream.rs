@@ -145,7 +145,6 @@ impl UpstreamSteps<'_> {
         Trouble::new(format!("look up {}", self.url), error, remedy)
     }
 
-    /// Returns the remedy of a handshake that failed.
     fn handshake_remedy(&self, error: &Error) -> String {
         let [url, peer] = self.flags;
         match error {

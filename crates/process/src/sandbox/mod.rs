@@ -247,7 +247,7 @@ fn files(directory: &Path) -> impl Iterator<Item = PathBuf> {
     entries.filter_map(|entry| Some(entry.ok()?.path()))
 }
 
-/// Returns the directory of a file.
+/// Returns the directory of a file, which is `.` for a name alone.
 fn directory(path: &Path) -> PathBuf {
     let parent = path.parent().filter(|one| !one.as_os_str().is_empty());
     parent.unwrap_or_else(|| Path::new(".")).to_owned()

@@ -66,7 +66,6 @@ impl Expiry {
         }
     }
 
-    /// Returns the time that is left.
     pub(super) fn left(&self) -> Duration {
         let left = self.at.duration_since(SystemTime::now());
         left.unwrap_or_default()

@@ -25,7 +25,6 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    /// Follows the next bytes.
     pub(super) fn follow(&mut self, mut bytes: &[u8]) {
         while let Some(end) = self.first_end(bytes) {
             bytes = &bytes[end..];

@@ -69,14 +69,12 @@ impl Page {
         let _ = writeln!(self.text, "}} {value}");
     }
 
-    /// Returns the text.
     pub(super) fn into_text(self) -> String {
         self.text
     }
 }
 
 impl Family<'_> {
-    /// Writes a value.
     pub(super) fn value(&mut self, labels: &[(&str, &str)], value: impl Display) -> &mut Self {
         self.page.line(self.name, "", labels, value);
         self

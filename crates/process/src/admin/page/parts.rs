@@ -17,7 +17,6 @@ use crate::admin::conditions::{Condition, Report};
 const MAX_DOMAINS: usize = 20;
 const MAX_KEYS: usize = 20;
 
-/// Returns the conditions.
 pub(super) fn conditions(report: &Report) -> Markup {
     let times = |condition: &Condition| {
         let left = condition.left(report.now);
@@ -197,7 +196,6 @@ fn more(count: usize, max: usize, what: &str) -> Markup {
     html! { @if more > 0 { p { "and " (more) " more " (what) } } }
 }
 
-/// Returns the listeners.
 pub(super) fn listeners(listeners: &[(String, String)]) -> Markup {
     html! {
         section {
