@@ -23,7 +23,7 @@ pub struct Allow {
     rule: Rule,
 }
 
-/// The part of the policy that refuses a caller, in words for the log.
+/// The part of the policy that refuses a caller, as a text for the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Rule {
     /// Patterns that were given.

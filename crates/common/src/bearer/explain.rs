@@ -97,7 +97,7 @@ where
     }
 }
 
-/// Returns the words for the rule that allows a caller.
+/// Describes the rule that allows a caller.
 fn allowing(decides: Decides<'_>) -> String {
     match decides {
         Decides::Callers(rule, _) => match &rule.name {

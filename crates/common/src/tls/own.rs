@@ -22,7 +22,7 @@ pub enum UnfitError {
     /// Its certificate is not that of a workload, or its trust domain has no bundle.
     #[error("{0}")]
     Peer(String),
-    /// The path to a trust anchor is not valid: its signatures, times or key usages.
+    /// The path to a trust anchor is not valid, because of its signatures, times or key usages.
     #[error(transparent)]
     Path(rustls::Error),
 }

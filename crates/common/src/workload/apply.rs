@@ -27,7 +27,7 @@ use super::{
 };
 use crate::bearer::JwtBundle;
 
-/// The most faults of a kind that an observer is told.
+/// The most faults of a kind that an observer gets.
 const MAX_FAULTS: usize = 100;
 
 /// Everything of the Workload API that is in use.
@@ -242,7 +242,7 @@ impl Held {
         }
     }
 
-    /// Ends the trust in bundles that were not renewed in time. Returns the words for each kind.
+    /// Ends the trust in bundles that were not renewed in time. Returns a text for each kind.
     pub(super) fn expire(&mut self, now: SystemTime) -> Vec<String> {
         let x509 = report::x509(&self.x509.expire(self.grace, now));
         let jwt = report::jwt(&self.jwt.expire(self.grace, now));
@@ -317,7 +317,7 @@ impl Held {
         published(&self.jwt, unavailable)
     }
 
-    /// Returns the words for everything that is in use.
+    /// Describes everything that is in use.
     pub(super) fn summary(&self) -> String {
         let svid = self.svid.as_deref().map(report::svid);
         let x509 = report::x509(&all_new(self.x509.bundles()));

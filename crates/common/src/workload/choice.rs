@@ -67,7 +67,7 @@ impl Choice {
     }
 }
 
-/// Tells what is issued, and what was chosen.
+/// Writes what was chosen, and what is issued.
 impl fmt::Display for NotIssued {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.choice {

@@ -357,7 +357,7 @@ impl Keeper {
     }
 }
 
-/// Returns the words for the end of a state that was not an outage.
+/// Describes the end of a state that was not an outage.
 fn recovery(before: &Readiness) -> &'static str {
     match before {
         Readiness::NotReady(Unready::Withdrawn(_)) => "the identity is issued again",

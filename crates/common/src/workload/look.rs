@@ -1,4 +1,4 @@
-//! A single look at the Workload API, for a diagnosis.
+//! A single query of the Workload API, for a diagnosis.
 
 use std::path::Path;
 

@@ -210,7 +210,7 @@ mod tests {
         for (since, now, reachable, expected) in [
             (100, 100, true, &Readiness::Ready),
             (100, 299, true, &Readiness::Ready),
-            // An agent that hangs cannot be told from one that has no update.
+            // An agent that hangs cannot be distinguished from one that has no update.
             (100, 300, true, &expiring),
             (100, 299, false, &outage),
             (100, 300, false, &expiring),

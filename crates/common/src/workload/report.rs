@@ -1,4 +1,5 @@
-//! The words for what changed, bounded because a response may have thousands of trust domains and keys.
+//! The texts of changes, which are bounded because a response may have thousands of trust domains and
+//! keys.
 
 use std::{
     sync::Arc,
@@ -18,13 +19,13 @@ use crate::{bearer::JwtBundle, sanitize::Sanitized};
 /// The most trust domains, keys or faults that one line lists.
 const MAX_LISTED: usize = 8;
 
-/// Returns the words for an X.509-SVID that came.
+/// Describes an X.509-SVID that came.
 pub(super) fn svid(svid: &X509Svid) -> String {
     let expiry = format_rfc3339_seconds(svid.expiry());
     format!("X.509-SVID {} until {expiry}", svid.serial())
 }
 
-/// Returns the words for changed X.509 bundles.
+/// Describes changed X.509 bundles.
 pub(super) fn x509(changes: &[Change<Trust>]) -> Option<String> {
     listed("X.509", changes, |change| {
         let authorities = |one: &Option<Arc<Trust>>| match one {
@@ -44,7 +45,7 @@ pub(super) fn x509(changes: &[Change<Trust>]) -> Option<String> {
     })
 }
 
-/// Returns the words for changed JWT bundles.
+/// Describes changed JWT bundles.
 pub(super) fn jwt(changes: &[Change<JwtBundle>]) -> Option<String> {
     listed("JWT", changes, |change| {
         let keys = |one: &Option<Arc<JwtBundle>>| -> Vec<String> {

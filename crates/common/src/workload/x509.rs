@@ -20,7 +20,7 @@ use x509_parser::parse_x509_certificate;
 
 use crate::certificate::{self, certified_key};
 
-/// An X.509-SVID that can be presented: its key belongs to its certificate, and it was valid when it
+/// An X.509-SVID that can be presented. Its key belongs to its certificate, and it was valid when it
 /// came.
 #[derive(Clone)]
 pub struct X509Svid {

@@ -15,7 +15,7 @@ const MAX_AUDIENCES: usize = 32;
 /// The last second of the year 9999, which `exp` and `nbf` may not be after.
 const MAX_TIME: i64 = 253_402_300_799;
 
-/// The claims that every verification goes by. Other claims are skipped, whatever they hold.
+/// The claims that every verification uses. Other claims are skipped, whatever they hold.
 #[derive(Debug)]
 pub(super) struct Claims {
     /// `sub` as it is written.

@@ -1,4 +1,4 @@
-//! The claims of a verified token, for a policy that goes by more than its subject.
+//! The claims of a verified token, for a policy that uses more than its subject.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ pub(in crate::bearer) struct VerifiedToken {
 
 /// The claims of a verified token (RFC 7519 §4.1). Its issuer vouches for all of them.
 ///
-/// The verification went by `sub`, `aud`, `exp` and `nbf`. The other claims mean what the issuer and the
+/// The verification used `sub`, `aud`, `exp` and `nbf`. The other claims mean what the issuer and the
 /// service agreed on.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
