@@ -51,7 +51,8 @@ pub enum StdSocket {
 pub enum Security {
     /// TLS.
     Tls(Arc<ServerConfig>),
-    /// There is no TLS, for callers on this machine. HTTP/2 is told from HTTP/1.1 by its first bytes.
+    /// There is no TLS, for callers on this machine. The first bytes of a connection show its version
+    /// of HTTP.
     Plaintext,
 }
 

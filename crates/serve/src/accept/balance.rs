@@ -46,7 +46,7 @@ use tracing::debug;
 
 use crate::stream::{PeerAddress, StdStream, Stream, from_std, into_std};
 
-/// The tolerated imbalance: a core keeps a connection unless it has more than the fewest plus one in
+/// The tolerated imbalance. A core keeps a connection unless it has more than the fewest plus one in
 /// [`TOLERANCE`]. A handoff costs some microseconds, and among many connections a few more do not
 /// matter.
 const TOLERANCE: usize = 8;

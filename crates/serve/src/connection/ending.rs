@@ -51,8 +51,8 @@ impl Connection {
         left.into_iter().chain(age).min()
     }
 
-    /// Waits until the connection has to drain: the process stops, or an identity ends that was verified
-    /// in the handshake.
+    /// Waits until the connection has to drain, because the process stops, or an identity ends that was
+    /// verified in the handshake.
     pub(super) async fn ended(&self) {
         let end = self.end.clone().requested();
         match self.peer.identity() {

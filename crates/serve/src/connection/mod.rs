@@ -280,7 +280,7 @@ async fn evicted(activity: &Activity) {
 
 /// A connection in one HTTP version, which serves requests until its end.
 trait HttpConnection: Future<Output = Result<(), Error>> + Unpin {
-    /// Starts to drain: the connection ends after its requests in flight.
+    /// Starts to drain, so that the connection ends after its requests in flight.
     fn start_drain(&mut self);
 }
 

@@ -1,4 +1,4 @@
-//! Connections without TLS: the version of HTTP is told from the first bytes (RFC 9113 §3.3).
+//! Connections without TLS. Their first bytes show the version of HTTP (RFC 9113 §3.3).
 
 use std::io;
 
@@ -50,7 +50,7 @@ mod tests {
     use crate::in_flight::InFlightLimit;
 
     #[tokio::test]
-    async fn the_version_is_told_from_the_first_bytes_and_nothing_is_lost() {
+    async fn the_first_bytes_show_the_version_and_nothing_is_lost() {
         let mut preface = PREFACE.to_vec();
         preface.extend(b"\0\0\0\x04\0\0\0\0\0");
         for (bytes, is_http2) in [

@@ -71,7 +71,7 @@ pub(crate) struct Windows {
     share: Arc<Share>,
     /// The permit for wide windows, while they are wide.
     wide: Option<(Held, Arc<Eviction>)>,
-    /// Set when the peer was told of the windows.
+    /// Set when the windows were announced to the peer.
     is_set: bool,
 }
 
@@ -132,7 +132,7 @@ mod tests {
             }
         }
 
-        /// Serves until the peer was told of the windows, and returns whether they are wide.
+        /// Serves until the windows were announced to the peer, and returns whether they are wide.
         async fn is_wide(&mut self, activity: &Activity) -> bool {
             poll_fn(|cx| {
                 // Reads an acknowledgement of the last change.
