@@ -11,7 +11,7 @@ use crate::{
     target,
 };
 
-/// A request that is fit to be forwarded: it means the same to every reader.
+/// A request that is fit to be forwarded, because it means the same to every reader.
 #[derive(Debug)]
 pub struct Checked<B = Received>(pub(crate) Request<B>);
 

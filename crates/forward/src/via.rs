@@ -24,7 +24,8 @@ struct Hop {
 }
 
 impl Hop {
-    /// Draws a random pseudonym, which tells a proxy in front of another from one in front of itself.
+    /// Draws a random pseudonym, which distinguishes a proxy in front of another from one that leads
+    /// back to itself.
     fn new() -> Self {
         let pseudonym = format!("{PRODUCT}{:016x}", fastrand::u64(..));
         let value = |version| HeaderValue::from_static(format!("{version} {pseudonym}").leak());

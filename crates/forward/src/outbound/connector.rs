@@ -104,8 +104,9 @@ impl Connector {
         self.timeout
     }
 
-    /// Opens a connection to an endpoint, and tells for how long it takes requests. An endpoint that drains
-    /// a new connection before a request is connected to again, because another process may replace it.
+    /// Opens a connection to an endpoint. Returns it with its age, which limits how long it takes requests.
+    /// An endpoint that drains a new connection before a request is connected to again, because another
+    /// process may replace it.
     pub(super) async fn open<B: RequestBody>(
         &self,
         location: &Location,

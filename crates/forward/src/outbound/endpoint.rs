@@ -106,7 +106,7 @@ impl<B: RequestBody> Endpoint<B> {
         }
     }
 
-    /// Returns the number that tells the endpoint from all others.
+    /// Returns the number that distinguishes the endpoint from all others.
     pub(super) fn id(&self) -> u64 {
         self.location.id
     }

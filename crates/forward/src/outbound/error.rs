@@ -22,8 +22,8 @@ pub enum Error {
         /// The identity that it has.
         presented: SpiffeId,
     },
-    /// No connection could be opened: it was refused, the host does not exist, or the certificate is not
-    /// trusted.
+    /// No connection could be opened, because it was refused, the host does not exist, or the
+    /// certificate is not trusted.
     #[error("cannot connect to {at}{}: {cause}", as_expected(expected.as_ref()))]
     Connect {
         /// The endpoint that was connected to.

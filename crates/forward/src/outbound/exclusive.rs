@@ -49,7 +49,7 @@ impl<B: RequestBody> ExclusiveConnection<B> {
 
     /// Returns whether a connection of generation `since` or later may take this kind of request. One
     /// that can't be sent again may be lost if the peer closes an idle connection at that time. HTTP/2
-    /// tells in that case that it was not processed.
+    /// reports in that case that the request was not processed.
     pub(super) fn may_take(&self, need: Need, since: Generation, now: Instant) -> bool {
         let is_safe = need.is_repeatable() || self.is_http2() || self.age.is_fresh(now);
         self.generation >= since && is_safe

@@ -1,7 +1,7 @@
 //! The order of connections, changes of trust and failures.
 
-/// The number of an epoch. Each change of trust and each failed request begins a new one, which tells
-/// connections that are opened later from those that were open before.
+/// The number of an epoch. Each change of trust and each failed request begins a new one, which
+/// distinguishes connections that are opened later from those that were open before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Generation(u64);
 

@@ -81,7 +81,7 @@ pub(super) enum Need {
 }
 
 impl Need {
-    /// The need of most requests: they have no body and may be sent again.
+    /// The need of most requests, which have no body and may be sent again.
     pub(super) const SMALL: Self = Self::Shared {
         bytes: 0,
         is_repeatable: true,

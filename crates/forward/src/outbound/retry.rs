@@ -80,8 +80,8 @@ impl Failure {
     }
 }
 
-/// Returns whether HTTP/2 says that the request was not processed: the stream is above the last one of
-/// GOAWAY, or was refused (RFC 9113 §8.7). Other streams never end by this error.
+/// Returns whether HTTP/2 says that the request was not processed, because the stream is above the
+/// last one of GOAWAY, or was refused (RFC 9113 §8.7). Other streams never end by this error.
 fn is_unprocessed(error: &h2::Error) -> bool {
     let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
     error.is_remote() && (error.is_go_away() || refused)
