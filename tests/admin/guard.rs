@@ -81,7 +81,7 @@ async fn other_methods_are_405_with_those_that_are_allowed_and_other_paths_404()
 /// Returns an address of this machine that is not a loopback address.
 fn outer_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
-    // This sends nothing.
+    // UDP sends nothing to connect.
     socket.connect("192.0.2.1:9").ok()?;
     let address = socket.local_addr().ok()?.ip();
     (!address.is_loopback() && !address.is_unspecified()).then_some(address)

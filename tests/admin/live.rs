@@ -33,7 +33,7 @@ fn thread_of(process: &Process, name: &str) -> Pid {
 fn stop(thread: Pid) -> Option<Sender<()>> {
     let (release, released) = mpsc::channel::<()>();
     let (sender, stopped) = mpsc::channel();
-    // All calls about a thread come from the one that stopped it.
+    // ptrace takes calls about a thread only from the thread that seized it.
     thread::spawn(move || {
         let seized = ptrace::seize(thread, Options::empty()).and_then(|()| {
             ptrace::interrupt(thread)?;

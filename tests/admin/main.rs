@@ -3,11 +3,11 @@
 
 /// Sends bundles that cannot be used.
 mod bundles;
-/// Asks clients with a long life.
+/// Asks clients that listen, keep a token, or repeat requests.
 mod client;
-/// Gives flags that are refused, and Unix sockets.
+/// Tests addresses that are refused, and Unix sockets.
 mod flags;
-/// Sends requests that are not answered as they are: other hosts, origins, methods, and too many of them.
+/// Sends requests that are refused: other hosts, origins and methods, and too many of them.
 mod guard;
 /// Stops a core.
 mod live;

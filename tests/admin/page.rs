@@ -12,7 +12,7 @@ use serde_json::json;
 use spiffe::SpiffeId;
 use tempfile::TempDir;
 
-/// A server that has something to show.
+/// A server whose status page has an entry in each part.
 struct Shown {
     stack: Stack,
     _partner: (DevAgent, TempDir),

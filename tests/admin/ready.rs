@@ -193,7 +193,7 @@ async fn process_that_drains_is_not_ready_and_answers_until_its_end() {
 }
 
 #[tokio::test]
-async fn nothing_that_it_answers_has_a_token_or_a_key() {
+async fn no_answer_has_a_token_or_a_key() {
     let stack = Stack::new().await;
     let (server, admin) = server(&stack).await;
     let https = stack.https(server.listening().await);

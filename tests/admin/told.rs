@@ -1,5 +1,5 @@
-//! Each state of an identity, and what a start waits for, is told at once in four places: the status line of the
-//! service, `/ready`, the metrics and the log.
+//! Compares the four places that report each state of an identity at once: the status line of the service, `/ready`,
+//! the metrics and the log.
 
 use std::time::Duration;
 

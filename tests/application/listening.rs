@@ -319,7 +319,7 @@ async fn a_token_that_is_refused_is_replaced_once_u013() {
 }
 
 #[tokio::test]
-async fn an_address_that_others_reach_or_a_route_that_is_not_whole_is_refused_u014() {
+async fn an_address_that_others_reach_or_an_incomplete_route_is_refused_u014() {
     let stack = Stack::new().await;
     let route = format!("a=https://b;server-id={SERVER_ID}");
     for (args, text) in [

@@ -1,11 +1,11 @@
-//! Tests applications of others behind the server and in front of the client.
+//! Tests applications behind the server and in front of the client.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
 /// Calls a listening client, as applications do.
 mod caller;
 /// Answers the checks of a gateway.
 mod ext_authz;
-/// Forwards to an application that is absent, slow, or no HTTP server.
+/// Forwards to an application that is absent, slow, or not an HTTP server.
 mod faults;
 /// Forwards to an application, with the caller's SPIFFE ID.
 mod forwarded;
@@ -15,5 +15,5 @@ mod lifetime;
 mod listening;
 /// Decides by a policy file which requests reach an application.
 mod policy;
-/// Passes trace context on.
+/// Sends trace context through all roles.
 mod trace;

@@ -1,4 +1,4 @@
-//! Trace context (W3C) through all roles: it is the applications', so that nobody changes it.
+//! Sends trace context (W3C) through all roles, which pass it on unchanged.
 
 use http::{Request, Version};
 use http_body_util::Full;
@@ -21,7 +21,7 @@ async fn trace_context_passes_each_role_unchanged_u033() {
         (&[PARENT] as &[&str], &[] as &[&str]),
         (&[PARENT], &["rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"]),
         (&[PARENT], &["a=1", "b=2 ; x , c=\"~!\"", &long]),
-        // A later version, and fields that are not valid, are as any other field.
+        // A later version, and fields that are not valid, cross as any other field does.
         (
             &["cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more"],
             &["a=1"],

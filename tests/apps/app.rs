@@ -1,4 +1,4 @@
-//! An application in Python behind our binaries, and one in front of them.
+//! Starts an application in Python behind our binaries, and one in front of them.
 
 use std::{fs, path::PathBuf};
 

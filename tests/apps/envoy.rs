@@ -105,7 +105,7 @@ fn configuration(callers: u16, checks: u16, app: u16) -> String {
 }
 
 #[tokio::test]
-async fn envoy_lets_only_verified_callers_pass_and_tells_the_application_who_they_are_u019() {
+async fn envoy_lets_only_verified_callers_pass_and_the_application_gets_their_ids_u019() {
     let Some(gateway) = Gateway::new().await else {
         return;
     };
@@ -172,7 +172,7 @@ async fn envoy_lets_only_verified_callers_pass_and_tells_the_application_who_the
 }
 
 #[tokio::test]
-async fn envoy_lets_nobody_pass_without_the_server_u019() {
+async fn envoy_lets_no_request_pass_without_the_server_u019() {
     let Some(mut gateway) = Gateway::new().await else {
         return;
     };

@@ -20,7 +20,7 @@ async fn calls_of_all_kinds_cross_the_proxy_h003() {
     }
 }
 
-/// Makes calls of all kinds, the groups whose server counts something each with a server of its own.
+/// Makes calls of all kinds. Each group whose server counts something has a server of its own.
 async fn calls_of_all_kinds(start: impl AsyncFn() -> Option<App>) {
     for groups in [&KINDS[..], &["deadlines"], &["cancels"]] {
         let Some(app) = start().await else {

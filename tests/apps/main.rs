@@ -1,4 +1,4 @@
-//! Runs applications that nobody here wrote behind and in front of our binaries.
+//! Runs third-party applications behind and in front of our binaries.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
 /// Starts an application behind our binaries.

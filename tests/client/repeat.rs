@@ -96,7 +96,7 @@ async fn each_request_has_a_line_and_all_a_summary() {
 }
 
 #[tokio::test]
-async fn a_rotation_goes_unnoticed() {
+async fn a_rotation_fails_no_request() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let proxy = stack.proxy(server.listening().await, &[]).await;
@@ -180,7 +180,7 @@ async fn a_request_with_a_token_of_a_dropped_key_is_made_again() {
 }
 
 #[tokio::test]
-async fn only_a_refused_token_is_replaced_and_once_for_a_request() {
+async fn only_a_refused_token_is_replaced_and_once_for_each_request() {
     let stack = Stack::new().await;
     for (args, challenge, requests) in [
         (
@@ -226,7 +226,7 @@ async fn a_request_without_an_answer_has_its_reason_and_its_own_deadline() {
     let stack = Stack::new().await;
     let silent = upstream::answering(&stack, &["h2"], async |_| std::future::pending().await).await;
     let [nobody] = process::free_ports();
-    // Two deadlines end at the same time, so that either may be the first.
+    // Two deadlines end at the same time, and either may be the first.
     let late = [
         "ms: not done within 2s (--max-time)",
         "/ did not answer in time",
@@ -251,7 +251,7 @@ async fn a_request_without_an_answer_has_its_reason_and_its_own_deadline() {
 }
 
 #[tokio::test]
-async fn a_signal_does_not_wait_for_the_request_under_way() {
+async fn a_signal_does_not_wait_for_the_request_in_flight() {
     let stack = Stack::new().await;
     let arrived = Arc::new(Notify::new());
     let arrival = Arc::clone(&arrived);

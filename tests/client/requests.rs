@@ -9,7 +9,7 @@ use harness::{
 };
 
 #[tokio::test]
-async fn another_audience_is_unauthorized() {
+async fn token_for_another_audience_is_answered_with_401() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let proxy = stack.proxy(server.listening().await, &[]).await;
@@ -47,7 +47,7 @@ async fn token_for_several_audiences_is_accepted_by_each_with_a_warning_t004() {
 }
 
 #[tokio::test]
-async fn requests_are_made_as_curl_makes_them() {
+async fn method_type_and_body_follow_the_flags_as_with_curl() {
     let stack = Stack::new().await;
     let echo = upstream::answering(&stack, &["h2", "http/1.1"], async |request| {
         let (head, body) = request.into_parts();
@@ -84,7 +84,7 @@ async fn requests_are_made_as_curl_makes_them() {
 }
 
 #[tokio::test]
-async fn redirects_are_shown_and_not_followed() {
+async fn redirects_are_printed_and_not_followed() {
     let stack = Stack::new().await;
     let elsewhere = upstream::answering(&stack, &["h2"], async |_| {
         let mut response = body::status(StatusCode::FOUND);

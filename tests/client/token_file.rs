@@ -72,7 +72,7 @@ async fn a_reader_always_finds_a_whole_current_token_of_its_own_u015() {
     let keeping = Keeping::new(&stack, &[]);
     let (mut seen, path) = (vec![keeping.other("").await], keeping.path());
     let until = async || {
-        let mut file = fs::File::open(&path).expect("it is there at every moment");
+        let mut file = fs::File::open(&path).expect("the file is always there");
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();
         let token = JwtSvid::parse_insecure(&text).expect("a whole token");
@@ -80,7 +80,7 @@ async fn a_reader_always_finds_a_whole_current_token_of_its_own_u015() {
         assert_eq!(token.audience(), [AUDIENCE]);
         assert_eq!(token.spiffe_id().to_string(), CLIENT_ID);
         for entry in fs::read_dir(keeping.directory.path()).unwrap() {
-            // A file may have its other name by now.
+            // The file of the next token may have been renamed by now.
             if let Ok(metadata) = entry.unwrap().metadata() {
                 assert_eq!(metadata.mode() & 0o7777, 0o600);
             }

@@ -75,8 +75,8 @@ fn every_file_with_tests_is_a_module() {
             ),
             _ => (stem, directory),
         };
-        let beside = ["main.rs", "lib.rs", "mod.rs"].map(|name| directory.join(name));
-        let declared = beside.into_iter().chain([directory.with_extension("rs")]);
+        let parents = ["main.rs", "lib.rs", "mod.rs"].map(|name| directory.join(name));
+        let declared = parents.into_iter().chain([directory.with_extension("rs")]);
         let is_declared = declared
             .filter_map(|file| fs::read_to_string(file).ok())
             .any(|text| text.contains(&format!("mod {module};")));

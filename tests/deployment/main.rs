@@ -1,4 +1,4 @@
-//! Checks what deploy/ offers to those who run the binaries, with the tools of its formats.
+//! Checks the files of deploy/ with the tools of their formats.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
 /// Checks the alert rules and the dashboard.

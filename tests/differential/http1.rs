@@ -63,14 +63,14 @@ pub(crate) async fn serve(tls: TlsStream<TcpStream>, world: Arc<World>) -> Optio
             world.end(&head.name, number, whole);
             read?;
         }
-        let goes_on = connection.answer(&plan).await;
-        if !body.is_whole && goes_on.is_some() {
+        let continues = connection.answer(&plan).await;
+        if !body.is_whole && continues.is_some() {
             let read = connection.read(&mut body, usize::MAX).await;
             let whole = read.map(|()| body.read.clone());
             world.end(&head.name, number, whole);
             read?;
         }
-        goes_on?;
+        continues?;
         if plan.answer.is_last {
             return connection.close().await;
         }

@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_that_must_not_be_are_found() {
+    fn forbidden_answers_are_found() {
         for plan in [plan(End::Whole), plan(End::Break(Break::Reset(0)))] {
             let received = Received {
                 method: "POST".to_owned(),

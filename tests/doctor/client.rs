@@ -53,7 +53,7 @@ no step failed, 0 with a warning
 }
 
 #[tokio::test]
-async fn audience_that_the_server_refuses_is_17() {
+async fn audience_that_the_server_refuses_gives_status_17() {
     let path = Path::new().await;
     let diagnosis = path.diagnose(&["spiffe://example.org/other"]).await;
     assert_eq!(
@@ -90,7 +90,7 @@ async fn token_for_the_proxy_is_refused_with_a_hint_about_the_server_behind_it()
 }
 
 #[tokio::test]
-async fn caller_that_the_server_does_not_allow_is_17() {
+async fn caller_that_the_server_does_not_allow_gives_status_17() {
     let stack = Stack::new().await;
     let server = stack
         .server(&["--allow", "spiffe://example.org/else"])
@@ -106,7 +106,7 @@ async fn caller_that_the_server_does_not_allow_is_17() {
 }
 
 #[tokio::test]
-async fn name_without_an_address_is_14() {
+async fn name_without_an_address_gives_status_14() {
     let path = Path::new().await;
     let args = ["--doctor", "--url", "https://no-such-host.invalid:8443/"];
     let endpoint = path.stack.agent.endpoint();
@@ -117,7 +117,7 @@ async fn name_without_an_address_is_14() {
 }
 
 #[tokio::test]
-async fn closed_port_is_15() {
+async fn closed_port_gives_status_15() {
     let mut path = Path::new().await;
     [path.port] = free_ports();
     let diagnosis = path.diagnose(&[]).await;
@@ -142,7 +142,7 @@ not tried  answer        it needs a verified peer
 }
 
 #[tokio::test]
-async fn peer_with_another_spiffe_id_is_16_and_gets_no_token() {
+async fn peer_with_another_spiffe_id_gives_status_16_and_gets_no_token() {
     let path = Path::new().await;
     let args = ["--server-id", "spiffe://example.org/else", SERVER_ID];
     let diagnosis = path.diagnose(&args).await;
@@ -169,7 +169,7 @@ not tried  answer        it needs a verified peer
 }
 
 #[tokio::test]
-async fn proxy_without_an_upstream_is_18() {
+async fn proxy_without_an_upstream_gives_status_18() {
     let mut path = Path::new().await;
     path.server.signal(nix::sys::signal::Signal::SIGTERM);
     path.server.ended().await;

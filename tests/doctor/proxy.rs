@@ -39,7 +39,7 @@ no step failed, 0 with a warning
 }
 
 #[tokio::test]
-async fn upstream_that_is_away_is_15_and_the_others_are_tried() {
+async fn upstream_that_is_away_gives_status_15_and_the_others_are_tried() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let good = format!("https://127.0.0.1:{}", server.listening().await);
@@ -51,7 +51,7 @@ async fn upstream_that_is_away_is_15_and_the_others_are_tried() {
 }
 
 #[tokio::test]
-async fn upstream_with_another_spiffe_id_is_16() {
+async fn upstream_with_another_spiffe_id_gives_status_16() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let port = server.listening().await;
@@ -71,7 +71,7 @@ async fn upstream_with_another_spiffe_id_is_16() {
 }
 
 #[tokio::test]
-async fn upstream_of_a_trust_domain_without_a_bundle_is_12() {
+async fn upstream_of_a_trust_domain_without_a_bundle_gives_status_12() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let port = server.listening().await;
@@ -86,7 +86,7 @@ async fn upstream_of_a_trust_domain_without_a_bundle_is_12() {
 }
 
 #[tokio::test]
-async fn withdrawn_identity_is_11_and_the_upstream_is_still_reached() {
+async fn withdrawn_identity_gives_status_11_and_the_upstream_is_still_reached() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let port = server.listening().await;
@@ -114,7 +114,7 @@ async fn upstream_that_answers_503_is_a_warning() {
 }
 
 #[tokio::test]
-async fn address_in_use_is_19_in_json_too() {
+async fn address_in_use_gives_status_19_in_json_too() {
     let stack = Stack::new().await;
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = other.local_addr().unwrap().to_string();

@@ -41,7 +41,7 @@ no step failed, 0 with a warning
 }
 
 #[tokio::test]
-async fn address_of_a_process_that_does_not_share_it_is_19() {
+async fn address_of_a_process_that_does_not_share_it_gives_status_19() {
     let stack = Stack::new().await;
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = other.local_addr().unwrap().to_string();
@@ -79,7 +79,7 @@ async fn admin_address_is_tried_too() {
 }
 
 #[tokio::test]
-async fn address_of_another_user_is_19() {
+async fn address_of_another_user_gives_status_19() {
     let Some(users) = Users::new(&[("server", "daemon"), ("other", "games")]).await else {
         return;
     };
@@ -124,7 +124,7 @@ async fn running_server_is_a_warning_and_serves_during_its_diagnosis() {
 }
 
 #[tokio::test]
-async fn policy_with_a_mistake_is_20_and_one_that_is_observed_a_warning() {
+async fn policy_with_a_mistake_gives_status_20_and_one_that_is_observed_a_warning() {
     let stack = Stack::new().await;
     let file = tempfile::NamedTempFile::new().unwrap();
     let path = file.path().to_str().unwrap();
@@ -147,7 +147,7 @@ async fn policy_with_a_mistake_is_20_and_one_that_is_observed_a_warning() {
 }
 
 #[tokio::test]
-async fn svid_that_callers_would_refuse_is_11() {
+async fn svid_that_callers_would_refuse_gives_status_11() {
     let stack = Stack::new().await;
     let other = Stack::new().await;
     let mut genuine = Genuine::of(&stack).await;
@@ -161,7 +161,7 @@ async fn svid_that_callers_would_refuse_is_11() {
 }
 
 #[tokio::test]
-async fn withdrawn_identity_is_11() {
+async fn withdrawn_identity_gives_status_11() {
     let stack = Stack::new().await;
     stack.agent.withdraw(&SERVER_ID.parse().unwrap());
     let diagnosis = diagnose(&stack, &[]).await;

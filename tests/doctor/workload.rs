@@ -153,7 +153,7 @@ async fn several_identities_without_a_choice_are_a_warning() {
 }
 
 #[tokio::test]
-async fn expired_token_of_the_agent_is_13() {
+async fn expired_token_of_the_agent_gives_status_13() {
     let stack = Stack::new().await;
     let fake = Fake::new(&Genuine::of(&stack).await);
     let expired = stack.token(|claims| claims.payload["exp"] = json!(1_000_000_000));

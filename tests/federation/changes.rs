@@ -92,7 +92,7 @@ async fn last_bundle_stays_in_use_while_the_endpoint_fails_f017() {
 }
 
 #[tokio::test]
-async fn relationship_that_ends_is_refused_within_the_update_f014_f017() {
+async fn callers_are_refused_once_the_relationship_has_ended_f014_f017() {
     let domains = Domains::federated().await;
     let server = domains.ours.server(&ALLOW).await;
     let token = domains.their_token();

@@ -5,7 +5,7 @@
 mod callers;
 /// Lets bundles arrive late, stale and empty, and rotates their keys.
 mod changes;
-/// Answers of endpoints that are not a bundle.
+/// Serves answers that are not a bundle.
 mod odd;
 /// Verifies peers of the other trust domain.
 mod peers;

@@ -75,7 +75,7 @@ async fn redirects_are_followed_to_the_same_identity_only_f010() {
         ours.federate_with(theirs).unwrap();
         let fetched = ours.refresh(&partner()).await;
         let error = fetched.err().map(|error| error.to_string());
-        // An endpoint does not choose the length of our log lines.
+        // The length of a log line does not depend on the endpoint.
         assert!(error.as_ref().is_none_or(|error| error.len() < 1000));
         match (&error, refusal) {
             (None, None) => {}

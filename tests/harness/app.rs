@@ -1,4 +1,4 @@
-//! An application without TLS, as it stands behind the server. It records what it sees.
+//! Serves an application without TLS, and records the requests that it gets.
 
 use std::{
     convert::Infallible,
@@ -47,7 +47,7 @@ pub type SeenRequest = (Parts, Bytes);
 
 type Seen = Arc<Mutex<Vec<SeenRequest>>>;
 
-/// The places where an application can listen, as `--upstream` calls them.
+/// The schemes of `--upstream` by which an application can be reached.
 pub const SCHEMES: [&str; 4] = ["http", "h2c", "unix", "unix+h2c"];
 
 impl App {
@@ -115,7 +115,7 @@ async fn serve(io: Box<dyn Io>, seen: Seen) {
             };
             let body = body.to_bytes();
             seen.lock().unwrap().push((head, body.clone()));
-            // An application's word for a caller is not to be believed.
+            // The server must remove this field of an application.
             let answer = Response::builder().header("x-spiffe-id", "spiffe://evil.example/app");
             Ok::<_, Infallible>(answer.body(Full::new(body)).unwrap())
         }

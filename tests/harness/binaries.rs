@@ -31,8 +31,8 @@ static DIRECTORY: LazyLock<Result<PathBuf, &str>> = LazyLock::new(|| {
     Ok(directory.to_owned())
 });
 
-/// Returns the path of a binary of this workspace: in the directory that the environment variable `BINARIES`
-/// names, or from the build of the running executable.
+/// Returns the path of a binary of this workspace. It is in the directory that the environment variable
+/// `BINARIES` names, or otherwise in that of the running executable's build.
 ///
 /// The first call in a test builds the binaries that are missing or stale. The bench and the drill
 /// use those that their scripts built.

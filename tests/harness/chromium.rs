@@ -1,4 +1,4 @@
-//! A headless Chromium, which is told what to do over a pipe (Chrome DevTools Protocol).
+//! Controls a headless Chromium over a pipe (Chrome DevTools Protocol).
 
 use std::process::Stdio;
 
@@ -16,7 +16,7 @@ use crate::{PATIENCE, installed::is_installed};
 /// The program.
 const PROGRAM: &str = "chromium";
 
-/// Chromium as any user, without a network beyond this machine.
+/// These flags run Chromium as any user, without a network beyond this machine.
 const FLAGS: [&str; 9] = [
     "--headless",
     "--no-sandbox",

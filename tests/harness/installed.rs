@@ -1,5 +1,5 @@
-//! Programs that a test needs and that are not part of the project. A test without them is skipped, which
-//! CI does not allow.
+//! Finds programs that a test needs and that are not part of the project. A test without them is skipped,
+//! which CI does not allow.
 
 use std::{
     fs, io,
@@ -13,11 +13,11 @@ use tokio::{process::Command, time::timeout};
 
 use crate::skip;
 
-/// The time that pip may take, which downloads a few MB at first.
+/// The time that pip may take. It downloads a few MB at first.
 const INSTALLING: Duration = Duration::from_secs(180);
 
-/// Returns whether a program is installed, which `version` makes print its version. Skips the test if it is
-/// not.
+/// Returns whether a program is installed. Its argument `version` makes it print its version. Skips the test
+/// if it is not installed.
 pub async fn is_installed(program: &str, version: &str) -> bool {
     let version = Command::new(program).arg(version).output().await;
     let is_installed = version.is_ok_and(|output| output.status.success());

@@ -18,7 +18,7 @@ use crate::{
 
 /// The number of callers. Each keeps one connection.
 const CALLERS: usize = 8;
-/// [`Callers::goes_on`] waits for this many more answers.
+/// [`Callers::continues`] waits for this many more answers.
 const ENOUGH: usize = 200;
 
 /// Sends requests over kept connections. Each caller sends one GET after the other.
@@ -54,8 +54,8 @@ impl Callers {
         }
     }
 
-    /// Waits until `ENOUGH` more answers came.
-    pub async fn goes_on(&self) {
+    /// Waits until `ENOUGH` more answers have come.
+    pub async fn continues(&self) {
         let enough = self.answers.load(SeqCst) + ENOUGH;
         until(async || self.answers.load(SeqCst) >= enough).await;
     }

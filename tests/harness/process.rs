@@ -29,7 +29,8 @@ pub struct Process {
     log: watch::Receiver<Vec<String>>,
 }
 
-/// Does as the binaries' `main`, because the test's own process makes TLS connections too.
+/// Installs the crypto provider as the binaries' `main` does, because the test's own process makes TLS
+/// connections too.
 pub fn install_crypto_provider() {
     common::tls::install_crypto_provider().wait();
 }

@@ -1,4 +1,4 @@
-//! Runs Prometheus with the alert rules of `deploy/`, whose times are shorter.
+//! Runs Prometheus with the alert rules of `deploy/` and shorter times.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -60,7 +60,7 @@ impl Prometheus {
         })
     }
 
-    /// Waits until an alert with these labels fires, and returns its annotations. `meanwhile` runs before each look.
+    /// Waits until an alert with these labels fires, and returns its annotations. `meanwhile` runs before each query.
     pub async fn fires(
         &self,
         alert: &str,

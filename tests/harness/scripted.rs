@@ -138,11 +138,11 @@ impl ScriptedPeer {
 
     /// Reads the body of a request to its end and drops the frames of other streams.
     pub async fn body(&mut self, asked: Asked) -> Option<Vec<u8>> {
-        let (mut body, mut goes_on) = (Vec::new(), asked.has_body);
-        while goes_on {
+        let (mut body, mut continues) = (Vec::new(), asked.has_body);
+        while continues {
             let next = self.next().await?;
             if next.kind == DATA && next.stream == asked.stream {
-                goes_on = next.flags & END_STREAM == 0;
+                continues = next.flags & END_STREAM == 0;
                 body.extend(next.payload);
             }
         }

@@ -45,7 +45,7 @@ async fn presented(stack: &Stack, port: u16) -> SpiffeId {
     spiffe::cert::spiffe_id_from_der(&leaf).unwrap()
 }
 
-/// The order of an answer says nothing: SPIRE orders by entries with random IDs.
+/// The order of an answer has no meaning, because SPIRE orders by entries with random IDs.
 #[tokio::test]
 async fn identity_of_the_start_is_kept_while_it_is_issued_w177() {
     let stack = stack().await;
@@ -79,7 +79,7 @@ async fn identity_of_the_start_is_kept_while_it_is_issued_w177() {
     );
     assert!(line.contains("an audience that was derived from"), "{line}");
     assert_eq!(presented(&stack, port).await.to_string(), OTHER_ID);
-    // It is kept, too.
+    // The identity that was taken then is kept too.
     say(&[&server, &other]);
     stack.agent.rotate_x509();
     let [_, newer] = two_svids(&stack).await;
@@ -282,7 +282,7 @@ async fn client_has_the_token_of_the_chosen_identity_w178() {
     assert!(said.contains("no registration entry"), "{said}");
 }
 
-/// The second fetch names the identity of the first one. Only if that is not issued, any is taken.
+/// The second fetch names the identity of the first one. Another one is taken only if that is not issued.
 #[tokio::test]
 async fn token_source_keeps_its_identity_while_it_is_issued_w177() {
     let stack = Stack::new().await;

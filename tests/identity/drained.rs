@@ -82,13 +82,13 @@ async fn identities_that_rotate_under_load_fail_no_request() {
     let proxy = stack.proxy(server.listening().await, &[]).await;
     let load = Callers::on(&stack.https(proxy.listening().await), &stack.token(|_| ()));
     for _ in 0..5 {
-        load.goes_on().await;
+        load.continues().await;
         stack.agent.rotate_x509();
-        load.goes_on().await;
+        load.continues().await;
         stack.agent.rotate_ca();
-        load.goes_on().await;
+        load.continues().await;
         stack.agent.drop_old_ca();
     }
-    load.goes_on().await;
+    load.continues().await;
     assert_eq!(load.failed().await, 0, "{}", proxy.log().join("\n"));
 }

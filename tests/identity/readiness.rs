@@ -29,7 +29,7 @@ async fn an_identity_that_is_withdrawn_is_not_ready_until_it_is_restored() {
 }
 
 #[tokio::test]
-async fn an_agent_that_is_gone_until_the_svid_expires_is_told_of_step_by_step() {
+async fn an_agent_that_is_gone_until_the_svid_expires_is_reported_step_by_step() {
     let stack = Stack::with(SERVER_ID, |config| config.x509_ttl = SHORT).await;
     let server = stack.server(&[]).await;
     let identity = stack.identity().await;

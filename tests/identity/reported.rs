@@ -26,7 +26,7 @@ fn told(log: &str) -> Vec<String> {
 
 /// The agent is a process of its own, which is killed and started again with other keys.
 #[tokio::test]
-async fn killed_agent_that_returns_is_told_of_in_order_w012() {
+async fn killed_agent_that_returns_is_logged_in_order_w012() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("agent.sock");
     let endpoint = format!("unix://{}", socket.display());
@@ -83,7 +83,7 @@ async fn killed_agent_that_returns_is_told_of_in_order_w012() {
     expected.extend([trial; 3].concat());
     expected.push("stopped");
     assert_eq!(told(&proxy.whole_log().await), expected);
-    // The server has two streams, so that the second update may come before or after the line.
+    // The server has two streams. The second update may come before or after the line.
     let log = server.whole_log().await;
     assert_eq!(log.matches("lost the Workload API").count(), 3, "{log}");
     assert_eq!(log.matches("the Workload API is back").count(), 3, "{log}");
@@ -118,13 +118,13 @@ async fn update_is_one_line_that_says_what_changed() {
     assert!(line.contains("identity updated"), "{line}");
     let log = server.whole_log().await;
     let updates = log.matches("identity updated").count();
-    // A CA is published before it is used, which are two changes.
+    // A CA is published before it is used, which makes two changes.
     assert!((4..=6).contains(&updates), "{log}");
 }
 
-/// The agent was there all the time, so nothing is back.
+/// The agent was reachable all the time, so that its return is not logged.
 #[tokio::test]
-async fn svid_that_comes_late_is_not_told_as_a_return_of_the_agent() {
+async fn svid_that_comes_late_is_not_logged_as_a_return_of_the_agent() {
     let short = |config: &mut dev_agent::Config| config.x509_ttl = Duration::from_secs(4);
     let stack = Stack::with(SERVER_ID, short).await;
     let mut server = stack.server(&[]).await;

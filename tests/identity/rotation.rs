@@ -74,7 +74,7 @@ async fn a_new_jwt_key_is_accepted_and_a_dropped_one_refused() {
 }
 
 #[tokio::test]
-async fn withdrawal_takes_effect_and_is_undone() {
+async fn withdrawn_server_refuses_connections_until_its_identity_is_issued_again() {
     let stack = Stack::new().await;
     let mut server = stack.server(&[]).await;
     let port = server.listening().await;
@@ -128,7 +128,7 @@ async fn a_connection_kept_through_a_withdrawal_is_not_served_without_bundles() 
 }
 
 #[tokio::test]
-async fn an_outage_is_warned_of_once_and_survived() {
+async fn an_outage_has_one_warning_and_requests_are_served_meanwhile() {
     let stack = Stack::new().await;
     let (mut server, _proxy, port) = server_and_proxy(&stack).await;
     let token = stack.token(|_| ());

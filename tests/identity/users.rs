@@ -5,7 +5,7 @@ const SERVER_USER: &str = "daemon";
 const CLIENT_USER: &str = "games";
 
 #[tokio::test]
-async fn each_process_is_its_own_unix_user() {
+async fn processes_of_several_unix_users_get_the_identities_of_their_users() {
     let Some(users) = Users::new(&[("server", SERVER_USER), ("client", CLIENT_USER)]).await else {
         return;
     };

@@ -32,7 +32,7 @@ enum Player {
 use Player::{Go, Ours};
 
 #[tokio::test]
-async fn any_of_the_three_works_with_the_others_from_go_spiffe() {
+async fn each_combination_with_go_spiffe_accepts_and_refuses_the_same() {
     let Some(directory) = go_program("interop/go-spiffe").await else {
         return;
     };

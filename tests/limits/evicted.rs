@@ -138,7 +138,7 @@ async fn the_oldest_http2_request_of_the_largest_source_is_answered_503_for_a_sm
 }
 
 #[tokio::test]
-async fn a_source_with_the_largest_share_is_refused_more_and_nobody_evicted() {
+async fn a_source_with_the_largest_share_is_refused_more_and_evicts_no_other() {
     for version in VERSIONS {
         let holding = Holding::new("5").await;
         let small = holding.hold("127.0.0.2", version, 2).await;

@@ -138,7 +138,7 @@ async fn an_http2_caller_that_the_proxy_refuses_gets_no_100() {
     }
 }
 
-/// A request without a body has nothing to wait for, so that its connection can go on.
+/// A request without a body has nothing to wait for, so that its connection is kept.
 #[tokio::test]
 async fn http1_connection_is_kept_after_an_expectation_without_a_body() {
     let stack = Stack::new().await;

@@ -251,7 +251,7 @@ async fn flood_of_10000_half_open_handshakes_keeps_no_caller_out_p138() {
 
 /// Sends requests repeatedly, resets each once the process has read it, and counts these. Returns when
 /// the connection has ended.
-async fn take_back(https: &Https, begin: fn(&Https, u32) -> Vec<u8>, taken_back: &AtomicUsize) {
+async fn cancel(https: &Https, begin: fn(&Https, u32) -> Vec<u8>, cancelled: &AtomicUsize) {
     const AT_ONCE: u32 = 60;
     const CANCEL: [u8; 4] = [0, 0, 0, 8];
     let mut http2 = Frames::connect(https, &[]).await;
@@ -269,7 +269,7 @@ async fn take_back(https: &Https, begin: fn(&Https, u32) -> Vec<u8>, taken_back:
         if !http2.send(&resets).await {
             return;
         }
-        taken_back.fetch_add(AT_ONCE as usize, SeqCst);
+        cancelled.fetch_add(AT_ONCE as usize, SeqCst);
     }
 }
 
@@ -301,17 +301,17 @@ async fn resets_fail_no_other_request(role: Role) {
     let stack = Stack::new().await;
     let running = role.before_any(&stack, &["--cores", "1"]).await;
     let server = running.upstream.as_ref().unwrap();
-    let taken_back = Arc::<[AtomicUsize; 2]>::default();
+    let cancelled = Arc::<[AtomicUsize; 2]>::default();
     let mut flood = JoinSet::new();
     for (index, begin) in BEGINNINGS.into_iter().enumerate() {
-        let (https, taken_back) = (running.https.clone(), Arc::clone(&taken_back));
+        let (https, cancelled) = (running.https.clone(), Arc::clone(&cancelled));
         flood.spawn(async move {
             loop {
-                take_back(&https, begin, &taken_back[index]).await;
+                cancel(&https, begin, &cancelled[index]).await;
             }
         });
     }
-    let resets = || -> usize { taken_back.iter().map(|count| count.load(SeqCst)).sum() };
+    let resets = || -> usize { cancelled.iter().map(|count| count.load(SeqCst)).sum() };
     let (start, mut answers) = (Instant::now(), 0);
     while start.elapsed() < Duration::from_secs(4) || answers < 10 {
         // A server that reads requests and their resets at once would end the connection.
@@ -332,7 +332,7 @@ async fn resets_fail_no_other_request(role: Role) {
         answers += 1;
     }
     drop(flood);
-    println!("{answers} answers next to {taken_back:?} requests that were reset at {role:?}");
+    println!("{answers} answers next to {cancelled:?} requests that were reset at {role:?}");
     let is_flood = |count: &AtomicUsize| count.load(SeqCst) >= 2000;
-    assert!(taken_back.iter().all(is_flood), "{taken_back:?}");
+    assert!(cancelled.iter().all(is_flood), "{cancelled:?}");
 }

@@ -142,7 +142,7 @@ async fn a_flood_of_new_tokens_does_not_hold_up_known_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_tokens_than_may_wait_are_refused_and_then_it_goes_on() {
+async fn more_tokens_than_may_wait_are_refused_until_others_are_verified() {
     const STREAMS: u32 = 200;
     let (stack, server, https) = server(&["--cores", "1", ADMIN[0], ADMIN[1]]).await;
     let good = format!("Bearer {}", stack.token(|_| ()));

@@ -6,6 +6,8 @@
 mod bodies;
 /// Provides a caller that does nothing wrong.
 mod caller;
+/// Cancels requests that the upstream has not answered.
+mod cancelled;
 /// Tests handshakes, idle connections, and the number of connections.
 mod connections;
 /// Tests uploads that are answered before they have come.
@@ -36,8 +38,6 @@ mod roles;
 mod shares;
 /// Tests answers whose callers read slowly while the process stops.
 mod stopping;
-/// Takes requests back that the upstream has not answered.
-mod taken_back;
 /// Tests answers that nobody reads.
 mod unread;
 /// Keeps many WebSockets open.

@@ -29,7 +29,7 @@ use harness::{
 };
 
 #[tokio::test]
-async fn logs_can_be_json() {
+async fn lines_are_json_with_log_format_json() {
     let stack = Stack::new().await;
     let server = stack.server(&["--log-format", "json"]).await;
     let token = format!("Bearer {}", stack.token(|_| ()));

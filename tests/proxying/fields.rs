@@ -40,7 +40,7 @@ async fn hop_by_hop_fields_are_removed_p002() {
         ),
     ] {
         let outcome = proxied.probe(get(fields)).await;
-        assert_eq!((outcome.status, outcome.goes_on), (200, true), "{number}");
+        assert_eq!((outcome.status, outcome.continues), (200, true), "{number}");
         assert!(
             outcome.forwarded[0].fields(gone).is_empty(),
             "{number} {gone}"
@@ -88,7 +88,11 @@ async fn credential_crosses_once_and_unchanged_p011_p176() {
         let outcome = proxied
             .probe(get(&["Authorization: Bearer a.b.c", second]))
             .await;
-        assert_eq!((outcome.status, outcome.goes_on), (400, false), "{second}");
+        assert_eq!(
+            (outcome.status, outcome.continues),
+            (400, false),
+            "{second}"
+        );
         assert!(outcome.forwarded.is_empty(), "{second}");
     }
     assert!(!proxied.proxy.whole_log().await.contains("a.b.c"));
@@ -106,13 +110,13 @@ async fn octets_that_values_may_not_have_are_rejected_p013() {
         .concat()
     };
     let outcome = proxied.probe(with(b"\x80\xffe")).await;
-    assert_eq!((outcome.status, outcome.goes_on), (200, true), "P13");
+    assert_eq!((outcome.status, outcome.continues), (200, true), "P13");
     let bytes = &proxied.upstream.connections()[0].bytes;
     assert!(bytes.windows(3).any(|three| three == b"\x80\xffe"), "P13");
     for value in [&b"a\0b"[..], b"a\rb", b"a\x7fb", b"a\x01b", b"a\x1bb"] {
         let outcome = proxied.probe(with(value)).await;
         assert_eq!(
-            (outcome.status, outcome.goes_on),
+            (outcome.status, outcome.continues),
             (400, false),
             "P14 {value:?}"
         );

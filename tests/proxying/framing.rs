@@ -19,7 +19,7 @@ async fn check(rows: &[(&str, String, Fate)]) {
     let proxied = Proxied::new().await;
     for (number, bytes, fate) in rows {
         let outcome = proxied.probe(bytes).await;
-        let (body, goes_on) = match *fate {
+        let (body, continues) = match *fate {
             Refused(status) => {
                 assert_eq!(outcome.status, status, "{number} {bytes:?}");
                 (None, false)
@@ -27,7 +27,10 @@ async fn check(rows: &[(&str, String, Fate)]) {
             Forwarded(body) => (Some(body), true),
             Last(body) => (Some(body), false),
         };
-        assert_eq!(outcome.goes_on, goes_on, "{number} {bytes:?} {outcome:?}");
+        assert_eq!(
+            outcome.continues, continues,
+            "{number} {bytes:?} {outcome:?}"
+        );
         let bodies: Vec<_> = outcome
             .forwarded
             .iter()
@@ -104,7 +107,7 @@ async fn length_is_forwarded_in_one_form_p032() {
         let outcome = proxied.probe(post(lengths, "ab")).await;
         assert_eq!(outcome.forwarded[0].fields("content-length"), ["2"]);
         assert_eq!(outcome.forwarded[0].body, b"ab");
-        assert!(outcome.goes_on);
+        assert!(outcome.continues);
     }
 }
 
@@ -222,7 +225,7 @@ async fn malformed_heads_are_rejected_p047() {
     let proxied = Proxied::new().await;
     // P49: line ends of the caller are not forwarded.
     let outcome = proxied.probe("GET / HTTP/1.1\nHost: a\nX-A: 1\n\n").await;
-    assert_eq!((outcome.status, outcome.goes_on), (200, true));
+    assert_eq!((outcome.status, outcome.continues), (200, true));
     let bytes = proxied.upstream.connections()[0].bytes.clone();
     let bare = bytes
         .windows(2)
@@ -234,7 +237,7 @@ async fn malformed_heads_are_rejected_p047() {
         .probe("\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
         .await;
     assert_eq!(
-        (outcome.status, outcome.forwarded.len(), outcome.goes_on),
+        (outcome.status, outcome.forwarded.len(), outcome.continues),
         (200, 1, true),
         "P68"
     );
@@ -292,7 +295,7 @@ async fn malformed_chunks_are_rejected_p053() {
             matches!(outcome.status, 0 | 400),
             "{number} {body:.40}: {outcome:?}"
         );
-        assert!(!outcome.goes_on, "{number} {body:.40}");
+        assert!(!outcome.continues, "{number} {body:.40}");
         assert!(
             outcome.forwarded.is_empty(),
             "{number} {body:.40}: {outcome:?}"
@@ -373,7 +376,7 @@ async fn pipelined_requests_are_answered_in_order_p066() {
 
     // P1, P67: nothing is read after the last request.
     let outcome = proxied.probe(get(&["Connection: close"])).await;
-    assert_eq!((outcome.status, outcome.goes_on), (200, false), "P67");
+    assert_eq!((outcome.status, outcome.continues), (200, false), "P67");
     assert!(outcome.forwarded[0].fields("connection").is_empty(), "P1");
     let mut client = Client::sending(&proxied.https, get(&["Connection: close"])).await;
     client.answer().await.unwrap();

@@ -15,20 +15,20 @@ use hyper::{body::Bytes, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{task::JoinSet, time::timeout};
 
-/// POSTs that are on one connection to the upstream when it leaves.
+/// The number of POSTs that are on one connection to the upstream when it sends GOAWAY.
 const COUNT: usize = 20;
 
-/// The upstream has looked at so many of them.
-const LOOKED_AT: usize = 7;
+/// The number of them that the upstream processes.
+const PROCESSED: usize = 7;
 
 /// The reaction of the upstream when all POSTs have come over its first connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leaving {
-    /// Says which it has looked at, answers these and closes.
+    /// Sends GOAWAY with the last one that it processes, answers these and closes.
     Answers(u32),
-    /// Says that it will leave, says which it has looked at, answers these and closes.
+    /// Sends a GOAWAY that names no last one first, and then does as [`Self::Answers`].
     InTwoSteps,
-    /// Says which it has looked at and closes.
+    /// Sends GOAWAY with the last one that it processes, and closes.
     Closes,
 }
 
@@ -51,7 +51,7 @@ async fn serve(mut peer: ScriptedPeer, leaving: Leaving, answered: Answered) -> 
         }
     }
     came.sort();
-    let (last, _) = came[LOOKED_AT - 1];
+    let (last, _) = came[PROCESSED - 1];
     let code = match leaving {
         Leaving::Answers(code) => code,
         Leaving::InTwoSteps | Leaving::Closes => NO_ERROR,
@@ -61,7 +61,7 @@ async fn serve(mut peer: ScriptedPeer, leaving: Leaving, answered: Answered) -> 
     }
     peer.send(goaway(last, code)).await;
     if leaving != Leaving::Closes {
-        for (stream, body) in came.into_iter().take(LOOKED_AT) {
+        for (stream, body) in came.into_iter().take(PROCESSED) {
             answer(&mut peer, stream, body, &answered).await;
         }
     }
@@ -125,7 +125,7 @@ async fn posts_above_the_last_stream_of_goaway_are_sent_again_and_those_below_on
         let https = stack.https(proxy.listening().await);
         let statuses = posts(&https).await;
         let lost = match leaving {
-            Leaving::Closes => LOOKED_AT,
+            Leaving::Closes => PROCESSED,
             _ => 0,
         };
         let mut expected = BTreeMap::from([(200, COUNT - lost), (502, lost)]);

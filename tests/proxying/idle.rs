@@ -35,7 +35,7 @@ fn request(method: &str, length: usize) -> Vec<u8> {
     [head.as_bytes(), &vec![b'a'; length]].concat()
 }
 
-/// Requests that a proxy may not send again, and one that has its connection for itself.
+/// Requests that a proxy may not send again. The last one has a connection for itself.
 const ONCE: [(&str, usize); 4] = [("POST", 0), ("DELETE", 0), ("POST", 5), ("POST", 100_000)];
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //! `CONFORMANCE.md`.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
-/// Has an upstream that is absent, slow, or the wrong one.
+/// Tests an upstream that is absent, slow, or the wrong one.
 mod bad_upstream;
 /// Breaks answers off over HTTP/2.
 mod breaks;
@@ -130,7 +130,7 @@ impl Proxied {
             status: first.as_ref().map_or(0, Message::status),
             answer: first,
             forwarded,
-            goes_on: canary.is_some(),
+            continues: canary.is_some(),
         }
     }
 }
@@ -144,7 +144,7 @@ struct Outcome {
     /// The requests that the upstream received, except the canary.
     forwarded: Vec<Message>,
     /// The canary was answered as a request of its own. Otherwise the connection ended.
-    goes_on: bool,
+    continues: bool,
 }
 
 const CANARY: &[u8] = b"GET /canary HTTP/1.1\r\nHost: a\r\n\r\n";

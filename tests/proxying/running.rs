@@ -48,7 +48,7 @@ async fn callers_that_do_not_read_delay_no_other_p171() {
         client.read_some(1).await;
         slow.push(client);
     }
-    // These requests are so many that every buffer of the slow callers is full meanwhile.
+    // These requests are enough to fill every buffer of the slow callers meanwhile.
     let mut quick = Client::new(https).await;
     for _ in 0..1000 {
         quick.send(get(&[])).await;
@@ -176,10 +176,10 @@ async fn log_lines_cannot_be_forged_p175_p176() {
     }
 }
 
-/// Starts an upstream that sends GOAWAY with `last_words` on each connection, and returns its port.
-async fn leaving(stack: &Stack, last_words: Vec<u8>) -> u16 {
+/// Starts an upstream that sends GOAWAY with this debug data on each connection, and returns its port.
+async fn leaving(stack: &Stack, debug_data: Vec<u8>) -> u16 {
     const ENHANCE_YOUR_CALM: [u8; 8] = [0, 0, 0, 0, 0, 0, 0, 11];
-    let goaway = [&ENHANCE_YOUR_CALM[..], &last_words].concat();
+    let goaway = [&ENHANCE_YOUR_CALM[..], &debug_data].concat();
     let bytes = [
         frame(frames::SETTINGS, 0, 0, &[]),
         frame(frames::GOAWAY, 0, 0, &goaway),
@@ -203,7 +203,7 @@ async fn leaving(stack: &Stack, last_words: Vec<u8>) -> u16 {
 }
 
 #[tokio::test]
-async fn last_words_of_an_upstream_are_cut_and_escaped_in_the_log_p175_p176() {
+async fn debug_data_of_goaway_is_cut_and_escaped_in_the_log_p175_p176() {
     let stack = Stack::new().await;
     let upstream = leaving(&stack, "\n\u{1b}INFO".repeat(2000).into()).await;
     let mut proxy = stack.proxy(upstream, &["--cores", "1"]).await;

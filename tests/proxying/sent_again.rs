@@ -23,7 +23,7 @@ async fn a_server_that_restarted_costs_no_get_after_it() {
     let mut running = first;
     for _ in 0..3 {
         let load = Callers::on(&https, &token);
-        load.goes_on().await;
+        load.continues().await;
         assert_eq!(load.failed().await, 0);
         running.stop().await;
         running = stack.server_again(port).await;

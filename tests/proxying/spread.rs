@@ -42,7 +42,7 @@ async fn the_load_is_spread_over_all_upstreams() {
         let mut proxy = stack.proxy_before(&[first.0, second.0], &[]).await;
         let load = Callers::on(&stack.https(proxy.listening().await), "a.b.c");
         for _ in 0..5 {
-            load.goes_on().await;
+            load.continues().await;
         }
         assert_eq!(load.failed().await, 0);
         let counts = [first.1.load(SeqCst), second.1.load(SeqCst)];
@@ -94,15 +94,15 @@ async fn restarting_one_of_two_servers_fails_no_get() {
     let proxy = stack.proxy_before(&ports, &[]).await;
     let https = stack.https(proxy.listening().await);
     let load = Callers::on(&https, &stack.token(|_| ()));
-    load.goes_on().await;
+    load.continues().await;
 
     one.stop().await;
-    load.goes_on().await;
+    load.continues().await;
     let one = stack.server_again(ports[0]).await;
     one.logged("Request received").await;
-    load.goes_on().await;
+    load.continues().await;
     other.signal(Signal::SIGKILL);
-    load.goes_on().await;
+    load.continues().await;
 
     assert_eq!(load.failed().await, 0, "{}", proxy.log().join("\n"));
     proxy
@@ -123,10 +123,10 @@ async fn an_impostor_among_two_gets_no_byte_and_the_other_serves_all() {
         .await;
     let https = stack.https(proxy.listening().await);
     let load = Callers::on(&https, &stack.token(|_| ()));
-    load.goes_on().await;
+    load.continues().await;
     let line = proxy.logged("is not who it should be").await;
     assert!(line.contains(&impostor.port.to_string()), "{line}");
-    load.goes_on().await;
+    load.continues().await;
     assert_eq!(load.failed().await, 0);
     assert_eq!(impostor.bytes.load(SeqCst), 0);
     let log = proxy.whole_log().await;

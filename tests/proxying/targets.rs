@@ -26,7 +26,7 @@ async fn malformed_hosts_are_rejected_p069() {
     ] {
         let outcome = proxied.probe(request(lines, "")).await;
         assert_eq!(outcome.status, status, "{number} {lines:?}");
-        assert!(!outcome.goes_on, "{number} {lines:?}");
+        assert!(!outcome.continues, "{number} {lines:?}");
         assert_eq!(
             outcome.forwarded.len(),
             usize::from(status == 200),
@@ -41,7 +41,7 @@ async fn absolute_target_replaces_host_p073() {
     let outcome = proxied
         .probe(request(&["GET https://evil/?x HTTP/1.1", HOST], ""))
         .await;
-    assert_eq!((outcome.status, outcome.goes_on), (200, true));
+    assert_eq!((outcome.status, outcome.continues), (200, true));
     let forwarded = &outcome.forwarded[0];
     assert_eq!(forwarded.start_line(), "GET /?x HTTP/1.1");
     assert_eq!(forwarded.fields("x-forwarded-host"), ["evil"]);
@@ -92,7 +92,7 @@ async fn options_of_the_proxy_itself_are_answered_with_204_p076() {
     let outcome = proxied
         .probe(request(&["OPTIONS * HTTP/1.1", HOST], ""))
         .await;
-    assert_eq!((outcome.status, outcome.goes_on), (204, true));
+    assert_eq!((outcome.status, outcome.continues), (204, true));
     assert!(outcome.forwarded.is_empty());
     assert!(outcome.answer.unwrap().fields("allow")[0].contains("GET"));
     for (number, line, left) in [
@@ -129,7 +129,11 @@ async fn connect_and_trace_are_never_forwarded_p077() {
         ("P20", &["TRACE / HTTP/1.1", HOST, "Max-Forwards: 0"]),
     ] {
         let outcome = proxied.probe(request(lines, "")).await;
-        assert_eq!((outcome.status, outcome.goes_on), (405, false), "{number}");
+        assert_eq!(
+            (outcome.status, outcome.continues),
+            (405, false),
+            "{number}"
+        );
         assert!(outcome.forwarded.is_empty(), "{number}");
         let answer = outcome.answer.unwrap();
         assert_eq!(answer.fields("allow").len(), 1, "{number}");
@@ -254,7 +258,7 @@ async fn request_lines_of_other_protocols_are_rejected_p086() {
             "{number} {bytes:?} {outcome:?}"
         );
         assert!(
-            !outcome.goes_on && outcome.forwarded.is_empty(),
+            !outcome.continues && outcome.forwarded.is_empty(),
             "{number} {bytes:?}"
         );
     }

@@ -115,7 +115,7 @@ async fn trailers_of_an_http1_request_are_written_after_its_last_chunk_p062() {
             "1\r\nx\r\n0\r\nX-T: 1\r\nAuthorization: Bearer x\r\nContent-Length: 9\r\nHost: b\r\nCookie: c\r\n\r\n",
         ))
         .await;
-    assert_eq!((outcome.status, outcome.goes_on), (200, true));
+    assert_eq!((outcome.status, outcome.continues), (200, true));
     let forwarded = &outcome.forwarded[0];
     assert_eq!(
         String::from_utf8_lossy(&forwarded.body),

@@ -38,7 +38,7 @@ async fn upgrades_are_not_forwarded_p098() {
             );
         }
         // P102: the bytes after it may be of the other protocol, and are not read as a request.
-        assert!(!outcome.goes_on, "P102");
+        assert!(!outcome.continues, "P102");
     }
 }
 
@@ -47,13 +47,13 @@ async fn bytes_after_a_refused_connect_are_not_read_p078() {
     let proxied = Proxied::new().await;
     let connect = request(&["CONNECT a:443 HTTP/1.1", "Host: a:443"], "");
     let outcome = proxied.probe(connect).await;
-    assert_eq!((outcome.status, outcome.goes_on), (405, false));
+    assert_eq!((outcome.status, outcome.continues), (405, false));
     let to_nowhere = request(
         &["GET /nowhere HTTP/1.1", "Host: a", "Upgrade: websocket"],
         "",
     );
     let outcome = proxied.probe(to_nowhere).await;
-    assert_eq!((outcome.status, outcome.goes_on), (404, false), "P102");
+    assert_eq!((outcome.status, outcome.continues), (404, false), "P102");
 }
 
 #[tokio::test]
@@ -189,7 +189,7 @@ async fn unknown_expectations_are_rejected_p046() {
             (status, forwarded),
             "{number}"
         );
-        assert!(!outcome.goes_on, "{number}");
+        assert!(!outcome.continues, "{number}");
     }
     // The body follows the head directly. It is one request for the upstream, with or without a 100
     // before.

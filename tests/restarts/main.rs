@@ -4,7 +4,7 @@
 /// Stops processes that a load balancer must leave first.
 mod delayed;
 /// Tests how a process that drains ends open connections.
-mod farewell;
+mod drained;
 /// Kills processes with `kill -9` and starts them again.
 mod killed;
 /// Tests starts that fail, ports, drains and signals.

@@ -70,7 +70,7 @@ async fn reload_of_a_policy_is_told_with_its_outcome() {
         ("x = 1", "; the policy before it stays in force: "),
         (rule, "; policy in force, rules: 1"),
     ] {
-        // The look at the file each second, which has an outcome too, must not be the one that is awaited.
+        // The check of the file each second has an outcome too. The awaited one follows the signal.
         replace(Path::new(&policy), text);
         server.signal(Signal::SIGHUP);
         let begun = manager.reloaded(outcome).await;

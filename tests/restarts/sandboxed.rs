@@ -8,11 +8,11 @@ use harness::{
     x509::Authority,
 };
 
-/// Tells whether this kernel has all of the sandbox.
+/// Returns whether this kernel has all of the sandbox.
 async fn is_whole(line: &str) -> bool {
     let is_whole = line.contains("sandbox entered: ");
     if !is_whole {
-        harness::skip(&format!("this kernel has not all of Landlock: {line}"));
+        harness::skip(&format!("this kernel lacks a part of Landlock: {line}"));
     }
     is_whole
 }
@@ -72,7 +72,7 @@ async fn process_in_its_sandbox_keeps_the_files_of_the_kernel_about_itself() {
     if !is_whole(&server.logged("sandbox").await).await {
         return;
     }
-    // Memory pressure, which a test cannot bring about, takes the rule of a directory that nobody has open.
+    // Under memory pressure, which a test cannot cause, the kernel drops the rule of a directory that is not open.
     let own = format!("/proc/{}", server.pid());
     let files = fs::read_dir(format!("{own}/fd")).unwrap();
     let mut opened = files.filter_map(|file| fs::read_link(file.unwrap().path()).ok());

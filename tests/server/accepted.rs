@@ -6,7 +6,7 @@ use serve::body;
 use harness::{Stack, https::get, proxy_stack::ProxyStack};
 
 #[tokio::test]
-async fn the_client_gets_through_the_proxy_to_the_server() {
+async fn request_of_the_client_crosses_the_proxy_and_is_answered() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let proxy = stack.proxy(server.listening().await, &[]).await;
@@ -120,7 +120,7 @@ async fn only_slash_is_served_and_forwarded() {
 }
 
 #[tokio::test]
-async fn the_upstream_sees_clean_headers() {
+async fn the_upstream_gets_no_field_that_the_proxy_removes() {
     let stack = ProxyStack::answering(&["http/1.1"], &[], async |request| {
         let mut fields: Vec<_> = request
             .headers()

@@ -7,5 +7,5 @@ mod accepted;
 mod in_process;
 /// Sends requests that the server refuses, by reason.
 mod refused;
-/// Asks the server for tunnels, which it has none of.
+/// Asks the server for tunnels, which it does not open.
 mod tunnels;

@@ -30,7 +30,7 @@ async fn connect_makes_no_tunnel_of_the_server_h012() {
         client.send("anything").await;
         assert_eq!(client.end().await, (Vec::new(), End::Clean), "{target}");
     }
-    // HTTP/2 has CONNECT for a WebSocket too, which the server has none of.
+    // HTTP/2 opens WebSockets by CONNECT too, and the server has none.
     let tls = https.connect(b"h2").await;
     let (mut sender, connection) = h2::client::handshake(tls).await.unwrap();
     tokio::spawn(connection);
@@ -58,7 +58,7 @@ impl Handler for Switching {
 }
 
 #[tokio::test]
-async fn handler_that_switches_protocols_unasked_is_answered_for_with_500_h012() {
+async fn handler_that_switches_protocols_unasked_becomes_500_h012() {
     let stack = Stack::new().await;
     let identity = stack.identity().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -25,7 +25,7 @@ async fn both(stack: &Stack) -> [harness::process::Process; 2] {
     [server, proxy]
 }
 
-/// Has a certificate to offer, and counts how often a server requests one.
+/// Says that it has a certificate, and counts how often a server requests one.
 #[derive(Debug, Default)]
 struct Asked(AtomicUsize);
 

@@ -190,7 +190,7 @@ async fn part_of_a_chain_that_is_not_processed_is_named_t026() {
 }
 
 #[tokio::test]
-async fn token_decides_where_there_is_one_and_else_the_certificate_t022() {
+async fn token_decides_where_there_is_one_and_otherwise_the_certificate_t022() {
     let root = Authority::root();
     let args = [ACCEPT, ALLOW_ODD, ["--allow", CLIENT_ID]];
     let (stack, server, https) = server(&root, args.as_flattened()).await;
@@ -208,7 +208,11 @@ async fn token_decides_where_there_is_one_and_else_the_certificate_t022() {
             request("Authorization: Bearer\r\n"),
             400,
         ),
-        ("a token of one who is not allowed", token(&stranger), 403),
+        (
+            "a token of a caller that is not allowed",
+            token(&stranger),
+            403,
+        ),
         ("through a proxy", request("Via: 1.1 proxy\r\n"), 401),
         ("through a proxy", request("Forwarded: for=x\r\n"), 401),
         ("through a proxy", request("X-Forwarded-For: ::1\r\n"), 401),

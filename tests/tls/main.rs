@@ -8,7 +8,7 @@ mod callers;
 mod certificates;
 /// Tests connections and identities that end.
 mod endings;
-/// Has upstreams whose certificate is invalid.
+/// Tests upstreams with an invalid certificate.
 mod odd;
 /// Tests sessions that callers resume, and sessions that end.
 mod resumption;

@@ -23,7 +23,7 @@ mod keys;
 mod live;
 /// Compares verdicts on generated tokens with those of the `spiffe` crate.
 mod oracle;
-/// Tests rules that public catalogues of the standard name besides those of the other files.
+/// Tests further rules, which public catalogues of the standard name.
 mod rules;
 /// Tests `sub`, and the trust domain to which it binds a key.
 mod subject;

@@ -91,7 +91,7 @@ impl World {
         self.vectors[kid]["token"].as_str().unwrap().to_owned()
     }
 
-    /// Returns bundles with all keys, and with `keys` besides.
+    /// Returns bundles with all keys and with `keys`.
     pub(crate) fn bundles(&self, keys: &[Value]) -> JwtBundleSet {
         self.both_bundles(keys).ours
     }

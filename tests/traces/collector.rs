@@ -1,4 +1,4 @@
-//! A collector of OpenTelemetry: OTLP over HTTP, with messages of its own.
+//! Receives spans as a collector of OpenTelemetry does (OTLP over HTTP), with its own definitions of the messages.
 
 use std::sync::{Arc, Mutex};
 

@@ -47,7 +47,7 @@ async fn token_that_was_not_asked_for_is_not_used_w179() {
 }
 
 #[tokio::test]
-async fn bad_token_beside_the_chosen_one_changes_nothing_w175() {
+async fn bad_token_next_to_the_chosen_one_changes_nothing_w175() {
     let stack = Stack::new().await;
     let fake = Fake::new(&Genuine::of(&stack).await);
     let mut answer = token(stack.token(|_| ())).unwrap();
@@ -106,9 +106,9 @@ async fn agent_that_does_not_answer_ends_the_wait_in_time_w166() {
     );
 }
 
-/// The agent's own words are what helps, and the command line names what can be changed.
+/// The error has the text of the agent, and names the flags that can be changed.
 #[tokio::test]
-async fn refused_request_is_told_with_the_words_of_the_agent_w167() {
+async fn refused_request_is_reported_with_the_text_of_the_agent_w167() {
     let stack = Stack::new().await;
     let fake = Fake::new(&Genuine::of(&stack).await);
     for (status, expected) in [
@@ -135,9 +135,9 @@ async fn refused_request_is_told_with_the_words_of_the_agent_w167() {
     }
 }
 
-/// An agent that waits for its server has the reason after more than our patience for one that hangs.
+/// An agent that waits for its server sends the reason later than we wait for an agent that hangs.
 #[tokio::test]
-async fn late_reason_of_the_agent_is_told_w166() {
+async fn late_reason_of_the_agent_is_reported_w166() {
     let stack = Stack::new().await;
     let fake = Fake::new(&Genuine::of(&stack).await);
     let text = "could not fetch: connection refused";

@@ -7,7 +7,7 @@
 mod fetch;
 /// Presents keys that do not fit their certificates.
 mod keys;
-/// Tests rules that public catalogues of the standard name besides those of the other files.
+/// Tests further rules, which public catalogues of the standard name.
 mod rules;
 /// Tests the sources of the address, and what a start makes of the first answers.
 mod startup;

@@ -170,7 +170,7 @@ fn expiry(svid: &[u8]) -> i64 {
 }
 
 #[tokio::test]
-async fn expired_svid_is_the_reason_that_is_told_once_w166() {
+async fn expired_svid_is_the_reason_that_is_reported_once_w166() {
     let stack = Stack::new().await;
     let fake = cut_off(&stack).await;
     let args = ["--listen", "127.0.0.1:0", "--startup-timeout", "500ms"];

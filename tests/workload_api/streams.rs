@@ -252,7 +252,7 @@ async fn rotation_under_load_fails_no_request_w144() {
 }
 
 #[tokio::test]
-async fn clients_outlive_an_agent_that_loses_its_keys_w012() {
+async fn server_follows_an_agent_that_has_lost_its_keys_w012() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let port = server.listening().await;

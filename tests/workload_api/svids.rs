@@ -97,9 +97,9 @@ async fn expired_svid() -> pb::X509svid {
     svid
 }
 
-/// The other identities of this process are not its concern.
+/// A fault of another identity does not affect the chosen one.
 #[tokio::test]
-async fn bad_svid_beside_the_chosen_one_changes_nothing_w175() {
+async fn bad_svid_next_to_the_chosen_one_changes_nothing_w175() {
     let stack = Stack::new().await;
     let mut genuine = Genuine::of(&stack).await;
     genuine.x509.svids.push(pb::X509svid {

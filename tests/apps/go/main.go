@@ -43,7 +43,7 @@ func main() {
 	}
 }
 
-// raw is a codec of messages that are any bytes.
+// raw is a codec for messages of any bytes.
 type raw struct{}
 
 func (raw) Name() string { return "raw" }
@@ -137,7 +137,8 @@ func unary(ctx context.Context, connection *grpc.ClientConn) error {
 	return nil
 }
 
-// turns sends each message after the answer to the one before. The first one waits, with no message on either side.
+// turns sends each message after the answer to the one before. It waits before the first message, so that the call begins
+// without one.
 func turns(ctx context.Context, connection *grpc.ClientConn) error {
 	stream, err := connection.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/test.Calls/Echo")
 	if err != nil {
@@ -200,7 +201,7 @@ func ends(ctx context.Context, connection *grpc.ClientConn) error {
 	return counts(ctx, connection, "2 2")
 }
 
-// counts waits until so many calls have begun and ended at the server.
+// counts waits until the server has the expected numbers of calls that began and ended.
 func counts(ctx context.Context, connection *grpc.ClientConn, expected string) error {
 	var message, reply []byte
 	for ctx.Err() == nil {

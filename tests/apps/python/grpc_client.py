@@ -1,6 +1,6 @@
 """Makes the gRPC calls of one group and checks their outcomes. It ends with status 0 if all are right.
 
-It has TLS if it gets a file of roots, and not if that is a dash."""
+The file of roots makes it use TLS. A dash in its place means no TLS."""
 
 import sys
 import threading
@@ -111,7 +111,7 @@ def errors(calls):
 
 
 def counted(calls, what, number):
-    """Waits until the server has counted so many calls."""
+    """Waits until the server has counted this many calls."""
     until = time.monotonic() + 10
     while (found := int(calls.uu_Unary(b"count " + what))) != number:
         assert found < number and time.monotonic() < until, f"{what}: {found}, expected {number}"
@@ -133,7 +133,7 @@ def deadlines(calls):
 def cancels(calls):
     call = calls.us_WaitStream(b"")
     same(next(call), b"begun")
-    # The server does not run a call on that is cancelled before it waits.
+    # The server would not count a call that is cancelled before it waits.
     counted(calls, b"waiting", 1)
     call.cancel()
     same(failure(lambda: call).code(), StatusCode.CANCELLED)

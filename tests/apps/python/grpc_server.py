@@ -1,4 +1,4 @@
-"""A gRPC server with all kinds of calls. It has TLS if it gets a key and a chain, and logs its port."""
+"""Serves all kinds of gRPC calls. It uses TLS if it gets a key and a chain, and logs its port."""
 
 import sys
 import threading
@@ -49,7 +49,7 @@ def echo(requests, context):
 
 
 def greet(requests, context):
-    """Speaks first, and waits for the caller only then."""
+    """Sends a message before it waits for the first one of the caller."""
     yield b"hello"
     for request in requests:
         yield b"you said " + request
@@ -62,7 +62,7 @@ def fail(request, context):
 def wait(context):
     ended = threading.Event()
     if not context.add_callback(ended.set):
-        # The caller was faster.
+        # The call has ended already.
         ended.set()
     count("waiting")
     if ended.wait(30):
@@ -85,7 +85,7 @@ def wait_echo(requests, context):
 
 
 def stop(request, context):
-    """Ends a stream after its first message, as a server does that gives up."""
+    """Ends a stream with an error after its first message."""
     yield b"begun"
     context.abort(grpc.StatusCode.DATA_LOSS, "gave up")
 

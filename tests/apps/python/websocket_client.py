@@ -1,6 +1,6 @@
 """Opens WebSockets and checks what comes back. It ends with status 0 if all is right.
 
-It has TLS if it gets a file of roots, and not if that is a dash."""
+The file of roots makes it use TLS. A dash in its place means no TLS."""
 
 import asyncio
 import ssl

@@ -1,4 +1,4 @@
-"""A WebSocket server. It has TLS if it gets a key and a chain, and logs its port."""
+"""Serves WebSockets. It uses TLS if it gets a key and a chain, and logs its port."""
 
 import asyncio
 import ssl

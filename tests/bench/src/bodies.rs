@@ -57,7 +57,7 @@ pub(crate) async fn sample(world: &World, contender: Contender) -> Result<Sample
             alone.p99_millis.context("no times")?,
         ),
         (
-            Figure::SmallBesideP99Millis,
+            Figure::SmallNextToP99Millis,
             next_to.p99_millis.context("no times")?,
         ),
     ])

@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn five_percent_either_way_is_the_limit() {
+    fn figure_that_differs_by_more_than_five_percent_fails() {
         let counts = |server, proxy| Counts { server, proxy };
         let committed = counts(1_000.0, 2_000.0);
         compare(committed, counts(1_049.0, 1_901.0)).unwrap();
@@ -255,21 +255,21 @@ mod tests {
     }
 
     #[test]
-    fn another_cpu_does_not_compare() {
+    fn figures_of_another_cpu_are_not_compared() {
         comparable(&conditions("x86_64: avx2"), &conditions("x86_64: avx2")).unwrap();
         let error = comparable(&conditions("x86_64: avx2"), &conditions("aarch64: ")).unwrap_err();
         assert!(error.to_string().starts_with("can't compare"), "{error}");
     }
 
     #[test]
-    fn features_are_those_that_code_is_chosen_by() {
+    fn only_features_that_choose_code_are_read() {
         let cpuinfo = "processor : 0\nflags\t\t: fpu avx2 avx avx512f aes\n";
         assert_eq!(features(cpuinfo), "aes avx avx2");
         assert_eq!(features("Features : asimd"), "");
     }
 
     #[test]
-    fn a_profile_has_a_total() {
+    fn total_of_a_profile_is_read() {
         assert_eq!(total("events: Ir\nfn=(1)\n1 2\ntotals: 4711\n"), Some(4711));
         assert_eq!(total("events: Ir\n"), None);
     }

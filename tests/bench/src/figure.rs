@@ -50,7 +50,7 @@ pub(crate) enum Figure {
     /// [`Self::P99Millis`] of small requests without other load.
     SmallAloneP99Millis,
     /// [`Self::P99Millis`] of small requests during the transfer of bodies.
-    SmallBesideP99Millis,
+    SmallNextToP99Millis,
     /// The time from exec of the server to its first accepted connection, with a running agent, in
     /// ms.
     ServerStartMillis,
@@ -99,7 +99,7 @@ impl Figure {
             Self::ProxyKibPerWebSocket => "proxy, KiB for each",
             Self::ClientKibPerWebSocket => "client, KiB for each",
             Self::SmallAloneP99Millis => "small requests alone: p99, ms",
-            Self::SmallBesideP99Millis => "small requests next to them: p99, ms",
+            Self::SmallNextToP99Millis => "small requests next to them: p99, ms",
             Self::ServerStartMillis => "server, ms",
             Self::ProxyStartMillis => "proxy, ms",
             Self::Growing(case) => case.title(),
@@ -130,7 +130,7 @@ impl Figure {
             Self::ProxyKibPerWebSocket => "proxy_kib_per_websocket",
             Self::ClientKibPerWebSocket => "client_kib_per_websocket",
             Self::SmallAloneP99Millis => "small_alone_p99_ms",
-            Self::SmallBesideP99Millis => "small_beside_p99_ms",
+            Self::SmallNextToP99Millis => "small_beside_p99_ms",
             Self::ServerStartMillis => "server_start_ms",
             Self::ProxyStartMillis => "proxy_start_ms",
             Self::Growing(case) => case.key(),

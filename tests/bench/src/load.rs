@@ -1,5 +1,5 @@
-//! Generates load that wrk and h2load cannot: a new TLS connection or another token for each
-//! request, and connections that stay idle. wrk resumes sessions without a report.
+//! Generates load that wrk and h2load cannot generate: a new TLS connection or another token for
+//! each request, and idle connections. wrk does not report how many sessions it resumes.
 
 use std::{
     sync::{

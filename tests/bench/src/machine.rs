@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cpu_has_a_name() {
+    fn name_of_the_cpu_is_read() {
         let cpuinfo = "processor\t: 0\nmodel name\t: AMD EPYC 9R14\n";
         assert_eq!(cpu_model(cpuinfo), "AMD EPYC 9R14");
         assert_eq!(cpu_model(""), "unknown CPU");

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn it_has_colours_for_dark_pages() {
+    fn plot_has_colours_for_dark_pages() {
         let svg = svg(&results().rows, "");
         assert!(svg.contains("prefers-color-scheme: dark"));
         assert!(svg.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 720 "));

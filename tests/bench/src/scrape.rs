@@ -1,5 +1,5 @@
-//! Measures what scrapes of the metrics cost: the CPU time of requests with a scrape each second next to that
-//! without, in turns in the same processes, and the CPU time of one scrape.
+//! Measures the cost of scraping the metrics. The same processes serve requests with a scrape each second and
+//! without, in turns. The CPU time of one scrape is measured alone.
 
 use std::time::Duration;
 

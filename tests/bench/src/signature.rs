@@ -1,4 +1,4 @@
-//! Measures one signature verification, which is the cost of a new token that cannot be avoided.
+//! Measures one signature verification, which is the least cost of a new token.
 
 use std::{hint::black_box, time::Instant};
 

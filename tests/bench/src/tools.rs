@@ -235,7 +235,7 @@ traffic: 3.62MB (3791501) total, 200.15KB (204950) headers (space savings 97.62%
 ";
 
     #[test]
-    fn wrk_is_read() {
+    fn output_of_wrk_is_read() {
         let load = parse_wrk(WRK).unwrap();
         assert_eq!((load.requests, load.bad), (60_243, 0));
         assert_eq!((load.per_second, load.p99_millis), (28_684.91, Some(2.56)));
@@ -251,7 +251,7 @@ traffic: 3.62MB (3791501) total, 200.15KB (204950) headers (space savings 97.62%
     }
 
     #[test]
-    fn h2load_is_read() {
+    fn output_of_h2load_is_read() {
         let load = parse_h2load(H2LOAD).unwrap();
         assert_eq!((load.requests, load.bad), (102_473, 3 + 3));
         assert_eq!((load.per_second, load.p99_millis), (51_236.5, None));
@@ -259,7 +259,7 @@ traffic: 3.62MB (3791501) total, 200.15KB (204950) headers (space savings 97.62%
     }
 
     #[test]
-    fn times_have_units() {
+    fn times_are_read_with_their_units() {
         for (text, value) in [("870.00us", 0.87), ("2.41ms", 2.41), (" 1.02s", 1020.0)] {
             assert_eq!(millis(text), Some(value));
         }

@@ -1,6 +1,6 @@
-//! Sends the load from which scripts/release.sh takes its profile: each usual kind of request over
-//! both versions of HTTP, tokens that are refused, and requests through a client and a server on both sides of
-//! the proxy.
+//! Sends the load from which scripts/release.sh takes its profile. It has each usual kind of request
+//! over both versions of HTTP, and tokens that are refused. Further requests go through a client in
+//! front of the proxy to an application behind the server.
 
 use std::time::Duration;
 

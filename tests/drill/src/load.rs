@@ -98,7 +98,7 @@ impl Shared {
         let mut kept = None;
         let mut due = Instant::now();
         for shape in sequence {
-            due = self.turn(due).await;
+            due = self.until_due(due).await;
             let (begun, mut reopened) = (Instant::now(), false);
             let outcome = self.caller.exchange(&mut kept, &mut reopened, shape).await;
             let mut tally = lock(&self.tally);
@@ -113,7 +113,7 @@ impl Shared {
 
     /// Waits until this caller's next request is due, and returns when the one after that is. A
     /// caller that was delayed does not catch up.
-    async fn turn(&self, due: Instant) -> Instant {
+    async fn until_due(&self, due: Instant) -> Instant {
         loop {
             let pause = self.pause.load(Relaxed);
             if pause != AT_REST {

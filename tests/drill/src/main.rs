@@ -4,7 +4,7 @@
 //! Half of the load are GETs, and half are POSTs with bodies of 0 to 100 KiB (`request`). The servers of one
 //! stack answer themselves, and those of the other stand in front of an application.
 //!
-//! # Which requests may go without a good answer
+//! # Requests that may go without a good answer
 //!
 //! A request that is not answered 200 has *failed*, with two exceptions. Each is counted apart, and
 //! only while an event lasts that explains it.

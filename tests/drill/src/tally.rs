@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 pub(crate) enum Kind {
     /// The proxy and the caller may send a GET again.
     Get,
-    /// POSTs that were lost. They may not be sent again, because they may have had an effect.
+    /// A POST may not be sent again, because it may have had an effect.
     Post,
 }
 

@@ -235,8 +235,8 @@ fn check_accepted(token: &str, caller: &str, options: &Options<'_>, now: i64) {
     }
 }
 
-/// Checks that the header has an algorithm that its key allows, and besides only a type (JWT-SVID
-/// §2).
+/// Checks that the header has an algorithm that its key allows, and otherwise only a key ID and a
+/// type (JWT-SVID §2).
 fn check_header(header: &Value) {
     for (name, value) in header.as_object().expect("an object") {
         match name.as_str() {

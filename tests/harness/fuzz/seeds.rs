@@ -60,7 +60,7 @@ fn seeds_of_workload_api_find_no_fault() {
 
 /// A target without seeds, and seeds without a target, would never be replayed.
 #[test]
-fn targets_and_seeds_are_the_same() {
+fn each_target_has_seeds_and_each_directory_of_seeds_a_target() {
     let names = |directory: &str| -> Vec<String> {
         let paths = files(&fuzz().join(directory));
         let names = paths.iter().map(|path| path.file_stem().unwrap());

@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_what_has_one_meaning() {
+    fn request_with_one_meaning_is_taken() {
         let two = b"GET /a?b HTTP/1.1\r\nhost: a\r\n\r\nPOST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nx: 1\r\n\r\n";
         let (first, rest) = request(two).unwrap().unwrap();
         assert_eq!(
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_could_have_two() {
+    fn request_that_could_have_two_meanings_is_refused() {
         for text in [
             "GET  / HTTP/1.1\r\n\r\n",
             "GET / HTTP/1.0\r\n\r\n",

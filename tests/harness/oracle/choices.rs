@@ -1,4 +1,4 @@
-//! Where generated tokens and bundles get their variety from.
+//! Provides the choices by which tokens and bundles are generated.
 
 use fastrand::Rng;
 
@@ -11,8 +11,8 @@ pub enum Choices<'a> {
 }
 
 impl Choices<'_> {
-    /// Returns a number below `limit`, which is at least 1. A zero stands for the usual, so that an empty
-    /// input changes nothing.
+    /// Returns a number below `limit`, which is at least 1. A zero stands for the usual choice, so that an
+    /// empty input changes nothing.
     pub fn below(&mut self, limit: usize) -> usize {
         match self {
             Self::Random(rng) => rng.usize(..limit),

@@ -220,7 +220,7 @@ fn is_at_its_end(time: &Value) -> bool {
     time.is_some_and(|time| (time - jwt::now() as f64).abs() <= 2.0)
 }
 
-/// The claims that a verification goes by. Others may be what no [`Value`] is.
+/// The claims that a verification depends on. Other claims may not fit into a [`Value`].
 #[derive(Default, Deserialize)]
 struct Claims {
     #[serde(default)]

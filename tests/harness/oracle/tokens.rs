@@ -225,7 +225,7 @@ fn value(values: &[&str], choices: &mut Choices<'_>) -> String {
 
 type Values = (&'static str, &'static [&'static str]);
 
-/// Values that a header member may have, besides its right one.
+/// Values that a header member may have in place of the right one.
 const HEADER: [Values; 4] = [
     (
         "alg",

@@ -1,7 +1,8 @@
 // Command interop runs the server, the proxy or the client of this project's
-// scenario with the public go-spiffe library, or either end of a federation. The interoperability test starts it
-// instead of our own binaries, one role at a time. Each of them is then tested
-// with an implementation that shares no code with it.
+// scenario with the public go-spiffe library, or either end of a federation.
+// The interoperability test starts it instead of our own binaries, one role at
+// a time. Each of them is then tested with an implementation that shares no code
+// with it.
 //
 // Log lines go to standard error without a timestamp, because a test compares
 // whole lines. The exit status is 0 for success, 1 for failure and 2 for wrong usage.

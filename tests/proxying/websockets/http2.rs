@@ -99,7 +99,7 @@ async fn reset_of_a_websocket_over_http2_ends_it_upstream_h011() {
     reads(&mut body, "hello").await;
     stream.send_reset(Reason::CANCEL);
     assert_eq!(sockets.next().await, "");
-    // Others on the same connection go on.
+    // Other streams of the same connection continue.
     let (answer, _stream) = open(&mut sender, "websocket", "").await;
     assert_eq!(answer.status(), 200);
 }

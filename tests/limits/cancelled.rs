@@ -23,7 +23,7 @@ use tokio::{
     time::timeout,
 };
 
-/// Answers of the upstream to the requests that are taken back: GETs.
+/// The answers of the upstream to GETs, which are the requests that are cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// Nothing comes.
@@ -44,7 +44,7 @@ const RESETS_WITHIN: Duration = Duration::from_secs(30);
 /// Records what came over each connection of the upstream, by its number.
 #[derive(Clone, Debug, Default)]
 struct Seen {
-    taken_back: usize,
+    cancelled: usize,
     resets: usize,
     /// The bodies of POSTs.
     posts: Vec<String>,
@@ -158,7 +158,7 @@ async fn serve(
         };
         match next.kind {
             HEADERS if next.flags & END_STREAM != 0 => {
-                record.note(number, |seen| seen.taken_back += 1);
+                record.note(number, |seen| seen.cancelled += 1);
                 if kind == Kind::Begun {
                     peer.send(answer(next.stream, 0)).await;
                 }
@@ -196,9 +196,9 @@ fn answer(stream: u32, flags: u8) -> Vec<u8> {
     [head, frame(DATA, flags, stream, b"answer")].concat()
 }
 
-/// Sends this many requests at once. Takes them back when the proxy has read them, and has begun to answer
-/// them if the upstream does. Returns `false` at the connection's end.
-async fn take_back(http2: &mut Frames, kind: Kind, first: u32, count: u32) -> bool {
+/// Sends this many requests at once. Cancels them when the proxy has read them, and has begun to answer them
+/// if the upstream does. Returns `false` at the connection's end.
+async fn cancel(http2: &mut Frames, kind: Kind, first: u32, count: u32) -> bool {
     let streams = || (first..first + count).map(|n| 2 * n + 1);
     let mut requests: Vec<u8> = streams().flat_map(|one| request(one, GET, &[])).collect();
     requests.extend(frame(PING, 0, 0, &[1; 8]));
@@ -220,21 +220,21 @@ async fn take_back(http2: &mut Frames, kind: Kind, first: u32, count: u32) -> bo
     http2.send(&resets.collect::<Vec<_>>()).await
 }
 
-/// Takes requests back as fast as it can.
+/// Cancels requests as fast as possible.
 async fn flood(https: Https, kind: Kind) {
     const AT_ONCE: u32 = 60;
     loop {
-        // The proxy may have had enough of a connection: then the flood goes on with another.
+        // If the proxy ends a connection, the flood continues with another.
         let mut http2 = Frames::connect(&https, &[]).await;
         let mut first = 0;
-        while take_back(&mut http2, kind, first, AT_ONCE).await {
+        while cancel(&mut http2, kind, first, AT_ONCE).await {
             first += AT_ONCE;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_that_one_caller_takes_back_end_no_connection_to_the_upstream_p144() {
+async fn requests_that_one_caller_cancels_end_no_connection_to_the_upstream_p144() {
     for (kind, settings) in KINDS
         .into_iter()
         .flat_map(|kind| SETTINGS.map(|one| (kind, one)))
@@ -252,17 +252,15 @@ async fn requests_that_one_caller_takes_back_end_no_connection_to_the_upstream_p
             served += 1;
         }
         abused.held_is_served(held, &what).await;
-        let taken_back: usize = abused
-            .seen
-            .borrow()
-            .values()
-            .map(|one| one.taken_back)
-            .sum();
+        let cancelled: usize = abused.seen.borrow().values().map(|one| one.cancelled).sum();
         let connections = abused.seen.borrow().len();
         println!(
-            "{what}: {served} next to {taken_back} over {connections} connections, worst {worst:?}"
+            "{what}: {served} next to {cancelled} over {connections} connections, worst {worst:?}"
         );
-        assert!(taken_back > 5 * RESETS, "{what}: it was no flood");
+        assert!(
+            cancelled > 5 * RESETS,
+            "{what}: there were too few for a flood"
+        );
     }
 }
 
@@ -274,7 +272,7 @@ async fn connection_without_a_reset_left_takes_no_requests_and_ends_with_its_las
         let mut http2 = Frames::connect(&abused.https, &[]).await;
         // A core has three connections to an idle upstream at most, and each may have 100 resets.
         for round in 0..10 {
-            assert!(take_back(&mut http2, kind, round * 60, 60).await);
+            assert!(cancel(&mut http2, kind, round * 60, 60).await);
         }
         let first = |seen: &BTreeMap<usize, Seen>| seen[&0].clone();
         abused
