@@ -117,7 +117,7 @@ async fn token_that_a_server_refuses_is_degraded_until_another_one_comes() {
         let claims = stack.agent.jwt_claims(SERVER_ID, &[audience]);
         fake_workload_api::token(stack.agent.mint_jwt(&claims))
     };
-    // The agent's key signed it, and the server has another bundle by then.
+    // The agent's key signs the token. Later the server has a bundle without this key.
     fake.script.tokens.lock().unwrap().push(token(SERVER_ID));
     let url = format!("https://localhost:{}", server.listening().await);
     let flags = ["--listen", "127.0.0.1:0", "--url", &url];

@@ -102,7 +102,7 @@ async fn application_that_is_down_is_503() {
     let admin = Admin::of(&server).await;
     let https = stack.https(server.listening().await);
     let token = format!("Bearer {}", stack.token(|_| ()));
-    // The endpoint may be tried again between the request and the question.
+    // The endpoint may be tried again between the request and the query of `/ready`.
     let (status, report) = loop {
         assert_eq!(
             https.send(get(&[("authorization", &token)])).await.status,

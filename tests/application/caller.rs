@@ -23,7 +23,7 @@ pub(crate) async fn call(address: &str, version: Version, request: Request<Full<
     }
 }
 
-/// Does as [`call`], and returns the response before its body has come.
+/// Does the same as [`call`], and returns the response before its body has come.
 pub(crate) async fn respond(
     address: &str,
     version: Version,

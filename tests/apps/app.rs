@@ -45,7 +45,7 @@ impl Chain {
         }
     }
 
-    /// Does as [`Self::before`], with nginx in place of the proxy.
+    /// Does the same as [`Self::before`], with nginx in place of the proxy.
     async fn with_nginx(app: Process, scheme: &str) -> Option<Self> {
         let (stack, server) = server_before(&app, scheme).await;
         let nginx = Balancer::before(&stack, server.listening().await).await?;
@@ -104,7 +104,7 @@ impl App {
         Some(Self::of(python, chain))
     }
 
-    /// Does as [`Self::behind_all`], with nginx in place of the proxy.
+    /// Does the same as [`Self::behind_all`], with nginx in place of the proxy.
     pub(crate) async fn behind_nginx(server: &str, scheme: &str) -> Option<Self> {
         let python = Python::new().await?;
         let chain = Chain::with_nginx(python.spawn(server, &[]), scheme).await?;

@@ -2,12 +2,13 @@ use std::{fs, path::Path};
 
 use harness::results::ROOT;
 
-/// The manifests that have the image, and where the overlays name its tag.
+/// The manifests whose pods run the image.
 const MANIFESTS: [&str; 3] = [
     "gateway/gateway.yaml",
     "sidecar/orders.yaml",
     "sidecar/shop.yaml",
 ];
+/// The overlays, which name its tag.
 const OVERLAYS: [&str; 2] = ["gateway", "sidecar"];
 
 fn read(file: &str) -> String {

@@ -102,7 +102,7 @@ impl Https {
         self.config_of(rustls::DEFAULT_VERSIONS, alpn)
     }
 
-    /// Does as [`Self::config`] for these versions of TLS.
+    /// Does the same as [`Self::config`] for these versions of TLS.
     pub fn config_of(
         &self,
         versions: &[&'static SupportedProtocolVersion],
@@ -159,7 +159,7 @@ impl Https {
         self.try_start(version, request).await.unwrap()
     }
 
-    /// Does as [`Self::start`], and returns an error if there is no head of an answer.
+    /// Does the same as [`Self::start`], and returns an error if there is no head of an answer.
     pub async fn try_start<B: RequestBody>(
         &self,
         version: Version,
@@ -194,12 +194,12 @@ impl Https {
         self.try_connect(alpn).await.unwrap()
     }
 
-    /// Does as [`Self::connect`], and returns an error if the handshake fails.
+    /// Does the same as [`Self::connect`], and returns an error if the handshake fails.
     pub async fn try_connect(&self, alpn: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
         self.connect_with(self.config(&[alpn]), "localhost").await
     }
 
-    /// Does as [`Self::try_connect`] with this configuration, to the server name `server_name`.
+    /// Does the same as [`Self::try_connect`] with this configuration, to the server name `server_name`.
     pub async fn connect_with(
         &self,
         config: ClientConfig,

@@ -81,7 +81,7 @@ impl Stack {
         }
     }
 
-    /// Does as [`Self::new`] with an agent that federates with the trust domain of `bundle`.
+    /// Does the same as [`Self::new`] with an agent that federates with the trust domain of `bundle`.
     pub async fn federated(bundle: FederatedBundle) -> Self {
         Self::with(SERVER_ID, |config| config.federated = vec![bundle]).await
     }

@@ -56,7 +56,7 @@ impl Manager {
         self.spawn_with(stack, name, args, &[])
     }
 
-    /// Does as [`Self::spawn`] with more variables.
+    /// Does the same as [`Self::spawn`] with more variables.
     pub fn spawn_with(
         &self,
         stack: &Stack,
@@ -67,7 +67,7 @@ impl Manager {
         self.spawn_at(&stack.agent.endpoint(), name, args, environment)
     }
 
-    /// Does as [`Self::spawn_with`] with the Workload API at this address.
+    /// Does the same as [`Self::spawn_with`] with the Workload API at this address.
     pub fn spawn_at(
         &self,
         endpoint: &str,

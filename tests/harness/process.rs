@@ -64,13 +64,13 @@ pub fn command(program: &Path, endpoint: &str, args: &[impl AsRef<OsStr>]) -> Co
     command
 }
 
-/// Does as [`command`], by means of a shell.
+/// Does the same as [`command`], by means of a shell.
 pub fn in_shell(script: &str, program: &Path, endpoint: &str, args: &[&str]) -> Command {
     let shell = ["-c", script, program.to_str().unwrap()];
     command("/bin/sh".as_ref(), endpoint, &[&shell, args].concat())
 }
 
-/// Does as [`command`], and passes two sockets as systemd does: its standard input is the first,
+/// Does the same as [`command`], and passes two sockets as systemd does: its standard input is the first,
 /// its standard output the second. `LISTEN_FDS` says how many the program takes.
 pub fn activated(program: &Path, endpoint: &str, args: &[&str]) -> Command {
     let script = r#"

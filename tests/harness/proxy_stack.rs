@@ -45,7 +45,7 @@ impl<U: Upstream> ProxyStack<U> {
         Self::on(stack, upstream, args).await
     }
 
-    /// Does as [`Self::before`] on a stack that has its upstream already.
+    /// Does the same as [`Self::before`] on a stack that has its upstream already.
     pub async fn on(stack: Stack, upstream: U, args: &[&str]) -> Self {
         let proxy = stack.proxy(upstream.port(), args).await;
         let https = stack.https(proxy.listening().await);
@@ -59,7 +59,7 @@ impl<U: Upstream> ProxyStack<U> {
 }
 
 impl ProxyStack<u16> {
-    /// Does as [`Self::before`] with an upstream that speaks only `alpn` and answers by `answer`.
+    /// Does the same as [`Self::before`] with an upstream that speaks only `alpn` and answers by `answer`.
     pub async fn answering<F, R>(alpn: &[&str], args: &[&str], answer: F) -> Self
     where
         F: Fn(Request<Incoming>) -> R + Send + Sync + 'static,

@@ -56,7 +56,7 @@ impl Scripted {
         Self::with(stack, b"", script).await
     }
 
-    /// Does as [`Self::new`] with these SETTINGS.
+    /// Does the same as [`Self::new`] with these SETTINGS.
     pub async fn with<F, R>(stack: &Stack, settings: &'static [u8], script: F) -> Self
     where
         F: Fn(ScriptedPeer) -> R + Send + Sync + 'static,

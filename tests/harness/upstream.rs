@@ -37,7 +37,7 @@ where
     answering_with(stack, alpn, |_| (), answer).await
 }
 
-/// Does as [`answering`] after `change` has changed the HTTP configuration.
+/// Does the same as [`answering`] after `change` has changed the HTTP configuration.
 pub async fn answering_with<F, R>(
     stack: &Stack,
     alpn: &[&str],

@@ -84,7 +84,7 @@ impl Role {
             let answer = async |_| body::text(StatusCode::OK, "Success!!!");
             return self.before(stack, args, answer).await;
         }
-        // With one core, all callers share one connection to it.
+        // All callers share one connection to a server with one core.
         let server = stack.server(&["--cores", "1"]).await;
         let port = server.listening().await;
         self.before_port(stack, args, port, Some(server)).await

@@ -71,7 +71,7 @@ impl Server {
         let port = process::port(&server.line_with(process::LISTENING).await);
         let https = stack.https(port);
         for _ in 0..150 {
-            // At this level HTTP/2 logs some hundred lines for each request.
+            // HTTP/2 logs some hundred lines for each request at this level.
             let answer = https.send_over(Version::HTTP_2, get(&[])).await;
             assert_eq!(answer.status, 401);
         }

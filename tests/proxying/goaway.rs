@@ -26,7 +26,7 @@ const PROCESSED: usize = 7;
 enum Leaving {
     /// Sends GOAWAY with the last one that it processes, answers these and closes.
     Answers(u32),
-    /// Sends a GOAWAY that names no last one first, and then does as [`Self::Answers`].
+    /// Sends a GOAWAY that names no last one first, and then does the same as [`Self::Answers`].
     InTwoSteps,
     /// Sends GOAWAY with the last one that it processes, and closes.
     Closes,

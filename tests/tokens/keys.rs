@@ -218,7 +218,7 @@ fn authenticator_without_bundles_answers_503_j171() {
     assert!(!answer.contains("www-authenticate"), "{answer}");
 }
 
-/// With both backends, jsonwebtoken has no default, so that every verification panics.
+/// jsonwebtoken has no default if both backends are built in, so that every verification panics.
 #[test]
 fn one_cryptographic_backend_is_built_in_j172() {
     let lock = include_str!("../../Cargo.lock");

@@ -85,7 +85,7 @@ async fn proxy_records_requests_whose_token_the_server_accepts_only_u035() {
     let spans = collector.has(1).await;
     let status = spans[0].span.text("http.response.status_code");
     assert_eq!(status.as_deref(), Some("200"));
-    // A stranger can cause failures of a server that is down.
+    // An unverified caller can cause failures while the server is down, so that these have no span.
     server.signal(nix::sys::signal::Signal::SIGKILL);
     server.ended().await;
     let https = stack.https(proxy.listening().await);

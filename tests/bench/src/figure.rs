@@ -11,7 +11,7 @@ pub(crate) enum Figure {
     CpuMicros,
     /// [`Self::CpuMicros`] of proxy and server alone.
     TwoHopsCpuMicros,
-    /// [`Self::CpuMicros`] of the same requests that are no gRPC calls.
+    /// [`Self::CpuMicros`] of the same requests that are not gRPC calls.
     PlainCpuMicros,
     /// [`Self::CpuMicros`] while the metrics of all processes are scraped each second.
     ScrapedCpuMicros,

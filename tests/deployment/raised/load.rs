@@ -91,7 +91,7 @@ async fn lost_log_lines_and_files_that_run_out_are_raised() {
     let mut open = Vec::new();
     harness::wait::until(async || {
         let page = Page::of(&scarce).await;
-        // This question has a descriptor of its own.
+        // This query takes a descriptor itself.
         let is_full = page.at("process_open_fds") > 0.9 * page.at("process_max_fds") + 1.0;
         if !is_full {
             open.push(

@@ -52,7 +52,7 @@ async fn endpoint_that_is_down_is_raised_and_an_upstream_without_another_is_gone
         (&admins[0], "degraded", "degraded"),
         (&admins[1], "not ready", "lost"),
     ] {
-        // The endpoint may be tried again between a request and the question.
+        // The endpoint may be tried again between a request and the query of `/ready`.
         let condition = harness::wait::until_some(async || {
             ask().await;
             let (_, report) = admin.ready().await;

@@ -2,8 +2,8 @@
 //! seeds. An input is any bytes. The result is compared with that of a second implementation, which
 //! shares no code with the first. All is in memory, on one thread, and a panic is a finding.
 //!
-//! With cargo-fuzz (`cargo install cargo-fuzz --locked`), from the root of the project, on stable
-//! Rust; `bearer` stands for any of [`TARGETS`]:
+//! cargo-fuzz (`cargo install cargo-fuzz --locked`) runs them from the root of the project, on stable
+//! Rust. `bearer` stands for any of [`TARGETS`]:
 //!
 //! ```sh
 //! mkdir -p tests/fuzz/corpus/bearer

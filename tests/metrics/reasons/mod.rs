@@ -34,7 +34,7 @@ impl Watched {
         Self::at(stack, &stack.agent.endpoint(), name, args).await
     }
 
-    /// Does as [`Self::start`] with another Workload API.
+    /// Does the same as [`Self::start`] with another Workload API.
     async fn at(stack: &Stack, endpoint: &str, name: &str, args: &[&str]) -> Self {
         let always = ["--listen", "127.0.0.1:0", "--log-requests", "refused"];
         let args = [&always, &ADMIN[..], args].concat();
