@@ -9,6 +9,8 @@
 //! ```
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
+/// Checks the links, paths and flags in documents.
+mod documents;
 /// Reads and writes the rows of the list.
 mod list;
 /// Checks the list of what an operator sees.
