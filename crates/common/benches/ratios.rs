@@ -171,7 +171,8 @@ fn undisturbed(times: &mut [f64]) -> f64 {
 
 fn authenticator(bundles: JwtBundleSet) -> Authenticator<JwtBundleSet> {
     let pattern: Pattern = "spiffe://example.org/ns/shop/*".parse().unwrap();
-    let policy = Policy::new(vec![SERVER.to_owned()], Allow::from_iter([pattern]));
+    let mut policy = Policy::new(vec![SERVER.to_owned()], Allow::from_iter([pattern]));
+    policy.token_cache = 0;
     Authenticator::new(bundles, policy)
 }
 

@@ -6,6 +6,15 @@
 //! [`Caller`](bearer::Caller) in the request's extensions. A policy that needs more than the SPIFFE ID reads
 //! the token's claims with [`Caller::claims`](bearer::Caller::claims).
 //!
+//! # Depend on it
+//!
+//! The crate is not on crates.io. A service depends on it through Git:
+//!
+//! ```toml
+//! [dependencies]
+//! common = { git = "<the address of this repository>" }
+//! ```
+//!
 //! # Example: verified callers in an axum service
 //!
 //! ```no_run
@@ -52,24 +61,31 @@
 //! - [`path`] has patterns over the paths of requests
 //! - [`certificate`] reads a certificate
 //! - [`count`] has counters that cost next to nothing
-//! - [`reason`] has the codes of refusals, which log lines, metrics and documents share; [`label`] declares such
-//!   codes
-//! - [`sanitize`], [`cause`] and [`throttle`] make log lines safe, complete and bounded
-//! - [`fair`], [`source`], [`backoff`] and [`lock`] are small parts that the crates of this workspace
-//!   share
+//! - [`reason`] has the codes of refusals, which log lines, metrics and documents share
+//! - [`sanitize`] and [`cause`] make log lines safe and complete
+//! - [`source`] has the network of a caller's address
+//!
+//! Five more modules (`backoff`, `fair`, `label`, `lock` and `throttle`) are parts that only the crates of this
+//! workspace share. The documentation leaves them out, and they may change at any time.
 
+#[doc(hidden)]
 pub mod backoff;
 pub mod bearer;
 pub mod cause;
 pub mod certificate;
 pub mod count;
+#[doc(hidden)]
 pub mod fair;
+mod jwt_bundle;
+#[doc(hidden)]
 pub mod label;
+#[doc(hidden)]
 pub mod lock;
 pub mod path;
 pub mod reason;
 pub mod sanitize;
 pub mod source;
+#[doc(hidden)]
 pub mod throttle;
 pub mod tls;
 pub mod workload;

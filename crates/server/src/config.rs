@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use common::{
-    bearer::{Authenticator, Pattern, Policy, Rules},
+    bearer::{Authenticator, DEFAULT_TOKEN_CACHE, Pattern, Policy, Rules},
     tls::Callers,
     workload::JwtSource,
 };
@@ -99,7 +99,7 @@ pub struct Config {
     #[arg(
         long,
         value_name = "N",
-        default_value = "10000",
+        default_value_t = DEFAULT_TOKEN_CACHE,
         value_parser = cli::whole_number::<usize>,
         help_heading = "Authentication"
     )]

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use common::{
-    bearer::{Refusal, RefusalAnswer, Rule},
+    bearer::{Refusal, RefusalAnswer, RefusedBy},
     sanitize::Sanitized,
     throttle::{LogQuotas, RefusedRequest},
 };
@@ -104,7 +104,7 @@ fn request(head: &Parts) -> (Sanitized<&str>, Sanitized<&str>) {
 fn remedy(refusal: &Refusal) -> &'static str {
     match refusal {
         Refusal::NotAllowed {
-            rule: Rule::MembersOf(_),
+            by: RefusedBy::MembersOf(_),
             ..
         } => " without --allow",
         _ => "",

@@ -140,6 +140,7 @@ impl Options<'_> {
         let seconds =
             |on: bool, seconds: i64| on.then(|| Duration::from_secs(seconds.unsigned_abs()));
         let mut policy = Policy::new(vec![SERVER_ID.to_owned()], allow);
+        policy.token_cache = 0;
         policy.clock_skew = seconds(self.has("skew"), SKEW).unwrap_or_default();
         policy.max_token_lifetime = seconds(self.has("lifetime"), LIFETIME);
         policy

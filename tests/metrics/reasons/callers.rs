@@ -60,6 +60,20 @@ async fn token_without_bundles_to_verify_it_is_no_bundles_and_the_update_is_coun
 }
 
 #[tokio::test]
+async fn update_that_repeats_an_unusable_bundle_is_counted_as_rejected_again() {
+    let stack = Stack::new().await;
+    let fake = Fake::new(&Genuine::of(&stack).await);
+    let server = Watched::at(&stack, &fake.endpoint(), "server", &[]).await;
+    let count = |name: &str| format!("spiffe_workload_api_{name}_total{{stream=\"jwt_bundles\"}}");
+    Page::with(&server.admin, &count("updates"), 1.0).await;
+    for repeats in [1.0, 2.0, 3.0] {
+        fake.say_jwt_bundles(Ok(jwt_bundle("{}".to_owned())));
+        let page = Page::with(&server.admin, &count("rejected_updates"), repeats).await;
+        assert_eq!(page.at(&count("updates")), 1.0);
+    }
+}
+
+#[tokio::test]
 async fn call_that_ends_with_its_token_is_credential_expired() {
     let stack = Stack::new().await;
     let silent = answering(&stack, &["h2", "http/1.1"], |_| pending()).await;

@@ -129,6 +129,7 @@ impl ExplainArgs {
         Ok(Policy {
             clock_skew: self.clock_skew,
             max_token_lifetime: self.max_token_lifetime,
+            token_cache: 0,
             ..Policy::new(audiences, self.rules(own)?)
         })
     }

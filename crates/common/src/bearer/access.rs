@@ -36,15 +36,15 @@ pub(super) enum Snapshot<'a> {
 #[derive(Debug)]
 pub struct RulesHandle(watch::Sender<Arc<InForce>>);
 
-/// The part of the rules that decides about a request.
+/// The rule that matches a request, by which its token is checked.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Decides<'a> {
+pub(super) enum MatchedRule<'a> {
     /// A rule lets the request through without a token.
     Public,
     /// A rule names the callers that it allows. A token must have one of these audiences.
     Callers(&'a AccessRule, &'a [String]),
     /// No rule matches. The token may have any accepted audience, and its caller is refused.
-    Nothing,
+    None,
 }
 
 impl InForce {
@@ -64,28 +64,28 @@ impl InForce {
         &self.accepted
     }
 
-    /// Returns what decides about the request with this head.
-    pub(super) fn decides(&self, head: &Parts) -> Decides<'_> {
-        self.decides_about(&head.method, head.uri.path())
+    /// Returns the rule that matches the request with this head.
+    pub(super) fn matched(&self, head: &Parts) -> MatchedRule<'_> {
+        self.matched_by(&head.method, head.uri.path())
     }
 
-    fn decides_about(&self, method: &Method, path: &str) -> Decides<'_> {
+    fn matched_by(&self, method: &Method, path: &str) -> MatchedRule<'_> {
         match self.rules.deciding(method, path) {
-            None => Decides::Nothing,
+            None => MatchedRule::None,
             Some(rule) => match rule.access {
-                Access::Public => Decides::Public,
-                Access::Callers { .. } => Decides::Callers(rule, rule.audiences(&self.default)),
+                Access::Public => MatchedRule::Public,
+                Access::Callers { .. } => MatchedRule::Callers(rule, rule.audiences(&self.default)),
             },
         }
     }
 }
 
-impl<'a> Decides<'a> {
+impl<'a> MatchedRule<'a> {
     /// Returns the audiences of which a token must have one.
     pub(super) fn audiences(self, in_force: &'a InForce) -> &'a [String] {
         match self {
             Self::Callers(_, audiences) => audiences,
-            Self::Public | Self::Nothing => &in_force.accepted,
+            Self::Public | Self::None => &in_force.accepted,
         }
     }
 
@@ -161,11 +161,11 @@ mod tests {
             (&["d", "a"], &["d", "a"], &["a", "d"]),
         ] {
             let in_force = InForce::new(rules(own), Arc::clone(&default));
-            let decides = in_force.decides_about(&Method::GET, "/a");
-            assert_eq!(decides.audiences(&in_force), of_rule);
+            let matched = in_force.matched_by(&Method::GET, "/a");
+            assert_eq!(matched.audiences(&in_force), of_rule);
             assert_eq!(**in_force.accepted(), *accepted);
-            let elsewhere = in_force.decides_about(&Method::GET, "/b");
-            assert!(matches!(elsewhere, Decides::Public));
+            let elsewhere = in_force.matched_by(&Method::GET, "/b");
+            assert!(matches!(elsewhere, MatchedRule::Public));
         }
     }
 

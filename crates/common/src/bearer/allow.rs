@@ -20,12 +20,12 @@ pub struct Allow {
     exact: HashSet<SpiffeId>,
     /// The paths below which every ID is allowed, by trust domain.
     below: HashMap<TrustDomain, HashSet<String>>,
-    rule: Rule,
+    refused_by: RefusedBy,
 }
 
 /// The part of the policy that refuses a caller, as a text for the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Rule {
+pub enum RefusedBy {
     /// Patterns that were given.
     #[default]
     Patterns,
@@ -69,18 +69,18 @@ impl Allow {
     /// Returns the patterns that allow every workload of one trust domain.
     #[must_use]
     pub fn members_of(trust_domain: TrustDomain) -> Self {
-        let rule = Rule::MembersOf(trust_domain.clone());
+        let refused_by = RefusedBy::MembersOf(trust_domain.clone());
         let path = String::new();
         Self {
-            rule,
+            refused_by,
             ..Self::from_iter([Pattern::Below { trust_domain, path }])
         }
     }
 
-    /// Returns the rule that refuses a caller which this set does not allow.
+    /// Returns what refuses a caller that this set does not allow.
     #[must_use]
-    pub fn rule(&self) -> &Rule {
-        &self.rule
+    pub fn refused_by(&self) -> &RefusedBy {
+        &self.refused_by
     }
 
     /// Returns whether a pattern matches. An ID without a path does not name a workload (X509-SVID
@@ -134,7 +134,7 @@ impl FromIterator<Pattern> for Allow {
 }
 
 /// Completes a sentence that begins with the refused caller.
-impl fmt::Display for Rule {
+impl fmt::Display for RefusedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Patterns => f.write_str("matches no allowed pattern"),

@@ -12,19 +12,19 @@ use spiffe::{BundleSource, SpiffeId};
 use tracing::debug;
 
 use super::{
-    access::{Decides, Holder, InForce, RulesHandle},
-    allow::Rule,
+    access::{Holder, InForce, MatchedRule, RulesHandle},
+    allow::RefusedBy,
     cache::{self, Cache, TokenDigest, Verified},
     caller::{Caller, Credential},
     counts::Counts,
     fault::TokenFault,
     header,
-    jwt::{JwtBundle, Times, Validator, VerifiedToken},
+    jwt::{Times, Validator, VerifiedToken},
     policy::Policy,
     queue::VerificationQueue,
     refusal::Refusal,
 };
-use crate::workload::JwtSource;
+use crate::{jwt_bundle::JwtBundle, workload::JwtSource};
 
 /// Verifies the bearer token of requests with JWT bundles: the live ones of a [`JwtSource`], or a
 /// fixed set.
@@ -44,11 +44,11 @@ pub(super) struct BearerToken<'a> {
     digest: OnceCell<TokenDigest>,
 }
 
-/// The check of one request: its token, and what decides about it.
+/// The check of one request: its token, and the rule that matches it.
 pub(super) struct Check<'a> {
     pub(super) token: BearerToken<'a>,
     in_force: &'a InForce,
-    pub(super) decides: Decides<'a>,
+    pub(super) matched: MatchedRule<'a>,
 }
 
 impl<'a> BearerToken<'a> {
@@ -108,13 +108,13 @@ where
         (in_force, times, policy.token_cache)
     }
 
-    fn with(bundles: B, rules: Holder, times: Times, cache: usize) -> Self {
+    fn with(bundles: B, rules: Holder, times: Times, cached_tokens: usize) -> Self {
         let counts = Arc::default();
         Self {
             validator: Validator::new(bundles),
             rules,
             times,
-            cache: (cache > 0).then(|| cache::cache(cache, &counts)),
+            cache: (cached_tokens > 0).then(|| cache::cache(cached_tokens, &counts)),
             counts,
         }
     }
@@ -128,8 +128,7 @@ where
     /// Authenticates and authorizes the caller of the request with this head. Returns `None` if a rule
     /// makes the request public, so that its caller is unknown.
     ///
-    /// It takes the whole head because the rules are about its method and path, and because other kinds
-    /// of credentials travel in other headers.
+    /// It takes the whole head because the rules are about its method and path.
     ///
     /// # Errors
     /// Fails when a step refuses the request. The [`Refusal`] names the step, its answer and its log
@@ -145,31 +144,16 @@ where
         let Some(check) = Check::new(&in_force, head)? else {
             return Ok(None);
         };
-        let verified = match self.known(&check)? {
-            Some(verified) => verified,
-            None => self.verify_and_remember(&check)?,
-        };
+        let verified = self.known_or_verified(&check)?;
         check.authorize(&verified).map(Some)
     }
 
-    /// Authenticates as [`Self::authenticate`] does, on a core that also has other work. A token that
-    /// is not in the cache waits in `queue`, which serves callers source by source. `source` is the
-    /// caller's network ([`crate::source::network`]).
+    /// Decides as [`Self::authenticate`] does, on a core that also has other work. A token that is not in
+    /// the cache waits in `queue`, which serves callers source by source. `source` is the caller's network
+    /// ([`crate::source::network`]). Leaves the count to its caller.
     ///
     /// # Errors
     /// Fails as [`Self::authenticate`] does, and when too many verifications wait already.
-    pub async fn authenticate_queued(
-        &self,
-        head: &Parts,
-        source: IpAddr,
-        queue: &VerificationQueue,
-    ) -> Result<Option<Caller>, Refusal> {
-        let decided = self.decide_queued(head, source, queue).await;
-        self.counts.note(&decided);
-        decided
-    }
-
-    /// Decides as [`Self::authenticate_queued`] does, and does not count the outcome.
     pub(super) async fn decide_queued(
         &self,
         head: &Parts,
@@ -187,10 +171,7 @@ where
                 let _permit = queue.permit(source).await?;
                 drop(waiting);
                 // Another request with the same token may have been verified meanwhile.
-                match self.known(&check)? {
-                    Some(verified) => verified,
-                    None => self.verify_and_remember(&check)?,
-                }
+                self.known_or_verified(&check)?
             }
         };
         check.authorize(&verified).map(Some)
@@ -207,9 +188,16 @@ where
         id: Arc<SpiffeId>,
     ) -> Result<Option<Caller>, Refusal> {
         let in_force = self.rules.snapshot();
-        match in_force.decides(head) {
-            Decides::Public => Ok(None),
-            decides => authorized(decides, Caller::new(id, Credential::Certificate)).map(Some),
+        match in_force.matched(head) {
+            MatchedRule::Public => Ok(None),
+            matched => authorized(matched, Caller::new(id, Credential::Certificate)).map(Some),
+        }
+    }
+
+    fn known_or_verified(&self, check: &Check<'_>) -> Result<Arc<Verified>, Refusal> {
+        match self.known(check)? {
+            Some(verified) => Ok(verified),
+            None => self.verify_and_remember(check),
         }
     }
 
@@ -218,16 +206,15 @@ where
     /// # Errors
     /// Fails when the token is known and has no audience of the rule.
     fn known(&self, check: &Check<'_>) -> Result<Option<Arc<Verified>>, Refusal> {
-        let verified = self.cache.as_ref();
-        let verified = verified.and_then(|cache| cache.get(check.token.digest()));
         let (accepted, bundles) = (check.in_force.accepted(), self.validator.bundles());
-        let holds = |verified: &Arc<Verified>| verified.holds(accepted, bundles, SystemTime::now());
-        let Some(verified) = verified.filter(holds) else {
-            return Ok(None);
-        };
-        self.counts.cache_hits.add(1);
-        check.audience(verified.audiences())?;
-        Ok(Some(verified))
+        let cache = self.cache.as_ref();
+        let found = cache.and_then(|cache| cache.get(check.token.digest()));
+        let known = found.filter(|one| one.holds(accepted, bundles, SystemTime::now()));
+        if let Some(verified) = &known {
+            self.counts.cache_hits.add(1);
+            check.require_audience(verified.audiences())?;
+        }
+        Ok(known)
     }
 
     fn verify_and_remember(&self, check: &Check<'_>) -> Result<Arc<Verified>, Refusal> {
@@ -243,25 +230,27 @@ where
 
     fn verify(&self, check: &Check<'_>) -> Result<Verified, Refusal> {
         let now = SystemTime::now();
-        let audience = |found: &[String]| check.audience(found.iter().map(String::as_str));
+        let audience = |found: &[String]| check.require_audience(found.iter().map(String::as_str));
         let begun = Instant::now();
-        let verified = self
+        let svid = self
             .validator
             .verify(check.token.text, audience, self.times, now);
         self.counts.verification.add(begun.elapsed());
-        let svid = verified?;
+        let svid = svid?;
         debug!(caller = %svid.id, "token verified");
         if svid.audiences.len() > 1 {
             debug!(caller = %svid.id, "multi-audience token: its other audiences can replay it");
         }
         let expiry = cache::time(svid.expiry, self.times.clock_skew);
+        // An `exp` before 1970, which only a large clock skew accepts, makes an entry that never holds.
+        let until = expiry.unwrap_or(now);
         Ok(Verified {
             id: Arc::new(svid.id),
             audiences: cache::positions(&svid.audiences, check.in_force.accepted()),
             accepted: Arc::clone(check.in_force.accepted()),
             bundle: svid.bundle,
             since: now,
-            until: expiry.unwrap_or(now),
+            until,
         })
     }
 }
@@ -272,24 +261,24 @@ impl<'a> Check<'a> {
     /// # Errors
     /// Fails when the request does not have one token.
     pub(super) fn new(in_force: &'a InForce, head: &'a Parts) -> Result<Option<Self>, Refusal> {
-        let decides = in_force.decides(head);
-        if matches!(decides, Decides::Public) {
+        let matched = in_force.matched(head);
+        if matches!(matched, MatchedRule::Public) {
             return Ok(None);
         }
         let token = BearerToken::in_head(head)?;
         Ok(Some(Self {
             token,
             in_force,
-            decides,
+            matched,
         }))
     }
 
-    /// Refuses a token that has none of the audiences of which it must have one.
-    pub(super) fn audience<'t>(
+    /// Refuses a token without an audience that the matching rule accepts.
+    pub(super) fn require_audience<'t>(
         &self,
         found: impl Iterator<Item = &'t str> + Clone,
     ) -> Result<(), TokenFault> {
-        let expected = self.decides.audiences(self.in_force);
+        let expected = self.matched.audiences(self.in_force);
         match found
             .clone()
             .any(|one| expected.iter().any(|own| own == one))
@@ -298,7 +287,7 @@ impl<'a> Check<'a> {
             false => Err(TokenFault::audience(
                 found,
                 expected,
-                self.decides.names_audiences(),
+                self.matched.names_audiences(),
             )),
         }
     }
@@ -306,16 +295,16 @@ impl<'a> Check<'a> {
     fn authorize(&self, verified: &Verified) -> Result<Caller, Refusal> {
         let token = VerifiedToken::at_end_of(self.token.field, self.token.text);
         let id = Arc::clone(&verified.id);
-        authorized(self.decides, Caller::with_token(id, verified.until, token))
+        authorized(self.matched, Caller::with_token(id, verified.until, token))
     }
 }
 
-/// Returns the caller if the deciding rule allows it.
-pub(super) fn authorized(decides: Decides<'_>, caller: Caller) -> Result<Caller, Refusal> {
-    let rule = match decides {
-        Decides::Callers(rule, _) if rule.allows(&caller.id) => return Ok(caller),
-        Decides::Callers(rule, _) => rule.refusing(),
-        Decides::Public | Decides::Nothing => Rule::NoRule,
+/// Returns the caller if the rule that matches its request allows it.
+pub(super) fn authorized(matched: MatchedRule<'_>, caller: Caller) -> Result<Caller, Refusal> {
+    let by = match matched {
+        MatchedRule::Callers(rule, _) if rule.allows(&caller.id) => return Ok(caller),
+        MatchedRule::Callers(rule, _) => rule.refused_by(),
+        MatchedRule::Public | MatchedRule::None => RefusedBy::NoRule,
     };
-    Err(Refusal::NotAllowed { caller, rule })
+    Err(Refusal::NotAllowed { caller, by })
 }

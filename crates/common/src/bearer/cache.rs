@@ -20,7 +20,8 @@ use aws_lc_rs::digest::{Digest, SHA256, digest};
 use quick_cache::{Lifecycle, UnitWeighter, sync};
 use spiffe::{BundleSource, SpiffeId};
 
-use super::{counts::Counts, jwt::JwtBundle};
+use super::counts::Counts;
+use crate::jwt_bundle::JwtBundle;
 
 /// The verified tokens by digest, shared by all cores. Each part of the table has a lock of its own,
 /// which is taken for writing only to add a token.
@@ -120,7 +121,8 @@ pub(super) fn time(seconds: i64, leeway: Duration) -> Option<SystemTime> {
 mod tests {
     use spiffe::TrustDomain;
 
-    use super::{super::jwt::JwtBundleSet, *};
+    use super::*;
+    use crate::jwt_bundle::JwtBundleSet;
 
     fn bundle(trust_domain: &str) -> (TrustDomain, JwtBundle) {
         let trust_domain = TrustDomain::new(trust_domain).unwrap();

@@ -9,12 +9,12 @@ use http::request::Parts;
 use spiffe::BundleSource;
 
 use super::{
-    access::Decides,
+    access::MatchedRule,
     authenticator::{Authenticator, Check, authorized},
     caller::{Caller, Credential},
-    jwt::JwtBundle,
     refusal::Refusal,
 };
+use crate::jwt_bundle::JwtBundle;
 
 /// A rule, and its verdict on a token.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ where
             }
         };
         let mut rules = vec![ExplainedRule::met("header", "one bearer token")];
-        let audience = |found: &[String]| check.audience(found.iter().map(String::as_str));
+        let audience = |found: &[String]| check.require_audience(found.iter().map(String::as_str));
         let token = check.token.text;
         let (of_token, id) = self.validator.explain(token, audience, self.times, now);
         rules.extend(of_token);
@@ -86,8 +86,8 @@ where
             None => Outcome::NotTried("subject"),
             Some(id) => {
                 let caller = Caller::new(Arc::new(id), Credential::Certificate);
-                match authorized(check.decides, caller) {
-                    Ok(_) => Outcome::Met(allowing(check.decides)),
+                match authorized(check.matched, caller) {
+                    Ok(_) => Outcome::Met(allowing(check.matched)),
                     Err(refusal) => Outcome::Refused(refusal),
                 }
             }
@@ -98,12 +98,12 @@ where
 }
 
 /// Describes the rule that allows a caller.
-fn allowing(decides: Decides<'_>) -> String {
-    match decides {
-        Decides::Callers(rule, _) => match &rule.name {
+fn allowing(matched: MatchedRule<'_>) -> String {
+    match matched {
+        MatchedRule::Callers(rule, _) => match &rule.name {
             Some(name) => format!("{name} allows the caller"),
             None => "the caller is allowed".to_owned(),
         },
-        Decides::Public | Decides::Nothing => String::new(),
+        MatchedRule::Public | MatchedRule::None => String::new(),
     }
 }

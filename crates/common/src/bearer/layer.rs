@@ -15,10 +15,9 @@ use tower_service::Service;
 use tracing::debug;
 
 use super::{
-    authenticator::Authenticator, caller::Caller, jwt::JwtBundle, queue::VerificationQueue,
-    refusal::Refusal,
+    authenticator::Authenticator, caller::Caller, queue::VerificationQueue, refusal::Refusal,
 };
-use crate::workload::JwtSource;
+use crate::{jwt_bundle::JwtBundle, workload::JwtSource};
 
 /// Layer that applies [`JwtSvidService`], which authenticates each request by its JWT-SVID.
 ///
@@ -140,7 +139,27 @@ impl<B> JwtSvidLayer<EmptyAnswer, B> {
 
 impl<A, B> JwtSvidLayer<A, B> {
     /// Uses `source` to find the network that a request came from ([`crate::source::network`]), so
-    /// that waiting verifications are served source by source. By default all requests have one source.
+    /// that waiting verifications are served source by source. By default all requests have one source, so
+    /// that a caller who sends many new tokens delays the others.
+    ///
+    /// # Example
+    ///
+    /// An axum service that is served with `into_make_service_with_connect_info` has the address in the
+    /// request's extensions:
+    ///
+    /// ```
+    /// use std::net::SocketAddr;
+    ///
+    /// use axum::extract::ConnectInfo;
+    /// use common::{bearer::JwtSvidLayer, source::network};
+    ///
+    /// # fn of(layer: JwtSvidLayer) -> JwtSvidLayer {
+    /// layer.source(|head| {
+    ///     let ConnectInfo(address) = head.extensions.get::<ConnectInfo<SocketAddr>>()?;
+    ///     Some(network(address.ip()))
+    /// })
+    /// # }
+    /// ```
     #[must_use]
     pub fn source(mut self, source: fn(&Parts) -> Option<IpAddr>) -> Self {
         self.source = source;

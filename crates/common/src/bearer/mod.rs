@@ -34,17 +34,18 @@ mod rules;
 
 pub use self::{
     access::RulesHandle,
-    allow::{Allow, Pattern, PatternError, Rule},
+    allow::{Allow, Pattern, PatternError, RefusedBy},
     authenticator::Authenticator,
     caller::{Caller, Credential},
     claimed::claimed_id,
     counts::{Accepted, Counts},
     explain::{ExplainedRule, Outcome},
     fault::TokenFault,
-    jwt::{Claims, ClaimsFault, JwtBundle, JwtBundleFault, JwtBundleSet},
+    jwt::{Claims, ClaimsFault},
     layer::{EmptyAnswer, Enforcement, JwtSvidLayer, JwtSvidService, RefusalAnswer},
-    policy::Policy,
+    policy::{DEFAULT_TOKEN_CACHE, Policy},
     queue::{MAX_WAITING, VerificationQueue},
     refusal::{Malformed, Refusal},
     rules::{Access, AccessRule, RuleName, Rules, Verdict},
 };
+pub use crate::jwt_bundle::{JwtBundle, JwtBundleFault, JwtBundleSet};

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use super::rules::Rules;
 
+/// The default of [`Policy::token_cache`]. This many tokens take about 3 MB.
+pub const DEFAULT_TOKEN_CACHE: usize = 10_000;
+
 /// The rules that a token and its caller must meet.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -25,7 +28,7 @@ pub struct Policy {
 impl Policy {
     /// Returns a policy that accepts tokens for one of `audiences`, by `rules`. An
     /// [`Allow`](super::Allow) stands for one rule, by which its callers may send every request. The
-    /// policy accepts no clock skew and any lifetime, and remembers no tokens.
+    /// policy accepts no clock skew and any lifetime, and remembers [`DEFAULT_TOKEN_CACHE`] tokens.
     #[must_use]
     pub fn new(audiences: Vec<String>, rules: impl Into<Rules>) -> Self {
         Self {
@@ -33,7 +36,7 @@ impl Policy {
             rules: rules.into(),
             clock_skew: Duration::ZERO,
             max_token_lifetime: None,
-            token_cache: 0,
+            token_cache: DEFAULT_TOKEN_CACHE,
         }
     }
 }

@@ -8,7 +8,7 @@ use http::{
     header::{CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 
-use super::{allow::Rule, caller::Caller, fault::TokenFault};
+use super::{allow::RefusedBy, caller::Caller, fault::TokenFault};
 use crate::{reason::Reason, sanitize::Sanitized};
 
 /// The reason why a request is refused, by the step that refuses it. Its text is for the log.
@@ -27,12 +27,12 @@ pub enum Refusal {
     #[error("Invalid token: jwtsvid: {0}")]
     InvalidToken(#[from] TokenFault),
     /// The caller is verified, and the policy does not allow it.
-    #[error("Not allowed: {} {rule}", Sanitized(caller.id.to_string()))]
+    #[error("Not allowed: {} {by}", Sanitized(caller.id.to_string()))]
     NotAllowed {
         /// The verified caller.
         caller: Caller,
-        /// The rule that does not allow it.
-        rule: Rule,
+        /// The part of the policy that does not allow it.
+        by: RefusedBy,
     },
     /// The server has no bundles to verify with, which is not the caller's fault.
     #[error("Cannot check tokens: {0}")]
@@ -164,7 +164,7 @@ mod tests {
             (
                 Refusal::NotAllowed {
                     caller: caller("spiffe://example.org/client"),
-                    rule: Rule::Patterns,
+                    by: RefusedBy::Patterns,
                 },
                 403,
                 r#"Bearer realm="spiffe", error="insufficient_scope""#,
@@ -179,27 +179,27 @@ mod tests {
 
     #[test]
     fn a_caller_that_is_not_allowed_is_logged_with_the_rule() {
-        for (rule, text) in [
+        for (by, text) in [
             (
-                Rule::Patterns,
+                RefusedBy::Patterns,
                 "Not allowed: spiffe://partner.example/caller matches no allowed pattern",
             ),
             (
-                Rule::MembersOf(TrustDomain::new("example.org").unwrap()),
+                RefusedBy::MembersOf(TrustDomain::new("example.org").unwrap()),
                 "Not allowed: spiffe://partner.example/caller is not a workload of the trust domain \
                  example.org, and only its workloads are allowed",
             ),
             (
-                Rule::Named(RuleName::given("orders")),
+                RefusedBy::Named(RuleName::given("orders")),
                 "Not allowed: spiffe://partner.example/caller is not a caller of rule \"orders\"",
             ),
             (
-                Rule::NoRule,
+                RefusedBy::NoRule,
                 "Not allowed: spiffe://partner.example/caller sent a request that no rule matches",
             ),
         ] {
             let caller = caller("spiffe://partner.example/caller");
-            assert_eq!(Refusal::NotAllowed { caller, rule }.to_string(), text);
+            assert_eq!(Refusal::NotAllowed { caller, by }.to_string(), text);
         }
     }
 

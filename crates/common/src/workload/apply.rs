@@ -20,12 +20,12 @@ use super::{
     connection::{Message, Stream},
     domains::{self, Change, Domains, MAX_ITEMS},
     error::Reason,
-    monitor::{BundleFault, Kind},
+    fault::{BundleFault, Kind},
     readiness::Life,
     report,
     x509::{Bundles, SvidFault, Trust, Unavailable, X509State, X509Svid},
 };
-use crate::bearer::JwtBundle;
+use crate::jwt_bundle::JwtBundle;
 
 /// The most faults of a kind that an observer gets.
 const MAX_FAULTS: usize = 100;
@@ -35,7 +35,7 @@ pub(super) struct Held {
     choice: Choice,
     /// The time for which bundles stay in use after messages that should have replaced them and cannot be
     /// used.
-    pub(super) grace: Duration,
+    grace: Duration,
     svid: Option<Arc<X509Svid>>,
     life: Option<Life>,
     /// True from a message that has the identity until one that withdraws it.
@@ -192,7 +192,7 @@ impl Held {
             Ok(svid) => self.replace_svid(svid, now, &mut applied),
             Err(fault) => {
                 // The bundles of the message are in use, although its X.509-SVID is not.
-                applied.log_faults(self);
+                applied.log_faults(self.grace);
                 return Err(Reason::UnusableSvid(fault));
             }
         }
@@ -255,6 +255,10 @@ impl Held {
         let jwt = self.jwt.next_expiry(self.grace);
         let absence = self.absence.as_ref().map(Absence::end);
         x509.into_iter().chain(jwt).chain(absence).min()
+    }
+
+    pub(super) fn grace(&self) -> Duration {
+        self.grace
     }
 
     pub(super) fn life(&self) -> Option<Life> {

@@ -1,6 +1,6 @@
 //! The counts of a connection to the Workload API.
 
-use super::{apply::Applied, connection::Stream, error::Reason};
+use super::{connection::Stream, error::Reason};
 use crate::count::Counters;
 
 /// The counts of what a [`Monitor`](super::Monitor) observes.
@@ -13,13 +13,13 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Counts a message by its effect, or by the reason why it has none. A withdrawal is neither an update nor
-    /// rejected.
-    pub(super) fn note(&self, stream: Stream, applied: Result<&Applied, &Reason>) {
-        match applied {
-            Ok(applied) if !applied.has_faults() => self.updates.add(stream, 1),
+    /// Counts a message, of which either everything or only a part can be used, or nothing for a reason. A
+    /// withdrawal is neither an update nor rejected.
+    pub(super) fn note(&self, stream: Stream, is_usable: Result<bool, &Reason>) {
+        match is_usable {
+            Ok(true) => self.updates.add(stream, 1),
             Err(reason) if reason.is_withdrawal() => {}
-            Ok(_) | Err(_) => self.rejected.add(stream, 1),
+            Ok(false) | Err(_) => self.rejected.add(stream, 1),
         }
     }
 }

@@ -6,7 +6,7 @@ use spiffe::{BundleSource, TrustDomain};
 use tokio::sync::watch;
 
 use super::x509::{Bundles, Unavailable};
-use crate::bearer::JwtBundle;
+use crate::jwt_bundle::JwtBundle;
 
 /// The current JWT bundles. The Workload API keeps them current for as long as a clone exists.
 ///

@@ -6,7 +6,9 @@
 //! [`super`] says what is trusted, and for how long.
 //!
 //! - `start`: the start, until every stream has delivered
+//! - `missing`: the streams that have not delivered yet
 
+mod missing;
 mod start;
 
 use std::{
@@ -21,7 +23,7 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use self::start::Missing;
+use self::missing::Missing;
 use super::{
     apply::{Applied, Held},
     choice::Choice,
@@ -34,7 +36,7 @@ use super::{
     report,
     x509::{Bundles, Unavailable, X509State},
 };
-use crate::bearer::JwtBundle;
+use crate::jwt_bundle::JwtBundle;
 
 /// The longest interval between readings of the clock, which may be set at any time.
 const MAX_INTERVAL: Duration = Duration::from_secs(10);
@@ -131,7 +133,7 @@ impl Keeper {
     ) -> Result<Applied, Reason> {
         self.links.entry(stream).or_default().deliver(now);
         let applied = self.held.apply(message, now);
-        self.note(stream, applied.as_ref());
+        self.note(stream, applied.as_ref().map(Applied::is_whole));
         applied
     }
 
@@ -144,19 +146,19 @@ impl Keeper {
                     self.links.entry(stream).or_default().accept();
                 }
                 self.publish(now);
-                if let Some(changes) = applied.log(&self.held) {
+                if let Some(changes) = applied.log(self.held.spiffe_id()) {
                     self.tell(|| format!("identity updated: {changes}"));
                 }
-                applied.log_faults(&self.held);
+                applied.log_faults(self.held.grace());
             }
             Err(reason) => self.refuse(stream, &reason, now),
         }
     }
 
     /// Counts a message, and the reason why it cannot be used.
-    fn note(&self, stream: Stream, applied: Result<&Applied, &Reason>) {
+    fn note(&self, stream: Stream, is_usable: Result<bool, &Reason>) {
         if let Some(monitor) = &self.monitor {
-            monitor.counts().note(stream, applied);
+            monitor.counts().note(stream, is_usable);
         }
     }
 
@@ -246,14 +248,14 @@ impl Keeper {
     fn deadline(&self, link: &Link) -> Option<SystemTime> {
         let others_work = self.links.values().any(|link| !link.is_lost());
         let is_alone = others_work || self.held.life().is_none();
-        link.trusted_until(self.held.grace, is_alone)
+        link.trusted_until(self.held.grace(), is_alone)
     }
 
     /// Returns the time until which everything that is in use now stays in use.
     fn trusted_until(&self, now: SystemTime) -> Option<SystemTime> {
         let links = self.links.values().filter_map(|link| self.deadline(link));
         let life = self.held.life().map(|life| life.until);
-        let own = self.held.own_fault().map(|since| since + self.held.grace);
+        let own = self.held.own_fault().map(|since| since + self.held.grace());
         let ends = links.chain(life).chain(own);
         ends.filter(|end| *end > now).min()
     }

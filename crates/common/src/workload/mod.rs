@@ -34,6 +34,7 @@ mod connection;
 mod counts;
 mod domains;
 mod error;
+mod fault;
 mod fetch;
 mod follow;
 mod jwt;
@@ -64,9 +65,10 @@ pub use self::{
     connection::{AgentHook, Stream},
     counts::Counts,
     error::{Error, Process, Reason},
+    fault::{BundleFault, Kind},
     jwt::JwtSource,
     look::{AgentProcess, Issued, IssuedId},
-    monitor::{Authority, BundleFault, Kind, Monitor, Overview, StreamState, StreamStatus},
+    monitor::{Authority, Monitor, Overview, StreamState, StreamStatus},
     readiness::{Degradation, Readiness, Unready},
     x509::{SvidFault, Unavailable, X509Source, X509Svid},
 };

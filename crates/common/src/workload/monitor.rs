@@ -12,13 +12,14 @@ use tokio::sync::watch;
 use super::{
     connection::Stream,
     counts::Counts,
+    fault::{BundleFault, Kind},
     readiness::Readiness,
     seen::Seen,
     x509::{Bundles, Trust, Unavailable, X509State, X509Svid},
 };
 use crate::{
-    bearer::JwtBundle,
     certificate::{CertificateFacts, facts},
+    jwt_bundle::JwtBundle,
     lock::lock,
     sanitize::Sanitized,
 };
@@ -37,6 +38,9 @@ struct Observed {
 
 /// The number of changes that are kept.
 const MAX_CHANGES: usize = 20;
+
+/// The most trust domains of a kind whose authorities are followed.
+const MAX_DOMAINS: usize = 100;
 
 /// The state at one moment.
 #[derive(Debug)]
@@ -76,28 +80,6 @@ pub enum StreamState {
     Up,
     /// It delivers nothing, for this reason.
     Down(String),
-}
-
-/// The kind of a bundle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// X.509 authorities.
-    X509,
-    /// JWT authorities.
-    Jwt,
-}
-
-/// A bundle that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BundleFault {
-    /// The kind of the bundle.
-    pub kind: Kind,
-    /// Its trust domain.
-    pub trust_domain: TrustDomain,
-    /// The reason.
-    pub reason: String,
-    /// The time of the first response in a row that has it.
-    pub since: SystemTime,
 }
 
 /// A key or a certificate that a trust domain signs with.
@@ -168,7 +150,7 @@ impl Monitor {
     }
 
     pub(super) fn observe(&self, mut overview: Overview) {
-        overview.seen = Seen::after(&self.overview(), &overview, SystemTime::now());
+        overview.seen = overview.seen_after(&self.overview(), SystemTime::now());
         self.0.overview.send_replace(Arc::new(overview));
     }
 
@@ -229,11 +211,30 @@ impl Overview {
         chain.filter_map(|one| facts(one.as_bytes())).collect()
     }
 
-    pub(super) fn names(
-        &self,
-        kind: Kind,
-        trust_domain: &TrustDomain,
-    ) -> Vec<(String, Option<SystemTime>)> {
+    /// Returns the times since which the authorities are there, if this state comes at `now` after `before`.
+    fn seen_after(&self, before: &Self, now: SystemTime) -> Arc<Seen> {
+        let is_same = Arc::ptr_eq(&before.x509, &self.x509) && Arc::ptr_eq(&before.jwt, &self.jwt);
+        match is_same {
+            true => Arc::clone(&before.seen),
+            false => Arc::new(before.seen.then(self.followed(), now)),
+        }
+    }
+
+    /// Returns the authorities that are followed.
+    fn followed(&self) -> Vec<(Kind, TrustDomain, String)> {
+        let mut followed = Vec::new();
+        for kind in [Kind::X509, Kind::Jwt] {
+            let domains = self.trusted(kind).unwrap_or_default();
+            for domain in domains.into_iter().take(MAX_DOMAINS) {
+                let names = self.names(kind, domain).into_iter();
+                followed.extend(names.map(|(name, _)| (kind, domain.clone(), name)));
+            }
+        }
+        followed
+    }
+
+    /// Returns the name of each trusted authority of a trust domain, and the time at which it expires.
+    fn names(&self, kind: Kind, trust_domain: &TrustDomain) -> Vec<(String, Option<SystemTime>)> {
         let names = match kind {
             Kind::X509 => found(self.x509.bundles.all(), trust_domain).map(certificates),
             Kind::Jwt => found(self.jwt.all(), trust_domain).map(key_ids),

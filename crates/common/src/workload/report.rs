@@ -11,10 +11,10 @@ use spiffe::TrustDomain;
 use tracing::{error, warn};
 
 use super::{
-    domains::Change,
+    domains::{Change, NewFault},
     x509::{Trust, X509Svid},
 };
-use crate::{bearer::JwtBundle, sanitize::Sanitized};
+use crate::{jwt_bundle::JwtBundle, sanitize::Sanitized};
 
 /// The most trust domains, keys or faults that one line lists.
 const MAX_LISTED: usize = 8;
@@ -131,22 +131,17 @@ pub(super) fn unusable_keys(changes: &[Change<JwtBundle>]) {
 }
 
 /// Reports trust domains whose bundle cannot be used.
-pub(super) fn faults(
-    kind: &str,
-    faults: &[(String, String)],
-    trusted: impl Fn(&str) -> bool,
-    grace: Duration,
-) {
+pub(super) fn faults(kind: &str, faults: &[NewFault], grace: Duration) {
     let grace = format_duration(grace);
-    for (name, fault) in faults.iter().take(MAX_LISTED) {
-        let effect = match trusted(name) {
+    for fault in faults.iter().take(MAX_LISTED) {
+        let effect = match fault.is_trusted {
             true => format!("continuing with the last good one, for {grace} at most"),
             false => {
                 "there is no earlier one, so nothing of this trust domain is trusted".to_owned()
             }
         };
-        let trust_domain = Sanitized(name);
-        error!(%trust_domain, "the {kind} bundle can't be used: {fault}; {effect}");
+        let (trust_domain, text) = (Sanitized(&fault.name), &fault.text);
+        error!(%trust_domain, "the {kind} bundle can't be used: {text}; {effect}");
     }
     if faults.len() > MAX_LISTED {
         let more = faults.len() - MAX_LISTED;

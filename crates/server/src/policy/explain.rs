@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use common::bearer::{AccessRule, Allow, Rule, Rules, Verdict};
+use common::bearer::{AccessRule, Allow, RefusedBy, Rules, Verdict};
 use http::Method;
 use process::cli;
 use spiffe::SpiffeId;
@@ -66,7 +66,7 @@ impl Question {
                 )
             }
             Verdict::Refused(rule) => match caller {
-                Some(caller) => (false, format!("{caller} {}", rule.refusing())),
+                Some(caller) => (false, format!("{caller} {}", rule.refused_by())),
                 None => (false, format!("{} asks for a token", name(rule))),
             },
             Verdict::NoRule => (false, format!("no rule matches {method} {path}")),
@@ -79,9 +79,9 @@ impl Question {
 
 /// Returns the name of a rule, or the flag that it stands for.
 fn name(rule: &AccessRule) -> String {
-    match (&rule.name, rule.allow().map(Allow::rule)) {
+    match (&rule.name, rule.allow().map(Allow::refused_by)) {
         (Some(name), _) => name.to_string(),
-        (None, Some(Rule::MembersOf(trust_domain))) => {
+        (None, Some(RefusedBy::MembersOf(trust_domain))) => {
             format!("the default for workloads of {trust_domain}")
         }
         (None, _) => "--allow".to_owned(),

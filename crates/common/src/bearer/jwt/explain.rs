@@ -6,11 +6,12 @@ use humantime::format_duration;
 use spiffe::{BundleSource, SpiffeId};
 
 use super::{
-    JwtBundle, Times, Validator, check_expiry, check_lifetime, check_not_before, claims, seconds,
-    signer, subject, token::Token,
+    Times, Validator, check_expiry, check_lifetime, check_not_before, claims, seconds, signer,
+    subject, token::Token,
 };
 use crate::{
     bearer::{ExplainedRule, Outcome, TokenFault},
+    jwt_bundle::JwtBundle,
     sanitize::Sanitized,
 };
 

@@ -5,7 +5,6 @@
 //! verdicts, with that crate as the oracle.
 //!
 //! - `token`, `claims`: the token's octets, read once and strictly
-//! - `algorithm`, `key`, `bundle`: the keys of a trust domain, read once for each bundle
 //! - `explain`: each rule for a token, one by one
 //! - `verified`, `json`: all claims of a verified token, when a service asks for them
 //!
@@ -26,12 +25,9 @@
 //! | keys that are tried without `kid` | 8 |
 //! | RSA keys | 2,048 to 8,192 bits |
 
-mod algorithm;
-mod bundle;
 mod claims;
 mod explain;
 mod json;
-mod key;
 mod token;
 #[cfg(test)]
 mod vectors;
@@ -44,17 +40,14 @@ use std::{
 
 use spiffe::{BundleSource, SpiffeId, TrustDomain};
 
+use self::token::{Jws, Token};
 pub(super) use self::verified::VerifiedToken;
-pub use self::{
-    bundle::{JwtBundle, JwtBundleFault, JwtBundleSet},
-    verified::{Claims, ClaimsFault},
-};
-use self::{
-    key::{Key, KeyFault},
-    token::{Jws, Token},
-};
+pub use self::verified::{Claims, ClaimsFault};
 use super::{fault::TokenFault, refusal::Refusal};
-use crate::sanitize::Sanitized;
+use crate::{
+    jwt_bundle::{JwtBundle, Key, KeyFault},
+    sanitize::Sanitized,
+};
 
 /// The longest SPIFFE ID that is accepted, in bytes; SPIFFE-ID §2.3 demands support up to it.
 const MAX_ID: usize = 2048;
@@ -214,8 +207,10 @@ fn seconds(time: SystemTime) -> Result<f64, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+    use super::*;
+    use crate::jwt_bundle::JwtBundleSet;
 
     #[test]
     fn clock_before_1970_is_a_fault_of_the_server_j203() {

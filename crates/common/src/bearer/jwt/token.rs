@@ -6,8 +6,8 @@ use std::fmt;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
-use super::{algorithm::Algorithm, claims::Claims};
-use crate::bearer::TokenFault;
+use super::claims::Claims;
+use crate::{bearer::TokenFault, jwt_bundle::Algorithm};
 
 #[derive(Debug)]
 pub(super) struct Token<'a> {

@@ -19,7 +19,8 @@ use wycheproof_ng_rsa_signature::{
     rsa_pkcs1_verify::TestName as Pkcs1, rsa_pss_verify::TestName as Pss,
 };
 
-use super::{algorithm::Algorithm, bundle::JwtBundle, key::Key, signer, token::Jws};
+use super::{signer, token::Jws};
+use crate::jwt_bundle::{Algorithm, JwtBundle, Key};
 
 /// The numbers of vectors, by expected result and verdict, or by the rule that refuses them.
 #[derive(Default)]

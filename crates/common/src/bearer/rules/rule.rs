@@ -5,7 +5,7 @@ use spiffe::SpiffeId;
 
 use super::name::RuleName;
 use crate::{
-    bearer::allow::{Allow, Rule},
+    bearer::allow::{Allow, RefusedBy},
     path::PathPattern,
 };
 
@@ -89,13 +89,13 @@ impl AccessRule {
         }
     }
 
-    /// Returns the part of the policy that refuses a caller which the rule does not allow.
+    /// Returns what refuses a caller that the rule does not allow.
     #[must_use]
-    pub fn refusing(&self) -> Rule {
+    pub fn refused_by(&self) -> RefusedBy {
         match (&self.name, self.allow()) {
-            (Some(name), _) => Rule::Named(name.clone()),
-            (None, Some(allow)) => allow.rule().clone(),
-            (None, None) => Rule::Patterns,
+            (Some(name), _) => RefusedBy::Named(name.clone()),
+            (None, Some(allow)) => allow.refused_by().clone(),
+            (None, None) => RefusedBy::Patterns,
         }
     }
 }

@@ -1,13 +1,12 @@
 //! The effect of a message, and its log lines.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use spiffe::{SpiffeId, TrustDomain};
+use spiffe::SpiffeId;
 use tracing::{info, warn};
 
-use super::Held;
 use crate::{
-    bearer::JwtBundle,
+    jwt_bundle::JwtBundle,
     workload::{
         domains, report,
         x509::{Trust, X509Svid},
@@ -26,21 +25,21 @@ pub(in crate::workload) struct Applied {
 }
 
 impl Applied {
-    /// Returns whether the message has an unusable bundle that the message before did not have.
-    pub(in crate::workload) fn has_faults(&self) -> bool {
-        !self.x509.faults.is_empty() || !self.jwt.faults.is_empty()
+    /// Returns whether every bundle of the message can be used.
+    pub(in crate::workload) fn is_whole(&self) -> bool {
+        !self.x509.has_fault && !self.jwt.has_fault
     }
 
     /// Logs the changes in one line, and a change of the identity in another one. Returns the text of the
-    /// changes.
-    pub(in crate::workload) fn log(&self, held: &Held) -> Option<String> {
+    /// changes. `spiffe_id` is the ID that the process has now.
+    pub(in crate::workload) fn log(&self, spiffe_id: Option<&SpiffeId>) -> Option<String> {
         let parts = [
             self.svid.as_deref().map(report::svid),
             report::x509(&self.x509.changes),
             report::jwt(&self.jwt.changes),
         ];
         let parts: Vec<_> = parts.into_iter().flatten().collect();
-        if let (Some(former), Some(now)) = (&self.former_id, held.spiffe_id()) {
+        if let (Some(former), Some(now)) = (&self.former_id, spiffe_id) {
             warn!(
                 "this process is now {now}, because {former} is no longer issued to it: peers that verify \
                  {former} refuse it, and an audience that was derived from {former} stays"
@@ -50,21 +49,15 @@ impl Applied {
             return None;
         }
         let changes = parts.join("; ");
-        let spiffe_id = held.spiffe_id().map(tracing::field::display);
+        let spiffe_id = spiffe_id.map(tracing::field::display);
         info!(spiffe_id, changes, "identity updated");
         Some(changes)
     }
 
-    /// Logs what cannot be used, entry by entry.
-    pub(in crate::workload) fn log_faults(&self, held: &Held) {
-        let grace = held.grace;
-        let is_trusted = |name: &str, trusts: &dyn Fn(&TrustDomain) -> bool| {
-            TrustDomain::new(name).is_ok_and(|domain| trusts(&domain))
-        };
-        let x509 = |name: &str| is_trusted(name, &|domain| held.x509.trusts(domain));
-        report::faults("X.509", &self.x509.faults, x509, grace);
-        let jwt = |name: &str| is_trusted(name, &|domain| held.jwt.trusts(domain));
-        report::faults("JWT", &self.jwt.faults, jwt, grace);
+    /// Logs what cannot be used, entry by entry. A bundle whose successor has a fault stays in use for `grace`.
+    pub(in crate::workload) fn log_faults(&self, grace: Duration) {
+        report::faults("X.509", &self.x509.faults, grace);
+        report::faults("JWT", &self.jwt.faults, grace);
         report::mended("X.509", &self.x509.mended);
         report::mended("JWT", &self.jwt.mended);
         report::unusable_keys(&self.jwt.changes);

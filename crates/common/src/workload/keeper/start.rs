@@ -1,20 +1,12 @@
 //! The start of a keeper, which waits until every stream has delivered.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::time::SystemTime;
 
 use tokio::time::{Instant, timeout_at};
 use tracing::info;
 
-use super::{Events, Keeper};
-use crate::workload::{connection::Stream, error::Reason, follow::Event, monitor::StreamState};
-
-/// The streams that have not delivered at start-up.
-pub(super) struct Missing {
-    /// Each has the last reason, if there is one.
-    streams: BTreeMap<Stream, Option<Reason>>,
-    /// The reason that was logged last.
-    logged: String,
-}
+use super::{Events, Keeper, missing::Missing};
+use crate::workload::{connection::Stream, error::Reason, follow::Event};
 
 impl Keeper {
     /// Waits until every stream has delivered what this process needs.
@@ -29,16 +21,16 @@ impl Keeper {
         waiting: impl Fn(&Reason) -> bool,
     ) -> Result<(), Reason> {
         let mut missing = Missing::new(self.links.keys());
-        while !missing.streams.is_empty() {
+        while !missing.is_empty() {
             self.observe(Some(&missing));
             let Ok(Some((stream, event))) = timeout_at(deadline, events.recv()).await else {
                 return Err(missing.reason());
             };
             match self.first(stream, event) {
-                Ok(()) => drop(missing.streams.remove(&stream)),
+                Ok(()) => missing.found(stream),
                 Err(reason) => missing.obstruct(stream, reason, &waiting)?,
             }
-            if missing.streams.is_empty() {
+            if missing.is_empty() {
                 for (stream, reason) in self.incomplete() {
                     missing.obstruct(stream, reason, &waiting)?;
                 }
@@ -66,7 +58,7 @@ impl Keeper {
                 self.held.withdraw();
             }
         })?;
-        applied.log_faults(&self.held);
+        applied.log_faults(self.held.grace());
         Ok(())
     }
 
@@ -76,48 +68,5 @@ impl Keeper {
         let streams = self.links.keys();
         let faults = streams.filter_map(|one| Some((*one, self.held.is_complete(*one).err()?)));
         faults.collect()
-    }
-}
-
-impl Missing {
-    fn new<'a>(streams: impl Iterator<Item = &'a Stream>) -> Self {
-        Self {
-            streams: streams.map(|stream| (*stream, None)).collect(),
-            logged: String::new(),
-        }
-    }
-
-    /// Takes note of the reason why a stream has not delivered, and tells it to `waiting` if it differs from
-    /// the last one.
-    ///
-    /// # Errors
-    /// Fails with a reason that `waiting` does not wait for.
-    fn obstruct(
-        &mut self,
-        stream: Stream,
-        reason: Reason,
-        waiting: impl Fn(&Reason) -> bool,
-    ) -> Result<(), Reason> {
-        let text = reason.to_string();
-        if self.logged != text {
-            if !waiting(&reason) {
-                return Err(reason);
-            }
-            self.logged = text;
-        }
-        self.streams.insert(stream, Some(reason));
-        Ok(())
-    }
-
-    /// Returns the state of a stream that has not delivered.
-    pub(super) fn waiting(&self, stream: Stream) -> Option<StreamState> {
-        let reason = self.streams.get(&stream)?.as_ref();
-        Some(StreamState::Waiting(reason.map(ToString::to_string)))
-    }
-
-    /// Returns the reason of the first stream that has one.
-    fn reason(self) -> Reason {
-        let reason = self.streams.into_values().flatten().next();
-        reason.unwrap_or(Reason::NoAnswer)
     }
 }

@@ -8,6 +8,7 @@
 
 mod lifetime;
 mod next;
+mod state;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,10 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use self::lifetime::Lifetime;
+use self::{
+    lifetime::Lifetime,
+    state::{Current, Shared},
+};
 pub use self::{
     next::Next,
     status::{TokenMonitor, TokenStatus},
@@ -56,15 +60,6 @@ const REFUSED_INTERVAL: Duration = Duration::from_secs(1);
 pub struct TokenSource {
     shared: Arc<Shared>,
     _task: JoinSet<()>,
-}
-
-struct Shared {
-    state: watch::Sender<State>,
-    /// Wakes the task when a call waits for a token before the next fetch is due.
-    wanted: Notify,
-    clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
-    fetched: Counter,
-    failed: Counter,
 }
 
 /// Fetches tokens of one identity.
@@ -104,22 +99,6 @@ impl Fetcher {
     async fn fetch_as(&self, id: Option<&SpiffeId>) -> Result<JwtSvid, Error> {
         self.workload_api.fetch_jwt_svid(&self.audiences, id).await
     }
-}
-
-#[derive(Default)]
-struct State {
-    current: Option<Current>,
-    /// The error of the last fetch, until the next one begins.
-    failure: Option<Arc<Error>>,
-}
-
-struct Current {
-    svid: Arc<JwtSvid>,
-    /// The time when it came.
-    since: SystemTime,
-    lifetime: Lifetime,
-    /// True if a server has refused it.
-    refused: bool,
 }
 
 impl TokenSource {
@@ -226,37 +205,6 @@ impl TokenSource {
 impl fmt::Debug for TokenSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenSource").finish_non_exhaustive()
-    }
-}
-
-impl Shared {
-    fn is_usable(&self, lifetime: &Lifetime) -> bool {
-        lifetime.includes((self.clock)(), Instant::now())
-    }
-
-    fn is_refused(&self) -> bool {
-        let state = self.state.borrow();
-        state
-            .current
-            .as_ref()
-            .is_some_and(|current| current.refused)
-    }
-}
-
-impl State {
-    /// Returns the result of [`TokenSource::token`] now, or `None` if it has to wait.
-    fn result(&self, shared: &Shared) -> Option<Result<Arc<JwtSvid>, Arc<Error>>> {
-        let usable = self
-            .current
-            .as_ref()
-            .filter(|current| shared.is_usable(&current.lifetime));
-        match (usable, &self.failure) {
-            (Some(current), failure) if !current.refused || failure.is_some() => {
-                Some(Ok(Arc::clone(&current.svid)))
-            }
-            (None, Some(failure)) => Some(Err(Arc::clone(failure))),
-            _ => None,
-        }
     }
 }
 

@@ -3,9 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use spiffe::JwtSvid;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
-use super::{Shared, State, TokenSource};
+use super::{
+    TokenSource,
+    state::{Shared, State},
+};
 use crate::workload::Error;
 
 /// The longest time between two readings of the wall clock, which may be set, or continue while the
@@ -63,18 +66,11 @@ impl State {
             (None, None) => None,
         }
     }
-
-    /// Returns how long the current token may still be used, if it may.
-    fn left(&self, shared: &Shared) -> Option<Duration> {
-        let lifetime = self.current.as_ref()?.lifetime;
-        let left = lifetime.left((shared.clock)(), Instant::now());
-        (!left.is_zero()).then_some(left)
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::timeout;
+    use tokio::time::{Instant, timeout};
 
     use super::{
         super::tests::{Agent, Does, SECOND, TTL, pass},

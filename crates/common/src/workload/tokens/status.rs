@@ -8,7 +8,7 @@ use std::{
 use spiffe::SpiffeId;
 use tokio::time::Instant;
 
-use super::Shared;
+use super::state::Shared;
 
 /// Reads the state of a [`TokenSource`](super::TokenSource) for as long as that exists.
 #[derive(Clone)]

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use common::bearer::{self, Credential, Refusal, Rule, TokenFault};
+use common::bearer::{self, Credential, Refusal, RefusedBy, TokenFault};
 use spiffe::SpiffeId;
 
 use super::{
@@ -199,7 +199,7 @@ fn a_refused_request_gets_the_status_and_the_fields_of_a_server_u017() {
     let caller = Caller::new(Arc::new(id), Credential::Certificate);
     let not_allowed = Refusal::NotAllowed {
         caller,
-        rule: Rule::Patterns,
+        by: RefusedBy::Patterns,
     };
     let challenge = |error: &str| {
         Some((

@@ -1,11 +1,16 @@
 //! JWT bundles, read key by key (SPIFFE Trust Domain and Bundle §4, Workload API §6.2.2).
+//!
+//! - `key`, `algorithm`: a key, which is read once for each bundle
+
+mod algorithm;
+mod key;
 
 use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
 
 use serde_json::Value;
 use spiffe::{BundleSource, TrustDomain};
 
-use super::{
+pub(crate) use self::{
     algorithm::Algorithm,
     key::{Key, KeyFault},
 };
@@ -44,7 +49,7 @@ pub struct JwtBundleSet {
 }
 
 /// The most keys that are tried for a token without `kid`.
-pub(super) const MAX_TRIED: usize = 8;
+pub(crate) const MAX_TRIED: usize = 8;
 
 impl JwtBundle {
     /// Reads a JWK Set. A set without a key is a bundle that verifies nothing (Bundle §4.1.3).
@@ -85,7 +90,7 @@ impl JwtBundle {
 
     /// Returns the key of this ID, or the reason why it can't verify `algorithm`. Returns `None` for
     /// an unknown ID.
-    pub(super) fn get(&self, key_id: &str, algorithm: Algorithm) -> Option<Result<&Key, KeyFault>> {
+    pub(crate) fn get(&self, key_id: &str, algorithm: Algorithm) -> Option<Result<&Key, KeyFault>> {
         let key = self.by_id.get(key_id)?.as_ref();
         Some(match key {
             Ok(key) if !key.is_for(algorithm) => Err(KeyFault::Algorithm),
@@ -94,14 +99,14 @@ impl JwtBundle {
     }
 
     /// Returns the first [`MAX_TRIED`] keys that may verify `algorithm`.
-    pub(super) fn of_algorithm(&self, algorithm: Algorithm) -> impl Iterator<Item = &Key> {
+    pub(crate) fn of_algorithm(&self, algorithm: Algorithm) -> impl Iterator<Item = &Key> {
         let usable = self.by_id.values().filter_map(|key| key.as_ref().ok());
         usable
             .filter(move |key| key.is_for(algorithm))
             .take(MAX_TRIED)
     }
 
-    pub(super) fn id_of(&self, key: &Key) -> Option<&str> {
+    pub(crate) fn id_of(&self, key: &Key) -> Option<&str> {
         let is_it = |known: &(&String, &Result<Key, KeyFault>)| {
             known.1.as_ref().is_ok_and(|known| std::ptr::eq(known, key))
         };

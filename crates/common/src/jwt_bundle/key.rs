@@ -13,7 +13,7 @@ const MIN_RSA_BITS: usize = 2048;
 
 /// A public key, and the algorithms that it may verify.
 #[derive(Debug)]
-pub(super) struct Key {
+pub(crate) struct Key {
     /// The encoded key, as `aws-lc-rs` parses it: an uncompressed point, or RSAPublicKey in DER.
     encoded: Vec<u8>,
     /// The parsed key for each algorithm. It is made at its first use, because one RSA key has six.
@@ -59,7 +59,7 @@ impl Key {
     ///
     /// # Errors
     /// Fails when no JWT-SVID may be verified with it.
-    pub(super) fn read(jwk: &Value) -> Result<Self, KeyFault> {
+    pub(crate) fn read(jwk: &Value) -> Result<Self, KeyFault> {
         check_purpose(jwk)?;
         let (encoded, mut algorithms) = match string(jwk, "kty")? {
             "EC" => elliptic(jwk)?,
@@ -83,12 +83,12 @@ impl Key {
     }
 
     /// Returns whether the key may verify signatures of `algorithm`.
-    pub(super) fn is_for(&self, algorithm: Algorithm) -> bool {
+    pub(crate) fn is_for(&self, algorithm: Algorithm) -> bool {
         self.parsed.iter().any(|(one, _)| *one == algorithm)
     }
 
     /// Returns whether `signature` is this key's signature of `message` by `algorithm`.
-    pub(super) fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
+    pub(crate) fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
         let key = self.parsed(algorithm);
         key.is_some_and(|key| key.verify_sig(message, signature).is_ok())
     }

@@ -9,7 +9,7 @@ use aws_lc_rs::signature::{
 
 /// An algorithm of JWT-SVID §2.1. There is no other, so `none` and the symmetric ones can't be meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Algorithm {
+pub(crate) enum Algorithm {
     Rs256,
     Rs384,
     Rs512,
@@ -23,7 +23,7 @@ pub(super) enum Algorithm {
 
 impl Algorithm {
     /// The algorithms that one RSA key can verify, unless its JWK names one of them.
-    pub(super) const RSA: [Self; 6] = [
+    pub(crate) const RSA: [Self; 6] = [
         Self::Rs256,
         Self::Rs384,
         Self::Rs512,
@@ -33,7 +33,7 @@ impl Algorithm {
     ];
 
     /// Returns the algorithm of this name (RFC 7518 §3.1), which is case-sensitive.
-    pub(super) fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         Some(match name {
             "RS256" => Self::Rs256,
             "RS384" => Self::Rs384,
@@ -50,7 +50,7 @@ impl Algorithm {
 
     /// Returns the implementation. ECDSA signatures are `r` and `s` of fixed length (RFC 7518 §3.4); the
     /// salt of RSA-PSS is as long as the hash (§3.5).
-    pub(super) fn verification(self) -> &'static dyn VerificationAlgorithm {
+    pub(crate) fn verification(self) -> &'static dyn VerificationAlgorithm {
         match self {
             Self::Rs256 => &RSA_PKCS1_2048_8192_SHA256,
             Self::Rs384 => &RSA_PKCS1_2048_8192_SHA384,
