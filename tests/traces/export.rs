@@ -178,15 +178,15 @@ async fn collector_that_cannot_be_verified_is_refused_before_the_process_listens
         ),
     ] {
         for name in ["server", "proxy", "client"] {
-            let listen = ["--listen", "127.0.0.1:0"];
-            let args = [&listen, args].concat();
-            let output = process::output(name, &endpoint, &args).await;
-            let text_of = String::from_utf8_lossy(&output.stderr);
-            assert!(
-                !output.status.success() && text_of.contains(text),
-                "{text_of}"
-            );
-            assert!(!text_of.contains("listening on"), "{text_of}");
+            let listen = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+            for doctor in [&[] as &[&str], &["--doctor"]] {
+                let args = [&listen, args, doctor].concat();
+                let output = process::output(name, &endpoint, &args).await;
+                let error = String::from_utf8_lossy(&output.stderr);
+                assert_eq!(output.status.code(), Some(2), "{name} {args:?}: {error}");
+                assert!(error.contains(text), "{name} {args:?}: {error}");
+                assert!(!error.contains("listen"), "{name} {args:?}: {error}");
+            }
         }
     }
 }

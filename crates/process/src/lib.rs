@@ -16,16 +16,15 @@
 //! - [`sandbox`]: the files and ports that the process reaches
 //! - [`protect`]: core dumps and tracing
 //! - [`roots`]: CA certificates that verify a peer by its host name
-//! - `otlp` (with the feature of that name): the flags about spans for an OpenTelemetry collector
+//! - `export`: the spans for an OpenTelemetry collector, in a build with the feature `otlp`
 
 pub mod admin;
 pub mod bundles;
 pub mod cli;
 pub mod doctor;
+mod export;
 pub mod listen;
 pub mod notify;
-#[cfg(feature = "otlp")]
-pub mod otlp;
 pub mod policy;
 pub mod protect;
 pub mod roots;

@@ -1,20 +1,17 @@
 //! The life of a binary that listens. It claims its address, gets an identity, serves on each core,
 //! and stops.
 
-#[cfg(feature = "otlp")]
-use std::sync::OnceLock;
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use common::workload::{self, WorkloadApi, X509Source};
-#[cfg(feature = "otlp")]
-use otlp::Exporter;
 use serve::{Shared, listen::Listener, shutdown::Shutdown, spans::Recorded, tenure::Tenure};
 use tracing::info;
 
 use crate::{
     admin::Admin,
     cli::{self, ServeArgs, WorkloadApiArgs},
+    export::Exporter,
     listen::{self, ClaimedAddress, Inherited, ListenFlag},
     notify::{ServiceManager, WAITING},
     runtime::{self, Cores, OpenFiles},
@@ -33,8 +30,21 @@ pub struct Service {
     manager: ServiceManager,
     admin: Admin,
     startup_timeout: Duration,
-    #[cfg(feature = "otlp")]
-    exporter: OnceLock<Exporter>,
+    shared: Shared,
+    exporter: Exporter,
+}
+
+/// The listener that a binary asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// The name of the program in spans and metrics.
+    pub role: &'static str,
+    /// The address, if no sockets are passed to the process.
+    pub listen: ListenFlag<'a>,
+    /// The open files apart from those of the listener.
+    pub others: &'a [OpenFiles],
+    /// The sampled requests that have spans, if there is a collector.
+    pub recorded: Recorded,
 }
 
 /// The longest wait for the first answer of all cores. A process whose cores are slow to start is ready
@@ -44,19 +54,14 @@ const FIRST_PING: Duration = Duration::from_secs(10);
 impl Service {
     /// Handles signals and claims the addresses. A mistake in an address is found before anything
     /// else. A service manager is told that the process waits for an identity, and the admin listener answers
-    /// from then on. The limit of open files is raised for the listener and for `others`.
+    /// from then on. The limit of open files is raised. Sampled requests have spans, if there is a collector.
     ///
     /// # Errors
     /// Fails when an address, or a socket that was passed in its place, can't be listened on.
-    pub fn claim(
-        args: &ServeArgs,
-        inherited: Inherited,
-        listen: ListenFlag<'_>,
-        others: &[OpenFiles],
-    ) -> anyhow::Result<Self> {
+    pub fn claim(args: &ServeArgs, inherited: Inherited, claim: Claim<'_>) -> anyhow::Result<Self> {
         let shutdown = signal::shutdown().context("cannot handle signals")?;
         let admin = args.claim_admin()?;
-        let address = args.claim(inherited, listen)?;
+        let address = args.claim(inherited, claim.listen)?;
         let (cores, manager) = (Cores::default(), ServiceManager::from_environment());
         sandbox::announce();
         manager.starting(WAITING, args.startup_timeout * 2);
@@ -64,7 +69,9 @@ impl Service {
         manager.follow_stop(shutdown.clone(), longest);
         manager.follow_cores(cores.clone());
         let admin = admin.listen(&cores, &shutdown)?;
-        args.raise_open_files_limit(others);
+        args.raise_open_files_limit(claim.others);
+        let spans = &args.spans;
+        let (exporter, shared) = spans.start(args.shared(), claim.role, claim.recorded)?;
         Ok(Self {
             address,
             admin,
@@ -73,32 +80,15 @@ impl Service {
             cores,
             manager,
             startup_timeout: args.startup_timeout,
-            #[cfg(feature = "otlp")]
-            exporter: OnceLock::new(),
+            shared,
+            exporter,
         })
     }
 
-    /// Returns the parts of a listener that all cores share. Sampled requests have spans, if there is a collector.
-    /// `role` is the name of the program.
-    ///
-    /// # Errors
-    /// Fails when the collector can't be verified.
-    #[cfg_attr(not(feature = "otlp"), expect(unused_variables))]
-    pub fn shared(
-        &self,
-        args: &ServeArgs,
-        role: &'static str,
-        recorded: Recorded,
-    ) -> anyhow::Result<Shared> {
-        let shared = args.shared();
-        #[cfg(feature = "otlp")]
-        if let Some(settings) = args.otlp.settings(role, recorded)? {
-            let (exporter, spans) = Exporter::start(settings);
-            // A process has one listener.
-            let _ = self.exporter.set(exporter);
-            return Ok(shared.with_spans(spans.into()));
-        }
-        Ok(shared)
+    /// Returns the parts of the listener that all cores share.
+    #[must_use]
+    pub fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// Returns the service manager, which follows this process.
@@ -119,11 +109,11 @@ impl Service {
         &self.admin
     }
 
-    /// Returns the Workload API that the flags name. It has `--startup-timeout` to issue an identity. The
+    /// Follows the Workload API that the flags name. It has `--startup-timeout` to issue an identity. The
     /// service manager is told what an identity waits for and each change of its state, which is also among
     /// the conditions of the process.
     #[must_use]
-    pub fn workload_api(&self, args: &WorkloadApiArgs) -> WorkloadApi {
+    pub fn follow_workload_api(&self, args: &WorkloadApiArgs) -> WorkloadApi {
         let monitor = self.admin.follow_identity();
         self.manager.follow_identity(&monitor);
         args.workload_api(self.startup_timeout).monitored(monitor)
@@ -141,9 +131,9 @@ impl Service {
             .await
     }
 
-    /// Follows the identity that the process presents. Connections drain when it ends.
+    /// Follows the identity that the process presents. Returns its tenure: connections drain when it ends.
     #[must_use]
-    pub fn tenure(&self, x509: &X509Source) -> Tenure {
+    pub fn follow_identity(&self, x509: &X509Source) -> Tenure {
         tenure::follow(x509.clone(), self.drain.clone())
     }
 
@@ -161,10 +151,10 @@ impl Service {
         }
     }
 
-    /// Follows the bundles that verify callers. Connections of callers with a certificate drain when they
-    /// change.
+    /// Follows the bundles that verify callers. Returns their tenure: connections of callers with a certificate
+    /// drain when they change.
     #[must_use]
-    pub fn trust(&self, x509: &X509Source) -> Tenure {
+    pub fn follow_bundles(&self, x509: &X509Source) -> Tenure {
         tenure::follow_bundles(x509.clone(), self.drain.clone())
     }
 
@@ -181,37 +171,24 @@ impl Service {
     where
         F: Future<Output = ()>,
     {
-        let Self {
-            address,
-            shutdown: _,
-            drain,
-            cores,
-            manager,
-            admin,
-            startup_timeout: _,
-            #[cfg(feature = "otlp")]
-            exporter,
-        } = self;
-        let queue = address.queue();
-        let listeners = address.listen()?;
+        let queue = self.address.queue();
+        let listeners = self.address.listen()?;
         let addresses = listen::addresses(&listeners)?;
         announce(listeners.len(), &addresses);
-        let running = runtime::start_cores(listeners, &cores, move |socket| {
+        let drain = self.drain;
+        let running = runtime::start_cores(listeners, &self.cores, move |socket| {
             core(Listener { socket, queue }, drain.clone())
         })?;
         let work = format!("listening on {addresses}");
-        admin.listens("requests", &addresses);
-        admin.serves(&work);
+        self.admin.listens("requests", &addresses);
+        self.admin.serves(&work);
         let ready = async {
-            cores.ping(FIRST_PING).await;
-            manager.ready(&work);
+            self.cores.ping(FIRST_PING).await;
+            self.manager.ready(&work);
         };
         let (joined, ()) = tokio::join!(running.joined(), ready);
         joined?;
-        #[cfg(feature = "otlp")]
-        if let Some(exporter) = exporter.into_inner() {
-            exporter.finish().await;
-        }
+        self.exporter.finish().await;
         // Each thread has a log buffer of its own. The last line of a process comes after all others.
         telemetry::flush();
         info!("stopped");

@@ -21,7 +21,7 @@ use process::{
     admin::Admin,
     bundles, cli,
     listen::{Inherited, ListenAddress},
-    service::Service,
+    service::{Claim, Service},
 };
 use rustls::ServerConfig;
 use serve::{
@@ -94,10 +94,16 @@ async fn serve_requests(
     let address = ListenAddress::from(config.listen);
     let listen = address.of_flag("--listen");
     let files = config.upstream.open_files(config.serve.cores());
-    let service = Service::claim(&config.serve, inherited, listen, &[files])?;
+    let claim = Claim {
+        role: ROLE,
+        listen,
+        others: &[files],
+        recorded: Recorded::Accepted,
+    };
+    let service = Service::claim(&config.serve, inherited, claim)?;
     let admin = service.admin();
     admin.follow_upstream(None, upstream.status.clone());
-    let workload_api = service.workload_api(&config.identity);
+    let workload_api = service.follow_workload_api(&config.identity);
     let Some(identity) = service.identity(workload_api.x509()).await? else {
         return Ok(ExitCode::SUCCESS);
     };
@@ -127,13 +133,13 @@ impl Proxy {
     ) -> anyhow::Result<Self> {
         let domain = config.upstream.upstream_id.trust_domain();
         bundles::warn_of_missing(x509, "X.509", "--upstream-id", [domain]);
-        let shared = service.shared(&config.serve, ROLE, Recorded::Accepted)?;
+        let shared = service.shared().clone();
         Ok(Self {
             upstream_tls: upstream_tls(config, x509)?,
             tls: tls::server(x509)?,
             upstream,
             paths: config.paths.clone().into(),
-            shared: shared.with_tenure(service.tenure(x509)),
+            shared: shared.with_tenure(service.follow_identity(x509)),
         })
     }
 

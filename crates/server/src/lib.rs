@@ -40,7 +40,7 @@ use process::{
     bundles, cli,
     listen::{Inherited, ListenAddress},
     policy::PolicyFile,
-    service::Service,
+    service::{Claim, Service},
 };
 use rustls::ServerConfig;
 use serve::{
@@ -119,8 +119,14 @@ async fn serve_requests(
     let address = ListenAddress::from(config.listen);
     let files = config.application.open_files(config.serve.cores());
     let listen = address.of_flag("--listen");
-    let service = Service::claim(&config.serve, inherited, listen, files.as_slice())?;
-    let workload_api = service.workload_api(&config.identity);
+    let claim = Claim {
+        role: ROLE,
+        listen,
+        others: files.as_slice(),
+        recorded: Recorded::Verified,
+    };
+    let service = Service::claim(&config.serve, inherited, claim)?;
+    let workload_api = service.follow_workload_api(&config.identity);
     let Some(identity) = service.identity(workload_api.identity()).await? else {
         return Ok(ExitCode::SUCCESS);
     };
@@ -164,15 +170,14 @@ impl Server {
         policy: LivePolicy,
     ) -> anyhow::Result<Self> {
         let forwarding = upstream.map(|upstream| forwarding(config, upstream, &identity.x509));
-        let tenure = service.tenure(&identity.x509);
-        let shared = service.shared(&config.serve, ROLE, Recorded::Verified)?;
-        let mut shared = shared.with_tenure(tenure);
+        let tenure = service.follow_identity(&identity.x509);
+        let mut shared = service.shared().clone().with_tenure(tenure);
         let tls = match config.callers() {
             None => tls::server(&identity.x509)?,
             Some(callers) => {
                 let domains = config.peers.iter().map(Pattern::trust_domain);
                 bundles::warn_of_missing(&identity.x509, "X.509", "--peers", domains);
-                shared = shared.with_trust(service.trust(&identity.x509));
+                shared = shared.with_trust(service.follow_bundles(&identity.x509));
                 tls::server_verifying(&identity.x509, callers)?
             }
         };

@@ -16,7 +16,7 @@ use process::{
     admin::metrics::Metrics,
     cli,
     listen::{Inherited, ListenFlag},
-    service::Service,
+    service::{Claim, Service},
 };
 use serve::{Shared, listen, spans::Recorded};
 use tokio::time::Instant;
@@ -38,9 +38,15 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
     };
     config.warn();
     let files = args.upstream.open_files(routes.len(), args.serve.cores());
-    let service = Service::claim(&args.serve, inherited, listen, &[files])?;
-    let workload_api = service.workload_api(&config.identity);
-    let shared = service.shared(&args.serve, crate::ROLE, Recorded::All)?;
+    let claim = Claim {
+        role: crate::ROLE,
+        listen,
+        others: &[files],
+        recorded: Recorded::All,
+    };
+    let service = Service::claim(&args.serve, inherited, claim)?;
+    let workload_api = service.follow_workload_api(&config.identity);
+    let shared = service.shared().clone();
     show(&routes, &shared, service.admin().metrics());
     let Some(destinations) = destinations(&service, &workload_api, routes).await? else {
         return Ok(ExitCode::SUCCESS);

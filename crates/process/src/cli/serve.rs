@@ -9,10 +9,9 @@ use super::{
     admin::AdminArgs,
     parse::{duration, pause, positive, whole_number},
 };
-#[cfg(feature = "otlp")]
-use crate::otlp::OtlpArgs;
 use crate::{
     admin::ClaimedAdmin,
+    export::SpanArgs,
     listen::{self, ClaimedAddress, Inherited, ListenAddress, ListenFlag},
     runtime::{self, OpenFiles},
     sandbox::{Confinement, Sandbox, SandboxMode},
@@ -97,9 +96,8 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub admin: AdminArgs,
     /// The export of spans.
-    #[cfg(feature = "otlp")]
     #[command(flatten)]
-    pub(crate) otlp: OtlpArgs,
+    pub(crate) spans: SpanArgs,
 }
 
 /// The requests in the access log.
@@ -125,8 +123,7 @@ impl From<LogRequests> for AccessLog {
 
 impl ServeArgs {
     /// Returns the parts of a listener that all cores share: its limits, its counts and its access log.
-    #[must_use]
-    pub fn shared(&self) -> Shared {
+    pub(crate) fn shared(&self) -> Shared {
         let log = self.log_requests.map(AccessLog::from);
         Shared::new(self.limits()).with_access_log(log)
     }
@@ -185,10 +182,8 @@ impl ServeArgs {
     ///
     /// # Errors
     /// Fails with one line about the first flag that can't be used.
-    #[cfg_attr(not(feature = "otlp"), expect(unused_variables))]
     pub fn check(&self, listen: Option<&ListenAddress>, serves: bool) -> Result<(), String> {
-        #[cfg(feature = "otlp")]
-        self.otlp.check(serves)?;
+        self.spans.check(serves)?;
         self.admin.check(listen)
     }
 
@@ -205,9 +200,7 @@ impl ServeArgs {
             Some(address) => sandbox.listens(address),
             None => sandbox,
         };
-        #[cfg(feature = "otlp")]
-        let sandbox = self.otlp.within(sandbox);
-        Confinement::Rules(self.sandbox, sandbox)
+        Confinement::Rules(self.sandbox, self.spans.within(sandbox))
     }
 
     /// Returns the number of cores to serve on.

@@ -27,7 +27,7 @@ use http::{Method, Request, Response, StatusCode, request::Parts};
 use process::{
     cli,
     listen::{Inherited, ListenFlag},
-    service::Service,
+    service::{Claim, Service},
 };
 use serve::{
     Handler, Received, Shared,
@@ -37,6 +37,7 @@ use serve::{
     listen::{Listener, Security},
     peer::Peer,
     shutdown::Shutdown,
+    spans::Recorded,
 };
 use tower::{Layer, ServiceExt, service_fn};
 use tower_service::Service as TowerService;
@@ -95,13 +96,19 @@ pub(crate) async fn start(
         Ok(policy) => LivePolicy::begin(policy)?,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
-    let service = Service::claim(&config.serve, inherited, listen, &[])?;
-    let workload_api = service.workload_api(&config.identity);
+    let claim = Claim {
+        role: crate::ROLE,
+        listen,
+        others: &[],
+        recorded: Recorded::Verified,
+    };
+    let service = Service::claim(&config.serve, inherited, claim)?;
+    let workload_api = service.follow_workload_api(&config.identity);
     let Some(identity) = service.identity(workload_api.identity()).await? else {
         return Ok(ExitCode::SUCCESS);
     };
     let own = identity.x509.svid()?.spiffe_id().clone();
-    let shared = config.serve.shared();
+    let shared = service.shared().clone();
     let checks = Checks {
         authenticator: Arc::new(config.authenticator(
             policy,

@@ -1,11 +1,11 @@
-//! The flags about the export of spans ([`otlp`]).
+//! The flags about spans, and their export ([`otlp`]).
 
 use std::path::PathBuf;
 
 use clap::Args;
 use forward::outbound::Security;
 use otlp::{Endpoint, Settings};
-use serve::spans::Recorded;
+use serve::{Shared, spans::Recorded};
 
 use crate::{roots, sandbox::Sandbox};
 
@@ -15,7 +15,7 @@ type Attributes = Vec<(String, String)>;
 /// The export of spans.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Traces (OTLP)")]
-pub struct OtlpArgs {
+pub(crate) struct SpanArgs {
     /// Send a span of each sampled request to the OpenTelemetry collector at this http or https URL, as OTLP over
     /// HTTP. Its path is /v1/traces unless the URL has one [default: no spans]
     #[arg(long, value_name = "URL")]
@@ -49,7 +49,11 @@ pub struct OtlpArgs {
     otlp_resource: Vec<Attributes>,
 }
 
-impl OtlpArgs {
+/// Exports the spans of the process, if there is a collector.
+#[derive(Debug)]
+pub(crate) struct Exporter(Option<otlp::Exporter>);
+
+impl SpanArgs {
     /// Checks the flags that are used together. `serves` tells whether the process serves requests.
     ///
     /// # Errors
@@ -73,7 +77,7 @@ impl OtlpArgs {
                 "--otlp-ca verifies nothing, because {} has no TLS; remove it, or use https",
                 endpoint.url()
             )),
-            _ => Ok(()),
+            _ => self.security().map(drop),
         }
     }
 
@@ -89,21 +93,23 @@ impl OtlpArgs {
         }
     }
 
-    /// Returns the collector and the spans that are sent to it, if there is a collector.
+    /// Starts the export, if there is a collector. Returns it, and the parts of the listener whose requests have
+    /// spans.
     ///
     /// # Errors
     /// Fails when the file of CA certificates has none.
-    pub(crate) fn settings(
+    pub(crate) fn start(
         &self,
+        shared: Shared,
         role: &'static str,
         recorded: Recorded,
-    ) -> anyhow::Result<Option<Settings>> {
+    ) -> anyhow::Result<(Exporter, Shared)> {
         let Some(endpoint) = self.otlp_endpoint.clone() else {
-            return Ok(None);
+            return Ok((Exporter(None), shared));
         };
-        Ok(Some(Settings {
+        let (exporter, spans) = otlp::Exporter::start(Settings {
             endpoint,
-            security: self.security()?,
+            security: self.security().map_err(anyhow::Error::msg)?,
             role,
             recorded,
             sample: self.otlp_sample,
@@ -111,18 +117,19 @@ impl OtlpArgs {
             // An empty variable counts as one that is not set.
             service: self.otlp_service.clone().filter(|name| !name.is_empty()),
             resource: self.otlp_resource.iter().flatten().cloned().collect(),
-        }))
+        });
+        Ok((Exporter(Some(exporter)), shared.with_spans(spans.into())))
     }
 
     /// Returns the security of connections to the collector.
     ///
     /// # Errors
     /// Fails when the file of CA certificates has none.
-    fn security(&self) -> anyhow::Result<Security> {
+    fn security(&self) -> Result<Security, String> {
         let Some(ca) = &self.otlp_ca else {
             return Ok(Security::Plaintext);
         };
-        let roots = roots::in_file(ca).map_err(|error| anyhow::anyhow!("--otlp-ca {error}"))?;
+        let roots = roots::in_file(ca).map_err(|error| format!("--otlp-ca {error}"))?;
         Ok(Security::HostName {
             config: roots::verifying(roots),
             name: None,
@@ -130,6 +137,16 @@ impl OtlpArgs {
     }
 }
 
+impl Exporter {
+    /// Exports the last spans.
+    pub(crate) async fn finish(self) {
+        if let Self(Some(exporter)) = self {
+            exporter.finish().await;
+        }
+    }
+}
+
+/// Parses a ratio from 0 to 1.
 fn ratio(text: &str) -> Result<f64, String> {
     let ratio = text.parse().ok();
     let ratio = ratio.filter(|ratio| (0.0..=1.0).contains(ratio));
