@@ -3,7 +3,7 @@ use http_body_util::BodyExt;
 use serve::body;
 
 use harness::{
-    SERVER_ID, Stack, process,
+    SERVER_ID, Stack, binary, process,
     raw::{self, Reply},
     upstream,
 };
@@ -122,6 +122,40 @@ async fn server_with_another_id_gets_no_token() {
     assert!(text.contains(expected), "{text}");
     assert_eq!(text.lines().count(), 1);
     assert_eq!(recording.bytes.load(std::sync::atomic::Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn ca_that_cannot_be_used_is_refused_before_an_address_is_bound_or_a_token_is_issued() {
+    // A client that asked for a token or for bundles would say that this agent is not there.
+    let nobody = "unix:///no/such/agent.sock";
+    let named = [SERVER_ID, "--server-name", "lb"];
+    let missing = ["--ca", "/no/such/ca.pem"];
+    let route = format!("a=https://b;audience={SERVER_ID};server-name=b;ca=/no/such/ca.pem");
+    let admin = ["--admin", "127.0.0.1:0"];
+    for (args, text) in [
+        (
+            [&named[..], &missing].concat(),
+            "--ca /no/such/ca.pem: No such file",
+        ),
+        (
+            [&named[..], &missing, &admin, &["--repeat", "1"]].concat(),
+            "--ca /no/such/ca.pem: No such file",
+        ),
+        (
+            [&admin[..], &["--listen", "127.0.0.1:0", "--route", &route]].concat(),
+            "--ca /no/such/ca.pem: No such file",
+        ),
+        (named.to_vec(), "no CA certificates are installed"),
+    ] {
+        let mut command = process::command(&binary("client"), nobody, &args);
+        let command = command.env("SSL_CERT_FILE", "/dev/null");
+        let output = command.env("SSL_CERT_DIR", "/no/such/directory").output();
+        let output = output.await.unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {error}");
+        assert!(error.contains(text), "{args:?}: {error}");
+        assert!(!error.contains("admin listener"), "{args:?}: {error}");
+    }
 }
 
 #[tokio::test]

@@ -19,10 +19,13 @@ use tracing::{level_filters::LevelFilter, warn};
 use crate::{
     explain::config::ExplainArgs,
     listening::config::ListenArgs,
-    peer::{Peer, server_name},
+    peer::{PeerIdentity, server_name},
     route::Route,
     token_file::config::TokenFileArgs,
 };
+
+/// The name of the program in metrics and spans.
+pub(crate) const ROLE: &str = "client";
 
 /// Flags and environment.
 #[derive(Clone, Debug, Parser)]
@@ -181,10 +184,10 @@ impl Config {
     }
 
     /// Returns the identity that the server must have.
-    pub(crate) fn peer(&self) -> Peer {
+    pub(crate) fn peer(&self) -> PeerIdentity {
         match &self.server_name {
-            None => Peer::SpiffeId(self.server_id.clone()),
-            Some(name) => Peer::Name {
+            None => PeerIdentity::SpiffeId(self.server_id.clone()),
+            Some(name) => PeerIdentity::Name {
                 name: name.clone(),
                 ca: self.ca.clone(),
             },
@@ -305,8 +308,11 @@ impl Config {
         }
     }
 
-    /// Returns the request without its token.
-    pub(crate) fn request(&self) -> anyhow::Result<Request<Full<Bytes>>> {
+    /// Reads the body of the request, and returns the request without its token.
+    ///
+    /// # Errors
+    /// Fails when the body is in a file, or on standard input, that can't be read.
+    pub(crate) fn read_request(&self) -> anyhow::Result<Request<Full<Bytes>>> {
         let default = if self.data.is_some() {
             Method::POST
         } else {

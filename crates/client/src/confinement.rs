@@ -2,7 +2,7 @@
 
 use process::sandbox::{Confined, Confinement, Sandbox};
 
-use crate::{config::Config, peer::Peer, route::Route};
+use crate::{config::Config, peer::PeerIdentity, route::Route};
 
 impl Confined for Config {
     /// Returns the use of a sandbox by a client that serves applications. A client that makes requests of its
@@ -39,9 +39,9 @@ impl Confined for Config {
 fn with_route(sandbox: Sandbox, route: &Route) -> Sandbox {
     let sandbox = sandbox.connects(&route.url);
     match &route.peer {
-        Peer::SpiffeId(_) => sandbox,
-        Peer::Name { ca: Some(ca), .. } => sandbox.reads(ca),
-        Peer::Name { ca: None, .. } => sandbox.reads_system_cas(),
+        PeerIdentity::SpiffeId(_) => sandbox,
+        PeerIdentity::Name { ca: Some(ca), .. } => sandbox.reads(ca),
+        PeerIdentity::Name { ca: None, .. } => sandbox.reads_system_cas(),
     }
 }
 

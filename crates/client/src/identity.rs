@@ -8,7 +8,7 @@ use process::cli;
 use spiffe::JwtSvid;
 use tokio::time::timeout;
 
-use crate::{config::Config, peer::Peer};
+use crate::{config::Config, peer::PeerIdentity};
 
 pub(crate) async fn token(config: &Config, workload_api: &WorkloadApi) -> anyhow::Result<JwtSvid> {
     let fetched = workload_api.fetch_jwt_svid(&config.audiences(), None).await;
@@ -34,8 +34,8 @@ pub(crate) async fn bundles(
     workload_api: &WorkloadApi,
 ) -> anyhow::Result<Option<X509Source>> {
     match config.peer() {
-        Peer::Name { .. } => Ok(None),
-        Peer::SpiffeId(_) => {
+        PeerIdentity::Name { .. } => Ok(None),
+        PeerIdentity::SpiffeId(_) => {
             let bundles = workload_api.x509_bundles().await;
             Ok(Some(bundles.map_err(cli::with_remedy)?.x509))
         }

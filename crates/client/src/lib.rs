@@ -40,9 +40,6 @@ use crate::{
     config::{Config, Print},
 };
 
-/// The role in the metrics.
-const ROLE: &str = "client";
-
 /// Does what the flags say: makes requests, prints, listens for applications, or keeps a token in a file.
 /// Returns success if every status was 2xx, if the output was printed, or after a stop.
 ///
@@ -83,7 +80,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let late = |what: &str| anyhow!("not done within {:?} (--max-time): {what}", config.max_time);
     let reading = tokio::task::spawn_blocking({
         let config = config.clone();
-        move || config.request()
+        move || config.read_request()
     });
     let request = timeout_at(deadline, reading)
         .await
@@ -100,16 +97,16 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     if config.print() == Some(Print::Token) {
         return output::token(&identity::token(&config, &workload_api()).await?);
     }
+    let peer = config.peer();
+    peer.check_roots()?;
     let x509 = identity::bundles(&config, &workload_api()).await?;
     if let (Some(Print::Bundle), Some(x509)) = (config.print(), &x509) {
         let bundles = x509.bundle_set()?;
         return output::bundle(&bundles, config.server_id.trust_domain());
     }
     let token = identity::token(&config, &workload_api()).await?;
-    let client = Client::new(
-        config.upstream(),
-        config.peer().security(x509.as_ref(), "--server-id")?,
-    );
+    peer.warn_of_missing_bundle(x509.as_ref(), "--server-id");
+    let client = Client::new(config.upstream(), peer.security(x509.as_ref())?);
     let exchange = async {
         let response = client.request(authorize(request, &token)?).await?;
         output::response(response, config.include).await

@@ -13,7 +13,7 @@ use crate::web_pki;
 
 /// The identity that a peer must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Peer {
+pub enum PeerIdentity {
     /// A SPIFFE ID, in an X.509-SVID.
     SpiffeId(SpiffeId),
     /// A host name, in a certificate of the web PKI or of the CA in a file. Load balancers have such
@@ -26,7 +26,7 @@ pub enum Peer {
     },
 }
 
-impl Peer {
+impl PeerIdentity {
     /// Returns the SPIFFE ID, if the peer has one.
     pub(crate) fn spiffe_id(&self) -> Option<&SpiffeId> {
         match self {
@@ -35,20 +35,32 @@ impl Peer {
         }
     }
 
-    /// Returns the security of connections to the peer, which `flag` names. `bundles` are needed for a SPIFFE
-    /// ID.
+    /// Checks that a host name can be verified, so that a mistake is found before anything else is done.
+    ///
+    /// # Errors
+    /// Fails when there are no CA certificates.
+    pub(crate) fn check_roots(&self) -> Result<(), web_pki::Error> {
+        match self {
+            Self::SpiffeId(_) => Ok(()),
+            Self::Name { ca, .. } => web_pki::client(ca.as_deref()).map(drop),
+        }
+    }
+
+    /// Warns when `bundles` has none for the trust domain of a SPIFFE ID, which `flag` names.
+    pub(crate) fn warn_of_missing_bundle(&self, bundles: Option<&X509Source>, flag: &str) {
+        if let (Self::SpiffeId(id), Some(bundles)) = (self, bundles) {
+            bundles::warn_of_missing(bundles, "X.509", flag, [id.trust_domain()]);
+        }
+    }
+
+    /// Returns the security of connections to the peer. `bundles` are needed for a SPIFFE ID.
     ///
     /// # Errors
     /// Fails when there is nothing to verify the peer with.
-    pub(crate) fn security(
-        &self,
-        bundles: Option<&X509Source>,
-        flag: &str,
-    ) -> anyhow::Result<Security> {
+    pub(crate) fn security(&self, bundles: Option<&X509Source>) -> anyhow::Result<Security> {
         match self {
             Self::SpiffeId(id) => {
                 let bundles = bundles.context("no X.509 bundles were fetched")?;
-                bundles::warn_of_missing(bundles, "X.509", flag, [id.trust_domain()]);
                 Ok(tls::client(bundles, id).into())
             }
             Self::Name { name, ca } => Ok(Security::HostName {

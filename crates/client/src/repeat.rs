@@ -22,7 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use crate::{
     authorize::authorize,
     challenge::refuses_token,
-    config::{Config, Pace},
+    config::{Config, Pace, ROLE},
     identity, output,
     tally::Tally,
 };
@@ -51,13 +51,14 @@ pub(crate) async fn run(
     pace: Pace,
     request: Request<Full<Bytes>>,
 ) -> anyhow::Result<ExitCode> {
+    config.peer().check_roots()?;
     let shutdown = signal::shutdown().context("cannot listen to signals")?;
     let admin = config
         .listening
         .serve
         .claim_admin()?
         .listen(&Cores::default(), &shutdown)?;
-    admin.metrics().role(crate::ROLE);
+    admin.metrics().role(ROLE);
     let mut tally = Tally::new(Instant::now());
     let printed = match requests(config, pace, request, shutdown, &admin, &mut tally).await? {
         Ok(()) => output::line(tally.summary(Instant::now())).await,
@@ -123,10 +124,9 @@ impl Session {
         let workload_api = workload_api.monitored(admin.follow_identity());
         let x509 = identity::bundles(config, &workload_api).await?;
         config.warn();
-        let (upstream, security) = (
-            config.upstream(),
-            config.peer().security(x509.as_ref(), "--server-id")?,
-        );
+        let (upstream, peer) = (config.upstream(), config.peer());
+        peer.warn_of_missing_bundle(x509.as_ref(), "--server-id");
+        let security = peer.security(x509.as_ref())?;
         let audiences = config.audiences();
         let tokens = TokenSource::new(workload_api, audiences.clone(), None);
         admin.follow_token(None, &audiences, tokens.monitor());

@@ -1,11 +1,13 @@
 //! Routes: the peer and the audience of requests to a host.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{fmt, path::PathBuf, str::FromStr};
 
 use forward::outbound::UpstreamUrl;
 use process::cli;
+use rustls::pki_types::ServerName;
+use spiffe::SpiffeId;
 
-use crate::peer::{Peer, server_name};
+use crate::peer::{PeerIdentity, server_name};
 
 /// The route of requests to one host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +19,16 @@ pub struct Route {
     /// The audiences of their tokens; at least one.
     pub(crate) audiences: Vec<String>,
     /// The identity that the peer must have.
-    pub(crate) peer: Peer,
+    pub(crate) peer: PeerIdentity,
+}
+
+/// The parts of a route after its URL.
+#[derive(Default)]
+struct PeerParts {
+    audience: Option<String>,
+    server_id: Option<SpiffeId>,
+    server_name: Option<ServerName<'static>>,
+    ca: Option<PathBuf>,
 }
 
 const EXAMPLE: &str = "expected for example 'orders.internal=https://lb.example.org:8443;audience=spiffe://example.org/orders;server-id=spiffe://example.org/proxy'";
@@ -48,57 +59,78 @@ impl FromStr for Route {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let error = |rule: String| format!("{rule}; {EXAMPLE}");
         let (host, rest) = text
             .split_once('=')
-            .ok_or_else(|| error("a route has a host, = and a URL".into()))?;
+            .ok_or_else(|| error("a route has a host, = and a URL"))?;
         let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
         if host.is_empty() || !host.bytes().all(is_host) {
             return Err(error(format!("{host:?} is not a host")));
         }
         let mut parts = rest.split(';');
         let url = cli::upstream(parts.next().unwrap_or_default())?;
-        let (mut audience, mut id, mut name, mut ca) = (None, None, None, None);
-        for part in parts {
-            let (key, value) = part.split_once('=').unwrap_or((part, ""));
-            let is_repeated = match key {
-                "audience" => audience.replace(cli::audience(value)?).is_some(),
-                "server-id" => id.replace(cli::workload_id(value)?).is_some(),
-                "server-name" => name.replace(server_name(value)?).is_some(),
-                "ca" if !value.is_empty() => ca.replace(PathBuf::from(value)).is_some(),
-                _ => return Err(error(format!("{part:?} is not a part of a route"))),
-            };
-            if is_repeated {
-                return Err(error(format!("{key} is given twice")));
-            }
-        }
-        let peer = match (id, name, ca) {
-            (Some(id), None, None) => Peer::SpiffeId(id),
-            (None, Some(name), ca) => Peer::Name { name, ca },
-            (Some(_), _, _) => {
-                return Err(error("server-id alone says who the peer must be".into()));
-            }
-            (None, None, _) => {
-                return Err(error(
-                    "a route says who the peer must be: server-id or server-name".into(),
-                ));
-            }
-        };
-        let audience = match (audience, &peer) {
-            (Some(audience), _) => audience,
-            (None, Peer::SpiffeId(id)) => id.to_string(),
-            (None, Peer::Name { .. }) => {
-                return Err(error(
-                    "a route with server-name needs audience=, the SPIFFE ID of the server behind it".into(),
-                ));
-            }
-        };
+        let mut peer = PeerParts::default();
+        parts.try_for_each(|part| peer.add(part))?;
+        let (peer, audience) = peer.whole()?;
         Ok(Self {
             host: Some(host.to_owned()),
             url,
             audiences: vec![audience],
             peer,
         })
+    }
+}
+
+/// Returns the error about a route that breaks a rule.
+fn error(rule: impl fmt::Display) -> String {
+    format!("{rule}; {EXAMPLE}")
+}
+
+impl PeerParts {
+    /// Adds a part such as `ca=FILE`.
+    fn add(&mut self, part: &str) -> Result<(), String> {
+        let (key, value) = part.split_once('=').unwrap_or((part, ""));
+        let named = |error: String| format!("{key}: {error}");
+        let is_repeated = match key {
+            "audience" => {
+                let audience = cli::audience(value).map_err(named)?;
+                self.audience.replace(audience).is_some()
+            }
+            "server-id" => {
+                let id = cli::workload_id(value).map_err(named)?;
+                self.server_id.replace(id).is_some()
+            }
+            "server-name" => {
+                let name = server_name(value).map_err(named)?;
+                self.server_name.replace(name).is_some()
+            }
+            "ca" if value.is_empty() => return Err(error("ca needs a file, as in ca=/etc/ca.pem")),
+            "ca" => self.ca.replace(value.into()).is_some(),
+            _ => return Err(error(format!("{part:?} is not a part of a route"))),
+        };
+        match is_repeated {
+            true => Err(error(format!("{key} is given twice"))),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns the identity of the peer, and the audience of tokens.
+    fn whole(self) -> Result<(PeerIdentity, String), String> {
+        match (self.server_id, self.server_name, self.ca, self.audience) {
+            (Some(id), None, None, audience) => {
+                let audience = audience.unwrap_or_else(|| id.to_string());
+                Ok((PeerIdentity::SpiffeId(id), audience))
+            }
+            (None, Some(name), ca, Some(audience)) => {
+                Ok((PeerIdentity::Name { name, ca }, audience))
+            }
+            (None, Some(_), _, None) => Err(error(
+                "a route with server-name needs audience=, the SPIFFE ID of the server behind it",
+            )),
+            (Some(_), _, _, _) => Err(error("server-id alone says who the peer must be")),
+            (None, None, _, _) => Err(error(
+                "a route says who the peer must be: server-id or server-name",
+            )),
+        }
     }
 }
 
@@ -119,7 +151,7 @@ mod tests {
         let text = "a=https://lb;audience=spiffe://example.org/b;server-name=lb.example.org;ca=/etc/ca.pem";
         let route: Route = text.parse().unwrap();
         assert_eq!(route.audiences, ["spiffe://example.org/b"]);
-        let Peer::Name { ca: Some(ca), .. } = route.peer else {
+        let PeerIdentity::Name { ca: Some(ca), .. } = route.peer else {
             panic!("{route:?}");
         };
         assert_eq!(ca, PathBuf::from("/etc/ca.pem"));
@@ -172,10 +204,13 @@ mod tests {
             ),
             (
                 "a=https://lb;audience=;server-id=spiffe://a/b",
-                "must not be empty",
+                "audience: an audience must not be empty",
             ),
             ("a=https://lb;server-id=spiffe://a/b;x=y", "is not a part"),
-            ("a=https://lb;server-id=spiffe://a/b;ca=", "is not a part"),
+            ("a=https://lb;server-name=b;ca=", "ca needs a file"),
+            ("a=https://lb;server-name=b;ca", "ca needs a file"),
+            ("a=https://lb;server-id=", "server-id: "),
+            ("a=https://lb;server-name", "server-name: "),
         ] {
             let error = text.parse::<Route>().unwrap_err();
             assert!(

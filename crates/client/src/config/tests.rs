@@ -35,7 +35,7 @@ fn requests_are_repeated_only_on_request() {
 
 #[test]
 fn method_header_and_body_have_the_defaults_of_curl() {
-    let request = config(&["-d", "a=b"]).unwrap().request().unwrap();
+    let request = config(&["-d", "a=b"]).unwrap().read_request().unwrap();
     assert_eq!(request.method(), Method::POST);
     assert_eq!(
         request.headers()["content-type"],
@@ -54,7 +54,7 @@ fn method_header_and_body_have_the_defaults_of_curl() {
         "",
     ])
     .unwrap()
-    .request()
+    .read_request()
     .unwrap();
     assert_eq!(request.method(), Method::PUT);
     assert_eq!(request.headers()["content-type"], "text/plain");

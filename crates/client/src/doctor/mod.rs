@@ -22,7 +22,7 @@ use self::answer::Asked;
 use crate::{
     config::Config,
     listening::{checked, config::ListenArgs},
-    peer::Peer,
+    peer::PeerIdentity,
     route::Route,
     token_file::{self, config::TokenFileArgs},
 };
@@ -102,7 +102,7 @@ fn paths(config: &Config) -> Result<Vec<Path>, Fault> {
     Ok(vec![Path {
         route,
         upstream,
-        request: config.request().map_err(Fault::Other)?,
+        request: config.read_request().map_err(Fault::Other)?,
         is_run: true,
     }])
 }
@@ -283,8 +283,8 @@ async fn walk(doctor: &mut Doctor, issued: &Issued, path: &Path) {
 fn flags(route: &Route) -> [&'static str; 2] {
     match (&route.host, &route.peer) {
         (Some(_), _) => ["--route", "--route"],
-        (None, Peer::SpiffeId(_)) => ["--url", "--server-id"],
-        (None, Peer::Name { .. }) => ["--url", "--server-name"],
+        (None, PeerIdentity::SpiffeId(_)) => ["--url", "--server-id"],
+        (None, PeerIdentity::Name { .. }) => ["--url", "--server-name"],
     }
 }
 
@@ -292,11 +292,11 @@ fn flags(route: &Route) -> [&'static str; 2] {
 /// file of `--ca` that can't be used.
 fn security(doctor: &mut Doctor, issued: &Issued, route: &Route) -> Result<Security, &'static str> {
     let bundles = match (&route.peer, &issued.bundles) {
-        (Peer::SpiffeId(_), Ok(bundles)) => Some(bundles),
-        (Peer::SpiffeId(_), Err(needs)) => return Err(needs),
-        (Peer::Name { .. }, _) => None,
+        (PeerIdentity::SpiffeId(_), Ok(bundles)) => Some(bundles),
+        (PeerIdentity::SpiffeId(_), Err(needs)) => return Err(needs),
+        (PeerIdentity::Name { .. }, _) => None,
     };
-    route.peer.security(bundles, route.flag()).map_err(|error| {
+    route.peer.security(bundles).map_err(|error| {
         let remedy = "name a file with the certificates of the CA that signed the peer's";
         let trouble = Trouble::new("CA certificates", format!("{error:#}"), remedy);
         doctor.failed("ca", Kind::File, trouble);

@@ -88,11 +88,11 @@ impl ExplainArgs {
         self.explain_token.is_some()
     }
 
-    /// Returns the token, without the scheme if it was copied from a header.
+    /// Reads the token of the flag, or of standard input. Returns it without the scheme if it was copied from a header.
     ///
     /// # Errors
     /// Fails when standard input can't be read.
-    pub(super) fn token(&self) -> anyhow::Result<String> {
+    pub(super) fn read_token(&self) -> anyhow::Result<String> {
         let text = match self.explain_token.as_deref() {
             Some(STDIN) | None => {
                 let mut text = String::new();

@@ -58,7 +58,7 @@ pub(crate) async fn run(config: &Config) -> anyhow::Result<ExitCode> {
         Ok(policy) => policy,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
-    let token = config.explain.token()?;
+    let token = config.explain.read_token()?;
     let now = SystemTime::now();
     let segments = Segments::of(&token, now);
     let mut text = said(segments.as_ref());
@@ -148,7 +148,7 @@ fn described((domain, bundle): (&TrustDomain, &Arc<JwtBundle>)) -> String {
 /// Returns the head of the request with the token.
 fn head(config: &Config, token: &str) -> anyhow::Result<request::Parts> {
     let mut request = Request::new(());
-    let (asked, _) = config.request()?.into_parts();
+    let (asked, _) = config.read_request()?.into_parts();
     *request.method_mut() = asked.method;
     *request.uri_mut() = asked.uri;
     let value = HeaderValue::try_from(format!("Bearer {token}"));

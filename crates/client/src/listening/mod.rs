@@ -23,7 +23,11 @@ use tokio::time::Instant;
 use tracing::info;
 
 use self::{destination::Destination, handler::ListenHandler};
-use crate::{config::Config, peer::Peer, route::Route};
+use crate::{
+    config::{Config, ROLE},
+    peer::PeerIdentity,
+    route::Route,
+};
 
 /// Connects to the Workload API, listens, and forwards until a signal arrives.
 ///
@@ -36,10 +40,13 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
         Ok(checked) => checked,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
+    for (route, _) in &routes {
+        route.peer.check_roots()?;
+    }
     config.warn();
     let files = args.upstream.open_files(routes.len(), args.serve.cores());
     let claim = Claim {
-        role: crate::ROLE,
+        role: ROLE,
         listen,
         others: &[files],
         recorded: Recorded::All,
@@ -91,7 +98,7 @@ pub(crate) fn checked(config: &Config) -> Result<(ListenFlag<'_>, Vec<(Route, Up
 
 /// Adds the counts of the listener and of the upstreams to the metrics.
 fn show(routes: &[(Route, Upstream)], shared: &Shared, metrics: &Metrics) {
-    metrics.role(crate::ROLE);
+    metrics.role(ROLE);
     metrics.listener(shared);
     metrics.upstreams(routes.iter().map(|(_, upstream)| upstream));
 }
@@ -103,7 +110,7 @@ async fn destinations(
     workload_api: &WorkloadApi,
     routes: Vec<(Route, Upstream)>,
 ) -> anyhow::Result<Option<Vec<Destination>>> {
-    let is_spiffe = |(route, _): &(Route, _)| matches!(route.peer, Peer::SpiffeId(_));
+    let is_spiffe = |(route, _): &(Route, _)| matches!(route.peer, PeerIdentity::SpiffeId(_));
     let x509 = match routes.iter().any(is_spiffe) {
         false => None,
         true => match service.identity(workload_api.x509_bundles()).await? {
@@ -112,7 +119,9 @@ async fn destinations(
         },
     };
     let destinations = routes.into_iter().map(|(route, upstream)| {
-        let security = route.peer.security(x509.as_ref(), route.flag())?;
+        let peer = &route.peer;
+        peer.warn_of_missing_bundle(x509.as_ref(), route.flag());
+        let security = peer.security(x509.as_ref())?;
         Ok(Destination::new(route, upstream, security, workload_api))
     });
     destinations.collect::<anyhow::Result<_>>().map(Some)

@@ -40,7 +40,10 @@ use self::{
     config::TokenFileArgs,
     file::TokenFile,
 };
-use crate::{config::Config, identity::no_token};
+use crate::{
+    config::{Config, ROLE},
+    identity::no_token,
+};
 
 /// The pause before the file is written or removed again, after that has failed.
 const RETRY: Duration = Duration::from_secs(1);
@@ -93,7 +96,7 @@ pub(crate) async fn run(config: &Config, path: &Path) -> anyhow::Result<ExitCode
     manager.follow_stop(shutdown.clone(), Duration::ZERO);
     manager.follow_cores(cores);
     let metrics = admin.metrics().clone();
-    metrics.role(crate::ROLE);
+    metrics.role(ROLE);
     let mut kept = Kept::new(file, after, left, manager, metrics);
     kept.condition.add_to(admin.conditions());
     admin.serves(format!("keeping a token in {}", kept.file.display()));
