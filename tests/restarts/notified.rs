@@ -90,6 +90,17 @@ async fn server_with_a_policy_of_flags_outlives_a_reload_of_its_service() {
     server.logged("nothing is read again").await;
 }
 
+#[tokio::test]
+async fn server_with_a_policy_of_flags_outlives_a_reload_before_it_has_an_identity() {
+    let manager = Manager::start();
+    let args = ["--listen", "127.0.0.1:0"];
+    let mut server = manager.spawn_at("unix:///no/such/agent.sock", "server", &args, &[]);
+    manager.told("waiting for an identity").await;
+    server.signal(Signal::SIGHUP);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.ended().await.code(), Some(0));
+}
+
 /// Replaces a file as a whole.
 fn replace(path: &Path, text: &str) {
     let new = path.with_extension("new");

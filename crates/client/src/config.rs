@@ -230,6 +230,7 @@ impl Config {
             )),
             _ => {
                 let listen = self.listening.listen.as_ref();
+                let listen = listen.map(|address| address.of_flag("--listen"));
                 self.listening.serve.check(listen, listen.is_some())
             }
         }

@@ -11,6 +11,9 @@ use process::{
 
 use crate::upstream::VerifiedUpstreamArgs;
 
+/// The name of the program in metrics and spans.
+pub(crate) const ROLE: &str = "proxy";
+
 /// Flags and environment.
 #[derive(Clone, Debug, Parser)]
 #[command(

@@ -9,7 +9,7 @@ use process::{
     listen::{Inherited, ListenAddress},
 };
 
-use crate::{config::Config, upstream_tls};
+use crate::config::Config;
 
 /// Tries each step, and prints a verdict for each.
 ///
@@ -27,7 +27,7 @@ pub(crate) async fn run(
     let files = config.upstream.open_files(config.serve.cores());
     listening::open_files(&mut doctor, &config.serve, &[files]);
     let security = match identity(&mut doctor, config).await {
-        Ok(x509) => Ok(Security::from(upstream_tls(config, &x509)?)),
+        Ok(x509) => Ok(Security::from(config.upstream.tls(&x509)?)),
         Err(needs) => Err(needs),
     };
     let expected = Some(&config.upstream.upstream_id);

@@ -30,10 +30,7 @@ use serve::{
 };
 use tracing::info;
 
-use crate::config::Config;
-
-/// The role in the metrics.
-const ROLE: &str = "proxy";
+use crate::config::{Config, ROLE};
 
 /// Everything that a core proxies with. All cores share it.
 #[derive(Clone, Debug)]
@@ -81,7 +78,8 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
 fn checked(config: &Config) -> Result<Upstream, String> {
     let limits = config.serve.limits();
     let upstream = config.upstream.upstream(limits.stream_idle_timeout)?;
-    config.serve.check(Some(&config.listen.into()), true)?;
+    let listen = ListenAddress::from(config.listen);
+    config.serve.check(Some(listen.of_flag("--listen")), true)?;
     Ok(upstream)
 }
 
@@ -135,7 +133,7 @@ impl Proxy {
         bundles::warn_of_missing(x509, "X.509", "--upstream-id", [domain]);
         let shared = service.shared().clone();
         Ok(Self {
-            upstream_tls: upstream_tls(config, x509)?,
+            upstream_tls: config.upstream.tls(x509)?,
             tls: tls::server(x509)?,
             upstream,
             paths: config.paths.clone().into(),
@@ -151,15 +149,6 @@ impl Proxy {
         metrics.upstreams([&self.upstream]);
         admin.follow_refusals(self.shared.quotas());
     }
-}
-
-/// Returns the configuration that verifies the upstream.
-fn upstream_tls(config: &Config, x509: &X509Source) -> anyhow::Result<tls::ClientTls> {
-    let tls = tls::client(x509, &config.upstream.upstream_id);
-    Ok(match config.upstream.client_certificate {
-        true => tls.presenting()?,
-        false => tls,
-    })
 }
 
 /// Proxies requests to `listener` until `shutdown`, then drains. Each core runs it once.

@@ -3,6 +3,10 @@
 use std::time::Duration;
 
 use clap::Args;
+use common::{
+    tls::{self, ClientTls},
+    workload::X509Source,
+};
 use forward::outbound::{Upstream, UpstreamUrl};
 use process::{
     cli::{self, UpstreamArgs},
@@ -29,7 +33,7 @@ pub struct VerifiedUpstreamArgs {
     pub(crate) upstream_id: SpiffeId,
     /// Present this proxy's X.509-SVID to the upstream, for a server with --peers
     #[arg(long)]
-    pub(crate) client_certificate: bool,
+    client_certificate: bool,
     /// The deadlines and the bound.
     #[command(flatten)]
     connections: UpstreamArgs,
@@ -43,6 +47,18 @@ impl VerifiedUpstreamArgs {
     /// Fails when a URL is given twice.
     pub fn upstream(&self, call_timeout: Duration) -> Result<Upstream, String> {
         self.connections.upstream(&self.upstreams, call_timeout)
+    }
+
+    /// Returns the configuration that verifies the upstream.
+    ///
+    /// # Errors
+    /// Fails when the X.509-SVID to present can't be used.
+    pub(crate) fn tls(&self, x509: &X509Source) -> anyhow::Result<ClientTls> {
+        let tls = tls::client(x509, &self.upstream_id);
+        Ok(match self.client_certificate {
+            true => tls.presenting()?,
+            false => tls,
+        })
     }
 
     /// Returns the URLs of the upstream.

@@ -18,9 +18,12 @@ use spiffe::SpiffeId;
 
 use crate::{
     ext_authz::config::ExtAuthzArgs,
-    policy::{LivePolicy, PolicyArgs, outlive_reloads},
+    policy::{LivePolicy, PolicyArgs, follow_reloads},
     upstream::ApplicationArgs,
 };
+
+/// The name of the program in metrics and spans.
+pub(crate) const ROLE: &str = "server";
 
 /// Flags and environment.
 #[derive(Clone, Debug, Parser)]
@@ -169,9 +172,9 @@ impl Config {
         }
     }
 
-    /// Returns the authenticator of the server whose SPIFFE ID is `own`. `manager` is told when
-    /// the policy changes.
-    pub(crate) fn authenticator(
+    /// Follows the policy, and warns of callers that can't be verified. `manager` is told of a policy that changes.
+    /// Returns the authenticator of the server whose SPIFFE ID is `own`.
+    pub(crate) fn follow_policy(
         &self,
         policy: LivePolicy,
         bundles: JwtSource,
@@ -180,10 +183,12 @@ impl Config {
     ) -> Authenticator {
         match policy {
             LivePolicy::File(file) => {
-                file.authenticator(|rules| self.policy(rules, own), bundles, manager)
+                file.follow(|rules| self.policy(rules, own), bundles, manager)
             }
-            LivePolicy::Flags => {
-                outlive_reloads(manager);
+            LivePolicy::Flags(hangups) => {
+                if let Some(hangups) = hangups {
+                    follow_reloads(hangups, manager);
+                }
                 let allowed = self.policy.allowed_domains();
                 bundles::warn_of_missing(&bundles, "JWT", "--allow", allowed);
                 let rules = self.policy.rules(own.trust_domain());

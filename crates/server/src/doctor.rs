@@ -14,7 +14,7 @@ use process::{
 };
 use spiffe::{SpiffeId, TrustDomain};
 
-use crate::{config::Config, upstream_security};
+use crate::config::Config;
 
 /// Tries each step, and prints a verdict for each.
 ///
@@ -31,7 +31,7 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
     let address = ListenAddress::from(config.listen);
     let is_server = checks.is_none();
     let flag = checks.unwrap_or_else(|| address.of_flag("--listen"));
-    if let Err(error) = config.serve.check(Some(flag.address), is_server) {
+    if let Err(error) = config.serve.check(Some(flag), is_server) {
         return cli::usage_error::<Config>(&error);
     }
     let mut doctor = Doctor::new("server", &config.doctor);
@@ -55,7 +55,7 @@ fn listen(doctor: &mut Doctor, config: &Config, inherited: Inherited, flag: List
 
 /// Reads the policy. Returns the rules of its file, if there is one that can be used.
 fn policy(doctor: &mut Doctor, config: &Config) -> Option<Rules> {
-    let read = config.policy.file();
+    let read = config.policy.open();
     let (file, finding) = match read {
         Err(error) => {
             let remedy = "correct the file: server --check-policy FILE says when it is good";
@@ -122,7 +122,7 @@ fn security(
     x509: Result<X509Source, &'static str>,
 ) -> Result<Security, &'static str> {
     match (x509, &config.application.upstream_id) {
-        (Ok(x509), _) => Ok(upstream_security(config, &x509)),
+        (Ok(x509), _) => Ok(config.application.security(&x509)),
         (Err(_), None) => Ok(Security::Plaintext),
         (Err(needs), Some(_)) => Err(needs),
     }

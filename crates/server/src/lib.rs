@@ -33,7 +33,7 @@ use common::{
     tls,
     workload::{Identity, X509Source},
 };
-use forward::outbound::{Security, Upstream};
+use forward::outbound::Upstream;
 use http::request;
 use process::{
     admin::Admin,
@@ -51,15 +51,12 @@ use tower::{Layer, service_fn};
 
 use crate::{
     application::Application,
-    config::Config,
+    config::{Config, ROLE},
     cores::{StartLog, serve_on_cores},
     policy::LivePolicy,
     refusals::Refusals,
 };
 pub use crate::{application::Forwarding, lifetime::StreamLifetime, refusals::answer_refusal};
-
-/// The role in the metrics.
-const ROLE: &str = "server";
 
 /// Everything that a core serves with. All cores share it.
 #[derive(Clone, Debug)]
@@ -92,7 +89,10 @@ struct Parts {
 /// Fails when no identity is issued, or when there is nothing to listen on.
 pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
     let own = config.identity.chosen_id();
-    if let Some(status) = config.policy.answer::<Config>(own, &config.audience)? {
+    if let Some(status) = config
+        .policy
+        .print_answer::<Config>(own, &config.audience)?
+    {
         return Ok(status);
     }
     if config.doctor.doctor {
@@ -153,8 +153,9 @@ impl Parts {
     fn of(config: &Config) -> Result<Self, String> {
         let limits = config.serve.limits();
         let upstream = config.application.upstream(limits.stream_idle_timeout)?;
-        let policy = config.policy.file()?;
-        config.serve.check(Some(&config.listen.into()), true)?;
+        let policy = config.policy.open()?;
+        let listen = ListenAddress::from(config.listen);
+        config.serve.check(Some(listen.of_flag("--listen")), true)?;
         Ok(Self { upstream, policy })
     }
 }
@@ -169,6 +170,9 @@ impl Server {
         upstream: Option<Upstream>,
         policy: LivePolicy,
     ) -> anyhow::Result<Self> {
+        let application = config.application.upstream_id.iter();
+        let domain = application.map(SpiffeId::trust_domain);
+        bundles::warn_of_missing(&identity.x509, "X.509", "--upstream-id", domain);
         let forwarding = upstream.map(|upstream| forwarding(config, upstream, &identity.x509));
         let tenure = service.follow_identity(&identity.x509);
         let mut shared = service.shared().clone().with_tenure(tenure);
@@ -181,7 +185,7 @@ impl Server {
                 tls::server_verifying(&identity.x509, callers)?
             }
         };
-        let authenticator = config.authenticator(policy, identity.jwt, own, service.manager());
+        let authenticator = config.follow_policy(policy, identity.jwt, own, service.manager());
         Ok(Self {
             tls,
             takes_certificates: config.takes_certificates(),
@@ -210,9 +214,6 @@ impl Server {
 /// Returns how requests are forwarded to `upstream`.
 fn forwarding(config: &Config, upstream: Upstream, x509: &X509Source) -> Forwarding {
     let application = &config.application;
-    let domain = application.upstream_id.iter().map(SpiffeId::trust_domain);
-    bundles::warn_of_missing(x509, "X.509", "--upstream-id", domain);
-    let security = upstream_security(config, x509);
     // A server that refuses nothing ends nothing either.
     let stream_lifetime = match config.policy.enforcement() {
         Enforcement::On => application.stream_lifetime,
@@ -220,18 +221,10 @@ fn forwarding(config: &Config, upstream: Upstream, x509: &X509Source) -> Forward
     };
     Forwarding {
         upstream,
-        security,
+        security: application.security(x509),
         fields: application.fields(),
         caller_header: application.caller_header.clone(),
         stream_lifetime,
-    }
-}
-
-/// Returns the security of connections to the application.
-fn upstream_security(config: &Config, x509: &X509Source) -> Security {
-    match &config.application.upstream_id {
-        Some(id) => tls::client(x509, id).into(),
-        None => Security::Plaintext,
     }
 }
 

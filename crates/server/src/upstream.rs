@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use clap::Args;
+use common::{tls, workload::X509Source};
 use forward::{
     Fields,
-    outbound::{Protocol, Upstream, UpstreamUrl},
+    outbound::{Protocol, Security, Upstream, UpstreamUrl},
 };
 use http::{HeaderName, header};
 use process::{
@@ -89,6 +90,14 @@ impl ApplicationArgs {
         self.connections
             .upstream(&self.upstreams, call_timeout)
             .map(Some)
+    }
+
+    /// Returns the security of connections to the application.
+    pub(crate) fn security(&self, x509: &X509Source) -> Security {
+        match &self.upstream_id {
+            Some(id) => tls::client(x509, id).into(),
+            None => Security::Plaintext,
+        }
     }
 
     /// Returns the URLs of the application.

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::listen::ListenAddress;
+use crate::listen::{ListenAddress, ListenFlag};
 
 /// The admin listener.
 #[derive(Args, Clone, Debug)]
@@ -35,11 +35,11 @@ impl AdminArgs {
         &self.admin_host
     }
 
-    /// Checks the address. `listen` is the process's other one, if it has one.
+    /// Checks the address. `listen` is the flag of the process's other one, if it has one.
     ///
     /// # Errors
     /// Fails when other machines could reach it and may not, or when it is taken by `listen`.
-    pub fn check(&self, listen: Option<&ListenAddress>) -> Result<(), String> {
+    pub fn check(&self, listen: Option<ListenFlag<'_>>) -> Result<(), String> {
         let Some(address) = &self.admin else {
             return Ok(());
         };
@@ -48,9 +48,9 @@ impl AdminArgs {
                 "--admin {address} can be reached from other machines, which could read the state of this process; use a loopback address or a Unix socket, for example 127.0.0.1:9090, or accept it with --admin-remote"
             ));
         }
-        match listen.filter(|listen| overlap(address, listen)) {
+        match listen.filter(|listen| overlap(address, listen.address)) {
             Some(listen) => Err(format!(
-                "--admin {address} and --listen {listen} are the same place; choose another port or path with --admin"
+                "--admin {address} and {listen} are the same address; choose another port or path with --admin"
             )),
             None => Ok(()),
         }
@@ -93,7 +93,8 @@ mod tests {
     fn checked(args: &[&str]) -> Result<(), String> {
         let flags = Flags::try_parse_from(["x"].iter().chain(args));
         let args = flags.map_err(|error| error.to_string())?.admin;
-        args.check(Some(&"[::]:8080".parse().unwrap()))
+        let listen: ListenAddress = "[::]:8080".parse().unwrap();
+        args.check(Some(listen.of_flag("--ext-authz")))
     }
 
     #[test]
@@ -119,7 +120,7 @@ mod tests {
             ),
             (
                 &["--admin", "127.0.0.1:8080"],
-                "are the same place; choose another port",
+                "--admin 127.0.0.1:8080 and --ext-authz [::]:8080 are the same address; choose another port",
             ),
             (
                 &["--admin", "localhost:1"],

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     admin::ClaimedAdmin,
     export::SpanArgs,
-    listen::{self, ClaimedAddress, Inherited, ListenAddress, ListenFlag},
+    listen::{self, ClaimedAddress, Inherited, ListenFlag},
     runtime::{self, OpenFiles},
     sandbox::{Confinement, Sandbox, SandboxMode},
 };
@@ -177,12 +177,12 @@ impl ServeArgs {
         self.stop_delay
     }
 
-    /// Checks the flags that are used together. `listen` is the address of the listener, and `serves` tells whether the
+    /// Checks the flags that are used together. `listen` is the flag of the listener, and `serves` tells whether the
     /// process serves requests, which can have spans.
     ///
     /// # Errors
     /// Fails with one line about the first flag that can't be used.
-    pub fn check(&self, listen: Option<&ListenAddress>, serves: bool) -> Result<(), String> {
+    pub fn check(&self, listen: Option<ListenFlag<'_>>, serves: bool) -> Result<(), String> {
         self.spans.check(serves)?;
         self.admin.check(listen)
     }

@@ -146,7 +146,6 @@ impl Exporter {
     }
 }
 
-/// Parses a ratio from 0 to 1.
 fn ratio(text: &str) -> Result<f64, String> {
     let ratio = text.parse().ok();
     let ratio = ratio.filter(|ratio| (0.0..=1.0).contains(ratio));

@@ -16,8 +16,8 @@ use common::{lock::lock, workload::Readiness};
 use nix::time::{ClockId, clock_gettime};
 
 use self::socket::NotifySocket;
-pub use self::socket::VARIABLES;
 pub(crate) use self::socket::connect;
+pub use self::socket::{VARIABLES, is_connected};
 use crate::admin::conditions::on_a_line;
 
 /// A service manager that follows the state of this process, or none. Clones report to the same one.
@@ -68,8 +68,7 @@ impl ServiceManager {
     }
 
     /// Returns whether there is a manager that takes the state.
-    #[must_use]
-    pub fn is_present(&self) -> bool {
+    fn is_present(&self) -> bool {
         self.0.socket.is_some()
     }
 

@@ -35,6 +35,12 @@ pub(crate) fn connect() {
     connected();
 }
 
+/// Returns whether a service manager takes the state of this process.
+#[must_use]
+pub fn is_connected() -> bool {
+    matches!(connected(), Some(Ok(_)))
+}
+
 /// Returns the one connection of this process, or the reason why there is none, if `NOTIFY_SOCKET` is set.
 fn connected() -> Option<&'static io::Result<NotifySocket>> {
     static CONNECTED: OnceLock<Option<io::Result<NotifySocket>>> = OnceLock::new();

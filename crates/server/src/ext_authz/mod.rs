@@ -19,14 +19,17 @@ pub mod pb;
 use std::{convert::Infallible, process::ExitCode, sync::Arc};
 
 use common::{
-    bearer::{Authenticator, Caller, Enforcement, JwtSvidLayer, Refusal, RefusalAnswer},
+    bearer::{Authenticator, Caller, Enforcement, JwtSvidLayer, Refusal, RefusalAnswer, Rules},
     reason::Reason,
     throttle::{LogQuotas, RefusedRequest},
+    workload::JwtSource,
 };
 use http::{Method, Request, Response, StatusCode, request::Parts};
 use process::{
+    admin::Admin,
     cli,
     listen::{Inherited, ListenFlag},
+    policy::PolicyFile,
     service::{Claim, Service},
 };
 use serve::{
@@ -39,6 +42,7 @@ use serve::{
     shutdown::Shutdown,
     spans::Recorded,
 };
+use spiffe::SpiffeId;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_service::Service as TowerService;
 use tracing::{debug, warn};
@@ -49,7 +53,7 @@ use self::{
 };
 use crate::{
     application,
-    config::Config,
+    config::{Config, ROLE},
     cores::{StartLog, serve_on_cores},
     policy::LivePolicy,
     refusals::{self, Refusals},
@@ -89,15 +93,12 @@ pub(crate) async fn start(
     listen: ListenFlag<'_>,
     inherited: Inherited,
 ) -> anyhow::Result<ExitCode> {
-    if let Err(error) = config.serve.check(Some(listen.address), false) {
-        return cli::usage_error::<Config>(&error);
-    }
-    let policy = match config.policy.file() {
+    let policy = match checked(config, listen) {
         Ok(policy) => LivePolicy::begin(policy)?,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
     let claim = Claim {
-        role: crate::ROLE,
+        role: ROLE,
         listen,
         others: &[],
         recorded: Recorded::Verified,
@@ -108,30 +109,8 @@ pub(crate) async fn start(
         return Ok(ExitCode::SUCCESS);
     };
     let own = identity.x509.svid()?.spiffe_id().clone();
-    let shared = service.shared().clone();
-    let checks = Checks {
-        authenticator: Arc::new(config.authenticator(
-            policy,
-            identity.jwt,
-            &own,
-            service.manager(),
-        )),
-        enforcement: config.policy.enforcement(),
-        fields: Fields {
-            caller_header: config.application.caller_header.clone(),
-            forwards_authorization: config.application.forward_authorization,
-        },
-        refusals: Refusals {
-            quotas: Arc::clone(shared.quotas()),
-            observed: Arc::default(),
-        },
-        shared,
-    };
-    let metrics = service.admin().metrics();
-    metrics.role(crate::ROLE);
-    metrics.listener(&checks.shared);
-    metrics.callers(checks.authenticator.counts());
-    service.admin().follow_refusals(checks.shared.quotas());
+    let checks = Checks::new(config, &service, identity.jwt, &own, policy);
+    checks.show_in(service.admin());
     let log = StartLog {
         spiffe_id: &own,
         application: None,
@@ -141,6 +120,51 @@ pub(crate) async fn start(
     };
     let core = move |listener, shutdown| run(listener, checks.clone(), shutdown);
     serve_on_cores(service, log, core).await
+}
+
+/// Checks the flags that are used together, and reads the policy file.
+///
+/// # Errors
+/// Fails with one line about the first flag that can't be used.
+fn checked(config: &Config, listen: ListenFlag<'_>) -> Result<Option<(PolicyFile, Rules)>, String> {
+    config.serve.check(Some(listen), false)?;
+    config.policy.open()
+}
+
+impl Checks {
+    /// Returns the checks of the server whose SPIFFE ID is `own`, and follows their policy.
+    fn new(
+        config: &Config,
+        service: &Service,
+        bundles: JwtSource,
+        own: &SpiffeId,
+        policy: LivePolicy,
+    ) -> Self {
+        let shared = service.shared().clone();
+        let authenticator = config.follow_policy(policy, bundles, own, service.manager());
+        Self {
+            authenticator: Arc::new(authenticator),
+            enforcement: config.policy.enforcement(),
+            fields: Fields {
+                caller_header: config.application.caller_header.clone(),
+                forwards_authorization: config.application.forward_authorization,
+            },
+            refusals: Refusals {
+                quotas: Arc::clone(shared.quotas()),
+                observed: Arc::default(),
+            },
+            shared,
+        }
+    }
+
+    /// Adds the counts and the refusals to what operators see.
+    fn show_in(&self, admin: &Admin) {
+        let metrics = admin.metrics();
+        metrics.role(ROLE);
+        metrics.listener(&self.shared);
+        metrics.callers(self.authenticator.counts());
+        admin.follow_refusals(self.shared.quotas());
+    }
 }
 
 /// Answers the checks that come to `listener` until `shutdown`.

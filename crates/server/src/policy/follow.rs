@@ -9,7 +9,7 @@ use common::{
 };
 use process::{
     bundles,
-    notify::ServiceManager,
+    notify::{self, ServiceManager},
     policy::{PolicyFile, Refused},
     signal::Hangups,
 };
@@ -17,7 +17,7 @@ use tokio::{
     task::spawn_blocking,
     time::{MissedTickBehavior, interval},
 };
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 /// The interval between two readings of the file. Reading it works on every file system, and also where a
 /// link to it is replaced. It costs 0.3 ms of CPU in a debug build (`schedstat` over 60 s of a quiet
@@ -26,8 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A policy that becomes the one of an authenticator.
 pub(crate) enum LivePolicy {
-    /// The policy of the flags, which does not change.
-    Flags,
+    /// The policy of the flags, which does not change. The signals are handled in a service.
+    Flags(Option<Hangups>),
     /// The policy of a file, which may change.
     File(FollowedFile),
 }
@@ -47,33 +47,27 @@ pub(crate) struct FollowedFile {
 }
 
 impl LivePolicy {
-    /// Handles SIGHUP from now on if the policy has a file.
+    /// Handles SIGHUP from now on if the policy has a file, or if a service manager started the process. Without
+    /// this, a reload of the service would end the process.
     ///
     /// # Errors
     /// Fails when the handler can't be installed.
     pub(crate) fn begin(file: Option<(PolicyFile, Rules)>) -> anyhow::Result<Self> {
-        let Some((file, rules)) = file else {
-            return Ok(Self::Flags);
-        };
-        let hangups = Hangups::handle().context("cannot handle SIGHUP")?;
-        Ok(Self::File(FollowedFile {
-            file,
-            rules,
-            hangups,
-        }))
+        let hangups = || Hangups::handle().context("cannot handle SIGHUP");
+        Ok(match file {
+            Some((file, rules)) => Self::File(FollowedFile {
+                file,
+                rules,
+                hangups: hangups()?,
+            }),
+            None if notify::is_connected() => Self::Flags(Some(hangups()?)),
+            None => Self::Flags(None),
+        })
     }
 }
 
-/// Handles SIGHUP for a policy of flags if a service manager started the process. Without this, a reload of
-/// the service would end it.
-pub(crate) fn outlive_reloads(manager: &ServiceManager) {
-    if !manager.is_present() {
-        return;
-    }
-    let mut hangups = match Hangups::handle() {
-        Ok(hangups) => hangups,
-        Err(error) => return warn!(%error, "cannot handle SIGHUP, which ends this process"),
-    };
+/// Answers each SIGHUP to a policy of flags, which stays as it is.
+pub(crate) fn follow_reloads(mut hangups: Hangups, manager: &ServiceManager) {
     let manager = manager.clone();
     tokio::spawn(async move {
         loop {
@@ -86,9 +80,9 @@ pub(crate) fn outlive_reloads(manager: &ServiceManager) {
 }
 
 impl FollowedFile {
-    /// Returns the authenticator, and follows the file. `policy` has what the server accepts with its rules,
+    /// Follows the file. Returns the authenticator. `policy` has what the server accepts with its rules,
     /// and `manager` is told which rules are in force.
-    pub(crate) fn authenticator(
+    pub(crate) fn follow(
         self,
         policy: impl FnOnce(Rules) -> Policy,
         bundles: JwtSource,

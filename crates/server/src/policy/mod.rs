@@ -24,7 +24,7 @@ use process::{
 use spiffe::{SpiffeId, TrustDomain};
 
 pub use self::explain::Question;
-pub(crate) use self::follow::{LivePolicy, outlive_reloads};
+pub(crate) use self::follow::{LivePolicy, follow_reloads};
 
 /// The callers, and the requests that they may send.
 #[derive(Args, Clone, Debug)]
@@ -69,11 +69,11 @@ enum Enforce {
 }
 
 impl PolicyArgs {
-    /// Reads the policy file; `None` if the flags describe the policy.
+    /// Reads the policy file. Returns `None` if the flags describe the policy.
     ///
     /// # Errors
     /// Fails with one line when the file can't be read or has a mistake.
-    pub(crate) fn file(&self) -> Result<Option<(PolicyFile, Rules)>, String> {
+    pub(crate) fn open(&self) -> Result<Option<(PolicyFile, Rules)>, String> {
         let opened = self.policy.as_deref().map(PolicyFile::open).transpose();
         opened.map_err(|refused| format!("--policy {}", refused.text()))
     }
@@ -119,12 +119,12 @@ impl PolicyArgs {
         self.allow.iter().map(Pattern::trust_domain)
     }
 
-    /// Does what `--check-policy` and `--explain` ask for, and returns the exit status; `None` if neither
-    /// is given. `own` is the SPIFFE ID that the flags give the server, and `C` has all its flags.
+    /// Prints what `--check-policy` and `--explain` ask for. Returns the exit status, or `None` if neither is
+    /// given. `own` is the SPIFFE ID that the flags give the server, and `C` has all its flags.
     ///
     /// # Errors
     /// Fails when standard output can't be written to.
-    pub(crate) fn answer<C: CommandFactory>(
+    pub(crate) fn print_answer<C: CommandFactory>(
         &self,
         own: Option<&SpiffeId>,
         audiences: &[String],
@@ -156,7 +156,7 @@ impl PolicyArgs {
         own: Option<&SpiffeId>,
         audiences: &[String],
     ) -> Result<(bool, String), String> {
-        let rules = match (self.file()?, own) {
+        let rules = match (self.open()?, own) {
             (Some((_, rules)), _) => rules,
             (None, Some(own)) => self.rules(own.trust_domain()),
             (None, None) => match self.allow.first() {
