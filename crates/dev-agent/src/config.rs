@@ -4,6 +4,7 @@ use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use http::Uri;
 use spiffe::TrustDomain;
+use tracing::warn;
 
 use crate::{
     endpoint::{BundleEndpoint, EndpointIdentity, OidcEndpoint},
@@ -138,7 +139,7 @@ impl Config {
     pub(crate) fn warn(&self) {
         let (entries, bundles) = (self.entries.len(), self.federated.len());
         if entries > LIBRARY_ENTRIES || bundles > federation::LIBRARY_BUNDLES {
-            tracing::warn!(
+            warn!(
                 entries,
                 bundles,
                 "clients of the Rust spiffe crate accept {LIBRARY_ENTRIES} SVIDs and {} bundles by default",

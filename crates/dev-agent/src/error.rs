@@ -86,6 +86,13 @@ pub enum Error {
     #[error("the agent is stopped; it answers no calls until it is started again")]
     Stopped,
 
+    /// A prepared key that another rotation has replaced before it was to be used.
+    #[error("another rotation has replaced the {what} meanwhile")]
+    Superseded {
+        /// The kind of key.
+        what: &'static str,
+    },
+
     /// A running agent that can't be controlled from here.
     #[error("cannot control an agent by {}: {reason}", path.display())]
     Control {

@@ -7,6 +7,7 @@ use futures_util::future::{Either, Ready, ready};
 use http::{HeaderMap, Request, Response};
 use tonic::{Status, body::Body};
 use tower_service::Service;
+use tracing::info;
 
 use crate::attest::PeerProcess;
 
@@ -35,7 +36,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let status = if !is_present(request.headers()) {
             let PeerProcess { pid, uid, .. } = self.peer;
-            tracing::info!(pid, uid, "denied: no security header");
+            info!(pid, uid, "denied: no security header");
             Status::invalid_argument("security header missing from request")
         } else if is_compressed(request.headers()) {
             // The call is rejected here, because tonic's own answer repeats the caller's text.

@@ -16,12 +16,14 @@
 //! - `state`: all of it at one moment; `status`: its public form; `rotate`: its changes with time.
 //! - `validate`, `federation`, `json`: tokens and bundles of other issuers, and how they are fetched.
 //! - `endpoint`: the own bundle and keys, served by HTTPS.
+//! - `backoff`, `throttle`, `lock`: pauses after failures, bounded log lines, and mutexes.
 //! - [`pb`]: the messages and stubs of the Workload API, as generated.
 
 mod agent;
 mod answer;
 mod attest;
 mod authority;
+mod backoff;
 mod config;
 pub mod control;
 mod endpoint;
@@ -44,6 +46,7 @@ mod serve;
 mod service;
 mod state;
 mod status;
+mod throttle;
 mod validate;
 
 pub use workload_api::pb;

@@ -20,6 +20,7 @@ use tokio::{
     net::{UnixListener, UnixSocket, UnixStream},
     time::timeout,
 };
+use tracing::warn;
 
 use crate::error::Error;
 
@@ -93,7 +94,7 @@ impl Drop for SocketFile {
         if inode(&self.path) == Some(self.inode)
             && let Err(error) = fs::remove_file(&self.path)
         {
-            tracing::warn!(%error, path = %self.path.display(), "socket not removed");
+            warn!(%error, path = %self.path.display(), "socket not removed");
         }
     }
 }
@@ -129,7 +130,7 @@ fn check_directory(path: &Path, access: Access) -> Result<(), Error> {
     let owned = [0, geteuid().as_raw()].contains(&metadata.uid());
     // The user of a control socket checks which user is at the other end.
     if access == Access::All && (!owned || mode & (sticky | group_writes) == group_writes) {
-        tracing::warn!(
+        warn!(
             directory = %directory.display(),
             "other users can replace the socket in this directory"
         );

@@ -5,6 +5,8 @@ mod run;
 
 use std::{io::Write, process::ExitCode};
 
+use tracing::error;
+
 use crate::cli::Task;
 
 #[tokio::main(flavor = "current_thread")]
@@ -14,7 +16,7 @@ async fn main() -> ExitCode {
         Task::Serve(config, control) => {
             cli::log_to_stderr();
             let served = run::serve(*config, control).await;
-            served.inspect_err(|error| tracing::error!("{error:#}"))
+            served.inspect_err(|error| error!("{error:#}"))
         }
         Task::Ctl(request) => run::ctl(request).await.inspect_err(|error| {
             // The exit status tells enough if standard error is closed.

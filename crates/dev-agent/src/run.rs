@@ -12,6 +12,7 @@ use dev_agent::{
     control::{self, ControlSocket, Reply},
 };
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::warn;
 
 use crate::cli::{Control, CtlRequest};
 
@@ -51,7 +52,7 @@ async fn control_socket(
     };
     if control == Control::Default && !control::fits(&path) {
         // The socket is a default, so an agent must not fail for it.
-        tracing::warn!(
+        warn!(
             "no control socket: {} is too long a path; name another one with --control-socket",
             path.display()
         );

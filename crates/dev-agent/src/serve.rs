@@ -21,9 +21,11 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tracing::{debug, warn};
 
 use crate::{
     attest::{Attestor, PeerProcess},
+    backoff,
     header::RequireHeader,
     lock::lock,
     pb::spiffe_workload_api_server::SpiffeWorkloadApiServer,
@@ -31,6 +33,7 @@ use crate::{
     service::WorkloadApi,
     state::{Snapshot, State},
     status::Phase,
+    throttle::Throttle,
 };
 
 /// The first bytes of an HTTP/2 client (RFC 9113 §3.4).
@@ -51,27 +54,28 @@ const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
 /// Serves until the agent stops, and then until the last connection has ended.
 pub(crate) async fn serve(listener: UnixListener, state: Arc<State>, attestor: Arc<Attestor>) {
-    let mut connections = JoinSet::new();
-    let users = UserConnections::default();
     let mut stop = pin!(stopped(state.subscribe()));
-    let mut backoff = MIN_BACKOFF;
+    let shared = Arc::new(Shared::new(state, attestor));
+    let mut connections = JoinSet::new();
+    let mut failures = 0_u32;
     loop {
         tokio::select! {
             () = &mut stop => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    backoff = MIN_BACKOFF;
+                    failures = 0;
                     if connections.len() < MAX_CONNECTIONS {
-                        connections.spawn(connection(stream, Arc::clone(&state), Arc::clone(&attestor), users.clone()));
+                        connections.spawn(connection(stream, Arc::clone(&shared)));
                     } else {
-                        tracing::warn!("connection refused: {MAX_CONNECTIONS} are open");
+                        let refused = || warn!("connection refused: {MAX_CONNECTIONS} are open");
+                        shared.refusals.log(refused);
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept");
-                    sleep(backoff).await;
-                    backoff = (backoff * 2).min(MAX_BACKOFF);
+                    shared.accept_failures.log(|| warn!(%error, "cannot accept"));
+                    failures = failures.saturating_add(1);
+                    sleep(backoff::pause(failures, MIN_BACKOFF, MAX_BACKOFF)).await;
                 }
             }
         }
@@ -80,37 +84,61 @@ pub(crate) async fn serve(listener: UnixListener, state: Arc<State>, attestor: A
     while connections.join_next().await.is_some() {}
 }
 
-/// Serves one connection from its credentials to its end.
-async fn connection(
-    stream: UnixStream,
+/// The parts that all connections of a listening socket share.
+struct Shared {
     state: Arc<State>,
     attestor: Arc<Attestor>,
     users: UserConnections,
-) {
-    let peer = match PeerProcess::of(&stream) {
-        Ok(peer) => peer,
-        Err(error) => {
-            tracing::warn!(%error, "connection refused: no credentials");
-            return;
+    /// Bounds the log lines about refused connections.
+    refusals: Throttle,
+    /// Bounds the log lines about connections that could not be accepted.
+    accept_failures: Throttle,
+}
+
+impl Shared {
+    fn new(state: Arc<State>, attestor: Arc<Attestor>) -> Self {
+        Self {
+            state,
+            attestor,
+            users: UserConnections::default(),
+            refusals: Throttle::default(),
+            accept_failures: Throttle::default(),
         }
-    };
-    let Some(_permit) = users.admit(peer.uid) else {
-        tracing::warn!(
-            uid = peer.uid,
-            "connection refused: {MAX_CONNECTIONS_PER_UID} of this user are open"
-        );
+    }
+
+    /// Returns the process at the other end, and the permit of its user. Refuses a user with too many
+    /// connections.
+    fn admit(&self, stream: &UnixStream) -> Option<(PeerProcess, UserPermit)> {
+        let peer = PeerProcess::of(stream).map_err(|error| {
+            let refused = || warn!(%error, "connection refused: no credentials");
+            self.refusals.log(refused);
+        });
+        let peer = peer.ok()?;
+        let permit = self.users.admit(peer.uid);
+        if permit.is_none() {
+            let (uid, max) = (peer.uid, MAX_CONNECTIONS_PER_UID);
+            let refused = || warn!(uid, "connection refused: {max} of this user are open");
+            self.refusals.log(refused);
+        }
+        Some((peer, permit?))
+    }
+}
+
+/// Serves one connection from its credentials to its end.
+async fn connection(stream: UnixStream, shared: Arc<Shared>) {
+    let Some((peer, _permit)) = shared.admit(&stream) else {
         return;
     };
     let pid = peer.pid;
     let opened = tokio::select! {
         opened = timeout(PREFACE_DEADLINE, open(stream)) => opened,
-        () = stopped(state.subscribe()) => return,
+        () = stopped(shared.state.subscribe()) => return,
     };
     let result = match opened {
         Ok(Ok(io)) => {
             let api = WorkloadApi {
-                state,
-                attestor,
+                state: Arc::clone(&shared.state),
+                attestor: Arc::clone(&shared.attestor),
                 peer,
             };
             http2(io, api).await.map_err(|error| error.to_string())
@@ -119,7 +147,7 @@ async fn connection(
         Err(_) => Err(format!("no HTTP/2 preface in {PREFACE_DEADLINE:?}")),
     };
     if let Err(error) = result {
-        tracing::debug!(pid, error, "connection ended");
+        debug!(pid, error, "connection ended");
     }
 }
 
@@ -211,6 +239,8 @@ impl Drop for UserPermit {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Seek;
+
     use super::*;
 
     #[test]
@@ -225,11 +255,31 @@ mod tests {
         assert!(users.admit(1).is_some());
     }
 
-    fn api() -> (Arc<State>, Arc<Attestor>) {
+    fn shared() -> Arc<Shared> {
         let entry = "spiffe://example.org/a=unix:uid:1".parse().unwrap();
         let config = crate::Config::new("/unused", vec![entry]);
         let attestor = Attestor::new(&config.entries);
-        (Arc::new(State::new(config).unwrap()), Arc::new(attestor))
+        let state = State::new(config).unwrap();
+        Arc::new(Shared::new(Arc::new(state), Arc::new(attestor)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refused_connections_of_a_user_are_logged_once_a_second() {
+        let log = Arc::new(tempfile::tempfile().unwrap());
+        let subscriber = tracing_subscriber::fmt().with_writer(Arc::clone(&log));
+        let _guard = tracing::subscriber::set_default(subscriber.finish());
+        let shared = shared();
+        let uid = nix::unistd::getuid().as_raw();
+        let permits = (0..MAX_CONNECTIONS_PER_UID).map(|_| shared.users.admit(uid).unwrap());
+        let _permits: Vec<_> = permits.collect();
+        for _ in 0..15 {
+            let (ours, _theirs) = UnixStream::pair().unwrap();
+            connection(ours, Arc::clone(&shared)).await;
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        (&*log).rewind().unwrap();
+        let log = io::read_to_string(&*log).unwrap();
+        assert_eq!(log.matches("500 of this user are open").count(), 2, "{log}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -239,11 +289,10 @@ mod tests {
             b"PRI * HTTP/2.0\r\n",
             b"GET / HTTP/1.1\r\nHost: localhost\r\n",
         ] {
-            let (state, attestor) = api();
             let (ours, theirs) = UnixStream::pair().unwrap();
             theirs.try_write(sent).unwrap();
             let began = tokio::time::Instant::now();
-            connection(ours, state, attestor, UserConnections::default()).await;
+            connection(ours, shared()).await;
             assert!(began.elapsed() <= PREFACE_DEADLINE + Duration::from_secs(1));
             drop(theirs);
         }
@@ -251,7 +300,6 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_answers_no_ping_is_disconnected_w072() {
-        let (state, attestor) = api();
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut theirs, PREFACE)
             .await
@@ -261,7 +309,7 @@ mod tests {
             .await
             .unwrap();
         let began = tokio::time::Instant::now();
-        connection(ours, state, attestor, UserConnections::default()).await;
+        connection(ours, shared()).await;
         let lived = began.elapsed();
         assert!(
             lived >= PING_EVERY && lived <= PING_EVERY + PING_DEADLINE * 2,

@@ -6,6 +6,7 @@ use futures_util::stream::try_unfold;
 use spiffe::SpiffeId;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, codegen::BoxStream};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     answer,
@@ -111,7 +112,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
         validate::validate(&snapshot, &request.audience, &request.svid)
             .map(Response::new)
             .map_err(|reason| {
-                tracing::info!(pid = caller.peer.pid, ?reason, "JWT-SVID found invalid");
+                info!(pid = caller.peer.pid, ?reason, "JWT-SVID found invalid");
                 Status::invalid_argument("the JWT-SVID is not valid")
             })
     }
@@ -143,7 +144,7 @@ impl WorkloadApi {
             return Ok(());
         }
         let PeerProcess { pid, uid, .. } = caller.peer;
-        tracing::debug!(pid, uid, "{rpc} denied: too many calls");
+        debug!(pid, uid, "{rpc} denied: too many calls");
         Err(Status::unavailable("rate limit exceeded"))
     }
 
@@ -222,7 +223,7 @@ fn permit(rpc: &str, caller: &Caller, entries: &[&ActiveEntry]) -> Result<(), St
         return Ok(());
     }
     let (PeerProcess { pid, uid, .. }, path) = (&caller.peer, sanitized_path(caller));
-    tracing::info!(pid, uid, path, "{rpc} denied: no entry matches");
+    info!(pid, uid, path, "{rpc} denied: no entry matches");
     Err(Status::permission_denied("no identity issued"))
 }
 
@@ -231,7 +232,7 @@ fn log_granted(rpc: &str, caller: &Caller, entries: &[&ActiveEntry]) {
     let (PeerProcess { pid, uid, .. }, path) = (&caller.peer, sanitized_path(caller));
     for active in entries {
         let id = active.entry.id();
-        tracing::info!(pid, uid, path, "{rpc} granted: {id}");
+        info!(pid, uid, path, "{rpc} granted: {id}");
     }
 }
 
@@ -244,13 +245,13 @@ fn sanitized_path(caller: &Caller) -> Option<String> {
 /// Logs why a caller can't be attested, and returns its status.
 fn unattested(peer: &PeerProcess, error: &AttestError) -> Status {
     let cause = std::error::Error::source(error).map(ToString::to_string);
-    tracing::warn!(pid = peer.pid, uid = peer.uid, %error, cause, "caller not attested");
+    warn!(pid = peer.pid, uid = peer.uid, %error, cause, "caller not attested");
     Status::unavailable("workload attestation failed")
 }
 
 /// Logs an internal fault, and returns a status that tells the caller nothing of it.
 fn not_issued(error: Error) -> Status {
-    tracing::error!(%error, "JWT-SVID not issued");
+    error!(%error, "JWT-SVID not issued");
     Status::unavailable("could not issue the JWT-SVID")
 }
 

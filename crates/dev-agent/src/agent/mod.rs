@@ -21,6 +21,7 @@ use tokio::{
 };
 use tonic::body::Body;
 use tower_service::Service;
+use tracing::{info, warn};
 
 use crate::{
     attest::{Attestor, PeerProcess},
@@ -28,7 +29,7 @@ use crate::{
     endpoint::Endpoints,
     entry::Entry,
     error::Error,
-    federation::Followers,
+    federation::follow::Followers,
     jwt::JwtClaims,
     listen::{Access, SocketFile},
     rotate,
@@ -44,8 +45,12 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 /// A running agent. Dropping the handle stops the agent and removes its socket.
 ///
-/// Methods take effect before they return, except those that wait. Later calls of workloads see the
-/// change, and open streams get a message.
+/// A change is in effect when its method returns: later calls of workloads see it, and open streams
+/// get a message. [`Self::rotate_ca_with_lead`], [`Self::rotate_jwt_key_with_lead`] and
+/// [`Self::refresh`] wait before. [`Self::federate_with`] returns before the first fetch.
+///
+/// A rotation, withdrawal or restoration that fails changes nothing, and the log says why. It fails only if
+/// the cryptographic library does.
 ///
 /// ```
 /// use dev_agent::{Config, DevAgent};
@@ -87,8 +92,8 @@ impl DevAgent {
     /// Fails when a setting is refused or the socket can't be used.
     pub async fn start(mut config: Config) -> Result<Self, Error> {
         config.warn();
-        tracing::warn!(
-            "dev-agent is for development only: its keys are made at start and kept in memory, and root on this machine can get any identity"
+        warn!(
+            "dev-agent is for development only: one process is CA and agent, there is no node attestation, and a restart makes new keys; root on this machine can get any identity"
         );
         config.socket = absolute(&config.socket).map_err(|source| Error::Listen {
             path: config.socket.clone(),
@@ -156,8 +161,8 @@ impl DevAgent {
     pub async fn rotate_ca_with_lead(&self, lead: Duration) -> Option<String> {
         let ca = self.state.prepare_ca()?;
         sleep(lead).await;
-        let used = self.state.activate_ca(&ca, None)?;
-        used.then(|| ca.name.clone())
+        self.state.activate_ca(&ca, None)?;
+        Some(ca.name.clone())
     }
 
     /// Removes all CAs from the bundle except the current and the next one.
@@ -184,8 +189,8 @@ impl DevAgent {
     pub async fn rotate_jwt_key_with_lead(&self, lead: Duration) -> Option<String> {
         let key = self.state.prepare_jwt_key()?;
         sleep(lead).await;
-        let used = self.state.activate_jwt_key(&key, None)?;
-        used.then(|| key.id.clone())
+        self.state.activate_jwt_key(&key, None)?;
+        Some(key.id.clone())
     }
 
     /// Removes all JWT keys from the bundle except the current and the next one.
@@ -217,7 +222,7 @@ impl DevAgent {
 
     fn set_stalled(&self, stalled: bool) {
         if let Err(error) = self.state.set_stalled(stalled) {
-            tracing::warn!(%error, "cannot stall or unstall the agent");
+            warn!(%error, "cannot stall or unstall the agent");
         }
     }
 
@@ -232,8 +237,9 @@ impl DevAgent {
         }
     }
 
-    /// Stops listening: removes the socket, and ends open streams with Unavailable. A stopped agent
-    /// stays stopped.
+    /// Stops listening: removes the socket, and ends open streams with Unavailable. Waits for callers to
+    /// read that, for at most two seconds. Timers and HTTPS endpoints continue. A stopped agent stays
+    /// stopped.
     pub async fn stop(&self) {
         let Some(Running { file, mut server }) = self.running.lock().await.take() else {
             return;
@@ -241,7 +247,7 @@ impl DevAgent {
         drop(file);
         self.state.set_phase(Phase::Stopped);
         if timeout(DRAIN, server.join_next()).await.is_err() {
-            tracing::info!("a caller did not read its last message in {DRAIN:?}");
+            info!("a caller did not read its last message in {DRAIN:?}");
         }
     }
 
@@ -336,7 +342,7 @@ impl DevAgent {
             Arc::clone(&self.attestor),
         ));
         *running = Some(Running { file, server });
-        tracing::info!("listening on {}", self.endpoint());
+        info!("listening on {}", self.endpoint());
         Ok(())
     }
 }
@@ -352,7 +358,8 @@ impl fmt::Debug for DevAgent {
 
 /// Refuses paths of binaries that are not spelled as the kernel spells them.
 ///
-/// The kernel reports a binary under its real path, so another spelling would never match.
+/// The kernel reports a binary under its real path, so another spelling would never match. A path that
+/// does not exist is accepted, because the binary may be built later.
 fn check_paths(entries: &[Entry]) -> Result<(), Error> {
     for entry in entries {
         for selector in entry.selectors() {

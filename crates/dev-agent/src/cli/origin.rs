@@ -8,8 +8,8 @@ use dev_agent::Error;
 
 /// Adds the environment variable to an error, if the bad value came from there.
 ///
-/// The binaries of this repository have the same function in `process`. It is written twice because
-/// dev-agent uses none of the other crates.
+/// The function in `process` does the same, and also names flags that exclude each other, of which
+/// dev-agent has none. It is written twice because dev-agent uses none of the other crates.
 pub(super) fn with_origin(mut error: clap::Error, command: &mut Command) -> clap::Error {
     // Arguments have no text before the build.
     command.build();

@@ -1,6 +1,6 @@
 //! The execution of commands.
 
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
 use spiffe::{SpiffeId, TrustDomain};
 use tokio::{sync::Mutex, time::sleep};
@@ -8,6 +8,7 @@ use tokio::{sync::Mutex, time::sleep};
 use super::command::{Command, MAX_WAIT, Reply};
 use crate::{
     agent::DevAgent,
+    endpoint::EndpointMode,
     entry,
     federation::{FederatedBundle, Partner, PartnerProfile},
 };
@@ -39,54 +40,41 @@ impl<'a> Executor<'a> {
 
     async fn try_execute(&self, command: Command) -> Result<Reply, String> {
         let (agent, state) = (self.agent, &self.agent.state);
-        let in_log = || "it failed; the agent's log says why".to_owned();
         let done = match command {
-            Command::RotateX509 => state
-                .reissue()
-                .map(|()| "all X.509-SVIDs issued again".into()),
-            Command::RotateCa { lead } => agent
-                .rotate_ca_with_lead(lead)
-                .await
-                .map(|name| format!("new CA in use: {name}")),
-            Command::DropOldCa => state.drop_old_ca().map(|n| format!("old CAs dropped: {n}")),
-            Command::RotateJwt { lead } => agent
-                .rotate_jwt_key_with_lead(lead)
-                .await
-                .map(|id| format!("new JWT key in use: {id}")),
-            Command::DropOldJwt => state
-                .drop_old_jwt_key()
-                .map(|n| format!("old JWT keys dropped: {n}")),
-            Command::Withdraw { id } => state
-                .set_withdrawn(&self.entry(&id)?, true)
-                .map(|()| format!("withdrawn: {id}")),
-            Command::Restore { id } => state
-                .set_withdrawn(&self.entry(&id)?, false)
-                .map(|()| format!("restored: {id}")),
-            Command::Stall => Some(self.set_stalled(true)?),
-            Command::Unstall => Some(self.set_stalled(false)?),
-            Command::Restart { down_for, new_keys } => {
-                Some(self.restart(down_for, new_keys).await?)
+            Command::RotateX509 => {
+                let issued = |()| "all X.509-SVIDs issued again".to_owned();
+                state.reissue().map(issued).ok_or_else(failed)
             }
+            Command::RotateCa { lead } => {
+                done("new CA in use", agent.rotate_ca_with_lead(lead).await)
+            }
+            Command::DropOldCa => done("old CAs dropped", state.drop_old_ca()),
+            Command::RotateJwt { lead } => done(
+                "new JWT key in use",
+                agent.rotate_jwt_key_with_lead(lead).await,
+            ),
+            Command::DropOldJwt => done("old JWT keys dropped", state.drop_old_jwt_key()),
+            Command::Withdraw { id } => self.set_withdrawn("withdrawn", &id, true),
+            Command::Restore { id } => self.set_withdrawn("restored", &id, false),
+            Command::Stall => self.set_stalled(true),
+            Command::Unstall => self.set_stalled(false),
+            Command::Restart { down_for, new_keys } => self.restart(down_for, new_keys).await,
             Command::Federate {
                 trust_domain,
                 document,
-            } => Some(self.federate(&trust_domain, &document)?),
+            } => self.federate(&trust_domain, &document),
             Command::FederateWith {
                 trust_domain,
                 url,
                 profile,
-            } => Some(self.federate_with(&trust_domain, &url, profile)?),
-            Command::Refresh { trust_domain } => Some(self.refresh(&trust_domain).await?),
-            Command::Endpoint { mode } => {
-                let set = agent.set_endpoint_mode(mode).await;
-                set.map_err(|error| error.to_string())?;
-                Some(format!("bundle endpoint: {}", mode.name()))
-            }
-            Command::Unfederate { trust_domain } => Some(self.unfederate(&trust_domain)?),
+            } => self.federate_with(&trust_domain, &url, profile),
+            Command::Refresh { trust_domain } => self.refresh(&trust_domain).await,
+            Command::Endpoint { mode } => self.set_endpoint_mode(mode).await,
+            Command::Unfederate { trust_domain } => self.unfederate(&trust_domain),
             Command::Bundle => return Ok(Reply::Bundle(agent.federation().document().to_owned())),
             Command::Status => return Ok(Reply::Status(Box::new(agent.status()))),
         };
-        done.map(Reply::Done).ok_or_else(in_log)
+        done.map(Reply::Done)
     }
 
     /// Parses a SPIFFE ID that an entry has.
@@ -103,6 +91,12 @@ impl<'a> Executor<'a> {
             "no entry has the SPIFFE ID '{id}'; there are {}",
             ids.join(", ")
         ))
+    }
+
+    fn set_withdrawn(&self, effect: &str, id: &str, withdrawn: bool) -> Result<String, String> {
+        let id = self.entry(id)?;
+        let set = self.agent.state.set_withdrawn(&id, withdrawn);
+        done(effect, set.map(|()| id))
     }
 
     fn set_stalled(&self, stalled: bool) -> Result<String, String> {
@@ -162,6 +156,12 @@ impl<'a> Executor<'a> {
         Ok(format!("fetched: {id}, sequence {sequence}"))
     }
 
+    async fn set_endpoint_mode(&self, mode: EndpointMode) -> Result<String, String> {
+        let set = self.agent.set_endpoint_mode(mode).await;
+        set.map_err(|error| error.to_string())?;
+        Ok(format!("bundle endpoint: {}", mode.name()))
+    }
+
     fn unfederate(&self, trust_domain: &str) -> Result<String, String> {
         let trust_domain = parse_trust_domain(trust_domain)?;
         let id = trust_domain.id_string();
@@ -174,6 +174,17 @@ impl<'a> Executor<'a> {
         };
         Err(format!("there is no bundle of '{id}'; there are {others}"))
     }
+}
+
+/// Returns the text of a command's effect on `object`, which is `None` if the command failed.
+fn done(effect: &str, object: Option<impl Display>) -> Result<String, String> {
+    object
+        .map(|object| format!("{effect}: {object}"))
+        .ok_or_else(failed)
+}
+
+fn failed() -> String {
+    "it failed; the agent's log says why".to_owned()
 }
 
 /// Parses a trust domain in its canonical spelling as a SPIFFE ID: spiffe://example.com.

@@ -14,6 +14,7 @@ use tokio::{
     net::{UnixListener, UnixStream, unix::UCred},
     time::sleep,
 };
+use tracing::{debug, info, warn};
 
 use super::{
     channel::{LINE_DEADLINE, is_trusted, receive, send},
@@ -50,7 +51,7 @@ impl ControlSocket {
             source,
         })?;
         let (file, listener) = SocketFile::bind(&path, Access::Owner).await?;
-        tracing::debug!("controlled by {}", path.display());
+        debug!("controlled by {}", path.display());
         Ok(Self {
             _file: file,
             listener,
@@ -77,7 +78,7 @@ impl ControlSocket {
             match self.listener.accept().await {
                 Ok((stream, _)) => return stream,
                 Err(error) => {
-                    tracing::warn!(%error, "control socket: cannot accept");
+                    warn!(%error, "control socket: cannot accept");
                     sleep(BACKOFF).await;
                 }
             }
@@ -96,8 +97,8 @@ async fn connection(stream: UnixStream, executor: &Executor<'_>, full: bool) {
             };
             let (pid, uid) = (peer.pid(), peer.uid());
             match &reply {
-                Reply::Done(done) => tracing::info!(pid, uid, "ctl: {done}"),
-                Reply::Refused(reason) => tracing::warn!(pid, uid, reason, "ctl: refused"),
+                Reply::Done(done) => info!(pid, uid, "ctl: {done}"),
+                Reply::Refused(reason) => warn!(pid, uid, reason, "ctl: refused"),
                 Reply::Status(_) | Reply::Bundle(_) => {}
             }
             reply
@@ -105,7 +106,7 @@ async fn connection(stream: UnixStream, executor: &Executor<'_>, full: bool) {
         Err(reason) => Reply::Refused(reason),
     };
     if let Err(error) = send(stream.get_mut(), &reply).await {
-        tracing::debug!(%error, "ctl: the reply cannot be sent");
+        debug!(%error, "ctl: the reply cannot be sent");
     }
 }
 
@@ -116,7 +117,7 @@ fn admit(stream: &UnixStream, full: bool) -> Result<UCred, String> {
         .map_err(|error| format!("the kernel does not say who you are: {error}"))?;
     if !is_trusted(peer.uid()) {
         let (owner, uid) = (geteuid(), peer.uid());
-        tracing::warn!(pid = peer.pid(), uid, "ctl: refused, as it is another user");
+        warn!(pid = peer.pid(), uid, "ctl: refused, as it is another user");
         return Err(format!(
             "only user {owner}, who runs this agent, and root may control it; you are user {uid}"
         ));

@@ -14,6 +14,8 @@ mod web;
 
 use std::{net::SocketAddr, sync::Arc};
 
+use tracing::info;
+
 pub(crate) use self::settings::{DEFAULT_HINT, default_id};
 use self::{
     bundle::BundleSite,
@@ -46,7 +48,7 @@ impl Endpoints {
         if let Some(settings) = &state.config.bundle_endpoint {
             let site = Arc::new(BundleSite::new(Arc::clone(state), settings)?);
             let server = serve(settings.address, &site).await?;
-            tracing::info!(
+            info!(
                 "bundle endpoint at https://{} ({})",
                 server.address(),
                 site.profile()
@@ -56,7 +58,7 @@ impl Endpoints {
         if let Some(settings) = &state.config.oidc_endpoint {
             let site = Arc::new(OidcSite::new(Arc::clone(state), settings));
             let server = serve(settings.address, &site).await?;
-            tracing::info!("OIDC discovery at https://{}", server.address());
+            info!("OIDC discovery at https://{}", server.address());
             endpoints.oidc = Some((server, site));
         }
         Ok(endpoints)
@@ -81,7 +83,7 @@ impl Endpoints {
             EndpointMode::Gone => server.close().await,
             _ => server.open(site).await?,
         }
-        tracing::info!("bundle endpoint: {}", mode.name());
+        info!("bundle endpoint: {}", mode.name());
         Ok(())
     }
 

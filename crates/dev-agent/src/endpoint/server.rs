@@ -21,6 +21,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
+use tracing::{debug, error, warn};
 
 use crate::error::Error;
 
@@ -114,7 +115,7 @@ async fn accept(listener: TcpListener, site: Arc<dyn Site>) {
                     connections.spawn(connection(stream, peer, Arc::clone(&site)));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "HTTPS endpoint: cannot accept");
+                    warn!(%error, "HTTPS endpoint: cannot accept");
                     sleep(BACKOFF).await;
                 }
             }
@@ -127,13 +128,13 @@ async fn connection(stream: TcpStream, peer: SocketAddr, site: Arc<dyn Site>) {
     let served = timeout(DEADLINE, serve(stream, site)).await;
     let result = served.unwrap_or_else(|_| Err(format!("not complete within {DEADLINE:?}")));
     if let Err(error) = result {
-        tracing::debug!(%peer, error, "HTTPS endpoint: connection ended");
+        debug!(%peer, error, "HTTPS endpoint: connection ended");
     }
 }
 
 async fn serve(stream: TcpStream, site: Arc<dyn Site>) -> Result<(), String> {
     let certificate = site.certificate().map_err(|error| {
-        tracing::error!(%error, "HTTPS endpoint: no certificate");
+        error!(%error, "HTTPS endpoint: no certificate");
         error.to_string()
     })?;
     let config = tls(certificate).map_err(|error| error.to_string())?;

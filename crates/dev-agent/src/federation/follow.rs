@@ -15,9 +15,11 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until},
 };
+use tracing::{info, warn};
 
-use super::{FederatedBundle, fetch, partner::Partner};
+use super::{FederatedBundle, fetch, partner::Partner, replace};
 use crate::{
+    backoff,
     endpoint::DEFAULT_HINT,
     error::Error,
     lock::lock,
@@ -201,7 +203,7 @@ impl Shared {
             Ok(())
         });
         taken.map_err(|error| error.to_string())?;
-        tracing::info!(
+        info!(
             ?sequence,
             "bundle of {domain} fetched: {certificates} CAs, {keys} JWT keys"
         );
@@ -215,7 +217,7 @@ impl Shared {
         match result {
             Ok(_) => {
                 if progress.failures > 0 {
-                    tracing::info!("the bundle endpoint of {domain} is back");
+                    info!("the bundle endpoint of {domain} is back");
                 }
                 *progress = Progress {
                     fetched: Some(Instant::now()),
@@ -224,7 +226,7 @@ impl Shared {
             }
             Err(reason) => {
                 if progress.error.as_ref() != Some(reason) {
-                    tracing::warn!(
+                    warn!(
                         reason,
                         "no bundle from the endpoint of {domain}; workloads keep the last one"
                     );
@@ -276,9 +278,9 @@ impl Shared {
 /// Returns the time until the next fetch. After failures it begins at a second and doubles up to the
 /// period.
 fn wait(period: Duration, failures: u32) -> Duration {
-    match failures.checked_sub(1) {
-        None => period,
-        Some(doublings) => period.min(MIN_PERIOD * (1 << doublings.min(20))),
+    match failures {
+        0 => period,
+        failures => backoff::pause(failures, MIN_PERIOD, period),
     }
 }
 
@@ -292,12 +294,6 @@ fn is_newer(bundles: &[FederatedBundle], new: &FederatedBundle) -> Result<(), St
         )),
         _ => Ok(()),
     }
-}
-
-/// Adds a bundle, in place of another one of its trust domain.
-pub(crate) fn replace(bundles: &mut Vec<FederatedBundle>, bundle: FederatedBundle) {
-    bundles.retain(|other| other.trust_domain() != bundle.trust_domain());
-    bundles.push(bundle);
 }
 
 #[cfg(test)]

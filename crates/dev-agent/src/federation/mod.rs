@@ -6,7 +6,7 @@
 //!   authenticates the endpoint.
 
 mod fetch;
-mod follow;
+pub(crate) mod follow;
 mod partner;
 mod verify;
 
@@ -23,7 +23,6 @@ use x509_parser::{
     public_key::PublicKey,
 };
 
-pub(crate) use self::follow::{Followers, replace};
 pub use self::partner::{Partner, PartnerProfile};
 use crate::{error::Error, json};
 
@@ -187,6 +186,12 @@ impl FederatedBundle {
         self.jwks.push(jwk);
         Ok(())
     }
+}
+
+/// Adds a bundle, in place of another one of its trust domain.
+pub(crate) fn replace(bundles: &mut Vec<FederatedBundle>, bundle: FederatedBundle) {
+    bundles.retain(|other| other.trust_domain() != bundle.trust_domain());
+    bundles.push(bundle);
 }
 
 /// Refuses bundles that share a trust domain or a key, bundles of the agent's own trust domain, and

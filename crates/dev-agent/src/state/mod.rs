@@ -15,6 +15,7 @@ use std::{
 
 use spiffe::{SpiffeId, TrustDomain};
 use tokio::sync::watch;
+use tracing::{error, info};
 
 pub(crate) use self::snapshot::{ActiveEntry, Snapshot};
 use self::{
@@ -122,7 +123,7 @@ impl State {
             contents.phase = phase;
             Ok(())
         })?;
-        tracing::info!("{}", phase.name());
+        info!("{}", phase.name());
         Ok(())
     }
 
@@ -213,14 +214,13 @@ impl State {
     }
 
     /// Issues every X.509-SVID again under the prepared CA. Keeps the old CA in the bundle until
-    /// `until`, or until it is dropped. Returns whether `ca` is in use now.
-    pub(crate) fn activate_ca(&self, ca: &Arc<Ca>, until: Option<SystemTime>) -> Option<bool> {
+    /// `until`, or until it is dropped. Fails if another rotation has replaced `ca`.
+    pub(crate) fn activate_ca(&self, ca: &Arc<Ca>, until: Option<SystemTime>) -> Option<()> {
         self.change("next CA in use", |contents| {
-            let used = contents.cas.activate(ca, until);
-            if used {
-                self.reissue_where(contents, |_| true)?;
+            if !contents.cas.activate(ca, until) {
+                return Err(Error::Superseded { what: "CA" });
             }
-            Ok(used)
+            self.reissue_where(contents, |_| true)
         })
     }
 
@@ -239,14 +239,17 @@ impl State {
     }
 
     /// Signs with the prepared JWT key from now on. Keeps the old key in the bundle until `until`,
-    /// or until it is dropped. Returns whether `key` is in use now.
+    /// or until it is dropped. Fails if another rotation has replaced `key`.
     pub(crate) fn activate_jwt_key(
         &self,
         key: &Arc<JwtKey>,
         until: Option<SystemTime>,
-    ) -> Option<bool> {
+    ) -> Option<()> {
         self.change("next JWT key in use", |contents| {
-            Ok(contents.jwt_keys.activate(key, until))
+            let is_used = contents.jwt_keys.activate(key, until);
+            is_used
+                .then_some(())
+                .ok_or(Error::Superseded { what: "JWT key" })
         })
     }
 
@@ -312,7 +315,7 @@ impl State {
         ca.issue(id, &[], self.config.x509_ttl, SystemTime::now())
     }
 
-    /// Changes the state, and logs `done` or the reason why not.
+    /// Changes the state, and logs `done` or the reason why not. Returns `None` after a failure.
     ///
     /// A change that fails publishes nothing, so the served SVIDs stay valid until the next try.
     fn change<T>(
@@ -321,8 +324,8 @@ impl State {
         change: impl FnOnce(&mut Contents) -> Result<T, Error>,
     ) -> Option<T> {
         self.try_change(change)
-            .inspect(|_| tracing::info!("{done}"))
-            .inspect_err(|error| tracing::error!(%error, "failed: {done}"))
+            .inspect(|_| info!("{done}"))
+            .inspect_err(|error| error!(%error, "failed: {done}"))
             .ok()
     }
 

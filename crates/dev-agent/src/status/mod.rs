@@ -190,6 +190,13 @@ impl fmt::Display for Status {
         for key in &self.jwt_keys {
             write!(f, "\n  {}  {}", key.kid, key.key_use.name())?;
         }
+        self.write_federation(f)
+    }
+}
+
+impl Status {
+    /// Writes the bundles of other trust domains, and the endpoints of bundles and keys.
+    fn write_federation(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("\nfederated:")?;
         if self.federated.is_empty() {
             f.write_str("     none")?;

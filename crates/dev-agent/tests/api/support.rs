@@ -15,7 +15,7 @@ use dev_agent::{
 };
 use nix::unistd::{Uid, User};
 use tempfile::TempDir;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic::{
     Code, Request, Status, Streaming,
     transport::{Channel, Endpoint},
@@ -253,6 +253,16 @@ pub(crate) fn with_header<M>(message: M) -> Request<M> {
 
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(SOON, future).await.expect("nothing happened")
+}
+
+/// Waits until `is_so` returns true. The harness has the same, but it depends on dev-agent.
+pub(crate) async fn until(is_so: impl AsyncFn() -> bool) {
+    soon(async {
+        while !is_so().await {
+            sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
 }
 
 pub(crate) async fn is_pending(future: impl Future) -> bool {

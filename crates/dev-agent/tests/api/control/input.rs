@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use dev_agent::{
     KeyUse,
     control::{Command, Reply, ask},
@@ -8,11 +6,10 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
-    time::sleep,
 };
 
 use super::{controlled, refused, status, until, uses};
-use crate::support::soon;
+use crate::support::{self, soon};
 
 /// Returns malformed inputs, each with a part of its refusal.
 fn malformed() -> Vec<(Vec<u8>, &'static str)> {
@@ -114,8 +111,9 @@ async fn silent_callers_are_limited_in_number() {
         let refusal = refused(path, Command::Stall).await;
         assert!(refusal.contains("16 commands are in progress"), "{refusal}");
         drop(silent);
-        soon(async {
-            while let Reply::Refused(_) = ask(path, &Command::RotateX509).await.unwrap() {}
+        support::until(async || {
+            let reply = ask(path, &Command::RotateX509).await.unwrap();
+            matches!(reply, Reply::Done(_))
         })
         .await;
     })
@@ -130,12 +128,7 @@ async fn a_command_continues_after_its_caller_has_gone() {
         stream.write_all(line.to_string().as_bytes()).await.unwrap();
         drop(stream);
         until(path, |status| status.jwt_keys.len() == 2).await;
-        soon(async {
-            while agent.status().jwt_keys[1].key_use != KeyUse::Old {
-                sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await;
+        support::until(async || agent.status().jwt_keys[1].key_use == KeyUse::Old).await;
     })
     .await;
 }

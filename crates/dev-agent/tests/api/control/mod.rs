@@ -12,7 +12,7 @@ use dev_agent::{
 use tokio::time::sleep;
 use tonic::Code;
 
-use crate::support::{TestAgent, soon};
+use crate::support::{self, TestAgent, soon};
 
 /// Malformed, partial and missing input.
 mod input;
@@ -58,12 +58,7 @@ async fn status(path: &Path) -> Status {
 
 /// Asks for the status until it is as wanted.
 async fn until(path: &Path, wanted: impl Fn(&Status) -> bool) {
-    soon(async {
-        while !wanted(&status(path).await) {
-            sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    support::until(async || wanted(&status(path).await)).await;
 }
 
 fn uses(status: &Status) -> (Vec<KeyUse>, Vec<KeyUse>) {
@@ -208,6 +203,24 @@ async fn concurrent_rotations_keep_their_lead() {
     assert!(first.is_some());
     assert_eq!(first, second, "the second found the first one's key");
     assert_eq!(first.as_ref(), Some(&current()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotation_that_another_one_overtakes_reports_no_key() {
+    let agent = TestAgent::start(&["spiffe://example.org/a=unix:uid:{uid}"]).await;
+    let lead = Duration::from_secs(60);
+    let (ca, jwt_key, ()) = tokio::join!(
+        agent.rotate_ca_with_lead(lead),
+        agent.rotate_jwt_key_with_lead(lead),
+        async {
+            sleep(lead / 2).await;
+            for _ in 0..2 {
+                agent.rotate_ca();
+                agent.rotate_jwt_key();
+            }
+        }
+    );
+    assert_eq!((ca, jwt_key), (None, None));
 }
 
 #[tokio::test]
