@@ -9,9 +9,9 @@ use toml::Spanned;
 
 use crate::cli;
 
-/// A mistake in a policy file.
+/// A mistake in a policy file, at a line and a column.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct Mistake {
     /// The line, from 1 on.
     line: usize,
     /// The character of the line, from 1 on.
@@ -19,9 +19,9 @@ pub(super) struct Fault {
     text: String,
 }
 
-/// A mistake at an offset in bytes.
-struct Mistake {
-    at: usize,
+/// A mistake that is found at an offset in bytes.
+struct MistakeAt {
+    offset: usize,
     text: String,
 }
 
@@ -29,168 +29,171 @@ struct Mistake {
 #[serde(deny_unknown_fields)]
 struct Document {
     #[serde(default, rename = "rule")]
-    rules: Vec<Spanned<Written>>,
+    rules: Vec<Spanned<RawRule>>,
 }
 
-/// A rule as it is written.
+/// A rule whose texts are not parsed yet.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
-    name: Option<Text>,
-    methods: Option<List>,
-    paths: Option<List>,
-    callers: Option<List>,
-    audiences: Option<List>,
+struct RawRule {
+    name: Option<RawText>,
+    methods: Option<RawList>,
+    paths: Option<RawList>,
+    callers: Option<RawList>,
+    audiences: Option<RawList>,
     public: Option<Spanned<bool>>,
 }
 
-type Text = Spanned<String>;
-type List = Spanned<Vec<Text>>;
+type RawText = Spanned<String>;
+type RawList = Spanned<Vec<RawText>>;
 
-/// A rule that was read, and its positions in the file.
-struct Read {
+/// A parsed rule, and its positions in the file.
+struct LocatedRule {
+    /// The rule, which has a name only if the file gives it one.
     rule: AccessRule,
     /// The line of the rule.
     line: usize,
     /// The offset of its name, or of the rule if it has none.
-    name_at: usize,
+    name_offset: usize,
     /// The offsets of its paths.
-    paths_at: Vec<usize>,
+    path_offsets: Vec<usize>,
 }
 
 /// The longest name of a rule, in bytes.
 const MAX_NAME: usize = 64;
 
-/// Reads the rules of a policy file.
+/// Parses the rules of a policy file.
 ///
 /// # Errors
 /// Fails with the first mistake. A file without a rule is one, because a file that is being written may be
 /// empty for a moment.
-pub(super) fn parse(bytes: &[u8]) -> Result<Rules, Fault> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Rules, Mistake> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-        Mistake::new(valid.len(), "is not UTF-8").place(&valid)
+        MistakeAt::new(valid.len(), "is not UTF-8").in_text(&valid)
     })?;
-    read(text).map_err(|mistake| mistake.place(text))
+    parse_document(text).map_err(|mistake| mistake.in_text(text))
 }
 
-fn read(text: &str) -> Result<Rules, Mistake> {
+fn parse_document(text: &str) -> Result<Rules, MistakeAt> {
     let document: Document = toml::from_str(text).map_err(|error| {
-        let at = error.span().map_or(text.len(), |span| span.start);
+        let offset = error.span().map_or(text.len(), |span| span.start);
         let lines: Vec<_> = error.message().lines().map(str::trim).collect();
         // The message repeats keys of the file, which may have escapes of a terminal.
         let message = lines.join(", ").replace(char::is_control, "\u{fffd}");
-        Mistake::new(at, message)
+        MistakeAt::new(offset, message)
     })?;
     if document.rules.is_empty() {
         let why = "has no [[rule]], so that every request would be refused";
-        return Err(Mistake::new(0, why));
+        return Err(MistakeAt::new(0, why));
     }
-    let rules: Vec<_> = document
-        .rules
-        .into_iter()
-        .map(|written| Read::new(written, text))
+    let raw = document.rules.into_iter();
+    let rules: Vec<_> = raw
+        .map(|rule| LocatedRule::parse(rule, text))
         .collect::<Result<_, _>>()?;
     check_names(&rules)?;
     check_order(&rules)?;
-    Ok(rules.into_iter().map(|read| read.rule).collect())
+    Ok(rules.into_iter().map(LocatedRule::named).collect())
 }
 
-impl Read {
-    fn new(written: Spanned<Written>, text: &str) -> Result<Self, Mistake> {
-        let at = written.span().start;
-        let written = written.into_inner();
-        let line = position(text, at).0;
-        let paths = written.paths.as_ref();
-        let missing = || {
-            Mistake::new(
-                at,
-                "the rule has no paths; expected for example paths = [\"/orders/**\"]",
-            )
+impl LocatedRule {
+    fn parse(raw: Spanned<RawRule>, text: &str) -> Result<Self, MistakeAt> {
+        let offset = raw.span().start;
+        let raw = raw.into_inner();
+        let Some(paths) = &raw.paths else {
+            let why = "the rule has no paths; expected for example paths = [\"/orders/**\"]";
+            return Err(MistakeAt::new(offset, why));
         };
-        let paths_at = texts(paths.ok_or_else(missing)?);
         let rule = AccessRule {
-            name: Some(match &written.name {
-                Some(name) => given_name(name)?,
-                None => RuleName::in_line(line),
-            }),
-            methods: each(written.methods.as_ref(), "methods", method)?,
-            paths: each(paths, "paths", |text| text.parse().map_err(shown))?,
-            access: access(&written, at)?,
+            name: raw.name.as_ref().map(given_name).transpose()?,
+            methods: parse_list(raw.methods.as_ref(), "methods", method)?,
+            paths: parse_list(Some(paths), "paths", |text| text.parse().map_err(to_text))?,
+            access: access(&raw, offset)?,
         };
+        let name = raw.name.as_ref();
         Ok(Self {
             rule,
-            line,
-            name_at: written.name.as_ref().map_or(at, |name| name.span().start),
-            paths_at: paths_at.map(|path| path.span().start).collect(),
+            line: position(text, offset).0,
+            name_offset: name.map_or(offset, |name| name.span().start),
+            path_offsets: texts(paths).map(|path| path.span().start).collect(),
         })
     }
 
-    fn name(&self) -> String {
-        let name = self.rule.name.as_ref().map(ToString::to_string);
-        let by_line = RuleName::in_line(self.line).to_string();
-        match name {
-            Some(name) if name != by_line => format!("{name} in line {}", self.line),
-            _ => by_line,
+    /// Returns the rule. A rule without a name has its line as one.
+    fn named(self) -> AccessRule {
+        let name = self.rule.name;
+        AccessRule {
+            name: name.or_else(|| Some(RuleName::in_line(self.line))),
+            ..self.rule
+        }
+    }
+
+    /// Returns the words for the rule, which have its line.
+    fn words(&self) -> String {
+        match &self.rule.name {
+            Some(name) => format!("{name} in line {}", self.line),
+            None => RuleName::in_line(self.line).to_string(),
         }
     }
 }
 
-/// Returns the requests that a rule lets through. The rule begins at the offset `at`.
-fn access(written: &Written, at: usize) -> Result<Access, Mistake> {
-    match (&written.callers, &written.public) {
-        (None, Some(public)) if *public.get_ref() => match &written.audiences {
-            Some(audiences) => Err(Mistake::new(
-                audiences.span().start,
-                "a public rule needs no token, and so it has no audiences",
-            )),
-            None => Ok(Access::Public),
-        },
-        (Some(_), Some(public)) if *public.get_ref() => Err(Mistake::new(
+/// Returns the access that a rule gives: to everyone, or to its callers. The rule begins at `offset`.
+fn access(raw: &RawRule, offset: usize) -> Result<Access, MistakeAt> {
+    let public = raw.public.as_ref().filter(|public| *public.get_ref());
+    match (&raw.callers, public, &raw.audiences) {
+        (None, Some(_), None) => Ok(Access::Public),
+        (Some(callers), None, audiences) => {
+            let callers = parse_list(Some(callers), "callers", |text| {
+                text.parse().map_err(to_text)
+            });
+            Ok(Access::Callers {
+                allow: callers?.into_iter().collect(),
+                audiences: parse_list(audiences.as_ref(), "audiences", cli::audience)?,
+            })
+        }
+        (None, Some(_), Some(audiences)) => Err(MistakeAt::new(
+            audiences.span().start,
+            "a public rule needs no token, and so it has no audiences",
+        )),
+        (Some(_), Some(public), _) => Err(MistakeAt::new(
             public.span().start,
             "the rule has callers and is public; leave one of them out",
         )),
-        (None, _) => Err(Mistake::new(
-            at,
+        (None, None, _) => Err(MistakeAt::new(
+            offset,
             "the rule allows nobody; expected for example callers = [\"spiffe://example.org/client\"], or public = true",
         )),
-        (Some(callers), _) => Ok(Access::Callers {
-            allow: each(Some(callers), "callers", |text| text.parse().map_err(shown))?
-                .into_iter()
-                .collect(),
-            audiences: each(written.audiences.as_ref(), "audiences", cli::audience)?,
-        }),
     }
 }
 
 /// Parses the texts of a list, which must not be empty if it is given.
-fn each<T>(
-    list: Option<&List>,
+fn parse_list<T>(
+    list: Option<&RawList>,
     what: &str,
     parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<Vec<T>, Mistake> {
+) -> Result<Vec<T>, MistakeAt> {
     let Some(list) = list else {
         return Ok(Vec::new());
     };
     if list.get_ref().is_empty() {
         let why =
             format!("an empty list of {what} matches nothing; leave the rule or the list out");
-        return Err(Mistake::new(list.span().start, why));
+        return Err(MistakeAt::new(list.span().start, why));
     }
     texts(list)
         .map(|text| {
             let mistake =
-                |why| Mistake::new(text.span().start, format!("{:?}: {why}", text.get_ref()));
+                |why| MistakeAt::new(text.span().start, format!("{:?}: {why}", text.get_ref()));
             parse(text.get_ref()).map_err(mistake)
         })
         .collect()
 }
 
-fn texts(list: &List) -> impl Iterator<Item = &Text> {
+fn texts(list: &RawList) -> impl Iterator<Item = &RawText> {
     list.get_ref().iter()
 }
 
-fn shown(error: impl fmt::Display) -> String {
+fn to_text(error: impl fmt::Display) -> String {
     error.to_string()
 }
 
@@ -206,11 +209,11 @@ fn method(text: &str) -> Result<Method, String> {
     }
 }
 
-fn given_name(name: &Text) -> Result<RuleName, Mistake> {
+fn given_name(name: &RawText) -> Result<RuleName, MistakeAt> {
     let text = name.get_ref();
     match (1..=MAX_NAME).contains(&text.len()) && !text.contains(char::is_control) {
         true => Ok(RuleName::given(text)),
-        false => Err(Mistake::new(
+        false => Err(MistakeAt::new(
             name.span().start,
             format!(
                 "a name has 1 to {MAX_NAME} bytes and no control characters; expected for example \"orders\""
@@ -220,46 +223,59 @@ fn given_name(name: &Text) -> Result<RuleName, Mistake> {
 }
 
 /// Refuses a name that two rules have, because a log line could mean either.
-fn check_names(rules: &[Read]) -> Result<(), Mistake> {
+fn check_names(rules: &[LocatedRule]) -> Result<(), MistakeAt> {
     let mut lines = HashMap::new();
-    for read in rules {
-        let name = read.rule.name.as_ref().map(ToString::to_string);
-        if let Some(line) = lines.insert(name, read.line) {
+    for LocatedRule {
+        rule,
+        line,
+        name_offset,
+        ..
+    } in rules
+    {
+        let Some(name) = &rule.name else {
+            continue;
+        };
+        if let Some(line) = lines.insert(name.to_string(), line) {
             let why = format!("the rule in line {line} has the same name");
-            return Err(Mistake::new(read.name_at, why));
+            return Err(MistakeAt::new(*name_offset, why));
         }
     }
     Ok(())
 }
 
-/// Refuses a path that never comes to its rule, because a rule before it matches the same requests.
-fn check_order(rules: &[Read]) -> Result<(), Mistake> {
-    for (index, read) in rules.iter().enumerate() {
-        for (path, at) in read.rule.paths.iter().zip(&read.paths_at) {
-            let covers = |before: &&Read| before.rule.covers(path, &read.rule.methods);
+/// Refuses an unreachable path, because a rule before its own matches the same requests.
+fn check_order(rules: &[LocatedRule]) -> Result<(), MistakeAt> {
+    for (
+        index,
+        LocatedRule {
+            rule, path_offsets, ..
+        },
+    ) in rules.iter().enumerate()
+    {
+        for (path, offset) in rule.paths.iter().zip(path_offsets) {
+            let covers = |before: &&LocatedRule| before.rule.covers(path, &rule.methods);
             if let Some(before) = rules[..index].iter().find(covers) {
-                return Err(Mistake::new(
-                    *at,
-                    format!(
-                        "{path} never comes to this rule, because {} matches these requests first; move this rule before it",
-                        before.name()
-                    ),
-                ));
+                let why = format!(
+                    "{path} is unreachable: {} already matches its requests; move this rule before it",
+                    before.words()
+                );
+                return Err(MistakeAt::new(*offset, why));
             }
         }
     }
     Ok(())
 }
 
-impl Mistake {
-    fn new(at: usize, text: impl Into<String>) -> Self {
+impl MistakeAt {
+    fn new(offset: usize, text: impl Into<String>) -> Self {
         let text = text.into();
-        Self { at, text }
+        Self { offset, text }
     }
 
-    fn place(self, within: &str) -> Fault {
-        let (line, column) = position(within, self.at);
-        Fault {
+    /// Returns the mistake with its position in the text of the file.
+    fn in_text(self, text: &str) -> Mistake {
+        let (line, column) = position(text, self.offset);
+        Mistake {
             line,
             column,
             text: self.text,
@@ -268,13 +284,13 @@ impl Mistake {
 }
 
 /// Returns the line and the column of an offset in bytes.
-fn position(text: &str, at: usize) -> (usize, usize) {
-    let before = text.get(..at).unwrap_or(text);
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
     let line = before.rsplit('\n').next().unwrap_or_default();
     (before.matches('\n').count() + 1, line.chars().count() + 1)
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { line, column, text } = self;
         write!(f, "line {line}, column {column}: {text}")

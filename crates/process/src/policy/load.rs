@@ -64,7 +64,7 @@ impl PolicyFile {
         match &self.seen {
             Err(error) => Err(Refused::Unreadable(format!("{path}: {error}"))),
             Ok(bytes) => {
-                file::parse(bytes).map_err(|fault| Refused::Mistake(format!("{path}: {fault}")))
+                file::parse(bytes).map_err(|mistake| Refused::Mistake(format!("{path}: {mistake}")))
             }
         }
     }

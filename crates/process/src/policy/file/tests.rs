@@ -170,15 +170,15 @@ fn a_mistake_is_found_with_its_line_and_column_u022() {
             "a name has 1 to 64 bytes",
         ),
     ] {
-        let fault = parse(text.as_bytes()).unwrap_err();
-        let is_placed = (fault.line, fault.column) == (line, column);
-        if !is_placed || !fault.text.contains(why) || fault.text.contains('\n') {
-            wrong.push(format!("{text}{fault}, expected {line} {column} {why}"));
+        let mistake = parse(text.as_bytes()).unwrap_err();
+        let is_placed = (mistake.line, mistake.column) == (line, column);
+        if !is_placed || !mistake.text.contains(why) || mistake.text.contains('\n') {
+            wrong.push(format!("{text}{mistake}, expected {line} {column} {why}"));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    let fault = parse(b"# \xc3\xa9\n# \xff").unwrap_err();
-    assert_eq!(fault.to_string(), "line 2, column 3: is not UTF-8");
+    let mistake = parse(b"# \xc3\xa9\n# \xff").unwrap_err();
+    assert_eq!(mistake.to_string(), "line 2, column 3: is not UTF-8");
 }
 
 #[test]
@@ -215,18 +215,26 @@ fn a_rule_that_can_never_decide_is_a_mistake_u023() {
     ] {
         let outcome = parse(text(first, second).as_bytes());
         assert_eq!(outcome.is_ok(), is_fine, "{first} {second}: {outcome:?}");
-        if let Err(fault) = outcome {
-            assert!(fault.text.contains(r#"rule "a" in line 1"#), "{fault}");
+        if let Err(mistake) = outcome {
+            let why = r#"is unreachable: rule "a" in line 1 already matches its requests"#;
+            assert!(mistake.text.contains(why), "{mistake}");
         }
     }
+    let unnamed = "[[rule]]\npaths = [\"/**\"]\npublic = true\n\
+        [[rule]]\npaths = [\"/a\"]\npublic = true\n";
+    let mistake = parse(unnamed.as_bytes()).unwrap_err();
+    let why = "unreachable: the rule in line 1 already matches";
+    assert!(mistake.text.contains(why), "{mistake}");
     let twice = "[[rule]]\nname = \"a\"\npaths = [\"/a\"]\npublic = true\n\
         [[rule]]\nname = \"a\"\npaths = [\"/b\"]\npublic = true\n";
-    let fault = parse(twice.as_bytes()).unwrap_err();
+    let mistake = parse(twice.as_bytes()).unwrap_err();
     assert!(
-        fault.text.contains("the rule in line 1 has the same name"),
-        "{fault}"
+        mistake
+            .text
+            .contains("the rule in line 1 has the same name"),
+        "{mistake}"
     );
-    assert_eq!(fault.line, 6);
+    assert_eq!(mistake.line, 6);
 }
 
 const PARTS: [&str; 29] = [
@@ -268,12 +276,12 @@ proptest::proptest! {
         parts in proptest::collection::vec(proptest::sample::select(&PARTS[..]), 0..24),
     ) {
         let text = parts.concat();
-        if let Err(fault) = parse(text.as_bytes()) {
+        if let Err(mistake) = parse(text.as_bytes()) {
             let lines: Vec<_> = text.split('\n').collect();
-            assert!((1..=lines.len()).contains(&fault.line), "{text:?}: {fault}");
-            let length = lines[fault.line - 1].chars().count();
-            assert!((1..=length + 1).contains(&fault.column), "{text:?}: {fault}");
-            assert!(!fault.to_string().contains(char::is_control), "{text:?}: {fault:?}");
+            assert!((1..=lines.len()).contains(&mistake.line), "{text:?}: {mistake}");
+            let length = lines[mistake.line - 1].chars().count();
+            assert!((1..=length + 1).contains(&mistake.column), "{text:?}: {mistake}");
+            assert!(!mistake.to_string().contains(char::is_control), "{text:?}: {mistake:?}");
         }
     }
 
