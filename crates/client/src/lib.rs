@@ -2,11 +2,11 @@
 //! token, and prints the response. It can repeat the request and print the outcomes, listen and do so for
 //! applications, or keep a token in a file for them.
 //!
-//! - [`config`]: flags and environment, typed · [`route`], [`peer`]: the upstream and its identity
+//! - [`config`]: flags and environment, typed · `route`, `peer`: the upstream and its identity
 //! - `confinement`: the files and ports that the flags name
 //! - `web_pki`: the verification of peers by host name
-//! - [`listening`]: requests of applications · [`token_file`]: a token in a file
-//! - `doctor`: the steps of `--doctor` · [`explain`]: the rules of `--explain-token`
+//! - `listening`: requests of applications · `token_file`: a token in a file
+//! - `doctor`: the steps of `--doctor` · `explain`: the rules of `--explain-token`
 //! - `identity`: the token and the bundles of a run
 //! - `authorize`: the token in the request · `challenge`: its refusal
 //! - `output`: standard output and standard error
@@ -17,15 +17,15 @@ mod challenge;
 pub mod config;
 mod confinement;
 mod doctor;
-pub mod explain;
+mod explain;
 mod identity;
-pub mod listening;
+mod listening;
 mod output;
-pub mod peer;
+mod peer;
 mod repeat;
-pub mod route;
+mod route;
 mod tally;
-pub mod token_file;
+mod token_file;
 mod web_pki;
 
 use std::process::ExitCode;

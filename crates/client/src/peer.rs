@@ -13,7 +13,7 @@ use crate::web_pki;
 
 /// The identity that a peer must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PeerIdentity {
+pub(crate) enum PeerIdentity {
     /// A SPIFFE ID, in an X.509-SVID.
     SpiffeId(SpiffeId),
     /// A host name, in a certificate of the web PKI or of the CA in a file. Load balancers have such

@@ -11,7 +11,7 @@ use crate::peer::{PeerIdentity, server_name};
 
 /// The route of requests to one host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
+pub(crate) struct Route {
     /// The host of the requests; with a port only if the route has one. `None` is for every host.
     pub(crate) host: Option<String>,
     /// The URL of the peer that gets them.

@@ -12,7 +12,7 @@
 //! - [`notify`]: the state of the process for a service manager
 //! - [`signal`]: SIGTERM, SIGINT and SIGHUP
 //! - [`telemetry`]: log lines on standard error
-//! - [`tenure`]: the end of connections with the identity of the process
+//! - `tenure`: the end of connections with the identity of the process
 //! - [`sandbox`]: the files and ports that the process reaches
 //! - [`protect`]: core dumps and tracing
 //! - [`roots`]: CA certificates that verify a peer by its host name
@@ -33,4 +33,4 @@ pub mod sandbox;
 pub mod service;
 pub mod signal;
 pub mod telemetry;
-pub mod tenure;
+mod tenure;

@@ -23,7 +23,7 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
 /// Turns core dumps off until the process ends.
-pub fn forbid_core_dumps() {
+pub(crate) fn forbid_core_dumps() {
     if let Err(error) = setrlimit(Resource::RLIMIT_CORE, NO_CORE, NO_CORE) {
         warn!(%error, "cannot turn core dumps off");
     }
@@ -35,7 +35,7 @@ pub fn forbid_core_dumps() {
 /// `agent` is the user of the agent that attests us. An unprivileged agent of our own user must be
 /// able to read which binary we are. In that case tracing stays allowed, because another process of
 /// this user could act as the agent anyway.
-pub fn forbid_tracing(agent: u32) {
+pub(crate) fn forbid_tracing(agent: u32) {
     if agent == geteuid().as_raw() && agent != 0 {
         return;
     }

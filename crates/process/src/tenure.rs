@@ -30,7 +30,7 @@ struct HeldSvid {
 /// Follows the source's X.509-SVID until `shutdown`. Returns its tenure: a connection drains when the SVID
 /// that it was opened under expires or is withdrawn, or when the process stops.
 #[must_use]
-pub fn follow(source: X509Source, shutdown: Shutdown) -> Tenure {
+pub(crate) fn follow(source: X509Source, shutdown: Shutdown) -> Tenure {
     let (tenure, first) = Tenure::begin();
     let mut held = Held {
         tenure: tenure.clone(),
@@ -45,7 +45,7 @@ pub fn follow(source: X509Source, shutdown: Shutdown) -> Tenure {
 /// Follows the source's X.509 bundles until `shutdown`. Returns their tenure: a connection whose peer was
 /// verified by its certificate drains when they change, or when the process stops.
 #[must_use]
-pub fn follow_bundles(source: X509Source, shutdown: Shutdown) -> Tenure {
+pub(crate) fn follow_bundles(source: X509Source, shutdown: Shutdown) -> Tenure {
     let (tenure, end) = Tenure::begin();
     tokio::spawn(watch_bundles(source, tenure.clone(), end, shutdown));
     tenure

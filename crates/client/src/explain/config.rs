@@ -18,7 +18,7 @@ use spiffe::TrustDomain;
 /// The token, and the rules of the server.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Explaining a token")]
-pub struct ExplainArgs {
+pub(crate) struct ExplainArgs {
     /// Print what a token says, each rule that a server would apply to it and the one that refuses it, and
     /// exit. Without a value, or with -, the token is read from standard input. Each user of this machine can
     /// see an argument (ps). The signature is not printed. -X and --url are the request. The status is 0 if

@@ -5,7 +5,7 @@
 //! - [`config`]: the flags
 //! - `segments`: header, claims and times as text
 
-pub mod config;
+pub(crate) mod config;
 mod segments;
 
 use std::{

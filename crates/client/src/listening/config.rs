@@ -14,7 +14,7 @@ use crate::route::Route;
 /// The listener, its routes, and the limits on both sides.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Listening for applications")]
-pub struct ListenArgs {
+pub(crate) struct ListenArgs {
     /// Listen on a loopback address or a Unix socket (unix:/run/client.sock), and forward the requests of
     /// applications with this workload's JWT-SVID. Each user who can connect acts as this workload
     #[arg(

@@ -4,7 +4,7 @@
 //! - `destination`: where the requests to a host go, and with which token
 //! - `handler`: one request, from the application to the answer
 
-pub mod config;
+pub(crate) mod config;
 mod destination;
 mod handler;
 
@@ -60,13 +60,21 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
     };
     let handler = ListenHandler::new(destinations, args.replace_authorization, &shared);
     handler.show_in(service.admin());
-    service
-        .manager()
-        .waiting("waiting for the first JWT-SVID of each route");
+    let waiting = "waiting for the first JWT-SVID of each route";
+    service.manager().waiting(waiting);
     let first_tokens = service.or_stop(handler.first_tokens(deadline));
     if first_tokens.await?.is_none() {
         return Ok(ExitCode::SUCCESS);
     }
+    serve_on_cores(service, handler, shared).await
+}
+
+/// Serves applications on all cores until a signal arrives.
+async fn serve_on_cores(
+    service: Service,
+    handler: ListenHandler,
+    shared: Shared,
+) -> anyhow::Result<ExitCode> {
     let routes: Vec<_> = handler.destinations().map(ToString::to_string).collect();
     let routes = routes.join(", ");
     let announce = |cores, addresses: &str| {

@@ -15,7 +15,7 @@ use super::after::{After, CommandLine};
 /// The file, and the notice of a new token.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Keeping a token in a file")]
-pub struct TokenFileArgs {
+pub(crate) struct TokenFileArgs {
     /// Keep a current JWT-SVID for AUDIENCE in a file, for an application that reads it there. The file is
     /// for this user alone, and is replaced as a whole at half of the token's life. It is removed when the
     /// token expires or is withdrawn without another one. A stop leaves it there. Runs without --listen

@@ -13,7 +13,7 @@
 
 mod after;
 mod condition;
-pub mod config;
+pub(crate) mod config;
 mod file;
 
 use std::{io, path::Path, process::ExitCode, sync::Arc, time::SystemTime};

@@ -184,7 +184,7 @@ fn trust_bundles(overview: &Overview) -> Condition {
     }
 }
 
-/// Adds the condition `jwt_bundles/TRUST-DOMAIN` of each trust domain: whether its tokens can be verified.
+/// Adds a condition for each trust domain: whether its tokens can be verified.
 fn jwt_bundles(overview: &Overview, conditions: &mut Vec<Condition>) {
     let whole = |state, reason: String| Condition::new("jwt_bundles", state, reason);
     let domains = match (overview.trusted(Kind::Jwt), &overview.readiness) {
@@ -192,47 +192,55 @@ fn jwt_bundles(overview: &Overview, conditions: &mut Vec<Condition>) {
         (Err(reason), _) => return conditions.push(whole(State::Lost, reason.to_string())),
         (Ok(domains), _) => domains,
     };
-    let of = |domain: &TrustDomain, state, reason: String| {
-        Condition::new(format!("jwt_bundles/{domain}"), state, reason)
-    };
-    let faults: Vec<_> = overview
-        .faults
-        .iter()
-        .filter(|one| one.kind == Kind::Jwt)
-        .collect();
+    let faults = overview.faults.iter().filter(|one| one.kind == Kind::Jwt);
+    let faults: Vec<_> = faults.collect();
     for domain in domains.iter().take(MAX_DOMAINS) {
         let fault = faults.iter().find(|one| one.trust_domain == **domain);
         let keys = overview.authorities(Kind::Jwt, domain).len();
         conditions.push(match fault {
-            Some(fault) => of(domain, State::Degraded, fault_text(fault)).since(fault.since),
-            None => of(domain, State::Met, format!("keys: {keys}")),
+            Some(fault) => faulty(fault, State::Degraded),
+            None => jwt_bundle(domain, State::Met, format!("keys: {keys}")),
         });
     }
-    let untrusted = faults
-        .iter()
-        .filter(|one| !domains.contains(&&one.trust_domain));
-    for fault in untrusted {
-        // Callers of other trust domains are served as before.
-        let state = match overview.own.as_ref() == Some(&fault.trust_domain) {
-            true => State::Lost,
-            false => State::Degraded,
-        };
-        conditions.push(of(&fault.trust_domain, state, fault_text(fault)).since(fault.since));
-    }
-    let own = overview.own.iter();
-    for own in own.filter(|own| !domains.contains(own)) {
-        if faults.iter().all(|fault| fault.trust_domain != *own) {
-            let reason = "the Workload API sends no JWT bundle of it".to_owned();
-            conditions.push(of(own, State::Degraded, reason));
-        }
-    }
-    if let Some(more) = domains
-        .len()
-        .checked_sub(MAX_DOMAINS)
-        .filter(|more| *more > 0)
-    {
+    conditions.extend(without_bundle(overview, &domains, &faults));
+    let more = domains.len().saturating_sub(MAX_DOMAINS);
+    if more > 0 {
         conditions.push(whole(State::Met, format!("and {more} more trust domains")));
     }
+}
+
+/// Returns the conditions of trust domains that have no JWT bundle to verify tokens with.
+fn without_bundle(
+    overview: &Overview,
+    domains: &[&TrustDomain],
+    faults: &[&BundleFault],
+) -> Vec<Condition> {
+    let own = overview.own.as_ref();
+    let faults = faults.iter();
+    let faults = faults.filter(|fault| !domains.contains(&&fault.trust_domain));
+    let mut conditions: Vec<_> = faults
+        .clone()
+        .map(|fault| match own == Some(&fault.trust_domain) {
+            true => faulty(fault, State::Lost),
+            // Callers of other trust domains are served as before.
+            false => faulty(fault, State::Degraded),
+        })
+        .collect();
+    if let Some(own) = own.filter(|own| !domains.contains(own))
+        && faults.clone().all(|fault| fault.trust_domain != *own)
+    {
+        let reason = "the Workload API sends no JWT bundle of it".to_owned();
+        conditions.push(jwt_bundle(own, State::Degraded, reason));
+    }
+    conditions
+}
+
+fn jwt_bundle(domain: &TrustDomain, state: State, reason: String) -> Condition {
+    Condition::new(format!("jwt_bundles/{domain}"), state, reason)
+}
+
+fn faulty(fault: &BundleFault, state: State) -> Condition {
+    jwt_bundle(&fault.trust_domain, state, fault_text(fault)).since(fault.since)
 }
 
 fn fault_text(fault: &BundleFault) -> String {

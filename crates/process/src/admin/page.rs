@@ -3,10 +3,11 @@
 mod parts;
 #[cfg(test)]
 mod tests;
+mod times;
 
 use std::{
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use common::{
@@ -16,6 +17,7 @@ use common::{
 };
 use maud::{DOCTYPE, Markup, html};
 
+use self::times::{duration, since};
 use super::conditions::{Report, State};
 
 /// The path of the style sheet, which the page needs because its policy forbids styles in the page.
@@ -118,20 +120,7 @@ pub(super) fn render(
             }
             body {
                 (head(&view, state))
-                main {
-                    (parts::conditions(report))
-                    @if let Some(overview) = &view.overview {
-                        (parts::identity(overview, report.now))
-                        (parts::trust(overview, report.now))
-                    }
-                    (parts::listeners(&view.listeners))
-                    @if let Some(refused) = &view.refused {
-                        (parts::refused(refused, report.now))
-                    }
-                    @if view.overview.is_some() {
-                        (parts::changes(&view.changes, report.now))
-                    }
-                }
+                main { (sections(&view)) }
                 (foot(paths, refreshes))
             }
         }
@@ -158,6 +147,24 @@ fn head(view: &View<'_>, state: State) -> Markup {
     }
 }
 
+fn sections(view: &View<'_>) -> Markup {
+    let now = view.report.now;
+    html! {
+        (parts::conditions(view.report))
+        @if let Some(overview) = &view.overview {
+            (parts::identity(overview, now))
+            (parts::trust(overview, now))
+        }
+        (parts::listeners(&view.listeners))
+        @if let Some(refused) = &view.refused {
+            (parts::refused(refused, now))
+        }
+        @if view.overview.is_some() {
+            (parts::changes(&view.changes, now))
+        }
+    }
+}
+
 fn foot(paths: &[(&str, &str)], refreshes: bool) -> Markup {
     let (target, text) = match refreshes {
         true => (format!("/?{NO_REFRESH}"), "stop refreshing"),
@@ -179,29 +186,4 @@ fn program() -> String {
     let path = std::env::current_exe().unwrap_or_default();
     let name = path.file_stem().unwrap_or_default();
     name.to_string_lossy().into_owned()
-}
-
-/// Returns the time from `then` to `now`.
-fn since(then: SystemTime, now: SystemTime) -> Duration {
-    now.duration_since(then).unwrap_or_default()
-}
-
-/// Returns a duration in its two largest units, for people.
-fn duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let units = [("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)];
-    let first = units
-        .iter()
-        .position(|(_, unit)| seconds >= *unit)
-        .unwrap_or(3);
-    let mut left = seconds;
-    let mut parts = Vec::new();
-    for (name, unit) in units.iter().skip(first).take(2) {
-        parts.push(format!("{} {name}", left / unit));
-        left %= unit;
-    }
-    if parts.len() > 1 && parts[1].starts_with("0 ") {
-        parts.pop();
-    }
-    parts.join(" ")
 }

@@ -197,8 +197,7 @@ impl WorkloadApiArgs {
     }
 
     /// Returns whether the flags choose no identity.
-    #[must_use]
-    pub fn is_any(&self) -> bool {
+    pub(crate) fn is_any(&self) -> bool {
         self.choice() == Choice::First
     }
 

@@ -172,8 +172,7 @@ impl ServeArgs {
     }
 
     /// Returns the time for which the process accepts connections after a request to stop.
-    #[must_use]
-    pub fn stop_delay(&self) -> Duration {
+    pub(crate) fn stop_delay(&self) -> Duration {
         self.stop_delay
     }
 

@@ -37,13 +37,13 @@ pub fn run<F: Future<Output = anyhow::Result<ExitCode>>>(main: F) -> ExitCode {
 
 /// The threads of cores that run.
 #[derive(Debug)]
-pub struct RunningCores(JoinSet<thread::Result<anyhow::Result<()>>>);
+pub(crate) struct RunningCores(JoinSet<thread::Result<anyhow::Result<()>>>);
 
 /// Starts `core` for each of `listeners`, on its own thread and runtime. Each answers the pings of `cores`.
 ///
 /// # Errors
 /// Fails when a thread can't be started.
-pub fn start_cores<C, F>(
+pub(crate) fn start_cores<C, F>(
     listeners: Vec<StdSocket>,
     cores: &Cores,
     core: C,
@@ -78,7 +78,7 @@ impl RunningCores {
     ///
     /// # Errors
     /// Fails when a runtime can't be made, or a core ends by a panic.
-    pub async fn joined(mut self) -> anyhow::Result<()> {
+    pub(crate) async fn joined(mut self) -> anyhow::Result<()> {
         while let Some(joined) = self.0.join_next().await {
             joined
                 .context("cannot wait for a core")?

@@ -27,7 +27,7 @@ impl OpenFiles {
 
     /// Adds related open files that the flag does not bound.
     #[must_use]
-    pub fn with_others(self, others: usize) -> Self {
+    pub(crate) fn with_others(self, others: usize) -> Self {
         Self { others, ..self }
     }
 

@@ -14,11 +14,11 @@ use tracing_subscriber::{EnvFilter, Layer, layer::Context};
 static CURRENT: OnceLock<LiveFilter> = OnceLock::new();
 
 /// The longest filter that replaces another one, in bytes.
-pub const MAX_FILTER: usize = 4096;
+pub(crate) const MAX_FILTER: usize = 4096;
 
 /// The filter of a log. Clones are the same filter.
 #[derive(Clone, Debug)]
-pub struct LiveFilter(Arc<RwLock<EnvFilter>>);
+pub(crate) struct LiveFilter(Arc<RwLock<EnvFilter>>);
 
 impl LiveFilter {
     pub(super) fn new(filter: EnvFilter) -> Self {
@@ -32,7 +32,7 @@ impl LiveFilter {
     }
 
     /// Returns the filter of this process's log, if the log has started.
-    pub fn current() -> Option<&'static Self> {
+    pub(crate) fn current() -> Option<&'static Self> {
         CURRENT.get()
     }
 
@@ -40,7 +40,7 @@ impl LiveFilter {
     ///
     /// # Errors
     /// Fails with the reason and an example when the text is not a filter.
-    pub fn replace(&self, text: &str) -> Result<(), String> {
+    pub(crate) fn replace(&self, text: &str) -> Result<(), String> {
         let filter = parse(text)?;
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = filter;
         // Callsites cache the answer of the last filter.

@@ -12,7 +12,7 @@ use tracing_subscriber::{
     EnvFilter, filter::Directive, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
-pub use self::filter::{LiveFilter, MAX_FILTER};
+pub(crate) use self::filter::{LiveFilter, MAX_FILTER};
 pub(crate) use self::lines::{flush, missing};
 
 /// The format of a log line.
@@ -33,21 +33,8 @@ pub enum LogFormat {
 /// # Errors
 /// Fails when `RUST_LOG` can't be parsed, or when the thread can't be started.
 pub fn init(format: LogFormat, default: LevelFilter) -> Result<(), String> {
-    let filter = EnvFilter::builder()
-        .with_default_directive(Directive::from(default))
-        .from_env()
-        .map_err(|error| {
-            format!(
-                "invalid value for RUST_LOG: {error}; expected for example {}",
-                filter::EXAMPLES
-            )
-        })?;
-    let filter = match std::env::var_os(EnvFilter::DEFAULT_ENV) {
-        None => filter.add_directive(Directive::from_str("h2=error").expect("a directive")),
-        Some(_) => filter,
-    };
+    let filter = LiveFilter::new(env_filter(default)?);
     let lines = lines::start().map_err(|error| format!("cannot start a thread: {error}"))?;
-    let filter = LiveFilter::new(filter);
     filter.publish();
     let logs = tracing_subscriber::fmt::layer()
         .with_timer(text::Utc)
@@ -74,6 +61,22 @@ pub fn init(format: LogFormat, default: LevelFilter) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn env_filter(default: LevelFilter) -> Result<EnvFilter, String> {
+    let filter = EnvFilter::builder()
+        .with_default_directive(Directive::from(default))
+        .from_env()
+        .map_err(|error| {
+            format!(
+                "invalid value for RUST_LOG: {error}; expected for example {}",
+                filter::EXAMPLES
+            )
+        })?;
+    Ok(match std::env::var_os(EnvFilter::DEFAULT_ENV) {
+        None => filter.add_directive(Directive::from_str("h2=error").expect("a directive")),
+        Some(_) => filter,
+    })
 }
 
 fn is_coloured() -> bool {

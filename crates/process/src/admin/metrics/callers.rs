@@ -27,6 +27,11 @@ pub(super) fn write(counts: &Counts, page: &mut Page) {
         "Tokens that wait to be verified.",
     )
     .value(&[], counts.waiting.read());
+    write_cache(counts, page);
+}
+
+/// Writes the metrics of the token cache.
+fn write_cache(counts: &Counts, page: &mut Page) {
     for (name, help, counter) in [
         (
             "spiffe_token_cache_hits_total",

@@ -39,6 +39,11 @@ pub(super) fn write(started: SystemTime, report: &Report, page: &mut Page) {
         "Time at which the process started.",
     )
     .time(&[], started);
+    write_resources(page);
+}
+
+/// Writes the resources that the process uses, as far as the kernel tells them.
+fn write_resources(page: &mut Page) {
     if let Some(files) = open_files() {
         page.gauge("process_open_fds", "Open file descriptors.")
             .value(&[], files);

@@ -9,14 +9,7 @@ use super::page::Page;
 /// Writes the tokens by audience. Two tokens for one audience are counted together, and the one that expires first
 /// has the times.
 pub(super) fn write<'a>(all: impl Iterator<Item = (&'a str, TokenStatus)>, page: &mut Page) {
-    let mut tokens = BTreeMap::<_, TokenStatus>::new();
-    for (audience, status) in all {
-        let status = match tokens.remove(audience) {
-            Some(known) => together(&known, status),
-            None => status,
-        };
-        tokens.insert(audience, status);
-    }
+    let tokens = by_audience(all);
     if tokens.is_empty() {
         return;
     }
@@ -52,6 +45,20 @@ pub(super) fn write<'a>(all: impl Iterator<Item = (&'a str, TokenStatus)>, page:
             expiries.time(&[("audience", audience)], expiry);
         }
     }
+}
+
+fn by_audience<'a>(
+    all: impl Iterator<Item = (&'a str, TokenStatus)>,
+) -> BTreeMap<&'a str, TokenStatus> {
+    let mut tokens = BTreeMap::<_, TokenStatus>::new();
+    for (audience, status) in all {
+        let status = match tokens.remove(audience) {
+            Some(known) => together(&known, status),
+            None => status,
+        };
+        tokens.insert(audience, status);
+    }
+    tokens
 }
 
 fn together(one: &TokenStatus, other: TokenStatus) -> TokenStatus {

@@ -10,7 +10,7 @@ use common::{
 use maud::{Markup, html};
 use spiffe::TrustDomain;
 
-use super::{duration, since};
+use super::times::{duration, since};
 use crate::admin::conditions::{Condition, Report};
 
 /// The most trust domains, and keys of each, that are shown.

@@ -1,4 +1,4 @@
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use common::{reason::Reason, throttle::RefusedRequest};
 use http::StatusCode;
