@@ -10,6 +10,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+pub use common::certificate::pem;
 use dev_agent::{FederatedBundle, pb};
 use http::{Request, Response};
 use http_body_util::Full;
@@ -137,15 +138,6 @@ pub fn bundle_of(authorities: &[&Authority], trust_domain: &str) -> FederatedBun
     let keys: Vec<_> = authorities.iter().map(key).collect();
     let document = serde_json::json!({ "keys": keys }).to_string();
     FederatedBundle::parse(trust_domain.parse().unwrap(), &document).unwrap()
-}
-
-/// Returns `der` in PEM (RFC 7468).
-pub fn pem(label: &str, der: &[u8]) -> String {
-    let text = STANDARD.encode(der);
-    let lines = text.as_bytes().chunks(64);
-    let lines: Vec<_> = lines.map(|line| str::from_utf8(line).unwrap()).collect();
-    let lines = lines.join("\n");
-    format!("-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n")
 }
 
 /// Lets a certificate expire after `life`, which is whole seconds.

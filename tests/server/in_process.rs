@@ -5,7 +5,7 @@ use common::{
     reason::Reason,
     tls,
 };
-use forward::outbound::{ExclusiveLimit, Protocol, Upstream, UpstreamStatus, UpstreamUrl};
+use forward::outbound::{ExclusiveLimit, Protocol, Timeouts, Upstream, UpstreamUrl};
 use http::{Request, Response, StatusCode};
 use proxy::Proxy;
 use serve::{
@@ -47,16 +47,9 @@ async fn one_core_of_server_and_proxy_serves_in_the_test_process_until_a_stop() 
     let address = listener.local_addr().unwrap().to_string();
     let serving = tokio::spawn(server::run(listener, server, shutdown.clone()));
 
-    let upstream = Upstream {
-        urls: vec![UpstreamUrl::host(Protocol::Https, address.parse().unwrap())],
-        connect_timeout: PATIENCE,
-        response_timeout: PATIENCE,
-        call_timeout: PATIENCE,
-        queue_timeout: PATIENCE,
-        exclusive: ExclusiveLimit::new(10),
-        status: UpstreamStatus::default(),
-        counts: Arc::default(),
-    };
+    let url = UpstreamUrl::host(Protocol::Https, address.parse().unwrap());
+    let timeouts = Timeouts::all(PATIENCE);
+    let upstream = Upstream::new(vec![url], timeouts, ExclusiveLimit::new(10));
     let proxy = Proxy {
         tls: tls::server(&identity.x509).unwrap(),
         upstream_tls: tls::client(&identity.x509, &own),

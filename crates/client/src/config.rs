@@ -1,10 +1,10 @@
 //! Flags and environment of the client, typed and checked.
 
-use std::{io::Read, path::PathBuf, sync::Arc, time::Duration};
+use std::{io::Read, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
-use forward::outbound::{ExclusiveLimit, Protocol, Upstream, UpstreamStatus, UpstreamUrl};
+use forward::outbound::{ExclusiveLimit, Protocol, Timeouts, Upstream, UpstreamUrl};
 use http::{HeaderName, HeaderValue, Method, Request, Uri, header, uri::Authority};
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -297,16 +297,9 @@ impl Config {
 
     /// Returns the server as an upstream.
     pub(crate) fn upstream(&self) -> Upstream {
-        Upstream {
-            urls: self.url.authority().into_iter().map(https).collect(),
-            connect_timeout: self.max_time,
-            response_timeout: self.max_time,
-            call_timeout: self.max_time,
-            queue_timeout: self.max_time,
-            exclusive: ExclusiveLimit::default(),
-            status: UpstreamStatus::default(),
-            counts: Arc::default(),
-        }
+        let urls = self.url.authority().into_iter().map(https).collect();
+        let timeouts = Timeouts::all(self.max_time);
+        Upstream::new(urls, timeouts, ExclusiveLimit::default())
     }
 
     /// Reads the body of the request, and returns the request without its token.

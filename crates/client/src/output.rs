@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context;
-use base64::{Engine, prelude::BASE64_STANDARD};
+use common::certificate::pem;
 use forward::outbound::ResponseBody;
 use http::{HeaderMap, Response, StatusCode, Version, header::LOCATION};
 use http_body_util::BodyExt;
@@ -59,7 +59,7 @@ pub(crate) fn bundle(
         .get(trust_domain)
         .with_context(|| format!("no X.509 bundle for trust domain {trust_domain}"))?;
     for authority in bundle.authorities() {
-        print(pem(authority.as_bytes()).as_bytes())?;
+        print(pem("CERTIFICATE", authority.as_bytes()).as_bytes())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -109,33 +109,9 @@ fn head_text(version: Version, status: StatusCode, headers: &HeaderMap) -> Vec<u
     text
 }
 
-/// Returns a certificate as PEM.
-///
-/// This is written here because no crate of the workspace writes PEM: rcgen and x509-parser would
-/// need another dependency for it.
-fn pem(der: &[u8]) -> String {
-    let base64 = BASE64_STANDARD.encode(der);
-    let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
-    for line in base64.as_bytes().chunks(64) {
-        pem.extend(line.iter().copied().map(char::from));
-        pem.push('\n');
-    }
-    pem + "-----END CERTIFICATE-----\n"
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pem_is_written_in_lines_of_64() {
-        let text = pem(&[0; 60]);
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(
-            lines.iter().map(|line| line.len()).collect::<Vec<_>>(),
-            [27, 64, 16, 25]
-        );
-    }
 
     #[test]
     fn a_head_is_printed_in_the_form_of_http1() {

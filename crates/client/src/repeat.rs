@@ -130,7 +130,7 @@ impl Session {
         let audiences = config.audiences();
         let tokens = TokenSource::new(workload_api, audiences.clone(), None);
         admin.follow_token(None, &audiences, tokens.monitor());
-        admin.follow_upstream(None, upstream.status.clone());
+        admin.follow_upstream(None, upstream.status().clone());
         admin.metrics().upstreams([&upstream]);
         Ok(Self {
             client: Client::new(upstream, security),

@@ -149,11 +149,10 @@ pub fn log_failure(
     reason: Reason,
     fault: impl Display,
 ) {
-    let Some(left_out) = quotas.take(status, peer.source()) else {
+    let refused = || RefusedRequest::new(status, reason, &fault, peer);
+    let Some(left_out) = quotas.note(status, peer.source(), refused) else {
         return;
     };
-    let refused = RefusedRequest::new(status, reason, &fault, peer);
-    quotas.recent.add(refused);
     let is_callers = !status.is_server_error();
     let status = status.as_u16();
     let [trace_id, span_id] = TraceContext::ids(trace);
@@ -166,12 +165,13 @@ pub fn log_failure(
 /// Answers a rejected request of `peer`, and logs it within the quotas.
 pub fn reject(quotas: &LogQuotas, rejected: &Rejected<Received>, peer: &Peer) -> Response<Body> {
     let Rejected { request, rejection } = rejected;
-    if let Some(left_out) = quotas.refused.take(peer.source()) {
-        let (status, reason) = (rejection.status(), rejection.reason());
-        let refused = RefusedRequest::new(status, reason, rejection, peer)
+    let (status, reason) = (rejection.status(), rejection.reason());
+    let noted = quotas.note_fault_of_caller(peer.source(), || {
+        RefusedRequest::new(status, reason, rejection, peer)
             .of(request.method().as_str(), request.uri().path())
-            .claimed_by(request.headers());
-        quotas.recent.add(refused);
+            .claimed_by(request.headers())
+    });
+    if let Some(left_out) = noted {
         let status = status.as_u16();
         let method = Sanitized(request.method().as_str());
         let path = Sanitized(request.uri().path());

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use common::{backoff::Backoff, count::Counters, sanitize::Sanitized};
-use forward::outbound::{Client, ExclusiveLimit, Security, Upstream, UpstreamStatus};
+use forward::outbound::{Client, ExclusiveLimit, Security, Timeouts, Upstream};
 use http::{
     HeaderValue, Request, Response, StatusCode,
     header::{CONTENT_TYPE, RETRY_AFTER},
@@ -297,16 +297,17 @@ impl Fault {
 
 /// Returns the collector as an upstream.
 fn collector(endpoint: &Endpoint) -> Upstream {
-    Upstream {
-        urls: vec![endpoint.url().clone()],
-        connect_timeout: CONNECT,
-        response_timeout: ANSWER,
-        call_timeout: ANSWER,
-        queue_timeout: CONNECT,
-        exclusive: ExclusiveLimit::new(2),
-        status: UpstreamStatus::default(),
-        counts: Arc::default(),
-    }
+    let timeouts = Timeouts {
+        connect: CONNECT,
+        response: ANSWER,
+        call: ANSWER,
+        queue: CONNECT,
+    };
+    Upstream::new(
+        vec![endpoint.url().clone()],
+        timeouts,
+        ExclusiveLimit::new(2),
+    )
 }
 
 /// Returns the description of this process.

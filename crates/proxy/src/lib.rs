@@ -100,7 +100,7 @@ async fn serve_requests(
     };
     let service = Service::claim(&config.serve, inherited, claim)?;
     let admin = service.admin();
-    admin.follow_upstream(None, upstream.status.clone());
+    admin.follow_upstream(None, upstream.status().clone());
     let workload_api = service.follow_workload_api(&config.identity);
     let Some(identity) = service.identity(workload_api.x509()).await? else {
         return Ok(ExitCode::SUCCESS);

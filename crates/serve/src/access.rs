@@ -16,7 +16,6 @@ use tracing::{field::display, info};
 
 use crate::{
     peer::Peer,
-    shared::Shared,
     spans::{PendingSpan, Span, Spans},
     trace::{TRACEPARENT, TraceContext},
 };
@@ -76,13 +75,10 @@ struct LoggedRequest {
 }
 
 impl Noted {
-    /// Returns the log and the spans of a listener, or `None` if neither needs entries.
-    pub(crate) fn of(shared: &Shared) -> Option<Self> {
-        let noted = Self {
-            log: shared.access.unwrap_or(AccessLog::None),
-            spans: shared.spans.clone(),
-        };
-        (noted.log != AccessLog::None || noted.spans.is_some()).then_some(noted)
+    /// Returns the use for the log and the spans of a listener, or `None` if neither needs entries.
+    pub(crate) fn new(log: Option<AccessLog>, spans: Option<Arc<Spans>>) -> Option<Self> {
+        let log = log.unwrap_or(AccessLog::None);
+        (log != AccessLog::None || spans.is_some()).then_some(Self { log, spans })
     }
 }
 

@@ -48,8 +48,8 @@ pub const MAX_HEADERS: usize = 100;
 /// The longest accepted request target, in bytes; RFC 9112 §3 asks for at least 8000.
 pub const MAX_TARGET_BYTES: usize = 8 * 1024;
 
-/// The bytes of a request's body that must come in each [`Limits::body_timeout`], unless the body ends.
-/// A body that comes byte by byte therefore makes no progress.
+/// The bytes of a body that must come in each [`Limits::body_timeout`], unless the body ends. Over HTTP/2, they
+/// are also the bytes that the peer must read in that time. Single bytes are therefore not progress.
 pub const MIN_PROGRESS_BYTES: u64 = 1024;
 
 /// The largest number of open streams of one HTTP/2 connection.

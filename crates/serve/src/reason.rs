@@ -36,3 +36,18 @@ pub fn status(reason: Reason) -> StatusCode {
         _ => StatusCode::BAD_REQUEST,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use common::label::Label;
+
+    use super::*;
+
+    #[test]
+    fn code_of_a_connection_s_reason_has_small_letters_and_underscores_only() {
+        let is_plain = |code: &str| code.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'_'));
+        for reason in ConnectionReason::ALL {
+            assert!(is_plain(reason.as_str()), "{reason}");
+        }
+    }
+}

@@ -205,7 +205,7 @@ impl Server {
         metrics.callers(self.authenticator.counts());
         if let Some(Forwarding { upstream, .. }) = &self.forwarding {
             metrics.upstreams([upstream]);
-            admin.follow_upstream(None, upstream.status.clone());
+            admin.follow_upstream(None, upstream.status().clone());
         }
         admin.follow_refusals(self.shared.quotas());
     }

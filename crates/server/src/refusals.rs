@@ -17,7 +17,6 @@ use serve::{
     peer::Peer,
     trace::TraceContext,
 };
-use spiffe::SpiffeId;
 use tracing::warn;
 
 /// Logs refused requests within the quotas, and answers them.
@@ -35,23 +34,23 @@ impl Refusals {
         let Some(peer) = head.extensions.get::<Peer>() else {
             return;
         };
-        let status = refusal.status();
-        let Some(left_out) = self.quotas.take(status, peer.source()) else {
-            return;
-        };
+        let (status, reason) = (refusal.status(), refusal.reason());
         let what = match so_far {
             Some(_) => "let through by --enforce observe: ",
             None => "",
         };
-        let reason = refusal.reason();
-        let mut refused =
-            RefusedRequest::new(status, reason, format_args!("{what}{refusal}"), peer)
-                .of(head.method.as_str(), head.uri.path())
-                .claimed_by(&head.headers);
-        if let Some(caller) = refusal.verified_caller() {
-            refused.claimed = Some(SpiffeId::clone(&caller.id));
-        }
-        self.quotas.recent.add(refused);
+        let noted = self.quotas.note(status, peer.source(), || {
+            let fault = format_args!("{what}{refusal}");
+            let refused = RefusedRequest::new(status, reason, fault, peer)
+                .of(head.method.as_str(), head.uri.path());
+            match refusal.verified_caller() {
+                Some(caller) => refused.of_caller(&caller.id),
+                None => refused.claimed_by(&head.headers),
+            }
+        });
+        let Some(left_out) = noted else {
+            return;
+        };
         let (status, remedy) = (status.as_u16(), remedy(refusal));
         let (method, path) = request(head);
         let [trace_id, span_id] = TraceContext::ids_in(&head.headers);

@@ -86,10 +86,8 @@ fn paths(config: &Config) -> Result<Vec<Path>, Fault> {
     if config.token_file.token_file.is_some() {
         return Ok(Vec::new());
     }
-    let upstream = Upstream {
-        connect_timeout: config.max_time.min(STEP),
-        ..config.upstream()
-    };
+    let mut upstream = config.upstream();
+    upstream.timeouts.connect = config.max_time.min(STEP);
     let [url] = upstream.urls.as_slice() else {
         return Ok(Vec::new());
     };
@@ -261,7 +259,7 @@ async fn walk(doctor: &mut Doctor, issued: &Issued, path: &Path) {
         url: &route.url,
         expected: route.peer.spiffe_id(),
         flags: flags(route),
-        timeout: upstream.connect_timeout,
+        timeout: upstream.timeouts.connect,
     };
     let is_verified = steps.walk(doctor, security.clone()).await;
     match (token, security) {

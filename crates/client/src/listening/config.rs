@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use forward::outbound::{Upstream, UpstreamStatus};
+use forward::outbound::Upstream;
 use process::{
     cli::{ServeArgs, UpstreamArgs},
     listen::{ListenAddress, ListenFlag},
@@ -80,13 +80,11 @@ impl ListenArgs {
                 ));
             }
         }
-        // The clones share the bound of --max-upstream-connections, and the counts.
+        // The routes share the bound of --max-upstream-connections, and the counts.
         let shared = self.upstream.upstream(&[], call_timeout)?;
-        let upstream = |route: &Route| Upstream {
-            urls: vec![route.url.clone()],
-            status: UpstreamStatus::default(),
-            ..shared.clone()
-        };
-        Ok(routes.iter().map(upstream).collect())
+        let upstreams = routes
+            .iter()
+            .map(|route| shared.at(vec![route.url.clone()]));
+        Ok(upstreams.collect())
     }
 }

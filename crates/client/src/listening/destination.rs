@@ -57,7 +57,7 @@ impl Destination {
     pub(super) fn add_conditions(&self, admin: &Admin) {
         let host = self.route.host.as_deref();
         admin.follow_token(host, &self.route.audiences, self.tokens.monitor());
-        admin.follow_upstream(host, self.upstream.status.clone());
+        admin.follow_upstream(host, self.upstream.status().clone());
     }
 
     /// Waits for the first token.

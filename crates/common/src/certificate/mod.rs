@@ -5,6 +5,7 @@ mod unprocessed;
 
 use std::time::{Duration, SystemTime};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use x509_parser::{extensions::GeneralName, parse_x509_certificate, time::ASN1Time};
 
 use crate::sanitize::Sanitized;
@@ -16,6 +17,19 @@ pub(crate) use self::{key::certified_key, unprocessed::unprocessed};
 pub fn expiry(der: &[u8]) -> Option<SystemTime> {
     let (_, certificate) = parse_x509_certificate(der).ok()?;
     time(certificate.validity().not_after)
+}
+
+/// Returns `der` in PEM with this label (RFC 7468 §2). No crate of the workspace writes PEM: rcgen and
+/// x509-parser would need another dependency for it.
+#[must_use]
+pub fn pem(label: &str, der: &[u8]) -> String {
+    let base64 = STANDARD.encode(der);
+    let mut pem = format!("-----BEGIN {label}-----\n");
+    for line in base64.as_bytes().chunks(64) {
+        pem.extend(line.iter().copied().map(char::from));
+        pem.push('\n');
+    }
+    pem + &format!("-----END {label}-----\n")
 }
 
 /// Returns a time of a certificate, or `None` if it is before 1970.
@@ -89,6 +103,13 @@ mod tests {
         let facts = facts(certificate.der()).unwrap();
         assert_eq!((facts.until, facts.issuer), (expected, facts.subject));
         assert_eq!(super::facts(b"not a certificate"), None);
+    }
+
+    #[test]
+    fn pem_is_written_in_lines_of_64() {
+        let text = pem("CERTIFICATE", &[0; 60]);
+        let lines: Vec<_> = text.lines().map(str::len).collect();
+        assert_eq!(lines, [27, 64, 16, 25]);
     }
 
     #[test]

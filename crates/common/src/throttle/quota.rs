@@ -12,7 +12,7 @@ use std::{
 
 use http::StatusCode;
 
-use super::recent::RecentRefusals;
+use super::recent::{RecentRefusals, RefusedRequest};
 use crate::lock::lock;
 
 /// The lines that may be logged in one [`PERIOD`].
@@ -59,13 +59,38 @@ struct Limits {
 }
 
 impl LogQuotas {
-    /// Permits a line about an answer to `source` that has this status, as [`Quota::take`] does.
-    pub fn take(&self, status: StatusCode, source: IpAddr) -> Option<Option<u64>> {
-        let quota = match status.is_server_error() {
-            true => &self.failed,
-            false => &self.refused,
-        };
-        quota.take(source)
+    /// Permits the log line about a request that was answered with this status, as [`Quota::take`] does, and
+    /// keeps the request as one of the last.
+    pub fn note(
+        &self,
+        status: StatusCode,
+        source: IpAddr,
+        request: impl FnOnce() -> RefusedRequest,
+    ) -> Option<Option<u64>> {
+        match status.is_server_error() {
+            true => self.note_in(&self.failed, source, request),
+            false => self.note_in(&self.refused, source, request),
+        }
+    }
+
+    /// Notes a request as [`Self::note`] does. Whatever its status, it failed by a fault of its caller.
+    pub fn note_fault_of_caller(
+        &self,
+        source: IpAddr,
+        request: impl FnOnce() -> RefusedRequest,
+    ) -> Option<Option<u64>> {
+        self.note_in(&self.refused, source, request)
+    }
+
+    fn note_in(
+        &self,
+        quota: &Quota,
+        source: IpAddr,
+        request: impl FnOnce() -> RefusedRequest,
+    ) -> Option<Option<u64>> {
+        let left_out = quota.take(source)?;
+        self.recent.add(request());
+        Some(left_out)
     }
 }
 
@@ -140,6 +165,7 @@ impl Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reason::Reason;
 
     const LIMITS: Limits = Limits {
         records: LINES,
@@ -195,9 +221,14 @@ mod tests {
         let failed = [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE];
         for statuses in [refused, failed] {
             let statuses = statuses.iter().cycle().take(50);
-            let taken = statuses.filter(|one| quotas.take(**one, source(1)).is_some());
-            assert_eq!(taken.count(), 20);
+            let request = |status| RefusedRequest::new(status, Reason::Internal, "a", "b");
+            let noted = statuses.filter(|one| {
+                let noted = quotas.note(**one, source(1), || request(**one));
+                noted.is_some()
+            });
+            assert_eq!(noted.count(), 20);
         }
+        assert_eq!(quotas.recent.list().len(), 40, "these have a line");
     }
 
     #[test]

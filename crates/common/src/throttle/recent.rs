@@ -63,6 +63,13 @@ impl RefusedRequest {
         Self { claimed, ..self }
     }
 
+    /// Adds the caller that was verified.
+    #[must_use]
+    pub fn of_caller(self, id: &SpiffeId) -> Self {
+        let claimed = Some(id.clone());
+        Self { claimed, ..self }
+    }
+
     /// Adds the method and the path.
     #[must_use]
     pub fn of(self, method: &str, path: &str) -> Self {

@@ -138,22 +138,22 @@ impl<B: RequestBody> Client<B> {
             speech,
         } = request;
         let patience = match speech {
-            Speech::Http2 => self.upstream.call_timeout,
-            _ => self.upstream.response_timeout,
+            Speech::Http2 => self.upstream.timeouts.call,
+            _ => self.upstream.timeouts.response,
         };
         let mut failed = None;
         loop {
             let need = body.need(&head.method, speech);
             let checkout = self.pool.checkout(need, caller, failed.as_ref());
             let checkout = checkout.await?;
-            self.upstream.counts.requests.add(1);
+            self.upstream.counts().requests.add(1);
             let exchange = self.exchange(checkout, head, body, failed.is_none(), patience);
             let unanswered = match exchange.await {
                 Ok(answered) => return Ok(answered),
                 Err(unanswered) => unanswered,
             };
             let again = unanswered.again.ok_or(unanswered.error)?;
-            self.upstream.counts.retries.add(1);
+            self.upstream.counts().retries.add(1);
             (head, body, failed) = (again.head, again.body, Some(again.failed));
         }
     }

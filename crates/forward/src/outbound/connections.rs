@@ -45,16 +45,16 @@ impl<B: RequestBody> Connections<B> {
         let resolver = Resolver::new(&upstream.urls, expected.clone());
         let connections = Arc::new(Self {
             expected,
-            connector: Connector::new(security, upstream.connect_timeout),
+            connector: Connector::new(security, upstream.timeouts.connect),
             endpoints: Mutex::new(Endpoints::new(
                 &resolver.locations(),
                 room,
-                &upstream.counts,
+                upstream.counts(),
             )),
             resolver,
             room: Arc::clone(room),
         });
-        upstream.status.add(&connections);
+        upstream.status().add(&connections);
         connections
     }
 

@@ -76,7 +76,7 @@ pub use self::{
     response::ResponseBody,
     security::Security,
     status::{Ejection, EndpointStatus, UpstreamStatus},
-    upstream::Upstream,
+    upstream::{Timeouts, Upstream},
     url::{Protocol, UpstreamUrl, has_bad_port},
 };
 pub(crate) use self::{

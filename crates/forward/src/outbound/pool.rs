@@ -90,10 +90,10 @@ impl<B: RequestBody> Pool<B> {
             connections: Connections::new(upstream, security, &room),
             room,
             holders: Shares::new(usize::MAX, usize::MAX, Own::Refused),
-            exclusive: upstream.exclusive.clone(),
-            counts: Arc::clone(&upstream.counts),
+            exclusive: upstream.exclusive().clone(),
+            counts: Arc::clone(upstream.counts()),
             looked: Mutex::new(Instant::now()),
-            queue_timeout: upstream.queue_timeout,
+            queue_timeout: upstream.timeouts.queue,
         }
     }
 

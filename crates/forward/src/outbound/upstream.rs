@@ -6,34 +6,103 @@ use super::{
     counts::Counts, exclusive_limit::ExclusiveLimit, status::UpstreamStatus, url::UpstreamUrl,
 };
 
-/// The servers that requests are forwarded to, and how long they may take.
+/// The servers that requests are forwarded to. Clones have the same state.
 #[derive(Clone, Debug)]
 pub struct Upstream {
     /// The URLs, of which there is at least one. All are used alike.
     pub urls: Vec<UpstreamUrl>,
+    /// The times that the parts of a request may take.
+    pub timeouts: Timeouts,
+    live: Live,
+}
+
+/// The times that the parts of a request may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
     /// The time for the TCP and TLS handshakes together.
-    pub connect_timeout: Duration,
+    pub connect: Duration,
     /// The time in which the upstream may take no part of the request's body and not begin to answer.
     /// The time that the body's source takes is not counted, and neither is the response's body.
-    pub response_timeout: Duration,
+    pub response: Duration,
     /// The same time for a gRPC call. Its server sends the head of the answer with the first message, so
     /// that a long silence does not mean that the upstream is slow.
-    pub call_timeout: Duration,
+    pub call: Duration,
     /// The time that a request may wait for room on the connections to the upstream.
-    pub queue_timeout: Duration,
-    /// The bound on requests with a connection for themselves, which all cores share.
-    pub exclusive: ExclusiveLimit,
-    /// The state of the endpoints on all cores.
-    pub status: UpstreamStatus,
-    /// The counts of all cores.
-    pub counts: Arc<Counts>,
+    pub queue: Duration,
+}
+
+/// The state of an upstream, which all cores share.
+#[derive(Clone, Debug)]
+struct Live {
+    /// The bound on requests with a connection for themselves.
+    exclusive: ExclusiveLimit,
+    status: UpstreamStatus,
+    counts: Arc<Counts>,
+}
+
+impl Timeouts {
+    /// Returns timeouts that are all this time.
+    #[must_use]
+    pub fn all(time: Duration) -> Self {
+        Self {
+            connect: time,
+            response: time,
+            call: time,
+            queue: time,
+        }
+    }
 }
 
 impl Upstream {
+    /// Returns an upstream at `urls`. At most `exclusive` requests have a connection for themselves.
+    #[must_use]
+    pub fn new(urls: Vec<UpstreamUrl>, timeouts: Timeouts, exclusive: ExclusiveLimit) -> Self {
+        Self {
+            urls,
+            timeouts,
+            live: Live {
+                exclusive,
+                status: UpstreamStatus::default(),
+                counts: Arc::default(),
+            },
+        }
+    }
+
+    /// Returns an upstream at `urls` with the timeouts, the bound and the counts of this one.
+    #[must_use]
+    pub fn at(&self, urls: Vec<UpstreamUrl>) -> Self {
+        let live = Live {
+            status: UpstreamStatus::default(),
+            ..self.live.clone()
+        };
+        Self {
+            urls,
+            timeouts: self.timeouts,
+            live,
+        }
+    }
+
+    /// Returns the state of the endpoints on all cores.
+    #[must_use]
+    pub fn status(&self) -> &UpstreamStatus {
+        &self.live.status
+    }
+
+    /// Returns the counts of all cores.
+    #[must_use]
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.live.counts
+    }
+
     /// Returns the number of requests that wait for a connection.
     #[must_use]
     pub fn waiting(&self) -> u64 {
-        self.counts.waiting.read() + self.exclusive.waiting() as u64
+        self.live.counts.waiting.read() + self.live.exclusive.waiting() as u64
+    }
+
+    /// Returns the bound on requests with a connection for themselves.
+    pub(super) fn exclusive(&self) -> &ExclusiveLimit {
+        &self.live.exclusive
     }
 }
 

@@ -1,9 +1,9 @@
 //! The flags about upstream connections.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use clap::Args;
-use forward::outbound::{ExclusiveLimit, MAX_KEPT, Upstream, UpstreamStatus, UpstreamUrl};
+use forward::outbound::{ExclusiveLimit, MAX_KEPT, Timeouts, Upstream, UpstreamUrl};
 
 use super::parse::{duration, positive};
 use crate::runtime::OpenFiles;
@@ -48,16 +48,14 @@ impl UpstreamArgs {
                 "--upstream {url} is given twice: name each upstream once"
             ));
         }
-        Ok(Upstream {
-            urls: urls.to_vec(),
-            connect_timeout: self.connect_timeout,
-            response_timeout: self.response_timeout,
-            call_timeout,
-            queue_timeout: self.queue_timeout,
-            exclusive: ExclusiveLimit::new(self.max_upstream_connections),
-            status: UpstreamStatus::default(),
-            counts: Arc::default(),
-        })
+        let timeouts = Timeouts {
+            connect: self.connect_timeout,
+            response: self.response_timeout,
+            call: call_timeout,
+            queue: self.queue_timeout,
+        };
+        let exclusive = ExclusiveLimit::new(self.max_upstream_connections);
+        Ok(Upstream::new(urls.to_vec(), timeouts, exclusive))
     }
 
     /// Returns the open files of connections to this number of upstreams on this number of cores.

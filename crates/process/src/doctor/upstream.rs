@@ -187,15 +187,12 @@ pub async fn walk(
             url,
             expected,
             flags: ["--upstream", "--upstream-id"],
-            timeout: upstream.connect_timeout,
+            timeout: upstream.timeouts.connect,
         };
         let is_reached = steps.walk(doctor, security.clone()).await;
         match security {
             Ok(security) if is_reached => {
-                let only = Upstream {
-                    urls: vec![url.clone()],
-                    ..upstream.clone()
-                };
+                let only = upstream.at(vec![url.clone()]);
                 greet(doctor, only, security.clone()).await;
             }
             _ => doctor.not_tried("answer", Kind::Answer, needs),

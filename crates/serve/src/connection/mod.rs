@@ -137,7 +137,7 @@ impl Connection {
             peer: self.peer.clone(),
             limits: self.shared.limits.clone(),
             quotas: Arc::clone(&self.shared.quotas),
-            noted: Noted::of(&self.shared),
+            noted: Noted::new(self.shared.access, self.shared.spans.clone()),
             activity: Arc::clone(&activity),
             tunnel: Mutex::default(),
         });

@@ -45,19 +45,20 @@ pub(super) fn over_bounds(request: &Request<Wire>, limits: &Limits) -> Option<Re
 /// Logs a request that exceeds a bound, within the quota.
 pub(super) fn log(request: &Request<Wire>, peer: &Peer, reason: Reason, quotas: &LogQuotas) {
     let status = status(reason);
-    let Some(left_out) = quotas.take(status, peer.source()) else {
-        return;
-    };
     let text = match reason {
         Reason::TargetTooLong => "its target is too long",
         Reason::HeadTooLarge => "its head is too large",
-        _ => "its body is longer than max-body",
+        _ => "its body is longer than it may be",
     };
     let (method, path) = (request.method().as_str(), request.uri().path());
-    let refused = RefusedRequest::new(status, reason, text, peer)
-        .of(method, path)
-        .claimed_by(request.headers());
-    quotas.recent.add(refused);
+    let noted = quotas.note(status, peer.source(), || {
+        RefusedRequest::new(status, reason, text, peer)
+            .of(method, path)
+            .claimed_by(request.headers())
+    });
+    let Some(left_out) = noted else {
+        return;
+    };
     let status = status.as_u16();
     let (method, path) = (Sanitized(method), Sanitized(path));
     let [trace_id, span_id] = TraceContext::ids_in(request.headers());

@@ -13,10 +13,10 @@ use http_body::{Body, Frame};
 use hyper::body::Bytes;
 use tokio::time::{Instant, timeout_at};
 
-use crate::body::{BoxError, Cancelled};
-
-/// The bytes that a peer has to read in each `patience`. Single bytes are not progress.
-const MIN_PROGRESS_BYTES: usize = 1024;
+use crate::{
+    body::{BoxError, Cancelled},
+    limits::MIN_PROGRESS_BYTES,
+};
 
 /// The largest capacity that a stream reserves at once. A larger one would keep the connection's window
 /// from its other streams.
@@ -142,7 +142,7 @@ async fn send_data<E>(
         }
         let part = data.split_to(room.min(data.len()));
         progress += part.len();
-        if progress >= MIN_PROGRESS_BYTES {
+        if progress as u64 >= MIN_PROGRESS_BYTES {
             (progress, deadline) = (0, None);
         }
         let is_last = is_end && data.is_empty();

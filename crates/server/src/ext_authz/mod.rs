@@ -250,9 +250,10 @@ where
         let caller = caller.unwrap_or_else(|| gateway.clone());
         let Ok(mut head) = check::head(check) else {
             let (reason, fault) = (Reason::MalformedCheck, "it has no request that can be read");
-            if let Some(left_out) = self.quotas.refused.take(caller.source()) {
-                let refused = RefusedRequest::new(StatusCode::BAD_REQUEST, reason, fault, &caller);
-                self.quotas.recent.add(refused);
+            let noted = self.quotas.note_fault_of_caller(caller.source(), || {
+                RefusedRequest::new(StatusCode::BAD_REQUEST, reason, fault, &caller)
+            });
+            if let Some(left_out) = noted {
                 warn!(%gateway, peer = %caller, %reason, left_out, "Malformed check: {fault}");
             }
             return body::because(reason, Response::new(check::rejected()));

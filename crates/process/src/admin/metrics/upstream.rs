@@ -10,13 +10,13 @@ pub(super) fn write(upstreams: &[Upstream], page: &mut Page) {
     let Some(first) = upstreams.first() else {
         return;
     };
-    counts(&first.counts, page);
+    counts(first.counts(), page);
     page.gauge(
         "spiffe_upstream_queued",
         "Requests that wait for room on an upstream connection.",
     )
     .value(&[], first.waiting());
-    let endpoints = upstreams.iter().flat_map(|one| one.status.endpoints());
+    let endpoints = upstreams.iter().flat_map(|one| one.status().endpoints());
     let endpoints: Vec<_> = endpoints.collect();
     let ejected = endpoints.iter().filter(|one| one.ejected.is_some()).count();
     page.gauge(
