@@ -3,6 +3,12 @@
 //! - `socket`: the datagrams
 //! - [`ServiceManager`]: the state, and the status line for people
 //! - `follow`: the tasks that tell of the identity, of a stop, and that the cores run
+//!
+//! # Alternatives
+//!
+//! The crate `sd-notify` (0.5) reads the environment and opens a socket for each state, which makes four system
+//! calls in place of one. A sandboxed process can't connect to an abstract name any more. Its sends also have no
+//! time limit, so that a manager with a full queue would stop the main thread.
 
 mod follow;
 mod socket;

@@ -1,4 +1,4 @@
-//! The restriction of this thread and its descendants by the kernel.
+//! The restriction of this thread and its descendants by the kernel. The crate `landlock` makes the system calls.
 
 use std::{fmt, path::Path};
 

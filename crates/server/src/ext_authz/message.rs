@@ -1,8 +1,14 @@
 //! One message of gRPC in each direction, which is all that a check needs.
 //!
 //! Each message follows a byte, which says whether it is compressed, and its length in four bytes
-//! (gRPC over HTTP/2, "Requests" and "Responses"). A gRPC library would bring an HTTP server of its own,
-//! which has none of the bounds of `serve`.
+//! (gRPC over HTTP/2, "Requests" and "Responses").
+//!
+//! # Alternatives
+//!
+//! The crate `tonic` (0.14) has `server::Grpc`, which answers a unary call on any HTTP server. It limits the length
+//! of a message and not its time. A call that is not a check gets status 200 and a gRPC status there. Here it has
+//! an HTTP status and a `reason`, as every request that is refused. A check is one message in each direction, which
+//! is some forty lines.
 
 use std::{future::ready, time::Duration};
 

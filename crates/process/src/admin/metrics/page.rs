@@ -5,6 +5,11 @@
 //! The crate `prometheus` writes this format from its own tree of messages, and `prometheus-client` writes
 //! OpenMetrics from its own counters. Both have a registry with locks and hash tables, which these metrics do not
 //! need, because their values are read from elsewhere. The format itself is one line for each value.
+//!
+//! # Measurement
+//!
+//! A scrape of a server and a proxy took 0.40 ms and 0.53 ms of CPU time in two runs, HTTP included
+//! (`scripts/bench.sh --rows scrape --stacks plain --rounds 5`). That is 0.05 % of a core for a scrape each second.
 
 use std::{
     fmt::{Display, Write},
