@@ -3,12 +3,14 @@
 //! It runs on the main thread, so that it answers while the cores are busy, and before an identity has come.
 //!
 //! - [`conditions`]: the conditions of a process; `identity`, `tokens`, `upstream`: those of its parts
+//! - `flags`: its flags
 //! - `listener`: its connections · `router`: its paths · `guard`: `Host` and `Origin`
 //! - [`metrics`]: the metrics
 //! - `page`: the page for people
 //! - `ready`: the answer about the conditions · `media`: text or JSON
 
 pub mod conditions;
+mod flags;
 mod guard;
 mod identity;
 mod listener;
@@ -34,6 +36,7 @@ use forward::outbound::UpstreamStatus;
 use serve::{listen::Socket, shutdown::Shutdown};
 use tracing::info;
 
+pub use self::flags::AdminArgs;
 use self::{
     conditions::{Condition, Conditions, State},
     metrics::Metrics,
@@ -41,7 +44,6 @@ use self::{
     router::Router,
 };
 use crate::{
-    cli::AdminArgs,
     listen::{self, ClaimedAddress, Inherited, ListenAddress},
     runtime::Cores,
 };

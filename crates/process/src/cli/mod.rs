@@ -1,6 +1,5 @@
 //! The command line that the binaries share: environment variables, value parsers, common flags.
 
-mod admin;
 mod parse;
 mod serve;
 mod upstream;
@@ -19,7 +18,6 @@ use spiffe::SpiffeId;
 use tracing::{error, level_filters::LevelFilter};
 
 pub use self::{
-    admin::AdminArgs,
     parse::{
         application, audience, clock_skew, duration, https_url, listen_address, positive, upstream,
         whole_number, without_path, workload_id,

@@ -5,12 +5,9 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serve::{Limits, Shared, access::AccessLog};
 
-use super::{
-    admin::AdminArgs,
-    parse::{duration, pause, positive, whole_number},
-};
+use super::parse::{duration, pause, positive, whole_number};
 use crate::{
-    admin::ClaimedAdmin,
+    admin::{AdminArgs, ClaimedAdmin},
     export::SpanArgs,
     listen::{self, ClaimedAddress, Inherited, ListenFlag},
     runtime::{self, OpenFiles},
