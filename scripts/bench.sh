@@ -2,6 +2,8 @@
 # Measures the cost of identity: the project, the floor (hyper and rustls alone), Envoy and go-spiffe
 # under the same loads.
 set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
     cat <<'USAGE'
@@ -36,15 +38,6 @@ Needs wrk and h2load, and what release.sh needs. Other stacks are optional:
 USAGE
 }
 
-fail() {
-    echo "bench.sh: $*" >&2
-    exit 1
-}
-
-need() {
-    command -v "$1" >/dev/null || fail "$1 is missing: $2"
-}
-
 # build BINARIES... -- BENCH...: cargo build of the binaries, and then of the bench, with these arguments. They
 # are built separately, so that features of the bench's dependencies do not reach the binaries.
 build() {
@@ -56,7 +49,7 @@ build() {
     shift
     cargo build --release --locked "${binaries[@]}"
     cargo build --locked "$@"
-    target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+    target=$(target_directory)
 }
 
 find_peers() {

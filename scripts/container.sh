@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Makes the container image: static binaries in an image from scratch.
 set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 readonly IMAGE=spiffe-jwt-proxy LARGEST=40 # MiB
 readonly USER_AND_GROUP=65532:65532
@@ -39,15 +41,6 @@ minutes on two cores. Needs rustup, buildah, and musl-gcc (musl-tools).
 USAGE
 }
 
-fail() {
-    echo "container.sh: $*" >&2
-    exit 1
-}
-
-need() {
-    command -v "$1" >/dev/null || fail "$1 is missing: apt-get install $2"
-}
-
 # in_storage PROGRAM ARG...: runs buildah or podman on a storage of its own. The driver vfs works everywhere.
 in_storage() {
     local program=$1
@@ -55,16 +48,12 @@ in_storage() {
     "$program" --root "$scratch/storage" --runroot "$scratch/run" --storage-driver vfs "$@"
 }
 
-target_directory() {
-    cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'
-}
-
 # Uses Debian's compiler for another architecture, and sets $cross to the start of its tools' names. Rust brings musl
 # itself, and the C code of crates needs only headers.
 find_cross_tools() {
     local name=${target//-/_}
     cross=${target%%-*}-linux-gnu-
-    need "${cross}gcc" "gcc-${target%%-*}-linux-gnu"
+    need "${cross}gcc" "apt-get install gcc-${target%%-*}-linux-gnu"
     export "CC_$name=${cross}gcc" "AR_$name=${cross}ar" "CARGO_TARGET_${name^^}_LINKER=${cross}gcc"
 }
 
@@ -73,7 +62,7 @@ build() {
     local arguments=(--locked --target "$target" --bins -p server -p proxy -p client)
     command -v rustup >/dev/null || fail 'rustup is missing: install Rust from https://rustup.rs'
     rustup target list --installed | grep --line-regexp "$target" >/dev/null || rustup target add "$target"
-    [[ -n $cross ]] || need musl-gcc musl-tools
+    [[ -n $cross ]] || need musl-gcc 'apt-get install musl-tools'
     [[ $profile == debug ]] || arguments+=(--release)
     cargo build "${arguments[@]}"
     bin=$(target_directory)/$target/$profile
@@ -209,13 +198,13 @@ main() {
         esac
         shift
     done
-    need buildah buildah
+    need buildah 'apt-get install buildah'
     [[ $target == "$(uname -m)"-* ]] || find_cross_tools
     if $check; then
         [[ -z $cross ]] || fail '--check needs binaries for this machine'
         ((EUID == 0)) || fail '--check needs root'
-        need podman podman
-        need runc runc
+        need podman 'apt-get install podman'
+        need runc 'apt-get install runc'
     fi
     version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
     [[ -n $bin ]] || build

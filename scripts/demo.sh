@@ -2,6 +2,8 @@
 # Runs the whole scenario on this machine and tells what happens: dev-agent, server and proxy, a client whose
 # request is answered, and the same client refused. With --apps, applications stand at both ends.
 set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 readonly SERVER_ID=spiffe://example.org/server
 readonly CLIENT_ID=spiffe://example.org/client
@@ -37,15 +39,6 @@ for terminals, unless NO_COLOR is set.
              client-workload (and stranger-workload), created if missing; needs root
   --keep     leave it running until Ctrl-C, and print what to try by hand
 USAGE
-}
-
-fail() {
-    echo "demo.sh: $*" >&2
-    exit 1
-}
-
-need() {
-    command -v "$1" >/dev/null || fail "$1 is missing: $2"
 }
 
 check_prerequisites() {
@@ -114,7 +107,7 @@ build() {
     SECONDS=0
     cargo build --locked "${arguments[@]}"
     echo "Built in $SECONDS s."
-    target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+    target=$(target_directory)
     bin=$target/$profile
     if $users; then
         # Other users may not be allowed to read the target directory.

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Changes everything that can change under load, and counts the requests that fail.
 set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
     cat <<'USAGE'
@@ -35,15 +37,6 @@ Exits with status 1 if anything failed. Takes about three minutes after the buil
 USAGE
 }
 
-fail() {
-    echo "drill.sh: $*" >&2
-    exit 1
-}
-
-need() {
-    command -v "$1" >/dev/null || fail "$1 is missing: $2"
-}
-
 main() {
     local argument target profile=release
     for argument in "$@"; do
@@ -67,7 +60,7 @@ main() {
         cargo build --locked --workspace --bin drill
         ;;
     esac
-    target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+    target=$(target_directory)
     BINARIES=$target/$profile "$target/$profile/drill" "$@"
 }
 

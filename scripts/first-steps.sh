@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Runs the commands of deploy/first-steps.md, which is their only source.
 set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 readonly PAGE=deploy/first-steps.md DIRECTORY=/tmp/first-steps
 readonly WITHIN=900 # seconds
@@ -19,11 +21,6 @@ that fails. Needs what that page needs, and its ports.
   --bin DIRECTORY  use the binaries there, and do not build
   --quick          raise alerts after two seconds in place of minutes
 USAGE
-}
-
-fail() {
-    echo "first-steps.sh: $*" >&2
-    exit 1
 }
 
 # Prints the blocks of the page that are for a shell.

@@ -2,6 +2,8 @@
 # Builds the binaries with the feature otlp and tests the export of spans. scripts/test.sh runs the tests of the crate
 # otlp itself.
 set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
     cat <<'USAGE'
@@ -28,7 +30,7 @@ main() {
     esac
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
     local target binary
-    target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+    target=$(target_directory)
     build --features "$FEATURES"
     mkdir -p "$target/otlp"
     for binary in server proxy client dev-agent; do

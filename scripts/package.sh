@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Makes the Debian package.
 set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
     cat <<'USAGE'
@@ -15,11 +17,6 @@ and completions. Needs dpkg-deb, and cargo for the pages.
   --check  also install, try and purge the package in a root of its own, which
            shares this machine's files in memory; needs root
 USAGE
-}
-
-fail() {
-    echo "package.sh: $*" >&2
-    exit 1
 }
 
 # unit NAME KIND: prints a unit of deploy/systemd with the installed names.

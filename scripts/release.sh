@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Builds the binaries to install, optimised by a profile of their work under load.
 set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 readonly STEPS=4
 number=0
@@ -26,11 +28,6 @@ USAGE
 step() {
     number=$((number + 1))
     printf 'release.sh: step %s of %s (after %s s): %s\n' "$number" "$STEPS" "$SECONDS" "$1" >&2
-}
-
-fail() {
-    echo "release.sh: $*" >&2
-    exit 1
 }
 
 # build DIRECTORY FLAG ARG...: runs cargo build in this target directory, with one more flag for the compiler.
@@ -69,7 +66,7 @@ main() {
     [[ -x $profdata ]] || rustup component add llvm-tools ||
         fail "$profdata is missing: install Rust from https://rustup.rs, then: rustup component add llvm-tools"
     local target
-    target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+    target=$(target_directory)
     pgo=$target/pgo
     counting=$pgo/counting/$host/release
     step 'build the binaries with counters, about 5 minutes on two cores'

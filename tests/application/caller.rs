@@ -1,11 +1,19 @@
-//! An application that calls a listening client: HTTP without TLS.
+//! A listening client, and an application that calls it: HTTP without TLS.
 
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use tokio::net::{TcpStream, UnixStream};
 
-use harness::http::send;
+use harness::{Stack, http::send, process::Process};
+
+/// Starts a client that listens on a free port, and returns it with its address.
+pub(crate) async fn client(stack: &Stack, args: &[&str]) -> (Process, String) {
+    let args = [&["--listen", "127.0.0.1:0"], args].concat();
+    let client = stack.spawn("client", &args);
+    let port = client.listening().await;
+    (client, format!("127.0.0.1:{port}"))
+}
 
 /// The answer to an application.
 pub(crate) struct Answer {

@@ -15,21 +15,12 @@ use tokio::{
 use harness::{
     CLIENT_ID, PATIENCE, SERVER_ID, Stack,
     app::App,
-    binary,
-    process::{self, Process},
+    binary, process,
     upstream::answering,
     x509::{Authority, Presenting},
 };
 
-use crate::caller::call;
-
-/// Starts a client that listens on a free port, and returns it with its address.
-pub(crate) async fn client(stack: &Stack, args: &[&str]) -> (Process, String) {
-    let args = [&["--listen", "127.0.0.1:0"], args].concat();
-    let client = stack.spawn("client", &args);
-    let port = client.listening().await;
-    (client, format!("127.0.0.1:{port}"))
-}
+use crate::caller::{call, client};
 
 /// Returns a request of an application to `host`.
 fn request(version: Version, host: &str, fields: &[(&str, &str)]) -> Request<Full<Bytes>> {

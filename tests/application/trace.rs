@@ -5,7 +5,7 @@ use http_body_util::Full;
 
 use harness::{Stack, app::App};
 
-use crate::{caller::call, listening::client};
+use crate::caller::{call, client};
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 

@@ -30,22 +30,19 @@ pub mod users;
 pub mod wait;
 pub mod x509;
 
-use std::{io::Write, path::PathBuf, process::Output, time::Duration};
+use std::{io::Write, path::PathBuf, process::Output};
 
 use common::workload::{Identity, WorkloadApi};
 use dev_agent::{Config, DevAgent, Entry, FederatedBundle, JwtClaims};
 use tempfile::TempDir;
 
-pub use self::binaries::binary;
+pub use self::{binaries::binary, wait::PATIENCE};
 use self::{https::Https, process::Process};
 
 /// The SPIFFE ID of the server and the proxy.
 pub const SERVER_ID: &str = "spiffe://example.org/server";
 /// The SPIFFE ID of the client.
 pub const CLIENT_ID: &str = "spiffe://example.org/client";
-
-/// A test that waits this long has failed, because everything here takes less.
-pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs a dev-agent with entries for the binaries by path, and for the test's own process.
 pub struct Stack {

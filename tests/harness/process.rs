@@ -21,7 +21,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{PATIENCE, binary};
+use crate::{
+    binaries::binary,
+    wait::{PATIENCE, until},
+};
 
 /// Holds a running process, which is killed when this is dropped.
 pub struct Process {
@@ -177,6 +180,20 @@ impl Process {
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).unwrap();
+    }
+
+    /// Suspends the process until SIGCONT, and waits until each of its threads has stopped.
+    pub async fn suspend(&self) {
+        self.signal(Signal::SIGSTOP);
+        let threads = format!("/proc/{}/task", self.pid());
+        until(async || {
+            let mut threads = std::fs::read_dir(&threads).unwrap().flatten();
+            threads.all(|thread| {
+                let status = std::fs::read_to_string(thread.path().join("status"));
+                status.unwrap().contains("State:\tT")
+            })
+        })
+        .await;
     }
 
     /// Stops the process with SIGTERM and waits for its end.

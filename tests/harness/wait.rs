@@ -7,7 +7,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::PATIENCE;
+/// A test that waits this long has failed, because everything here takes less.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until `is_so` returns true.
 pub async fn until(mut is_so: impl AsyncFnMut() -> bool) {

@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{CANARY, request, sharing::post};
+use crate::{CANARY, holding::post, request};
 
 /// The number of fields of an answer, and the length of each.
 #[derive(Clone, Copy, Debug)]

@@ -23,6 +23,8 @@ mod given_back;
 mod goaway;
 /// Answers with heads of all lengths, next to other requests.
 mod heads;
+/// Holds requests at the upstream until they are released.
+mod holding;
 /// Tests `Via`: chains of proxies, and requests that go in a circle.
 mod hops;
 /// Sends HTTP/2 frames that no client library would send.

@@ -21,7 +21,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::sharing::{Holding, SOON};
+use crate::holding::{Holding, SOON};
 
 /// The longest time of another caller's request, which takes longer on a machine that is shared.
 const QUICK: Duration = Duration::from_secs(3);

@@ -47,7 +47,7 @@ async fn absent_upstream_is_502_and_silent_upstream_is_504_p155_p157() {
 
 #[tokio::test]
 async fn slow_upload_does_not_count_as_the_upstreams_time_p157() {
-    let proxied = Proxied::answered(raw::echo, &["--response-timeout", "1s"]).await;
+    let proxied = Proxied::answered(raw::echo, &["--response-timeout", "2s"]).await;
     let mut client = Client::sending(&proxied.https, post(&["Content-Length: 6"], "")).await;
     for part in ["ab", "cd", "ef"] {
         tokio::time::sleep(Duration::from_millis(700)).await;

@@ -252,12 +252,12 @@ async fn upstream_without_http1_opens_no_websocket_p100() {
 
 #[tokio::test]
 async fn websocket_may_be_silent_for_the_stream_idle_timeout_h009() {
-    let times = ["--body-timeout", "200ms", "--stream-idle-timeout", "1s"];
+    let times = ["--body-timeout", "200ms", "--stream-idle-timeout", "2s"];
     // The bytes of a WebSocket are not the body of a request.
     let sockets = Sockets::new(&[&times[..], &["--max-body", "2"]].concat()).await;
     let mut client = sockets.open("").await;
     reads(&mut client, "hello").await;
-    for _ in 0..3 {
+    for _ in 0..4 {
         sleep(Duration::from_millis(600)).await;
         client.send("a").await;
         reads(&mut client, "a").await;

@@ -10,8 +10,6 @@ use nix::sys::signal::Signal;
 use spiffe::SpiffeId;
 use tokio::time::timeout;
 
-use crate::replaced::paused;
-
 #[tokio::test]
 async fn process_is_ready_when_it_serves_and_tells_what_it_waits_for_until_then() {
     let stack = Stack::new().await;
@@ -171,7 +169,7 @@ async fn watchdog_gets_signs_of_life_while_the_process_runs() {
                 "WATCHDOG=1"
             ));
         }
-        paused(&server).await;
+        server.suspend().await;
         while timeout(Duration::ZERO, manager.next()).await.is_ok() {}
         let sign = timeout(Duration::from_millis(500), manager.next()).await;
         assert!(sign.is_err(), "{sign:?}");

@@ -16,6 +16,7 @@ use harness::{
     https::{Https, get},
     process::{self, Process},
     raw::{self, Client},
+    wait::until,
 };
 use http::{Request, Response};
 use nix::sys::signal::Signal;
@@ -247,7 +248,7 @@ async fn caller_that_waits_to_be_accepted_at_the_stop_is_served() {
     let token = format!("Bearer {}", stack.token(|_| ()));
     let mut server = stack.server(&[]).await;
     let https = stack.https(server.listening().await);
-    paused(&server).await;
+    server.suspend().await;
     let waiting = (0..40).map(|_| {
         let (https, token) = (https.clone(), token.clone());
         tokio::spawn(async move { call(&https, &token).await })
@@ -272,7 +273,7 @@ async fn caller_that_waits_at_a_passed_socket_at_the_stop_is_served_by_the_next_
     for cores in ["1", "2"] {
         let mut old = activated(&stack, &[&socket], &["--cores", cores]);
         let https = stack.https(old.listening().await);
-        paused(&old).await;
+        old.suspend().await;
         let waiting = (0..40).map(|_| {
             let (https, token) = (https.clone(), token.clone());
             tokio::spawn(async move { call(&https, &token).await })
@@ -333,24 +334,6 @@ async fn stop_takes_no_caller_out_of_the_queue_of_a_passed_socket() {
     }
 }
 
-/// Stops a process until SIGCONT, and waits until each of its threads has stopped.
-pub(crate) async fn paused(process: &Process) {
-    process.signal(Signal::SIGSTOP);
-    let are_stopped = || {
-        let threads = std::fs::read_dir(format!("/proc/{}/task", process.pid())).unwrap();
-        threads.flatten().all(|thread| {
-            let status = std::fs::read_to_string(thread.path().join("status"));
-            status.unwrap().contains("State:\tT")
-        })
-    };
-    let polling = async {
-        while !are_stopped() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(PATIENCE, polling).await.expect("stops in time");
-}
-
 /// Waits until this many connections wait in the kernel for the listeners on a port.
 async fn until_waiting(port: u16, count: u32) {
     let waiting = || -> u32 {
@@ -366,10 +349,5 @@ async fn until_waiting(port: u16, count: u32) {
         });
         listeners.sum()
     };
-    let polling = async {
-        while waiting() < count {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(PATIENCE, polling).await.expect("all wait in time");
+    until(async || waiting() >= count).await;
 }

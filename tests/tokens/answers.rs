@@ -1,13 +1,13 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use harness::{PATIENCE, https::get, jwt::now, process::Process, raw::Client};
+use harness::{PATIENCE, https::get, jwt::now, raw::Client};
 use http::{Request, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Bytes, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::carriage::{Fixture, NONE, bearer, request};
+use crate::fixture::{Fixture, NONE, bearer, request};
 
 /// "J192": the bytes of the answer are the same for every fault of a token, except the date.
 #[tokio::test]
@@ -229,7 +229,7 @@ async fn flood_of_bad_tokens_leaves_good_ones_served_j202() {
     let good = bearer(format!("Bearer {}", fixture.token));
     let mut flood = Client::new(&fixture.https).await;
     let mut caller = Client::new(&fixture.https).await;
-    let before = cpu_time(&fixture.server);
+    let before = fixture.server.cpu_time();
     for n in 0..1000 {
         flood.send(&bad).await;
         assert_eq!(flood.answer().await.unwrap().status(), 401);
@@ -242,7 +242,7 @@ async fn flood_of_bad_tokens_leaves_good_ones_served_j202() {
             );
         }
     }
-    let spent = cpu_time(&fixture.server) - before;
+    let spent = fixture.server.cpu_time() - before;
     assert!(
         spent < Duration::from_secs(1),
         "1000 bad tokens took {spent:?} of CPU"
@@ -262,21 +262,6 @@ async fn flood_of_bad_tokens_leaves_good_ones_served_j202() {
     tokio::time::timeout(PATIENCE, told)
         .await
         .expect("the number is logged in time");
-}
-
-/// Returns the user and system time of a process, which has clock ticks of 10 ms (proc(5)).
-fn cpu_time(process: &Process) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid())).unwrap();
-    let (_, fields) = stat.rsplit_once(") ").unwrap();
-    let ticks = |index: usize| {
-        fields
-            .split(' ')
-            .nth(index)
-            .unwrap()
-            .parse::<u64>()
-            .unwrap()
-    };
-    Duration::from_millis(10 * (ticks(11) + ticks(12)))
 }
 
 #[tokio::test]

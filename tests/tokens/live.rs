@@ -114,6 +114,23 @@ async fn last_bundles_stay_in_use_while_the_agent_is_gone_j170() {
 }
 
 #[tokio::test]
+async fn tokens_are_answered_with_503_when_the_svid_expires_while_the_agent_is_gone_j170() {
+    let ttl = Duration::from_secs(3);
+    let stack = Stack::with(SERVER_ID, |config| config.x509_ttl = ttl).await;
+    let server = stack.server(&[]).await;
+    let mut client = connected(&stack, &server).await;
+    let token = stack.token(|_| ());
+    assert_eq!(ask(&mut client, &token).await.status(), 200);
+    stack.agent.stop().await;
+    // The connection stays open for a request that has begun.
+    client.send("GET / HTTP/1.1\r\nhost: localhost\r\n").await;
+    server.logged("the X.509-SVID has expired").await;
+    let rest = format!("authorization: Bearer {token}\r\n\r\n");
+    client.send(rest).await;
+    assert_eq!(client.answer().await.unwrap().status(), 503);
+}
+
+#[tokio::test]
 async fn urls_in_a_token_are_not_fetched_j050_j051() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;

@@ -15,6 +15,8 @@ mod audience;
 mod carriage;
 /// Tests segments, base64url, JSON and signature bytes.
 mod encoding;
+/// Starts a server, and checks its answers over sockets.
+mod fixture;
 /// Tests `kid`, `typ` and members that a header must not have.
 mod header;
 /// Tests the permitted uses of a bundle's keys.

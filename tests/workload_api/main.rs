@@ -17,3 +17,10 @@ mod streams;
 mod svids;
 /// Keeps a token current, through all that an agent does.
 mod tokens;
+
+use common::workload::Identity;
+
+/// Returns the certificate of the X.509-SVID in use.
+fn leaf(identity: &Identity) -> Vec<u8> {
+    identity.x509.svid().unwrap().leaf().as_bytes().to_vec()
+}

@@ -1,6 +1,5 @@
 use std::time::Duration;
 
-use common::workload::Identity;
 use dev_agent::pb;
 use harness::{
     SERVER_ID, Stack,
@@ -14,9 +13,7 @@ use nix::sys::signal::Signal;
 use spiffe::bundle::BundleSource;
 use tonic::Status;
 
-pub(crate) fn leaf(identity: &Identity) -> Vec<u8> {
-    identity.x509.svid().unwrap().leaf().as_bytes().to_vec()
-}
+use crate::leaf;
 
 /// Sends many requests over one connection, because the test is not about handshakes.
 struct Kept(hyper::client::conn::http1::SendRequest<Full<Bytes>>);

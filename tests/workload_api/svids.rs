@@ -8,7 +8,7 @@ use harness::{
     wait::{becomes, until},
 };
 
-use crate::streams::leaf;
+use crate::leaf;
 
 fn is_refused(readiness: &Readiness) -> bool {
     let refused = Degradation::Refused;

@@ -14,7 +14,7 @@ use crate::{
     application,
     contender::Contender,
     figure::{Figure, Sample},
-    row::{Bench, CONNECTIONS, WARM_UP, cpu_per_request, good},
+    sample::{Bench, CONNECTIONS, WARM_UP, cpu_per_request, good},
     tools::{self, Call},
 };
 

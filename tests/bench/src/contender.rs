@@ -304,20 +304,9 @@ impl World {
                 let upstream = url.map(|url| ["--upstream".to_owned(), url]);
                 let unrestricted =
                     (!self.has_sandbox).then(|| ["--sandbox".to_owned(), "off".to_owned()]);
-                let directory = match contender {
-                    Contender::Project => self.released.as_ref(),
-                    Contender::Static => self.linked_statically.as_ref(),
-                    _ => None,
-                };
-                (
-                    directory.map_or_else(|| binary(role), |directory| directory.join(role)),
-                    [
-                        vec!["--listen".into(), listen],
-                        flat(upstream),
-                        flat(unrestricted),
-                    ]
-                    .concat(),
-                )
+                let listen = vec!["--listen".into(), listen];
+                let args = [listen, flat(upstream), flat(unrestricted)].concat();
+                (self.built(contender, role), args)
             }
             Contender::Floor => {
                 let ports = [Some(port), upstream].into_iter().flatten();
@@ -334,6 +323,16 @@ impl World {
         };
         let args = args.into_iter().map(OsString::from).collect();
         Ok(Program { path, args })
+    }
+
+    /// Returns the project's binary of this name, as the contender has it built.
+    fn built(&self, contender: Contender, role: &str) -> PathBuf {
+        let directory = match contender {
+            Contender::Project => self.released.as_ref(),
+            Contender::Static => self.linked_statically.as_ref(),
+            _ => None,
+        };
+        directory.map_or_else(|| binary(role), |directory| directory.join(role))
     }
 
     /// Returns the command line of Envoy, which runs both hops in one process.

@@ -1,6 +1,6 @@
 //! Defines the figures, their samples over the rounds, medians and ratios.
 
-use crate::{contender::Contender, growth::Case, row::Row};
+use crate::{contender::Contender, row::Row};
 
 /// A quantity that a row measures.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -58,6 +58,29 @@ pub(crate) enum Figure {
     ProxyStartMillis,
     /// [`Self::CpuMicros`] in a case of [`Row::Growth`].
     Growing(Case),
+}
+
+/// The quantity that grows, and its size.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Case {
+    /// 8 connections.
+    Connections8,
+    /// 32 connections, with which the next cases are compared.
+    Connections32,
+    /// 512 connections.
+    Connections512,
+    /// 32 connections, with server and proxy on one core each.
+    OneCore,
+    /// 32 connections, and 1,000 keys in the JWT bundle.
+    Keys,
+    /// 32 connections, and 1,000 patterns of which the caller matches the last.
+    Patterns,
+    /// 32 connections of our own load generator with one caller, with which the next case is
+    /// compared.
+    OneCaller,
+    /// 32 connections of our own load generator with 10,000 callers in turn, whose tokens were
+    /// verified before.
+    Callers,
 }
 
 /// One measurement of one stack.
@@ -148,6 +171,48 @@ impl Figure {
             return format!("{value:.0}");
         }
         number(value)
+    }
+}
+
+impl Case {
+    /// All cases, in the order of the table.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Connections8,
+        Self::Connections32,
+        Self::Connections512,
+        Self::OneCore,
+        Self::Keys,
+        Self::Patterns,
+        Self::OneCaller,
+        Self::Callers,
+    ];
+
+    /// Returns the name for people.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Connections8 => "8 connections, µs",
+            Self::Connections32 => "32 connections, µs",
+            Self::Connections512 => "512 connections, µs",
+            Self::OneCore => "32, one core each, µs",
+            Self::Keys => "32, 1,000 keys, µs",
+            Self::Patterns => "32, 1,000 patterns, µs",
+            Self::OneCaller => "one caller, other load, µs",
+            Self::Callers => "10,000 callers, same load, µs",
+        }
+    }
+
+    /// Returns the name for machines.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Self::Connections8 => "cpu_us_8_connections",
+            Self::Connections32 => "cpu_us_32_connections",
+            Self::Connections512 => "cpu_us_512_connections",
+            Self::OneCore => "cpu_us_one_core",
+            Self::Keys => "cpu_us_1000_keys",
+            Self::Patterns => "cpu_us_1000_patterns",
+            Self::OneCaller => "cpu_us_one_caller",
+            Self::Callers => "cpu_us_10000_callers",
+        }
     }
 }
 

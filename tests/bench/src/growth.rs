@@ -6,9 +6,9 @@ use harness::{CLIENT_ID, SERVER_ID};
 
 use crate::{
     contender::World,
-    figure::{Figure, Sample},
+    figure::{Case, Figure, Sample},
     load::Caller,
-    row::{cpu_per_request, good},
+    sample::{cpu_per_request, good},
     tools,
 };
 
@@ -17,92 +17,6 @@ const PATTERNS: usize = 1_000;
 const CALLERS: usize = 10_000;
 /// The requests for each second of a case that wrk cannot run.
 const REQUESTS: usize = 10_000;
-
-/// The quantity that grows, and its size.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Case {
-    /// 8 connections.
-    Connections8,
-    /// 32 connections, with which the next cases are compared.
-    Connections32,
-    /// 512 connections.
-    Connections512,
-    /// 32 connections, with server and proxy on one core each.
-    OneCore,
-    /// 32 connections, and [`KEYS`] keys in the JWT bundle.
-    Keys,
-    /// 32 connections, and [`PATTERNS`] patterns of which the caller matches the last.
-    Patterns,
-    /// 32 connections of our own load generator with one caller, with which the next case is
-    /// compared.
-    OneCaller,
-    /// 32 connections of our own load generator with [`CALLERS`] callers in turn, whose tokens were
-    /// verified before.
-    Callers,
-}
-
-impl Case {
-    const ALL: [Self; 8] = [
-        Self::Connections8,
-        Self::Connections32,
-        Self::Connections512,
-        Self::OneCore,
-        Self::Keys,
-        Self::Patterns,
-        Self::OneCaller,
-        Self::Callers,
-    ];
-
-    /// Returns the name for people.
-    pub(crate) fn title(self) -> &'static str {
-        match self {
-            Self::Connections8 => "8 connections, µs",
-            Self::Connections32 => "32 connections, µs",
-            Self::Connections512 => "512 connections, µs",
-            Self::OneCore => "32, one core each, µs",
-            Self::Keys => "32, 1,000 keys, µs",
-            Self::Patterns => "32, 1,000 patterns, µs",
-            Self::OneCaller => "one caller, other load, µs",
-            Self::Callers => "10,000 callers, same load, µs",
-        }
-    }
-
-    /// Returns the name for machines.
-    pub(crate) fn key(self) -> &'static str {
-        match self {
-            Self::Connections8 => "cpu_us_8_connections",
-            Self::Connections32 => "cpu_us_32_connections",
-            Self::Connections512 => "cpu_us_512_connections",
-            Self::OneCore => "cpu_us_one_core",
-            Self::Keys => "cpu_us_1000_keys",
-            Self::Patterns => "cpu_us_1000_patterns",
-            Self::OneCaller => "cpu_us_one_caller",
-            Self::Callers => "cpu_us_10000_callers",
-        }
-    }
-
-    fn connections(self) -> u32 {
-        match self {
-            Self::Connections8 => 8,
-            Self::Connections512 => 512,
-            _ => 32,
-        }
-    }
-
-    /// Returns the flags of the server, and the flags of both processes.
-    fn flags(self) -> (Vec<String>, Vec<String>) {
-        match self {
-            Self::OneCore => (Vec::new(), vec!["--cores".to_owned(), "1".to_owned()]),
-            Self::Patterns => {
-                let others = (1..PATTERNS).map(|n| format!("spiffe://example.org/ns/{n}/*"));
-                let patterns = others.chain([CLIENT_ID.to_owned()]);
-                let flags = patterns.flat_map(|pattern| ["--allow".to_owned(), pattern]);
-                (flags.collect(), Vec::new())
-            }
-            _ => Default::default(),
-        }
-    }
-}
 
 /// Measures all cases, one after the other.
 pub(crate) async fn sample(seconds: u64) -> Result<Sample> {
@@ -118,7 +32,7 @@ async fn cpu(case: Case, seconds: u64) -> Result<f64> {
     if case == Case::Keys {
         (1..KEYS).for_each(|_| world.stack.agent.rotate_jwt_key());
     }
-    let (of_server, of_both) = case.flags();
+    let (of_server, of_both) = flags(case);
     let running = world.start_with(&of_server, &of_both).await?;
     let (_, micros) = match case {
         Case::OneCaller | Case::Callers => {
@@ -133,7 +47,7 @@ async fn cpu(case: Case, seconds: u64) -> Result<f64> {
             cpu_per_request(&running, async { good(load.await?) }).await?
         }
         _ => {
-            let (token, connections) = (world.token(), case.connections());
+            let (token, connections) = (world.token(), connections(case));
             good(tools::wrk(running.port, &token, connections, 1).await?)?;
             let load = tools::wrk(running.port, &token, connections, seconds);
             cpu_per_request(&running, async { good(load.await?) }).await?
@@ -149,4 +63,26 @@ fn tokens(world: &World, callers: usize) -> Vec<String> {
     (0..callers)
         .map(|n| agent.mint_jwt(&agent.jwt_claims(&format!("{CLIENT_ID}/{n}"), &[SERVER_ID])))
         .collect()
+}
+
+fn connections(case: Case) -> u32 {
+    match case {
+        Case::Connections8 => 8,
+        Case::Connections512 => 512,
+        _ => 32,
+    }
+}
+
+/// Returns the flags of the server, and the flags of both processes.
+fn flags(case: Case) -> (Vec<String>, Vec<String>) {
+    match case {
+        Case::OneCore => (Vec::new(), vec!["--cores".to_owned(), "1".to_owned()]),
+        Case::Patterns => {
+            let others = (1..PATTERNS).map(|n| format!("spiffe://example.org/ns/{n}/*"));
+            let patterns = others.chain([CLIENT_ID.to_owned()]);
+            let flags = patterns.flat_map(|pattern| ["--allow".to_owned(), pattern]);
+            (flags.collect(), Vec::new())
+        }
+        _ => Default::default(),
+    }
 }

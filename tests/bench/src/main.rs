@@ -11,6 +11,7 @@ mod far;
 mod figure;
 mod growth;
 mod load;
+mod loads;
 mod machine;
 mod measure;
 mod options;
@@ -20,6 +21,7 @@ mod relay;
 mod report;
 mod row;
 mod running;
+mod sample;
 mod scrape;
 mod signature;
 mod tools;
@@ -28,6 +30,7 @@ mod unverified;
 
 use std::process::ExitCode;
 
+use anyhow::{Result, ensure};
 use clap::Parser as _;
 
 use crate::options::Options;
@@ -35,5 +38,27 @@ use crate::options::Options;
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = Options::parse();
-    harness::tool::run("bench.sh", options.run()).await
+    harness::tool::run("bench.sh", run(&options)).await
+}
+
+/// Does the work that the options ask for.
+async fn run(options: &Options) -> Result<()> {
+    if options.check {
+        return check::run(options.update).await;
+    }
+    if options.train {
+        return train::run().await;
+    }
+    let results = measure::all(options).await?;
+    if options.json {
+        println!("{:#}", results.json());
+    } else {
+        print!("{}", results.text());
+    }
+    let left_out: usize = results.rows.iter().map(|row| row.left_out.len()).sum();
+    ensure!(left_out == 0, "{left_out} measurements failed");
+    if options.readme {
+        readme::write(&results)?;
+    }
+    Ok(())
 }

@@ -7,13 +7,8 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::{
-    contender::Contender,
-    figure::RowResult,
-    machine::Machine,
-    options::Options,
-    report::Results,
-    row::{Bench, Row},
-    signature,
+    contender::Contender, figure::RowResult, machine::Machine, options::Options, report::Results,
+    row::Row, sample::Bench, signature,
 };
 
 /// Measures the rows and stacks that were asked for, as far as their programs are there.

@@ -1,9 +1,8 @@
 //! Parses the options of scripts/bench.sh.
 
-use anyhow::{Result, ensure};
 use clap::Parser;
 
-use crate::{check, contender::Contender, measure, readme, row::Row, train};
+use crate::{contender::Contender, row::Row};
 
 /// See scripts/bench.sh --help.
 #[derive(Debug, Parser)]
@@ -22,41 +21,17 @@ pub(crate) struct Options {
     pub(crate) seconds: u64,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
     /// Also write the table into tests/README.md, and the plot next to it
     #[arg(long)]
-    readme: bool,
+    pub(crate) readme: bool,
     /// Compare the instructions per request with the committed figures instead
     #[arg(long)]
-    check: bool,
+    pub(crate) check: bool,
     /// Replace the committed figures
     #[arg(long, requires = "check")]
-    update: bool,
+    pub(crate) update: bool,
     /// Only send load to the project, for scripts/release.sh
     #[arg(long, conflicts_with = "check")]
-    train: bool,
-}
-
-impl Options {
-    /// Does the work that the options ask for.
-    pub(crate) async fn run(&self) -> Result<()> {
-        if self.check {
-            return check::run(self.update).await;
-        }
-        if self.train {
-            return train::run().await;
-        }
-        let results = measure::all(self).await?;
-        if self.json {
-            println!("{:#}", results.json());
-        } else {
-            print!("{}", results.text());
-        }
-        let left_out: usize = results.rows.iter().map(|row| row.left_out.len()).sum();
-        ensure!(left_out == 0, "{left_out} measurements failed");
-        if self.readme {
-            readme::write(&results)?;
-        }
-        Ok(())
-    }
+    pub(crate) train: bool,
 }

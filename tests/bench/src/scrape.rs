@@ -10,8 +10,8 @@ use tokio::{task::JoinHandle, time::interval};
 use crate::{
     contender::Contender,
     figure::{Figure, Sample},
-    row::{Bench, CONNECTIONS, WARM_UP, good},
     running::Running,
+    sample::{Bench, CONNECTIONS, WARM_UP, good},
     tools,
 };
 

@@ -6,10 +6,9 @@ use anyhow::Result;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    event::Findings,
-    identity::{A_WHILE, SOON},
+    findings::{A_WHILE, Findings, SOON},
     node::{Node, until},
-    options::Scale,
+    scale::Scale,
     stack::Stack,
     tally::Wanted,
 };

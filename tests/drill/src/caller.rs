@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use common::workload::{WorkloadApi, X509Source, tokens::TokenSource};
+use common::{
+    lock::lock,
+    workload::{WorkloadApi, X509Source, tokens::TokenSource},
+};
 use http::{Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::{
@@ -21,7 +24,6 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    load::lock,
     request::{Payload, Sequence, Shape},
     tally::{Kind, Outcome, Tally},
 };

@@ -1,23 +1,12 @@
 //! Defines the events of a drill, in the order in which they happen on each of the two stacks.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::{
-    agent, identity,
-    options::Scale,
-    partner, processes,
-    report::Row,
+    agent, findings::Findings, identity, partner, processes, report::Row, scale::Scale,
     stack::Stack,
-    tally::{Judgement, Tally, Wanted},
 };
-
-/// The factor of all bounds of times. The binaries are built as the drill is. Without optimisation, as in
-/// a short drill, full speed is 2,600 requests/s instead of 10,800 (`scripts/drill.sh`, with and without
-/// `--short`).
-const SLOWER: u32 = if cfg!(debug_assertions) { 5 } else { 1 };
 
 /// An event that happens to a stack.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -44,19 +33,6 @@ pub(crate) enum Event {
     ProxySharesPort,
     Overload,
     NoFilesLeft,
-}
-
-/// Collects what an event adds to its row.
-#[derive(Debug, Default)]
-pub(crate) struct Findings {
-    requests: u64,
-    posts: u64,
-    judged: Judgement,
-    worst: Duration,
-    /// Measurements.
-    notes: Vec<String>,
-    /// Deviations from what is required.
-    faults: Vec<String>,
 }
 
 impl Event {
@@ -136,18 +112,10 @@ impl Event {
         found.strict(stack.load.take());
         let happened = self.happen(stack, scale, &mut found).await;
         if let Err(error) = happened {
-            found.faults.push(format!("{error:#}"));
+            found.check(false, format!("{error:#}"));
         }
         found.strict(stack.load.take());
-        Ok(Row {
-            event: self.title(),
-            requests: found.requests,
-            posts: found.posts,
-            judged: found.judged,
-            worst: found.worst,
-            notes: found.notes,
-            faults: found.faults,
-        })
+        Ok(found.row(self.title()))
     }
 
     async fn happen(self, stack: &mut Stack, scale: Scale, found: &mut Findings) -> Result<()> {
@@ -175,55 +143,6 @@ impl Event {
             Self::SvidExpires => agent::svid_expires(found).await,
             Self::Overload => processes::overload(stack, scale, found).await,
             Self::NoFilesLeft => processes::no_files_left(stack, scale, found).await,
-        }
-    }
-}
-
-impl Findings {
-    /// Adds requests of which none may have failed.
-    pub(crate) fn strict(&mut self, tally: Tally) {
-        self.allowing(tally, Wanted::default());
-    }
-
-    /// Adds requests. Those that failed although `wanted` does not allow it are a fault. Returns
-    /// the judgement of GETs and of POSTs.
-    pub(crate) fn allowing(&mut self, tally: Tally, wanted: Wanted) -> [Judgement; 2] {
-        let [gets, posts] = tally.judge(wanted);
-        self.requests += tally.requests();
-        self.posts += tally.posts();
-        self.judged = self.judged + gets + posts;
-        self.worst = self.worst.max(tally.worst);
-        if gets.failed + posts.failed > 0 {
-            self.faults.extend(tally.failures(wanted));
-        }
-        [gets, posts]
-    }
-
-    /// Adds one request that was refused as required.
-    pub(crate) fn refused(&mut self) {
-        self.requests += 1;
-        self.judged.refused += 1;
-    }
-
-    /// Adds a measurement.
-    pub(crate) fn note(&mut self, text: impl Into<String>) {
-        self.notes.push(text.into());
-    }
-
-    /// Adds a measurement that must not exceed `most`, which is for optimised binaries.
-    pub(crate) fn within(&mut self, what: &str, time: Duration, most: Duration) {
-        let most = most * SLOWER;
-        self.note(format!("{what} after {} ms", time.as_millis()));
-        self.check(
-            time <= most,
-            format!("{what} after {time:?}, more than {most:?}"),
-        );
-    }
-
-    /// Adds a fault unless `holds` is true.
-    pub(crate) fn check(&mut self, holds: bool, fault: impl Into<String>) {
-        if !holds {
-            self.faults.push(fault.into());
         }
     }
 }

@@ -12,19 +12,12 @@ use spiffe::SpiffeId;
 use tokio::time::sleep;
 
 use crate::{
-    event::Findings,
+    findings::{A_WHILE, AT_ONCE, Findings, SOON},
     node::until,
-    options::Scale,
+    scale::Scale,
     stack::{GUEST_ID, STRANGER_ID, Stack},
     tally::Wanted,
 };
-
-/// The longest time from a change to its effect.
-pub(crate) const AT_ONCE: Duration = Duration::from_millis(200);
-/// The longest time from the agent's return to the recovery of its workloads.
-pub(crate) const SOON: Duration = Duration::from_secs(5);
-/// The time after which no late effect of a change is expected.
-pub(crate) const A_WHILE: Duration = Duration::from_secs(2);
 
 /// Rotates SVIDs for a minute. New handshakes present the new SVID at once, and connections stay
 /// open.

@@ -2,12 +2,13 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
+use common::lock::lock;
 use tokio::task::JoinSet;
 
 use crate::{caller::Caller, request::Sequence, tally::Tally};
@@ -125,11 +126,6 @@ impl Shared {
             tokio::time::sleep(LOOK).await;
         }
     }
-}
-
-/// Locks a mutex. No code panics while it holds one of these.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,11 +1,15 @@
 //! Parses the options of scripts/drill.sh.
 
-use std::time::Duration;
-
 use anyhow::{Result, bail};
 use clap::Parser;
 
-use crate::{event::Event, report::Report, soak, stack::Stack};
+use crate::{
+    event::Event,
+    report::{Report, Row},
+    scale::Scale,
+    soak,
+    stack::Stack,
+};
 
 /// See scripts/drill.sh --help.
 #[derive(Debug, Parser)]
@@ -25,25 +29,6 @@ pub(crate) struct Options {
     /// Instead send this many requests while all identities rotate continuously
     #[arg(long, value_name = "REQUESTS", conflicts_with_all = ["short", "events", "readme"])]
     soak: Option<u64>,
-}
-
-/// The duration of events.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Scale {
-    short: bool,
-}
-
-impl Scale {
-    /// Returns the duration of an event that takes `full` seconds in a full drill.
-    pub(crate) fn seconds(self, full: u64) -> Duration {
-        let seconds = if self.short { full / 12 } else { full };
-        Duration::from_secs(seconds.max(2))
-    }
-
-    /// Returns how often an event repeats what it repeats `full` times in a full drill.
-    pub(crate) fn times(self, full: u32) -> u32 {
-        if self.short { full / 10 } else { full }
-    }
 }
 
 impl Options {
@@ -91,7 +76,7 @@ async fn run_all(
     stack: impl Future<Output = Result<Stack>>,
     per_second: f64,
     scale: Scale,
-) -> Result<Vec<crate::report::Row>> {
+) -> Result<Vec<Row>> {
     if events.is_empty() {
         return Ok(Vec::new());
     }

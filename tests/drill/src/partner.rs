@@ -18,11 +18,11 @@ use tokio::time::sleep;
 
 use crate::{
     caller::Caller,
-    event::Findings,
-    identity::{A_WHILE, AT_ONCE, SOON, refused},
+    findings::{A_WHILE, AT_ONCE, Findings, SOON},
+    identity::refused,
     load::Traffic,
     node::{Node, PATIENCE, until},
-    options::Scale,
+    scale::Scale,
     stack::{STRANGER_ID, Stack},
     tally::Wanted,
 };
@@ -55,21 +55,7 @@ struct Partner {
 impl Partner {
     /// Starts the second trust domain, the relationship in both directions, and the requests.
     async fn start(stack: &Stack) -> Result<Self> {
-        let socket = tempfile::tempdir_in(stack.directory())?.keep();
-        let own = std::env::current_exe()?.canonicalize()?;
-        let entry = |id: &str, path: PathBuf| {
-            format!("{id}=unix:path:{};dns=localhost", path.display()).parse()
-        };
-        let entries = vec![
-            entry(STRANGER_ID, own)?,
-            entry(THEIR_SERVER, binary("server"))?,
-        ];
-        let mut config = Config::new(socket.join("agent.sock"), entries);
-        config.bundle_endpoint = Some(BundleEndpoint {
-            refresh_hint: HINT,
-            ..BundleEndpoint::new("127.0.0.1:0".parse()?)
-        });
-        let agent = DevAgent::start(config).await?;
+        let agent = start_agent(stack).await?;
         let endpoint = agent.endpoint();
         trust_them(stack, &agent).await?;
         trust_us(stack, &agent).await?;
@@ -147,6 +133,25 @@ impl Partner {
     fn domain(&self) -> String {
         self.agent.trust_domain().id_string()
     }
+}
+
+/// Starts the agent of the second trust domain.
+async fn start_agent(stack: &Stack) -> Result<DevAgent> {
+    let socket = tempfile::tempdir_in(stack.directory())?.keep();
+    let own = std::env::current_exe()?.canonicalize()?;
+    let entry = |id: &str, path: PathBuf| {
+        format!("{id}=unix:path:{};dns=localhost", path.display()).parse()
+    };
+    let entries = vec![
+        entry(STRANGER_ID, own)?,
+        entry(THEIR_SERVER, binary("server"))?,
+    ];
+    let mut config = Config::new(socket.join("agent.sock"), entries);
+    config.bundle_endpoint = Some(BundleEndpoint {
+        refresh_hint: HINT,
+        ..BundleEndpoint::new("127.0.0.1:0".parse()?)
+    });
+    Ok(DevAgent::start(config).await?)
 }
 
 /// Lets the stack's agent fetch the bundle of the second trust domain.

@@ -6,12 +6,11 @@ use anyhow::{Context as _, Result, ensure};
 use tokio::{process::Command, task::JoinSet, time::sleep};
 
 use crate::{
-    event::Findings,
-    identity::A_WHILE,
+    findings::{A_WHILE, Findings},
     load::{KEPT, RECONNECTING, Traffic},
     node::{stop, until},
-    options::Scale,
     request::Sequence,
+    scale::Scale,
     stack::Stack,
     tally::{Tally, Wanted},
 };

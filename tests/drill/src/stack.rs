@@ -92,34 +92,17 @@ impl Stack {
         args.extend(agent_args.iter().map(ToString::to_string));
         let agent = node("dev-agent", args, None).await?;
         let ports = process::free_ports::<2>();
-        let server = |port| {
-            let allowed = ["spiffe://example.org/*", STRANGER_ID];
-            let listen = format!("127.0.0.1:{port}");
-            let args = [
-                "--listen", &listen, "--allow", allowed[0], "--allow", allowed[1],
-            ];
-            let mut args = args.map(str::to_owned).to_vec();
-            if let Some(app) = app {
-                args.extend(["--upstream".to_owned(), format!("http://127.0.0.1:{app}")]);
-            }
-            node("server", args, None)
-        };
+        let server = |port| node("server", server_args(port, app), None);
         let servers = [server(ports[0]).await?, server(ports[1]).await?];
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
-        let mut args = vec!["--max-requests".to_owned(), MAX_REQUESTS.to_owned()];
-        for port in ports {
-            args.extend(["--upstream".to_owned(), format!("https://localhost:{port}")]);
-        }
+        let mut args = proxy_args(ports);
         let listener = if hand_over {
             Some(listener)
         } else {
             drop(listener);
-            args.extend([
-                "--listen".to_owned(),
-                format!("127.0.0.1:{port}"),
-                "--reuse-port".to_owned(),
-            ]);
+            let listen = ["--listen", &format!("127.0.0.1:{port}"), "--reuse-port"];
+            args.extend(listen.map(str::to_owned));
             None
         };
         let proxy = node("proxy", args, listener).await?;
@@ -197,6 +180,26 @@ impl Stack {
         }
         Ok(())
     }
+}
+
+/// Returns the flags of a server on `port`, which answers itself or stands in front of `app`.
+fn server_args(port: u16, app: Option<u16>) -> Vec<String> {
+    let listen = format!("127.0.0.1:{port}");
+    let allowed = ["--allow", "spiffe://example.org/*", "--allow", STRANGER_ID];
+    let mut args = [&["--listen", listen.as_str()], &allowed[..]].concat();
+    let upstream = app.map(|app| format!("http://127.0.0.1:{app}"));
+    if let Some(upstream) = &upstream {
+        args.extend(["--upstream", upstream]);
+    }
+    args.into_iter().map(str::to_owned).collect()
+}
+
+/// Returns the flags of a proxy in front of servers on these ports, except where it listens.
+fn proxy_args(servers: [u16; 2]) -> Vec<String> {
+    let upstream = |port| ["--upstream".to_owned(), format!("https://localhost:{port}")];
+    let mut args = vec!["--max-requests".to_owned(), MAX_REQUESTS.to_owned()];
+    args.extend(servers.into_iter().flat_map(upstream));
+    args
 }
 
 /// Returns the entries that give each binary its identity.
