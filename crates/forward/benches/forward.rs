@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use criterion::{BatchSize, Criterion};
-use forward::{Checked, Fields};
+use forward::{Checked, FieldPolicy};
 use http::{Request, Version, header::AUTHORIZATION};
 use http_body_util::Empty;
 use hyper::body::Bytes;
@@ -61,7 +61,7 @@ const REMOVED: [(&str, &str); 24] = [
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
-    let fields = Fields::default();
+    let fields = FieldPolicy::default();
     let peer: SocketAddr = "192.0.2.7:50123".parse().unwrap();
     let peer = Peer::from(peer);
     let clean = |request| Checked::new(request).unwrap().cleaned(&peer, &fields);

@@ -6,7 +6,7 @@ use serve::{Received, peer::Peer, websocket::WebSocket};
 use crate::{
     body::CleanBody,
     framing,
-    headers::{self, Fields},
+    headers::{self, FieldPolicy},
     rejection::{Rejected, Rejection},
     target,
 };
@@ -77,7 +77,7 @@ impl<B: http_body::Body> Checked<B> {
     /// Returns the request that is sent upstream. It has the fields that its caller may set, and those
     /// that name `peer`, its sender. `fields` are the deployment's choice.
     #[must_use]
-    pub fn cleaned(self, peer: &Peer, fields: &Fields) -> Request<CleanBody<B>> {
+    pub fn cleaned(self, peer: &Peer, fields: &FieldPolicy) -> Request<CleanBody<B>> {
         let Self(mut request) = self;
         let rules = headers::clean_request(&mut request, peer, fields);
         *request.uri_mut() = target::without_authority(request.uri());

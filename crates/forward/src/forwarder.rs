@@ -9,7 +9,7 @@ use crate::{
     body::CleanBody,
     check::{Checked, check_response, check_switch},
     error::Error,
-    headers::{self, Fields},
+    headers::{self, FieldPolicy},
     outbound::{self, Answered, Caller, Client, PreparedRequest, Security, Upstream},
     websocket::Opening,
 };
@@ -27,7 +27,7 @@ type Never = fn(StatusCode, &HeaderMap) -> Option<Ready<Option<(HeaderName, Head
 #[derive(Debug)]
 pub struct Forwarder {
     client: Client<CleanBody>,
-    fields: Fields,
+    fields: FieldPolicy,
 }
 
 impl Forwarder {
@@ -36,7 +36,7 @@ impl Forwarder {
     /// # Panics
     /// Panics outside a tokio runtime, or if the upstream has no URL.
     #[must_use]
-    pub fn new(upstream: Upstream, security: Security, fields: Fields) -> Self {
+    pub fn new(upstream: Upstream, security: Security, fields: FieldPolicy) -> Self {
         Self {
             client: Client::new(upstream, security),
             fields,

@@ -37,9 +37,9 @@ use super::{
 /// A static value is checked once, and not for each message.
 static HTTPS: HeaderValue = HeaderValue::from_static("https");
 
-/// The choices of a deployment about the fields of a request.
+/// The policy of a deployment for the fields of a request.
 #[derive(Clone, Debug, Default)]
-pub struct Fields {
+pub struct FieldPolicy {
     /// The caller's `Host` is kept. Otherwise the upstream's own replaces it.
     pub keeps_host: bool,
     /// Further fields that do not cross.
@@ -74,8 +74,7 @@ pub(super) fn check_request<B>(request: &Request<B>) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Checks that names are tokens (RFC 9110 §5.6.2). Over HTTP/2 the library accepts one octet that
-/// names over HTTP/1.1 can't have.
+/// Checks that names are tokens (RFC 9110 §5.6.2). h2 accepts `"` in a name, which HTTP/1.1 cannot write.
 pub(super) fn check_names(headers: &HeaderMap) -> Result<(), &'static str> {
     match headers.keys().any(|name| name.as_str().contains('"')) {
         true => Err("a field name that is not a token"),
@@ -95,52 +94,67 @@ pub(super) fn check_response_size(headers: &HeaderMap) -> Result<(), &'static st
 pub(super) fn clean_request<B: Body>(
     request: &mut Request<B>,
     peer: &Peer,
-    fields: &Fields,
+    policy: &FieldPolicy,
 ) -> TrailerRules {
     let host = target::requested_host(request);
-    let (version, chunked) = (request.version(), is_to_be_chunked(request));
+    let (version, is_chunked) = (request.version(), is_to_be_chunked(request));
     let hops_left = match *request.method() {
         Method::OPTIONS => hops_left(request.headers()),
         _ => None,
     };
+    // Clients act on extensions: h2 would send the `:protocol` of the caller's CONNECT again.
     request.extensions_mut().clear();
 
     let headers = request.headers_mut();
     let takes_trailers = trailers::are_taken(headers);
-    let nominated = remove_nominated(headers);
-    let rules = TrailerRules::of_request(nominated, Arc::clone(&fields.removed));
-    let announced = rules.announced(headers);
-    fields::remove(headers, |name| {
-        HOP_BY_HOP.contains(name)
-            || is_claim(name.as_str())
-            || name == HOST
-            || fields.removed.contains(name)
-    });
-    one_line_each(headers);
+    let (rules, announced) = remove_uncrossing(headers, policy);
+    normalize(headers);
     if let Some(hops_left) = hops_left {
         headers.insert(MAX_FORWARDS, hops_left.saturating_sub(1).into());
     }
-    if fields.keeps_host
+    if policy.keeps_host
         && let Some(host) = &host
     {
         headers.insert(HOST, host.clone());
     }
-    if !fields.hides_caller {
+    if !policy.hides_caller {
         name_caller(headers, peer, host);
     }
     via::append(headers, version);
-    if chunked {
+    if is_chunked {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     if takes_trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-        // A connection that is not HTTP/1.1 removes it again.
-        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+        take_trailers(headers);
     }
-    if let Some(announced) = announced {
-        headers.insert(TRAILER, announced);
-    }
+    headers.extend(announced.map(|announced| (TRAILER, announced)));
     rules
+}
+
+/// Removes the fields of a request that do not cross. Returns the rules for the trailers, and the `Trailer` that
+/// announces those that cross.
+fn remove_uncrossing(
+    headers: &mut HeaderMap,
+    policy: &FieldPolicy,
+) -> (TrailerRules, Option<HeaderValue>) {
+    let nominated = remove_nominated(headers);
+    let rules = TrailerRules::of_request(nominated, Arc::clone(&policy.removed));
+    let announced = rules.announced(headers);
+    fields::remove(headers, |name| {
+        HOP_BY_HOP.contains(name)
+            || claims(name.as_str())
+            || has_underscore(name)
+            || name == HOST
+            || policy.removed.contains(name)
+    });
+    (rules, announced)
+}
+
+/// Tells the upstream that this hop takes trailers.
+fn take_trailers(headers: &mut HeaderMap) {
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    // A connection that is not HTTP/1.1 removes it again.
+    headers.insert(CONNECTION, HeaderValue::from_static("te"));
 }
 
 /// Sets the fields that name the caller of a connection, and the host that it requested.
@@ -160,10 +174,8 @@ pub(super) fn clean_response<B>(response: &mut Response<B>, takes_trailers: bool
     fields::remove(headers, |name| {
         HOP_BY_HOP.contains(name) || name.as_str().starts_with(IDENTITY_PREFIX)
     });
-    one_line_each(headers);
-    if let Some(announced) = announced {
-        headers.insert(TRAILER, announced);
-    }
+    normalize(headers);
+    headers.extend(announced.map(|announced| (TRAILER, announced)));
     via::append(headers, version);
     // A reason phrase is the upstream's free text; the caller gets the standard one.
     response.extensions_mut().clear();
@@ -176,8 +188,8 @@ pub(super) fn takes_trailers<B>(request: &Request<B>) -> bool {
     request.version() == Version::HTTP_2 || trailers::are_taken(request.headers())
 }
 
-/// Returns whether `Transfer-Encoding` has to say that there is a body. hyper drops a body of unknown
-/// length of these methods otherwise.
+/// Returns whether `Transfer-Encoding` has to say that there is a body. Otherwise hyper drops the body of a GET or
+/// HEAD whose length is unknown.
 fn is_to_be_chunked<B: Body>(request: &Request<B>) -> bool {
     matches!(*request.method(), Method::GET | Method::HEAD)
         && !request.body().is_end_stream()
@@ -197,15 +209,15 @@ fn remove_nominated(headers: &mut HeaderMap) -> Nominated {
     Some(nominated).filter(|names| names.len() <= MAX_HEADERS)
 }
 
-/// Returns whether a name is a claim. Names with underscores are claims too, because some servers read
-/// `X_Forwarded_For` as the same field.
-fn is_claim(name: &str) -> bool {
-    name.contains('_') || claims(name)
+/// Returns whether a name has an underscore. Some servers read `X_Forwarded_For` as `X-Forwarded-For`, so that
+/// no such name crosses.
+fn has_underscore(name: &HeaderName) -> bool {
+    name.as_str().contains('_')
 }
 
 /// Writes fields as HTTP/1.1 has them. HTTP/2 also allows spaces around values (RFC 9113 §8.2.1) and
 /// cookies in several fields (§8.2.3). A length may come twice, or with leading zeros.
-fn one_line_each(headers: &mut HeaderMap) {
+fn normalize(headers: &mut HeaderMap) {
     trim_values(headers);
     if headers.get_all(COOKIE).iter().count() > 1 {
         let cookies: Vec<&[u8]> = headers

@@ -4,8 +4,8 @@
 //! cleaned too. The crate knows nothing about flags, or about the binary it is in.
 //!
 //! - [`Checked`]: a request that passed all checks · [`Forwarder`]: sends it and returns the answer ·
-//!   [`LoggedForwarder`], [`log_failure`], [`reject`]: also answer and log failures · [`Fields`]: a deployment's choices about the
-//!   fields that cross
+//!   [`LoggedForwarder`], [`log_failure`], [`reject`]: also answer and log failures · [`FieldPolicy`]: a
+//!   deployment's policy for the fields that cross
 //! - `target`: method, target and `Host` · `framing`: where messages end
 //! - `headers`: the fields that cross, and the hop-by-hop fields that are removed · `trailers`: the same for
 //!   trailers · `crossing`: the rules that both share · `via`: the hops of a message, and requests in a loop
@@ -36,7 +36,7 @@ pub use self::{
     check::Checked,
     error::Error,
     forwarder::Forwarder,
-    headers::Fields,
+    headers::FieldPolicy,
     logged::{LoggedForwarder, log_failure, reject},
     rejection::{Rejected, Rejection},
 };

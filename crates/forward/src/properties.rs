@@ -123,7 +123,7 @@ proptest! {
             headers::clean_request(
                 &mut request,
                 &Peer::from(PEER.parse::<SocketAddr>().unwrap()),
-                &headers::Fields::default(),
+                &headers::FieldPolicy::default(),
             );
             let url = target::without_authority(request.uri());
             prop_assert_eq!((url.scheme(), url.authority()), (None, None));

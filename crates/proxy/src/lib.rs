@@ -14,7 +14,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use common::{path::PathPattern, sanitize::Sanitized, tls, workload::X509Source};
 use forward::{
-    Checked, Fields, Forwarder, LoggedForwarder, Rejected, Rejection, outbound::Upstream,
+    Checked, FieldPolicy, Forwarder, LoggedForwarder, Rejected, Rejection, outbound::Upstream,
 };
 use http::{Request, Response};
 use process::{
@@ -154,7 +154,7 @@ impl Proxy {
 /// Proxies requests to `listener` until `shutdown`, then drains. Each core runs it once.
 pub async fn run(listener: impl Into<Listener>, proxy: Proxy, shutdown: Shutdown) {
     let security = proxy.upstream_tls.into();
-    let forwarder = Forwarder::new(proxy.upstream, security, Fields::default());
+    let forwarder = Forwarder::new(proxy.upstream, security, FieldPolicy::default());
     let quotas = Arc::clone(proxy.shared.quotas());
     let handler = ProxyHandler {
         forwarder: Arc::new(LoggedForwarder::new(forwarder, quotas)),

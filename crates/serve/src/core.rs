@@ -93,8 +93,8 @@ impl<H: Handler> ServingCore<H> {
             peer: Peer::from(peer),
             source,
             shared: self.shared.clone(),
-            shutdown: self.shutdown.clone(),
-            end: match &self.shared.tenure {
+            process_stop: self.shutdown.clone(),
+            identity_end: match &self.shared.tenure {
                 Some(tenure) => tenure.end(),
                 None => self.shutdown.clone(),
             },

@@ -9,7 +9,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use common::{reason::Reason, throttle::Episode};
 
-use crate::shares::{Eviction, Held, Own, Share, Shares};
+use crate::shares::{Eviction, OnFull, Permit, Share, Shares};
 
 /// The in-flight limit of a process. Clones share the counts.
 #[derive(Clone, Debug)]
@@ -34,8 +34,8 @@ impl InFlightLimit {
         let exceeded = Episode::refusing(Reason::Overloaded, what, over);
         let shares = |own| Shares::new(max, usize::MAX, own).logged_by(Arc::clone(&exceeded));
         Self {
-            working: shares(Own::Refused),
-            waiting: shares(Own::Evicted),
+            working: shares(OnFull::Refuse),
+            waiting: shares(OnFull::EvictOwnOldest),
         }
     }
 
@@ -54,18 +54,18 @@ impl InFlightLimit {
 
 impl SourceLimit {
     /// Admits a request, or returns `None` if it is one too many.
-    pub(crate) fn begin(&self, eviction: &Arc<Eviction>) -> Option<Held> {
+    pub(crate) fn begin(&self, eviction: &Arc<Eviction>) -> Option<Permit> {
         self.working.enter(eviction).ok()
     }
 
     /// Counts a request among those that wait for their callers. Returns `None` if it is one too many
     /// and no other source has more.
-    pub(crate) fn wait(&self, eviction: &Arc<Eviction>) -> Option<Held> {
+    pub(crate) fn wait(&self, eviction: &Arc<Eviction>) -> Option<Permit> {
         self.waiting.enter(eviction).ok()
     }
 
     /// Counts a request that waited among those that the process works on.
-    pub(crate) fn resume(&self, eviction: &Arc<Eviction>) -> Held {
+    pub(crate) fn resume(&self, eviction: &Arc<Eviction>) -> Permit {
         self.working.enter_again(eviction)
     }
 }

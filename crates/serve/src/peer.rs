@@ -37,20 +37,20 @@ pub(crate) struct PeerIdentity {
     /// The expiry of the certificate.
     pub(crate) until: SystemTime,
     /// The end of the trust that verified it.
-    pub(crate) trust: Option<Shutdown>,
+    pub(crate) trust_end: Option<Shutdown>,
 }
 
 impl PeerIdentity {
     /// Waits until the trust ends that verified the certificate.
     pub(crate) async fn distrusted(&self) {
-        match &self.trust {
-            Some(trust) => trust.clone().requested().await,
+        match &self.trust_end {
+            Some(end) => end.clone().requested().await,
             None => pending().await,
         }
     }
 
     fn holds(&self) -> bool {
-        let is_trusted = !self.trust.as_ref().is_some_and(Shutdown::is_requested);
+        let is_trusted = !self.trust_end.as_ref().is_some_and(Shutdown::is_requested);
         is_trusted && SystemTime::now() < self.until
     }
 }

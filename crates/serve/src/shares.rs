@@ -5,22 +5,21 @@
 //! others out. A [`tokio::sync::Semaphore`] bounds the total too, but it knows no sources and evicts no
 //! holder.
 
+mod eviction;
+mod sources;
+
 use std::{
-    collections::{BTreeMap, HashMap},
-    future::poll_fn,
     net::IpAddr,
     sync::{
         Arc, Mutex,
-        atomic::{
-            AtomicBool, AtomicU64, AtomicUsize,
-            Ordering::{Relaxed, SeqCst},
-        },
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll},
 };
 
 use common::{lock::lock, throttle::Episode};
-use futures_util::task::AtomicWaker;
+
+pub use self::eviction::Eviction;
+use self::sources::{Source, Sources};
 
 /// One bound, in all and per source. Clones share its counts.
 #[derive(Clone, Debug)]
@@ -30,36 +29,22 @@ pub struct Shares(Arc<Inner>);
 struct Inner {
     total: usize,
     per_source: usize,
-    own: Own,
+    on_full: OnFull,
     /// Logs that the total bound was exceeded.
     exceeded: Option<Arc<Episode>>,
-    holders: AtomicUsize,
+    /// The permits of all sources.
+    permits: AtomicUsize,
     next: AtomicU64,
-    sources: Mutex<HashMap<IpAddr, Entry>>,
+    sources: Mutex<Sources>,
 }
 
 /// The rule for a new holder over the total bound whose own source has the largest share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Own {
+pub enum OnFull {
     /// The new holder is refused.
-    Refused,
-    /// The source's oldest holder is evicted.
-    Evicted,
-}
-
-#[derive(Debug)]
-struct Source {
-    address: IpAddr,
-    count: AtomicUsize,
-    /// The evictions of the holders, by age.
-    holders: Mutex<BTreeMap<u64, Arc<Eviction>>>,
-}
-
-/// A source and the number of its [`Share`]s.
-#[derive(Debug)]
-struct Entry {
-    source: Arc<Source>,
-    shares: usize,
+    Refuse,
+    /// The oldest holder of its source is evicted.
+    EvictOwnOldest,
 }
 
 /// A source's part in a bound. A connection looks it up once.
@@ -71,16 +56,9 @@ pub struct Share {
 
 /// The permit of one holder, until it is dropped.
 #[derive(Debug)]
-pub struct Held {
+pub struct Permit {
     share: Arc<Share>,
     number: u64,
-}
-
-/// Tells a holder that it is evicted. One task at a time waits for it.
-#[derive(Debug, Default)]
-pub struct Eviction {
-    evicted: AtomicBool,
-    waker: AtomicWaker,
 }
 
 /// The bound that refused a new holder.
@@ -94,13 +72,13 @@ pub enum Full {
 
 impl Shares {
     /// Returns a bound of `total` holders in all and `per_source` of one source.
-    pub fn new(total: usize, per_source: usize, own: Own) -> Self {
+    pub fn new(total: usize, per_source: usize, on_full: OnFull) -> Self {
         Self(Arc::new(Inner {
             total,
             per_source,
-            own,
+            on_full,
             exceeded: None,
-            holders: AtomicUsize::new(0),
+            permits: AtomicUsize::new(0),
             next: AtomicU64::new(0),
             sources: Mutex::default(),
         }))
@@ -115,27 +93,17 @@ impl Shares {
         self
     }
 
-    /// Returns the share of `source`.
+    /// Returns the share of `source`, which is the network of an address ([`common::source::network`]).
     pub fn of(&self, source: IpAddr) -> Arc<Share> {
-        let mut sources = lock(&self.0.sources);
-        let entry = sources.entry(source).or_insert_with(|| Entry {
-            source: Arc::new(Source {
-                address: source,
-                count: AtomicUsize::new(0),
-                holders: Mutex::default(),
-            }),
-            shares: 0,
-        });
-        entry.shares += 1;
         Arc::new(Share {
             shares: self.clone(),
-            source: Arc::clone(&entry.source),
+            source: lock(&self.0.sources).take(source),
         })
     }
 
     /// Returns the number of holders.
     pub fn count(&self) -> usize {
-        self.0.holders.load(Relaxed)
+        self.0.permits.load(Relaxed)
     }
 
     /// Evicts the oldest holder of the source with the largest share, if `source` has at least two fewer.
@@ -143,58 +111,41 @@ impl Shares {
     pub fn evict_for(&self, source: IpAddr) -> bool {
         let (own, largest) = {
             let sources = lock(&self.0.sources);
-            let own = sources
-                .get(&source)
-                .map_or(0, |entry| entry.source.count.load(Relaxed));
-            let largest = sources.values().map(|entry| &entry.source);
-            (
-                own,
-                largest
-                    .max_by_key(|source| source.count.load(Relaxed))
-                    .cloned(),
-            )
+            (sources.permits_of(source), sources.largest())
         };
         largest.is_some_and(|largest| {
-            largest.count.load(Relaxed) > own + 1 && largest.evict_oldest(self)
+            largest.permits().load(Relaxed) > own + 1 && self.evict_oldest(&largest)
         })
     }
 
-    /// Evicts the oldest holder of the source with the largest share, if that is larger than `own`.
-    /// This is the count of the `newcomer`'s source, including the new holder. Returns whether it did.
-    fn make_room(&self, newcomer: &Source, own: usize) -> bool {
+    /// Evicts the oldest holder of the source with the largest share for a new holder of `newcomer`. If no source
+    /// has more than its `newcomers` holders, which include the new one, [`OnFull`] decides. Returns whether a
+    /// holder was evicted.
+    fn make_room(&self, newcomer: &Source, newcomers: usize) -> bool {
         if let Some(exceeded) = &self.0.exceeded {
             exceeded.note();
         }
-        let largest = {
-            let sources = lock(&self.0.sources);
-            let largest = sources
-                .values()
-                .map(|entry| &entry.source)
-                .max_by_key(|source| (source.count.load(Relaxed), source.address));
-            largest.cloned()
-        };
+        let largest = lock(&self.0.sources).largest();
         let Some(largest) = largest else {
             return false;
         };
-        let is_larger = largest.count.load(Relaxed) > own;
-        let is_own = std::ptr::eq(&*largest, newcomer) || !is_larger;
-        match (is_own, self.0.own) {
-            (false, _) => largest.evict_oldest(self),
-            (true, Own::Evicted) => newcomer.evict_oldest(self) || largest.evict_oldest(self),
-            (true, Own::Refused) => false,
+        let nobody_is_larger =
+            std::ptr::eq(&*largest, newcomer) || largest.permits().load(Relaxed) <= newcomers;
+        match (nobody_is_larger, self.0.on_full) {
+            (false, _) => self.evict_oldest(&largest),
+            (true, OnFull::EvictOwnOldest) => {
+                self.evict_oldest(newcomer) || self.evict_oldest(&largest)
+            }
+            (true, OnFull::Refuse) => false,
         }
     }
-}
 
-impl Source {
-    fn evict_oldest(&self, shares: &Shares) -> bool {
-        let Some((_, eviction)) = lock(&self.holders).pop_first() else {
-            return false;
-        };
-        self.count.fetch_sub(1, Relaxed);
-        shares.0.holders.fetch_sub(1, Relaxed);
-        eviction.evict();
-        true
+    fn evict_oldest(&self, source: &Source) -> bool {
+        let is_evicted = source.evict_oldest();
+        if is_evicted {
+            self.0.permits.fetch_sub(1, Relaxed);
+        }
+        is_evicted
     }
 }
 
@@ -203,92 +154,57 @@ impl Share {
     ///
     /// # Errors
     /// Fails when the holder is one too many and no other source has more.
-    pub fn enter(self: &Arc<Self>, eviction: &Arc<Eviction>) -> Result<Held, Full> {
+    pub fn enter(self: &Arc<Self>, eviction: &Arc<Eviction>) -> Result<Permit, Full> {
         let (inner, source) = (&self.shares.0, &self.source);
-        let own = source.count.fetch_add(1, Relaxed) + 1;
-        let all = inner.holders.fetch_add(1, Relaxed) + 1;
-        let full = if own > inner.per_source {
+        let of_source = source.permits().fetch_add(1, Relaxed) + 1;
+        let of_all = inner.permits.fetch_add(1, Relaxed) + 1;
+        let full = if of_source > inner.per_source {
             Some(Full::Source)
-        } else if all > inner.total && !self.shares.make_room(source, own) {
+        } else if of_all > inner.total && !self.shares.make_room(source, of_source) {
             Some(Full::All)
         } else {
             None
         };
         if let Some(full) = full {
-            source.count.fetch_sub(1, Relaxed);
-            inner.holders.fetch_sub(1, Relaxed);
+            source.permits().fetch_sub(1, Relaxed);
+            inner.permits.fetch_sub(1, Relaxed);
             return Err(full);
         }
         Ok(self.hold(eviction))
     }
 
     /// Admits a holder that was admitted before, even over the bound.
-    pub fn enter_again(self: &Arc<Self>, eviction: &Arc<Eviction>) -> Held {
-        self.source.count.fetch_add(1, Relaxed);
-        self.shares.0.holders.fetch_add(1, Relaxed);
+    pub fn enter_again(self: &Arc<Self>, eviction: &Arc<Eviction>) -> Permit {
+        self.source.permits().fetch_add(1, Relaxed);
+        self.shares.0.permits.fetch_add(1, Relaxed);
         self.hold(eviction)
     }
 
-    fn hold(self: &Arc<Self>, eviction: &Arc<Eviction>) -> Held {
+    fn hold(self: &Arc<Self>, eviction: &Arc<Eviction>) -> Permit {
         let number = self.shares.0.next.fetch_add(1, Relaxed);
-        lock(&self.source.holders).insert(number, Arc::clone(eviction));
-        Held {
+        lock(&self.source.evictions).insert(number, Arc::clone(eviction));
+        Permit {
             share: Arc::clone(self),
             number,
         }
     }
 }
 
-/// Removes the source from the table with its last share.
+/// Removes the source with its last share.
 impl Drop for Share {
     fn drop(&mut self) {
-        let mut sources = lock(&self.shares.0.sources);
-        let Some(entry) = sources.get_mut(&self.source.address) else {
-            return;
-        };
-        entry.shares -= 1;
-        if entry.shares == 0 {
-            sources.remove(&self.source.address);
-        }
+        lock(&self.shares.0.sources).release(self.source.address);
     }
 }
 
-impl Drop for Held {
+impl Drop for Permit {
     fn drop(&mut self) {
         let Share { shares, source } = &*self.share;
         // An evicted holder is no longer counted.
-        if lock(&source.holders).remove(&self.number).is_some() {
-            source.count.fetch_sub(1, Relaxed);
-            shares.0.holders.fetch_sub(1, Relaxed);
+        if lock(&source.evictions).remove(&self.number).is_some() {
+            source.permits().fetch_sub(1, Relaxed);
+            shares.0.permits.fetch_sub(1, Relaxed);
         }
-    }
-}
-
-impl Eviction {
-    fn evict(&self) {
-        self.evicted.store(true, SeqCst);
-        self.waker.wake();
-    }
-
-    /// Returns whether the holder is evicted.
-    pub fn is_evicted(&self) -> bool {
-        self.evicted.load(SeqCst)
-    }
-
-    /// Polls whether the holder is evicted.
-    pub fn poll_evicted(&self, cx: &Context<'_>) -> Poll<()> {
-        if !self.is_evicted() {
-            self.waker.register(cx.waker());
-        }
-        match self.is_evicted() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        }
-    }
-
-    /// Waits until the holder is evicted.
-    pub async fn evicted(&self) {
-        poll_fn(|cx| self.poll_evicted(cx)).await;
     }
 }
 
@@ -299,7 +215,7 @@ mod tests {
     use super::*;
 
     struct Holder {
-        _held: Held,
+        _permit: Permit,
         eviction: Arc<Eviction>,
     }
 
@@ -311,16 +227,16 @@ mod tests {
 
     fn enter(shares: &Shares, source: &str) -> Result<Holder, Full> {
         let eviction = Arc::default();
-        let held = shares.of(source.parse().unwrap()).enter(&eviction)?;
+        let permit = shares.of(source.parse().unwrap()).enter(&eviction)?;
         Ok(Holder {
-            _held: held,
+            _permit: permit,
             eviction,
         })
     }
 
     #[test]
     fn the_largest_source_loses_its_oldest_holder_to_a_smaller_one() {
-        let shares = Shares::new(4, 9, Own::Refused);
+        let shares = Shares::new(4, 9, OnFull::Refuse);
         let flood: Vec<_> = (0..4)
             .map(|_| enter(&shares, "192.0.2.1").unwrap())
             .collect();
@@ -335,7 +251,7 @@ mod tests {
         assert!(!one.is_evicted() && !two.is_evicted());
         let third = enter(&shares, "192.0.2.3").unwrap();
         drop((flood, one, two, third));
-        assert_eq!(shares.0.holders.load(Relaxed), 0);
+        assert_eq!(shares.0.permits.load(Relaxed), 0);
         assert!(
             lock(&shares.0.sources).is_empty(),
             "sources without holders are removed"
@@ -344,7 +260,7 @@ mod tests {
 
     #[test]
     fn with_own_evicted_a_source_loses_its_oldest_holder_to_a_new_one() {
-        let shares = Shares::new(2, 2, Own::Evicted);
+        let shares = Shares::new(2, 2, OnFull::EvictOwnOldest);
         let other = enter(&shares, "192.0.2.2").unwrap();
         let first = enter(&shares, "192.0.2.1").unwrap();
         let second = enter(&shares, "192.0.2.1").unwrap();
@@ -353,14 +269,17 @@ mod tests {
 
     #[test]
     fn a_source_has_its_own_bound() {
-        let shares = Shares::new(9, 2, Own::Refused);
+        let shares = Shares::new(9, 2, OnFull::Refuse);
         let held = [
-            enter(&shares, "::1").unwrap(),
-            enter(&shares, "::1").unwrap(),
+            enter(&shares, "2001:db8::").unwrap(),
+            enter(&shares, "2001:db8::").unwrap(),
         ];
-        assert_eq!(enter(&shares, "::1").err(), Some(Full::Source));
-        assert!(enter(&shares, "::2").is_ok());
+        assert_eq!(enter(&shares, "2001:db8::").err(), Some(Full::Source));
+        assert!(enter(&shares, "2001:db8:0:1::").is_ok());
         drop(held);
-        assert!(enter(&shares, "::1").is_ok(), "a dropped permit makes room");
+        assert!(
+            enter(&shares, "2001:db8::").is_ok(),
+            "a dropped permit makes room"
+        );
     }
 }

@@ -8,7 +8,7 @@ use common::{
     throttle::LogQuotas,
 };
 use forward::{
-    Checked, Fields, Forwarder, LoggedForwarder,
+    Checked, FieldPolicy, Forwarder, LoggedForwarder,
     outbound::{Security, Upstream},
 };
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
@@ -30,7 +30,7 @@ pub struct Forwarding {
     /// The security of the connections to it.
     pub security: Security,
     /// The choices about the fields of forwarded requests.
-    pub fields: Fields,
+    pub fields: FieldPolicy,
     /// The field that carries the caller's SPIFFE ID.
     pub caller_header: HeaderName,
     /// The end of streams.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use common::{tls, workload::X509Source};
 use forward::{
-    Fields,
+    FieldPolicy,
     outbound::{Protocol, Security, Upstream, UpstreamUrl},
 };
 use http::{HeaderName, header};
@@ -118,12 +118,12 @@ impl ApplicationArgs {
 
     /// Returns the choices about the fields of forwarded requests.
     #[must_use]
-    pub fn fields(&self) -> Fields {
+    pub fn fields(&self) -> FieldPolicy {
         let mut removed = vec![self.caller_header.clone()];
         if !self.forward_authorization {
             removed.push(header::AUTHORIZATION);
         }
-        Fields {
+        FieldPolicy {
             keeps_host: true,
             removed: removed.into(),
             hides_caller: false,

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use forward::{Checked, CleanBody, Fields};
+use forward::{Checked, CleanBody, FieldPolicy};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::{
     body::{Bytes, Incoming},
@@ -170,7 +170,7 @@ where
             Err(rejected) => return rejected.rejection.into_response(),
         };
         let peer = SocketAddr::new(PEER_IP.parse().expect("an address"), 4711);
-        let mut request = request.cleaned(&Peer::from(peer), &Fields::default());
+        let mut request = request.cleaned(&Peer::from(peer), &FieldPolicy::default());
         let url = format!("https://{HOST}{}", request.uri());
         *request.uri_mut() = url.parse().expect("a URL");
         *request.version_mut() = Version::HTTP_11;

@@ -7,7 +7,7 @@ use common::{
     workload::{WorkloadApi, tokens::TokenSource},
 };
 use forward::{
-    Fields, Forwarder, LoggedForwarder,
+    FieldPolicy, Forwarder, LoggedForwarder,
     outbound::{Security, Upstream},
 };
 use http::header::AUTHORIZATION;
@@ -44,7 +44,7 @@ impl Destination {
 
     /// Returns the forwarder of one core.
     pub(super) fn forwarder(&self, quotas: &Arc<LogQuotas>) -> LoggedForwarder {
-        let fields = Fields {
+        let fields = FieldPolicy {
             keeps_host: false,
             removed: [AUTHORIZATION].into(),
             hides_caller: true,

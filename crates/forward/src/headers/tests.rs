@@ -19,7 +19,7 @@ fn cleaned(fields: &[(&str, &str)]) -> HeaderMap {
             value.parse().unwrap(),
         );
     }
-    clean_request(&mut request, &peer(), &Fields::default());
+    clean_request(&mut request, &peer(), &FieldPolicy::default());
     request.into_parts().0.headers
 }
 
@@ -156,14 +156,14 @@ fn the_authority_of_an_absolute_target_replaces_host() {
         .header("host", "in.header")
         .body(Empty::<Bytes>::new())
         .unwrap();
-    clean_request(&mut request, &peer(), &Fields::default());
+    clean_request(&mut request, &peer(), &FieldPolicy::default());
     assert_eq!(request.headers()["x-forwarded-host"], "in.uri");
 }
 
 #[test]
 fn a_get_keeps_its_chunked_body() {
     let mut request = Request::new(Full::<Bytes>::from("abc"));
-    clean_request(&mut request, &peer(), &Fields::default());
+    clean_request(&mut request, &peer(), &FieldPolicy::default());
     assert_eq!(request.headers()["transfer-encoding"], "chunked");
 }
 

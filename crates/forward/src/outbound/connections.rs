@@ -142,7 +142,7 @@ impl<B: RequestBody> Connections<B> {
                 Err(Fault::OnlyHttp2) => {
                     offer = Offer::Http2;
                     if let Some(endpoint) = self.lock().get(location.id) {
-                        endpoint.refuses_http1();
+                        endpoint.note_refused_http1();
                     }
                     continue;
                 }

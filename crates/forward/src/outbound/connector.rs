@@ -46,8 +46,11 @@ struct Offers {
 /// The versions of HTTP that a connection offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Offer {
+    /// Both versions. The connection is shared if the endpoint chooses HTTP/2.
     Both,
+    /// HTTP/1.1 alone, for an exclusive connection.
     Http1,
+    /// HTTP/2 alone, for an exclusive connection.
     Http2,
 }
 

@@ -141,10 +141,11 @@ impl<B: RequestBody> Endpoint<B> {
         }
     }
 
-    /// Returns whether there is no connection at all, idle or busy.
+    /// Returns whether no connection is known. One that a request uses alone is known over HTTP/1.1 only, by the
+    /// request in flight.
     pub(super) fn is_unconnected(&self) -> bool {
-        let is_busy = self.is_http1() && self.in_flight.requests() > 0;
-        !is_busy && !self.has_connection()
+        let is_in_use = self.is_http1() && self.in_flight.requests() > 0;
+        !is_in_use && !self.has_connection()
     }
 
     /// Takes a connection of generation `since` or later for one more request. Drops those that are
@@ -199,20 +200,25 @@ impl<B: RequestBody> Endpoint<B> {
 
     /// Returns whether a new connection for this need would be exclusive.
     pub(super) fn opens_exclusive(&self, need: Need) -> bool {
-        self.is_http1() || self.offer(need) != Offer::Both
+        self.is_http1() || !self.opens_shared(need)
     }
 
-    /// Returns whether requests to the endpoint share no connection because the path is long.
+    /// Returns whether a new connection for this need would be shared, if the endpoint chooses HTTP/2.
+    fn opens_shared(&self, need: Need) -> bool {
+        self.offer(need) == Offer::Both
+    }
+
+    /// Returns whether requests to the endpoint share no connection because its round trip is long.
     ///
-    /// One HTTP/2 stream carries no more than its window in a round trip. Windows as wide as a long
-    /// path needs would be held unread by the hundred, whereas TCP's own windows follow the path. A
-    /// far endpoint that also speaks HTTP/1.1 therefore gets a connection for each request. Over a
-    /// path of 50 ms, 32 MiB came down at 190 MiB/s, against 4.6 on a shared connection
+    /// One HTTP/2 stream carries no more than its window in a round trip. Windows that are wide enough for a
+    /// long round trip would be held unread by the hundred, whereas TCP's own windows grow with it. A far
+    /// endpoint that also speaks HTTP/1.1 therefore gets a connection for each request. With a round trip of
+    /// 50 ms, 32 MiB came down at 190 MiB/s, against 4.6 on a shared connection
     /// (`scripts/bench.sh --rows far`). Small requests cost more this way: 28.0 against 24.8 µs for
     /// server and proxy (`--rows wrk32`, with [`FAR`] at zero).
     fn is_far(&self) -> bool {
-        let is_far = |round_trip| round_trip >= FAR;
-        self.protocol == Protocol::Http2 && self.round_trip().is_some_and(is_far)
+        let round_trip = self.round_trip();
+        self.protocol == Protocol::Http2 && round_trip.is_some_and(|time| time >= FAR)
     }
 
     /// Returns whether a request to a far endpoint shares no connection. One that needs HTTP/2 does, because
@@ -227,6 +233,7 @@ impl<B: RequestBody> Endpoint<B> {
         self.shared.iter().filter_map(|one| one.round_trip()).min()
     }
 
+    /// Returns the shared connection with room for a request that has the fewest of two.
     fn choose_shared(&self, need: Need, since: Generation) -> Option<usize> {
         let Need::Shared { bytes, .. } = need else {
             return None;
@@ -268,13 +275,12 @@ impl<B: RequestBody> Endpoint<B> {
         let takes_none = |shared: &Arc<SharedConnection>| shared.max_requests() == 0;
         // An endpoint may speak more after its restart, which a connection would tell.
         let may_speak = self.speaks(need.speech()) || self.is_unconnected();
-        may_speak
-            && (self.offer(need) != Offer::Both
-                || self.shared.len() < MAX_SHARED && !self.shared.iter().any(takes_none))
+        let may_share = self.shared.len() < MAX_SHARED && !self.shared.iter().any(takes_none);
+        may_speak && (may_share || !self.opens_shared(need))
     }
 
     /// Notes that the endpoint does not speak HTTP/1.1.
-    pub(super) fn refuses_http1(&mut self) {
+    pub(super) fn note_refused_http1(&mut self) {
         self.protocol = Protocol::OnlyHttp2;
     }
 
@@ -286,7 +292,9 @@ impl<B: RequestBody> Endpoint<B> {
         }
         let is_busy = |shared: &Arc<SharedConnection>| {
             let (requests, max) = (shared.in_flight.requests(), shared.max_requests());
-            count < SPREAD && requests > BUSY || requests.saturating_add(max / 4) >= max
+            let is_worth_spreading = count < SPREAD && requests > BUSY;
+            let is_nearly_full = requests.saturating_add(max / 4) >= max;
+            is_worth_spreading || is_nearly_full
         };
         self.shared.iter().all(is_busy) && self.health.ejected(now).is_none()
     }
@@ -298,7 +306,7 @@ impl<B: RequestBody> Endpoint<B> {
         (opened, age): (Opened<B>, Age),
         offer: Offer,
     ) {
-        self.health.connects();
+        self.health.note_connected();
         match opened {
             Opened::Shared(sender, round_trip) => {
                 if self.protocol != Protocol::OnlyHttp2 {

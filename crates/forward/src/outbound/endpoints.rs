@@ -1,4 +1,8 @@
 //! The endpoints of an upstream as one core sees them, and the choice of one for a request.
+//!
+//! - A request first takes a connection that is there (`take`). `choose_ready` finds an endpoint that has one, and
+//!   [`Endpoint::take`] the connection: a shared one if the request may share, and otherwise an idle one.
+//! - If none has room, `choose_to_open` finds the endpoint that a connection is opened to.
 
 #[cfg(test)]
 mod tests;
@@ -122,7 +126,7 @@ impl<B: RequestBody> Endpoints<B> {
     pub(super) fn may_have_room(&mut self, need: Need) -> bool {
         self.all.iter_mut().for_each(Endpoint::discard_closed);
         let may_open = |candidate: Candidate| !candidate.is_ejected;
-        self.choose(need, None).is_some()
+        self.choose_ready(need, None).is_some()
             || self.choose_to_open(need, None, &[]).is_some_and(may_open)
     }
 
@@ -133,7 +137,7 @@ impl<B: RequestBody> Endpoints<B> {
 
     /// Returns whether a request without a body would find a connection.
     pub(super) fn has_room(&self) -> bool {
-        self.choose(Need::SMALL, None).is_some()
+        self.choose_ready(Need::SMALL, None).is_some()
     }
 
     /// Returns the first generation that was verified with the present trust bundle.
@@ -149,7 +153,7 @@ impl<B: RequestBody> Endpoints<B> {
         failed: Option<&Failed>,
         now: Instant,
     ) -> Option<(usize, Connection<B>)> {
-        while let Some(index) = self.choose(need, failed) {
+        while let Some(index) = self.choose_ready(need, failed) {
             let endpoint = &mut self.all[index];
             if let Some(connection) = endpoint.take(need, since(failed, endpoint), now) {
                 return Some((index, connection));
@@ -162,7 +166,7 @@ impl<B: RequestBody> Endpoints<B> {
 
     /// Chooses an endpoint with a connection for one more request. The second attempt of one that
     /// `failed` goes to another endpoint, if there is one.
-    fn choose(&self, need: Need, failed: Option<&Failed>) -> Option<usize> {
+    fn choose_ready(&self, need: Need, failed: Option<&Failed>) -> Option<usize> {
         let is_ready = |one: &Endpoint<B>| one.has_room(need, since(failed, one));
         self.least_loaded(|one| is_other(failed, one) && is_ready(one))
             .or_else(|| failed.and_then(|_| self.least_loaded(is_ready)))
@@ -280,7 +284,7 @@ impl<B: RequestBody> Endpoints<B> {
             return;
         };
         let answers = endpoint.in_flight.answers();
-        let pause = endpoint.health.fails(now, answers, fastrand::f64());
+        let pause = endpoint.health.note_failure(now, answers, fastrand::f64());
         endpoint.failure = Some(reason.to_string());
         let has_alternative = several || endpoint.has_connection();
         let is_news = has_alternative && endpoint.health.is_first_failure();

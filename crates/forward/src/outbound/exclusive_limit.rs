@@ -13,7 +13,7 @@ use common::{
     throttle::Episode,
 };
 use futures_util::FutureExt;
-use serve::shares::{Held, Own, Shares};
+use serve::shares::{OnFull, Permit, Shares};
 use tokio::time::{Instant, timeout_at};
 
 use super::caller::Caller;
@@ -29,7 +29,7 @@ pub struct ExclusiveLimit {
 /// The permit of a request for an exclusive connection. Calls the next request when it is dropped.
 #[derive(Debug)]
 pub(super) struct ExclusivePermit {
-    held: Option<Held>,
+    held: Option<Permit>,
     queue: Arc<FairQueue>,
 }
 
@@ -46,7 +46,7 @@ impl ExclusiveLimit {
         let over = "requests with a connection for themselves are within max-upstream-connections";
         let exceeded = Episode::refusing(Reason::Evicted, what, over);
         Self {
-            shares: Shares::new(max, usize::MAX, Own::Refused).logged_by(exceeded),
+            shares: Shares::new(max, usize::MAX, OnFull::Refuse).logged_by(exceeded),
             max,
             queue: Arc::new(FairQueue::new(MAX_QUEUED)),
         }

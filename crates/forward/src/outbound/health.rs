@@ -22,7 +22,7 @@ pub(super) struct Health {
 impl Health {
     /// Notes that the endpoint could not be connected to or was silent, after `answers` in all. Returns
     /// the time for which it is ejected; `chance` is from 0 to 1.
-    pub(super) fn fails(&mut self, now: Instant, answers: u64, chance: f64) -> Duration {
+    pub(super) fn note_failure(&mut self, now: Instant, answers: u64, chance: f64) -> Duration {
         if answers != self.answers {
             self.failures = 0;
         }
@@ -36,7 +36,7 @@ impl Health {
 
     /// Notes that the endpoint was connected to. Its next pause is still longer, because only an answer
     /// shows that it works.
-    pub(super) fn connects(&mut self) {
+    pub(super) fn note_connected(&mut self) {
         self.ejected_until = None;
     }
 
@@ -93,7 +93,7 @@ mod tests {
         let mut health = Health::default();
         assert_eq!(health.ejected(Instant::now()), None);
         for seconds in [1, 2, 4, 8, 16, 30, 30] {
-            let pause = health.fails(Instant::now(), 0, MIDDLE);
+            let pause = health.note_failure(Instant::now(), 0, MIDDLE);
             assert_eq!(pause, Duration::from_secs(seconds));
             assert_eq!(health.is_first_failure(), seconds == 1);
             let until = Instant::now() + pause;
@@ -107,13 +107,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_an_answer_makes_the_next_pause_short_again() {
         let mut health = Health::default();
-        health.fails(Instant::now(), 7, MIDDLE);
-        health.connects();
+        health.note_failure(Instant::now(), 7, MIDDLE);
+        health.note_connected();
         assert_eq!(health.ejected(Instant::now()), None, "in use at once");
-        let pause = health.fails(Instant::now(), 7, MIDDLE);
+        let pause = health.note_failure(Instant::now(), 7, MIDDLE);
         assert_eq!(pause, PAUSE.pause(2), "it connects and is silent");
-        health.connects();
-        let pause = health.fails(Instant::now(), 8, MIDDLE);
+        health.note_connected();
+        let pause = health.note_failure(Instant::now(), 8, MIDDLE);
         assert_eq!(pause, PAUSE.pause(1), "it had answered");
         assert!(health.is_first_failure());
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use common::{fair::FairQueue, lock::lock};
-use serve::shares::{Eviction, Held, Shares};
+use serve::shares::{Eviction, Permit, Shares};
 use tokio::time::Instant;
 
 use super::{caller::Caller, exclusive_limit::ExclusivePermit, resets::Resets};
@@ -58,7 +58,7 @@ pub(super) struct AbandonedRequest(CountedRequest);
 /// A source's hold on the room of shared connections.
 #[derive(Debug)]
 struct Hold {
-    _held: Held,
+    _permit: Permit,
     eviction: Arc<Eviction>,
 }
 
@@ -128,9 +128,9 @@ impl CountedRequest {
 
     /// Counts the request for its caller's source too, which may have to make room.
     pub(super) fn count_for(&mut self, holders: &Shares, caller: &Caller) {
-        let held = holders.of(caller.source).enter(&caller.eviction);
-        let hold = held.ok().map(|held| Hold {
-            _held: held,
+        let permit = holders.of(caller.source).enter(&caller.eviction);
+        let hold = permit.ok().map(|permit| Hold {
+            _permit: permit,
             eviction: Arc::clone(&caller.eviction),
         });
         if let Some(counted) = Arc::get_mut(&mut self.0) {

@@ -42,7 +42,7 @@ use common::{
     fair::{FairQueue, TooMany},
     lock::lock,
 };
-use serve::shares::{Own, Shares};
+use serve::shares::{OnFull, Shares};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
@@ -89,7 +89,7 @@ impl<B: RequestBody> Pool<B> {
         Self {
             connections: Connections::new(upstream, security, &room),
             room,
-            holders: Shares::new(usize::MAX, usize::MAX, Own::Refused),
+            holders: Shares::new(usize::MAX, usize::MAX, OnFull::Refuse),
             exclusive: upstream.exclusive().clone(),
             counts: Arc::clone(upstream.counts()),
             looked: Mutex::new(Instant::now()),

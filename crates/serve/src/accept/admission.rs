@@ -21,7 +21,7 @@ use tracing::warn;
 use crate::{
     limits::Limits,
     reason::ConnectionReason,
-    shares::{Eviction, Held, Own, Shares},
+    shares::{Eviction, OnFull, Permit, Shares},
 };
 
 /// The permits of a process for connections and handshakes. Clones share them.
@@ -45,14 +45,14 @@ struct Shared {
 #[derive(Debug)]
 pub(crate) struct ConnectionPermit {
     shared: Arc<Shared>,
-    _held: Held,
+    _permit: Permit,
 }
 
 /// The permit of one TLS handshake.
 #[derive(Debug)]
 pub(crate) struct HandshakePermit {
     eviction: Arc<Eviction>,
-    _held: Option<Held>,
+    _permit: Option<Permit>,
 }
 
 /// The shortest interval between warnings of a flood.
@@ -65,8 +65,12 @@ impl Admission {
             connections: Arc::new(Semaphore::new(limits.max_connections)),
             // Connections over the total wait for `connections`, so that none is closed for another
             // one.
-            sources: Shares::new(usize::MAX, limits.max_connections_per_source, Own::Refused),
-            handshakes: Shares::new(limits.max_handshakes, usize::MAX, Own::Evicted),
+            sources: Shares::new(
+                usize::MAX,
+                limits.max_connections_per_source,
+                OnFull::Refuse,
+            ),
+            handshakes: Shares::new(limits.max_handshakes, usize::MAX, OnFull::EvictOwnOldest),
             max_handshakes: limits.max_handshakes,
             ended: Notify::new(),
             failing: Episode::new(
@@ -80,12 +84,12 @@ impl Admission {
     /// Returns the permits of a new connection from `source` and of its handshake, or `None` if the
     /// source has reached its bound.
     pub(crate) fn admit(&self, source: IpAddr) -> Option<(ConnectionPermit, HandshakePermit)> {
-        let held = self.0.sources.of(source).enter(&Arc::default());
-        match held {
-            Ok(held) => {
+        let permit = self.0.sources.of(source).enter(&Arc::default());
+        match permit {
+            Ok(permit) => {
                 let permit = ConnectionPermit {
                     shared: Arc::clone(&self.0),
-                    _held: held,
+                    _permit: permit,
                 };
                 Some((permit, self.handshake(source)))
             }
@@ -132,10 +136,10 @@ impl Admission {
                 "more TLS handshakes than max-handshakes: closing the oldest".to_owned()
             });
         }
-        let held = self.0.handshakes.of(source).enter(&eviction).ok();
+        let permit = self.0.handshakes.of(source).enter(&eviction).ok();
         HandshakePermit {
             eviction,
-            _held: held,
+            _permit: permit,
         }
     }
 }

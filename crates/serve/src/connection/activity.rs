@@ -16,6 +16,7 @@ use std::{
 use common::lock::lock;
 use tokio::time::Instant;
 
+pub(super) use self::deadlines::Closing;
 pub(crate) use self::deadlines::Overdue;
 use super::permit::InFlightPermit;
 use crate::{counts::Counts, in_flight::SourceLimit};
@@ -41,7 +42,7 @@ pub(super) struct Activity {
     /// The permit of the request whose answer is streamed. Only HTTP/1.1 has one such request at a time.
     answering: Mutex<Weak<InFlightPermit>>,
     /// Set when a stop was requested, so that the connection drains.
-    stopping: AtomicBool,
+    draining: AtomicBool,
     /// The source's part in the in-flight limit.
     pub(super) limit: SourceLimit,
     pub(super) counts: Arc<Counts>,
@@ -67,7 +68,7 @@ impl Activity {
             bodies: AtomicUsize::new(0),
             large_bodies: AtomicUsize::new(0),
             answering: Mutex::default(),
-            stopping: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
             limit,
             counts,
         })
@@ -90,13 +91,13 @@ impl Activity {
     }
 
     /// Makes the next answer the last one of the connection.
-    pub(super) fn stop(&self) {
-        self.stopping.store(true, Relaxed);
+    pub(super) fn start_drain(&self) {
+        self.draining.store(true, Relaxed);
     }
 
     /// Returns whether the next answer is the last one of the connection.
-    pub(super) fn is_stopping(&self) -> bool {
-        self.stopping.load(Relaxed)
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
     }
 
     /// Notes that bytes came over HTTP/1.1.

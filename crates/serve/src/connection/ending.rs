@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     Connection, Error, HttpConnection,
-    activity::{Activity, Overdue},
+    activity::{Activity, Closing, Overdue},
     evicted,
 };
 
@@ -19,26 +19,42 @@ use super::{
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 impl Connection {
-    /// Ends a connection after its requests in flight.
-    pub(super) async fn end(
+    /// Waits until the connection may take no more requests.
+    pub(super) async fn closing(&self, activity: &Activity) -> Closing {
+        tokio::select! {
+            closing = activity.overdue_or_old(&self.shared.limits) => closing,
+            () = self.identities_end() => Closing::Drain,
+        }
+    }
+
+    /// Ends a connection that has exceeded a deadline.
+    pub(super) async fn end_overdue(
         &self,
         mut connection: impl HttpConnection,
-        activity: &Activity,
-        overdue: Option<Overdue>,
+        overdue: Overdue,
     ) -> Result<(), Error> {
         connection.start_drain();
         match overdue {
-            None => tokio::select! {
-                served = &mut connection => served,
-                overdue = activity.overdue(&self.shared.limits) => Err(overdue.into()),
-                () = evicted(activity) => Err(Error::Evicted),
-                () = activity.without_request_for(self.drain_grace()) => Err(Error::Stopping),
-            },
             // The last bytes of an answer may still be leaving, or a request may just arrive.
-            Some(Overdue::Idle) => timeout(self.shared.limits.body_timeout, connection)
+            Overdue::Idle => timeout(self.shared.limits.body_timeout, connection)
                 .await
-                .unwrap_or(Err(Overdue::Idle.into())),
-            Some(overdue) => Err(overdue.into()),
+                .unwrap_or(Err(overdue.into())),
+            Overdue::Header | Overdue::Reader => Err(overdue.into()),
+        }
+    }
+
+    /// Ends a connection after its requests in flight.
+    pub(super) async fn finish(
+        &self,
+        mut connection: impl HttpConnection,
+        activity: &Activity,
+    ) -> Result<(), Error> {
+        connection.start_drain();
+        tokio::select! {
+            served = &mut connection => served,
+            overdue = activity.overdue(&self.shared.limits) => Err(overdue.into()),
+            () = evicted(activity) => Err(Error::Evicted),
+            () = activity.without_request_for(self.drain_grace()) => Err(Error::Stopping),
         }
     }
 
@@ -51,14 +67,13 @@ impl Connection {
         left.into_iter().chain(age).min()
     }
 
-    /// Waits until the connection has to drain, because the process stops, or an identity ends that was
-    /// verified in the handshake.
-    pub(super) async fn ended(&self) {
-        let end = self.end.clone().requested();
+    /// Waits until the process stops, or an identity ends that was verified in the handshake.
+    async fn identities_end(&self) {
+        let own = self.identity_end.clone().requested();
         match self.peer.identity() {
-            None => end.await,
+            None => own.await,
             Some(identity) => tokio::select! {
-                () = end => {}
+                () = own => {}
                 () = identity.distrusted() => {}
             },
         }
@@ -71,7 +86,7 @@ impl Connection {
     ) -> Result<(), Error> {
         let late = async {
             sleep(self.shared.limits.drain_timeout).await;
-            if self.shutdown.is_requested() {
+            if self.process_stop.is_requested() {
                 pending::<()>().await;
             }
         };
@@ -82,8 +97,8 @@ impl Connection {
     }
 
     /// Waits until a stop is requested and the time for unfinished handshakes has passed.
-    pub(super) async fn stopping(&self) {
-        self.shutdown.clone().requested().await;
+    pub(super) async fn handshakes_end(&self) {
+        self.process_stop.clone().requested().await;
         sleep(self.drain_grace()).await;
     }
 

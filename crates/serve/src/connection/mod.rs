@@ -43,7 +43,7 @@ use tokio_rustls::{TlsAcceptor, rustls::pki_types::CertificateDer, server::TlsSt
 
 pub(crate) use self::error::Error;
 use self::{
-    activity::Activity,
+    activity::{Activity, Closing},
     exchange::Serving,
     http1::{Http1, Tracked},
     observed::Observed,
@@ -81,10 +81,9 @@ pub(crate) struct Connection {
     /// The source of the connection, which the limits count.
     pub(crate) source: IpAddr,
     pub(crate) shared: Shared,
-    /// The stop of the process.
-    pub(crate) shutdown: Shutdown,
-    /// The end of the connection: the stop of the process, or the end of its identity before that.
-    pub(crate) end: Shutdown,
+    pub(crate) process_stop: Shutdown,
+    /// The end of the listener's identity under which the connection was opened, or the stop of the process.
+    pub(crate) identity_end: Shutdown,
 }
 
 impl Connection {
@@ -96,23 +95,24 @@ impl Connection {
         handshake: HandshakePermit,
         handler: impl Handler,
     ) -> Result<(), Error> {
-        // The trust is read before the handshake, so that no change is missed.
-        let trust = self.shared.trust.as_ref().map(Tenure::end);
-        let (opened, _permit) = self.open(stream, security, handshake).await?;
+        // Subscribes to a change of the trust bundles before the handshake, so that none is missed.
+        let trust_end = self.shared.trust.as_ref().map(Tenure::end);
+        // The permit is held until the connection ends.
+        let (opened, _connection_permit) = self.open(stream, security, handshake).await?;
         match opened {
             Opened::Tls(tls) => {
                 let session = tls.get_ref().1;
                 let is_http2 = session.alpn_protocol() == Some(b"h2");
-                let security = counts::Handshake::of(session.protocol_version());
+                let version = counts::Handshake::of(session.protocol_version());
                 if let Some(chain) = session.peer_certificates() {
-                    let identity = identity(chain, trust).ok_or(Error::NoIdentity)?;
+                    let identity = identity(chain, trust_end).ok_or(Error::NoIdentity)?;
                     self.peer = self.peer.identified(identity);
                 }
                 let begun = Beginning {
                     is_http2,
                     bytes: Bytes::new(),
                 };
-                self.count(security, is_http2);
+                self.count(version, is_http2);
                 self.http(*tls, begun, handler).await
             }
             Opened::Plaintext(io, begun) => {
@@ -123,9 +123,9 @@ impl Connection {
     }
 
     /// Counts a connection on which HTTP begins.
-    fn count(&self, security: counts::Handshake, is_http2: bool) {
+    fn count(&self, version: counts::Handshake, is_http2: bool) {
         let counts = &self.shared.counts;
-        counts.handshakes.add(security, 1);
+        counts.handshakes.add(version, 1);
         counts.protocols.add(counts::Protocol::of(is_http2), 1);
     }
 
@@ -176,7 +176,7 @@ impl Connection {
                 opened.unwrap_or(Err(Error::HandshakeTimeout))
             }
             () = handshake.evicted() => Err(Error::HandshakeEvicted),
-            () = self.stopping() => Err(Error::Stopping),
+            () = self.handshakes_end() => Err(Error::Stopping),
         }
     }
 
@@ -196,26 +196,34 @@ impl Connection {
             service_fn(move |request| http1::exchange(&serving, request))
         };
         let mut connection = Http1::new(io, service, serving);
-        let overdue = tokio::select! {
+        let closing = tokio::select! {
             served = &mut connection => return served,
-            overdue = activity.overdue_or_old(&self.shared.limits) => overdue,
+            closing = self.closing(activity) => closing,
             () = evicted(activity) => return Err(Error::Evicted),
-            () = self.ended() => None,
         };
-        if overdue.is_some() {
-            return self.end(connection, activity, overdue).await;
-        }
-        activity.stop();
-        let drained = async {
-            tokio::select! {
-                served = &mut connection => return served,
-                overdue = activity.overdue(&self.shared.limits) => return Err(overdue.into()),
-                () = evicted(activity) => return Err(Error::Evicted),
-                () = activity.without_request_for(self.drain_grace()) => {}
+        match closing {
+            Closing::Overdue(overdue) => self.end_overdue(connection, overdue).await,
+            Closing::Drain => {
+                activity.start_drain();
+                let drained = self.drain_http1(connection, activity);
+                self.within_drain_timeout(drained).await
             }
-            self.end(connection, activity, None).await
-        };
-        self.within_drain_timeout(drained).await
+        }
+    }
+
+    /// Drains a connection over HTTP/1.1. A request that arrives within the grace is served too.
+    async fn drain_http1(
+        &self,
+        mut connection: impl HttpConnection,
+        activity: &Activity,
+    ) -> Result<(), Error> {
+        tokio::select! {
+            served = &mut connection => return served,
+            overdue = activity.overdue(&self.shared.limits) => return Err(overdue.into()),
+            () = evicted(activity) => return Err(Error::Evicted),
+            () = activity.without_request_for(self.drain_grace()) => {}
+        }
+        self.finish(connection, activity).await
     }
 
     /// Serves HTTP/2.
@@ -233,47 +241,53 @@ impl Connection {
         let mut h2 = tokio::select! {
             h2 = http2::handshake(io) => h2?,
             overdue = activity.overdue(&self.shared.limits) => return Err(overdue.into()),
-            () = self.stopping() => return Err(Error::Stopping),
+            () = self.handshakes_end() => return Err(Error::Stopping),
         };
         let ping = h2.ping_pong();
-        let dead = dead(ping, heard, http2::PING_EVERY, http2::PING_TIMEOUT);
-        let mut connection = Http2 {
+        let peer_dies = dead(ping, heard, http2::PING_EVERY, http2::PING_TIMEOUT);
+        let connection = Http2 {
             h2,
             windows: self.shared.wide_windows.of(self.source),
             serving,
         };
-        let serving = async {
-            let overdue = tokio::select! {
-                served = &mut connection => return served,
-                overdue = activity.overdue_or_old(&self.shared.limits) => overdue,
-                () = self.ended() => None,
-            };
-            match overdue {
-                Some(_) => self.end(connection, activity, overdue).await,
-                None => {
-                    self.within_drain_timeout(self.end(connection, activity, None))
-                        .await
-                }
-            }
-        };
         tokio::select! {
-            served = serving => served,
-            () = dead => Err(Error::Dead),
+            served = self.serve_http2(connection, activity) => served,
+            () = peer_dies => Err(Error::Dead),
+        }
+    }
+
+    /// Serves requests over HTTP/2 until the connection ends. Each answer waits for its own eviction, which
+    /// resets its stream and not the connection.
+    async fn serve_http2(
+        &self,
+        mut connection: impl HttpConnection,
+        activity: &Activity,
+    ) -> Result<(), Error> {
+        let closing = tokio::select! {
+            served = &mut connection => return served,
+            closing = self.closing(activity) => closing,
+        };
+        match closing {
+            Closing::Overdue(overdue) => self.end_overdue(connection, overdue).await,
+            Closing::Drain => {
+                let finished = self.finish(connection, activity);
+                self.within_drain_timeout(finished).await
+            }
         }
     }
 }
 
 /// Returns the identity of a certificate that the handshake has verified.
-fn identity(chain: &[CertificateDer<'_>], trust: Option<Shutdown>) -> Option<PeerIdentity> {
+fn identity(chain: &[CertificateDer<'_>], trust_end: Option<Shutdown>) -> Option<PeerIdentity> {
     let leaf = chain.first()?;
     Some(PeerIdentity {
         id: Arc::new(workload_id(leaf).ok()?),
         until: certificate::expiry(leaf)?,
-        trust,
+        trust_end,
     })
 }
 
-/// Waits until the answer that is streamed has to make room for another request.
+/// Waits until the answer that is streamed over HTTP/1.1 has to make room for another request.
 async fn evicted(activity: &Activity) {
     poll_fn(|cx| activity.poll_evicted(cx)).await;
 }

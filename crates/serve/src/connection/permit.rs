@@ -9,7 +9,7 @@ use common::lock::lock;
 
 use crate::{
     in_flight::SourceLimit,
-    shares::{Eviction, Held},
+    shares::{Eviction, Permit},
 };
 
 /// The permit of a request in flight. It is counted among the requests that the process works on, or
@@ -23,7 +23,7 @@ pub(super) struct InFlightPermit {
 
 #[derive(Debug)]
 struct State {
-    held: Option<Held>,
+    held: Option<Permit>,
     is_over: bool,
     waits_for_body: bool,
     waits_for_reader: bool,

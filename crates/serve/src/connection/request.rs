@@ -93,7 +93,7 @@ impl RequestInFlight {
 
     /// Returns whether the answer has to announce the end of an HTTP/1.1 connection.
     pub(super) fn is_last(&self) -> bool {
-        self.activity.is_stopping()
+        self.activity.is_draining()
     }
 
     /// Notes that the answer is streamed from now on, so that the connection's writes tell whether it

@@ -13,7 +13,7 @@ use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::activity::Activity;
-use crate::shares::{Eviction, Held, Own, Share, Shares};
+use crate::shares::{Eviction, OnFull, Permit, Share, Shares};
 
 /// The windows of a stream and of its connection, in bytes. The stream's is smaller, so that a few bodies
 /// that nobody reads do not delay others on the connection.
@@ -60,7 +60,7 @@ impl Default for WideWindows {
         Self(Shares::new(
             WIDE_CONNECTIONS,
             WIDE_CONNECTIONS_PER_SOURCE,
-            Own::Refused,
+            OnFull::Refuse,
         ))
     }
 }
@@ -70,7 +70,7 @@ impl Default for WideWindows {
 pub(crate) struct Windows {
     share: Arc<Share>,
     /// The permit for wide windows, while they are wide.
-    wide: Option<(Held, Arc<Eviction>)>,
+    wide: Option<(Permit, Arc<Eviction>)>,
     /// Set when the windows were announced to the peer.
     is_set: bool,
 }
@@ -82,7 +82,8 @@ impl Windows {
         I: AsyncRead + AsyncWrite + Unpin,
     {
         let wants_wide = activity.has_large_body();
-        let may_stay = |(_, eviction): &(Held, Arc<Eviction>)| wants_wide && !eviction.is_evicted();
+        let may_stay =
+            |(_, eviction): &(Permit, Arc<Eviction>)| wants_wide && !eviction.is_evicted();
         if self.wide.as_ref().is_some_and(|wide| !may_stay(wide)) {
             self.wide = None;
             self.is_set = false;
@@ -155,7 +156,7 @@ mod tests {
             None,
             Arc::default(),
         );
-        let wide = WideWindows(Shares::new(2, 1, Own::Refused));
+        let wide = WideWindows(Shares::new(2, 1, OnFull::Refuse));
         let mut first = Served::new(&wide, "::1").await;
         let mut second = Served::new(&wide, "::1").await;
         let mut other = Served::new(&wide, "::2").await;

@@ -137,7 +137,7 @@ fn only_connections_after_a_failure_or_a_change_of_trust_are_newer() {
 async fn an_endpoint_that_spoke_only_http2_may_speak_http1_later() {
     let mut endpoints = endpoints(1);
     let endpoint = endpoints.at_index(0);
-    endpoint.refuses_http1();
+    endpoint.note_refused_http1();
     let need = Need::Exclusive(Speech::Http1);
     assert!(endpoint.may_open(need), "there is no connection");
     assert_eq!(endpoint.offer(need), Offer::Http1);

