@@ -302,19 +302,24 @@ impl Config {
         Upstream::new(urls, timeouts, ExclusiveLimit::default())
     }
 
+    /// Returns the method and the URL of the request.
+    pub(crate) fn request(&self) -> Request<()> {
+        let default = match self.data {
+            Some(_) => Method::POST,
+            None => Method::GET,
+        };
+        let mut request = Request::new(());
+        *request.method_mut() = self.method.clone().unwrap_or(default);
+        *request.uri_mut() = self.url.clone();
+        request
+    }
+
     /// Reads the body of the request, and returns the request without its token.
     ///
     /// # Errors
     /// Fails when the body is in a file, or on standard input, that can't be read.
     pub(crate) fn read_request(&self) -> anyhow::Result<Request<Full<Bytes>>> {
-        let default = if self.data.is_some() {
-            Method::POST
-        } else {
-            Method::GET
-        };
-        let mut request = Request::new(Full::default());
-        *request.method_mut() = self.method.clone().unwrap_or(default);
-        *request.uri_mut() = self.url.clone();
+        let mut request = self.request().map(|()| Full::default());
         if let Some(data) = &self.data {
             *request.body_mut() = read_data(data)?.into();
             let form = HeaderValue::from_static("application/x-www-form-urlencoded");

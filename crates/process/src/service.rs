@@ -37,7 +37,7 @@ pub struct Service {
 /// The listener that a binary asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct Claim<'a> {
-    /// The name of the program in spans and metrics.
+    /// The name of the program in spans.
     pub role: &'static str,
     /// The address, if no sockets are passed to the process.
     pub listen: ListenFlag<'a>,

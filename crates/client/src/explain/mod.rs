@@ -18,7 +18,7 @@ use common::{
     bearer::{Authenticator, ExplainedRule, JwtBundle, Outcome, Refusal},
     sanitize::Sanitized,
 };
-use http::{HeaderValue, Request, header::AUTHORIZATION, request};
+use http::{HeaderValue, header::AUTHORIZATION, request};
 use process::{
     cli,
     doctor::{Kind, words, workload},
@@ -147,10 +147,7 @@ fn described((domain, bundle): (&TrustDomain, &Arc<JwtBundle>)) -> String {
 
 /// Returns the head of the request with the token.
 fn head(config: &Config, token: &str) -> anyhow::Result<request::Parts> {
-    let mut request = Request::new(());
-    let (asked, _) = config.read_request()?.into_parts();
-    *request.method_mut() = asked.method;
-    *request.uri_mut() = asked.uri;
+    let mut request = config.request();
     let value = HeaderValue::try_from(format!("Bearer {token}"));
     let mut value = value.context("the token has characters that no header may have")?;
     value.set_sensitive(true);
