@@ -4,6 +4,10 @@
 //! a path, such as `/a/../b`, `/a%2Fb` or `/a;x/b`. A path with such a spelling could mean one thing
 //! to this process and another to the application. `/**` therefore does not match it, and only a
 //! pattern that spells it in the same way does.
+//!
+//! `matchit`, which axum's router uses, and `globset` have richer patterns. Both match `/api/../admin` by a pattern
+//! for all paths below `/api/`, because the spelling of a path does not matter to them. The rule about spellings
+//! would therefore be written here in any case. The rest is a comparison of bytes.
 
 use std::{fmt, str::FromStr};
 

@@ -3,6 +3,10 @@
 //! A span is made after its request has ended, from the entry of the request in the access log. A request that is
 //! not sampled has none. The fields of a request come from its caller. [`Recorded`] therefore decides whether a
 //! sampled request has a span, and a limit bounds the spans per second.
+//!
+//! `tracing-opentelemetry` makes a span when its request begins, and keeps it in a registry until the end. Here a
+//! request that is not sampled costs nothing. The crates of OpenTelemetry 0.33 would add 14 crates to the lock file,
+//! a second `rand` and a third `getrandom` among them.
 
 use std::{
     sync::Arc,

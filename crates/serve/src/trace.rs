@@ -1,4 +1,8 @@
 //! The trace that a request belongs to (W3C Trace Context, `traceparent`).
+//!
+//! `opentelemetry_sdk` has a propagator for the same field. It reads the field into a context of its own and writes it
+//! again. Here the field stays one header value, so that a log line borrows its IDs. [`spans`](crate::spans) says
+//! what the crates of OpenTelemetry cost.
 
 use std::ops::Range;
 

@@ -1,9 +1,9 @@
 //! A queue of verifications that lets a core do other work between them.
 //!
-//! A verification takes 60 to 100 µs, while a token in the cache takes less than 1 µs. A verification
-//! never yields, so that on a runtime of one thread a flood of new tokens would occupy the core.
-//! Verifications therefore run in rounds. A round lasts for [`ROUND`]; after it, all other tasks of the
-//! core that are ready run once, and the next round begins. Two bounds apply:
+//! A verification takes about as long as a hundred tokens in the [cache](super::cache), which has both figures. It
+//! never yields, so that on a runtime of one thread a flood of new tokens would occupy the core. Verifications
+//! therefore run in rounds. A round lasts for [`ROUND`]; after it, all other tasks of the core that are ready run
+//! once, and the next round begins. Two bounds apply:
 //!
 //! - At most [`MAX_ADMITTED`] verifications are admitted to the current or the next round.
 //! - At most [`MAX_WAITING`] verifications wait to be admitted. They are served source by source; over

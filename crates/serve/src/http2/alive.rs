@@ -1,4 +1,8 @@
 //! PINGs that tell whether a quiet peer still answers, and the round-trip time (RFC 9113 §6.7).
+//!
+//! hyper's keep-alive does not serve. It belongs to hyper's connections, and here `h2` is used directly. hyper (1.12)
+//! also ends a connection whose PING is not answered in time, whatever else comes from the peer. A peer that reads
+//! slowly sees the PING late, although it sends.
 
 use std::{
     io::{self, IoSlice},
