@@ -47,7 +47,7 @@ async fn filter_that_is_put_applies_at_once_and_a_bad_one_is_400_and_changes_not
     assert_eq!(put("off").await.status, 200);
     let lines = server.log().len();
     let https = stack.https(port);
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     let answer = https.send(get(&[("authorization", &token)])).await;
     assert_eq!(answer.status, 200);
     let later = server.log().split_off(lines);

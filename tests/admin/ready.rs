@@ -176,7 +176,7 @@ async fn process_that_drains_is_not_ready_and_answers_until_its_end() {
     let mut server = stack.server(&flags).await;
     let admin = Admin::of(&server).await;
     let https = stack.https(server.listening().await);
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     let request = tokio::spawn(async move { https.send(get(&[("authorization", &token)])).await });
     let (forwarded, _) = application.accept().await.unwrap();
 

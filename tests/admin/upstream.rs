@@ -35,7 +35,7 @@ async fn endpoint_that_is_down_is_degraded_next_to_another_and_503_alone_until_i
     assert_eq!(report["status"], "ready");
 
     let https = stack.https(proxy.listening().await);
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     let ask = async || https.send(get(&[("authorization", &token)])).await.status;
     // The first request may have met the dead endpoint, and the second one tries the other.
     for _ in 0..2 {
@@ -101,7 +101,7 @@ async fn application_that_is_down_is_503() {
         .await;
     let admin = Admin::of(&server).await;
     let https = stack.https(server.listening().await);
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     // The endpoint may be tried again between the request and the query of `/ready`.
     let (status, report) = loop {
         assert_eq!(

@@ -161,6 +161,11 @@ impl Stack {
         change(&mut claims);
         self.agent.mint_jwt(&claims)
     }
+
+    /// Returns the value of an `Authorization` field with a token that the server accepts.
+    pub fn bearer(&self) -> String {
+        format!("Bearer {}", self.token(|_| ()))
+    }
 }
 
 /// Prints why a test does nothing. `scripts/test.sh` looks for these lines, and the test runner

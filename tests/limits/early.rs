@@ -40,7 +40,7 @@ async fn all(stack: &Stack) -> (Process, Vec<Early>) {
                 process,
                 token: match status {
                     401 => String::new(),
-                    _ => format!("Authorization: Bearer {}\r\n", stack.token(|_| ())),
+                    _ => format!("Authorization: {}\r\n", stack.bearer()),
                 },
             });
         }

@@ -32,7 +32,7 @@ use harness::{
 async fn lines_are_json_with_log_format_json() {
     let stack = Stack::new().await;
     let server = stack.server(&["--log-format", "json"]).await;
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     let port = server.listening().await;
     stack
         .https(port)

@@ -80,7 +80,7 @@ async fn each_request_has_a_line_at_its_end_in_each_role() {
     let args = [&json("all")[..], &["--path", "/**"]].concat();
     let proxy = stack.proxy(server.listening().await, &args).await;
     let https = stack.https(proxy.listening().await);
-    let bearer = format!("Bearer {}", stack.token(|_| ()));
+    let bearer = stack.bearer();
     let traceparent = format!("00-{TRACE}-{SPAN}-01");
     let fields = [
         ("authorization", bearer.as_str()),

@@ -20,7 +20,7 @@ async fn server(stack: &Stack, url: &str, args: &[&str]) -> (Process, Caller) {
     let server = stack.server(&args).await;
     let caller = Caller {
         https: stack.https(server.listening().await),
-        bearer: format!("Bearer {}", stack.token(|_| ())),
+        bearer: stack.bearer(),
         admin: Admin::of(&server).await,
     };
     (server, caller)

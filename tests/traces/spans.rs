@@ -205,7 +205,7 @@ async fn service_and_attributes_come_from_the_variables_of_opentelemetry() {
         command.env("OTEL_RESOURCE_ATTRIBUTES", attributes);
         let server = Process::spawn(command);
         let https = stack.https(server.listening().await);
-        let bearer = format!("Bearer {}", stack.token(|_| ()));
+        let bearer = stack.bearer();
         let fields = [("authorization", &*bearer), ("traceparent", &*parent("01"))];
         assert_eq!(https.send(get(&fields)).await.status, 200);
         server.stop().await;

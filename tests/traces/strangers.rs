@@ -34,7 +34,7 @@ async fn send_to(stack: &Stack, process: &Process) {
         assert!(https.send(sampled(fields)).await.status.is_client_error());
         call(&https, fields).await;
     }
-    let good = format!("Bearer {}", stack.token(|_| ()));
+    let good = stack.bearer();
     let answer = https.send(sampled(&[("authorization", &good)])).await;
     assert_eq!(answer.status, 200);
 }
@@ -89,7 +89,7 @@ async fn proxy_records_requests_whose_token_the_server_accepts_only_u035() {
     server.signal(nix::sys::signal::Signal::SIGKILL);
     server.ended().await;
     let https = stack.https(proxy.listening().await);
-    let good = format!("Bearer {}", stack.token(|_| ()));
+    let good = stack.bearer();
     let answer = https.send(sampled(&[("authorization", &good)])).await;
     assert_eq!(answer.status, 502);
     let line = proxy.logged("status=502").await;
