@@ -107,8 +107,7 @@ async fn page_has_identity_trust_refusals_and_changes_without_a_script() {
 #[tokio::test]
 async fn request_that_exceeds_a_bound_is_among_those_that_are_not_served() {
     let stack = Stack::new().await;
-    let server = stack.server(&ADMIN).await;
-    let admin = Admin::of(&server).await;
+    let (server, admin) = stack.server_with_admin(&[]).await;
     let mut request = get(&[]);
     *request.uri_mut() = format!("/{}", "a".repeat(9000)).parse().unwrap();
     let https = stack.https(server.listening().await);

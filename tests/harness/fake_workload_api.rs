@@ -25,7 +25,7 @@ use tonic::{
 };
 
 use crate::{
-    PATIENCE, SERVER_ID, Stack, binary,
+    PATIENCE, SERVER_ID, Stack,
     process::{self, Process},
     wait::becomes,
 };
@@ -162,8 +162,7 @@ impl Fake {
     /// Starts a server that uses this Workload API, and returns its port.
     pub async fn server(&self, args: &[&str]) -> (Process, u16) {
         let args = [&["--listen", "127.0.0.1:0"], args].concat();
-        let server = process::command(&binary("server"), &self.endpoint(), &args);
-        let server = Process::spawn(server);
+        let server = process::spawn("server", &self.endpoint(), &args);
         let port = server.listening().await;
         (server, port)
     }

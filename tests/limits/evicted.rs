@@ -7,13 +7,13 @@ use std::{
 };
 
 use harness::{
-    PATIENCE, Stack, binary,
+    PATIENCE, Stack,
     frames::{
         self, DATA, END_HEADERS, END_STREAM, Frame, Frames, HEADERS, POST, RST_STREAM,
         WINDOW_UPDATE, frame,
     },
     https::{Https, WholeAnswer, get},
-    process::{self, Process},
+    process::Process,
     raw::{Client, End},
     upstream,
 };
@@ -252,9 +252,7 @@ async fn large(stack: &Stack) -> (Process, Https) {
         "--max-requests",
         "2",
     ];
-    let mut command = process::command(&binary("proxy"), &stack.agent.endpoint(), &args);
-    command.env("RUST_LOG", "debug");
-    let proxy = Process::spawn(command);
+    let proxy = stack.spawn_with("proxy", &args, &[("RUST_LOG", "debug")]);
     let https = stack.https(proxy.listening().await);
     (proxy, https)
 }

@@ -2,7 +2,7 @@ use std::{path::Path, time::Instant};
 
 use harness::{
     Stack,
-    admin::{ADMIN, Admin},
+    admin::Admin,
     https::{Https, get},
     process::{self, Process, free_ports},
     wait::until,
@@ -16,12 +16,12 @@ use crate::{
 
 /// Starts a server with the built-in answer, whose spans go to `url`.
 async fn server(stack: &Stack, url: &str, args: &[&str]) -> (Process, Caller) {
-    let args = [&ADMIN[..], &["--otlp-endpoint", url], args].concat();
-    let server = stack.server(&args).await;
+    let args = [&["--otlp-endpoint", url], args].concat();
+    let (server, admin) = stack.server_with_admin(&args).await;
     let caller = Caller {
         https: stack.https(server.listening().await),
         bearer: stack.bearer(),
-        admin: Admin::of(&server).await,
+        admin,
     };
     (server, caller)
 }

@@ -1,10 +1,9 @@
 use harness::{
     CLIENT_ID, Stack,
     app::App,
-    binary,
     http::send,
     https::get,
-    process::{self, Process, free_ports},
+    process::{Process, free_ports},
 };
 use http::{Request, Version};
 use http_body_util::{BodyExt, Full};
@@ -199,11 +198,11 @@ async fn service_and_attributes_come_from_the_variables_of_opentelemetry() {
         ("", "", "server"),
     ] {
         let args = [&["--listen", "127.0.0.1:0"], &collector.flags()[..]].concat();
-        let endpoint = stack.agent.endpoint();
-        let mut command = process::command(&binary("server"), &endpoint, &args);
-        command.env("OTEL_SERVICE_NAME", name);
-        command.env("OTEL_RESOURCE_ATTRIBUTES", attributes);
-        let server = Process::spawn(command);
+        let environment = [
+            ("OTEL_SERVICE_NAME", name),
+            ("OTEL_RESOURCE_ATTRIBUTES", attributes),
+        ];
+        let server = stack.spawn_with("server", &args, &environment);
         let https = stack.https(server.listening().await);
         let bearer = stack.bearer();
         let fields = [("authorization", &*bearer), ("traceparent", &*parent("01"))];

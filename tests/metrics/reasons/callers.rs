@@ -7,7 +7,6 @@ use common::reason::Reason;
 use dev_agent::pb;
 use harness::{
     SERVER_ID, Stack,
-    admin::{ADMIN, Admin},
     fake_workload_api::{Fake, Genuine},
     https::get,
     metrics::Page,
@@ -98,10 +97,9 @@ async fn call_that_ends_with_its_token_is_credential_expired() {
 #[tokio::test]
 async fn call_of_a_gateway_that_is_not_a_check_is_not_a_check() {
     let stack = Stack::new().await;
-    let args = [&ADMIN[..], &["--ext-authz", "127.0.0.1:0"]].concat();
-    let server = stack.spawn("server", &args);
+    let args = ["--ext-authz", "127.0.0.1:0"];
+    let (server, admin) = stack.spawn_with_admin("server", &args).await;
     let line = server.logged("for checks of a gateway").await;
-    let admin = Admin::of(&server).await;
     let stream = TcpStream::connect(("127.0.0.1", process::port(&line))).await;
     let answer = harness::http::send(stream.unwrap(), Version::HTTP_2, get(&[])).await;
     assert_eq!(answer.unwrap().status(), 404);
