@@ -6,7 +6,7 @@ use tonic::Status;
 use harness::{
     CLIENT_ID, PATIENCE, SERVER_ID, Stack,
     fake_workload_api::{Fake, Genuine, token},
-    process::{self},
+    process,
     wait::{becomes, until},
 };
 

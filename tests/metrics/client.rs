@@ -27,7 +27,7 @@ async fn fetches_and_requests_of_a_listening_client_are_counted() {
     let mut caller = harness::raw::Client::sending(&https, request).await;
     assert_eq!(caller.answer().await.unwrap().status(), 400);
     drop(caller);
-    let page = Page::quiet(&admin).await;
+    let page = Page::wait_until_quiet(&admin).await;
     let codes = [("code=\"200\"", 3.0), ("code=\"400\"", 1.0)];
     page.assert_all("spiffe_requests_total", &codes);
     let refusals = [("reason=\"own_authorization\"", 1.0)];

@@ -19,7 +19,7 @@ async fn request_that_waits_for_its_caller_is_seen_as_waiting() {
     let https = stack.https(proxy.listening().await);
     let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n";
     let mut caller = Client::sending(&https, head).await;
-    let page = Page::with(&admin, "spiffe_requests_in_flight{state=\"waiting\"}", 1.0).await;
+    let page = Page::wait_for(&admin, "spiffe_requests_in_flight{state=\"waiting\"}", 1.0).await;
     assert_eq!(page.at("spiffe_requests_in_flight{state=\"working\"}"), 0.0);
     caller.send([b'a'; 100_000]).await;
     slow.release(1);
@@ -48,7 +48,7 @@ async fn client_counts_the_stream_of_its_bundles_and_they_are_in_use() {
     let (client, admin) = stack.spawn_with_admin("client", &args).await;
     client.listening().await;
     let up = "spiffe_workload_api_stream_up{stream=\"x509_bundles\"}";
-    let page = Page::with(&admin, up, 1.0).await;
+    let page = Page::wait_for(&admin, up, 1.0).await;
     let updates = "spiffe_workload_api_updates_total{stream=\"x509_bundles\"}";
     assert_eq!(page.at(updates), 1.0);
     assert_eq!(page.at("spiffe_trust_domains{kind=\"x509\"}"), 1.0);

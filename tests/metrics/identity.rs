@@ -23,10 +23,10 @@ async fn rotations_are_counted_and_the_expiry_is_that_of_the_new_svid() {
     assert_eq!(before.at("spiffe_readiness{state=\"ready\"}"), 1.0);
     assert_eq!(before.at("spiffe_jwt_authorities"), 1.0);
     stack.agent.rotate_x509();
-    let after = Page::with(&admin, SVIDS, 2.0).await;
+    let after = Page::wait_for(&admin, SVIDS, 2.0).await;
     assert_eq!(after.at(EXPIRY), presented_until(&https).await);
     stack.agent.prepare_jwt_key();
-    let after = Page::with(&admin, BUNDLES, 2.0).await;
+    let after = Page::wait_for(&admin, BUNDLES, 2.0).await;
     assert_eq!(after.at("spiffe_jwt_authorities"), 2.0);
     assert_eq!(after.sum("spiffe_workload_api_rejected_updates_total"), 0.0);
 }
@@ -38,17 +38,17 @@ async fn stream_that_is_down_is_seen_and_so_is_its_return() {
     let streams = ["jwt_bundles", "x509_svids"];
     let up = |stream: &str| format!("spiffe_workload_api_stream_up{{stream=\"{stream}\"}}");
     for stream in streams {
-        Page::with(&admin, &up(stream), 1.0).await;
+        Page::wait_for(&admin, &up(stream), 1.0).await;
     }
     assert_eq!(Page::of(&admin).await.get(&up("x509_bundles")), None);
     stack.agent.stop().await;
     for stream in streams {
-        Page::with(&admin, &up(stream), 0.0).await;
+        Page::wait_for(&admin, &up(stream), 0.0).await;
     }
-    Page::with(&admin, "spiffe_readiness{state=\"degraded\"}", 1.0).await;
+    Page::wait_for(&admin, "spiffe_readiness{state=\"degraded\"}", 1.0).await;
     stack.agent.restart().await.unwrap();
     for stream in streams {
-        Page::with(&admin, &up(stream), 1.0).await;
+        Page::wait_for(&admin, &up(stream), 1.0).await;
     }
-    Page::with(&admin, "spiffe_readiness{state=\"ready\"}", 1.0).await;
+    Page::wait_for(&admin, "spiffe_readiness{state=\"ready\"}", 1.0).await;
 }

@@ -27,7 +27,7 @@ async fn requests_connections_and_failures_of_an_upstream_are_counted() {
     for _ in 0..3 {
         assert_eq!(https.send(other.clone()).await.status, 404);
     }
-    let page = Page::quiet(&admin).await;
+    let page = Page::wait_until_quiet(&admin).await;
     assert_eq!(page.at("spiffe_upstream_requests_total"), 7.0);
     assert_eq!(page.at("spiffe_upstream_retries_total"), 0.0);
     // Each core that has a request opens one connection.
@@ -45,7 +45,7 @@ async fn requests_connections_and_failures_of_an_upstream_are_counted() {
     for _ in 0..4 {
         assert_eq!(https.send(get(&[])).await.status, 502);
     }
-    let page = Page::quiet(&admin).await;
+    let page = Page::wait_until_quiet(&admin).await;
     assert_eq!(page.sum("spiffe_refusals_total"), 3.0 + 4.0);
     assert_eq!(
         page.at("spiffe_refusals_total{reason=\"upstream_connect\"}"),
@@ -62,7 +62,7 @@ async fn request_that_is_sent_again_is_counted_as_a_retry() {
     let (proxy, admin) = stack.proxy_with_admin(broken.port, &["--cores", "1"]).await;
     let https = stack.https(proxy.listening().await);
     assert_eq!(https.send(get(&[])).await.status, 502);
-    let page = Page::quiet(&admin).await;
+    let page = Page::wait_until_quiet(&admin).await;
     assert_eq!(page.at("spiffe_upstream_requests_total"), 2.0);
     assert_eq!(page.at("spiffe_upstream_retries_total"), 1.0);
     page.assert_all(
@@ -99,7 +99,7 @@ async fn requests_in_flight_are_seen_and_those_over_the_limit_are_shed() {
     for one in held {
         assert_eq!(one.await.unwrap().status, 200);
     }
-    let page = Page::quiet(&admin).await;
+    let page = Page::wait_until_quiet(&admin).await;
     assert_eq!(page.at("spiffe_requests_total{code=\"200\"}"), 2.0);
 }
 
@@ -111,9 +111,9 @@ async fn request_whose_caller_leaves_before_the_answer_is_counted_without_a_code
     let https = stack.https(proxy.listening().await);
     tokio::select! {
         _ = https.send_over(Version::HTTP_2, get(&[])) => panic!("it has an answer"),
-        _ = Page::with(&admin, "spiffe_upstream_requests_total", 1.0) => {}
+        _ = Page::wait_for(&admin, "spiffe_upstream_requests_total", 1.0) => {}
     }
-    let page = Page::quiet(&admin).await;
+    let page = Page::wait_until_quiet(&admin).await;
     page.assert_all("spiffe_requests_total", &[("code=\"none\"", 1.0)]);
     assert_eq!(page.at("spiffe_request_duration_seconds_count"), 1.0);
 }

@@ -70,7 +70,7 @@ async fn server_records_verified_callers_only_u035() {
         "a request without a span passes unchanged"
     );
     send_to(&stack, &server).await;
-    let spans = collector.has(1).await;
+    let spans = collector.wait_for(1).await;
     assert_eq!(spans[0].span.text("spiffe.caller.id").unwrap(), CLIENT_ID);
 }
 
@@ -82,7 +82,7 @@ async fn proxy_records_requests_whose_token_the_server_accepts_only_u035() {
     let args = [&collector.flags()[..], &["--path", "/**"]].concat();
     let proxy = stack.proxy(server.listening().await, &args).await;
     send_to(&stack, &proxy).await;
-    let spans = collector.has(1).await;
+    let spans = collector.wait_for(1).await;
     let status = spans[0].span.text("http.response.status_code");
     assert_eq!(status.as_deref(), Some("200"));
     // An unverified caller can cause failures while the server is down, so that these have no span.

@@ -4,7 +4,7 @@ use harness::{
     CLIENT_ID, PATIENCE, SERVER_ID, Stack,
     fake_workload_api::{Call, Fake, Genuine, token},
     https::Https,
-    process::{self},
+    process,
     wait::until,
     x509::Authority,
 };

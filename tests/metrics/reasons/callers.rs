@@ -64,10 +64,10 @@ async fn update_that_repeats_an_unusable_bundle_is_counted_as_rejected_again() {
     let fake = Fake::new(&Genuine::of(&stack).await);
     let server = Watched::at(&stack, &fake.endpoint(), "server", &[]).await;
     let count = |name: &str| format!("spiffe_workload_api_{name}_total{{stream=\"jwt_bundles\"}}");
-    Page::with(&server.admin, &count("updates"), 1.0).await;
+    Page::wait_for(&server.admin, &count("updates"), 1.0).await;
     for repeats in [1.0, 2.0, 3.0] {
         fake.say_jwt_bundles(Ok(jwt_bundle("{}".to_owned())));
-        let page = Page::with(&server.admin, &count("rejected_updates"), repeats).await;
+        let page = Page::wait_for(&server.admin, &count("rejected_updates"), repeats).await;
         assert_eq!(page.at(&count("updates")), 1.0);
     }
 }
@@ -104,7 +104,7 @@ async fn call_of_a_gateway_that_is_not_a_check_is_not_a_check() {
     let answer = harness::http::send(stream.unwrap(), Version::HTTP_2, get(&[])).await;
     assert_eq!(answer.unwrap().status(), 404);
     let counted = "spiffe_refusals_total{reason=\"not_a_check\"}";
-    Page::with(&admin, counted, 1.0).await;
+    Page::wait_for(&admin, counted, 1.0).await;
 }
 
 #[tokio::test]
