@@ -183,7 +183,7 @@ impl Fake {
     }
 
     /// Waits until `count` calls of this kind came, and returns the moments of all.
-    pub async fn calls(&self, kind: Call, count: usize) -> Vec<Instant> {
+    pub async fn wait_for_calls(&self, kind: Call, count: usize) -> Vec<Instant> {
         let of_kind = |calls: &Vec<(Call, Instant)>| -> Vec<Instant> {
             let calls = calls.iter().filter(|(call, _)| *call == kind);
             calls.map(|(_, at)| *at).collect()
@@ -194,7 +194,7 @@ impl Fake {
     }
 
     /// Waits until `wanted` accepts the number of open connections.
-    pub async fn connections(&self, wanted: impl FnMut(&usize) -> bool) {
+    pub async fn wait_for_connections(&self, wanted: impl FnMut(&usize) -> bool) {
         becomes(&mut self.script.connections.subscribe(), wanted).await;
     }
 }

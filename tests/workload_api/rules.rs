@@ -111,6 +111,6 @@ async fn each_call_has_the_security_header_once_t020() {
     api.x509_bundles().await.unwrap();
     api.fetch_jwt_svid(&[SERVER_ID], None).await.unwrap();
     for call in [Call::X509, Call::X509Bundles, Call::JwtBundles, Call::Token] {
-        fake.calls(call, 1).await;
+        fake.wait_for_calls(call, 1).await;
     }
 }
