@@ -12,9 +12,9 @@ use spiffe::SpiffeId;
 #[tokio::test]
 async fn client_that_listens_is_ready_with_bundles_and_without_an_x509_svid() {
     let stack = Stack::new().await;
-    let flags = [&ADMIN[..], &["--listen", "127.0.0.1:0"]].concat();
-    let client = stack.spawn("client", &flags);
-    let admin = Admin::of(&client).await;
+    let (client, admin) = stack
+        .spawn_with_admin("client", &["--listen", "127.0.0.1:0"])
+        .await;
     client.listening().await;
     let (status, identity) = admin.becomes("ready", "identity", "met").await;
     assert_eq!(status, 200);
@@ -43,8 +43,7 @@ async fn each_route_has_its_token_and_its_upstream_and_a_withdrawal_is_503_until
         "--route",
         &routes[1],
     ];
-    let client = stack.spawn("client", &[&ADMIN[..], &flags].concat());
-    let admin = Admin::of(&client).await;
+    let (_client, admin) = stack.spawn_with_admin("client", &flags).await;
     let names = ["token/a.internal", "token/b.internal"];
     for name in names {
         admin.becomes("ready", name, "met").await;
@@ -68,8 +67,7 @@ async fn token_that_is_not_renewed_is_degraded_and_then_lost_with_the_reason() {
     let life = |config: &mut dev_agent::Config| config.jwt_ttl = Duration::from_secs(4);
     let stack = Stack::with(SERVER_ID, life).await;
     let flags = ["--listen", "127.0.0.1:0", "--url", "https://127.0.0.1:1"];
-    let client = stack.spawn("client", &[&ADMIN[..], &flags].concat());
-    let admin = Admin::of(&client).await;
+    let (_client, admin) = stack.spawn_with_admin("client", &flags).await;
     admin.becomes("ready", "token", "met").await;
     stack.agent.stop().await;
     let (status, token) = admin.becomes("degraded", "token", "degraded").await;
@@ -89,9 +87,9 @@ async fn client_that_keeps_a_token_is_ready_while_the_file_has_one() {
     let stack = Stack::new().await;
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("token");
-    let flags = [&ADMIN[..], &["--token-file", file.to_str().unwrap()]].concat();
-    let client = stack.spawn("client", &flags);
-    let admin = Admin::of(&client).await;
+    let (_client, admin) = stack
+        .spawn_with_admin("client", &["--token-file", file.to_str().unwrap()])
+        .await;
     let (status, condition) = admin.becomes("ready", "token_file", "met").await;
     assert_eq!(status, 200);
     assert!(
@@ -122,8 +120,7 @@ async fn token_that_a_server_refuses_is_degraded_until_another_one_comes() {
     let url = format!("https://localhost:{}", server.listening().await);
     let flags = ["--listen", "127.0.0.1:0", "--url", &url];
     let flags = [&ADMIN[..], &flags].concat();
-    let client = process::command(&harness::binary("client"), &fake.endpoint(), &flags);
-    let client = process::Process::spawn(client);
+    let client = process::spawn("client", &fake.endpoint(), &flags);
     let admin = Admin::of(&client).await;
     admin.becomes("ready", "token", "met").await;
 
@@ -151,9 +148,9 @@ async fn token_file_that_cannot_be_replaced_is_degraded_and_then_lost_with_its_t
     let stack = Stack::with(SERVER_ID, life).await;
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("token");
-    let flags = [&ADMIN[..], &["--token-file", file.to_str().unwrap()]].concat();
-    let client = stack.spawn("client", &flags);
-    let admin = Admin::of(&client).await;
+    let (client, admin) = stack
+        .spawn_with_admin("client", &["--token-file", file.to_str().unwrap()])
+        .await;
     admin.becomes("ready", "token_file", "met").await;
     directory.close().unwrap();
     let (status, condition) = admin.becomes("degraded", "token_file", "degraded").await;
@@ -175,11 +172,8 @@ async fn client_that_repeats_has_an_admin_listener_and_one_that_ends_is_refused_
     let url = format!("https://localhost:{}/", server.listening().await);
     let with_query = format!("{url}?key=secret");
     let flags = [&ADMIN[..], &["--url", &with_query, "--every", "1s"]].concat();
-    let mut command = process::command(&harness::binary("client"), &stack.agent.endpoint(), &flags);
-    command
-        .env("CLIENT_LOG_FORMAT", "text")
-        .env("RUST_LOG", "info");
-    let client = process::Process::spawn(command);
+    let environment = [("CLIENT_LOG_FORMAT", "text"), ("RUST_LOG", "info")];
+    let client = stack.spawn_with("client", &flags, &environment);
     let admin = Admin::of(&client).await;
     let (status, serving) = admin.becomes("ready", "serving", "met").await;
     assert_eq!(status, 200);

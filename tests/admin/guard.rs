@@ -3,11 +3,7 @@ use std::{
     net::{IpAddr, UdpSocket},
 };
 
-use harness::{
-    PATIENCE, Stack,
-    admin::{ADMIN, Admin},
-    skip,
-};
+use harness::{PATIENCE, Stack, admin::Admin, skip};
 use http::Method;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -18,10 +14,9 @@ use tokio::{
 #[tokio::test]
 async fn page_of_another_origin_is_refused_although_its_name_resolves_here() {
     let stack = Stack::new().await;
-    let server = stack
-        .server(&[&ADMIN[..], &["--admin-host", "admin.internal"]].concat())
+    let (_server, admin) = stack
+        .server_with_admin(&["--admin-host", "admin.internal"])
         .await;
-    let admin = Admin::of(&server).await;
     let asked = async |method: Method, path, fields: &[(&'static str, &str)]| {
         let mut request = admin.request(method, path, "debug");
         for (name, value) in fields {
@@ -58,8 +53,7 @@ async fn page_of_another_origin_is_refused_although_its_name_resolves_here() {
 #[tokio::test]
 async fn other_methods_are_405_with_those_that_are_allowed_and_other_paths_404() {
     let stack = Stack::new().await;
-    let server = stack.server(&ADMIN).await;
-    let admin = Admin::of(&server).await;
+    let (_server, admin) = stack.server_with_admin(&[]).await;
     for (method, path, allow) in [
         (Method::POST, "/log", "GET, HEAD, PUT"),
         (Method::DELETE, "/log", "GET, HEAD, PUT"),
@@ -128,8 +122,7 @@ async fn rest(connection: &mut TcpStream) -> Vec<u8> {
 #[tokio::test]
 async fn connections_that_say_nothing_do_not_keep_others_out() {
     let stack = Stack::new().await;
-    let server = stack.server(&ADMIN).await;
-    let admin = Admin::of(&server).await;
+    let (_server, admin) = stack.server_with_admin(&[]).await;
     let mut silent = Vec::new();
     for _ in 0..40 {
         silent.push(TcpStream::connect(admin.address()).await.unwrap());
@@ -150,8 +143,7 @@ async fn connections_that_say_nothing_do_not_keep_others_out() {
 #[tokio::test]
 async fn head_that_is_long_is_answered_431_and_one_that_does_not_end_is_closed() {
     let stack = Stack::new().await;
-    let server = stack.server(&ADMIN).await;
-    let admin = Admin::of(&server).await;
+    let (_server, admin) = stack.server_with_admin(&[]).await;
     let mut long = TcpStream::connect(admin.address()).await.unwrap();
     let head = format!(
         "GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n",

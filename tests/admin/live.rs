@@ -4,13 +4,7 @@ use std::{
     thread,
 };
 
-use harness::{
-    Stack,
-    admin::{ADMIN, Admin},
-    process::Process,
-    skip,
-    wait::until,
-};
+use harness::{Stack, process::Process, skip, wait::until};
 use nix::{
     errno::Errno,
     sys::{
@@ -55,10 +49,7 @@ fn stop(thread: Pid) -> Option<Sender<()>> {
 #[tokio::test]
 async fn core_that_is_stuck_is_named_with_503_until_it_answers_again() {
     let stack = Stack::new().await;
-    let server = stack
-        .server(&[&ADMIN[..], &["--cores", "2"]].concat())
-        .await;
-    let admin = Admin::of(&server).await;
+    let (server, admin) = stack.server_with_admin(&["--cores", "2"]).await;
     let live = admin.get("/live").await;
     assert_eq!((live.status, live.body.as_str()), (200, "live\n"));
 

@@ -1,16 +1,11 @@
-use harness::{
-    Stack,
-    admin::{ADMIN, Admin},
-    https::get,
-};
+use harness::{Stack, https::get};
 use http::Method;
 use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn filter_that_is_put_applies_at_once_and_a_bad_one_is_400_and_changes_nothing() {
     let stack = Stack::new().await;
-    let server = stack.server(&ADMIN).await;
-    let admin = Admin::of(&server).await;
+    let (server, admin) = stack.server_with_admin(&[]).await;
     let put = async |filter: &str| admin.ask(admin.request(Method::PUT, "/log", filter)).await;
     assert_eq!(admin.get("/log").await.body, "h2=error,info\n");
 
@@ -47,7 +42,7 @@ async fn filter_that_is_put_applies_at_once_and_a_bad_one_is_400_and_changes_not
     assert_eq!(put("off").await.status, 200);
     let lines = server.log().len();
     let https = stack.https(port);
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     let answer = https.send(get(&[("authorization", &token)])).await;
     assert_eq!(answer.status, 200);
     let later = server.log().split_off(lines);

@@ -3,7 +3,7 @@ use std::{fs, path::Path};
 use dev_agent::{Config, DevAgent};
 use harness::{
     CLIENT_ID, SERVER_ID, Stack,
-    admin::{ADMIN, Admin},
+    admin::Admin,
     chromium::Chromium,
     https::get,
     process::{Process, free_ports},
@@ -34,9 +34,7 @@ async fn shown() -> Shown {
     let stack = Stack::federated(partner.federation()).await;
     let [dead] = free_ports();
     let url = format!("http://127.0.0.1:{dead}");
-    let server = stack
-        .server(&[&ADMIN[..], &["--upstream", &url]].concat())
-        .await;
+    let (server, admin) = stack.server_with_admin(&["--upstream", &url]).await;
     let https = stack.https(server.listening().await);
     let stranger = partner.jwt_claims("spiffe://partner.example/caller", &[SERVER_ID]);
     for (token, status) in [
@@ -57,7 +55,7 @@ async fn shown() -> Shown {
     stack.agent.rotate_x509();
     server.logged("identity updated").await;
     Shown {
-        admin: Admin::of(&server).await,
+        admin,
         _server: server,
         stack,
         _partner: (partner, directory),
@@ -107,8 +105,7 @@ async fn page_has_identity_trust_refusals_and_changes_without_a_script() {
 #[tokio::test]
 async fn request_that_exceeds_a_bound_is_among_those_that_are_not_served() {
     let stack = Stack::new().await;
-    let server = stack.server(&ADMIN).await;
-    let admin = Admin::of(&server).await;
+    let (server, admin) = stack.server_with_admin(&[]).await;
     let mut request = get(&[]);
     *request.uri_mut() = format!("/{}", "a".repeat(9000)).parse().unwrap();
     let https = stack.https(server.listening().await);

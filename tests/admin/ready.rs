@@ -1,11 +1,6 @@
 use std::time::Duration;
 
-use harness::{
-    CLIENT_ID, SERVER_ID, Stack,
-    admin::{ADMIN, Admin, condition},
-    https::get,
-    process::Process,
-};
+use harness::{CLIENT_ID, SERVER_ID, Stack, admin::condition, https::get};
 use http::Method;
 use nix::sys::signal::Signal;
 use spiffe::SpiffeId;
@@ -14,19 +9,12 @@ use tokio::net::TcpListener;
 /// The life of an SVID, whose end a test can wait for.
 const SHORT: Duration = Duration::from_secs(4);
 
-async fn server(stack: &Stack) -> (Process, Admin) {
-    let server = stack.server(&ADMIN).await;
-    let admin = Admin::of(&server).await;
-    (server, admin)
-}
-
 #[tokio::test]
 async fn process_without_an_agent_lives_and_says_what_it_waits_for_and_since_when() {
     let stack = Stack::new().await;
-    let flags = [&ADMIN[..], &["--workload-api", "unix:/no/such/agent.sock"]].concat();
+    let flags = ["--workload-api", "unix:/no/such/agent.sock"];
     for binary in ["server", "proxy"] {
-        let process = stack.spawn(binary, &flags);
-        let admin = Admin::of(&process).await;
+        let (_process, admin) = stack.spawn_with_admin(binary, &flags).await;
         assert_eq!(admin.get("/live").await.status, 200);
         let (status, identity) = admin.becomes("not ready", "workload_api", "lost").await;
         assert_eq!(status, 503);
@@ -54,7 +42,7 @@ async fn process_without_an_agent_lives_and_says_what_it_waits_for_and_since_whe
 #[tokio::test]
 async fn process_with_an_identity_is_ready_and_names_every_condition() {
     let stack = Stack::new().await;
-    let (_server, admin) = server(&stack).await;
+    let (_server, admin) = stack.server_with_admin(&[]).await;
     let (status, identity) = admin.becomes("ready", "identity", "met").await;
     assert_eq!(
         (status, identity["reason"].as_str()),
@@ -100,7 +88,7 @@ async fn process_with_an_identity_is_ready_and_names_every_condition() {
 #[tokio::test]
 async fn withdrawn_identity_is_503_until_it_is_restored() {
     let stack = Stack::new().await;
-    let (_server, admin) = server(&stack).await;
+    let (_server, admin) = stack.server_with_admin(&[]).await;
     let id = SpiffeId::new(SERVER_ID).unwrap();
     admin.becomes("ready", "identity", "met").await;
 
@@ -124,7 +112,7 @@ async fn withdrawn_identity_is_503_until_it_is_restored() {
 #[tokio::test]
 async fn outage_is_degraded_with_the_time_left_and_503_once_the_svid_has_expired() {
     let stack = Stack::with(SERVER_ID, |config| config.x509_ttl = SHORT).await;
-    let (_server, admin) = server(&stack).await;
+    let (_server, admin) = stack.server_with_admin(&[]).await;
     admin.becomes("ready", "workload_api", "met").await;
 
     stack.agent.stop().await;
@@ -154,7 +142,7 @@ async fn outage_is_degraded_with_the_time_left_and_503_once_the_svid_has_expired
 #[tokio::test]
 async fn agent_that_says_nothing_is_degraded_before_the_svid_expires() {
     let stack = Stack::with(SERVER_ID, |config| config.x509_ttl = SHORT).await;
-    let (_server, admin) = server(&stack).await;
+    let (_server, admin) = stack.server_with_admin(&[]).await;
     admin.becomes("ready", "x509_svid", "met").await;
     stack.agent.stall();
     let (status, svid) = admin.becomes("degraded", "x509_svid", "degraded").await;
@@ -172,11 +160,9 @@ async fn process_that_drains_is_not_ready_and_answers_until_its_end() {
     let stack = Stack::new().await;
     let application = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", application.local_addr().unwrap());
-    let flags = [&ADMIN[..], &["--upstream", &url]].concat();
-    let mut server = stack.server(&flags).await;
-    let admin = Admin::of(&server).await;
+    let (mut server, admin) = stack.server_with_admin(&["--upstream", &url]).await;
     let https = stack.https(server.listening().await);
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     let request = tokio::spawn(async move { https.send(get(&[("authorization", &token)])).await });
     let (forwarded, _) = application.accept().await.unwrap();
 
@@ -195,7 +181,7 @@ async fn process_that_drains_is_not_ready_and_answers_until_its_end() {
 #[tokio::test]
 async fn no_answer_has_a_token_or_a_key() {
     let stack = Stack::new().await;
-    let (server, admin) = server(&stack).await;
+    let (server, admin) = stack.server_with_admin(&[]).await;
     let https = stack.https(server.listening().await);
     let token = stack.token(|_| ());
     let bearer = format!("Bearer {token}");

@@ -49,7 +49,7 @@ impl Told {
         }
     }
 
-    async fn of(&self, words: &Words) {
+    async fn wait_for(&self, words: &Words) {
         let (process, state) = words.states;
         self.manager.told(&format!("; {}", words.line)).await;
         let (status, identity) = self.admin.becomes(process, "identity", state).await;
@@ -60,7 +60,7 @@ impl Told {
             "spiffe_readiness{{state=\"{}\"}}",
             process.replace(' ', "_")
         );
-        Page::with(&self.admin, &sample, 1.0).await;
+        Page::wait_for(&self.admin, &sample, 1.0).await;
         self.server.logged(words.log).await;
     }
 }
@@ -90,12 +90,12 @@ async fn end_of_an_identity_is_told_in_each_place_step_by_step() {
             reason: "the X.509-SVID has expired",
         },
     ] {
-        told.of(&words).await;
+        told.wait_for(&words).await;
     }
     stack.agent.restart().await.unwrap();
     told.admin.becomes("ready", "identity", "met").await;
     stack.agent.withdraw(&SpiffeId::new(SERVER_ID).unwrap());
-    told.of(&Words {
+    told.wait_for(&Words {
         states: ("not ready", "lost"),
         line: "identity withdrawn by the Workload API",
         log: "identity withdrawn by the Workload API",
@@ -111,7 +111,7 @@ async fn updates_that_cannot_be_used_are_told_in_each_place_until_the_grace_is_o
     let told = Told::start(&fake.endpoint(), &["--bundle-grace", "5s"]).await;
     let bundles = [("spiffe://example.org".to_owned(), b"{}".to_vec())].into();
     fake.say_jwt_bundles(Ok(pb::JwtBundlesResponse { bundles }));
-    told.of(&Words {
+    told.wait_for(&Words {
         states: ("degraded", "degraded"),
         line: "the Workload API sends updates that can't be used",
         log: "the JWT bundle can't be used: it has no array of keys",
@@ -122,7 +122,7 @@ async fn updates_that_cannot_be_used_are_told_in_each_place_until_the_grace_is_o
     let (_, bundle) = told.admin.becomes("degraded", name, "degraded").await;
     let reason = bundle["reason"].as_str().unwrap();
     assert!(reason.contains("it has no array of keys"), "{reason}");
-    told.of(&Words {
+    told.wait_for(&Words {
         states: ("not ready", "lost"),
         line: "the Workload API has sent no usable bundles for too long",
         log: "the Workload API has sent no usable bundles for too long",
@@ -150,7 +150,7 @@ async fn client_that_waits_for_a_token_tells_so_in_each_place() {
         (status, token["reason"].as_str()),
         (503, Some("waiting for a JWT-SVID"))
     );
-    Page::with(&admin, "spiffe_readiness{state=\"not_ready\"}", 1.0).await;
+    Page::wait_for(&admin, "spiffe_readiness{state=\"not_ready\"}", 1.0).await;
     let claims = stack.agent.jwt_claims(SERVER_ID, &[SERVER_ID]);
     let token = harness::fake_workload_api::token(stack.agent.mint_jwt(&claims));
     fake.script.tokens.lock().unwrap().push(token);

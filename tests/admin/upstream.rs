@@ -35,7 +35,7 @@ async fn endpoint_that_is_down_is_degraded_next_to_another_and_503_alone_until_i
     assert_eq!(report["status"], "ready");
 
     let https = stack.https(proxy.listening().await);
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     let ask = async || https.send(get(&[("authorization", &token)])).await.status;
     // The first request may have met the dead endpoint, and the second one tries the other.
     for _ in 0..2 {
@@ -78,9 +78,8 @@ async fn endpoint_that_is_down_is_degraded_next_to_another_and_503_alone_until_i
 async fn name_without_an_address_is_503_after_the_first_request() {
     let stack = Stack::new().await;
     let upstream = ["--upstream", "https://no-such-host.invalid:1"];
-    let flags = [&ADMIN[..], &["--listen", "127.0.0.1:0"], &upstream].concat();
-    let proxy = stack.spawn("proxy", &flags);
-    let admin = Admin::of(&proxy).await;
+    let flags = [&["--listen", "127.0.0.1:0"], &upstream[..]].concat();
+    let (proxy, admin) = stack.spawn_with_admin("proxy", &flags).await;
     let https = stack.https(proxy.listening().await);
     let (status, _) = admin.becomes("ready", "upstream", "met").await;
     assert_eq!(status, 200);
@@ -96,12 +95,9 @@ async fn application_that_is_down_is_503() {
     let stack = Stack::new().await;
     let [dead] = free_ports();
     let url = format!("http://127.0.0.1:{dead}");
-    let server = stack
-        .server(&[&ADMIN[..], &["--upstream", &url]].concat())
-        .await;
-    let admin = Admin::of(&server).await;
+    let (server, admin) = stack.server_with_admin(&["--upstream", &url]).await;
     let https = stack.https(server.listening().await);
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     // The endpoint may be tried again between the request and the query of `/ready`.
     let (status, report) = loop {
         assert_eq!(

@@ -52,17 +52,13 @@ impl Fronted {
         }
         (answer.status.as_u16(), answer.headers, self.app.take())
     }
-
-    fn bearer(&self) -> String {
-        format!("Bearer {}", self.stack.token(|_| ()))
-    }
 }
 
 #[tokio::test]
 async fn an_application_gets_the_request_with_the_caller_s_id_and_without_its_token_u001() {
     for scheme in SCHEMES {
         let fronted = Fronted::new(scheme, &[]).await;
-        let bearer = fronted.bearer();
+        let bearer = fronted.stack.bearer();
         let port = fronted.https.port();
         for version in [Version::HTTP_11, Version::HTTP_2] {
             let fields = [
@@ -134,7 +130,7 @@ async fn a_request_without_a_valid_token_does_not_reach_the_application_u002() {
 #[tokio::test]
 async fn a_public_path_needs_no_token_and_carries_no_id_u003() {
     let fronted = Fronted::new("http", &["--public", "/health", "--public", "/static/**"]).await;
-    let bearer = fronted.bearer();
+    let bearer = fronted.stack.bearer();
     for path in ["/health", "/health?verbose", "/static/a/b.css"] {
         for fields in [
             &[] as &[(&str, &str)],
@@ -157,7 +153,7 @@ async fn a_public_path_needs_no_token_and_carries_no_id_u003() {
 async fn the_field_for_the_id_and_authorization_are_set_by_flags_u004() {
     let args = ["--caller-header", "X-Caller", "--forward-authorization"];
     let fronted = Fronted::new("http", &args).await;
-    let bearer = fronted.bearer();
+    let bearer = fronted.stack.bearer();
     let fields = [
         ("authorization", bearer.as_str()),
         ("x-caller", "spiffe://example.org/admin"),

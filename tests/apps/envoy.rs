@@ -86,10 +86,6 @@ impl Gateway {
         let body = body.collect().await.unwrap().to_bytes();
         Response::from_parts(head, String::from_utf8(body.into()).unwrap())
     }
-
-    fn bearer(&self) -> String {
-        format!("Bearer {}", self.stack.token(|_| ()))
-    }
 }
 
 /// Returns the configuration with these ports in place of its own.
@@ -109,7 +105,7 @@ async fn envoy_lets_only_verified_callers_pass_and_the_application_gets_their_id
     let Some(gateway) = Gateway::new().await else {
         return;
     };
-    let bearer = gateway.bearer();
+    let bearer = gateway.stack.bearer();
     let forged = ("x-spiffe-id", "spiffe://evil.example/admin");
     let fields = [
         forged,
@@ -176,7 +172,7 @@ async fn envoy_lets_no_request_pass_without_the_server_u019() {
     let Some(mut gateway) = Gateway::new().await else {
         return;
     };
-    let bearer = gateway.bearer();
+    let bearer = gateway.stack.bearer();
     gateway.server.signal(Signal::SIGTERM);
     gateway.server.ended().await;
     let answer = gateway.send("/", &[("authorization", &bearer)]).await;

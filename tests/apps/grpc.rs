@@ -79,7 +79,7 @@ async fn refusals_of_the_server_are_grpc_statuses_with_their_challenge_h005() {
     let refused = ["one", "UNAUTHENTICATED", "Unauthorized"];
     let told = app.run_against(port, CLIENT, &refused).await;
     assert!(told.contains(r#"'www-authenticate': 'Bearer"#), "{told}");
-    let token = format!("authorization=Bearer {}", app.stack.token(|_| ()));
+    let token = format!("authorization={}", app.stack.bearer());
     let refused = ["one", "PERMISSION_DENIED", "Forbidden", &token];
     let told = app.run_against(port, CLIENT, &refused).await;
     assert!(told.contains("insufficient_scope"), "{told}");

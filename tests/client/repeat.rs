@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use harness::{
-    PATIENCE, SERVER_ID, Stack, binary,
+    PATIENCE, SERVER_ID, Stack,
     process::{self, Process},
     upstream,
 };
@@ -33,7 +33,7 @@ impl Repeating {
         let url = format!("https://localhost:{port}/");
         let args = [&["--url", &url], args].concat();
         let (reader, writer) = std::io::pipe().unwrap();
-        let mut command = process::command(&binary("client"), &stack.agent.endpoint(), &args);
+        let mut command = stack.command("client", &args);
         command.stdout(writer);
         let reader = Receiver::from_owned_fd(reader.into()).unwrap();
         Self {

@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{PATIENCE, http::send, process::Process, wait::until_some};
+use crate::{PATIENCE, Stack, http::send, process::Process, wait::until_some};
 
 /// The flags of an admin listener on a free port.
 pub const ADMIN: [&str; 2] = ["--admin", "127.0.0.1:0"];
@@ -34,6 +34,29 @@ pub struct Answer {
     pub headers: http::HeaderMap,
     /// The body.
     pub body: String,
+}
+
+/// Starts processes with an admin listener.
+impl Stack {
+    /// Does the same as [`Self::server`], and returns its admin listener too.
+    pub async fn server_with_admin(&self, args: &[&str]) -> (Process, Admin) {
+        with_admin(self.server(&[&ADMIN, args].concat()).await).await
+    }
+
+    /// Does the same as [`Self::proxy`], and returns its admin listener too.
+    pub async fn proxy_with_admin(&self, upstream: u16, args: &[&str]) -> (Process, Admin) {
+        with_admin(self.proxy(upstream, &[&ADMIN, args].concat()).await).await
+    }
+
+    /// Does the same as [`Self::spawn`], and waits for the admin listener.
+    pub async fn spawn_with_admin(&self, name: &str, args: &[&str]) -> (Process, Admin) {
+        with_admin(self.spawn(name, &[&ADMIN, args].concat())).await
+    }
+}
+
+async fn with_admin(process: Process) -> (Process, Admin) {
+    let admin = Admin::of(&process).await;
+    (process, admin)
 }
 
 impl Admin {

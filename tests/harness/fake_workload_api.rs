@@ -25,7 +25,7 @@ use tonic::{
 };
 
 use crate::{
-    PATIENCE, SERVER_ID, Stack, binary,
+    PATIENCE, SERVER_ID, Stack,
     process::{self, Process},
     wait::becomes,
 };
@@ -162,8 +162,7 @@ impl Fake {
     /// Starts a server that uses this Workload API, and returns its port.
     pub async fn server(&self, args: &[&str]) -> (Process, u16) {
         let args = [&["--listen", "127.0.0.1:0"], args].concat();
-        let server = process::command(&binary("server"), &self.endpoint(), &args);
-        let server = Process::spawn(server);
+        let server = process::spawn("server", &self.endpoint(), &args);
         let port = server.listening().await;
         (server, port)
     }
@@ -184,7 +183,7 @@ impl Fake {
     }
 
     /// Waits until `count` calls of this kind came, and returns the moments of all.
-    pub async fn calls(&self, kind: Call, count: usize) -> Vec<Instant> {
+    pub async fn wait_for_calls(&self, kind: Call, count: usize) -> Vec<Instant> {
         let of_kind = |calls: &Vec<(Call, Instant)>| -> Vec<Instant> {
             let calls = calls.iter().filter(|(call, _)| *call == kind);
             calls.map(|(_, at)| *at).collect()
@@ -195,7 +194,7 @@ impl Fake {
     }
 
     /// Waits until `wanted` accepts the number of open connections.
-    pub async fn connections(&self, wanted: impl FnMut(&usize) -> bool) {
+    pub async fn wait_for_connections(&self, wanted: impl FnMut(&usize) -> bool) {
         becomes(&mut self.script.connections.subscribe(), wanted).await;
     }
 }

@@ -224,6 +224,22 @@ impl Frames {
         timeout(PATIENCE, reading).await.expect("comes in time")
     }
 
+    /// Sends a PING. Returns the frames that came before its acknowledgement, or `None` if the connection ended.
+    pub async fn ping(&mut self) -> Option<Vec<Frame>> {
+        self.send(&frame(PING, 0, 0, &[7; 8])).await;
+        let reading = async {
+            let mut before = Vec::new();
+            loop {
+                let frame = self.next().await?;
+                if frame.kind == PING && frame.flags == ACK {
+                    return Some(before);
+                }
+                before.push(frame);
+            }
+        };
+        timeout(PATIENCE, reading).await.expect("comes in time")
+    }
+
     /// Sends bytes while it reads, then reads until the connection's end.
     pub async fn flood(mut self, bytes: &[u8]) -> Ended {
         let mut write = self.write;

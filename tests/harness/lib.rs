@@ -30,11 +30,12 @@ pub mod users;
 pub mod wait;
 pub mod x509;
 
-use std::{io::Write, path::PathBuf, process::Output};
+use std::{ffi::OsStr, io::Write, path::PathBuf, process::Output};
 
 use common::workload::{Identity, WorkloadApi};
 use dev_agent::{Config, DevAgent, Entry, FederatedBundle, JwtClaims};
 use tempfile::TempDir;
+use tokio::process::Command;
 
 pub use self::{binaries::binary, wait::PATIENCE};
 use self::{https::Https, process::Process};
@@ -136,11 +137,26 @@ impl Stack {
 
     /// Starts a binary that uses this agent.
     pub fn spawn(&self, name: &str, args: &[&str]) -> Process {
-        Process::spawn(process::command(
-            &binary(name),
-            &self.agent.endpoint(),
-            args,
-        ))
+        process::spawn(name, &self.agent.endpoint(), args)
+    }
+
+    /// Does the same as [`Self::spawn`] with more variables.
+    pub fn spawn_with(
+        &self,
+        name: &str,
+        args: &[impl AsRef<OsStr>],
+        environment: &[(&str, impl AsRef<OsStr>)],
+    ) -> Process {
+        let mut command = self.command(name, args);
+        for (variable, value) in environment {
+            command.env(variable, value);
+        }
+        Process::spawn(command)
+    }
+
+    /// Returns the command that starts a binary that uses this agent.
+    pub fn command(&self, name: &str, args: &[impl AsRef<OsStr>]) -> Command {
+        process::command(&binary(name), &self.agent.endpoint(), args)
     }
 
     /// Returns the identity of the test's own process.
@@ -160,6 +176,11 @@ impl Stack {
         let mut claims = self.agent.jwt_claims(CLIENT_ID, &[SERVER_ID]);
         change(&mut claims);
         self.agent.mint_jwt(&claims)
+    }
+
+    /// Returns the value of an `Authorization` field with a token that the server accepts.
+    pub fn bearer(&self) -> String {
+        format!("Bearer {}", self.token(|_| ()))
     }
 }
 

@@ -38,7 +38,7 @@ impl Page {
     }
 
     /// Waits until a sample has this value, and returns the page.
-    pub async fn with(admin: &Admin, name: &str, value: f64) -> Self {
+    pub async fn wait_for(admin: &Admin, name: &str, value: f64) -> Self {
         let page = until_some(async || {
             let page = Self::of(admin).await;
             (page.samples.get(name) == Some(&value)).then_some(page)
@@ -47,7 +47,7 @@ impl Page {
     }
 
     /// Waits until no request and no connection is open, and returns the page.
-    pub async fn quiet(admin: &Admin) -> Self {
+    pub async fn wait_until_quiet(admin: &Admin) -> Self {
         until(async || Self::of(admin).await.at("spiffe_connections_open") == 0.0).await;
         let page = Self::of(admin).await;
         for state in ["working", "waiting"] {

@@ -99,6 +99,11 @@ pub fn free_ports<const N: usize>() -> [u16; N] {
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
+/// Starts a binary and reads its log.
+pub fn spawn(name: &str, endpoint: &str, args: &[impl AsRef<OsStr>]) -> Process {
+    Process::spawn(command(&binary(name), endpoint, args))
+}
+
 /// Runs a binary to its end and returns its output.
 pub async fn output(name: &str, endpoint: &str, args: &[&str]) -> Output {
     let run = command(&binary(name), endpoint, args).output();

@@ -30,6 +30,11 @@ pub async fn until_some<T>(mut wanted: impl AsyncFnMut() -> Option<T>) -> T {
         .expect("takes effect in time")
 }
 
+/// Waits until the watched value is true, or until nobody can change it.
+pub async fn until_true(watched: &mut watch::Receiver<bool>) {
+    let _ = watched.wait_for(|is_true| *is_true).await;
+}
+
 /// Waits until `is` accepts the watched value, and returns the value.
 pub async fn becomes<T: Clone>(watched: &mut watch::Receiver<T>, is: impl FnMut(&T) -> bool) -> T {
     let found = timeout(PATIENCE, watched.wait_for(is)).await;

@@ -4,9 +4,9 @@ use spiffe::{BundleSource, JwtSvid, SpiffeId, TrustDomain};
 use tonic::Status;
 
 use harness::{
-    CLIENT_ID, PATIENCE, SERVER_ID, Stack, binary,
+    CLIENT_ID, PATIENCE, SERVER_ID, Stack,
     fake_workload_api::{Fake, Genuine, token},
-    process::{self, Process},
+    process,
     wait::{becomes, until},
 };
 
@@ -53,9 +53,7 @@ async fn identity_of_the_start_is_kept_while_it_is_issued_w177() {
     let mut genuine = Genuine::of(&stack).await;
     genuine.x509.svids = vec![server.clone()];
     let fake = Fake::new(&genuine);
-    let args = ["--listen", "127.0.0.1:0"];
-    let mut process = Process::spawn(process::command(&binary("server"), &fake.endpoint(), &args));
-    let port = process.listening().await;
+    let (mut process, port) = fake.server(&[]).await;
     let say = |svids: &[&pb::X509svid]| {
         let svids = svids.iter().map(|one| (*one).clone()).collect();
         let message = pb::X509svidResponse {
@@ -101,9 +99,7 @@ async fn chosen_identity_is_used_whatever_the_order_w178() {
         (&["--spiffe-id", SERVER_ID], SERVER_ID),
         (&["--hint", "second"], OTHER_ID),
     ] {
-        let args = [&["--listen", "127.0.0.1:0"], args].concat();
-        let server = Process::spawn(process::command(&binary("server"), &fake.endpoint(), &args));
-        let port = server.listening().await;
+        let (_server, port) = fake.server(args).await;
         assert_eq!(
             presented(&stack, port).await.to_string(),
             expected,

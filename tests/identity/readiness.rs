@@ -53,7 +53,7 @@ async fn an_agent_that_is_gone_until_the_svid_expires_is_reported_step_by_step()
     stack.agent.restart().await.unwrap();
     becomes(&mut readiness, |now| *now == Readiness::Ready).await;
     server.logged("the Workload API is back").await;
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     let answer = https.send(get(&[("authorization", &token)])).await;
     assert_eq!(answer.status, 200);
 }

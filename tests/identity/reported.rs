@@ -43,14 +43,14 @@ async fn killed_agent_that_returns_is_logged_in_order_w012() {
         let socket = format!("--socket={}", socket.display());
         let mut args: Vec<&str> = entries.iter().map(String::as_str).collect();
         args.push(&socket);
-        Process::spawn(process::command(&binary("dev-agent"), "", &args))
+        process::spawn("dev-agent", "", &args)
     };
     let mut running = agent();
-    let mut server = spawn("server", &endpoint, &["--listen", "127.0.0.1:0"]);
+    let mut server = process::spawn("server", &endpoint, &["--listen", "127.0.0.1:0"]);
     let port = server.listening().await;
     let upstream = format!("https://localhost:{port}");
     let args = ["--listen", "127.0.0.1:0", "--upstream", &upstream];
-    let mut proxy = spawn("proxy", &endpoint, &args);
+    let mut proxy = process::spawn("proxy", &endpoint, &args);
     let url = format!("https://localhost:{}/", proxy.listening().await);
     let mut client = process::command(
         &binary("client"),
@@ -89,10 +89,6 @@ async fn killed_agent_that_returns_is_logged_in_order_w012() {
     assert_eq!(log.matches("the Workload API is back").count(), 3, "{log}");
     assert_eq!(log.matches("identity updated").count(), 6, "{log}");
     assert!(log.lines().last().unwrap().ends_with("stopped"), "{log}");
-}
-
-fn spawn(name: &str, endpoint: &str, args: &[&str]) -> Process {
-    Process::spawn(process::command(&binary(name), endpoint, args))
 }
 
 #[tokio::test]

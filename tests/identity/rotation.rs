@@ -42,7 +42,7 @@ async fn new_ca_is_trusted_and_an_old_one_no_longer() {
     stack.agent.drop_old_ca();
 
     until(async || old_ca.try_connect(b"http/1.1").await.is_err()).await;
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     assert_eq!(
         new_ca.send(get(&[("authorization", &token)])).await.status,
         200
@@ -104,7 +104,7 @@ async fn a_connection_kept_through_a_withdrawal_is_not_served_without_bundles() 
     let io = hyper_util::rt::TokioIo::new(https.connect(b"http/1.1").await);
     let (mut kept, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
     tokio::spawn(connection);
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
 
     stack.agent.withdraw(&SpiffeId::new(SERVER_ID).unwrap());
     server

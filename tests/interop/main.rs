@@ -15,7 +15,7 @@ use std::{
 use tokio::process::Command;
 
 use harness::{
-    PATIENCE, SERVER_ID, Stack, binary,
+    PATIENCE, SERVER_ID, Stack,
     installed::go_program,
     process::{self, Process},
 };
@@ -143,7 +143,7 @@ fn flags(player: Player, flags: &[&str]) -> Vec<String> {
 
 fn command(stack: &Stack, player: Player, go: &Path, role: &str, args: Vec<String>) -> Command {
     match player {
-        Ours => process::command(&binary(role), &stack.agent.endpoint(), &args),
+        Ours => stack.command(role, &args),
         Go => process::command(
             &copy(go, role),
             &stack.agent.endpoint(),

@@ -7,10 +7,10 @@ use std::{
 };
 
 use harness::{
-    PATIENCE, Stack, binary,
+    PATIENCE, Stack,
     frames::{self, Frames},
     https::get,
-    process::{self, Process},
+    process::Process,
     upstream,
 };
 use http::{Request, Response, StatusCode, Version};
@@ -211,9 +211,7 @@ async fn response_that_is_not_read_ends_and_takes_no_memory_p140() {
     let upstream = format!("https://localhost:{endless}");
     let args = ["--listen", "127.0.0.1:0", "--upstream", &upstream];
     let args = [&args[..], &["--body-timeout", "500ms"]].concat();
-    let mut proxy = process::command(&binary("proxy"), &stack.agent.endpoint(), &args);
-    proxy.env("RUST_LOG", "info,serve=debug");
-    let proxy = Process::spawn(proxy);
+    let proxy = stack.spawn_with("proxy", &args, &[("RUST_LOG", "info,serve=debug")]);
     let https = stack.https(proxy.listening().await);
     let before = proxy.peak_memory();
 

@@ -13,6 +13,7 @@ use harness::{
     https::{Https, WholeAnswer},
     process::Process,
     scripted::{Scripted, ScriptedPeer},
+    wait,
 };
 use http::{Request, Version};
 use http_body_util::Full;
@@ -149,7 +150,7 @@ async fn serve(
     loop {
         let next = tokio::select! {
             next = peer.next() => next?,
-            () = is_released(&mut released), if !held.is_empty() => {
+            () = wait::until_true(&mut released), if !held.is_empty() => {
                 for stream in held.drain(..) {
                     peer.send(answer(stream, END_STREAM)).await;
                 }
@@ -184,10 +185,6 @@ async fn serve(
             _ => {}
         }
     }
-}
-
-async fn is_released(released: &mut watch::Receiver<bool>) {
-    let _ = released.wait_for(|released| *released).await;
 }
 
 /// Returns the frames of an answer. `flags` may end it.

@@ -40,7 +40,7 @@ async fn all(stack: &Stack) -> (Process, Vec<Early>) {
                 process,
                 token: match status {
                     401 => String::new(),
-                    _ => format!("Authorization: Bearer {}\r\n", stack.token(|_| ())),
+                    _ => format!("Authorization: {}\r\n", stack.bearer()),
                 },
             });
         }
@@ -218,7 +218,7 @@ async fn curl_sees_the_early_status_of_an_upload_through_a_stop() {
         for length in LENGTHS.repeat(3) {
             let mut curl = curl(&early, &files.roots(), &files.upload(length), &slowly);
             let mut curl = curl.spawn().unwrap();
-            has_begun(&mut curl).await;
+            wait_until_begun(&mut curl).await;
             running.push(curl);
         }
         early.process.signal(Signal::SIGTERM);
@@ -232,7 +232,7 @@ async fn curl_sees_the_early_status_of_an_upload_through_a_stop() {
 
 /// Waits until curl has sent its request's head. Reads the rest of its log in the background, so that
 /// curl never waits for that.
-async fn has_begun(curl: &mut Child) {
+async fn wait_until_begun(curl: &mut Child) {
     let mut lines = BufReader::new(curl.stderr.take().unwrap()).lines();
     let begun = async {
         while let Some(line) = lines.next_line().await.unwrap() {

@@ -7,13 +7,13 @@ use std::{
 };
 
 use harness::{
-    PATIENCE, Stack, binary,
+    PATIENCE, Stack,
     frames::{
-        self, DATA, END_HEADERS, END_STREAM, Frame, Frames, HEADERS, PING, POST, RST_STREAM,
+        self, DATA, END_HEADERS, END_STREAM, Frame, Frames, HEADERS, POST, RST_STREAM,
         WINDOW_UPDATE, frame,
     },
     https::{Https, WholeAnswer, get},
-    process::{self, Process},
+    process::Process,
     raw::{Client, End},
     upstream,
 };
@@ -198,16 +198,16 @@ async fn http2_uploads_of_the_largest_source_that_wait_are_evicted_and_another_k
     let begin = |stream| frame(HEADERS, END_HEADERS, stream, POST);
     let mut small = Frames::connect(&https.from("127.0.0.2"), &[]).await;
     small.send(&begin(1)).await;
-    is_pinged_back(&mut small, &mut Vec::new()).await;
+    small.ping().await.unwrap();
     let mut flood = Frames::connect(&https, &[]).await;
     let mut evicted = Vec::new();
     for stream in [1, 3, 5, 7] {
         flood.send(&begin(stream)).await;
-        is_pinged_back(&mut flood, &mut evicted).await;
+        note_ended(&mut flood, &mut evicted).await;
     }
     let evicting = async {
         while evicted.len() < 3 {
-            is_pinged_back(&mut flood, &mut evicted).await;
+            note_ended(&mut flood, &mut evicted).await;
         }
     };
     timeout(Duration::from_secs(5), evicting)
@@ -225,15 +225,11 @@ async fn http2_uploads_of_the_largest_source_that_wait_are_evicted_and_another_k
 }
 
 /// Waits until the process has read what was sent. Records the streams that ended meanwhile.
-async fn is_pinged_back(http2: &mut Frames, ended: &mut Vec<u32>) {
-    http2.send(&frame(PING, 0, 0, &[7; 8])).await;
-    loop {
-        let frame = next_frame(http2).await;
-        match frame.kind {
-            PING => return,
-            // An evicted request may be answered 503 and its stream reset.
-            HEADERS | RST_STREAM if !ended.contains(&frame.stream) => ended.push(frame.stream),
-            _ => {}
+async fn note_ended(http2: &mut Frames, ended: &mut Vec<u32>) {
+    for frame in http2.ping().await.expect("is kept") {
+        // An evicted request may be answered 503 and its stream reset.
+        if [HEADERS, RST_STREAM].contains(&frame.kind) && !ended.contains(&frame.stream) {
+            ended.push(frame.stream);
         }
     }
 }
@@ -256,9 +252,7 @@ async fn large(stack: &Stack) -> (Process, Https) {
         "--max-requests",
         "2",
     ];
-    let mut command = process::command(&binary("proxy"), &stack.agent.endpoint(), &args);
-    command.env("RUST_LOG", "debug");
-    let proxy = Process::spawn(command);
+    let proxy = stack.spawn_with("proxy", &args, &[("RUST_LOG", "debug")]);
     let https = stack.https(proxy.listening().await);
     (proxy, https)
 }

@@ -160,7 +160,7 @@ impl Upload {
     }
 
     /// Waits until it is refused or broken off.
-    async fn is_evicted(&mut self) {
+    async fn wait_until_evicted(&mut self) {
         match self {
             Self::Http1(client) => {
                 let answer = client.answer().await;
@@ -205,7 +205,7 @@ async fn oldest_upload_of_the_largest_source_is_ended_for_an_upload_of_another()
             let mut large = reading.begin("127.0.0.2", version, 3).await;
             let newcomer = reading.begin("127.0.0.4", version, 1);
             let newcomer = async {
-                let evicted = timeout(PATIENCE, large[0].is_evicted());
+                let evicted = timeout(PATIENCE, large[0].wait_until_evicted());
                 let (newcomer, evicted) = tokio::join!(newcomer, evicted);
                 evicted.unwrap_or_else(|_| panic!("{what}: nobody made room"));
                 newcomer
@@ -269,7 +269,7 @@ async fn upload_that_waits_longer_than_the_queue_timeout_is_answered_503() {
         for version in VERSIONS {
             let held = reading.begin("127.0.0.2", version, 2).await;
             let mut refused = Upload::begin(&reading.https.from("127.0.0.2"), version).await;
-            let refusal = timeout(PATIENCE, refused.is_evicted()).await;
+            let refusal = timeout(PATIENCE, refused.wait_until_evicted()).await;
             refusal.expect("is refused in time");
             for held in held {
                 assert_eq!(held.end().await, LONG.to_string().as_bytes());

@@ -118,7 +118,7 @@ async fn an_http2_caller_that_the_server_refuses_gets_no_100() {
         assert_eq!(String::from_utf8_lossy(&answered), body, "{fields:?}");
     }
     // A served request whose body is not read gets no 100 either.
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     let mut http2 = waits(&https, &[("authorization", &token)]).await;
     assert_eq!(answer(&mut http2).await, b"Success!!!");
 }

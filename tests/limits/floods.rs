@@ -8,9 +8,7 @@ use std::{
 
 use harness::{
     PATIENCE, Stack,
-    frames::{
-        ENHANCE_YOUR_CALM, Frames, GET, PING, POST, RST_STREAM, block, frame, request, upload,
-    },
+    frames::{CANCEL, ENHANCE_YOUR_CALM, Frames, GET, POST, block, request, reset, upload},
     https::{Https, get},
     wait::until,
 };
@@ -149,11 +147,10 @@ async fn rapid_reset_flood_delays_no_good_caller_p144() {
 
 async fn reset_rapidly(running: &Running, with_token: bool) {
     const CONNECTIONS: usize = 100;
-    const CANCEL: [u8; 4] = [0, 0, 0, 8];
     let (get, fields) = (block(&running.https, GET), running.fields(with_token));
     let bytes = (0..1000).flat_map(|n| {
-        let reset = frame(RST_STREAM, 0, 2 * n + 1, &CANCEL);
-        [request(2 * n + 1, &get, &fields), reset].concat()
+        let stream = 2 * n + 1;
+        [request(stream, &get, &fields), reset(stream, CANCEL)].concat()
     });
     let bytes: Arc<Vec<u8>> = Arc::new(bytes.collect());
     let ended = next_to(running, async {
@@ -179,7 +176,7 @@ async fn reset_rapidly(running: &Running, with_token: bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flood_of_1000_bad_tokens_a_second_delays_no_good_caller_p143() {
     let (stack, stranger) = (Stack::new().await, Stack::new().await);
-    let bad = format!("Bearer {}", stranger.token(|_| ()));
+    let bad = stranger.bearer();
     for role in [Role::BuiltIn, Role::Server("h2c")] {
         let running = role.before_any(&stack, &[]).await;
         let mut refused = 0;
@@ -253,33 +250,19 @@ async fn flood_of_10000_half_open_handshakes_keeps_no_caller_out_p138() {
 /// the connection has ended.
 async fn cancel(https: &Https, begin: fn(&Https, u32) -> Vec<u8>, cancelled: &AtomicUsize) {
     const AT_ONCE: u32 = 60;
-    const CANCEL: [u8; 4] = [0, 0, 0, 8];
     let mut http2 = Frames::connect(https, &[]).await;
     for first in (0..1_000_000).step_by(AT_ONCE as usize) {
         let streams = || (first..first + AT_ONCE).map(|n| 2 * n + 1);
-        let mut requests: Vec<u8> = streams().flat_map(|stream| begin(https, stream)).collect();
-        requests.extend(frame(PING, 0, 0, &[1; 8]));
-        let resets: Vec<u8> = streams()
-            .flat_map(|stream| frame(RST_STREAM, 0, stream, &CANCEL))
-            .collect();
+        let requests: Vec<u8> = streams().flat_map(|stream| begin(https, stream)).collect();
+        let resets: Vec<u8> = streams().flat_map(|stream| reset(stream, CANCEL)).collect();
         // The process may have ended this connection. The flood then continues with another.
-        if !http2.send(&requests).await || !is_pinged_back(&mut http2).await {
+        if !http2.send(&requests).await || http2.ping().await.is_none() {
             return;
         }
         if !http2.send(&resets).await {
             return;
         }
         cancelled.fetch_add(AT_ONCE as usize, SeqCst);
-    }
-}
-
-async fn is_pinged_back(http2: &mut Frames) -> bool {
-    loop {
-        match http2.next().await {
-            Some(frame) if frame.kind == PING => return true,
-            Some(_) => {}
-            None => return false,
-        }
     }
 }
 

@@ -6,8 +6,9 @@ use std::sync::{
 use harness::{
     PATIENCE, Stack,
     frames::{
-        CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frames, GET, HEADERS, PING,
-        POST, PRIORITY, REFUSED_STREAM, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, request,
+        CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frames, GET,
+        HEADERS, PING, POST, PRIORITY, REFUSED_STREAM, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame,
+        request, reset,
     },
     https::{Https, get},
     upstream::{self, ConnectionNumber},
@@ -19,8 +20,6 @@ use serve::body;
 use tokio::{sync::Semaphore, time::timeout};
 
 use crate::server;
-
-const CANCEL: [u8; 4] = [0, 0, 0, 8];
 
 /// Returns the streams of a client, in their order.
 fn streams(count: u32) -> impl Iterator<Item = u32> {
@@ -41,13 +40,7 @@ async fn is_well(https: &Https) {
 async fn floods_end_their_connection_p144() {
     const PROTOCOL_ERROR: u32 = 1;
     const COMPRESSION_ERROR: u32 = 9;
-    let reset = |stream| {
-        [
-            request(stream, GET, &[]),
-            frame(RST_STREAM, 0, stream, &CANCEL),
-        ]
-        .concat()
-    };
+    let reset = |stream| [request(stream, GET, &[]), reset(stream, CANCEL)].concat();
     let rapid_reset: Vec<u8> = streams(200).flat_map(reset).collect();
     // The server resets the stream because its window overflows.
     let overflow = |stream| {
@@ -290,9 +283,7 @@ async fn reset_request_is_given_up_at_the_upstream_too_p151() {
         http2.send(&requests.collect::<Vec<_>>()).await;
         // Each round but the first comes while the upstream still works on the one before.
         until(async || gauge.all.load(SeqCst) == (round + 1) * CONNECTIONS).await;
-        let resets = streams
-            .iter()
-            .flat_map(|&stream| frame(RST_STREAM, 0, stream, &CANCEL));
+        let resets = streams.iter().flat_map(|&stream| reset(stream, CANCEL));
         http2.send(&resets.collect::<Vec<_>>()).await;
     }
     until(async || gauge.now.load(SeqCst) == 0).await;

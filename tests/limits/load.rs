@@ -11,7 +11,6 @@ use common::bearer::MAX_WAITING;
 use futures_util::{future::join_all, stream};
 use harness::{
     PATIENCE, Stack,
-    admin::{ADMIN, Admin},
     frames::{self, Frames},
     https::{Https, WholeAnswer, get},
     metrics::Page,
@@ -81,7 +80,7 @@ fn is_overloaded(answer: &WholeAnswer) {
 
 /// Returns a token whose signature is wrong, so that its refusal takes longest.
 fn forged(stack: &Stack) -> String {
-    let mut token = format!("Bearer {}", stack.token(|_| ())).into_bytes();
+    let mut token = stack.bearer().into_bytes();
     let signature = token.len() - 40;
     token[signature] = if token[signature] == b'A' { b'B' } else { b'A' };
     String::from_utf8(token).unwrap()
@@ -106,7 +105,7 @@ async fn times(https: &Https, token: &str, count: usize) -> Vec<Duration> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_new_tokens_does_not_hold_up_known_ones() {
     let (stack, _server, https) = server(&["--cores", "1"]).await;
-    let good = format!("Bearer {}", stack.token(|_| ()));
+    let good = stack.bearer();
     times(&https, &good, 1).await;
     let (stop, refused) = <(Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
     let mut flood = JoinSet::new();
@@ -144,15 +143,16 @@ async fn a_flood_of_new_tokens_does_not_hold_up_known_ones() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_tokens_than_may_wait_are_refused_until_others_are_verified() {
     const STREAMS: u32 = 200;
-    let (stack, server, https) = server(&["--cores", "1", ADMIN[0], ADMIN[1]]).await;
-    let good = format!("Bearer {}", stack.token(|_| ()));
+    let stack = Stack::new().await;
+    let (server, admin) = stack.server_with_admin(&["--cores", "1"]).await;
+    let https = stack.https(server.listening().await);
+    let good = stack.bearer();
     times(&https, &good, 1).await;
     let bad = forged(&stack);
     let requests: Vec<u8> = (0..STREAMS)
         .flat_map(|n| frames::request(2 * n + 1, frames::GET, &[("authorization", &bad)]))
         .collect();
     let connections = 2 * MAX_WAITING as u32 / STREAMS;
-    let admin = Admin::of(&server).await;
     let flooding = async {
         let mut is_refused = false;
         while !is_refused {

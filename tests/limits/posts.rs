@@ -5,7 +5,7 @@ use std::sync::{
 
 use harness::{
     Stack,
-    frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, POST, frame},
+    frames::{CANCEL, DATA, END_HEADERS, END_STREAM, Frames, HEADERS, POST, frame, reset},
     https::Https,
     process::Process,
     raw::Client,
@@ -182,7 +182,6 @@ async fn posts_next_to_refused_posts_that_end_late_are_all_served() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn posts_next_to_refused_http2_posts_that_end_late_or_never_are_all_served() {
-    const CANCEL: [u8; 4] = [0, 0, 0, 8];
     let both = Both::new().await;
     both.next_to(|https| async move {
         let mut http2 = Frames::connect(&https, &[]).await;
@@ -199,7 +198,7 @@ async fn posts_next_to_refused_http2_posts_that_end_late_or_never_are_all_served
             // A third of the bodies end, a third of the requests are reset, a third never end.
             let end = match stream % 3 {
                 0 => frame(DATA, END_STREAM, stream, b"a"),
-                1 => frame(harness::frames::RST_STREAM, 0, stream, &CANCEL),
+                1 => reset(stream, CANCEL),
                 _ => Vec::new(),
             };
             http2.send(&end).await;

@@ -173,7 +173,7 @@ async fn streams_of_a_caller_with_a_window_of_a_byte_are_reset_by_the_server() {
     let stack = Stack::new().await;
     let server = stack.server(&["--body-timeout", "1s"]).await;
     let https = stack.https(server.listening().await);
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     for window in [1, 0, 9] {
         are_reset(&https, window, &[("authorization", &token)]).await;
         are_reset(&https, window, &[]).await;

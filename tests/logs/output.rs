@@ -32,7 +32,7 @@ use harness::{
 async fn lines_are_json_with_log_format_json() {
     let stack = Stack::new().await;
     let server = stack.server(&["--log-format", "json"]).await;
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     let port = server.listening().await;
     stack
         .https(port)
@@ -55,7 +55,7 @@ impl Server {
     /// lines.
     async fn unread(stack: &Stack) -> Self {
         let args = [&["--listen", "127.0.0.1:0", "--cores", "1"], &ADMIN[..]].concat();
-        let mut command = process::command(&binary("server"), &stack.agent.endpoint(), &args);
+        let mut command = stack.command("server", &args);
         command.env("RUST_LOG", "trace").stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
@@ -146,7 +146,7 @@ async fn lost_lines_are_counted_and_told_when_the_log_takes_lines_again() {
     };
     let mut log = reader();
     let args = ["--listen", "127.0.0.1:0"];
-    let mut command = process::command(&binary("server"), &stack.agent.endpoint(), &args);
+    let mut command = stack.command("server", &args);
     command.stderr(OpenOptions::new().write(true).open(&pipe).unwrap());
     let mut server = Process::spawn_unread(command);
     let listening = timeout(PATIENCE, line_with(&mut log, process::LISTENING)).await;

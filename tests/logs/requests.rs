@@ -18,7 +18,7 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const SPAN: &str = "00f067aa0ba902b7";
 
 /// Waits for this number of lines of the access log, and returns them.
-async fn lines(process: &Process, count: usize) -> Vec<Value> {
+async fn wait_for_lines(process: &Process, count: usize) -> Vec<Value> {
     let is_it = |line: &&String| line.contains("\"target\":\"access\"");
     process.logged_times("\"target\":\"access\"", count).await;
     let lines: Vec<Value> = process
@@ -80,7 +80,7 @@ async fn each_request_has_a_line_at_its_end_in_each_role() {
     let args = [&json("all")[..], &["--path", "/**"]].concat();
     let proxy = stack.proxy(server.listening().await, &args).await;
     let https = stack.https(proxy.listening().await);
-    let bearer = format!("Bearer {}", stack.token(|_| ()));
+    let bearer = stack.bearer();
     let traceparent = format!("00-{TRACE}-{SPAN}-01");
     let fields = [
         ("authorization", bearer.as_str()),
@@ -96,10 +96,10 @@ async fn each_request_has_a_line_at_its_end_in_each_role() {
             "bytes_in": 6, "bytes_out": 6, "trace_id": TRACE, "span_id": SPAN,
         })
     };
-    let of_proxy = lines(&proxy, 2).await;
+    let of_proxy = wait_for_lines(&proxy, 2).await;
     assert_line(&of_proxy[0], &common("HTTP/1.1"), &["upstream_ms"]);
     assert_line(&of_proxy[1], &common("HTTP/2.0"), &["upstream_ms"]);
-    for line in lines(&server, 2).await {
+    for line in wait_for_lines(&server, 2).await {
         let mut expected = common("HTTP/2.0");
         expected["caller"] = CLIENT_ID.into();
         assert_line(&line, &expected, &["upstream_ms", "verification_ms"]);
@@ -120,7 +120,7 @@ async fn only_refused_requests_have_a_line_if_only_they_are_wanted() {
     assert_eq!(https.status(&stack.token(|_| ())).await, 200);
     assert_eq!(https.status(&expired).await, 401);
     assert_eq!(https.status(&stack.token(|_| ())).await, 200);
-    let lines = lines(&server, 1).await;
+    let lines = wait_for_lines(&server, 1).await;
     let expected = serde_json::json!({
         "method": "GET", "path": "/", "protocol": "HTTP/1.1", "status": 401, "reason": "expired",
         "bytes_in": 0, "bytes_out": "401 Unauthorized\n".len(),
@@ -163,7 +163,7 @@ async fn request_that_ends_before_its_answer_has_a_line_without_a_status() {
         _ = asking => panic!("it has an answer"),
         _ = arrivals.recv() => {}
     }
-    let line = &lines(&proxy, 1).await[0];
+    let line = &wait_for_lines(&proxy, 1).await[0];
     assert_eq!(line["method"], "POST");
     assert_eq!(line.get("status"), None, "{line:?}");
 }
@@ -187,7 +187,11 @@ async fn requests_of_an_application_have_a_line_at_their_end() {
         "method": "GET", "path": "/", "protocol": "HTTP/1.1", "status": 200,
         "bytes_in": 0, "bytes_out": "Success!!!".len(),
     });
-    assert_line(&lines(&client, 1).await[0], &expected, &["upstream_ms"]);
+    assert_line(
+        &wait_for_lines(&client, 1).await[0],
+        &expected,
+        &["upstream_ms"],
+    );
     assert!(!client.log().join("\n").contains("GET /"));
 }
 

@@ -2,7 +2,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use harness::{
     SERVER_ID, Stack,
-    admin::{ADMIN, Admin},
     https::{Https, get},
     metrics::Page,
 };
@@ -13,9 +12,8 @@ async fn fetches_and_requests_of_a_listening_client_are_counted() {
     let server = stack.server(&[]).await;
     let url = format!("https://localhost:{}", server.listening().await);
     let args = ["--listen", "127.0.0.1:0", "--url", &url];
-    let client = stack.spawn("client", &[&ADMIN[..], &args].concat());
+    let (client, admin) = stack.spawn_with_admin("client", &args).await;
     let https = Https::plain(client.listening().await);
-    let admin = Admin::of(&client).await;
     for _ in 0..3 {
         let mut caller = harness::raw::Client::new(&https).await;
         caller.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -29,7 +27,7 @@ async fn fetches_and_requests_of_a_listening_client_are_counted() {
     let mut caller = harness::raw::Client::sending(&https, request).await;
     assert_eq!(caller.answer().await.unwrap().status(), 400);
     drop(caller);
-    let page = Page::quiet(&admin).await;
+    let page = Page::wait_until_quiet(&admin).await;
     let codes = [("code=\"200\"", 3.0), ("code=\"400\"", 1.0)];
     page.assert_all("spiffe_requests_total", &codes);
     let refusals = [("reason=\"own_authorization\"", 1.0)];

@@ -4,28 +4,25 @@ use std::{
     process::{Command, Stdio},
 };
 
-use harness::{
-    Stack,
-    admin::{ADMIN, Admin},
-    app::App,
-    process::Process,
-};
+use harness::{Stack, admin::Admin, app::App};
 
 /// Starts a process of each role, and returns the page of each.
 async fn pages() -> Vec<String> {
     let (stack, app) = (Stack::new().await, App::start("http").await);
-    let server = stack
-        .server(&[&ADMIN[..], &["--upstream", &app.url]].concat())
-        .await;
+    let (server, of_server) = stack.server_with_admin(&["--upstream", &app.url]).await;
     let port = server.listening().await;
-    let proxy = stack.proxy(port, &ADMIN).await;
+    let (_proxy, of_proxy) = stack.proxy_with_admin(port, &[]).await;
     let url = format!("https://localhost:{port}");
     let args = ["--listen", "127.0.0.1:0", "--url", &url];
-    let client = stack.spawn("client", &[&ADMIN[..], &args].concat());
+    let (client, of_client) = stack.spawn_with_admin("client", &args).await;
     client.listening().await;
     stack.https(port).status(&stack.token(|_| ())).await;
-    let page = async |process: &Process| Admin::of(process).await.get("/metrics").await.body;
-    vec![page(&server).await, page(&proxy).await, page(&client).await]
+    let page = async |admin: Admin| admin.get("/metrics").await.body;
+    vec![
+        page(of_server).await,
+        page(of_proxy).await,
+        page(of_client).await,
+    ]
 }
 
 /// Returns the metrics of a page with the type and the labels of each, except the role.

@@ -1,9 +1,4 @@
-use harness::{
-    Stack,
-    admin::{ADMIN, Admin},
-    https::Https,
-    metrics::Page,
-};
+use harness::{Stack, https::Https, metrics::Page};
 use x509_parser::parse_x509_certificate;
 
 const SVIDS: &str = "spiffe_workload_api_updates_total{stream=\"x509_svids\"}";
@@ -20,8 +15,7 @@ async fn presented_until(https: &Https) -> f64 {
 #[tokio::test]
 async fn rotations_are_counted_and_the_expiry_is_that_of_the_new_svid() {
     let stack = Stack::new().await;
-    let server = stack.server(&ADMIN).await;
-    let admin = Admin::of(&server).await;
+    let (server, admin) = stack.server_with_admin(&[]).await;
     let before = Page::of(&admin).await;
     assert_eq!((before.at(SVIDS), before.at(BUNDLES)), (1.0, 1.0));
     let https = stack.https(server.listening().await);
@@ -29,10 +23,10 @@ async fn rotations_are_counted_and_the_expiry_is_that_of_the_new_svid() {
     assert_eq!(before.at("spiffe_readiness{state=\"ready\"}"), 1.0);
     assert_eq!(before.at("spiffe_jwt_authorities"), 1.0);
     stack.agent.rotate_x509();
-    let after = Page::with(&admin, SVIDS, 2.0).await;
+    let after = Page::wait_for(&admin, SVIDS, 2.0).await;
     assert_eq!(after.at(EXPIRY), presented_until(&https).await);
     stack.agent.prepare_jwt_key();
-    let after = Page::with(&admin, BUNDLES, 2.0).await;
+    let after = Page::wait_for(&admin, BUNDLES, 2.0).await;
     assert_eq!(after.at("spiffe_jwt_authorities"), 2.0);
     assert_eq!(after.sum("spiffe_workload_api_rejected_updates_total"), 0.0);
 }
@@ -40,22 +34,21 @@ async fn rotations_are_counted_and_the_expiry_is_that_of_the_new_svid() {
 #[tokio::test]
 async fn stream_that_is_down_is_seen_and_so_is_its_return() {
     let stack = Stack::new().await;
-    let server = stack.server(&ADMIN).await;
-    let admin = Admin::of(&server).await;
+    let (_server, admin) = stack.server_with_admin(&[]).await;
     let streams = ["jwt_bundles", "x509_svids"];
     let up = |stream: &str| format!("spiffe_workload_api_stream_up{{stream=\"{stream}\"}}");
     for stream in streams {
-        Page::with(&admin, &up(stream), 1.0).await;
+        Page::wait_for(&admin, &up(stream), 1.0).await;
     }
     assert_eq!(Page::of(&admin).await.get(&up("x509_bundles")), None);
     stack.agent.stop().await;
     for stream in streams {
-        Page::with(&admin, &up(stream), 0.0).await;
+        Page::wait_for(&admin, &up(stream), 0.0).await;
     }
-    Page::with(&admin, "spiffe_readiness{state=\"degraded\"}", 1.0).await;
+    Page::wait_for(&admin, "spiffe_readiness{state=\"degraded\"}", 1.0).await;
     stack.agent.restart().await.unwrap();
     for stream in streams {
-        Page::with(&admin, &up(stream), 1.0).await;
+        Page::wait_for(&admin, &up(stream), 1.0).await;
     }
-    Page::with(&admin, "spiffe_readiness{state=\"ready\"}", 1.0).await;
+    Page::wait_for(&admin, "spiffe_readiness{state=\"ready\"}", 1.0).await;
 }

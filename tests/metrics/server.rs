@@ -2,22 +2,8 @@ use http::{Request, Version};
 use http_body_util::Full;
 use hyper::body::Bytes;
 
-use harness::{
-    CLIENT_ID, SERVER_ID, Stack,
-    admin::{ADMIN, Admin},
-    app::App,
-    https::get,
-    metrics::Page,
-    process::Process,
-    raw,
-};
+use harness::{CLIENT_ID, SERVER_ID, Stack, app::App, https::get, metrics::Page, raw};
 use tokio::net::TcpStream;
-
-async fn server(stack: &Stack, args: &[&str]) -> (Process, Admin) {
-    let server = stack.server(&[&ADMIN, args].concat()).await;
-    let admin = Admin::of(&server).await;
-    (server, admin)
-}
 
 #[tokio::test]
 async fn each_request_is_counted_once_with_its_code_its_reason_and_its_verification() {
@@ -31,7 +17,7 @@ async fn each_request_is_counted_once_with_its_code_its_reason_and_its_verificat
         "--upstream",
         &app.url,
     ];
-    let (server, admin) = server(&stack, &args).await;
+    let (server, admin) = stack.server_with_admin(&args).await;
     let https = stack.https(server.listening().await);
     let good = stack.token(|_| ());
     let expired = stack.token(|jwt| jwt.payload["exp"] = 1.into());
@@ -58,7 +44,7 @@ async fn each_request_is_counted_once_with_its_code_its_reason_and_its_verificat
             https.send_over(version, request.clone()).await;
         }
     }
-    let page = Page::quiet(&admin).await;
+    let page = Page::wait_until_quiet(&admin).await;
     let codes = [
         ("code=\"200\"", 7.0 + 6.0),
         ("code=\"400\"", 1.0),
@@ -112,12 +98,12 @@ async fn each_request_is_counted_once_with_its_code_its_reason_and_its_verificat
 #[tokio::test]
 async fn bytes_are_those_of_http_in_both_directions() {
     let stack = Stack::new().await;
-    let (server, admin) = server(&stack, &[]).await;
+    let (server, admin) = stack.server_with_admin(&[]).await;
     let https = stack.https(server.listening().await);
     let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
     let mut client = raw::Client::sending(&https, request).await;
     let (answer, _) = client.end().await;
-    let page = Page::quiet(&admin).await;
+    let page = Page::wait_until_quiet(&admin).await;
     assert_eq!(page.at("spiffe_received_bytes_total"), request.len() as f64);
     assert_eq!(page.at("spiffe_sent_bytes_total"), answer.len() as f64);
 }
@@ -131,17 +117,17 @@ async fn connections_that_are_not_served_are_counted_by_reason() {
         "--handshake-timeout",
         "1s",
     ];
-    let (server, admin) = server(&stack, &args).await;
+    let (server, admin) = stack.server_with_admin(&args).await;
     let port = server.listening().await;
     let connect = async || TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let (_silent, broken) = (connect().await, connect().await);
-    Page::with(&admin, "spiffe_connections_open", 2.0).await;
+    Page::wait_for(&admin, "spiffe_connections_open", 2.0).await;
     let shed = "spiffe_shed_total{cause=\"max_connections_per_address\"}";
     let _third = connect().await;
-    Page::with(&admin, shed, 1.0).await;
+    Page::wait_for(&admin, shed, 1.0).await;
     drop(broken);
     let timeout = "spiffe_handshake_failures_total{reason=\"handshake_timeout\"}";
-    let page = Page::with(&admin, timeout, 1.0).await;
+    let page = Page::wait_for(&admin, timeout, 1.0).await;
     let failures = [
         ("reason=\"handshake_broken\"", 1.0),
         ("reason=\"handshake_timeout\"", 1.0),
@@ -155,7 +141,7 @@ async fn connections_that_are_not_served_are_counted_by_reason() {
 #[tokio::test]
 async fn refused_certificates_and_versions_of_tls_are_counted() {
     let stack = Stack::new().await;
-    let (server, admin) = server(&stack, &["--peers", SERVER_ID]).await;
+    let (server, admin) = stack.server_with_admin(&["--peers", SERVER_ID]).await;
     let https = stack.https(server.listening().await);
     for _ in 0..3 {
         let answer = match https.try_connect(b"http/1.1").await {
@@ -165,11 +151,11 @@ async fn refused_certificates_and_versions_of_tls_are_counted() {
         assert!(answer.is_none(), "there is no certificate");
     }
     let refused = "spiffe_handshake_failures_total{reason=\"certificate\"}";
-    let page = Page::with(&admin, refused, 3.0).await;
+    let page = Page::wait_for(&admin, refused, 3.0).await;
     assert_eq!(page.sum("spiffe_handshake_failures_total"), 3.0);
     assert_eq!(page.sum("spiffe_handshakes_total"), 0.0);
 
-    let (server, admin) = self::server(&stack, &[]).await;
+    let (server, admin) = stack.server_with_admin(&[]).await;
     let https = stack.https(server.listening().await);
     let config = https.config_of(&[&rustls::version::TLS12], &[b"http/1.1"]);
     let tls = https.connect_with(config, "localhost").await.unwrap();

@@ -52,7 +52,7 @@ impl Killed {
     }
 
     fn token(&self) -> Token {
-        Token(format!("Bearer {}", self.stack.token(|_| ())))
+        Token(self.stack.bearer())
     }
 
     /// Kills the first server when the proxy has all requests that were `sent`, and returns the

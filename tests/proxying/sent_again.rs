@@ -108,7 +108,7 @@ async fn a_connection_that_closes_as_it_is_used_fails_no_get() {
     let proxy = stack
         .proxy(server.listening().await, &["--cores", "1"])
         .await;
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     let https = stack.https(proxy.listening().await);
     for step in 0..40 {
         let answer = https.send(get(&[("authorization", &token)])).await;

@@ -6,6 +6,7 @@ use harness::{
     https::{Https, get},
     scripted::{Scripted, ScriptedPeer},
     upstream::{self, Http},
+    wait,
 };
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Empty};
@@ -267,7 +268,7 @@ async fn serve_100(
     loop {
         let asked = tokio::select! {
             asked = peer.asked() => asked?,
-            () = is_released(&mut released), if !held.is_empty() => {
+            () = wait::until_true(&mut released), if !held.is_empty() => {
                 for stream in held.drain(..) {
                     peer.send(answer(stream, long == Long::LateHead)).await;
                 }
@@ -295,10 +296,6 @@ fn is_one_of_100(came: &mut usize) -> bool {
     let is_one = *came < 100;
     *came += usize::from(is_one);
     is_one
-}
-
-async fn is_released(released: &mut watch::Receiver<bool>) {
-    let _ = released.wait_for(|released| *released).await;
 }
 
 /// Returns the frames of an answer with the body `ended`, with or without its head.

@@ -33,7 +33,7 @@ async fn process_with_a_stop_delay_is_not_ready_and_serves_new_connections_until
         .server(&["--stop-delay", "2s", "--admin", &address])
         .await;
     let https = stack.https(server.listening().await);
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     let mut kept = Client::sending(&https, raw::get(&token)).await;
     assert_eq!(kept.answer().await.unwrap().status(), 200);
     until(async || ready(admin).await == Some(200)).await;

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 #[tokio::test]
 async fn a_kept_alive_connection_gets_an_answer_before_it_ends() {
     let stack = Stack::new().await;
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     for name in ["server", "proxy"] {
         let upstream = stack.server(&[]).await;
         let mut process = match name {
@@ -55,7 +55,7 @@ async fn an_http2_request_that_crosses_goaway_is_served() {
     const FIRST_GOAWAY: [u8; 8] = [0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0];
     const ACK: u8 = 1;
     let stack = Stack::new().await;
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     let ask = |stream| frames::request(stream, frames::GET, &[("authorization", &token)]);
     let mut server = stack.server(&[]).await;
     let https = stack.https(server.listening().await);
@@ -94,7 +94,7 @@ async fn an_http2_request_that_crosses_goaway_is_served() {
 #[tokio::test]
 async fn an_http2_client_that_never_stops_sees_no_failure() {
     let stack = Stack::new().await;
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     let mut server = stack.server(&[]).await;
     let https = stack.https(server.listening().await);
     let io = hyper_util::rt::TokioIo::new(https.connect(b"h2").await);

@@ -43,9 +43,7 @@ impl Machine {
 
     fn start(&self, role: Role) -> Process {
         let endpoint = format!("unix://{}", self.socket().display());
-        let spawn = |name, args: &[String]| {
-            Process::spawn(process::command(&binary(name), &endpoint, args))
-        };
+        let spawn = |name, args: &[String]| process::spawn(name, &endpoint, args);
         let listen = |port| format!("--listen=127.0.0.1:{port}");
         let entry = |id, name| {
             let path = binary(name);

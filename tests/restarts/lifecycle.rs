@@ -133,11 +133,7 @@ async fn start_up_reports_what_is_wrong_with_the_workload_api() {
     for (socket, reason) in cases {
         for name in ["server", "proxy"] {
             let args = ["--listen", "127.0.0.1:0", "--startup-timeout", "1s"];
-            let mut process = Process::spawn(process::command(
-                &binary(name),
-                &format!("unix://{socket}"),
-                &args,
-            ));
+            let mut process = process::spawn(name, &format!("unix://{socket}"), &args);
             let line = process
                 .logged(&format!(
                     "no identity from the Workload API at unix://{socket}"

@@ -1,12 +1,6 @@
 use std::{fs, os::unix::fs::symlink, path::Path};
 
-use harness::{
-    SERVER_ID, Stack, binary,
-    https::get,
-    process::{self, Process},
-    wait::until,
-    x509::Authority,
-};
+use harness::{SERVER_ID, Stack, https::get, wait::until, x509::Authority};
 
 /// Returns whether this kernel has all of the sandbox.
 async fn is_whole(line: &str) -> bool {
@@ -94,9 +88,8 @@ async fn client_in_its_sandbox_reads_ca_certificates_that_are_links() {
     ] {
         let args = [SERVER_ID, "--server-name", "localhost"];
         let args = [&args as &[&str], &["--listen", "127.0.0.1:0"]].concat();
-        let mut command = process::command(&binary("client"), &stack.agent.endpoint(), &args);
-        command.env(variable, path);
-        Process::spawn(command).listening().await;
+        let client = stack.spawn_with("client", &args, &[(variable, path)]);
+        client.listening().await;
     }
 }
 

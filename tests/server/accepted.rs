@@ -52,7 +52,7 @@ async fn the_server_speaks_both_http_versions() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let https = stack.https(server.listening().await);
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     for version in [Version::HTTP_11, Version::HTTP_2] {
         let answer = https
             .send_over(version, get(&[("authorization", &token)]))
@@ -67,7 +67,7 @@ async fn head_is_answered_without_a_body_over_both_http_versions() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let proxy = stack.proxy(server.listening().await, &[]).await;
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     for (port, version) in [
         (server.listening().await, Version::HTTP_11),
         (server.listening().await, Version::HTTP_2),
@@ -93,7 +93,7 @@ async fn only_slash_is_served_and_forwarded() {
     let stack = Stack::new().await;
     let mut server = stack.server(&[]).await;
     let mut proxy = stack.proxy(server.listening().await, &[]).await;
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     for (port, path, status) in [
         (server.listening().await, "/other", 404),
         (proxy.listening().await, "/other", 404),

@@ -61,7 +61,7 @@ async fn one_core_of_server_and_proxy_serves_in_the_test_process_until_a_stop() 
     let https = stack.https(listener.local_addr().unwrap().port());
     let proxying = tokio::spawn(proxy::run(listener, proxy, shutdown));
 
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     let answer = https.send(get(&[("authorization", &token)])).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.body, "Success!!!");

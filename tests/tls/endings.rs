@@ -25,7 +25,7 @@ async fn running_connection_lives_through_a_rotation_p179() {
     stack.agent.rotate_x509();
     until(async || https.presented().await != old).await;
 
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     let request = get(&[("authorization", &token), ("host", "localhost")]);
     assert_eq!(kept.send_request(request).await.unwrap().status(), 200);
 }

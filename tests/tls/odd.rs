@@ -36,14 +36,6 @@ fn leaf(root: &Authority, change: impl FnOnce(&mut CertificateParams)) -> Svid {
     root.issue(ODD_ID, change)
 }
 
-fn usages(root: &Authority, usages: &[Ku]) -> Svid {
-    leaf(root, |params| params.key_usages = usages.to_vec())
-}
-
-fn extended(root: &Authority, usages: &[Eku]) -> Svid {
-    leaf(root, |params| params.extended_key_usages = usages.to_vec())
-}
-
 fn below(intermediate: &Authority) -> Svid {
     intermediate.issue(ODD_ID, unchanged).below(intermediate)
 }
@@ -58,150 +50,13 @@ fn permits_only(host: &str) -> CustomExtension {
     extension
 }
 
-#[tokio::test]
-async fn only_certificates_that_are_x509_svids_are_accepted_p182() {
-    let (root, unknown) = (Authority::root(), Authority::root());
-    let good = root.intermediate(unchanged);
-    let cannot_sign = root.intermediate(|params| params.key_usages = vec![Ku::DigitalSignature]);
-    let constrained =
-        |host| root.intermediate(|params| params.custom_extensions = vec![permits_only(host)]);
-    let id = |id| root.issue(id, unchanged);
-    let long = format!("{ODD_ID}{}", "a".repeat(2048));
-    let cases = [
-        ("P182 no DNS name", true, id(ODD_ID)),
-        (
-            "P182 a DNS name of another",
-            true,
-            leaf(&root, |params| {
-                params
-                    .subject_alt_names
-                    .push(rcgen::SanType::DnsName("other.test".try_into().unwrap()));
-            }),
-        ),
-        ("P183 another path", false, id("spiffe://odd.test/other")),
-        ("P183 a longer path", false, id("spiffe://odd.test/server2")),
-        ("P183 a path below", false, id("spiffe://odd.test/server/2")),
-        (
-            "P183 another domain",
-            false,
-            id("spiffe://other.test/server"),
-        ),
-        ("P183 our own domain", false, id(SERVER_ID)),
-        ("P185 no URI", false, uris(&root, &[])),
-        (
-            "P185 two SPIFFE IDs",
-            false,
-            uris(&root, &[ODD_ID, "spiffe://odd.test/other"]),
-        ),
-        (
-            "P185 a second URI",
-            false,
-            uris(&root, &[ODD_ID, "https://odd.test/server"]),
-        ),
-        (
-            "P185 another scheme",
-            false,
-            uris(&root, &["https://odd.test/server"]),
-        ),
-        ("P186 D45 no path", false, id("spiffe://odd.test")),
-        (
-            "P187 a CA",
-            false,
-            leaf(&root, |params| {
-                params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            }),
-        ),
-        (
-            "P187 keyCertSign",
-            false,
-            usages(&root, &[Ku::DigitalSignature, Ku::KeyCertSign]),
-        ),
-        (
-            "P187 cRLSign",
-            false,
-            usages(&root, &[Ku::DigitalSignature, Ku::CrlSign]),
-        ),
-        (
-            "P188 D46 no BasicConstraints",
-            false,
-            leaf(&root, |params| params.is_ca = IsCa::NoCa),
-        ),
-        ("P189 D47 no KeyUsage", false, usages(&root, &[])),
-        (
-            "P189 D47 no digitalSignature",
-            false,
-            usages(&root, &[Ku::KeyAgreement]),
-        ),
-        (
-            "P190 D48 clientAuth",
-            false,
-            extended(&root, &[Eku::ClientAuth]),
-        ),
-        (
-            "P190 D48 serverAuth",
-            true,
-            extended(&root, &[Eku::ServerAuth, Eku::ClientAuth]),
-        ),
-        (
-            "P191 expired",
-            false,
-            leaf(&root, |params| params.not_after = date_time_ymd(2020, 1, 1)),
-        ),
-        (
-            "P191 not yet valid",
-            false,
-            leaf(&root, |params| {
-                params.not_before = date_time_ymd(4000, 1, 1)
-            }),
-        ),
-        ("P191 unknown root", false, unknown.issue(ODD_ID, unchanged)),
-        ("P191 with its intermediate", true, below(&good)),
-        (
-            "P191 without its intermediate",
-            false,
-            good.issue(ODD_ID, unchanged),
-        ),
-        (
-            "P191 an intermediate that may not sign",
-            false,
-            below(&cannot_sign),
-        ),
-        (
-            "P192 outside name constraints",
-            false,
-            below(&constrained("other.test")),
-        ),
-        (
-            "P192 within name constraints",
-            false,
-            below(&constrained(ODD)),
-        ),
-        (
-            "T13 no subject, and a critical SAN",
-            true,
-            leaf(&root, |params| {
-                params.distinguished_name = rcgen::DistinguishedName::new();
-            }),
-        ),
-        ("P194 D50 longer than 2048 bytes", false, id(&long)),
-        (
-            "P185 words for the log",
-            false,
-            uris(&root, &["spiffe://odd.test/\n\u{1b}INFO"]),
-        ),
-        ("P183 a name as long as can be", false, id(&long[..2048])),
-        (
-            "P183 a thousand names",
-            false,
-            root.issue("spiffe://odd.test/other", |params| {
-                let names = (0..1000).map(|n| format!("name-{n}.test"));
-                let names = names.map(|name| rcgen::SanType::DnsName(name.try_into().unwrap()));
-                params.subject_alt_names.extend(names);
-            }),
-        ),
-    ];
+/// A certificate of an upstream: its fault, whether a proxy accepts it, and the certificate itself.
+type Case = (&'static str, bool, Svid);
+
+/// Asserts which certificates a proxy accepts from [`ODD_ID`]. It sends no request to an upstream with another one.
+async fn check(root: &Authority, cases: impl IntoIterator<Item = Case>) {
     let upstream = Presenting::closing().await;
-    let (stack, mut proxy) = proxy(&root, &upstream, ODD_ID).await;
+    let (stack, mut proxy) = proxy(root, &upstream, ODD_ID).await;
     let https = stack.https(proxy.listening().await);
     for (case, is_accepted, svid) in cases {
         upstream.present(&svid);
@@ -211,11 +66,103 @@ async fn only_certificates_that_are_x509_svids_are_accepted_p182() {
         let expected = if is_accepted { (200, 1) } else { (502, 0) };
         assert_eq!((answer.status.as_u16(), requests), expected, "{case}");
     }
-    // P175: a SPIFFE ID is logged as a whole, because its form is known. All other text is cut.
+    // A SPIFFE ID is logged as a whole, because its form is known. All other text is cut.
     for line in proxy.whole_log().await.lines() {
         assert!(line.len() < 2600, "{} bytes: {line:.600}", line.len());
         assert!(!line.contains(|c: char| c.is_control()), "{line:?}");
     }
+}
+
+/// P175: its log lines are short and have no control characters.
+#[tokio::test]
+async fn only_the_spiffe_id_of_an_upstream_identifies_it_p182() {
+    let root = Authority::root();
+    let id = |id| root.issue(id, unchanged);
+    let uris = |all: &[&str]| uris(&root, all);
+    let named = |id, names: Vec<String>| {
+        let names = names.into_iter();
+        let names = names.map(|name| rcgen::SanType::DnsName(name.try_into().unwrap()));
+        root.issue(id, |params| params.subject_alt_names.extend(names))
+    };
+    let (other, foreign) = ("spiffe://odd.test/other", "spiffe://other.test/server");
+    let web = "https://odd.test/server";
+    let words = "spiffe://odd.test/\n\u{1b}INFO";
+    let of_another = named(ODD_ID, vec!["other.test".into()]);
+    let many = (0..1000).map(|n| format!("name-{n}.test")).collect();
+    let long = format!("{ODD_ID}{}", "a".repeat(2048));
+    let cases = [
+        ("P182 no DNS name", true, id(ODD_ID)),
+        ("P182 a DNS name of another", true, of_another),
+        ("P183 another path", false, id(other)),
+        ("P183 a longer path", false, id("spiffe://odd.test/server2")),
+        ("P183 a path below", false, id("spiffe://odd.test/server/2")),
+        ("P183 another domain", false, id(foreign)),
+        ("P183 our own domain", false, id(SERVER_ID)),
+        ("P183 a name as long as can be", false, id(&long[..2048])),
+        ("P183 a thousand names", false, named(other, many)),
+        ("P185 no URI", false, uris(&[])),
+        ("P185 two SPIFFE IDs", false, uris(&[ODD_ID, other])),
+        ("P185 a second URI", false, uris(&[ODD_ID, web])),
+        ("P185 another scheme", false, uris(&[web])),
+        ("P185 words for the log", false, uris(&[words])),
+        ("P186 D45 no path", false, id("spiffe://odd.test")),
+        ("P194 D50 longer than 2048 bytes", false, id(&long)),
+    ];
+    check(&root, cases).await;
+}
+
+#[tokio::test]
+async fn upstream_whose_certificate_may_not_identify_a_server_is_refused_p187() {
+    let root = Authority::root();
+    let usages = |all: &[Ku]| leaf(&root, |params| params.key_usages = all.to_vec());
+    let extended = |all: &[Eku]| leaf(&root, |params| params.extended_key_usages = all.to_vec());
+    let ca = |is_ca| leaf(&root, |params| params.is_ca = is_ca);
+    let nameless = leaf(&root, |params| {
+        params.distinguished_name = rcgen::DistinguishedName::new();
+    });
+    let (sign, agree) = (Ku::DigitalSignature, Ku::KeyAgreement);
+    let unlimited = BasicConstraints::Unconstrained;
+    let both = [Eku::ServerAuth, Eku::ClientAuth];
+    let cases = [
+        ("P187 a CA", false, ca(IsCa::Ca(unlimited))),
+        ("P187 keyCertSign", false, usages(&[sign, Ku::KeyCertSign])),
+        ("P187 cRLSign", false, usages(&[sign, Ku::CrlSign])),
+        ("P188 D46 no BasicConstraints", false, ca(IsCa::NoCa)),
+        ("P189 D47 no KeyUsage", false, usages(&[])),
+        ("P189 D47 no digitalSignature", false, usages(&[agree])),
+        ("P190 D48 clientAuth", false, extended(&[Eku::ClientAuth])),
+        ("P190 D48 serverAuth", true, extended(&both)),
+        ("T13 no subject, and a critical SAN", true, nameless),
+    ];
+    check(&root, cases).await;
+}
+
+#[tokio::test]
+async fn chain_of_an_upstream_is_verified_up_to_its_root_p191() {
+    let (root, unknown) = (Authority::root(), Authority::root());
+    let good = root.intermediate(unchanged);
+    let cannot_sign = root.intermediate(|params| params.key_usages = vec![Ku::DigitalSignature]);
+    let constrained = |host| {
+        below(&root.intermediate(|params| params.custom_extensions = vec![permits_only(host)]))
+    };
+    let expired = leaf(&root, |params| params.not_after = date_time_ymd(2020, 1, 1));
+    let early = leaf(&root, |params| {
+        params.not_before = date_time_ymd(4000, 1, 1)
+    });
+    let weak = below(&cannot_sign);
+    let alone = good.issue(ODD_ID, unchanged);
+    let [outside, within] = ["other.test", ODD].map(constrained);
+    let cases = [
+        ("P191 expired", false, expired),
+        ("P191 not yet valid", false, early),
+        ("P191 unknown root", false, unknown.issue(ODD_ID, unchanged)),
+        ("P191 with its intermediate", true, below(&good)),
+        ("P191 without its intermediate", false, alone),
+        ("P191 below one that may not sign", false, weak),
+        ("P192 outside name constraints", false, outside),
+        ("P192 within name constraints", false, within),
+    ];
+    check(&root, cases).await;
 }
 
 #[tokio::test]

@@ -20,185 +20,53 @@ fn id_of(length: usize) -> String {
 
 #[test]
 fn subject_that_is_not_a_canonical_spiffe_id_is_refused_j060() {
-    let claim = |json: &str| WORLD.token(|t| t.claim("sub", json));
+    let ids = [
+        ("J62", "empty", ""),
+        ("J63", "no scheme", "example.org/client"),
+        ("J63", "http", "http://example.org/client"),
+        ("J63", "no authority", "spiffe:/x"),
+        ("J64", "upper case", "SPIFFE://example.org/client"),
+        ("J65", "upper case", "spiffe://EXAMPLE.org/client"),
+        ("D13", "as go-spiffe", "Spiffe://Example.org/client"),
+        ("J66", "query", "spiffe://example.org/client?a=b"),
+        ("J67", "fragment", "spiffe://example.org/client#x"),
+        ("J68", "user", "spiffe://u@example.org/client"),
+        ("J69", "port", "spiffe://example.org:443/client"),
+        ("J70", "escape", "spiffe://example.org/%63lient"),
+        ("J71", "slash at the end", "spiffe://example.org/client/"),
+        ("J71", "slash alone", "spiffe://example.org/"),
+        ("J72", "empty segment", "spiffe://example.org//client"),
+        ("J73", "one dot", "spiffe://example.org/./client"),
+        ("J73", "two dots", "spiffe://example.org/x/../client"),
+        ("J74", "Cyrillic", "spiffe://example.org/cli\u{435}nt"),
+        ("J75", "space before", " spiffe://example.org/client"),
+        ("J75", "space after", "spiffe://example.org/client "),
+        ("J75", "NUL", "spiffe://example.org/client\0"),
+        ("J75", "line feed", "spiffe://example.org/client\n"),
+        ("J76", "IPv6", "spiffe://[::1]/client"),
+        ("J76", "no trust domain", "spiffe:///client"),
+    ];
+    WORLD.check(&ids.map(|(number, what, id)| (number, what, subject(id), Refused(SUBJECT))));
+    let dots = "spiffe://example.org/.../client";
+    WORLD.check(&[("J73", "three dots are a name", subject(dots), As(dots))]);
+}
+
+#[test]
+fn subject_that_is_not_one_string_is_refused_j060() {
+    const ADMIN: &str = r#""spiffe://example.org/admin""#;
+    let claim = |json| WORLD.token(|t| t.claim("sub", json));
+    let again = |name| WORLD.token(|t| t.claim_again(name, ADMIN));
+    let list = claim(r#"["spiffe://example.org/client"]"#);
+    let missing = WORLD.token(|t| t.no_claim("sub"));
+    let other = WORLD.token(|t| t.claim("SUB", ADMIN));
     WORLD.check(&[
-        (
-            "J60",
-            "missing",
-            WORLD.token(|t| t.no_claim("sub")),
-            Refused(PARSE),
-        ),
+        ("J60", "missing", missing, Refused(PARSE)),
         ("J61", "null", claim("null"), Refused(PARSE)),
         ("J61", "number", claim("1"), Refused(PARSE)),
-        (
-            "J61",
-            "array",
-            claim(r#"["spiffe://example.org/client"]"#),
-            Refused(PARSE),
-        ),
-        ("J62", "empty", subject(""), Refused(SUBJECT)),
-        (
-            "J63",
-            "no scheme",
-            subject("example.org/client"),
-            Refused(SUBJECT),
-        ),
-        (
-            "J63",
-            "http",
-            subject("http://example.org/client"),
-            Refused(SUBJECT),
-        ),
-        (
-            "J63",
-            "no authority",
-            subject("spiffe:/x"),
-            Refused(SUBJECT),
-        ),
-        (
-            "J64",
-            "upper-case scheme",
-            subject("SPIFFE://example.org/client"),
-            Refused(SUBJECT),
-        ),
-        (
-            "J65",
-            "upper-case trust domain",
-            subject("spiffe://EXAMPLE.org/client"),
-            Refused(SUBJECT),
-        ),
-        (
-            "D13",
-            "no other form of an ID than its own, as go-spiffe",
-            subject("Spiffe://Example.org/client"),
-            Refused(SUBJECT),
-        ),
-        (
-            "J66",
-            "query",
-            subject("spiffe://example.org/client?a=b"),
-            Refused(SUBJECT),
-        ),
-        (
-            "J67",
-            "fragment",
-            subject("spiffe://example.org/client#x"),
-            Refused(SUBJECT),
-        ),
-        (
-            "J68",
-            "user",
-            subject("spiffe://u@example.org/client"),
-            Refused(SUBJECT),
-        ),
-        (
-            "J69",
-            "port",
-            subject("spiffe://example.org:443/client"),
-            Refused(SUBJECT),
-        ),
-        (
-            "J70",
-            "percent-encoded",
-            subject("spiffe://example.org/%63lient"),
-            Refused(SUBJECT),
-        ),
-        (
-            "J71",
-            "trailing slash",
-            subject("spiffe://example.org/client/"),
-            Refused(SUBJECT),
-        ),
-        (
-            "J71",
-            "slash alone",
-            subject("spiffe://example.org/"),
-            Refused(SUBJECT),
-        ),
-        (
-            "J72",
-            "empty segment",
-            subject("spiffe://example.org//client"),
-            Refused(SUBJECT),
-        ),
-        (
-            "J73",
-            "one dot",
-            subject("spiffe://example.org/./client"),
-            Refused(SUBJECT),
-        ),
-        (
-            "J73",
-            "two dots",
-            subject("spiffe://example.org/x/../client"),
-            Refused(SUBJECT),
-        ),
-        (
-            "J73",
-            "three dots are a name",
-            subject("spiffe://example.org/.../client"),
-            As("spiffe://example.org/.../client"),
-        ),
-        (
-            "J74",
-            "a letter that looks like e",
-            subject("spiffe://example.org/cli\u{435}nt"),
-            Refused(SUBJECT),
-        ),
-        (
-            "J75",
-            "leading space",
-            subject(" spiffe://example.org/client"),
-            Refused(SUBJECT),
-        ),
-        (
-            "J75",
-            "trailing space",
-            subject("spiffe://example.org/client "),
-            Refused(SUBJECT),
-        ),
-        (
-            "J75",
-            "NUL",
-            subject("spiffe://example.org/client\0"),
-            Refused(SUBJECT),
-        ),
-        (
-            "J75",
-            "line feed",
-            subject("spiffe://example.org/client\n"),
-            Refused(SUBJECT),
-        ),
-        (
-            "J76",
-            "IPv6",
-            subject("spiffe://[::1]/client"),
-            Refused(SUBJECT),
-        ),
-        (
-            "J76",
-            "no trust domain",
-            subject("spiffe:///client"),
-            Refused(SUBJECT),
-        ),
-        (
-            "J86",
-            "twice",
-            WORLD.token(|t| t.claim_again("sub", r#""spiffe://example.org/admin""#)),
-            Refused(PARSE),
-        ),
-        (
-            "J86",
-            "twice, escaped",
-            WORLD.token(|t| t.claim_again(r"\u0073ub", r#""spiffe://example.org/admin""#)),
-            Refused(PARSE),
-        ),
-        (
-            "J87",
-            "SUB is another claim",
-            WORLD.token(|t| t.claim("SUB", r#""spiffe://example.org/admin""#)),
-            Accepted,
-        ),
+        ("J61", "array", list, Refused(PARSE)),
+        ("J86", "twice", again("sub"), Refused(PARSE)),
+        ("J86", "twice, escaped", again(r"\u0073ub"), Refused(PARSE)),
+        ("J87", "SUB is another claim", other, Accepted),
     ]);
 }
 

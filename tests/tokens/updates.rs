@@ -3,10 +3,8 @@ use std::time::Duration;
 use common::workload::Identity;
 use dev_agent::pb;
 use harness::{
-    PATIENCE, SERVER_ID, Stack, binary,
+    PATIENCE, SERVER_ID, Stack,
     fake_workload_api::{Fake, Genuine},
-    https::{Https, get},
-    process::{self, Process},
 };
 use serde_json::{Value, json};
 use spiffe::{BundleSource, TrustDomain};
@@ -18,12 +16,6 @@ fn message(trust_domain: &str, jwks: &Value) -> pb::JwtBundlesResponse {
     pb::JwtBundlesResponse {
         bundles: bundles.into_iter().collect(),
     }
-}
-
-async fn status(https: &Https, token: &str) -> u16 {
-    let token = format!("Bearer {token}");
-    let answer = https.send(get(&[("authorization", &token)])).await;
-    answer.status.as_u16()
 }
 
 /// Returns the keys of the agent's JWK Set.
@@ -65,16 +57,15 @@ async fn unusable_bundle_changes_nothing_and_is_logged_j163() {
         ),
     ] {
         let fake = Fake::new(&genuine);
-        let args = ["--listen", "127.0.0.1:0"];
-        let server = Process::spawn(process::command(&binary("server"), &fake.endpoint(), &args));
-        let https = stack.https(server.listening().await);
+        let (server, port) = fake.server(&[]).await;
+        let https = stack.https(port);
         let token = stack.token(|_| ());
-        assert_eq!(status(&https, &token).await, 200, "{number}");
+        assert_eq!(https.status(&token).await, 200, "{number}");
 
         fake.say_jwt_bundles(Ok(update));
         server.logged(text).await;
         assert_eq!(
-            status(&https, &token).await,
+            https.status(&token).await,
             200,
             "{number}: the old bundles are kept"
         );
@@ -91,10 +82,8 @@ async fn unknown_keys_do_not_spoil_good_ones_j165() {
     keys.push(json!({ "kty": "EC", "crv": "secp256k1", "kid": "2", "x": "AA", "y": "AA" }));
     genuine.jwt_bundles = message(OWN, &json!({ "keys": keys }));
     let fake = Fake::new(&genuine);
-    let args = ["--listen", "127.0.0.1:0"];
-    let server = Process::spawn(process::command(&binary("server"), &fake.endpoint(), &args));
-    let https = stack.https(server.listening().await);
-    assert_eq!(status(&https, &stack.token(|_| ())).await, 200);
+    let (_server, port) = fake.server(&[]).await;
+    assert_eq!(stack.https(port).status(&stack.token(|_| ())).await, 200);
 }
 
 async fn identity(

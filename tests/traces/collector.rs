@@ -83,7 +83,7 @@ impl Collector {
     }
 
     /// Waits for this number of spans, and returns them.
-    pub(crate) async fn has(&self, number: usize) -> Vec<Seen> {
+    pub(crate) async fn wait_for(&self, number: usize) -> Vec<Seen> {
         let spans = until_some(async || {
             let spans = self.spans();
             (spans.len() >= number).then_some(spans)

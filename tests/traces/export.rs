@@ -2,7 +2,7 @@ use std::{path::Path, time::Instant};
 
 use harness::{
     Stack,
-    admin::{ADMIN, Admin},
+    admin::Admin,
     https::{Https, get},
     process::{self, Process, free_ports},
     wait::until,
@@ -16,12 +16,12 @@ use crate::{
 
 /// Starts a server with the built-in answer, whose spans go to `url`.
 async fn server(stack: &Stack, url: &str, args: &[&str]) -> (Process, Caller) {
-    let args = [&ADMIN[..], &["--otlp-endpoint", url], args].concat();
-    let server = stack.server(&args).await;
+    let args = [&["--otlp-endpoint", url], args].concat();
+    let (server, admin) = stack.server_with_admin(&args).await;
     let caller = Caller {
         https: stack.https(server.listening().await),
-        bearer: format!("Bearer {}", stack.token(|_| ())),
-        admin: Admin::of(&server).await,
+        bearer: stack.bearer(),
+        admin,
     };
     (server, caller)
 }
@@ -43,7 +43,7 @@ impl Caller {
     }
 
     /// Waits until this number of spans have this end.
-    async fn count(&self, end: &str, number: usize) {
+    async fn wait_for(&self, end: &str, number: usize) {
         let line = format!("spiffe_spans_total{{role=\"server\",end=\"{end}\"}} {number}");
         until(async || self.admin.get("/metrics").await.body.contains(&line)).await;
     }
@@ -78,19 +78,19 @@ async fn spans_that_a_collector_refuses_for_good_are_dropped_and_counted() {
     let (server, caller) = server(&stack, &collector.url, &[]).await;
     collector.answers(Answering::Refusing(StatusCode::BAD_REQUEST));
     caller.send(2).await;
-    caller.count("not_taken", 2).await;
+    caller.wait_for("not_taken", 2).await;
     let line = server.logged("spans are not exported").await;
     assert!(line.contains("it answers 400 Bad Request"), "{line}");
     collector.answers(Answering::Rejecting(1));
     caller.send(1).await;
-    caller.count("not_taken", 3).await;
+    caller.wait_for("not_taken", 3).await;
     server.logged("the collector rejects spans: no").await;
     let line = server.logged("spans are exported again").await;
     assert!(line.contains("not_taken=2"), "{line}");
-    caller.count("exported", 0).await;
+    caller.wait_for("exported", 0).await;
     collector.answers(Answering::Taking);
     caller.send(1).await;
-    caller.count("exported", 1).await;
+    caller.wait_for("exported", 1).await;
 }
 
 #[tokio::test]
@@ -111,9 +111,9 @@ async fn spans_are_sent_again_to_a_collector_that_fails_for_a_while() {
     let line = other.logged("spans are not exported").await;
     assert!(line.contains("503"), "{line}");
     collector.answers(Answering::Taking);
-    collector.has(2).await;
-    caller.count("exported", 2).await;
-    at_nowhere.count("not_taken", 1).await;
+    collector.wait_for(2).await;
+    caller.wait_for("exported", 2).await;
+    at_nowhere.wait_for("not_taken", 1).await;
 }
 
 #[tokio::test]
@@ -150,7 +150,7 @@ async fn collector_behind_tls_is_verified_by_its_host_name() {
     let (verifying, caller) =
         server(&stack, &collector.url, &right.each_ref().map(|one| &**one)).await;
     caller.send(1).await;
-    collector.has(1).await;
+    collector.wait_for(1).await;
     verifying.stop().await;
     let (refusing, caller) =
         server(&stack, &collector.url, &wrong.each_ref().map(|one| &**one)).await;

@@ -38,11 +38,11 @@ async fn messages_are_those_of_opentelemetry() {
     let (stack, collector) = (Stack::new().await, Collector::start().await);
     let server = stack.server(&collector.flags()).await;
     let https = stack.https(server.listening().await);
-    let bearer = format!("Bearer {}", stack.token(|_| ()));
+    let bearer = stack.bearer();
     let parent = format!("00-{TRACE}-{SPAN}-01");
     let fields = [("authorization", &*bearer), ("traceparent", &*parent)];
     assert_eq!(https.send(get(&fields)).await.status, 200);
-    let seen = &collector.has(1).await[0];
+    let seen = &collector.wait_for(1).await[0];
     let request = read(&packages, &collector.bodies()[0]).await;
     let of_process = &request["resource_spans"][0];
     let service = &of_process["resource"]["attributes"][0];

@@ -1,10 +1,9 @@
 use harness::{
     CLIENT_ID, Stack,
     app::App,
-    binary,
     http::send,
     https::get,
-    process::{self, Process, free_ports},
+    process::{Process, free_ports},
 };
 use http::{Request, Version};
 use http_body_util::{BodyExt, Full};
@@ -67,8 +66,8 @@ impl Path {
     }
 
     /// Waits for the spans of one request, and returns that of the client, of the proxy and of the server.
-    async fn spans(&self) -> [Seen; 3] {
-        let spans = self.collector.has(3).await;
+    async fn wait_for_spans(&self) -> [Seen; 3] {
+        let spans = self.collector.wait_for(3).await;
         ["client", "proxy", "server"].map(|role| {
             let mut of_role = spans.iter().filter(|one| one.service == role);
             of_role.next().unwrap().clone()
@@ -94,7 +93,7 @@ async fn sampled_request_has_one_trace_with_a_span_of_each_role_u034() {
     let state = "rojo=00f067aa0ba902b7";
     let fields = [("traceparent", &*parent("01")), ("tracestate", state)];
     let seen = path.send(&fields).await;
-    let spans = path.spans().await;
+    let spans = path.wait_for_spans().await;
     let mut above = SPAN.to_owned();
     let mut time = 0..u64::MAX;
     for (Seen { service, span }, process) in spans.iter().zip(&path.processes) {
@@ -121,7 +120,7 @@ async fn attributes_are_those_of_the_conventions_without_secrets() {
     let path = Path::start(&["--otlp-resource", "service.namespace=a%2Cshop"]).await;
     path.send(&[("traceparent", &parent("01")), ("cookie", "secret")])
         .await;
-    for Seen { service, span } in path.spans().await {
+    for Seen { service, span } in path.wait_for_spans().await {
         let version = match &*service {
             "client" => "1.1",
             _ => "2",
@@ -172,7 +171,7 @@ async fn failed_upstream_is_an_error_in_the_span_whose_id_is_in_the_log() {
     let request = request(&[("traceparent", &parent("01"))]);
     let answer = send(connection, Version::HTTP_11, request).await.unwrap();
     assert_eq!(answer.status(), 502);
-    let Seen { span, .. } = &collector.has(1).await[0];
+    let Seen { span, .. } = &collector.wait_for(1).await[0];
     assert_eq!(span.text("error.type").unwrap(), "upstream_connect");
     assert_eq!(
         span.text("spiffe.refusal.reason").unwrap(),
@@ -199,13 +198,13 @@ async fn service_and_attributes_come_from_the_variables_of_opentelemetry() {
         ("", "", "server"),
     ] {
         let args = [&["--listen", "127.0.0.1:0"], &collector.flags()[..]].concat();
-        let endpoint = stack.agent.endpoint();
-        let mut command = process::command(&binary("server"), &endpoint, &args);
-        command.env("OTEL_SERVICE_NAME", name);
-        command.env("OTEL_RESOURCE_ATTRIBUTES", attributes);
-        let server = Process::spawn(command);
+        let environment = [
+            ("OTEL_SERVICE_NAME", name),
+            ("OTEL_RESOURCE_ATTRIBUTES", attributes),
+        ];
+        let server = stack.spawn_with("server", &args, &environment);
         let https = stack.https(server.listening().await);
-        let bearer = format!("Bearer {}", stack.token(|_| ()));
+        let bearer = stack.bearer();
         let fields = [("authorization", &*bearer), ("traceparent", &*parent("01"))];
         assert_eq!(https.send(get(&fields)).await.status, 200);
         server.stop().await;
@@ -239,7 +238,7 @@ async fn request_that_is_not_sampled_passes_unchanged_and_has_no_span_u034() {
         }
     }
     path.send(&[("traceparent", &parent("01"))]).await;
-    path.spans().await;
+    path.wait_for_spans().await;
 }
 
 #[tokio::test]
@@ -255,7 +254,7 @@ async fn trace_begins_for_a_request_without_a_valid_one_if_it_is_sampled_here_u0
     ] {
         let path = Path::start(&["--otlp-sample", "1"]).await;
         let seen = path.send(fields).await;
-        let [client, proxy, server] = path.spans().await;
+        let [client, proxy, server] = path.wait_for_spans().await;
         let [trace, id, parent] = client.span.ids();
         assert_ne!(trace, TRACE);
         assert_eq!(parent, "");
@@ -280,7 +279,7 @@ async fn sampled_grpc_call_and_later_version_are_recorded_u034() {
     *request.uri_mut() = "http://app/orders".parse().unwrap();
     request.headers_mut().remove("host");
     path.call(Version::HTTP_2, request).await;
-    let [client, _, server] = path.spans().await;
+    let [client, _, server] = path.wait_for_spans().await;
     assert_eq!(client.span.text("network.protocol.version").unwrap(), "2");
     let [_, last, _] = server.span.ids();
     let seen = path.app.take_one().0.headers;

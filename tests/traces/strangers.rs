@@ -34,7 +34,7 @@ async fn send_to(stack: &Stack, process: &Process) {
         assert!(https.send(sampled(fields)).await.status.is_client_error());
         call(&https, fields).await;
     }
-    let good = format!("Bearer {}", stack.token(|_| ()));
+    let good = stack.bearer();
     let answer = https.send(sampled(&[("authorization", &good)])).await;
     assert_eq!(answer.status, 200);
 }
@@ -70,7 +70,7 @@ async fn server_records_verified_callers_only_u035() {
         "a request without a span passes unchanged"
     );
     send_to(&stack, &server).await;
-    let spans = collector.has(1).await;
+    let spans = collector.wait_for(1).await;
     assert_eq!(spans[0].span.text("spiffe.caller.id").unwrap(), CLIENT_ID);
 }
 
@@ -82,14 +82,14 @@ async fn proxy_records_requests_whose_token_the_server_accepts_only_u035() {
     let args = [&collector.flags()[..], &["--path", "/**"]].concat();
     let proxy = stack.proxy(server.listening().await, &args).await;
     send_to(&stack, &proxy).await;
-    let spans = collector.has(1).await;
+    let spans = collector.wait_for(1).await;
     let status = spans[0].span.text("http.response.status_code");
     assert_eq!(status.as_deref(), Some("200"));
     // An unverified caller can cause failures while the server is down, so that these have no span.
     server.signal(nix::sys::signal::Signal::SIGKILL);
     server.ended().await;
     let https = stack.https(proxy.listening().await);
-    let good = format!("Bearer {}", stack.token(|_| ()));
+    let good = stack.bearer();
     let answer = https.send(sampled(&[("authorization", &good)])).await;
     assert_eq!(answer.status, 502);
     let line = proxy.logged("status=502").await;

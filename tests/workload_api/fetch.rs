@@ -85,7 +85,7 @@ async fn agent_that_is_not_available_is_asked_once_more_w181() {
         let fetched = api.fetch_jwt_svid(&[AUDIENCE], None).await;
         assert_eq!(fetched.is_ok(), accepted, "{number}: {fetched:?}");
         assert_eq!(
-            fake.calls(Call::Token, calls).await.len(),
+            fake.wait_for_calls(Call::Token, calls).await.len(),
             calls,
             "{number}"
         );
@@ -146,8 +146,8 @@ async fn late_reason_of_the_agent_is_reported_w166() {
     let audiences = vec![AUDIENCE.to_owned()];
     let source = TokenSource::new(fake.workload_api(PATIENCE), audiences, None);
     // The second call is on another connection, because the agent may have been replaced.
-    fake.calls(Call::Token, 2).await;
-    fake.connections(|open| *open == 2).await;
+    fake.wait_for_calls(Call::Token, 2).await;
+    fake.wait_for_connections(|open| *open == 2).await;
     fake.hold_tokens(false);
     let error = source.token().await.unwrap_err().to_string();
     assert!(error.contains(text), "{error}");

@@ -1,10 +1,10 @@
 use common::workload::{WorkloadApi, tokens::TokenSource};
 use dev_agent::pb;
 use harness::{
-    CLIENT_ID, PATIENCE, SERVER_ID, Stack, binary,
+    CLIENT_ID, PATIENCE, SERVER_ID, Stack,
     fake_workload_api::{Call, Fake, Genuine, token},
     https::Https,
-    process::{self, Process},
+    process,
     wait::until,
     x509::Authority,
 };
@@ -65,10 +65,9 @@ async fn intermediates_of_the_own_svid_are_presented_t018() {
     let mut x509 = genuine.x509.clone();
     x509.svids = vec![message];
     fake.say_x509(Ok(x509));
-    let args = ["--listen", "127.0.0.1:0"];
-    let server = Process::spawn(process::command(&binary("server"), &fake.endpoint(), &args));
+    let (_server, port) = fake.server(&[]).await;
     // The caller knows the root alone.
-    let https = Https::new(server.listening().await, &root.pem());
+    let https = Https::new(port, &root.pem());
     https.try_connect(b"h2").await.unwrap();
 }
 
@@ -112,6 +111,6 @@ async fn each_call_has_the_security_header_once_t020() {
     api.x509_bundles().await.unwrap();
     api.fetch_jwt_svid(&[SERVER_ID], None).await.unwrap();
     for call in [Call::X509, Call::X509Bundles, Call::JwtBundles, Call::Token] {
-        fake.calls(call, 1).await;
+        fake.wait_for_calls(call, 1).await;
     }
 }

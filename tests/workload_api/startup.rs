@@ -108,7 +108,7 @@ async fn permanent_error_ends_start_up_at_once_w167() {
         let began = Instant::now();
         let error = fake.workload_api(SHORT).x509().await.unwrap_err();
         assert!(error.to_string().contains(text), "{number}: {error}");
-        let calls = fake.calls(Call::X509, 1).await;
+        let calls = fake.wait_for_calls(Call::X509, 1).await;
         assert_eq!(calls.len() > 1, retried, "{number}");
         assert!(
             began.elapsed() < PATIENCE / 2,
@@ -133,7 +133,7 @@ async fn entry_that_is_registered_later_is_found_w169() {
     fake.say_x509(Err(no));
     let api = fake.workload_api(PATIENCE);
     let starting = tokio::spawn(async move { api.x509().await });
-    fake.calls(Call::X509, 2).await;
+    fake.wait_for_calls(Call::X509, 2).await;
     fake.say_x509(Ok(genuine.x509));
     starting.await.unwrap().unwrap();
 }
@@ -204,7 +204,7 @@ async fn client_needs_bundles_and_a_token_only() {
         let output = process::output("client", &fake.endpoint(), args).await;
         assert!(output.status.success(), "{output:?}");
     }
-    let calls = fake.calls(Call::X509Bundles, 2).await;
+    let calls = fake.wait_for_calls(Call::X509Bundles, 2).await;
     assert_eq!(calls.len(), 2);
     fake.say_x509(Err(Status::internal("nobody asks")));
     let output = process::output("client", &fake.endpoint(), &["--print-bundle"]).await;

@@ -70,7 +70,7 @@ async fn identity_stays_in_use_through_an_outage_w172() {
     let fake = Fake::new(&genuine);
     let identity = fake.identity().await;
     let before = leaf(&identity);
-    let calls = fake.calls(Call::X509, 1).await.len();
+    let calls = fake.wait_for_calls(Call::X509, 1).await.len();
     // "W167 W168 D26": a process that runs asks again after any error. The first error ends the
     // stream, and answers one more call.
     for (status, asked) in [
@@ -79,9 +79,9 @@ async fn identity_stays_in_use_through_an_outage_w172() {
         (Status::unimplemented("no"), 3),
     ] {
         fake.say_x509(Err(status));
-        fake.calls(Call::X509, calls + asked).await;
+        fake.wait_for_calls(Call::X509, calls + asked).await;
     }
-    let failed = fake.calls(Call::X509, calls + 3).await;
+    let failed = fake.wait_for_calls(Call::X509, calls + 3).await;
     assert_eq!(leaf(&identity), before);
     let waits: Vec<_> = failed[calls..]
         .windows(2)
@@ -91,14 +91,17 @@ async fn identity_stays_in_use_through_an_outage_w172() {
 
     // "W173": the first wait is short again after a success.
     fake.say_x509(Ok(genuine.x509.clone()));
-    let served = fake.calls(Call::X509, failed.len() + 1).await.len();
+    let served = fake
+        .wait_for_calls(Call::X509, failed.len() + 1)
+        .await
+        .len();
     stack.agent.rotate_x509();
     let next = Genuine::of(&stack).await.x509;
     fake.say_x509(Ok(next));
     until(async || leaf(&identity) != before).await;
     let ended = tokio::time::Instant::now();
     fake.say_x509(Err(Status::unavailable("again")));
-    let again = fake.calls(Call::X509, served + 1).await[served] - ended;
+    let again = fake.wait_for_calls(Call::X509, served + 1).await[served] - ended;
     assert!(
         again < *waits.last().unwrap() * 2,
         "W173: {again:?} after {waits:?}"
@@ -201,10 +204,10 @@ async fn process_that_ends_leaves_no_connection_w184() {
     let stack = Stack::new().await;
     let fake = Fake::new(&Genuine::of(&stack).await);
     let (mut server, _) = fake.server(&[]).await;
-    fake.connections(|open| *open > 0).await;
+    fake.wait_for_connections(|open| *open > 0).await;
     server.signal(Signal::SIGTERM);
     assert_eq!(server.ended().await.code(), Some(0));
-    fake.connections(|open| *open == 0).await;
+    fake.wait_for_connections(|open| *open == 0).await;
 }
 
 /// Everything rotates under load, as a careful authority does it: published first, and then used.

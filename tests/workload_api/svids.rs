@@ -80,7 +80,7 @@ async fn svid_that_cannot_be_used_changes_nothing_until_a_good_one_comes_w174() 
         becomes(&mut identity.readiness, |now| *now == Readiness::Ready).await;
         assert_ne!(leaf(&identity), before, "{number}");
     }
-    let calls = fake.calls(Call::X509, 1).await.len();
+    let calls = fake.wait_for_calls(Call::X509, 1).await.len();
     assert_eq!(calls, 1, "D28: the stream stays open");
 }
 

@@ -100,7 +100,7 @@ async fn refused_token_that_the_agent_returns_again_causes_no_load_w115() {
         source.invalidate(&token);
     }
 
-    let calls = fake.calls(Call::Token, 4).await;
+    let calls = fake.wait_for_calls(Call::Token, 4).await;
     assert_eq!(calls.len(), 4);
     // The second call was the first that a refusal caused.
     assert!(calls[3] - calls[1] >= Duration::from_millis(1900));

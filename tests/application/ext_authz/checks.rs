@@ -101,7 +101,7 @@ async fn the_check_of_a_refused_caller_has_the_answer_of_a_server_u017() {
         .stack
         .agent
         .withdraw(&SpiffeId::new(SERVER_ID).unwrap());
-    let bearer = format!("Bearer {}", checking.stack.token(|_| ()));
+    let bearer = checking.stack.bearer();
     let fields = [("authorization", bearer.as_str())];
     let is_unavailable = async || {
         let response = checking.check(&fields).await.http_response;
@@ -122,7 +122,7 @@ async fn the_policy_decides_and_a_request_without_a_caller_loses_forged_ids_u017
         (&observe, true, Some(CLIENT_ID)),
     ] {
         let checking = Checking::new(args).await;
-        let bearer = format!("Bearer {}", checking.stack.token(|_| ()));
+        let bearer = checking.stack.bearer();
         let token = has_token.then_some(("authorization", bearer.as_str()));
         let fields: Vec<_> = token.into_iter().collect();
         let Some(HttpResponse::OkResponse(allowed)) = checking.check(&fields).await.http_response
@@ -193,7 +193,7 @@ async fn a_call_that_is_not_a_check_is_answered_by_its_fault_u018() {
 #[tokio::test]
 async fn the_access_log_has_the_request_that_a_check_asks_about_u017() {
     let checking = Checking::new(&["--log-requests", "all"]).await;
-    let bearer = format!("Bearer {}", checking.stack.token(|_| ()));
+    let bearer = checking.stack.bearer();
     checking.check(&[("authorization", &bearer)]).await;
     let line = checking.server.logged("INFO request ").await;
     let allowed =

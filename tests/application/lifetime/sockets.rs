@@ -62,7 +62,7 @@ impl Sockets {
     }
 
     /// Waits until the application has seen the end of a WebSocket, through which nothing came.
-    async fn has_ended(&mut self) {
+    async fn wait_for_end(&mut self) {
         assert_eq!(self.came().await.count, 0);
     }
 
@@ -192,13 +192,13 @@ async fn a_websocket_is_closed_with_1008_when_its_token_expires_u030() {
     assert_eq!(client.answer().await.unwrap().status(), 101);
     assert_eq!(client.end().await, (all.clone(), End::Clean));
     assert!(token.is_expired());
-    sockets.has_ended().await;
+    sockets.wait_for_end().await;
 
     let token = Token::new(&sockets.stack);
     let ended = over_http2(&sockets.https, "/", &token).await;
     assert_eq!(ended, (all, true));
     assert!(token.is_expired());
-    sockets.has_ended().await;
+    sockets.wait_for_end().await;
 }
 
 /// A Close frame in the middle of another frame would be read as a part of it.
@@ -211,12 +211,12 @@ async fn a_websocket_breaks_off_if_a_frame_does_not_end_soon_after_its_token_u03
     assert_eq!(client.answer().await.unwrap().status(), 101);
     let (bytes, _) = client.end().await;
     assert_eq!(bytes, [HELLO, HALF].concat());
-    sockets.has_ended().await;
+    sockets.wait_for_end().await;
 
     let token = Token::new(&sockets.stack);
     let ended = over_http2(&sockets.https, "/half", &token).await;
     assert_eq!(ended, ([HELLO, HALF].concat(), false));
-    sockets.has_ended().await;
+    sockets.wait_for_end().await;
 }
 
 /// The answer's end waits for its reader, and the request must not wait with it.
@@ -256,7 +256,7 @@ async fn a_websocket_of_a_caller_without_a_token_ends_with_its_certificate_u030(
     assert_eq!(client.answer().await.unwrap().status(), 101);
     let all = [HELLO, &close("the certificate has expired")].concat();
     assert_eq!(client.end().await, (all, End::Clean));
-    sockets.has_ended().await;
+    sockets.wait_for_end().await;
 }
 
 #[tokio::test]

@@ -15,11 +15,9 @@ use super::{MINUTE, nothing};
 #[tokio::test]
 async fn outage_and_withdrawal_are_raised_for_the_process_that_has_them() {
     let stack = Stack::new().await;
-    let server = stack.server(&ADMIN).await;
-    let admin = Admin::of(&server).await;
+    let (server, admin) = stack.server_with_admin(&[]).await;
     let other_stack = Stack::new().await;
-    let sound = other_stack.server(&ADMIN).await;
-    let other = Admin::of(&sound).await;
+    let (_sound, other) = other_stack.server_with_admin(&[]).await;
     let Some(prometheus) = Prometheus::start(&[&admin, &other], MINUTE).await else {
         return;
     };
@@ -71,8 +69,7 @@ async fn expiry_and_bad_updates_are_raised_for_the_process_that_has_them() {
         config.ca_ttl = Duration::from_secs(3600);
     };
     let (stack, sound) = (Stack::with(SERVER_ID, short).await, Stack::new().await);
-    let server = stack.server(&ADMIN).await;
-    let expiring = Admin::of(&server).await;
+    let (_server, expiring) = stack.server_with_admin(&[]).await;
     let fake = Fake::new(&Genuine::of(&sound).await);
     let (server, _) = fake.server(&ADMIN).await;
     let misled = Admin::of(&server).await;
@@ -118,8 +115,7 @@ async fn token_that_is_not_renewed_is_raised_with_its_audience() {
     let life = |config: &mut dev_agent::Config| config.jwt_ttl = Duration::from_secs(4);
     let stack = Stack::with(SERVER_ID, life).await;
     let args = ["--listen", "127.0.0.1:0", "--url", "https://127.0.0.1:1"];
-    let client = stack.spawn("client", &[&ADMIN[..], &args].concat());
-    let admin = Admin::of(&client).await;
+    let (client, admin) = stack.spawn_with_admin("client", &args).await;
     admin.becomes("ready", "token", "met").await;
     // The client tries again every 3 s at most, whatever a minute of the rules is.
     let minute = Duration::from_secs(1);

@@ -1,6 +1,6 @@
 use harness::{
     Stack,
-    admin::{ADMIN, Admin},
+    admin::Admin,
     binary,
     https::get,
     metrics::Page,
@@ -35,8 +35,7 @@ async fn in_shell(stack: &Stack, before: &str, after: &str) -> (Process, u16, Ad
 #[tokio::test]
 async fn refusals_that_rise_are_raised_with_their_reason() {
     let stack = Stack::new().await;
-    let server = stack.server(&ADMIN).await;
-    let admin = Admin::of(&server).await;
+    let (server, admin) = stack.server_with_admin(&[]).await;
     let Some(prometheus) = Prometheus::start(&[&admin], MINUTE).await else {
         return;
     };
@@ -54,9 +53,9 @@ async fn refusals_that_rise_are_raised_with_their_reason() {
 async fn requests_over_the_limit_are_raised_with_their_cause() {
     let stack = Stack::new().await;
     let slow = HoldingUpstream::new(&stack).await;
-    let args = [&ADMIN[..], &["--max-requests", "1"]].concat();
-    let proxy = stack.proxy(slow.port, &args).await;
-    let admin = Admin::of(&proxy).await;
+    let (proxy, admin) = stack
+        .proxy_with_admin(slow.port, &["--max-requests", "1"])
+        .await;
     let Some(prometheus) = Prometheus::start(&[&admin], MINUTE).await else {
         return;
     };
@@ -114,8 +113,7 @@ async fn lost_log_lines_and_files_that_run_out_are_raised() {
 #[tokio::test]
 async fn process_that_was_killed_is_raised_as_gone() {
     let stack = Stack::new().await;
-    let mut server = stack.server(&ADMIN).await;
-    let admin = Admin::of(&server).await;
+    let (mut server, admin) = stack.server_with_admin(&[]).await;
     let Some(prometheus) = Prometheus::start(&[&admin], MINUTE).await else {
         return;
     };

@@ -26,7 +26,7 @@ async fn endpoint_that_is_down_is_raised_and_an_upstream_without_another_is_gone
         stack.https(partly.listening().await),
         stack.https(wholly.listening().await),
     ];
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     let ask = async || {
         for https in &https {
             https.send(get(&[("authorization", &token)])).await;

@@ -7,7 +7,6 @@ use common::reason::Reason;
 use dev_agent::pb;
 use harness::{
     SERVER_ID, Stack,
-    admin::{ADMIN, Admin},
     fake_workload_api::{Fake, Genuine},
     https::get,
     metrics::Page,
@@ -65,10 +64,10 @@ async fn update_that_repeats_an_unusable_bundle_is_counted_as_rejected_again() {
     let fake = Fake::new(&Genuine::of(&stack).await);
     let server = Watched::at(&stack, &fake.endpoint(), "server", &[]).await;
     let count = |name: &str| format!("spiffe_workload_api_{name}_total{{stream=\"jwt_bundles\"}}");
-    Page::with(&server.admin, &count("updates"), 1.0).await;
+    Page::wait_for(&server.admin, &count("updates"), 1.0).await;
     for repeats in [1.0, 2.0, 3.0] {
         fake.say_jwt_bundles(Ok(jwt_bundle("{}".to_owned())));
-        let page = Page::with(&server.admin, &count("rejected_updates"), repeats).await;
+        let page = Page::wait_for(&server.admin, &count("rejected_updates"), repeats).await;
         assert_eq!(page.at(&count("updates")), 1.0);
     }
 }
@@ -98,15 +97,14 @@ async fn call_that_ends_with_its_token_is_credential_expired() {
 #[tokio::test]
 async fn call_of_a_gateway_that_is_not_a_check_is_not_a_check() {
     let stack = Stack::new().await;
-    let args = [&ADMIN[..], &["--ext-authz", "127.0.0.1:0"]].concat();
-    let server = stack.spawn("server", &args);
+    let args = ["--ext-authz", "127.0.0.1:0"];
+    let (server, admin) = stack.spawn_with_admin("server", &args).await;
     let line = server.logged("for checks of a gateway").await;
-    let admin = Admin::of(&server).await;
     let stream = TcpStream::connect(("127.0.0.1", process::port(&line))).await;
     let answer = harness::http::send(stream.unwrap(), Version::HTTP_2, get(&[])).await;
     assert_eq!(answer.unwrap().status(), 404);
     let counted = "spiffe_refusals_total{reason=\"not_a_check\"}";
-    Page::with(&admin, counted, 1.0).await;
+    Page::wait_for(&admin, counted, 1.0).await;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use super::Watched;
 /// Waits until the metrics count a connection with this reason once, and the log has it.
 async fn ended(watched: &Watched, reason: ConnectionReason) {
     let counted = format!("spiffe_handshake_failures_total{{reason=\"{reason}\"}}");
-    Page::with(&watched.admin, &counted, 1.0).await;
+    Page::wait_for(&watched.admin, &counted, 1.0).await;
     watched.process.logged(&format!("reason={reason}")).await;
 }
 
@@ -35,7 +35,7 @@ async fn handshakes_over_the_limit_are_counted_as_shed() {
     let args = ["--max-handshakes", "2", "--cores", "1"];
     let server = Watched::start(&stack, "server", &args).await;
     let half_open = [connect(&server).await, connect(&server).await];
-    Page::with(&server.admin, "spiffe_handshakes_open", 2.0).await;
+    Page::wait_for(&server.admin, "spiffe_handshakes_open", 2.0).await;
     assert_eq!(server.https.send(get(&[])).await.status, 401);
     ended(&server, ConnectionReason::MaxHandshakes).await;
     let page = Page::of(&server.admin).await;
@@ -55,7 +55,7 @@ async fn handshake_that_a_stop_ends_is_counted_as_stopping() {
     let held = tokio::spawn(async move { https.status(&token).await });
     slow.arrived(1).await;
     let _half_open = connect(&server).await;
-    Page::with(&server.admin, "spiffe_handshakes_open", 1.0).await;
+    Page::wait_for(&server.admin, "spiffe_handshakes_open", 1.0).await;
     server.process.signal(Signal::SIGTERM);
     ended(&server, ConnectionReason::Stopping).await;
     let page = Page::of(&server.admin).await;

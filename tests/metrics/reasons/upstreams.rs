@@ -82,7 +82,7 @@ async fn upload_without_room_on_a_connection_is_upstream_full_and_is_seen_in_the
     let mut first = Client::sending(&proxy.https, &upload).await;
     slow.arrived(1).await;
     let mut second = Client::sending(&proxy.https, &upload).await;
-    let page = Page::with(&proxy.admin, "spiffe_upstream_queued", 1.0).await;
+    let page = Page::wait_for(&proxy.admin, "spiffe_upstream_queued", 1.0).await;
     assert_eq!(page.at("spiffe_upstream_requests_in_flight"), 1.0);
     assert_eq!(second.answer().await.unwrap().status(), 503);
     proxy.has(503, Reason::UpstreamFull).await;

@@ -1,5 +1,5 @@
 use harness::{
-    frames::{END_HEADERS, END_STREAM, RST_STREAM, frame},
+    frames::{CANCEL, END_HEADERS, END_STREAM, reset},
     raw::Reply,
 };
 use http::{Request, Version};
@@ -90,8 +90,7 @@ async fn stream_that_is_reset_while_it_waits_cancels_its_request_upstream_p168()
         .upstream
         .wait(|all| all.iter().any(|one| one.requests.len() == 1))
         .await;
-    const CANCEL: [u8; 4] = 8u32.to_be_bytes();
-    client.0.send(&frame(RST_STREAM, 0, 1, &CANCEL)).await;
+    client.0.send(&reset(1, CANCEL)).await;
     proxied.upstream.wait(|all| all[0].ended).await;
 }
 
