@@ -91,9 +91,10 @@ async fn an_application_gets_the_request_with_the_caller_s_id_and_without_its_to
             for gone in ["authorization", "x_spiffe_id"] {
                 assert!(!head.headers.contains_key(gone), "{gone}");
             }
-            let host = match is_http2 {
-                true => head.uri.authority().unwrap().as_str(),
-                false => head.headers["host"].to_str().unwrap(),
+            let host = if is_http2 {
+                head.uri.authority().unwrap().as_str()
+            } else {
+                head.headers["host"].to_str().unwrap()
             };
             assert_eq!(host, format!("localhost:{port}"), "as the caller sent it");
         }

@@ -73,12 +73,11 @@ pub(crate) async fn ask(
 }
 
 async fn over_http1(https: &Https, request: Request<()>, plan: &Plan) -> Seen {
-    let (body, sender) = match plan.request.is_empty() {
-        true => (Body::Left(Full::default()), None),
-        false => {
-            let (sender, body) = Channel::new(1);
-            (Body::Right(body), Some(sender))
-        }
+    let (body, sender) = if plan.request.is_empty() {
+        (Body::Left(Full::default()), None)
+    } else {
+        let (sender, body) = Channel::new(1);
+        (Body::Right(body), Some(sender))
     };
     let bytes = plan.request.body(plan.seed);
     // The upload is aborted when this set is dropped.
@@ -166,9 +165,10 @@ async fn send_http2(mut stream: SendStream<Bytes>, upload: Upload, mut bytes: By
         send_data(&mut stream, bytes.split_to(part.length)).await?;
         pause(part).await;
     }
-    match upload.is_given_up {
-        true => stream.send_reset(h2::Reason::CANCEL),
-        false => stream.send_data(Bytes::new(), true).ok()?,
+    if upload.is_given_up {
+        stream.send_reset(h2::Reason::CANCEL)
+    } else {
+        stream.send_data(Bytes::new(), true).ok()?
     }
     Some(())
 }

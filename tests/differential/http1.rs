@@ -219,8 +219,9 @@ fn head(plan: &Plan, is_chunked: bool) -> String {
 }
 
 fn framed(part: &Bytes, is_chunked: bool) -> Vec<u8> {
-    match is_chunked {
-        true => [format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat(),
-        false => part.to_vec(),
+    if is_chunked {
+        [format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat()
+    } else {
+        part.to_vec()
     }
 }

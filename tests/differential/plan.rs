@@ -119,9 +119,10 @@ impl Plan {
 
     /// Returns the bytes of the answer's body that the upstream sends.
     pub(crate) fn answer_body(&self) -> Bytes {
-        match self.has_answer_body() {
-            true => bytes(self.seed + 1, length(&self.answer.parts)),
-            false => Bytes::new(),
+        if self.has_answer_body() {
+            bytes(self.seed + 1, length(&self.answer.parts))
+        } else {
+            Bytes::new()
         }
     }
 

@@ -51,9 +51,10 @@ async fn all(stack: &Stack) -> (Process, Vec<Early>) {
 impl Early {
     /// Returns the head of an upload with a length, or with one chunk.
     fn head(&self, length: usize, in_chunks: bool) -> String {
-        let framing = match in_chunks {
-            true => format!("Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n"),
-            false => format!("Content-Length: {length}\r\n\r\n"),
+        let framing = if in_chunks {
+            format!("Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n")
+        } else {
+            format!("Content-Length: {length}\r\n\r\n")
         };
         format!(
             "POST / HTTP/1.1\r\nHost: localhost\r\n{}{framing}",

@@ -110,13 +110,14 @@ async fn over_http2(stack: &Stack, empty: Empty) -> Scripted {
     Scripted::new(stack, move |mut peer| async move {
         while let Some(asked) = peer.asked().await {
             let fields = [&[(":status", empty.status)], &empty.fields()[..]].concat();
-            let answer = match empty.ends_by_data {
-                true => [
+            let answer = if empty.ends_by_data {
+                [
                     head(asked.stream, 0, &fields),
                     frame(DATA, END_STREAM, asked.stream, b""),
                 ]
-                .concat(),
-                false => head(asked.stream, END_STREAM, &fields),
+                .concat()
+            } else {
+                head(asked.stream, END_STREAM, &fields)
             };
             peer.send(answer).await;
         }

@@ -100,9 +100,12 @@ async fn requests_that_are_sent_ahead_wait_unread_p066() {
 #[tokio::test]
 async fn stop_lets_requests_in_flight_finish_p172() {
     let proxied = Proxied::answered(
-        |request| match request.start_line().contains("canary") {
-            true => raw::echo(request),
-            false => Reply::Silence,
+        |request| {
+            if request.start_line().contains("canary") {
+                raw::echo(request)
+            } else {
+                Reply::Silence
+            }
         },
         &["--drain-timeout", "300ms"],
     )

@@ -300,9 +300,10 @@ fn is_one_of_100(came: &mut usize) -> bool {
 
 /// Returns the frames of an answer with the body `ended`, with or without its head.
 fn answer(stream: u32, has_head: bool) -> Vec<u8> {
-    let head = match has_head {
-        true => frames::head(stream, 0, &[(":status", "200")]),
-        false => Vec::new(),
+    let head = if has_head {
+        frames::head(stream, 0, &[(":status", "200")])
+    } else {
+        Vec::new()
     };
     [head, frame(DATA, END_STREAM, stream, b"ended")].concat()
 }

@@ -230,9 +230,12 @@ async fn answers_to_head_and_of_204_and_304_have_no_body_p109() {
     ] {
         let bytes = format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\n{body}");
         let proxied = Proxied::answered(
-            move |request| match request.start_line().contains("canary") {
-                true => raw::echo(request),
-                false => Reply::Bytes(bytes.clone().into()),
+            move |request| {
+                if request.start_line().contains("canary") {
+                    raw::echo(request)
+                } else {
+                    Reply::Bytes(bytes.clone().into())
+                }
             },
             &[],
         )

@@ -38,9 +38,10 @@ fn kid_chooses_one_of_several_keys_of_the_algorithm_t010() {
     let authenticator = Authenticator::new(bundles, policy());
     for key in &keys {
         for kid in ["a", "b", "c"] {
-            let expected = match kid == key.kid() {
-                true => Accepted,
-                false => Refused("signature is invalid"),
+            let expected = if kid == key.kid() {
+                Accepted
+            } else {
+                Refused("signature is invalid")
             };
             let token = Draft::new("ES256", kid).sign(key);
             check(&authenticator, &[("T10", kid, token, expected)]);

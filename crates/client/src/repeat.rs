@@ -197,9 +197,10 @@ fn line(time: SystemTime, took: Duration, answer: &anyhow::Result<Outcome>) -> S
     let ms = took.as_secs_f64() * 1000.0;
     match answer {
         Ok(answer) => {
-            let renewed = match answer.renewed {
-                true => ", with a new token after 401",
-                false => "",
+            let renewed = if answer.renewed {
+                ", with a new token after 401"
+            } else {
+                ""
             };
             format!("{time} {} {ms:.1} ms{renewed}", answer.status.as_u16())
         }

@@ -107,9 +107,10 @@ impl PeerParts {
             "ca" => self.ca.replace(value.into()).is_some(),
             _ => return Err(error(format!("{part:?} is not a part of a route"))),
         };
-        match is_repeated {
-            true => Err(error(format!("{key} is given twice"))),
-            false => Ok(()),
+        if is_repeated {
+            Err(error(format!("{key} is given twice")))
+        } else {
+            Ok(())
         }
     }
 

@@ -36,8 +36,9 @@ pub(crate) fn client(ca: Option<&Path>) -> Result<Arc<ClientConfig>, Error> {
 fn of_system() -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    match roots.is_empty() {
-        true => Err(Error::NoRoots),
-        false => Ok(roots),
+    if roots.is_empty() {
+        Err(Error::NoRoots)
+    } else {
+        Ok(roots)
     }
 }

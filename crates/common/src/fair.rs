@@ -145,9 +145,10 @@ impl State {
         let source = self.order.pop_front()?;
         let own = self.waiters.get_mut(&source)?;
         let waiter = own.pop_front();
-        match own.is_empty() {
-            true => drop(self.waiters.remove(&source)),
-            false => self.order.push_back(source),
+        if own.is_empty() {
+            drop(self.waiters.remove(&source))
+        } else {
+            self.order.push_back(source)
         }
         self.count -= usize::from(waiter.is_some());
         waiter

@@ -23,9 +23,10 @@ impl<T: AsRef<str>> Sanitized<T> {
 impl<T: AsRef<str>> fmt::Display for Sanitized<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (shown, rest) = self.cut();
-        match shown.bytes().all(is_plain) {
-            true => f.write_str(shown)?,
-            false => write!(f, "{}", shown.escape_debug())?,
+        if shown.bytes().all(is_plain) {
+            f.write_str(shown)?
+        } else {
+            write!(f, "{}", shown.escape_debug())?
         }
         f.write_str(rest)
     }

@@ -76,17 +76,19 @@ pub(super) fn check_request<B>(request: &Request<B>) -> Result<(), Rejection> {
 
 /// Checks that names are tokens (RFC 9110 §5.6.2). h2 accepts `"` in a name, which HTTP/1.1 cannot write.
 pub(super) fn check_names(headers: &HeaderMap) -> Result<(), &'static str> {
-    match headers.keys().any(|name| name.as_str().contains('"')) {
-        true => Err("a field name that is not a token"),
-        false => Ok(()),
+    if headers.keys().any(|name| name.as_str().contains('"')) {
+        Err("a field name that is not a token")
+    } else {
+        Ok(())
     }
 }
 
 /// Checks that an answer's head is within its bounds.
 pub(super) fn check_response_size(headers: &HeaderMap) -> Result<(), &'static str> {
-    match headers.len() > MAX_ANSWER_FIELDS || fields::bytes(headers) > MAX_ANSWER_HEAD_BYTES {
-        true => Err("its answer has a head of more than 64 KiB or 256 fields"),
-        false => Ok(()),
+    if headers.len() > MAX_ANSWER_FIELDS || fields::bytes(headers) > MAX_ANSWER_HEAD_BYTES {
+        Err("its answer has a head of more than 64 KiB or 256 fields")
+    } else {
+        Ok(())
     }
 }
 

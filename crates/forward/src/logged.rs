@@ -156,9 +156,10 @@ pub fn log_failure(
     let is_callers = !status.is_server_error();
     let status = status.as_u16();
     let [trace_id, span_id] = TraceContext::ids(trace);
-    match is_callers {
-        true => warn!(%peer, status, %reason, trace_id, span_id, left_out, "{fault}"),
-        false => error!(%peer, status, %reason, trace_id, span_id, left_out, "{fault}"),
+    if is_callers {
+        warn!(%peer, status, %reason, trace_id, span_id, left_out, "{fault}")
+    } else {
+        error!(%peer, status, %reason, trace_id, span_id, left_out, "{fault}")
     }
 }
 

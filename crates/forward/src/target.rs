@@ -57,12 +57,11 @@ pub(super) fn without_authority(requested: &Uri) -> Uri {
 
 /// Returns the path and query with `/` for an empty path (RFC 9110 §4.2.3).
 fn with_slash(requested: &PathAndQuery) -> PathAndQuery {
-    match requested.as_str().starts_with('?') {
-        true => {
-            let target = format!("/{}", requested.as_str());
-            target.try_into().unwrap_or_else(|_| requested.clone())
-        }
-        false => requested.clone(),
+    if requested.as_str().starts_with('?') {
+        let target = format!("/{}", requested.as_str());
+        target.try_into().unwrap_or_else(|_| requested.clone())
+    } else {
+        requested.clone()
     }
 }
 

@@ -31,9 +31,10 @@ const PARENT_IS_REMOTE: u32 = 0x300;
 /// Returns the message of a span. `scheme` is that of the listener.
 pub(crate) fn message(span: &Span, scheme: &str) -> message::Span {
     let is_known = METHODS.contains(&span.method);
-    let name = match is_known {
-        true => span.method.as_str(),
-        false => "HTTP",
+    let name = if is_known {
+        span.method.as_str()
+    } else {
+        "HTTP"
     };
     let parent = span.parent.as_ref();
     let is_error = error(span).is_some();
@@ -55,15 +56,16 @@ pub(crate) fn message(span: &Span, scheme: &str) -> message::Span {
 
 fn attributes(span: &Span, scheme: &str, is_known: bool) -> Vec<KeyValue> {
     let method = span.method.as_str();
-    let mut attributes = match is_known {
-        true => vec![KeyValue::new("http.request.method", method)],
-        false => vec![
+    let mut attributes = if is_known {
+        vec![KeyValue::new("http.request.method", method)]
+    } else {
+        vec![
             KeyValue::new("http.request.method", "_OTHER"),
             KeyValue::new(
                 "http.request.method_original",
                 Sanitized(method).to_string(),
             ),
-        ],
+        ]
     };
     let version = match span.protocol {
         Version::HTTP_2 => "2",

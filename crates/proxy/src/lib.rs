@@ -65,9 +65,10 @@ pub async fn start(config: Config, inherited: Inherited) -> anyhow::Result<ExitC
         Ok(upstream) => upstream,
         Err(error) => return cli::usage_error::<Config>(&error),
     };
-    match config.doctor.doctor {
-        true => doctor::run(&config, &upstream, inherited).await,
-        false => serve_requests(&config, upstream, inherited).await,
+    if config.doctor.doctor {
+        doctor::run(&config, &upstream, inherited).await
+    } else {
+        serve_requests(&config, upstream, inherited).await
     }
 }
 
@@ -182,9 +183,10 @@ impl ProxyHandler {
     /// Rejects malformed requests, and paths that are not forwarded.
     fn check(&self, request: Request<Received>) -> Result<Checked, Box<Rejected<Received>>> {
         let request = Checked::new(request)?;
-        match self.paths.iter().any(|one| one.matches(request.path())) {
-            true => Ok(request),
-            false => Err(request.rejected(Rejection::NotFound)),
+        if self.paths.iter().any(|one| one.matches(request.path())) {
+            Ok(request)
+        } else {
+            Err(request.rejected(Rejection::NotFound))
         }
     }
 }

@@ -55,9 +55,10 @@ impl VerifiedUpstreamArgs {
     /// Fails when the X.509-SVID to present can't be used.
     pub(crate) fn tls(&self, x509: &X509Source) -> anyhow::Result<ClientTls> {
         let tls = tls::client(x509, &self.upstream_id);
-        Ok(match self.client_certificate {
-            true => tls.presenting()?,
-            false => tls,
+        Ok(if self.client_certificate {
+            tls.presenting()?
+        } else {
+            tls
         })
     }
 

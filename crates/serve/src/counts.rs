@@ -99,10 +99,7 @@ impl Protocol {
     /// Returns the label of a connection.
     #[must_use]
     pub fn of(is_http2: bool) -> Self {
-        match is_http2 {
-            true => Self::Http2,
-            false => Self::Http1,
-        }
+        if is_http2 { Self::Http2 } else { Self::Http1 }
     }
 }
 

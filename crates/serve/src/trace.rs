@@ -133,13 +133,13 @@ fn is_valid(field: &[u8]) -> bool {
     let Some((known, more)) = field.split_at_checked(LENGTH) else {
         return false;
     };
-    let is_in_form = known
-        .iter()
-        .enumerate()
-        .all(|(index, byte)| match HYPHENS.contains(&index) {
-            true => *byte == b'-',
-            false => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
-        });
+    let is_in_form = known.iter().enumerate().all(|(index, byte)| {
+        if HYPHENS.contains(&index) {
+            *byte == b'-'
+        } else {
+            matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+        }
+    });
     let is_zero = |part: &[u8]| part.iter().all(|byte| *byte == b'0');
     let version = &known[..2];
     let may_have_more = version != b"00" && more.first() == Some(&b'-');

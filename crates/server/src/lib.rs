@@ -242,9 +242,10 @@ pub async fn run(listener: impl Into<Listener>, server: Server, shutdown: Shutdo
     let quotas = Arc::clone(shared.quotas());
     let logs_beginning = shared.access_log().is_none();
     let application = Application::new(forwarding, &quotas);
-    let certificate: fn(&request::Parts) -> _ = match takes_certificates {
-        true => |head| head.extensions.get::<Peer>()?.id().cloned(),
-        false => |_| None,
+    let certificate: fn(&request::Parts) -> _ = if takes_certificates {
+        |head| head.extensions.get::<Peer>()?.id().cloned()
+    } else {
+        |_| None
     };
     let layer = JwtSvidLayer::new(authenticator)
         .source(|head| head.extensions.get::<Peer>().map(Peer::source))

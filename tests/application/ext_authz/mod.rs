@@ -51,9 +51,10 @@ impl Checking {
         let args = [&["--ext-authz", address], args].concat();
         let server = stack.spawn("server", &args);
         let line = server.logged("for checks of a gateway").await;
-        let address = match address.starts_with("unix:") {
-            true => address.to_owned(),
-            false => format!("127.0.0.1:{}", process::port(&line)),
+        let address = if address.starts_with("unix:") {
+            address.to_owned()
+        } else {
+            format!("127.0.0.1:{}", process::port(&line))
         };
         Self {
             stack,

@@ -165,9 +165,10 @@ impl Caller {
         }
         self.tokens.invalidate(&token);
         let next = self.token().await?;
-        match next.token() == token.token() {
-            true => Ok(status),
-            false => self.send(kept, reopened, shape, &next).await,
+        if next.token() == token.token() {
+            Ok(status)
+        } else {
+            self.send(kept, reopened, shape, &next).await
         }
     }
 

@@ -97,9 +97,10 @@ impl Mint {
             draft = odd(draft, choices);
         }
         let token = draft.sign(key);
-        match self.signed.len() < MAX_TOKENS {
-            true => self.signed.push((token, key)),
-            false => self.signed[choices.below(MAX_TOKENS)] = (token, key),
+        if self.signed.len() < MAX_TOKENS {
+            self.signed.push((token, key))
+        } else {
+            self.signed[choices.below(MAX_TOKENS)] = (token, key)
         }
     }
 
@@ -202,9 +203,10 @@ fn signature(segment: &str, choices: &mut Choices<'_>) -> String {
 
 fn odd(draft: Draft, choices: &mut Choices<'_>) -> Draft {
     let is_header = choices.once_in(2);
-    let (name, values) = match is_header {
-        true => *choices.of(&HEADER),
-        false => *choices.of(&CLAIMS),
+    let (name, values) = if is_header {
+        *choices.of(&HEADER)
+    } else {
+        *choices.of(&CLAIMS)
     };
     let value = value(values, choices);
     match (is_header, choices.once_in(8)) {

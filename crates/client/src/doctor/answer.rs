@@ -50,9 +50,10 @@ impl Asked<'_> {
         };
         let (head, body) = response.into_parts();
         let read = read(body).await;
-        let kind = match is_refused(&head) {
-            true => Kind::Refused,
-            false => Kind::Answer,
+        let kind = if is_refused(&head) {
+            Kind::Refused
+        } else {
+            Kind::Answer
         };
         doctor.note("answer", kind, self.finding(&head, read));
         clock(doctor, &head.headers);
@@ -77,9 +78,10 @@ impl Asked<'_> {
         }
         let (cause, remedy) = self.explained(head);
         let trouble = Trouble::new(answered, cause, remedy);
-        match self.is_run || is_refused(head) || head.status.is_server_error() {
-            true => Finding::Failed(trouble),
-            false => Finding::Warning(trouble),
+        if self.is_run || is_refused(head) || head.status.is_server_error() {
+            Finding::Failed(trouble)
+        } else {
+            Finding::Warning(trouble)
         }
     }
 
@@ -157,9 +159,10 @@ fn is_from_behind(headers: &HeaderMap) -> bool {
 
 /// Returns the words for the hop that has answered.
 fn by(headers: &HeaderMap) -> &'static str {
-    match is_from_behind(headers) {
-        true => " from behind the peer",
-        false => " from the peer itself",
+    if is_from_behind(headers) {
+        " from behind the peer"
+    } else {
+        " from the peer itself"
     }
 }
 
@@ -195,17 +198,16 @@ fn clock(doctor: &mut Doctor, headers: &HeaderMap) {
         Ok(behind) => behind,
         Err(ahead) => ahead.duration(),
     };
-    match off <= CLOCKS {
-        true => doctor.ok(
+    if off <= CLOCKS {
+        doctor.ok(
             "clock",
             Kind::Answer,
             "the answer's Date is that of this machine",
-        ),
-        false => {
-            let tried = format!("the answer's Date is {}", words::time(theirs, now));
-            let cause = "the clocks differ, and tokens are checked without leeway";
-            let remedy = "synchronise both clocks (NTP)";
-            doctor.warning("clock", Kind::Answer, Trouble::new(tried, cause, remedy));
-        }
+        )
+    } else {
+        let tried = format!("the answer's Date is {}", words::time(theirs, now));
+        let cause = "the clocks differ, and tokens are checked without leeway";
+        let remedy = "synchronise both clocks (NTP)";
+        doctor.warning("clock", Kind::Answer, Trouble::new(tried, cause, remedy));
     }
 }

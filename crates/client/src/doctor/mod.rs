@@ -167,9 +167,10 @@ async fn bundles(
         }
         Err(error) => {
             let trouble = workload::call_trouble("FetchX509Bundles", &error);
-            match peers.is_empty() {
-                true => doctor.warning("x509-bundles", Kind::Bundles, trouble),
-                false => doctor.failed("x509-bundles", Kind::Bundles, trouble),
+            if peers.is_empty() {
+                doctor.warning("x509-bundles", Kind::Bundles, trouble)
+            } else {
+                doctor.failed("x509-bundles", Kind::Bundles, trouble)
             }
             Err("X.509 bundles")
         }

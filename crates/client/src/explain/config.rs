@@ -122,9 +122,10 @@ impl ExplainArgs {
         audiences: Vec<String>,
         own: &TrustDomain,
     ) -> Result<Policy, String> {
-        let audiences = match self.audiences.is_empty() {
-            true => audiences,
-            false => self.audiences.clone(),
+        let audiences = if self.audiences.is_empty() {
+            audiences
+        } else {
+            self.audiences.clone()
         };
         Ok(Policy {
             clock_skew: self.clock_skew,

@@ -279,16 +279,17 @@ impl<'a> Check<'a> {
         found: impl Iterator<Item = &'t str> + Clone,
     ) -> Result<(), TokenFault> {
         let expected = self.matched.audiences(self.in_force);
-        match found
+        if found
             .clone()
             .any(|one| expected.iter().any(|own| own == one))
         {
-            true => Ok(()),
-            false => Err(TokenFault::audience(
+            Ok(())
+        } else {
+            Err(TokenFault::audience(
                 found,
                 expected,
                 self.matched.names_audiences(),
-            )),
+            ))
         }
     }
 

@@ -79,9 +79,10 @@ fn name(index: usize, certificate: &X509Certificate<'_>) -> String {
         0 => "the leaf certificate".to_owned(),
         _ => format!("certificate {} of the chain", index + 1),
     };
-    match subject.is_empty() {
-        true => place,
-        false => format!("{place} ({})", Sanitized(subject)),
+    if subject.is_empty() {
+        place
+    } else {
+        format!("{place} ({})", Sanitized(subject))
     }
 }
 

@@ -126,9 +126,10 @@ fn check_purpose(jwk: &Value) -> Result<(), KeyFault> {
             return Err(invalid);
         }
     }
-    match seen.contains("verify") {
-        true => Ok(()),
-        false => Err(KeyFault::Purpose),
+    if seen.contains("verify") {
+        Ok(())
+    } else {
+        Err(KeyFault::Purpose)
     }
 }
 

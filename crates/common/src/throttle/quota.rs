@@ -67,9 +67,10 @@ impl LogQuotas {
         source: IpAddr,
         request: impl FnOnce() -> RefusedRequest,
     ) -> Option<Option<u64>> {
-        match status.is_server_error() {
-            true => self.note_in(&self.failed, source, request),
-            false => self.note_in(&self.refused, source, request),
+        if status.is_server_error() {
+            self.note_in(&self.failed, source, request)
+        } else {
+            self.note_in(&self.refused, source, request)
         }
     }
 

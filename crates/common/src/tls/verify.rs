@@ -132,9 +132,10 @@ impl ServerCertVerifier for ServerVerifier {
         let trust = trust.ok_or_else(|| rejected(PeerError::NoBundle(domain.clone())))?;
         let verified = self.verify_path(leaf, intermediates, &trust.roots, now);
         verified.map_err(|error| explained(error, leaf, intermediates))?;
-        match id == self.expected {
-            true => Ok(ServerCertVerified::assertion()),
-            false => Err(rejected(PeerError::UnauthorizedSpiffeId(id))),
+        if id == self.expected {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(rejected(PeerError::UnauthorizedSpiffeId(id)))
         }
     }
 

@@ -31,9 +31,10 @@ impl Absence {
     ) -> Result<Self, Wiped> {
         let since = before.map_or(now, |before| before.since);
         let absence = Self { message, since };
-        match now < absence.end() {
-            true => Ok(absence),
-            false => Err(absence.message),
+        if now < absence.end() {
+            Ok(absence)
+        } else {
+            Err(absence.message)
         }
     }
 

@@ -142,9 +142,10 @@ impl Pauses {
             self.failures = self.failures.saturating_add(1);
         } else {
             self.failures = 0;
-            self.short = match lasted < SETTLED {
-                true => self.short.saturating_add(1),
-                false => 0,
+            self.short = if lasted < SETTLED {
+                self.short.saturating_add(1)
+            } else {
+                0
             };
         }
         let jitter = 1.0 + fastrand::f64() / 10.0;

@@ -267,9 +267,10 @@ impl WorkloadApi {
 
     /// Returns whether a start waits for this reason to pass.
     fn waits_for(&self, reason: &Reason) -> bool {
-        match self.is_once {
-            true => matches!(reason, Reason::NoAnswer),
-            false => reason.is_transient(),
+        if self.is_once {
+            matches!(reason, Reason::NoAnswer)
+        } else {
+            reason.is_transient()
         }
     }
 

@@ -214,9 +214,10 @@ impl Overview {
     /// Returns the times since which the authorities are there, if this state comes at `now` after `before`.
     fn seen_after(&self, before: &Self, now: SystemTime) -> Arc<Seen> {
         let is_same = Arc::ptr_eq(&before.x509, &self.x509) && Arc::ptr_eq(&before.jwt, &self.jwt);
-        match is_same {
-            true => Arc::clone(&before.seen),
-            false => Arc::new(before.seen.then(self.followed(), now)),
+        if is_same {
+            Arc::clone(&before.seen)
+        } else {
+            Arc::new(before.seen.then(self.followed(), now))
         }
     }
 

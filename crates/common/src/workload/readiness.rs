@@ -105,9 +105,10 @@ impl Readiness {
             return Self::NotReady(Unready::Withdrawn(reason.clone()));
         }
         if let Some(life) = facts.life.filter(|life| now >= life.warning()) {
-            return match now >= life.until {
-                true => Self::NotReady(Unready::Expired),
-                false => degraded(Degradation::Expiring, life.until),
+            return if now >= life.until {
+                Self::NotReady(Unready::Expired)
+            } else {
+                degraded(Degradation::Expiring, life.until)
             };
         }
         match (facts.refused_until, facts.lost_until) {

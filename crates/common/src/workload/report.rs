@@ -91,9 +91,10 @@ fn listed<T>(
 fn ids<'a>(ids: impl Iterator<Item = &'a str> + Clone) -> String {
     let listed: Vec<_> = ids.clone().take(MAX_LISTED).map(Sanitized).collect();
     let listed: Vec<_> = listed.iter().map(ToString::to_string).collect();
-    match listed.is_empty() {
-        true => "none".to_owned(),
-        false => listed.join(", ") + &and_more(ids.count()),
+    if listed.is_empty() {
+        "none".to_owned()
+    } else {
+        listed.join(", ") + &and_more(ids.count())
     }
 }
 
@@ -134,11 +135,10 @@ pub(super) fn unusable_keys(changes: &[Change<JwtBundle>]) {
 pub(super) fn faults(kind: &str, faults: &[NewFault], grace: Duration) {
     let grace = format_duration(grace);
     for fault in faults.iter().take(MAX_LISTED) {
-        let effect = match fault.is_trusted {
-            true => format!("continuing with the last good one, for {grace} at most"),
-            false => {
-                "there is no earlier one, so nothing of this trust domain is trusted".to_owned()
-            }
+        let effect = if fault.is_trusted {
+            format!("continuing with the last good one, for {grace} at most")
+        } else {
+            "there is no earlier one, so nothing of this trust domain is trusted".to_owned()
         };
         let (trust_domain, text) = (Sanitized(&fault.name), &fault.text);
         error!(%trust_domain, "the {kind} bundle can't be used: {text}; {effect}");

@@ -250,9 +250,10 @@ impl X509Source {
             return Err(Unavailable::Withdrawn(Arc::clone(reason)));
         }
         let svid = state.svid.as_ref().ok_or(Unavailable::NotFetched)?;
-        match SystemTime::now() < svid.expiry {
-            true => Ok(Arc::clone(svid)),
-            false => Err(Unavailable::Expired),
+        if SystemTime::now() < svid.expiry {
+            Ok(Arc::clone(svid))
+        } else {
+            Err(Unavailable::Expired)
         }
     }
 
@@ -299,9 +300,10 @@ impl<T> Bundles<T> {
     /// # Errors
     /// Fails when it has one that may not be used.
     pub(super) fn get(&self, trust_domain: &TrustDomain) -> Result<Option<Arc<T>>, Unavailable> {
-        match self.unusable.contains(trust_domain) {
-            true => Err(Unavailable::NoUsableBundle(trust_domain.clone())),
-            false => Ok(self.all()?.get(trust_domain).cloned()),
+        if self.unusable.contains(trust_domain) {
+            Err(Unavailable::NoUsableBundle(trust_domain.clone()))
+        } else {
+            Ok(self.all()?.get(trust_domain).cloned())
         }
     }
 

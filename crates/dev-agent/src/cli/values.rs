@@ -185,14 +185,15 @@ impl FederateWith {
     /// Reads the files. Returns the trust domain, the URL and the profile.
     pub(super) fn read(&self) -> Result<(TrustDomain, &str, PartnerProfile), String> {
         let read = |path: &Option<String>| path.as_deref().map(read_file).transpose();
-        let profile = match self.web {
-            true => PartnerProfile::HttpsWeb {
+        let profile = if self.web {
+            PartnerProfile::HttpsWeb {
                 ca: read(&self.ca)?,
-            },
-            false => PartnerProfile::HttpsSpiffe {
+            }
+        } else {
+            PartnerProfile::HttpsSpiffe {
                 id: self.id.clone(),
                 bundle: read(&self.bundle)?,
-            },
+            }
         };
         Ok((self.trust_domain.clone(), &self.url, profile))
     }

@@ -114,9 +114,10 @@ async fn answer(url: &Uri, response: Response<Incoming>) -> Result<Answer, Strin
 /// Returns the URL of a redirect, which is a whole URL or a path.
 fn redirect(from: &Uri, location: &str) -> Result<Uri, String> {
     let authority = from.authority().map_or("", |authority| authority.as_str());
-    let to = match location.starts_with('/') && !location.starts_with("//") {
-        true => format!("https://{authority}{location}"),
-        false => location.to_owned(),
+    let to = if location.starts_with('/') && !location.starts_with("//") {
+        format!("https://{authority}{location}")
+    } else {
+        location.to_owned()
     };
     parse_url(&to).map_err(|reason| format!("redirect: {reason}"))
 }

@@ -49,9 +49,10 @@ impl Reader<'_> {
         self.0 = rest;
         Ok(Text {
             sent: before[..before.len() - rest.len()].to_vec(),
-            length: match is_coded {
-                true => decoded_length(value)?,
-                false => length,
+            length: if is_coded {
+                decoded_length(value)?
+            } else {
+                length
             },
         })
     }
@@ -83,9 +84,10 @@ fn decoded_length(coded: &[u8]) -> Result<usize, Malformed> {
         }
     }
     // The padding is the front of the end-of-string code, whose bits are all 1 (RFC 7541 §5.2).
-    match code_bits < 8 && code == (1 << code_bits) - 1 {
-        true => Ok(length),
-        false => Err(Malformed),
+    if code_bits < 8 && code == (1 << code_bits) - 1 {
+        Ok(length)
+    } else {
+        Err(Malformed)
     }
 }
 

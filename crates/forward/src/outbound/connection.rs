@@ -94,9 +94,10 @@ async fn begin<B: RequestBody>(
         let (sender, round_trip) = http2::handshake(io, is_exclusive)
             .await
             .map_err(Failure::Unsent)?;
-        return Ok(match is_exclusive {
-            true => Opened::Exclusive(ExclusiveSender::Http2(sender.into())),
-            false => Opened::Shared(sender, round_trip),
+        return Ok(if is_exclusive {
+            Opened::Exclusive(ExclusiveSender::Http2(sender.into()))
+        } else {
+            Opened::Shared(sender, round_trip)
         });
     }
     let (mut sender, connection) = http1::Builder::new()

@@ -146,9 +146,10 @@ impl Error {
 
     /// Returns the error of a request that failed on its connection.
     pub(super) fn unanswered(failure: &Failure, at: At) -> Self {
-        match failure.is_cancel() {
-            true => Self::Cancelled(at),
-            false => Self::Failed(at, quoted(failure)),
+        if failure.is_cancel() {
+            Self::Cancelled(at)
+        } else {
+            Self::Failed(at, quoted(failure))
         }
     }
 
@@ -167,8 +168,9 @@ fn as_expected(expected: Option<&SpiffeId>) -> String {
 fn quoted(error: &(dyn std::error::Error + 'static)) -> String {
     let text = Sanitized(cause::chain(error)).to_string();
     // The alert is known by its text alone, because h2 does not return the error that caused its own.
-    match text.contains("alert: CertificateRequired") {
-        true => format!("it requires a certificate ({text})"),
-        false => text,
+    if text.contains("alert: CertificateRequired") {
+        format!("it requires a certificate ({text})")
+    } else {
+        text
     }
 }

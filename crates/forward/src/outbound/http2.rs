@@ -79,9 +79,10 @@ pub(super) async fn handshake<I>(
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let io = match is_exclusive {
-        true => Listening::new(io),
-        false => Listening::new(io).unvectored(),
+    let io = if is_exclusive {
+        Listening::new(io)
+    } else {
+        Listening::new(io).unvectored()
     };
     let heard = io.heard();
     let (sender, mut connection) = builder().handshake(io).await?;

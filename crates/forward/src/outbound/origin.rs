@@ -33,9 +33,10 @@ pub(super) struct Location {
 impl Location {
     /// Returns the name of the endpoint in errors. It has the address if there are `several`.
     pub(super) fn at(&self, several: bool) -> At {
-        match several && self.origin.literal().is_none() {
-            true => At::new(&self.origin, &self.addresses),
-            false => At::new(&self.origin, &[]),
+        if several && self.origin.literal().is_none() {
+            At::new(&self.origin, &self.addresses)
+        } else {
+            At::new(&self.origin, &[])
         }
     }
 }
@@ -70,9 +71,10 @@ impl Origin {
     pub(super) async fn resolve(&self) -> io::Result<Vec<Addresses>> {
         let name = (self.upstream.host_name(), self.upstream.port());
         let found: Vec<_> = lookup_host(name).await?.collect();
-        match found.is_empty() {
-            true => Err(io::Error::new(io::ErrorKind::NotFound, "no address")),
-            false => Ok(endpoints(found)),
+        if found.is_empty() {
+            Err(io::Error::new(io::ErrorKind::NotFound, "no address"))
+        } else {
+            Ok(endpoints(found))
         }
     }
 }
@@ -107,9 +109,10 @@ impl At {
     pub(super) fn new(origin: &Origin, addresses: &[SocketAddr]) -> Self {
         let url = origin.upstream.to_string();
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        Self(match addresses.is_empty() {
-            true => url.into(),
-            false => format!("{url} ({})", addresses.join(", ")).into(),
+        Self(if addresses.is_empty() {
+            url.into()
+        } else {
+            format!("{url} ({})", addresses.join(", ")).into()
         })
     }
 }

@@ -141,9 +141,10 @@ impl<B: RequestBody> Pool<B> {
         failed: Option<&Failed>,
         begun: Instant,
     ) -> Result<Option<Connection<B>>, Error> {
-        let mut permit = match need.is_exclusive() {
-            true => Some(self.permit(caller, begun).await?),
-            false => None,
+        let mut permit = if need.is_exclusive() {
+            Some(self.permit(caller, begun).await?)
+        } else {
+            None
         };
         let mut taken = self.connections.take(need, failed);
         if taken.is_none() && permit.is_none() && self.connections.lock().opens_exclusive(need) {

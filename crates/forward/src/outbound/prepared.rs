@@ -276,9 +276,10 @@ impl<B: RequestBody> Prepared<B> {
 }
 
 fn joined(begun: Bytes, more: Bytes) -> Bytes {
-    match begun.is_empty() {
-        true => more,
-        false => [begun, more].concat().into(),
+    if begun.is_empty() {
+        more
+    } else {
+        [begun, more].concat().into()
     }
 }
 

@@ -78,9 +78,10 @@ impl<'a, B: RequestBody> Race<'a, B> {
                     None => Err(self.closed()),
                 };
             }
-            let head_start = match self.is_last {
-                true => LAST_CHANCE,
-                false => HEAD_START,
+            let head_start = if self.is_last {
+                LAST_CHANCE
+            } else {
+                HEAD_START
             };
             tokio::select! {
                 Some((id, opened)) = self.opening.next() => self.note(id, opened),

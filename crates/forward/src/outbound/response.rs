@@ -56,9 +56,10 @@ impl Drop for ResponseBody {
                 body: body @ Wire::Http2(_),
                 ..
             } => {
-                let grace = match counted.is_evicted() {
-                    true => MIN_AGE.saturating_sub(counted.age()),
-                    false => GRACE,
+                let grace = if counted.is_evicted() {
+                    MIN_AGE.saturating_sub(counted.age())
+                } else {
+                    GRACE
                 };
                 abandon(drain(body), counted, grace);
             }

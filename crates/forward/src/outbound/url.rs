@@ -51,9 +51,10 @@ impl UpstreamUrl {
     /// on it.
     #[must_use]
     pub fn socket(path: PathBuf, is_http2: bool) -> Self {
-        let protocol = match is_http2 {
-            true => Protocol::H2c,
-            false => Protocol::Http,
+        let protocol = if is_http2 {
+            Protocol::H2c
+        } else {
+            Protocol::Http
         };
         let place = Place::Socket(path);
         Self { protocol, place }

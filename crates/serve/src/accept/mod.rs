@@ -170,9 +170,12 @@ mod tests {
         let admission = admission();
         for shortage in [1, 50, 1_000, 5_000, 60_000].map(Duration::from_millis) {
             let free = Instant::now() + shortage;
-            let attempt = || match Instant::now() < free {
-                true => Some(Err(out_of_descriptors())),
-                false => Some(Ok("accepted")),
+            let attempt = || {
+                if Instant::now() < free {
+                    Some(Err(out_of_descriptors()))
+                } else {
+                    Some(Ok("accepted"))
+                }
             };
             assert_eq!(retry(attempt, &admission).await, Some("accepted"));
             assert!(free.elapsed() <= BACKOFF.max(), "after {shortage:?}");

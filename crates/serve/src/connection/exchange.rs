@@ -125,12 +125,11 @@ impl<H: Handler> Serving<H> {
         {
             request.extensions_mut().insert(access);
         }
-        let refused = match in_flight.is_admitted() {
-            true => self.over_bounds(&request),
-            false => {
-                let has_body = !request.body().is_end_stream();
-                Some(refused::overloaded(Reason::Overloaded, has_body))
-            }
+        let refused = if in_flight.is_admitted() {
+            self.over_bounds(&request)
+        } else {
+            let has_body = !request.body().is_end_stream();
+            Some(refused::overloaded(Reason::Overloaded, has_body))
         };
         let request = request.map(|body| Received::new(body, &self.limits, asked.kind, in_flight));
         let mut response = match refused {

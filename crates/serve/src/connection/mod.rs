@@ -144,9 +144,10 @@ impl Connection {
         // Each future is boxed, because an idle connection would otherwise keep memory for both versions.
         let is_http2 = begun.is_http2;
         let io = Observed::new(io, begun, Arc::clone(&activity));
-        match is_http2 {
-            true => Box::pin(self.http2(io, &activity, serving)).await,
-            false => Box::pin(self.http1(io, &activity, serving)).await,
+        if is_http2 {
+            Box::pin(self.http2(io, &activity, serving)).await
+        } else {
+            Box::pin(self.http1(io, &activity, serving)).await
         }
     }
 

@@ -92,9 +92,10 @@ impl InFlightPermit {
         // The old count is released before the new one is taken, so that a request is never counted
         // twice.
         state.held = None;
-        state.held = match after {
-            true => limit.wait(&self.eviction),
-            false => Some(limit.resume(&self.eviction)),
+        state.held = if after {
+            limit.wait(&self.eviction)
+        } else {
+            Some(limit.resume(&self.eviction))
         };
     }
 

@@ -231,9 +231,10 @@ impl Body for Received {
 
 /// Returns the number of bytes that are still to come, or [`UNKNOWN`].
 fn left(body: &Wire) -> u64 {
-    match body.is_end_stream() {
-        true => 0,
-        false => body.size_hint().exact().unwrap_or(UNKNOWN),
+    if body.is_end_stream() {
+        0
+    } else {
+        body.size_hint().exact().unwrap_or(UNKNOWN)
     }
 }
 

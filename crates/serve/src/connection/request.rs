@@ -202,9 +202,10 @@ impl RequestInFlight {
 
     pub(super) fn poll_wants_body(&self, cx: &Context<'_>) -> Poll<()> {
         self.continues.register(cx.waker());
-        match self.wants_body() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+        if self.wants_body() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
         }
     }
 

@@ -140,9 +140,10 @@ mod tests {
                 let _ = self.server.poll_accept(cx);
                 self.windows.adapt(&mut self.server, activity);
                 let _ = self.server.poll_accept(cx);
-                match self.windows.is_set {
-                    true => Poll::Ready(self.windows.wide.is_some()),
-                    false => Poll::Pending,
+                if self.windows.is_set {
+                    Poll::Ready(self.windows.wide.is_some())
+                } else {
+                    Poll::Pending
                 }
             })
             .await

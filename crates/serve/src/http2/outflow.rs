@@ -88,9 +88,10 @@ fn reason_of(error: &(dyn std::error::Error + 'static)) -> Reason {
     let is_cancelled =
         |error: &h2::Error| error.is_reset() && error.reason() == Some(Reason::CANCEL);
     let is_cancelled = cause::find::<h2::Error>(error).is_some_and(is_cancelled);
-    match is_cancelled || cause::find::<Cancelled>(error).is_some() {
-        true => Reason::CANCEL,
-        false => Reason::INTERNAL_ERROR,
+    if is_cancelled || cause::find::<Cancelled>(error).is_some() {
+        Reason::CANCEL
+    } else {
+        Reason::INTERNAL_ERROR
     }
 }
 
@@ -151,9 +152,10 @@ async fn send_data<E>(
             return Ok(());
         }
     }
-    match is_end {
-        true => stream.send_data(data, true).map_err(SendError::Peer),
-        false => Ok(()),
+    if is_end {
+        stream.send_data(data, true).map_err(SendError::Peer)
+    } else {
+        Ok(())
     }
 }
 

@@ -31,9 +31,10 @@ impl Eviction {
         if !self.is_evicted() {
             self.waker.register(cx.waker());
         }
-        match self.is_evicted() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+        if self.is_evicted() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
         }
     }
 

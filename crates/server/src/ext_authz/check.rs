@@ -79,12 +79,13 @@ impl Underscored {
 fn authorizations(http: &HttpRequest) -> impl Iterator<Item = &[u8]> {
     let is_it = |key: &str| key.eq_ignore_ascii_case(AUTHORIZATION.as_str());
     let raw = http.header_map.iter().flat_map(|map| &map.headers);
-    let raw =
-        raw.filter(move |field| is_it(&field.key))
-            .map(|field| match field.raw_value.is_empty() {
-                true => field.value.as_bytes(),
-                false => &field.raw_value,
-            });
+    let raw = raw.filter(move |field| is_it(&field.key)).map(|field| {
+        if field.raw_value.is_empty() {
+            field.value.as_bytes()
+        } else {
+            &field.raw_value
+        }
+    });
     let text = http.headers.iter().filter(move |field| is_it(&field.key));
     text.map(|field| field.value.as_bytes()).chain(raw)
 }

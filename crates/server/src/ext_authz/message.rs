@@ -38,13 +38,13 @@ pub(super) async fn read<M: Message + Default>(body: Received) -> Result<M, Stat
     let collected = timeout(LONGEST, reading)
         .await
         .map_err(|_| StatusCode::REQUEST_TIMEOUT)?;
-    let bytes =
-        collected.map_err(
-            |error| match error.is::<http_body_util::LengthLimitError>() {
-                true => StatusCode::PAYLOAD_TOO_LARGE,
-                false => StatusCode::BAD_REQUEST,
-            },
-        )?;
+    let bytes = collected.map_err(|error| {
+        if error.is::<http_body_util::LengthLimitError>() {
+            StatusCode::PAYLOAD_TOO_LARGE
+        } else {
+            StatusCode::BAD_REQUEST
+        }
+    })?;
     decode(&bytes.to_bytes())
 }
 

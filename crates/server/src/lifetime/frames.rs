@@ -51,13 +51,11 @@ impl Frames {
     /// and a Close frame with this reason. Returns `None` if `next` does not complete the frame.
     pub(super) fn last(&mut self, next: &[u8], reason: &str) -> Option<Bytes> {
         let is_between = self.come == 0;
-        let rest = match is_between {
-            true => 0,
-            false => self.first_end(next)?,
-        };
-        let close = match self.has_closed {
-            true => Vec::new(),
-            false => close(reason),
+        let rest = if is_between { 0 } else { self.first_end(next)? };
+        let close = if self.has_closed {
+            Vec::new()
+        } else {
+            close(reason)
         };
         Some([&next[..rest], &close].concat().into())
     }

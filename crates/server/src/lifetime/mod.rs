@@ -66,13 +66,14 @@ impl Expiry {
         self,
         answering: impl Future<Output = Response<Body>>,
     ) -> Response<Body> {
-        let answered = match self.is_call {
-            false => Some(answering.await),
-            true => tokio::select! {
+        let answered = if !self.is_call {
+            Some(answering.await)
+        } else {
+            tokio::select! {
                 biased;
                 answered = answering => Some(answered),
                 () = self.passed() => None,
-            },
+            }
         };
         match answered {
             Some(response) => Ending::of(response, self),

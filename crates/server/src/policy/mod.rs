@@ -104,9 +104,10 @@ impl PolicyArgs {
     /// Returns the words for the policy of the flags.
     pub(crate) fn described(&self) -> String {
         let callers: Vec<_> = self.allow.iter().map(ToString::to_string).collect();
-        let callers = match callers.is_empty() {
-            true => "every workload of the own trust domain".to_owned(),
-            false => callers.join(", "),
+        let callers = if callers.is_empty() {
+            "every workload of the own trust domain".to_owned()
+        } else {
+            callers.join(", ")
         };
         match self.public.len() {
             0 => format!("allowed: {callers}"),
@@ -141,9 +142,10 @@ impl PolicyArgs {
         match answered {
             Ok((is_good, text)) => {
                 writeln!(io::stdout(), "{text}")?;
-                Ok(Some(match is_good {
-                    true => ExitCode::SUCCESS,
-                    false => ExitCode::FAILURE,
+                Ok(Some(if is_good {
+                    ExitCode::SUCCESS
+                } else {
+                    ExitCode::FAILURE
                 }))
             }
             Err(error) => cli::usage_error::<C>(&error).map(Some),

@@ -163,9 +163,10 @@ impl<'de> Visitor<'de> for AudiencesVisitor {
             }
             audiences.push(audience);
         }
-        match audiences.is_empty() {
-            true => Err(A::Error::custom("no audience")),
-            false => Ok(Audiences(audiences)),
+        if audiences.is_empty() {
+            Err(A::Error::custom("no audience"))
+        } else {
+            Ok(Audiences(audiences))
         }
     }
 }

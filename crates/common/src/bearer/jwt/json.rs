@@ -121,9 +121,10 @@ impl<'de> Visitor<'de> for Limits<'_> {
 }
 
 fn short<E: Error>(text: &str) -> Result<(), E> {
-    match text.len() <= MAX_TEXT {
-        true => Ok(()),
-        false => Err(over("bytes of text", MAX_TEXT)),
+    if text.len() <= MAX_TEXT {
+        Ok(())
+    } else {
+        Err(over("bytes of text", MAX_TEXT))
     }
 }
 

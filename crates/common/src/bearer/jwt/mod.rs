@@ -167,9 +167,10 @@ fn check_not_before(token: &Token<'_>, times: Times, now: f64) -> Result<(), Tok
 fn check_lifetime(token: &Token<'_>, max: Duration, now: f64) -> Result<(), TokenFault> {
     let issued_at = claims::issued_at(&token.jws.payload)?;
     let from = issued_at.map_or(now, |time| time.min(now));
-    match token.claims.expiry as f64 - from > max.as_secs_f64() {
-        true => Err(TokenFault::Lifetime(max)),
-        false => Ok(()),
+    if token.claims.expiry as f64 - from > max.as_secs_f64() {
+        Err(TokenFault::Lifetime(max))
+    } else {
+        Ok(())
     }
 }
 

@@ -158,9 +158,10 @@ fn pss_algorithm(group: &Value) -> Result<Algorithm, &'static str> {
     if group["mgfSha"] != group["sha"] {
         return Err("the mask has the hash of the message (RFC 7518 §3.5)");
     }
-    match group["sLen"] == salt {
-        true => Ok(algorithm),
-        false => Err("the salt is as long as the hash (RFC 7518 §3.5)"),
+    if group["sLen"] == salt {
+        Ok(algorithm)
+    } else {
+        Err("the salt is as long as the hash (RFC 7518 §3.5)")
     }
 }
 

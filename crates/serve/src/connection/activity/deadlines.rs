@@ -58,9 +58,10 @@ impl Activity {
     pub(in crate::connection) async fn without_request_for(&self, time: Duration) {
         let from = self.now();
         loop {
-            let deadline = match self.has_request() || self.is_unread() {
-                true => Instant::now() + time,
-                false => self.at(self.idle_since.load(Relaxed).max(from)) + time,
+            let deadline = if self.has_request() || self.is_unread() {
+                Instant::now() + time
+            } else {
+                self.at(self.idle_since.load(Relaxed).max(from)) + time
             };
             if Instant::now() >= deadline {
                 return;
