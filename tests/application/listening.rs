@@ -15,7 +15,7 @@ use tokio::{
 use harness::{
     CLIENT_ID, PATIENCE, SERVER_ID, Stack,
     app::App,
-    binary, process,
+    process,
     upstream::answering,
     x509::{Authority, Presenting},
 };
@@ -184,7 +184,7 @@ async fn a_value_of_the_environment_that_a_flag_excludes_is_named_u014() {
     let stack = Stack::new().await;
     let route = format!("a=https://b;server-id={SERVER_ID}");
     let args = ["--listen", "127.0.0.1:0", "--route", &route];
-    let mut command = process::command(&binary("client"), &stack.agent.endpoint(), &args);
+    let mut command = stack.command("client", &args);
     let output = command.env("CLIENT_URL", "https://b").output().await;
     let output = output.unwrap();
     assert_eq!(output.status.code(), Some(2), "{output:?}");

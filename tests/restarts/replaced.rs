@@ -115,7 +115,7 @@ async fn call(https: &Https, token: &str) -> Result<(), String> {
 #[tokio::test]
 async fn a_passed_socket_outlives_the_process_and_no_connection_is_lost() {
     let stack = Stack::new().await;
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = socket.local_addr().unwrap().port();
     let callers = Callers::start(&stack.https(port), &token, 4);
@@ -219,7 +219,7 @@ async fn passed_descriptors_that_do_not_listen_are_refused_or_ignored() {
 #[tokio::test]
 async fn a_second_process_shares_the_port_while_the_first_drains() {
     let stack = Stack::new().await;
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     let mut old = stack.server(&[]).await;
     let address = format!("127.0.0.1:{}", old.listening().await);
     let https = stack.https(old.listening().await);
@@ -245,7 +245,7 @@ async fn a_second_process_shares_the_port_while_the_first_drains() {
 #[tokio::test]
 async fn caller_that_waits_to_be_accepted_at_the_stop_is_served() {
     let stack = Stack::new().await;
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     let mut server = stack.server(&[]).await;
     let https = stack.https(server.listening().await);
     server.suspend().await;
@@ -268,7 +268,7 @@ async fn caller_that_waits_to_be_accepted_at_the_stop_is_served() {
 #[tokio::test]
 async fn caller_that_waits_at_a_passed_socket_at_the_stop_is_served_by_the_next_process() {
     let stack = Stack::new().await;
-    let token = format!("Bearer {}", stack.token(|_| ()));
+    let token = stack.bearer();
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     for cores in ["1", "2"] {
         let mut old = activated(&stack, &[&socket], &["--cores", cores]);
