@@ -23,7 +23,7 @@ pub struct JwtBundle {
     /// The keys by `kid`. They are sorted, so that a token without `kid` is always tried with the
     /// same keys.
     by_id: BTreeMap<String, Result<Key, KeyFault>>,
-    /// The entries without a name, each with its place in the document.
+    /// The entries without a name, each with its index in the document.
     nameless: Vec<(usize, KeyFault)>,
 }
 
@@ -65,20 +65,20 @@ impl JwtBundle {
         let members = document.as_object().ok_or(JwtBundleFault::NotAnObject)?;
         let keys = members.get("keys").and_then(Value::as_array);
         let mut bundle = Self::default();
-        for (place, jwk) in keys.ok_or(JwtBundleFault::NoKeys)?.iter().enumerate() {
-            bundle.add(place, jwk);
+        for (index, jwk) in keys.ok_or(JwtBundleFault::NoKeys)?.iter().enumerate() {
+            bundle.add(index, jwk);
         }
         Ok(bundle)
     }
 
-    fn add(&mut self, place: usize, jwk: &Value) {
+    fn add(&mut self, index: usize, jwk: &Value) {
         match jwk.get("kid") {
             Some(Value::String(key_id)) => {
                 self.by_id.insert(key_id.clone(), Key::read(jwk));
             }
             // A key of another kind is not used here, so that its name does not matter.
             _ if is_of_another_kind(jwk) => {}
-            _ => self.nameless.push((place, KeyFault::Member("kid"))),
+            _ => self.nameless.push((index, KeyFault::Member("kid"))),
         }
     }
 
@@ -122,7 +122,7 @@ impl JwtBundle {
             Some((format!("{:?}", Sanitized(key_id)), fault))
         });
         let nameless = self.nameless.iter();
-        let nameless = nameless.map(|(place, fault)| (format!("entry {}", place + 1), *fault));
+        let nameless = nameless.map(|(index, fault)| (format!("entry {}", index + 1), *fault));
         named
             .chain(nameless)
             .filter(|(_, fault)| *fault != KeyFault::OtherSvid)

@@ -174,8 +174,8 @@ impl Held {
             hint: &one.hint,
         });
         let held = self.svid.as_ref().map(|svid| svid.spiffe_id());
-        let place = self.choice.among(offered, held);
-        let entry = &message.svids[place.map_err(Reason::NotIssued)?];
+        let index = self.choice.among(offered, held);
+        let entry = &message.svids[index.map_err(Reason::NotIssued)?];
         let id = SpiffeId::new(&entry.spiffe_id);
         let id = id.map_err(|error| Reason::Unusable(format!("its SPIFFE ID: {error}")))?;
         let own = id.trust_domain();

@@ -39,7 +39,7 @@ pub struct NotIssued {
 const MAX_LISTED: usize = 5;
 
 impl Choice {
-    /// Returns the place of the chosen identity among those that are offered. `held` is the identity that
+    /// Returns the index of the chosen identity among those that are offered. `held` is the identity that
     /// the process has.
     pub(super) fn among<'a>(
         &self,
@@ -50,13 +50,13 @@ impl Choice {
             let id = id.to_string();
             offered.clone().position(|one| one.id == id)
         };
-        let place = match self {
+        let index = match self {
             Self::First => held.and_then(with_id).or(Some(0)),
             Self::Id(id) => with_id(id),
             Self::Hint(hint) => offered.clone().position(|one| one.hint == hint),
         };
         let count = offered.clone().count();
-        place.filter(|place| *place < count).ok_or_else(|| {
+        index.filter(|index| *index < count).ok_or_else(|| {
             let listed = offered.take(MAX_LISTED);
             NotIssued {
                 choice: self.clone(),
@@ -105,8 +105,8 @@ mod tests {
     fn chosen(choice: &Choice, held: Option<&str>) -> Result<usize, String> {
         let offered = OFFERED.iter().map(|[id, hint]| Offered { id, hint });
         let held = held.map(|id| SpiffeId::new(id).unwrap());
-        let place = choice.among(offered, held.as_ref());
-        place.map_err(|error| error.to_string())
+        let index = choice.among(offered, held.as_ref());
+        index.map_err(|error| error.to_string())
     }
 
     #[test]

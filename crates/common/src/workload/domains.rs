@@ -50,6 +50,27 @@ impl<T: PartialEq> Domain<T> {
     }
 }
 
+impl<T> Domain<T> {
+    /// Notes the fault of a response at `now`. Returns it unless the response before had the same.
+    fn note_fault(
+        &mut self,
+        name: &TrustDomain,
+        text: String,
+        now: SystemTime,
+    ) -> Option<NewFault> {
+        let known = self.fault.as_ref();
+        let is_new = known.is_none_or(|fault| fault.text != text);
+        let new = is_new.then(|| NewFault {
+            name: name.to_string(),
+            text: text.clone(),
+            is_trusted: self.bundle.is_some(),
+        });
+        let since = known.map_or(now, |fault| fault.since);
+        self.fault = Some(Fault { text, since });
+        new
+    }
+}
+
 /// A bundle that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Fault {
@@ -159,18 +180,9 @@ impl<T: PartialEq> Domains<T> {
                         }));
                 }
                 Err(error) => {
+                    let new = domain.note_fault(name, error.to_string(), now);
+                    applied.faults.extend(new);
                     applied.has_fault = true;
-                    let text = error.to_string();
-                    let known = domain.fault.as_ref();
-                    if known.is_none_or(|fault| fault.text != text) {
-                        applied.faults.push(NewFault {
-                            name: name.to_string(),
-                            text: text.clone(),
-                            is_trusted: domain.bundle.is_some(),
-                        });
-                    }
-                    let since = known.map_or(now, |fault| fault.since);
-                    domain.fault = Some(Fault { text, since });
                     return;
                 }
             }

@@ -107,8 +107,8 @@ impl Request {
             Choice::Hint(_) if self.id.is_none() => &self.choice,
             _ => &Choice::First,
         };
-        let place = choice.among(offered, None).map_err(Reason::NotIssued)?;
-        let token = &issued[place].svid;
+        let index = choice.among(offered, None).map_err(Reason::NotIssued)?;
+        let token = &issued[index].svid;
         let parsed = JwtSvid::from_workload_api_token(token);
         parsed.map_err(|error| Reason::UnusableToken(Sanitized(error.to_string())))
     }

@@ -77,8 +77,8 @@ impl WorkloadApi {
                 hint: &one.hint,
             });
             let all: Vec<_> = offered.clone().map(IssuedId::of).collect();
-            let place = self.choice.among(offered, None);
-            let chosen = all[place.map_err(Reason::NotIssued)?].clone();
+            let index = self.choice.among(offered, None);
+            let chosen = all[index.map_err(Reason::NotIssued)?].clone();
             Ok(Issued { all, chosen })
         })
         .await

@@ -10,11 +10,11 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 
-/// The URL of an upstream: the protocol, and the place to connect to.
+/// The URL of an upstream: the protocol, and the address to connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamUrl {
     protocol: Protocol,
-    place: Place,
+    address: Address,
 }
 
 /// The protocol that an upstream speaks.
@@ -28,9 +28,9 @@ pub enum Protocol {
     H2c,
 }
 
-/// The place to connect to.
+/// The address to connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Address {
     Host(Authority),
     /// The path of a Unix socket.
     Socket(PathBuf),
@@ -43,8 +43,8 @@ impl UpstreamUrl {
     /// Returns the URL of a host, with the port of the scheme unless `host` has one.
     #[must_use]
     pub fn host(protocol: Protocol, host: Authority) -> Self {
-        let place = Place::Host(host);
-        Self { protocol, place }
+        let address = Address::Host(host);
+        Self { protocol, address }
     }
 
     /// Returns the URL of a Unix socket, which speaks HTTP/1.1 or, with `is_http2`, HTTP/2. There is no TLS
@@ -56,8 +56,8 @@ impl UpstreamUrl {
         } else {
             Protocol::Http
         };
-        let place = Place::Socket(path);
-        Self { protocol, place }
+        let address = Address::Socket(path);
+        Self { protocol, address }
     }
 
     /// Returns the protocol.
@@ -70,9 +70,9 @@ impl UpstreamUrl {
     /// `localhost` (RFC 6761 §6.3).
     #[must_use]
     pub fn is_local(&self) -> bool {
-        match &self.place {
-            Place::Socket(_) => true,
-            Place::Host(_) => match self.host_name().parse() {
+        match &self.address {
+            Address::Socket(_) => true,
+            Address::Host(_) => match self.host_name().parse() {
                 Ok(std::net::IpAddr::V4(address)) => address.is_loopback(),
                 Ok(std::net::IpAddr::V6(address)) => address.is_loopback(),
                 Err(_) => self.host_name().eq_ignore_ascii_case("localhost"),
@@ -82,17 +82,17 @@ impl UpstreamUrl {
 
     /// Returns the host without the brackets of an IPv6 address.
     pub(super) fn host_name(&self) -> &str {
-        match &self.place {
-            Place::Host(host) => host.host().trim_matches(['[', ']']),
-            Place::Socket(_) => SOCKET_AUTHORITY,
+        match &self.address {
+            Address::Host(host) => host.host().trim_matches(['[', ']']),
+            Address::Socket(_) => SOCKET_AUTHORITY,
         }
     }
 
     /// Returns the port that is connected to, or that of the scheme.
     pub(super) fn port(&self) -> u16 {
-        let own = match &self.place {
-            Place::Host(host) => host.port_u16(),
-            Place::Socket(_) => None,
+        let own = match &self.address {
+            Address::Host(host) => host.port_u16(),
+            Address::Socket(_) => None,
         };
         own.unwrap_or_else(|| self.protocol.port())
     }
@@ -100,21 +100,21 @@ impl UpstreamUrl {
     /// Returns the TCP port that is connected to, unless the upstream is a Unix socket.
     #[must_use]
     pub fn tcp_port(&self) -> Option<u16> {
-        matches!(self.place, Place::Host(_)).then(|| self.port())
+        matches!(self.address, Address::Host(_)).then(|| self.port())
     }
 
     /// Returns whether the host is a name, which is looked up.
     #[must_use]
     pub fn is_named(&self) -> bool {
-        matches!(self.place, Place::Host(_))
+        matches!(self.address, Address::Host(_))
             && self.host_name().parse::<std::net::IpAddr>().is_err()
     }
 
     /// Returns the path of the Unix socket, if it is one.
     pub(super) fn path(&self) -> Option<&Path> {
-        match &self.place {
-            Place::Host(_) => None,
-            Place::Socket(path) => Some(path),
+        match &self.address {
+            Address::Host(_) => None,
+            Address::Socket(path) => Some(path),
         }
     }
 
@@ -125,17 +125,17 @@ impl UpstreamUrl {
             Protocol::Https => Scheme::HTTPS,
             Protocol::Http | Protocol::H2c => Scheme::HTTP,
         });
-        parts.authority = Some(match &self.place {
-            Place::Host(host) => host.clone(),
-            Place::Socket(_) => Authority::from_static(SOCKET_AUTHORITY),
+        parts.authority = Some(match &self.address {
+            Address::Host(host) => host.clone(),
+            Address::Socket(_) => Authority::from_static(SOCKET_AUTHORITY),
         });
         parts.path_and_query = Some(PathAndQuery::from_static("/"));
         Uri::from_parts(parts).expect("scheme, authority and path make a URL")
     }
 
-    /// Returns whether requests to both URLs go to the same place. Host names have no case.
+    /// Returns whether both URLs name the same upstream. Host names have no case.
     #[must_use]
-    pub fn is_same_place(&self, other: &Self) -> bool {
+    pub fn is_same_upstream(&self, other: &Self) -> bool {
         self.path() == other.path()
             && self.host_name().eq_ignore_ascii_case(other.host_name())
             && self.port() == other.port()
@@ -168,12 +168,12 @@ impl Protocol {
 
 impl fmt::Display for UpstreamUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.place, self.protocol) {
-            (Place::Host(host), Protocol::Https) => write!(f, "https://{host}/"),
-            (Place::Host(host), Protocol::Http) => write!(f, "http://{host}/"),
-            (Place::Host(host), Protocol::H2c) => write!(f, "h2c://{host}/"),
-            (Place::Socket(path), Protocol::H2c) => write!(f, "unix+h2c:{}", path.display()),
-            (Place::Socket(path), _) => write!(f, "unix:{}", path.display()),
+        match (&self.address, self.protocol) {
+            (Address::Host(host), Protocol::Https) => write!(f, "https://{host}/"),
+            (Address::Host(host), Protocol::Http) => write!(f, "http://{host}/"),
+            (Address::Host(host), Protocol::H2c) => write!(f, "h2c://{host}/"),
+            (Address::Socket(path), Protocol::H2c) => write!(f, "unix+h2c:{}", path.display()),
+            (Address::Socket(path), _) => write!(f, "unix:{}", path.display()),
         }
     }
 }

@@ -41,7 +41,9 @@ impl UpstreamArgs {
         call_timeout: Duration,
     ) -> Result<Upstream, String> {
         let is_repeated = |(index, url): &(usize, &UpstreamUrl)| {
-            urls[..*index].iter().any(|known| known.is_same_place(url))
+            urls[..*index]
+                .iter()
+                .any(|known| known.is_same_upstream(url))
         };
         if let Some((_, url)) = urls.iter().enumerate().find(is_repeated) {
             return Err(format!(
