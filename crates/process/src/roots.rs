@@ -33,9 +33,10 @@ pub fn in_file(path: &Path) -> Result<RootCertStore, Error> {
             return Err(Error::NoCertificate(shown()));
         }
     }
-    match roots.is_empty() {
-        true => Err(Error::NoCertificate(shown())),
-        false => Ok(roots),
+    if roots.is_empty() {
+        Err(Error::NoCertificate(shown()))
+    } else {
+        Ok(roots)
     }
 }
 

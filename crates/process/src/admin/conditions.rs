@@ -118,9 +118,10 @@ impl Condition {
 pub(crate) fn on_a_line(text: &str) -> String {
     let mut line = String::new();
     for char in text.chars().take(MAX_REASON) {
-        match char.is_control() {
-            true => line.extend(char.escape_default()),
-            false => line.push(char),
+        if char.is_control() {
+            line.extend(char.escape_default())
+        } else {
+            line.push(char)
         }
     }
     line

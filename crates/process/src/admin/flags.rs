@@ -72,9 +72,10 @@ fn overlap(a: &ListenAddress, b: &ListenAddress) -> bool {
 
 fn host_name(text: &str) -> Result<String, String> {
     let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
-    match !text.is_empty() && text.bytes().all(is_host) {
-        true => Ok(text.trim_end_matches('.').to_owned()),
-        false => Err("not a host name without a port; expected for example node-1.internal".into()),
+    if !text.is_empty() && text.bytes().all(is_host) {
+        Ok(text.trim_end_matches('.').to_owned())
+    } else {
+        Err("not a host name without a port; expected for example node-1.internal".into())
     }
 }
 

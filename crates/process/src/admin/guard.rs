@@ -27,12 +27,11 @@ pub(super) fn check(head: &Parts, names: &[String]) -> Result<(), Denial> {
         origin.eq_ignore_ascii_case(expected.as_bytes())
     };
     let mut origins = head.headers.get_all(header::ORIGIN).iter();
-    match origins.all(|origin| is_same(origin.as_bytes())) {
-        true => Ok(()),
-        false => {
-            let text = "pages of other origins may not use this listener\n".to_owned();
-            Err((StatusCode::FORBIDDEN, text))
-        }
+    if origins.all(|origin| is_same(origin.as_bytes())) {
+        Ok(())
+    } else {
+        let text = "pages of other origins may not use this listener\n".to_owned();
+        Err((StatusCode::FORBIDDEN, text))
     }
 }
 

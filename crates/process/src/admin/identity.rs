@@ -173,9 +173,10 @@ fn trust_bundles(overview: &Overview) -> Condition {
                 return condition(State::Met, listed(&domains));
             };
             // Peers of other trust domains are verified as before.
-            let state = match is_own(&fault) && !domains.contains(&&fault.trust_domain) {
-                true => State::Lost,
-                false => State::Degraded,
+            let state = if is_own(&fault) && !domains.contains(&&fault.trust_domain) {
+                State::Lost
+            } else {
+                State::Degraded
             };
             condition(state, fault_text(fault))
                 .since(fault.since)
@@ -220,10 +221,12 @@ fn without_bundle(
     let faults = faults.filter(|fault| !domains.contains(&&fault.trust_domain));
     let mut conditions: Vec<_> = faults
         .clone()
-        .map(|fault| match own == Some(&fault.trust_domain) {
-            true => faulty(fault, State::Lost),
-            // Callers of other trust domains are served as before.
-            false => faulty(fault, State::Degraded),
+        .map(|fault| {
+            if own == Some(&fault.trust_domain) {
+                faulty(fault, State::Lost)
+            } else {
+                faulty(fault, State::Degraded)
+            }
         })
         .collect();
     if let Some(own) = own.filter(|own| !domains.contains(own))
@@ -261,8 +264,9 @@ fn listed(domains: &[&TrustDomain]) -> String {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    match names.is_empty() {
-        true => "no trust domain has a bundle".to_owned(),
-        false => names.join(", ") + &more,
+    if names.is_empty() {
+        "no trust domain has a bundle".to_owned()
+    } else {
+        names.join(", ") + &more
     }
 }

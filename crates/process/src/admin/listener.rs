@@ -87,9 +87,10 @@ async fn accept(socket: &Socket, router: &Arc<Router>, connections: &mut Connect
     let router = Arc::clone(router);
     let accepted = match socket {
         Socket::Tcp(tcp) => tcp.accept().await.map(|(stream, peer)| {
-            let sender = match peer.ip().to_canonical().is_loopback() {
-                true => Sender::Local,
-                false => Sender::Remote,
+            let sender = if peer.ip().to_canonical().is_loopback() {
+                Sender::Local
+            } else {
+                Sender::Remote
             };
             connections.open(connection(stream, router, sender));
         }),

@@ -166,9 +166,10 @@ fn sections(view: &View<'_>) -> Markup {
 }
 
 fn foot(paths: &[(&str, &str)], refreshes: bool) -> Markup {
-    let (target, text) = match refreshes {
-        true => (format!("/?{NO_REFRESH}"), "stop refreshing"),
-        false => ("/".to_owned(), "refresh every 5 seconds"),
+    let (target, text) = if refreshes {
+        (format!("/?{NO_REFRESH}"), "stop refreshing")
+    } else {
+        ("/".to_owned(), "refresh every 5 seconds")
     };
     html! {
         footer {

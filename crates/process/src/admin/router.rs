@@ -155,9 +155,10 @@ impl Router {
     fn ready(&self, head: &Parts) -> Answer {
         let report = self.conditions.report();
         let status = ready::status(&report);
-        match media::prefers_json(&head.headers) {
-            true => answer(status, JSON, format!("{}\n", ready::json(&report))),
-            false => text(status, ready::text(&report)),
+        if media::prefers_json(&head.headers) {
+            answer(status, JSON, format!("{}\n", ready::json(&report)))
+        } else {
+            text(status, ready::text(&report))
         }
     }
 }

@@ -24,9 +24,10 @@ pub(super) fn conditions(
         };
         return vec![Condition::new(prefix, state, reason)];
     }
-    let ejected = match endpoints.iter().all(|one| one.ejected.is_some()) {
-        true => State::Lost,
-        false => State::Degraded,
+    let ejected = if endpoints.iter().all(|one| one.ejected.is_some()) {
+        State::Lost
+    } else {
+        State::Degraded
     };
     let one = |endpoint: &EndpointStatus| {
         let (state, reason) = match &endpoint.ejected {

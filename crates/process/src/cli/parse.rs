@@ -102,11 +102,12 @@ pub fn workload_id(text: &str) -> Result<SpiffeId, String> {
 /// Fails with the rule and an example when the text is not a hint.
 pub(super) fn hint(text: &str) -> Result<String, String> {
     const MAX: usize = 1024;
-    match (1..=MAX).contains(&text.len()) && !text.contains(char::is_control) {
-        true => Ok(text.to_owned()),
-        false => Err(format!(
+    if (1..=MAX).contains(&text.len()) && !text.contains(char::is_control) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
             "a hint has 1 to {MAX} bytes and no control characters; expected for example internal"
-        )),
+        ))
     }
 }
 

@@ -28,9 +28,10 @@ pub fn address(
     listen: ListenFlag<'_>,
 ) {
     let finding = match args.claim(inherited, listen) {
-        Ok(_) => Finding::Ok(match args.shares_port() {
-            true => format!("{listen} can be bound, next to an older process of this user"),
-            false => format!("{listen} can be bound"),
+        Ok(_) => Finding::Ok(if args.shares_port() {
+            format!("{listen} can be bound, next to an older process of this user")
+        } else {
+            format!("{listen} can be bound")
         }),
         Err(error) => in_use(listen, error),
     };
@@ -65,17 +66,18 @@ fn in_use(listen: ListenFlag<'_>, error: listen::Error) -> Finding {
         format!(", where a process of uid {uid} listens")
     });
     let tried = format!("{listen}{by}");
-    match is_ours {
-        true => Finding::Warning(Trouble::new(
+    if is_ours {
+        Finding::Warning(Trouble::new(
             tried,
             error,
             "nothing, if that process is the one to diagnose; otherwise stop it, or choose another address",
-        )),
-        false => Finding::Failed(Trouble::new(
+        ))
+    } else {
+        Finding::Failed(Trouble::new(
             tried,
             error,
             format!("stop that process, or change {}", listen.name),
-        )),
+        ))
     }
 }
 
@@ -160,15 +162,14 @@ fn svid(doctor: &mut Doctor, source: &X509Source) {
         doctor.warning("renewal", Kind::Identity, trouble);
     }
     let names = certificate::dns_names(leaf);
-    let text = match names.is_empty() {
-        true => {
-            "none: callers must verify the SPIFFE ID, and those that verify a host name refuse it"
-                .to_owned()
-        }
-        false => format!(
+    let text = if names.is_empty() {
+        "none: callers must verify the SPIFFE ID, and those that verify a host name refuse it"
+            .to_owned()
+    } else {
+        format!(
             "{}, for callers that verify a host name",
             words::list(names)
-        ),
+        )
     };
     doctor.ok("dns-names", Kind::Identity, text);
 }

@@ -42,9 +42,10 @@ impl DoctorArgs {
     /// Returns the level of log lines. In a diagnosis only errors are logged, because its verdicts say the rest.
     #[must_use]
     pub fn log_level(&self, otherwise: LevelFilter) -> LevelFilter {
-        match self.doctor {
-            true => LevelFilter::ERROR,
-            false => otherwise,
+        if self.doctor {
+            LevelFilter::ERROR
+        } else {
+            otherwise
         }
     }
 }
@@ -230,9 +231,10 @@ impl Doctor {
     /// Fails when standard output can't be written to.
     pub fn finish(mut self) -> anyhow::Result<ExitCode> {
         let status = self.exit_status();
-        let text = match self.is_json {
-            true => serde_json::to_string_pretty(&self.report())? + "\n",
-            false => self.summary(),
+        let text = if self.is_json {
+            serde_json::to_string_pretty(&self.report())? + "\n"
+        } else {
+            self.summary()
         };
         self.print(&text);
         self.output.context("cannot write to standard output")?;
@@ -317,8 +319,9 @@ impl Step {
 /// Returns a text without control characters, so that no peer writes lines of its own.
 fn one_line(text: &str) -> String {
     let is_control = |one: char| one.is_control();
-    match text.contains(is_control) {
-        false => text.to_owned(),
-        true => text.replace(is_control, " "),
+    if !text.contains(is_control) {
+        text.to_owned()
+    } else {
+        text.replace(is_control, " ")
     }
 }

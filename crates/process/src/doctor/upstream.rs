@@ -89,9 +89,10 @@ impl UpstreamSteps<'_> {
                     "start the upstream, open the port in the firewall between, or correct {flag}"
                 );
                 let trouble = Trouble::new(format!("connect to {target}"), error, remedy);
-                match reached.is_empty() {
-                    true => Finding::Failed(trouble),
-                    false => Finding::Warning(trouble),
+                if reached.is_empty() {
+                    Finding::Failed(trouble)
+                } else {
+                    Finding::Warning(trouble)
                 }
             }
         };

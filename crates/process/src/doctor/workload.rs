@@ -36,9 +36,10 @@ pub async fn begin(
         doctor.not_tried("identity", Kind::Identity, CONNECTED);
         return Err(CONNECTED);
     }
-    match identity(doctor, api, wanted).await {
-        true => Ok(()),
-        false => Err(IDENTITY),
+    if identity(doctor, api, wanted).await {
+        Ok(())
+    } else {
+        Err(IDENTITY)
     }
 }
 
@@ -78,9 +79,10 @@ async fn agent(doctor: &mut Doctor, api: &WorkloadApi) -> bool {
 /// Records that this user may not connect. If the directory can't be searched, it is unknown whether the socket
 /// is there.
 fn forbidden(doctor: &mut Doctor, address: &Address, path: &Path, error: &Error) {
-    match permission::is_there(path) {
-        true => doctor.ok("socket", Kind::WorkloadApi, format!("{address} is there")),
-        false => doctor.not_tried("socket", Kind::WorkloadApi, "permission on its directory"),
+    if permission::is_there(path) {
+        doctor.ok("socket", Kind::WorkloadApi, format!("{address} is there"))
+    } else {
+        doctor.not_tried("socket", Kind::WorkloadApi, "permission on its directory")
     }
     let remedy = "give this user's group access to the directory and the socket, or run the process as a user who \
                   has it";
@@ -110,15 +112,14 @@ async fn identity(doctor: &mut Doctor, api: &WorkloadApi, wanted: &WorkloadApiAr
     };
     let count = issued.all.len();
     let chosen = named(&issued.chosen);
-    let finding = match count > 1 && wanted.is_any() {
-        true => {
-            let all = words::list(issued.all.iter().map(named));
-            let cause =
-                format!("{count} identities are issued, and which is the first may change: {all}");
-            let remedy = "choose one with --spiffe-id or --hint";
-            Finding::Warning(Trouble::new(chosen, cause, remedy))
-        }
-        false => Finding::Ok(chosen),
+    let finding = if count > 1 && wanted.is_any() {
+        let all = words::list(issued.all.iter().map(named));
+        let cause =
+            format!("{count} identities are issued, and which is the first may change: {all}");
+        let remedy = "choose one with --spiffe-id or --hint";
+        Finding::Warning(Trouble::new(chosen, cause, remedy))
+    } else {
+        Finding::Ok(chosen)
     };
     doctor.note("identity", Kind::Identity, finding);
     true
@@ -244,9 +245,10 @@ pub async fn jwt_bundles<'a>(
 }
 
 fn bad(trouble: Trouble, is_needed: bool) -> Finding {
-    match is_needed {
-        true => Finding::Failed(trouble),
-        false => Finding::Warning(trouble),
+    if is_needed {
+        Finding::Failed(trouble)
+    } else {
+        Finding::Warning(trouble)
     }
 }
 

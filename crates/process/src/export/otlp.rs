@@ -165,8 +165,9 @@ fn attribute(text: &str) -> Result<(String, String), String> {
     let (key, value) = (key.trim(), value.trim());
     let value = percent_encoding::percent_decode_str(value).decode_utf8();
     let value = value.map_err(|_| error())?.into_owned();
-    match key.is_empty() {
-        true => Err(error().into()),
-        false => Ok((key.to_owned(), value)),
+    if key.is_empty() {
+        Err(error().into())
+    } else {
+        Ok((key.to_owned(), value))
     }
 }

@@ -71,9 +71,10 @@ fn sockets(mut passed: ListenFd, count: usize) -> Result<Vec<TcpListener>, Inher
     let socket = |index| {
         let listener = passed.take_tcp_listener(index).and_then(|listener| {
             let listener = listener.ok_or(io::ErrorKind::NotFound)?;
-            match getsockopt(&listener, AcceptConn)? {
-                true => Ok(listener),
-                false => Err(io::Error::other("it does not listen")),
+            if getsockopt(&listener, AcceptConn)? {
+                Ok(listener)
+            } else {
+                Err(io::Error::other("it does not listen"))
             }
         });
         let number = index + 1;

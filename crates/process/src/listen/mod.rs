@@ -76,9 +76,10 @@ impl ClaimedAddress {
         reuse_port: bool,
         cores: usize,
     ) -> Result<Self, Error> {
-        let others = match reuse_port {
-            true => Others::Allowed,
-            false => Others::Refused,
+        let others = if reuse_port {
+            Others::Allowed
+        } else {
+            Others::Refused
         };
         let sockets = match (inherited.listeners()?, listen.address) {
             (Some(passed), _) => {

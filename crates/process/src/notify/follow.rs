@@ -68,11 +68,10 @@ impl ServiceManager {
             signs.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 signs.tick().await;
-                match cores.ping(pause).await {
-                    true => manager.send("WATCHDOG=1"),
-                    false => {
-                        error!(within = ?pause, "a core does not run: the service manager's watchdog gets no sign of life")
-                    }
+                if cores.ping(pause).await {
+                    manager.send("WATCHDOG=1")
+                } else {
+                    error!(within = ?pause, "a core does not run: the service manager's watchdog gets no sign of life")
                 }
             }
         });

@@ -211,14 +211,15 @@ fn method(text: &str) -> Result<Method, String> {
 
 fn given_name(name: &RawText) -> Result<RuleName, MistakeAt> {
     let text = name.get_ref();
-    match (1..=MAX_NAME).contains(&text.len()) && !text.contains(char::is_control) {
-        true => Ok(RuleName::given(text)),
-        false => Err(MistakeAt::new(
+    if (1..=MAX_NAME).contains(&text.len()) && !text.contains(char::is_control) {
+        Ok(RuleName::given(text))
+    } else {
+        Err(MistakeAt::new(
             name.span().start,
             format!(
                 "a name has 1 to {MAX_NAME} bytes and no control characters; expected for example \"orders\""
             ),
-        )),
+        ))
     }
 }
 

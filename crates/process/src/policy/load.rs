@@ -86,9 +86,10 @@ impl PolicyFile {
             return false;
         }
         let is_settled = self.next.as_ref() == Some(&now);
-        match is_settled {
-            true => (self.seen, self.next) = (now, None),
-            false => self.next = Some(now),
+        if is_settled {
+            (self.seen, self.next) = (now, None);
+        } else {
+            self.next = Some(now);
         }
         is_settled
     }
@@ -113,9 +114,10 @@ fn contents(path: &Path) -> Contents {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(text)?;
     file.take(MAX + 1).read_to_end(&mut bytes).map_err(text)?;
-    match bytes.len() as u64 > MAX {
-        true => Err(format!("is longer than {MAX} bytes")),
-        false => Ok(bytes),
+    if bytes.len() as u64 > MAX {
+        Err(format!("is longer than {MAX} bytes"))
+    } else {
+        Ok(bytes)
     }
 }
 

@@ -18,9 +18,10 @@ pub use self::load::{PolicyFile, Refused};
 /// pattern, all workloads of `own` are allowed.
 #[must_use]
 pub fn of_flags(allow: &[Pattern], public: &[PathPattern], own: &TrustDomain) -> Rules {
-    let allow = match allow.is_empty() {
-        true => Allow::members_of(own.clone()),
-        false => allow.iter().cloned().collect(),
+    let allow = if allow.is_empty() {
+        Allow::members_of(own.clone())
+    } else {
+        allow.iter().cloned().collect()
     };
     // A rule without paths would make every request public.
     let public = (!public.is_empty()).then(|| AccessRule {

@@ -41,9 +41,10 @@ impl Sandbox {
     }
 
     fn rules(&self, level: CompatLevel) -> Result<RulesetCreated, RulesetError> {
-        let scopes = match self.signals {
-            true => Scope::AbstractUnixSocket.into(),
-            false => Scope::from_all(TESTED),
+        let scopes = if self.signals {
+            Scope::AbstractUnixSocket.into()
+        } else {
+            Scope::from_all(TESTED)
         };
         let mut rules = Ruleset::default()
             .set_compatibility(level)
@@ -69,9 +70,10 @@ impl Sandbox {
 
     /// Returns the uses of ports that need a rule.
     fn ports(&self) -> BitFlags<AccessNet> {
-        match self.binds_any {
-            true => AccessNet::ConnectTcp.into(),
-            false => AccessNet::BindTcp | AccessNet::ConnectTcp,
+        if self.binds_any {
+            AccessNet::ConnectTcp.into()
+        } else {
+            AccessNet::BindTcp | AccessNet::ConnectTcp
         }
     }
 }
@@ -93,9 +95,10 @@ fn allow(
     let Ok(opened) = PathFd::new(path) else {
         return Ok(rules);
     };
-    let access = match path.is_dir() {
-        true => access,
-        false => access & AccessFs::from_file(TESTED),
+    let access = if path.is_dir() {
+        access
+    } else {
+        access & AccessFs::from_file(TESTED)
     };
     rules.add_rule(PathBeneath::new(opened, access))
 }
@@ -114,9 +117,10 @@ impl fmt::Display for Enforced {
             LandlockStatus::Available { effective_abi, .. } => effective_abi as i32,
             LandlockStatus::NotEnabled | LandlockStatus::NotImplemented => 0,
         };
-        let listening = match self.binds_any {
-            true => " (any to listen on)",
-            false => "",
+        let listening = if self.binds_any {
+            " (any to listen on)"
+        } else {
+            ""
         };
         match self.status {
             RulesetStatus::FullyEnforced => write!(

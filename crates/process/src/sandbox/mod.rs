@@ -225,11 +225,12 @@ pub fn announce() {
 /// directory, and does not apply to a later one of the same name.
 #[must_use]
 pub fn explained(error: &io::Error) -> String {
-    match error.kind() == io::ErrorKind::PermissionDenied && IN_FORCE.get().is_some() {
-        true => format!(
+    if error.kind() == io::ErrorKind::PermissionDenied && IN_FORCE.get().is_some() {
+        format!(
             "{error}; if its directory is newer than this process, the sandbox denies it: restart this process"
-        ),
-        false => error.to_string(),
+        )
+    } else {
+        error.to_string()
     }
 }
 

@@ -47,9 +47,10 @@ pub(super) fn users() -> Vec<PathBuf> {
 }
 
 fn in_etc(files: &[&str]) -> Vec<PathBuf> {
-    let etc: &[&str] = match geteuid().is_root() {
-        true => files,
-        false => &["/etc"],
+    let etc: &[&str] = if geteuid().is_root() {
+        files
+    } else {
+        &["/etc"]
     };
     [etc, &MODULES]
         .concat()

@@ -181,9 +181,10 @@ impl Buffer {
     fn take(&self, line: &[u8]) -> bool {
         let mut pending = lock(&self.0);
         let fits = pending.bytes.len() + line.len() <= MAX_BUFFERED;
-        match fits {
-            true => pending.bytes.extend_from_slice(line),
-            false => pending.left_out += 1,
+        if fits {
+            pending.bytes.extend_from_slice(line)
+        } else {
+            pending.left_out += 1
         }
         fits
     }

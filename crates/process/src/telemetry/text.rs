@@ -42,9 +42,12 @@ impl Write for Escaped<'_, '_> {
         if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
             return self.0.write_str(text);
         }
-        text.chars().try_for_each(|char| match char.is_control() {
-            true => write!(self.0, "{}", char.escape_default()),
-            false => self.0.write_char(char),
+        text.chars().try_for_each(|char| {
+            if char.is_control() {
+                write!(self.0, "{}", char.escape_default())
+            } else {
+                self.0.write_char(char)
+            }
         })
     }
 }
@@ -95,9 +98,10 @@ mod tests {
             .with_timer(Utc)
             .with_ansi(false)
             .with_target(false);
-        match is_ours {
-            true => with_default(logs.fmt_fields(fields()).finish(), log),
-            false => with_default(logs.finish(), log),
+        if is_ours {
+            with_default(logs.fmt_fields(fields()).finish(), log)
+        } else {
+            with_default(logs.finish(), log)
         }
         let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
         let without_time = text.lines().map(|line| {
