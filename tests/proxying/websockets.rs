@@ -97,11 +97,10 @@ async fn serve(mut tls: Tls, came: Arc<mpsc::UnboundedSender<String>>) -> Option
     };
     let is = |query: &str| request.start_line().contains(query);
     came.send(request.head.clone()).ok()?;
-    let plain = match is("/ws") {
-        true if is("refused") => Some("403 Forbidden"),
-        true if is("plain") => Some("200 OK"),
-        true => None,
-        false => Some("403 Forbidden"),
+    let plain = if !is("/ws") || is("refused") {
+        Some("403 Forbidden")
+    } else {
+        is("plain").then_some("200 OK")
     };
     if let Some(status) = plain {
         let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 3\r\n\r\nno\n");

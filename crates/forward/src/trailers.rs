@@ -135,10 +135,14 @@ impl TrailerRules {
     fn allow(&self, name: &HeaderName) -> bool {
         let text = name.as_str();
         // Some servers read both spellings as the same field.
-        let dashed: Cow<'_, str> = match text.contains('_') {
-            true if self.of == Side::Request => return false,
-            true => text.replace('_', "-").into(),
-            false => text.into(),
+        let has_underscore = text.contains('_');
+        if has_underscore && self.of == Side::Request {
+            return false;
+        }
+        let dashed: Cow<'_, str> = if has_underscore {
+            text.replace('_', "-").into()
+        } else {
+            text.into()
         };
         let is_one_of = |names: &[HeaderName]| names.iter().any(|one| *one == *dashed);
         self.of != Side::Answer { is_taken: false }

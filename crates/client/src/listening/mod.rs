@@ -119,13 +119,13 @@ async fn destinations(
     routes: Vec<(Route, Upstream)>,
 ) -> anyhow::Result<Option<Vec<Destination>>> {
     let is_spiffe = |(route, _): &(Route, _)| matches!(route.peer, PeerIdentity::SpiffeId(_));
-    let x509 = if !routes.iter().any(is_spiffe) {
-        None
-    } else {
+    let x509 = if routes.iter().any(is_spiffe) {
         match service.identity(workload_api.x509_bundles()).await? {
             Some(identity) => Some(identity.x509),
             None => return Ok(None),
         }
+    } else {
+        None
     };
     let destinations = routes.into_iter().map(|(route, upstream)| {
         let peer = &route.peer;

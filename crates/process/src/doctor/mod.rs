@@ -318,10 +318,5 @@ impl Step {
 
 /// Returns a text without control characters, so that no peer writes lines of its own.
 fn one_line(text: &str) -> String {
-    let is_control = |one: char| one.is_control();
-    if !text.contains(is_control) {
-        text.to_owned()
-    } else {
-        text.replace(is_control, " ")
-    }
+    text.replace(|one: char| one.is_control(), " ")
 }

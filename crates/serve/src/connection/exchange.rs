@@ -58,11 +58,12 @@ struct Asked {
 
 impl Asked {
     fn by(request: &Request<Wire>) -> Self {
-        let is_websocket = request.extensions().get::<WebSocket>().is_some();
-        let kind = match is_websocket {
-            true => BodyKind::Socket,
-            false if grpc::is_call(request) => BodyKind::Call,
-            false => BodyKind::Plain,
+        let kind = if request.extensions().get::<WebSocket>().is_some() {
+            BodyKind::Socket
+        } else if grpc::is_call(request) {
+            BodyKind::Call
+        } else {
+            BodyKind::Plain
         };
         let is_connect = *request.method() == Method::CONNECT;
         let deadline = match kind {

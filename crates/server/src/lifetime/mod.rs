@@ -66,14 +66,14 @@ impl Expiry {
         self,
         answering: impl Future<Output = Response<Body>>,
     ) -> Response<Body> {
-        let answered = if !self.is_call {
-            Some(answering.await)
-        } else {
+        let answered = if self.is_call {
             tokio::select! {
                 biased;
                 answered = answering => Some(answered),
                 () = self.passed() => None,
             }
+        } else {
+            Some(answering.await)
         };
         match answered {
             Some(response) => Ending::of(response, self),
