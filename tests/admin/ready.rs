@@ -137,6 +137,8 @@ async fn outage_is_degraded_with_the_time_left_and_503_once_the_svid_has_expired
     stack.agent.restart().await.unwrap();
     let (status, _) = admin.becomes("ready", "workload_api", "met").await;
     assert_eq!(status, 200);
+    let page = admin.page().await.body;
+    assert!(page.contains("the Workload API is back"), "{page}");
 }
 
 #[tokio::test]

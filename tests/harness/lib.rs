@@ -62,8 +62,6 @@ impl Stack {
     /// Starts an agent for which the test's own process is `own_id`. `change` may change its
     /// configuration.
     pub async fn with(own_id: &str, change: impl FnOnce(&mut Config)) -> Self {
-        process::install_crypto_provider();
-        let directory = tempfile::tempdir().unwrap();
         let own = std::env::current_exe().unwrap();
         let entries = vec![
             entry(SERVER_ID, binary("server")),
@@ -71,6 +69,13 @@ impl Stack {
             entry(CLIENT_ID, binary("client")),
             entry(own_id, own),
         ];
+        Self::with_entries(entries, change).await
+    }
+
+    /// Starts an agent with these registration entries only. `change` may change its configuration.
+    pub async fn with_entries(entries: Vec<Entry>, change: impl FnOnce(&mut Config)) -> Self {
+        process::install_crypto_provider();
+        let directory = tempfile::tempdir().unwrap();
         let mut config = Config::new(directory.path().join("agent.sock"), entries);
         change(&mut config);
         Self {

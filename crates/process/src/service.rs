@@ -24,7 +24,7 @@ pub struct Service {
     address: ClaimedAddress,
     /// The request to stop.
     shutdown: Shutdown,
-    /// The end of listening, which may come later.
+    /// The begin of the drain, which comes `--stop-delay` after the request to stop.
     drain: Shutdown,
     cores: Cores,
     manager: ServiceManager,
@@ -52,9 +52,9 @@ pub struct Claim<'a> {
 const FIRST_PING: Duration = Duration::from_secs(10);
 
 impl Service {
-    /// Handles signals and claims the addresses. A mistake in an address is found before anything
-    /// else. A service manager is told that the process waits for an identity, and the admin listener answers
-    /// from then on. The limit of open files is raised. Sampled requests have spans, if there is a collector.
+    /// Handles signals, and claims the addresses of the admin listener and of the listener. Then it tells a service
+    /// manager that the process waits for an identity, lets the admin listener answer, raises the limit of open
+    /// files and starts the export of spans.
     ///
     /// # Errors
     /// Fails when an address, or a socket that was passed in its place, can't be listened on.

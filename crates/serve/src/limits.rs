@@ -34,8 +34,8 @@ pub struct Limits {
     /// The largest number of TLS handshakes, over all cores. For one more, the oldest of the source with
     /// the most is closed.
     pub max_handshakes: usize,
-    /// The in-flight limit: the largest number of requests in flight, over all cores. More of them are
-    /// answered 503.
+    /// The in-flight limit: the largest number of requests in flight, over all cores. For one more, the oldest
+    /// request of a source with more is ended. If there is none, the new request is answered 503.
     pub max_requests: usize,
 }
 

@@ -43,11 +43,12 @@ struct Inner {
 pub enum OnFull {
     /// The new holder is refused.
     Refuse,
-    /// The oldest holder of its source is evicted.
+    /// The oldest holder of its source is evicted, or that of the source with the largest share if the own
+    /// has none.
     EvictOwnOldest,
 }
 
-/// A source's part in a bound. A connection looks it up once.
+/// A handle to a source's count in a bound. A connection takes one, and keeps it.
 #[derive(Debug)]
 pub struct Share {
     shares: Shares,
@@ -118,10 +119,10 @@ impl Shares {
         })
     }
 
-    /// Evicts the oldest holder of the source with the largest share for a new holder of `newcomer`. If no source
-    /// has more than its `newcomers` holders, which include the new one, [`OnFull`] decides. Returns whether a
-    /// holder was evicted.
-    fn make_room(&self, newcomer: &Source, newcomers: usize) -> bool {
+    /// Evicts a holder for a new one of the source `own`, which has `own_holders` with the new one. The oldest
+    /// holder of the source with the largest share is evicted. If no source has more than `own`, [`OnFull`]
+    /// decides. Returns whether a holder was evicted.
+    fn make_room(&self, own: &Source, own_holders: usize) -> bool {
         if let Some(exceeded) = &self.0.exceeded {
             exceeded.note();
         }
@@ -130,12 +131,10 @@ impl Shares {
             return false;
         };
         let nobody_is_larger =
-            std::ptr::eq(&*largest, newcomer) || largest.permits().load(Relaxed) <= newcomers;
+            std::ptr::eq(&*largest, own) || largest.permits().load(Relaxed) <= own_holders;
         match (nobody_is_larger, self.0.on_full) {
             (false, _) => self.evict_oldest(&largest),
-            (true, OnFull::EvictOwnOldest) => {
-                self.evict_oldest(newcomer) || self.evict_oldest(&largest)
-            }
+            (true, OnFull::EvictOwnOldest) => self.evict_oldest(own) || self.evict_oldest(&largest),
             (true, OnFull::Refuse) => false,
         }
     }
@@ -153,7 +152,7 @@ impl Share {
     /// Admits a holder. `eviction` tells it when it is evicted.
     ///
     /// # Errors
-    /// Fails when the holder is one too many and no other source has more.
+    /// Fails over the bound of the source. Over the total bound, fails if no holder can be evicted for it.
     pub fn enter(self: &Arc<Self>, eviction: &Arc<Eviction>) -> Result<Permit, Full> {
         let (inner, source) = (&self.shares.0, &self.source);
         let of_source = source.permits().fetch_add(1, Relaxed) + 1;

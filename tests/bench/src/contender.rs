@@ -108,11 +108,7 @@ impl World {
     pub(crate) async fn new() -> Result<Self> {
         let any = format!("{SERVER_ID}=unix:uid:{};dns=localhost", Uid::current());
         let entry = any.parse()?;
-        let stack = Stack::with(SERVER_ID, |config| {
-            config.entries = vec![entry];
-            config.jwt_ttl = TOKEN_TTL;
-        })
-        .await;
+        let stack = Stack::with_entries(vec![entry], |config| config.jwt_ttl = TOKEN_TTL).await;
         let directory = tempfile::tempdir()?;
         let from = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let envoy = from("ENVOY").map(PathBuf::from);

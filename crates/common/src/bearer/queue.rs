@@ -1,6 +1,6 @@
 //! A queue of verifications that lets a core do other work between them.
 //!
-//! A verification takes about as long as a hundred tokens in the [cache](super::cache), which has both figures. It
+//! A verification takes about as long as a hundred tokens in the [cache](super::cache), which has the figures. It
 //! never yields, so that on a runtime of one thread a flood of new tokens would occupy the core. Verifications
 //! therefore run in rounds. A round lasts for [`ROUND`]; after it, all other tasks of the core that are ready run
 //! once, and the next round begins. Two bounds apply:

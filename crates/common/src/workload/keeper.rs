@@ -51,7 +51,7 @@ pub(super) struct Keeper {
     x509: watch::Sender<Arc<X509State>>,
     jwt: watch::Sender<Arc<Bundles<JwtBundle>>>,
     readiness: watch::Sender<Readiness>,
-    /// The reason why the Workload API was away, if it was since the process was ready for the last time.
+    /// The cause of the present outage of the Workload API. It is `None` once the process is ready again.
     away: Option<String>,
     /// The time of the last change of the readiness.
     assessed: SystemTime,
@@ -133,7 +133,7 @@ impl Keeper {
     ) -> Result<Applied, Reason> {
         self.links.entry(stream).or_default().deliver(now);
         let applied = self.held.apply(message, now);
-        self.note(stream, applied.as_ref().map(Applied::is_whole));
+        self.count_message(stream, applied.as_ref().map(Applied::is_whole));
         applied
     }
 
@@ -156,19 +156,20 @@ impl Keeper {
     }
 
     /// Counts a message, and the reason why it cannot be used.
-    fn note(&self, stream: Stream, is_usable: Result<bool, &Reason>) {
+    fn count_message(&self, stream: Stream, is_usable: Result<bool, &Reason>) {
         if let Some(monitor) = &self.monitor {
             monitor.counts().note(stream, is_usable);
         }
     }
 
-    /// Takes note of a stream that delivers nothing.
+    /// Takes note of the end of a stream. An end that withdraws the identity, or that has an unusable message,
+    /// is no outage.
     fn lose(&mut self, stream: Stream, reason: &Reason, now: SystemTime) {
-        let was_up = !self.links.values().any(Link::is_lost);
         if reason.is_withdrawal() || matches!(reason, Reason::Unusable(_)) {
-            self.note(stream, Err(reason));
+            self.count_message(stream, Err(reason));
             return self.refuse(stream, reason, now);
         }
+        let was_up = !self.links.values().any(Link::is_lost);
         self.links.entry(stream).or_default().lose(reason, now);
         if was_up {
             // The current SVID is the only one from now on.
@@ -243,12 +244,12 @@ impl Keeper {
         self.deadline(link).is_some_and(|deadline| now >= deadline)
     }
 
-    /// Returns the time until which the bundles of a stream are trusted, if that is limited by more than
-    /// the X.509-SVID.
+    /// Returns the time until which the bundles of a stream are trusted, if it has a limit of its own. While all
+    /// streams are lost, the X.509-SVID is the only limit.
     fn deadline(&self, link: &Link) -> Option<SystemTime> {
-        let others_work = self.links.values().any(|link| !link.is_lost());
-        let is_alone = others_work || self.held.life().is_none();
-        link.trusted_until(self.held.grace(), is_alone)
+        let any_works = self.links.values().any(|link| !link.is_lost());
+        let is_limited = any_works || self.held.life().is_none();
+        link.trusted_until(self.held.grace(), is_limited)
     }
 
     /// Returns the time until which everything that is in use now stays in use.
@@ -267,7 +268,7 @@ impl Keeper {
         if !next.is_as(&before) {
             self.log(&before, &next);
             self.tell(|| match &next {
-                Readiness::Ready => recovery(&before).to_owned(),
+                Readiness::Ready => self.recovery(&before).to_owned(),
                 Readiness::NotReady(Unready::Withdrawn(reason)) => format!("{next}: {reason}"),
                 next => next.to_string(),
             });
@@ -302,7 +303,7 @@ impl Keeper {
         });
     }
 
-    /// Tells the observer of a change of the identity.
+    /// Tells the observer of a change of the identity or of the readiness.
     fn tell(&self, change: impl FnOnce() -> String) {
         if let Some(monitor) = &self.monitor {
             monitor.note(change());
@@ -328,12 +329,25 @@ impl Keeper {
         }
     }
 
+    /// Describes the end of the state `before`.
+    fn recovery(&self, before: &Readiness) -> &'static str {
+        match before {
+            _ if self.away.is_some() => "the Workload API is back",
+            Readiness::NotReady(Unready::Withdrawn(_)) => "the identity is issued again",
+            Readiness::NotReady(Unready::Stale)
+            | Readiness::Degraded {
+                reason: Degradation::Refused,
+                ..
+            } => "what the Workload API sends can be used again",
+            _ => "a new X.509-SVID has come",
+        }
+    }
+
     /// Logs a change of state. The return to normal has the level of a warning, so that a log of warnings
     /// also tells the end.
     fn log(&self, before: &Readiness, next: &Readiness) {
         match next {
-            Readiness::Ready if self.away.is_some() => warn!("the Workload API is back"),
-            Readiness::Ready => warn!("{}", recovery(before)),
+            Readiness::Ready => warn!("{}", self.recovery(before)),
             // The fault of the update is logged already.
             Readiness::Degraded {
                 reason: Degradation::Refused,
@@ -356,18 +370,5 @@ impl Keeper {
             .min()
             .unwrap_or(MAX_INTERVAL)
             .min(MAX_INTERVAL)
-    }
-}
-
-/// Describes the end of a state that was not an outage.
-fn recovery(before: &Readiness) -> &'static str {
-    match before {
-        Readiness::NotReady(Unready::Withdrawn(_)) => "the identity is issued again",
-        Readiness::NotReady(Unready::Stale)
-        | Readiness::Degraded {
-            reason: Degradation::Refused,
-            ..
-        } => "what the Workload API sends can be used again",
-        _ => "a new X.509-SVID has come",
     }
 }

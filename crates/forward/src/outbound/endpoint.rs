@@ -141,8 +141,8 @@ impl<B: RequestBody> Endpoint<B> {
         }
     }
 
-    /// Returns whether no connection is known. One that a request uses alone is known over HTTP/1.1 only, by the
-    /// request in flight.
+    /// Returns whether no connection is known. The pool does not hold a connection while a request uses it
+    /// alone. Over HTTP/1.1 the request in flight shows that there is one.
     pub(super) fn is_unconnected(&self) -> bool {
         let is_in_use = self.is_http1() && self.in_flight.requests() > 0;
         !is_in_use && !self.has_connection()
@@ -208,14 +208,13 @@ impl<B: RequestBody> Endpoint<B> {
         self.offer(need) == Offer::Both
     }
 
-    /// Returns whether requests to the endpoint share no connection because its round trip is long.
+    /// Returns whether the round trip is so long that requests which accept HTTP/1.1 share no connection.
     ///
     /// One HTTP/2 stream carries no more than its window in a round trip. Windows that are wide enough for a
     /// long round trip would be held unread by the hundred, whereas TCP's own windows grow with it. A far
     /// endpoint that also speaks HTTP/1.1 therefore gets a connection for each request. With a round trip of
-    /// 50 ms, 32 MiB came down at 190 MiB/s, against 4.6 on a shared connection
-    /// (`scripts/bench.sh --rows far`). Small requests cost more this way: 28.0 against 24.8 µs for
-    /// server and proxy (`--rows wrk32`, with [`FAR`] at zero).
+    /// 50 ms, 32 MiB came down 40 times as fast as on a shared connection (`scripts/bench.sh --rows far`). A small
+    /// request costs server and proxy an eighth more CPU time this way (`--rows wrk32`, with [`FAR`] at zero).
     fn is_far(&self) -> bool {
         let round_trip = self.round_trip();
         self.protocol == Protocol::Http2 && round_trip.is_some_and(|time| time >= FAR)
@@ -227,13 +226,14 @@ impl<B: RequestBody> Endpoint<B> {
         need.speech() == Speech::Any && self.is_far()
     }
 
-    /// Returns the round trip that the shared connections measured. An unused one ends, and the next
-    /// one measures again.
+    /// Returns the round trip that the shared connections measured. An idle one is closed, and the next one
+    /// measures again.
     fn round_trip(&self) -> Option<Duration> {
         self.shared.iter().filter_map(|one| one.round_trip()).min()
     }
 
-    /// Returns the shared connection with room for a request that has the fewest of two.
+    /// Draws two of the shared connections with room for a request. Returns the index of the one with fewer
+    /// requests in flight.
     fn choose_shared(&self, need: Need, since: Generation) -> Option<usize> {
         let Need::Shared { bytes, .. } = need else {
             return None;

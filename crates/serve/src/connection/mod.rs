@@ -212,7 +212,8 @@ impl Connection {
         }
     }
 
-    /// Drains a connection over HTTP/1.1. A request that arrives within the grace is served too.
+    /// Drains a connection over HTTP/1.1. A request that arrives within the grace is served too. After it, hyper
+    /// closes the connection once that is idle.
     async fn drain_http1(
         &self,
         mut connection: impl HttpConnection,

@@ -23,7 +23,7 @@ const CHUNK: usize = 1024;
 
 type Chunk = [AtomicUsize; CHUNK];
 
-/// A source that has a part in the bound.
+/// A source with a handle.
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) address: IpAddr,
@@ -101,8 +101,8 @@ impl Sources {
         slot
     }
 
-    /// Takes back a handle of the source at `address`, which goes with its last one. The count of a slot is not
-    /// set to zero, because another core may be about to take the permit of an evicted holder off it.
+    /// Takes back a handle of the source at `address`, and removes the source with its last one. The count of its
+    /// slot is not set to zero, because another core may be about to take the permit of an evicted holder off it.
     pub(super) fn release(&mut self, address: IpAddr) {
         let Some(entry) = self.by_address.get_mut(&address) else {
             return;
