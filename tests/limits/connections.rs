@@ -162,7 +162,7 @@ async fn one_address_gets_only_its_share_p143() {
 
 #[tokio::test]
 async fn handshakes_over_the_bound_take_the_place_of_the_oldest_p138_p143() {
-    // Of two cores, the second might accept half-open connections after the good one.
+    // A second core might accept half-open connections after the good one.
     let (_stack, server, https) = server(&["--max-handshakes", "3", "--cores", "1"]).await;
     let port = server.listening().await;
     let mut half_open = Vec::new();

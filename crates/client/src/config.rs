@@ -1,13 +1,12 @@
 //! Flags and environment of the client, typed and checked.
 
-use std::{io::Read, path::PathBuf, time::Duration};
+mod request;
 
-use anyhow::Context;
+use std::{path::PathBuf, time::Duration};
+
 use clap::Parser;
 use forward::outbound::{ExclusiveLimit, Protocol, Timeouts, Upstream, UpstreamUrl};
-use http::{HeaderName, HeaderValue, Method, Request, Uri, header, uri::Authority};
-use http_body_util::Full;
-use hyper::body::Bytes;
+use http::{HeaderName, HeaderValue, Method, Uri, uri::Authority};
 use process::{
     cli::{self, LogArgs, WorkloadApiArgs},
     doctor::DoctorArgs,
@@ -82,10 +81,10 @@ pub struct Config {
     #[arg(long, value_name = "FILE", requires = "server_name")]
     ca: Option<PathBuf>,
     /// Request method [default: GET, or POST with -d]
-    #[arg(short = 'X', long = "request", value_name = "METHOD", value_parser = method)]
+    #[arg(short = 'X', long = "request", value_name = "METHOD", value_parser = request::method)]
     method: Option<Method>,
     /// Request header; repeatable
-    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = request::header)]
     headers: Vec<(HeaderName, HeaderValue)>,
     /// Request body, sent unchanged. @FILE reads it from a file, @- from standard input
     #[arg(short = 'd', long = "data", value_name = "DATA")]
@@ -158,15 +157,6 @@ pub(crate) struct Pace {
     pub(crate) requests: Option<usize>,
     pub(crate) every: Duration,
 }
-
-/// Fields that other parts of the request determine, each with the reason.
-const NOT_SETTABLE: [(HeaderName, &str); 5] = [
-    (header::AUTHORIZATION, "it carries the JWT-SVID"),
-    (header::HOST, "it comes from --url"),
-    (header::CONTENT_LENGTH, "it comes from -d"),
-    (header::TRANSFER_ENCODING, "it comes from -d"),
-    (header::CONNECTION, "it is this hop's own"),
-];
 
 impl Config {
     /// Returns the audiences of the token, each once.
@@ -301,40 +291,6 @@ impl Config {
         let timeouts = Timeouts::all(self.max_time);
         Upstream::new(urls, timeouts, ExclusiveLimit::default())
     }
-
-    /// Returns the method and the URL of the request.
-    pub(crate) fn request(&self) -> Request<()> {
-        let default = match self.data {
-            Some(_) => Method::POST,
-            None => Method::GET,
-        };
-        let mut request = Request::new(());
-        *request.method_mut() = self.method.clone().unwrap_or(default);
-        *request.uri_mut() = self.url.clone();
-        request
-    }
-
-    /// Reads the body of the request, and returns the request without its token.
-    ///
-    /// # Errors
-    /// Fails when the body is in a file, or on standard input, that can't be read.
-    pub(crate) fn read_request(&self) -> anyhow::Result<Request<Full<Bytes>>> {
-        let mut request = self.request().map(|()| Full::default());
-        if let Some(data) = &self.data {
-            *request.body_mut() = read_data(data)?.into();
-            let form = HeaderValue::from_static("application/x-www-form-urlencoded");
-            request.headers_mut().insert(header::CONTENT_TYPE, form);
-        }
-        for (name, _) in &self.headers {
-            request.headers_mut().remove(name);
-        }
-        request.headers_mut().extend(
-            self.headers
-                .iter()
-                .map(|(name, value)| (name.clone(), value.clone())),
-        );
-        Ok(request)
-    }
 }
 
 /// Returns the URL of a host with TLS.
@@ -348,54 +304,12 @@ impl AsRef<LogArgs> for Config {
     }
 }
 
-/// Parses a request method.
-fn method(text: &str) -> Result<Method, String> {
-    text.parse()
-        .map_err(|_| "not a request method; expected for example PUT".into())
-}
-
 /// Parses the value that the environment gives to a flag without a value.
 fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "true" | "yes" | "on" | "1" => Ok(true),
         "false" | "no" | "off" | "0" => Ok(false),
         _ => Err("expected true or false".into()),
-    }
-}
-
-/// Parses a header field, and refuses fields that other parts of the request determine.
-fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    const EXAMPLE: &str = "expected for example 'Accept: application/json'";
-    let (name, value) = text
-        .split_once(':')
-        .ok_or_else(|| format!("the colon is missing; {EXAMPLE}"))?;
-    let name: HeaderName = name
-        .parse()
-        .map_err(|_| format!("not a header name; {EXAMPLE}"))?;
-    if let Some((_, reason)) = NOT_SETTABLE.iter().find(|(reserved, _)| *reserved == name) {
-        return Err(format!("{name} can't be set: {reason}; {EXAMPLE}"));
-    }
-    let value = value
-        .trim()
-        .parse()
-        .map_err(|_| format!("not a header value; {EXAMPLE}"))?;
-    Ok((name, value))
-}
-
-/// Reads the request body from the value of `-d`.
-fn read_data(data: &str) -> anyhow::Result<Vec<u8>> {
-    match data.strip_prefix('@') {
-        None => Ok(data.as_bytes().to_vec()),
-        Some("-") => {
-            let mut bytes = Vec::new();
-            std::io::stdin()
-                .lock()
-                .read_to_end(&mut bytes)
-                .context("cannot read the request body from standard input")?;
-            Ok(bytes)
-        }
-        Some(path) => std::fs::read(path)
-            .with_context(|| format!("cannot read the request body (-d @{path})")),
     }
 }
 

@@ -359,8 +359,7 @@ async fn floods_end_a_connection_and_not_the_agent_w148() {
     good.await.next().await;
 }
 
-/// No task of 10,000 cancelled calls stays. A connection on which many calls end before they are accepted is
-/// closed.
+/// The calls come in rounds, because a connection is closed on which many end before they are accepted.
 #[tokio::test]
 async fn cancelled_calls_leave_nothing_behind_w030() {
     const AT_ONCE: usize = 20;
