@@ -32,7 +32,8 @@ impl InFlightLimit {
         let what = format!("more requests in flight than max-requests ({max}): answering 503");
         let over = "requests in flight are within max-requests again";
         let exceeded = Episode::refusing(Reason::Overloaded, what, over);
-        let shares = |own| Shares::new(max, usize::MAX, own).logged_by(Arc::clone(&exceeded));
+        let shares =
+            |on_full| Shares::new(max, usize::MAX, on_full).logged_by(Arc::clone(&exceeded));
         Self {
             working: shares(OnFull::Refuse),
             waiting: shares(OnFull::EvictOwnOldest),

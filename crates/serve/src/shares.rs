@@ -114,9 +114,7 @@ impl Shares {
             let sources = lock(&self.0.sources);
             (sources.permits_of(source), sources.largest())
         };
-        largest.is_some_and(|largest| {
-            largest.permits().load(Relaxed) > own + 1 && self.evict_oldest(&largest)
-        })
+        largest.is_some_and(|(largest, most)| most > own + 1 && self.evict_oldest(&largest))
     }
 
     /// Evicts a holder for a new one of the source `own`, which has `own_holders` with the new one. The oldest
@@ -127,11 +125,10 @@ impl Shares {
             exceeded.note();
         }
         let largest = lock(&self.0.sources).largest();
-        let Some(largest) = largest else {
+        let Some((largest, most)) = largest else {
             return false;
         };
-        let nobody_is_larger =
-            std::ptr::eq(&*largest, own) || largest.permits().load(Relaxed) <= own_holders;
+        let nobody_is_larger = std::ptr::eq(&*largest, own) || most <= own_holders;
         match (nobody_is_larger, self.0.on_full) {
             (false, _) => self.evict_oldest(&largest),
             (true, OnFull::EvictOwnOldest) => self.evict_oldest(own) || self.evict_oldest(&largest),
@@ -139,12 +136,14 @@ impl Shares {
         }
     }
 
+    /// Evicts the oldest holder of `source`. Returns whether there was one.
     fn evict_oldest(&self, source: &Source) -> bool {
-        let is_evicted = source.evict_oldest();
-        if is_evicted {
-            self.0.permits.fetch_sub(1, Relaxed);
-        }
-        is_evicted
+        let Some(eviction) = source.take_oldest() else {
+            return false;
+        };
+        self.0.permits.fetch_sub(1, Relaxed);
+        eviction.evict();
+        true
     }
 }
 

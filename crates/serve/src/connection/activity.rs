@@ -41,7 +41,7 @@ pub(super) struct Activity {
     large_bodies: AtomicUsize,
     /// The permit of the request whose answer is streamed. Only HTTP/1.1 has one such request at a time.
     answering: Mutex<Weak<InFlightPermit>>,
-    /// Set when a stop was requested, so that the connection drains.
+    /// Set when the connection drains over HTTP/1.1, so that its next answer is the last one.
     draining: AtomicBool,
     /// The source's part in the in-flight limit.
     pub(super) limit: SourceLimit,

@@ -30,7 +30,7 @@ impl Connection {
     /// Ends a connection that has exceeded a deadline.
     pub(super) async fn end_overdue(
         &self,
-        mut connection: impl HttpConnection,
+        connection: &mut impl HttpConnection,
         overdue: Overdue,
     ) -> Result<(), Error> {
         connection.start_drain();
@@ -46,12 +46,12 @@ impl Connection {
     /// Ends a connection after its requests in flight.
     pub(super) async fn finish(
         &self,
-        mut connection: impl HttpConnection,
+        connection: &mut impl HttpConnection,
         activity: &Activity,
     ) -> Result<(), Error> {
         connection.start_drain();
         tokio::select! {
-            served = &mut connection => served,
+            served = &mut *connection => served,
             overdue = activity.overdue(&self.shared.limits) => Err(overdue.into()),
             () = evicted(activity) => Err(Error::Evicted),
             () = activity.without_request_for(self.drain_grace()) => Err(Error::Stopping),

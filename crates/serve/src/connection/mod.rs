@@ -203,10 +203,10 @@ impl Connection {
             () = evicted(activity) => return Err(Error::Evicted),
         };
         match closing {
-            Closing::Overdue(overdue) => self.end_overdue(connection, overdue).await,
+            Closing::Overdue(overdue) => self.end_overdue(&mut connection, overdue).await,
             Closing::Drain => {
                 activity.start_drain();
-                let drained = self.drain_http1(connection, activity);
+                let drained = self.drain_http1(&mut connection, activity);
                 self.within_drain_timeout(drained).await
             }
         }
@@ -216,11 +216,11 @@ impl Connection {
     /// closes the connection once that is idle.
     async fn drain_http1(
         &self,
-        mut connection: impl HttpConnection,
+        connection: &mut impl HttpConnection,
         activity: &Activity,
     ) -> Result<(), Error> {
         tokio::select! {
-            served = &mut connection => return served,
+            served = &mut *connection => return served,
             overdue = activity.overdue(&self.shared.limits) => return Err(overdue.into()),
             () = evicted(activity) => return Err(Error::Evicted),
             () = activity.without_request_for(self.drain_grace()) => {}
@@ -247,13 +247,13 @@ impl Connection {
         };
         let ping = h2.ping_pong();
         let peer_dies = dead(ping, heard, http2::PING_EVERY, http2::PING_TIMEOUT);
-        let connection = Http2 {
+        let mut connection = Http2 {
             h2,
             windows: self.shared.wide_windows.of(self.source),
             serving,
         };
         tokio::select! {
-            served = self.serve_http2(connection, activity) => served,
+            served = self.serve_http2(&mut connection, activity) => served,
             () = peer_dies => Err(Error::Dead),
         }
     }
@@ -262,11 +262,11 @@ impl Connection {
     /// resets its stream and not the connection.
     async fn serve_http2(
         &self,
-        mut connection: impl HttpConnection,
+        connection: &mut impl HttpConnection,
         activity: &Activity,
     ) -> Result<(), Error> {
         let closing = tokio::select! {
-            served = &mut connection => return served,
+            served = &mut *connection => return served,
             closing = self.closing(activity) => closing,
         };
         match closing {

@@ -57,14 +57,13 @@ impl Source {
         &self.counts[self.slot % CHUNK]
     }
 
-    /// Evicts the oldest holder. Returns whether there was one.
-    pub(super) fn evict_oldest(&self) -> bool {
-        let Some((_, eviction)) = lock(&self.evictions).pop_first() else {
-            return false;
-        };
+    /// Takes the oldest holder off the count. Returns its eviction.
+    pub(super) fn take_oldest(&self) -> Option<Arc<Eviction>> {
+        let mut evictions = lock(&self.evictions);
+        let (_, eviction) = evictions.pop_first()?;
+        // The lock is still held, so that the count of a source is zero when its last handle is released.
         self.permits().fetch_sub(1, Relaxed);
-        eviction.evict();
-        true
+        Some(eviction)
     }
 }
 
@@ -101,8 +100,7 @@ impl Sources {
         slot
     }
 
-    /// Takes back a handle of the source at `address`, and removes the source with its last one. The count of its
-    /// slot is not set to zero, because another core may be about to take the permit of an evicted holder off it.
+    /// Takes back a handle of the source at `address`, and removes the source with its last one.
     pub(super) fn release(&mut self, address: IpAddr) {
         let Some(entry) = self.by_address.get_mut(&address) else {
             return;
@@ -122,18 +120,19 @@ impl Sources {
         entry.map_or(0, |entry| entry.source.permits().load(Relaxed))
     }
 
-    /// Returns the source with the most permits, if one has any.
-    pub(super) fn largest(&self) -> Option<Arc<Source>> {
+    /// Returns the source with the most permits, if one has any, and their number.
+    pub(super) fn largest(&self) -> Option<(Arc<Source>, usize)> {
         let (mut largest, mut most) = (None, 0);
         for (chunk, counts) in self.counts.iter().enumerate() {
-            for (index, count) in counts.iter().enumerate() {
+            let used = self.slots.len() - chunk * CHUNK;
+            for (index, count) in counts.iter().take(used).enumerate() {
                 let count = count.load(Relaxed);
                 if count > most {
                     (largest, most) = (Some(chunk * CHUNK + index), count);
                 }
             }
         }
-        self.slots.get(largest?)?.clone()
+        Some((self.slots.get(largest?)?.clone()?, most))
     }
 
     #[cfg(test)]
@@ -160,7 +159,7 @@ mod tests {
         for (number, permits) in [(7, 1), (1024, 3), (2999, 2)] {
             taken[number].permits().store(permits, Relaxed);
         }
-        let largest = |sources: &Sources| sources.largest().map(|one| one.address);
+        let largest = |sources: &Sources| sources.largest().map(|(one, _)| one.address);
         assert_eq!(largest(&sources), Some(address(1024)));
         assert_eq!(sources.permits_of(address(2999)), 2);
         assert_eq!(sources.permits_of(address(3000)), 0);

@@ -26,7 +26,7 @@ pub(crate) enum Overdue {
 pub(in crate::connection) enum Closing {
     /// It has exceeded a deadline.
     Overdue(Overdue),
-    /// It has reached its age, or an identity has ended. Its requests in flight may finish.
+    /// It has reached its age, an identity has ended, or the process stops. Its requests in flight may finish.
     Drain,
 }
 
