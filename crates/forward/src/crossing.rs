@@ -69,6 +69,12 @@ const CLAIM_PREFIXES: [&str; 8] = [
 pub(super) const MAX_ANSWER_HEAD_BYTES: usize = 64 * 1024;
 pub(super) const MAX_ANSWER_FIELDS: usize = 256;
 
+/// Returns whether a name has an underscore. Some servers read `X_Forwarded_For` as `X-Forwarded-For`, so that
+/// no such name crosses in a request.
+pub(super) fn has_underscore(name: &HeaderName) -> bool {
+    name.as_str().contains('_')
+}
+
 /// Returns whether a field of this name, which has no underscore, claims something.
 pub(super) fn claims(name: &str) -> bool {
     CLAIMS.contains(&name) || CLAIM_PREFIXES.iter().any(|prefix| name.starts_with(prefix))

@@ -25,7 +25,7 @@ use serve::{
 use super::{
     crossing::{
         HOP_BY_HOP, IDENTITY_PREFIX, MAX_ANSWER_FIELDS, MAX_ANSWER_HEAD_BYTES, NOT_NOMINABLE,
-        claims, trim_values,
+        claims, has_underscore, trim_values,
     },
     framing,
     rejection::Rejection,
@@ -104,7 +104,7 @@ pub(super) fn clean_request<B: Body>(
         Method::OPTIONS => hops_left(request.headers()),
         _ => None,
     };
-    // Clients act on extensions: h2 would send the `:protocol` of the caller's CONNECT again.
+    // Clients act on extensions, so that h2 would send the `:protocol` of the caller's CONNECT again.
     request.extensions_mut().clear();
 
     let headers = request.headers_mut();
@@ -129,7 +129,9 @@ pub(super) fn clean_request<B: Body>(
     if takes_trailers {
         take_trailers(headers);
     }
-    headers.extend(announced.map(|announced| (TRAILER, announced)));
+    if let Some(announced) = announced {
+        headers.insert(TRAILER, announced);
+    }
     rules
 }
 
@@ -177,7 +179,9 @@ pub(super) fn clean_response<B>(response: &mut Response<B>, takes_trailers: bool
         HOP_BY_HOP.contains(name) || name.as_str().starts_with(IDENTITY_PREFIX)
     });
     normalize(headers);
-    headers.extend(announced.map(|announced| (TRAILER, announced)));
+    if let Some(announced) = announced {
+        headers.insert(TRAILER, announced);
+    }
     via::append(headers, version);
     // A reason phrase is the upstream's free text; the caller gets the standard one.
     response.extensions_mut().clear();
@@ -209,12 +213,6 @@ fn remove_nominated(headers: &mut HeaderMap) -> Nominated {
         headers.remove(name);
     }
     Some(nominated).filter(|names| names.len() <= MAX_HEADERS)
-}
-
-/// Returns whether a name has an underscore. Some servers read `X_Forwarded_For` as `X-Forwarded-For`, so that
-/// no such name crosses.
-fn has_underscore(name: &HeaderName) -> bool {
-    name.as_str().contains('_')
 }
 
 /// Writes fields as HTTP/1.1 has them. HTTP/2 also allows spaces around values (RFC 9113 §8.2.1) and

@@ -134,8 +134,7 @@ impl TrailerRules {
     /// Returns whether a field of this name crosses.
     fn allow(&self, name: &HeaderName) -> bool {
         let text = name.as_str();
-        // Some servers read both spellings as the same field.
-        let has_underscore = text.contains('_');
+        let has_underscore = crossing::has_underscore(name);
         if has_underscore && self.of == Side::Request {
             return false;
         }

@@ -19,8 +19,8 @@ pub fn expiry(der: &[u8]) -> Option<SystemTime> {
     time(certificate.validity().not_after)
 }
 
-/// Returns `der` in PEM with this label (RFC 7468 §2). No crate of the workspace writes PEM: rcgen and
-/// x509-parser would need another dependency for it.
+/// Returns `der` in PEM with this label (RFC 7468 §2). rcgen and x509-parser would need another
+/// dependency for it. dev-agent has the same function, because it uses none of the other crates.
 #[must_use]
 pub fn pem(label: &str, der: &[u8]) -> String {
     let base64 = STANDARD.encode(der);

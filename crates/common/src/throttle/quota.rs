@@ -33,9 +33,9 @@ pub struct Quota(Mutex<Counts>);
 #[derive(Debug, Default)]
 pub struct LogQuotas {
     /// The quota of lines about refused and rejected requests.
-    pub refused: Quota,
+    refused: Quota,
     /// The quota of lines about requests that failed without a fault of their callers.
-    pub failed: Quota,
+    failed: Quota,
     /// The last requests that have such a line.
     pub recent: RecentRefusals,
 }

@@ -30,7 +30,7 @@ pub struct RefusedRequest {
     pub fault: String,
     /// The address of the peer.
     pub peer: String,
-    /// The SPIFFE ID that the caller's token claims. Nothing has verified it.
+    /// The SPIFFE ID of the caller if it was verified. Otherwise it is the one that the caller's token claims.
     pub claimed: Option<SpiffeId>,
     /// The method and the path, sanitized, if they are known.
     pub request: Option<String>,

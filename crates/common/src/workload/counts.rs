@@ -13,10 +13,10 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Counts a message, of which either everything or only a part can be used, or nothing for a reason. A
-    /// withdrawal is neither an update nor rejected.
-    pub(super) fn note(&self, stream: Stream, is_usable: Result<bool, &Reason>) {
-        match is_usable {
+    /// Counts a message. `is_whole` tells whether all of it can be used, or why nothing can. A withdrawal is
+    /// neither an update nor rejected.
+    pub(super) fn note(&self, stream: Stream, is_whole: Result<bool, &Reason>) {
+        match is_whole {
             Ok(true) => self.updates.add(stream, 1),
             Err(reason) if reason.is_withdrawal() => {}
             Ok(false) | Err(_) => self.rejected.add(stream, 1),

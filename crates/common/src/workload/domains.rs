@@ -90,7 +90,7 @@ pub(super) struct Change<T> {
 /// A fault that the response before did not have.
 #[derive(Debug)]
 pub(super) struct NewFault {
-    /// The name of the trust domain, as the response has it.
+    /// The name of the trust domain, or the response's text if that is not one.
     pub(super) name: String,
     pub(super) text: String,
     /// True if an earlier bundle of the trust domain is trusted.
@@ -101,7 +101,7 @@ pub(super) struct NewFault {
 #[derive(Debug)]
 pub(super) struct Applied<T> {
     pub(super) changes: Vec<Change<T>>,
-    /// The faults that the response before did not have.
+    /// The faults that the response before did not have. A malformed name is among them each time.
     pub(super) faults: Vec<NewFault>,
     /// True if a bundle cannot be used, whether or not the response before had the same fault.
     pub(super) has_fault: bool,

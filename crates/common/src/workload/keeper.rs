@@ -156,14 +156,14 @@ impl Keeper {
     }
 
     /// Counts a message, and the reason why it cannot be used.
-    fn count_message(&self, stream: Stream, is_usable: Result<bool, &Reason>) {
+    fn count_message(&self, stream: Stream, is_whole: Result<bool, &Reason>) {
         if let Some(monitor) = &self.monitor {
-            monitor.counts().note(stream, is_usable);
+            monitor.counts().note(stream, is_whole);
         }
     }
 
     /// Takes note of the end of a stream. An end that withdraws the identity, or that has an unusable message,
-    /// is no outage.
+    /// is not an outage.
     fn lose(&mut self, stream: Stream, reason: &Reason, now: SystemTime) {
         if reason.is_withdrawal() || matches!(reason, Reason::Unusable(_)) {
             self.count_message(stream, Err(reason));
@@ -331,8 +331,10 @@ impl Keeper {
 
     /// Describes the end of the state `before`.
     fn recovery(&self, before: &Readiness) -> &'static str {
+        if self.away.is_some() {
+            return "the Workload API is back";
+        }
         match before {
-            _ if self.away.is_some() => "the Workload API is back",
             Readiness::NotReady(Unready::Withdrawn(_)) => "the identity is issued again",
             Readiness::NotReady(Unready::Stale)
             | Readiness::Degraded {

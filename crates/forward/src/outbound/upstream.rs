@@ -13,7 +13,10 @@ pub struct Upstream {
     pub urls: Vec<UpstreamUrl>,
     /// The times that the parts of a request may take.
     pub timeouts: Timeouts,
-    live: Live,
+    /// The bound on requests with a connection for themselves, which all cores share.
+    exclusive: ExclusiveLimit,
+    status: UpstreamStatus,
+    counts: Arc<Counts>,
 }
 
 /// The times that the parts of a request may take.
@@ -29,15 +32,6 @@ pub struct Timeouts {
     pub call: Duration,
     /// The time that a request may wait for room on the connections to the upstream.
     pub queue: Duration,
-}
-
-/// The state of an upstream, which all cores share.
-#[derive(Clone, Debug)]
-struct Live {
-    /// The bound on requests with a connection for themselves.
-    exclusive: ExclusiveLimit,
-    status: UpstreamStatus,
-    counts: Arc<Counts>,
 }
 
 impl Timeouts {
@@ -60,49 +54,43 @@ impl Upstream {
         Self {
             urls,
             timeouts,
-            live: Live {
-                exclusive,
-                status: UpstreamStatus::default(),
-                counts: Arc::default(),
-            },
+            exclusive,
+            status: UpstreamStatus::default(),
+            counts: Arc::default(),
         }
     }
 
     /// Returns an upstream at `urls` with the timeouts, the bound and the counts of this one.
     #[must_use]
     pub fn at(&self, urls: Vec<UpstreamUrl>) -> Self {
-        let live = Live {
-            status: UpstreamStatus::default(),
-            ..self.live.clone()
-        };
         Self {
             urls,
-            timeouts: self.timeouts,
-            live,
+            status: UpstreamStatus::default(),
+            ..self.clone()
         }
     }
 
     /// Returns the state of the endpoints on all cores.
     #[must_use]
     pub fn status(&self) -> &UpstreamStatus {
-        &self.live.status
+        &self.status
     }
 
     /// Returns the counts of all cores.
     #[must_use]
     pub fn counts(&self) -> &Arc<Counts> {
-        &self.live.counts
+        &self.counts
     }
 
     /// Returns the number of requests that wait for a connection.
     #[must_use]
     pub fn waiting(&self) -> u64 {
-        self.live.counts.waiting.read() + self.live.exclusive.waiting() as u64
+        self.counts.waiting.read() + self.exclusive.waiting() as u64
     }
 
     /// Returns the bound on requests with a connection for themselves.
     pub(super) fn exclusive(&self) -> &ExclusiveLimit {
-        &self.live.exclusive
+        &self.exclusive
     }
 }
 

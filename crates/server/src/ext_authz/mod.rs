@@ -140,7 +140,7 @@ impl Checks {
         own: &SpiffeId,
         policy: LivePolicy,
     ) -> Self {
-        let shared = service.shared().clone();
+        let shared = service.shared();
         let authenticator = config.follow_policy(policy, bundles, own, service.manager());
         Self {
             authenticator: Arc::new(authenticator),
@@ -250,8 +250,9 @@ where
         let caller = caller.unwrap_or_else(|| gateway.clone());
         let Ok(mut head) = check::head(check) else {
             let (reason, fault) = (Reason::MalformedCheck, "it has no request that can be read");
-            let noted = self.quotas.note_fault_of_caller(caller.source(), || {
-                RefusedRequest::new(StatusCode::BAD_REQUEST, reason, fault, &caller)
+            let status = StatusCode::BAD_REQUEST;
+            let noted = self.quotas.note(status, caller.source(), || {
+                RefusedRequest::new(status, reason, fault, &caller)
             });
             if let Some(left_out) = noted {
                 warn!(%gateway, peer = %caller, %reason, left_out, "Malformed check: {fault}");
