@@ -35,7 +35,8 @@ impl PeerIdentity {
         }
     }
 
-    /// Checks that a host name can be verified, so that a mistake is found before anything else is done.
+    /// Checks that there are CA certificates for a host name, so that a mistake is found before the Workload API is
+    /// asked.
     ///
     /// # Errors
     /// Fails when there are no CA certificates.

@@ -1,6 +1,9 @@
 //! Verification of peers by host name, for load balancers with certificates of the web PKI.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use process::roots;
 use rustls::{ClientConfig, RootCertStore};
@@ -31,14 +34,18 @@ pub(crate) fn client(ca: Option<&Path>) -> Result<Arc<ClientConfig>, Error> {
     Ok(roots::verifying(roots))
 }
 
-/// Returns the roots of the system (or of `SSL_CERT_FILE` and `SSL_CERT_DIR`). Those that can't be used
-/// are left out, as other programs do.
+/// Returns the roots of the system (or of `SSL_CERT_FILE` and `SSL_CERT_DIR`), which are loaded once. Those that
+/// can't be used are left out, as other programs do.
 fn of_system() -> Result<RootCertStore, Error> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    static LOADED: OnceLock<RootCertStore> = OnceLock::new();
+    let roots = LOADED.get_or_init(|| {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        roots
+    });
     if roots.is_empty() {
         Err(Error::NoRoots)
     } else {
-        Ok(roots)
+        Ok(roots.clone())
     }
 }

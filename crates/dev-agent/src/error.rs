@@ -86,7 +86,7 @@ pub enum Error {
     #[error("the agent is stopped; it answers no calls until it is started again")]
     Stopped,
 
-    /// A prepared key that another rotation has replaced before it was to be used.
+    /// A prepared key that was replaced before it was to be used, by another rotation or a restart with new keys.
     #[error("another rotation has replaced the {what} meanwhile")]
     Superseded {
         /// The kind of key.

@@ -69,7 +69,7 @@ pub(crate) async fn serve(listener: UnixListener, state: Arc<State>, attestor: A
                         connections.spawn(connection(stream, Arc::clone(&shared)));
                     } else {
                         let refused = || warn!("connection refused: {MAX_CONNECTIONS} are open");
-                        shared.refusals.log(refused);
+                        shared.full.log(refused);
                     }
                 }
                 Err(error) => {
@@ -89,8 +89,12 @@ struct Shared {
     state: Arc<State>,
     attestor: Arc<Attestor>,
     users: UserConnections,
-    /// Bounds the log lines about refused connections.
-    refusals: Throttle,
+    /// Bounds the log lines about connections over the total.
+    full: Throttle,
+    /// Bounds the log lines about connections without credentials.
+    unknown: Throttle,
+    /// Bounds the log lines about users with too many connections.
+    over_share: Throttle,
     /// Bounds the log lines about connections that could not be accepted.
     accept_failures: Throttle,
 }
@@ -101,7 +105,9 @@ impl Shared {
             state,
             attestor,
             users: UserConnections::default(),
-            refusals: Throttle::default(),
+            full: Throttle::default(),
+            unknown: Throttle::default(),
+            over_share: Throttle::default(),
             accept_failures: Throttle::default(),
         }
     }
@@ -109,16 +115,16 @@ impl Shared {
     /// Returns the process at the other end, and the permit of its user. Refuses a user with too many
     /// connections.
     fn admit(&self, stream: &UnixStream) -> Option<(PeerProcess, UserPermit)> {
-        let peer = PeerProcess::of(stream).map_err(|error| {
+        let peer = PeerProcess::of(stream).inspect_err(|error| {
             let refused = || warn!(%error, "connection refused: no credentials");
-            self.refusals.log(refused);
+            self.unknown.log(refused);
         });
         let peer = peer.ok()?;
         let permit = self.users.admit(peer.uid);
         if permit.is_none() {
             let (uid, max) = (peer.uid, MAX_CONNECTIONS_PER_UID);
             let refused = || warn!(uid, "connection refused: {max} of this user are open");
-            self.refusals.log(refused);
+            self.over_share.log(refused);
         }
         Some((peer, permit?))
     }

@@ -24,7 +24,7 @@ pub struct Service {
     address: ClaimedAddress,
     /// The request to stop.
     shutdown: Shutdown,
-    /// The begin of the drain, which comes `--stop-delay` after the request to stop.
+    /// The start of the drain, which comes `--stop-delay` after the request to stop.
     drain: Shutdown,
     cores: Cores,
     manager: ServiceManager,
@@ -57,7 +57,8 @@ impl Service {
     /// files and starts the export of spans.
     ///
     /// # Errors
-    /// Fails when an address, or a socket that was passed in its place, can't be listened on.
+    /// Fails when signals can't be handled, when an address or a socket that was passed in its place can't be
+    /// listened on, or when the CA certificates of the collector can't be used.
     pub fn claim(args: &ServeArgs, inherited: Inherited, claim: Claim<'_>) -> anyhow::Result<Self> {
         let shutdown = signal::shutdown().context("cannot handle signals")?;
         let admin = args.claim_admin()?;
@@ -87,8 +88,8 @@ impl Service {
 
     /// Returns the parts of the listener that all cores share.
     #[must_use]
-    pub fn shared(&self) -> &Shared {
-        &self.shared
+    pub fn shared(&self) -> Shared {
+        self.shared.clone()
     }
 
     /// Returns the service manager, which follows this process.

@@ -132,7 +132,7 @@ impl Proxy {
     ) -> anyhow::Result<Self> {
         let domain = config.upstream.upstream_id.trust_domain();
         bundles::warn_of_missing(x509, "X.509", "--upstream-id", [domain]);
-        let shared = service.shared().clone();
+        let shared = service.shared();
         Ok(Self {
             upstream_tls: config.upstream.tls(x509)?,
             tls: tls::server(x509)?,

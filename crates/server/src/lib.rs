@@ -175,7 +175,7 @@ impl Server {
         bundles::warn_of_missing(&identity.x509, "X.509", "--upstream-id", domain);
         let forwarding = upstream.map(|upstream| forwarding(config, upstream, &identity.x509));
         let tenure = service.follow_identity(&identity.x509);
-        let mut shared = service.shared().clone().with_tenure(tenure);
+        let mut shared = service.shared().with_tenure(tenure);
         let tls = match config.callers() {
             None => tls::server(&identity.x509)?,
             Some(callers) => {

@@ -53,7 +53,7 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
     };
     let service = Service::claim(&args.serve, inherited, claim)?;
     let workload_api = service.follow_workload_api(&config.identity);
-    let shared = service.shared().clone();
+    let shared = service.shared();
     show(&routes, &shared, service.admin().metrics());
     let Some(destinations) = destinations(&service, &workload_api, routes).await? else {
         return Ok(ExitCode::SUCCESS);
@@ -66,15 +66,12 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
     if first_tokens.await?.is_none() {
         return Ok(ExitCode::SUCCESS);
     }
-    serve_on_cores(service, handler, shared).await
+    serve_on_cores(service, handler).await
 }
 
 /// Serves applications on all cores until a signal arrives.
-async fn serve_on_cores(
-    service: Service,
-    handler: ListenHandler,
-    shared: Shared,
-) -> anyhow::Result<ExitCode> {
+async fn serve_on_cores(service: Service, handler: ListenHandler) -> anyhow::Result<ExitCode> {
+    let shared = service.shared();
     let routes: Vec<_> = handler.destinations().map(ToString::to_string).collect();
     let routes = routes.join(", ");
     let announce = |cores, addresses: &str| {

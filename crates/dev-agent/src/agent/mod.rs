@@ -47,10 +47,11 @@ const DRAIN: Duration = Duration::from_secs(2);
 ///
 /// A change is in effect when its method returns: later calls of workloads see it, and open streams
 /// get a message. [`Self::rotate_ca_with_lead`], [`Self::rotate_jwt_key_with_lead`] and
-/// [`Self::refresh`] wait before. [`Self::federate_with`] returns before the first fetch.
+/// [`Self::refresh`] wait before the change. [`Self::federate_with`] returns before the first fetch.
 ///
 /// A rotation, withdrawal or restoration that fails changes nothing, and the log says why. It fails only if
-/// the cryptographic library does.
+/// the cryptographic library does. A rotation with lead also fails if its key is replaced meanwhile, by another
+/// rotation or a restart with new keys.
 ///
 /// ```
 /// use dev_agent::{Config, DevAgent};

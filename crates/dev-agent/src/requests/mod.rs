@@ -4,7 +4,7 @@
 //! gives it no meaning, and a SPIRE agent ignores it. hyper resets a request whose `:authority` is not
 //! one of RFC 3986, so that [`Requests`] replaces each before hyper reads it.
 //!
-//! No library serves here. h2, which reads HTTP/2 for hyper, has no setting without that check, and
+//! No library does this. h2, which reads HTTP/2 for hyper, has no setting without that check, and
 //! exports no HPACK. Crates that offer HPACK, such as `fluke-hpack`, decode each field and encode it
 //! again. This module copies fields as they were sent, so that hyper still verifies them, and needs
 //! only their lengths for the client's table.

@@ -246,10 +246,10 @@ impl State {
         until: Option<SystemTime>,
     ) -> Option<()> {
         self.change("next JWT key in use", |contents| {
-            let is_used = contents.jwt_keys.activate(key, until);
-            is_used
-                .then_some(())
-                .ok_or(Error::Superseded { what: "JWT key" })
+            if !contents.jwt_keys.activate(key, until) {
+                return Err(Error::Superseded { what: "JWT key" });
+            }
+            Ok(())
         })
     }
 

@@ -217,20 +217,18 @@ fn without_bundle(
     faults: &[&BundleFault],
 ) -> Vec<Condition> {
     let own = overview.own.as_ref();
-    let faults = faults.iter();
-    let faults = faults.filter(|fault| !domains.contains(&&fault.trust_domain));
-    let mut conditions: Vec<_> = faults
-        .clone()
-        .map(|fault| {
-            if own == Some(&fault.trust_domain) {
-                faulty(fault, State::Lost)
-            } else {
-                faulty(fault, State::Degraded)
-            }
-        })
-        .collect();
+    let untrusted = faults
+        .iter()
+        .filter(|fault| !domains.contains(&&fault.trust_domain));
+    let condition = |fault: &&BundleFault| {
+        // Callers of other trust domains are served as before.
+        let is_own = own == Some(&fault.trust_domain);
+        let state = if is_own { State::Lost } else { State::Degraded };
+        faulty(fault, state)
+    };
+    let mut conditions: Vec<_> = untrusted.clone().map(condition).collect();
     if let Some(own) = own.filter(|own| !domains.contains(own))
-        && faults.clone().all(|fault| fault.trust_domain != *own)
+        && untrusted.clone().all(|fault| fault.trust_domain != *own)
     {
         let reason = "the Workload API sends no JWT bundle of it".to_owned();
         conditions.push(jwt_bundle(own, State::Degraded, reason));

@@ -318,5 +318,5 @@ impl Step {
 
 /// Returns a text without control characters, so that no peer writes lines of its own.
 fn one_line(text: &str) -> String {
-    text.replace(|one: char| one.is_control(), " ")
+    text.replace(char::is_control, " ")
 }

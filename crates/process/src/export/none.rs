@@ -1,4 +1,4 @@
-//! A build without spans, whose flags have none about them.
+//! The stand-ins for `otlp` in a build without that feature.
 
 use clap::Args;
 use serve::{Shared, spans::Recorded};

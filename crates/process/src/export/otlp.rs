@@ -97,7 +97,7 @@ impl SpanArgs {
     /// spans.
     ///
     /// # Errors
-    /// Fails when the file of CA certificates has none.
+    /// Fails when the file of CA certificates can't be read, or has none.
     pub(crate) fn start(
         &self,
         shared: Shared,
@@ -124,7 +124,7 @@ impl SpanArgs {
     /// Returns the security of connections to the collector.
     ///
     /// # Errors
-    /// Fails when the file of CA certificates has none.
+    /// Fails when the file of CA certificates can't be read, or has none.
     fn security(&self) -> Result<Security, String> {
         let Some(ca) = &self.otlp_ca else {
             return Ok(Security::Plaintext);

@@ -20,7 +20,7 @@ const AFTER_DRAIN: Duration = Duration::from_secs(10);
 impl ServiceManager {
     /// Tells what an identity waits for, and of each change of its state.
     pub fn follow_identity(&self, monitor: &Monitor) {
-        if !self.is_present() {
+        if self.0.socket.is_none() {
             return;
         }
         let manager = self.clone();

@@ -73,11 +73,6 @@ impl ServiceManager {
         }))
     }
 
-    /// Returns whether there is a manager that takes the state.
-    fn is_present(&self) -> bool {
-        self.0.socket.is_some()
-    }
-
     /// Tells what the process waits for at its start. The manager waits for `longest` in any case.
     pub fn starting(&self, work: &str, longest: Duration) {
         self.send(&format!("EXTEND_TIMEOUT_USEC={}", longest.as_micros()));

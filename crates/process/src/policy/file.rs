@@ -53,8 +53,8 @@ struct LocatedRule {
     rule: AccessRule,
     /// The line of the rule.
     line: usize,
-    /// The offset of its name, or of the rule if it has none.
-    name_offset: usize,
+    /// The offset of its name, if it has one.
+    name_offset: Option<usize>,
     /// The offsets of its paths.
     path_offsets: Vec<usize>,
 }
@@ -110,11 +110,10 @@ impl LocatedRule {
             paths: parse_list(Some(paths), "paths", |text| text.parse().map_err(to_text))?,
             access: access(&raw, offset)?,
         };
-        let name = raw.name.as_ref();
         Ok(Self {
             rule,
             line: position(text, offset).0,
-            name_offset: name.map_or(offset, |name| name.span().start),
+            name_offset: raw.name.as_ref().map(|name| name.span().start),
             path_offsets: texts(paths).map(|path| path.span().start).collect(),
         })
     }
@@ -128,7 +127,7 @@ impl LocatedRule {
         }
     }
 
-    /// Returns the words for the rule, which have its line.
+    /// Returns the rule's name and line for an error.
     fn words(&self) -> String {
         match &self.rule.name {
             Some(name) => format!("{name} in line {}", self.line),
@@ -226,19 +225,13 @@ fn given_name(name: &RawText) -> Result<RuleName, MistakeAt> {
 /// Refuses a name that two rules have, because a log line could mean either.
 fn check_names(rules: &[LocatedRule]) -> Result<(), MistakeAt> {
     let mut lines = HashMap::new();
-    for LocatedRule {
-        rule,
-        line,
-        name_offset,
-        ..
-    } in rules
-    {
-        let Some(name) = &rule.name else {
+    for located in rules {
+        let (Some(name), Some(offset)) = (&located.rule.name, located.name_offset) else {
             continue;
         };
-        if let Some(line) = lines.insert(name.to_string(), line) {
+        if let Some(line) = lines.insert(name.to_string(), located.line) {
             let why = format!("the rule in line {line} has the same name");
-            return Err(MistakeAt::new(*name_offset, why));
+            return Err(MistakeAt::new(offset, why));
         }
     }
     Ok(())
@@ -246,14 +239,9 @@ fn check_names(rules: &[LocatedRule]) -> Result<(), MistakeAt> {
 
 /// Refuses an unreachable path, because a rule before its own matches the same requests.
 fn check_order(rules: &[LocatedRule]) -> Result<(), MistakeAt> {
-    for (
-        index,
-        LocatedRule {
-            rule, path_offsets, ..
-        },
-    ) in rules.iter().enumerate()
-    {
-        for (path, offset) in rule.paths.iter().zip(path_offsets) {
+    for (index, located) in rules.iter().enumerate() {
+        let rule = &located.rule;
+        for (path, offset) in rule.paths.iter().zip(&located.path_offsets) {
             let covers = |before: &&LocatedRule| before.rule.covers(path, &rule.methods);
             if let Some(before) = rules[..index].iter().find(covers) {
                 let why = format!(

@@ -17,7 +17,7 @@ use tokio::{
     task::spawn_blocking,
     time::{MissedTickBehavior, interval},
 };
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// The interval between two readings of the file. Reading it works on every file system, and also where a
 /// link to it is replaced. It costs 0.3 ms of CPU in a debug build (`schedstat` over 60 s of a quiet
@@ -26,7 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A policy that becomes the one of an authenticator.
 pub(crate) enum LivePolicy {
-    /// The policy of the flags, which does not change. The signals are handled in a service.
+    /// The policy of the flags, which does not change. It has the SIGHUPs of a process that a service manager
+    /// started.
     Flags(Option<Hangups>),
     /// The policy of a file, which may change.
     File(FollowedFile),
@@ -51,7 +52,7 @@ impl LivePolicy {
     /// this, a reload of the service would end the process.
     ///
     /// # Errors
-    /// Fails when the handler can't be installed.
+    /// Fails when the policy has a file and the handler can't be installed.
     pub(crate) fn begin(file: Option<(PolicyFile, Rules)>) -> anyhow::Result<Self> {
         let hangups = || Hangups::handle().context("cannot handle SIGHUP");
         Ok(match file {
@@ -60,7 +61,14 @@ impl LivePolicy {
                 rules,
                 hangups: hangups()?,
             }),
-            None if notify::is_connected() => Self::Flags(Some(hangups()?)),
+            None if notify::is_connected() => Self::Flags(
+                hangups()
+                    .inspect_err(|error| {
+                        let error = error.root_cause();
+                        warn!(%error, "cannot handle SIGHUP, which ends this process");
+                    })
+                    .ok(),
+            ),
             None => Self::Flags(None),
         })
     }
