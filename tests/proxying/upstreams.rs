@@ -48,13 +48,13 @@ async fn absent_upstream_is_502_and_silent_upstream_is_504_p155_p157() {
 #[tokio::test]
 async fn slow_upload_does_not_count_as_the_upstreams_time_p157() {
     let proxied = Proxied::answered(raw::echo, &["--response-timeout", "2s"]).await;
-    let mut client = Client::sending(&proxied.https, post(&["Content-Length: 6"], "")).await;
-    for part in ["ab", "cd", "ef"] {
+    let mut client = Client::sending(&proxied.https, post(&["Content-Length: 10"], "")).await;
+    for part in ["ab", "cd", "ef", "gh", "ij"] {
         tokio::time::sleep(Duration::from_millis(700)).await;
         client.send(part).await;
     }
     assert_eq!(client.answer().await.unwrap().status(), 200);
-    assert_eq!(proxied.upstream.requests()[0].body, b"abcdef");
+    assert_eq!(proxied.upstream.requests()[0].body, b"abcdefghij");
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ fn id_of(length: usize) -> String {
 }
 
 #[test]
-fn subject_that_is_not_a_canonical_spiffe_id_is_refused_j060() {
+fn subject_that_is_not_a_canonical_spiffe_id_is_refused_j062() {
     let ids = [
         ("J62", "empty", ""),
         ("J63", "no scheme", "example.org/client"),
