@@ -26,7 +26,8 @@ medians and their ratios to the floor. This takes about ten minutes after the bu
   --json    print JSON with every sample
   --readme  also write the table into tests/README.md, and the plot next to it
 
-  --check   instead count instructions per request of the plain build with valgrind,
+  --check   instead count instructions per request of server and proxy with valgrind,
+            built alone by cargo build --release,
             compare them with tests/bench/instructions.json, and fail if they differ by
             more than 5 %; this takes a minute after the build
   --update  replace the committed figures

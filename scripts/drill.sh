@@ -6,10 +6,10 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
     cat <<'USAGE'
-usage: scripts/drill.sh [--short] [--events EVENT,...] [--json] [--readme]
+usage: scripts/drill.sh [--short | --readme] [--events EVENT,...] [--json]
        scripts/drill.sh --soak REQUESTS [--json]
 
-Builds in release mode, and starts two stacks (dev-agent, two servers, a proxy in front
+Builds (optimised, but not for --short), and starts two stacks (dev-agent, two servers, a proxy in front
 of both) on free ports. Sends requests on 32 kept-alive connections and 4 that reconnect
 for each request, on each stack, together at half of full speed. Half of the requests
 are POSTs with bodies of 0 to 100 KiB. Meanwhile identities rotate and are withdrawn,

@@ -36,8 +36,8 @@ main() {
     # shellcheck disable=SC2064 # the path is fixed now
     trap "rm -f '$log'" EXIT
     cargo build --workspace --exclude bench --exclude drill --bins --locked
-    # Most tests wait for processes and timers. Those of `limits` keep the cores busy, and measure meanwhile: with one
-    # thread more than there are cores they take 153 s on two cores, in place of 207 s.
+    # Most tests wait for processes and timers. Those of `limits` also keep the cores busy. On two cores they take 153 s
+    # with three threads and 207 s with two (RUST_TEST_THREADS, cargo test --workspace --test 'li*').
     RUST_TEST_THREADS=$((3 * $(nproc))) run --lib --bins --test '[!l]*' --test 'l[!i]*'
     RUST_TEST_THREADS=$(($(nproc) + 1)) run --test 'li*'
     run --doc

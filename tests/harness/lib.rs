@@ -4,7 +4,7 @@
 
 pub mod admin;
 pub mod app;
-pub mod binaries;
+mod binaries;
 pub mod chromium;
 pub mod fake_workload_api;
 pub mod frames;

@@ -40,8 +40,8 @@ async fn is_well(https: &Https) {
 async fn floods_end_their_connection_p144() {
     const PROTOCOL_ERROR: u32 = 1;
     const COMPRESSION_ERROR: u32 = 9;
-    let reset = |stream| [request(stream, GET, &[]), reset(stream, CANCEL)].concat();
-    let rapid_reset: Vec<u8> = streams(200).flat_map(reset).collect();
+    let begun_and_reset = |stream| [request(stream, GET, &[]), reset(stream, CANCEL)].concat();
+    let rapid_reset: Vec<u8> = streams(200).flat_map(begun_and_reset).collect();
     // The server resets the stream because its window overflows.
     let overflow = |stream| {
         let window = frame(WINDOW_UPDATE, 0, stream, &0x7fff_ffffu32.to_be_bytes());

@@ -66,7 +66,7 @@ async fn process_in_its_sandbox_keeps_the_files_of_the_kernel_about_itself() {
     if !is_whole(&server.logged("sandbox").await).await {
         return;
     }
-    // Under memory pressure, which a test cannot cause, the kernel drops the rule of a directory that is not open.
+    // The kernel drops the rule of a directory that is not open when memory is short, which a test cannot cause.
     let own = format!("/proc/{}", server.pid());
     let files = fs::read_dir(format!("{own}/fd")).unwrap();
     let mut opened = files.filter_map(|file| fs::read_link(file.unwrap().path()).ok());

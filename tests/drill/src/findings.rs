@@ -7,9 +7,9 @@ use crate::{
     tally::{Judgement, Tally, Wanted},
 };
 
-/// The factor of all bounds of times. The binaries are built as the drill is. Without optimisation, as in
-/// a short drill, full speed is 2,600 requests/s instead of 10,800 (`scripts/drill.sh`, with and without
-/// `--short`).
+/// The factor of all bounds of times. The binaries are built as the drill is. Full speed is 2,600
+/// requests/s in a short drill, which is not optimised, and 10,800 in a full one (`scripts/drill.sh`, with and
+/// without `--short`).
 const SLOWER: u32 = if cfg!(debug_assertions) { 5 } else { 1 };
 
 /// The longest time from a change to its effect.

@@ -24,7 +24,7 @@ pub(crate) struct Options {
     #[arg(long)]
     json: bool,
     /// Also write the table into tests/README.md
-    #[arg(long)]
+    #[arg(long, conflicts_with = "short")]
     readme: bool,
     /// Instead send this many requests while all identities rotate continuously
     #[arg(long, value_name = "REQUESTS", conflicts_with_all = ["short", "events", "readme"])]
