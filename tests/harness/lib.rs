@@ -91,27 +91,19 @@ impl Stack {
 
     /// Starts a server on a free port and waits until it listens.
     pub async fn server(&self, args: &[&str]) -> Process {
-        let server = self.spawn("server", &[&["--listen", "127.0.0.1:0"], args].concat());
-        server.listening().await;
-        server
+        self.listening("server", args).await
     }
 
     /// Starts a server on the `port` of a server that was stopped.
     pub async fn server_again(&self, port: u16) -> Process {
-        let server = self.spawn("server", &["--listen", &format!("127.0.0.1:{port}")]);
-        server.listening().await;
-        server
+        self.listening_on(port, "server", &[]).await
     }
 
     /// Starts a proxy on a free port in front of `upstream` and waits until it listens.
     pub async fn proxy(&self, upstream: u16, args: &[&str]) -> Process {
         let upstream = format!("https://localhost:{upstream}");
-        let proxy = self.spawn(
-            "proxy",
-            &[&["--listen", "127.0.0.1:0", "--upstream", &upstream], args].concat(),
-        );
-        proxy.listening().await;
-        proxy
+        self.listening("proxy", &[&["--upstream", &upstream], args].concat())
+            .await
     }
 
     /// Starts a proxy on a free port in front of several upstreams and waits until it listens.
@@ -120,13 +112,21 @@ impl Stack {
             .iter()
             .map(|port| format!("https://127.0.0.1:{port}"))
             .collect();
-        let mut all = vec!["--listen", "127.0.0.1:0"];
-        for url in &urls {
-            all.extend(["--upstream", url]);
-        }
-        let proxy = self.spawn("proxy", &[&all, args].concat());
-        proxy.listening().await;
-        proxy
+        let flags: Vec<_> = urls.iter().flat_map(|url| ["--upstream", url]).collect();
+        self.listening("proxy", &[&flags, args].concat()).await
+    }
+
+    /// Starts a binary on a port that nobody else gets after its end, and waits until it listens.
+    async fn listening(&self, name: &str, args: &[&str]) -> Process {
+        let [port] = process::free_ports();
+        self.listening_on(port, name, args).await
+    }
+
+    async fn listening_on(&self, port: u16, name: &str, args: &[&str]) -> Process {
+        let address = format!("127.0.0.1:{port}");
+        let process = self.spawn(name, &[&["--listen", &address], args].concat());
+        process.listening().await;
+        process
     }
 
     /// Runs the client against `port` to its end.

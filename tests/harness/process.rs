@@ -2,9 +2,10 @@
 
 use std::{
     ffi::OsStr,
-    net::TcpListener,
+    net::Ipv4Addr,
     path::Path,
     process::{ExitStatus, Output, Stdio},
+    sync::Mutex,
 };
 
 use nix::{
@@ -16,6 +17,7 @@ use nix::{
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
+    net::TcpSocket,
     process::{Child, Command},
     sync::watch,
     time::timeout,
@@ -93,10 +95,19 @@ pub fn port(line: &str) -> u16 {
     port.parse().unwrap()
 }
 
-/// Returns ports on which nobody listens now.
+/// Returns ports on which nobody listens, so that a connection is refused. What the test starts can listen there, and
+/// again after it has stopped. Nobody else gets them: a bound socket holds each one until the test binary ends, and
+/// the kernel gives its port neither to a socket that binds port 0 nor to one that connects.
 pub fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
+    static HELD: Mutex<Vec<TcpSocket>> = Mutex::new(Vec::new());
+    [(); N].map(|()| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        HELD.lock().unwrap().push(socket);
+        port
+    })
 }
 
 /// Starts a binary and reads its log.

@@ -25,18 +25,13 @@ impl Killed {
     /// Starts `count` servers and sends some requests, so that connections are open.
     async fn new(count: usize) -> Self {
         let stack = Stack::new().await;
-        let mut servers = Vec::new();
-        let mut args = ["--listen", "127.0.0.1:0", "--cores", "1"]
-            .map(String::from)
-            .to_vec();
+        let (mut servers, mut ports) = (Vec::new(), Vec::new());
         for _ in 0..count {
             let server = stack.server(&["--cores", "1"]).await;
-            let port = server.listening().await;
-            args.extend(["--upstream".to_owned(), format!("https://127.0.0.1:{port}")]);
+            ports.push(server.listening().await);
             servers.push(server);
         }
-        let args: Vec<_> = args.iter().map(String::as_str).collect();
-        let proxy = stack.spawn("proxy", &args);
+        let proxy = stack.proxy_before(&ports, &["--cores", "1"]).await;
         let https = stack.https(proxy.listening().await);
         let killed = Self {
             stack,

@@ -1,4 +1,4 @@
-use std::{net::TcpListener, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use harness::{
     CLIENT_ID, PATIENCE, SERVER_ID, binary,
@@ -29,11 +29,11 @@ const ROLES: [Role; 3] = [Role::Agent, Role::Server, Role::Proxy];
 
 impl Machine {
     fn new() -> Self {
-        let mut ports = own_ports();
+        let [server, proxy] = process::free_ports();
         Self {
             directory: tempfile::tempdir().unwrap(),
-            server: ports.next().unwrap(),
-            proxy: ports.next().unwrap(),
+            server,
+            proxy,
         }
     }
 
@@ -83,12 +83,6 @@ impl Machine {
             .await
             .expect("the client succeeds in time");
     }
-}
-
-/// Returns ports that the kernel does not give out for port 0, which other tests use all the time.
-fn own_ports() -> impl Iterator<Item = u16> {
-    let start = 10_000 + (std::process::id() % 20_000) as u16;
-    (start..32_768).filter(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
 }
 
 /// Returns the same numbers in each run (xorshift64), so that kills come at similar points.

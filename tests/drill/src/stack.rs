@@ -2,7 +2,7 @@
 //! free ports.
 
 use std::{
-    net::TcpListener,
+    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -91,16 +91,13 @@ impl Stack {
         args.extend(BUNDLE_ENDPOINT.map(str::to_owned));
         args.extend(agent_args.iter().map(ToString::to_string));
         let agent = node("dev-agent", args, None).await?;
-        let ports = process::free_ports::<2>();
+        let [port, one, two] = process::free_ports();
         let server = |port| node("server", server_args(port, app), None);
-        let servers = [server(ports[0]).await?, server(ports[1]).await?];
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let port = listener.local_addr()?.port();
-        let mut args = proxy_args(ports);
+        let servers = [server(one).await?, server(two).await?];
+        let mut args = proxy_args([one, two]);
         let listener = if hand_over {
-            Some(listener)
+            Some(TcpListener::bind((Ipv4Addr::LOCALHOST, port))?)
         } else {
-            drop(listener);
             let listen = ["--listen", &format!("127.0.0.1:{port}"), "--reuse-port"];
             args.extend(listen.map(str::to_owned));
             None

@@ -161,6 +161,7 @@ mod tests {
         sys::signal::kill,
         unistd::{Pid, getppid},
     };
+    use tokio::net::TcpSocket;
 
     use super::*;
 
@@ -254,10 +255,13 @@ mod tests {
     #[test]
     fn ports_that_no_flag_names_can_neither_be_connected_to_nor_listened_on() {
         let listener = || TcpListener::bind("127.0.0.1:0").unwrap();
-        let (upstream, other, free) = (listener(), listener(), listener());
+        let (upstream, other, held) = (listener(), listener(), TcpSocket::new_v4().unwrap());
+        // While this socket is bound, nobody else gets the port.
+        held.set_reuseaddr(true).unwrap();
+        held.bind(([127, 0, 0, 1], 0).into()).unwrap();
         let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
-        let (named, unnamed, own) = (port(&upstream), port(&other), port(&free));
-        drop(free);
+        let (named, unnamed) = (port(&upstream), port(&other));
+        let own = held.local_addr().unwrap().port();
         let authority = format!("127.0.0.1:{named}").parse().unwrap();
         let url = UpstreamUrl::host(Protocol::Https, authority);
         let address = format!("127.0.0.1:{own}").parse().unwrap();
