@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
-use common::workload::tokens::TokenSource;
+use common::{sanitize::on_a_line, workload::tokens::TokenSource};
 use forward::outbound::Client;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -205,7 +205,7 @@ fn line(time: SystemTime, took: Duration, answer: &anyhow::Result<Outcome>) -> S
             format!("{time} {} {ms:.1} ms{renewed}", answer.status.as_u16())
         }
         Err(error) => {
-            let reason = format!("{error:#}").replace(char::is_control, " ");
+            let reason = on_a_line(&format!("{error:#}"));
             format!("{time} failed {ms:.1} ms: {reason}")
         }
     }

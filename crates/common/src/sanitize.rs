@@ -1,4 +1,4 @@
-//! Sanitized text of peers.
+//! Sanitized text of peers, which can neither begin a line of its own nor change how a terminal shows the line.
 
 use std::fmt;
 
@@ -44,9 +44,64 @@ fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\'' | b'\\')
 }
 
+/// Returns whether a character can begin a line, or change how a terminal shows the text around it: a control
+/// character, a separator of lines or paragraphs, or a mark of bidirectional text (UAX #9), which reorders what
+/// stands beside it.
+#[must_use]
+pub fn disturbs_a_line(char: char) -> bool {
+    char.is_control()
+        || matches!(
+            char,
+            '\u{61c}'
+                | '\u{200e}'
+                | '\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2066}'..='\u{2069}'
+        )
+}
+
+/// Writes a text with escapes for each character that [`disturbs_a_line`].
+///
+/// # Errors
+/// Fails if `to` fails.
+pub fn write_on_a_line(to: &mut impl fmt::Write, text: &str) -> fmt::Result {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return to.write_str(text);
+    }
+    text.chars().try_for_each(|char| {
+        if disturbs_a_line(char) {
+            write!(to, "{}", char.escape_default())
+        } else {
+            to.write_char(char)
+        }
+    })
+}
+
+/// Returns a text with escapes for each character that [`disturbs_a_line`].
+#[must_use]
+pub fn on_a_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    // A `String` takes every text.
+    let _ = write_on_a_line(&mut line, text);
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_stays_on_its_line_in_its_order() {
+        for (text, shown) in [
+            ("a \"b\" é 漢字 \\", "a \"b\" é 漢字 \\"),
+            ("a\nb\t", r"a\nb\t"),
+            ("\u{1b}[31m\u{85}", r"\u{1b}[31m\u{85}"),
+            ("\u{2028}\u{2029}", r"\u{2028}\u{2029}"),
+            ("\u{202e}a\u{2066}b\u{200f}", r"\u{202e}a\u{2066}b\u{200f}"),
+        ] {
+            assert_eq!(on_a_line(text), shown);
+        }
+    }
 
     #[test]
     fn a_peers_text_is_cut_and_escaped() {

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use common::lock::lock;
+use common::{lock::lock, sanitize::on_a_line};
 
 /// The longest reason, in characters.
 const MAX_REASON: usize = 1000;
@@ -87,7 +87,7 @@ impl Condition {
         Self {
             name: name.into(),
             state,
-            reason: on_a_line(&reason.into()),
+            reason: cut_reason(&reason.into()),
             since: None,
             until: None,
         }
@@ -114,17 +114,10 @@ impl Condition {
     }
 }
 
-/// Returns the beginning of a text with escapes for control characters. Reasons may quote peers.
-pub(crate) fn on_a_line(text: &str) -> String {
-    let mut line = String::new();
-    for char in text.chars().take(MAX_REASON) {
-        if char.is_control() {
-            line.extend(char.escape_default())
-        } else {
-            line.push(char)
-        }
-    }
-    line
+/// Returns the beginning of a reason, on one line. Reasons may quote peers.
+pub(crate) fn cut_reason(text: &str) -> String {
+    let end = text.char_indices().nth(MAX_REASON);
+    on_a_line(end.map_or(text, |(end, _)| &text[..end]))
 }
 
 impl Report {

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, str::FromStr, time::Duration};
 
+use common::sanitize::disturbs_a_line;
 use forward::outbound::{Protocol, UpstreamUrl, has_bad_port};
 use http::{Uri, uri::PathAndQuery};
 use spiffe::SpiffeId;
@@ -102,7 +103,7 @@ pub fn workload_id(text: &str) -> Result<SpiffeId, String> {
 /// Fails with the rule and an example when the text is not a hint.
 pub(super) fn hint(text: &str) -> Result<String, String> {
     const MAX: usize = 1024;
-    if (1..=MAX).contains(&text.len()) && !text.contains(char::is_control) {
+    if (1..=MAX).contains(&text.len()) && !text.contains(disturbs_a_line) {
         Ok(text.to_owned())
     } else {
         Err(format!(
@@ -116,7 +117,7 @@ pub(super) fn hint(text: &str) -> Result<String, String> {
 /// # Errors
 /// Fails with an example when the text is empty or has control characters.
 pub fn audience(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.chars().any(char::is_control) {
+    if text.is_empty() || text.contains(disturbs_a_line) {
         return Err("an audience must not be empty or hold control characters; expected for example spiffe://example.org/server".into());
     }
     Ok(text.to_owned())

@@ -22,6 +22,7 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
+use common::sanitize::on_a_line;
 use serde::Serialize;
 use tracing::level_filters::LevelFilter;
 
@@ -195,9 +196,9 @@ impl Doctor {
             kind,
             route: self.route.clone(),
             verdict,
-            text: one_line(&text),
-            cause: cause.as_deref().map(one_line),
-            remedy: remedy.as_deref().map(one_line),
+            text: on_a_line(&text),
+            cause: cause.as_deref().map(on_a_line),
+            remedy: remedy.as_deref().map(on_a_line),
         };
         if !self.is_json {
             self.print(&step.lines());
@@ -314,9 +315,4 @@ impl Step {
         }
         lines
     }
-}
-
-/// Returns a text without control characters, so that no peer writes lines of its own.
-fn one_line(text: &str) -> String {
-    text.replace(char::is_control, " ")
 }

@@ -24,7 +24,7 @@ use nix::time::{ClockId, clock_gettime};
 use self::socket::NotifySocket;
 pub(crate) use self::socket::connect;
 pub use self::socket::{VARIABLES, is_connected};
-use crate::admin::conditions::on_a_line;
+use crate::admin::conditions::cut_reason;
 
 /// A service manager that follows the state of this process, or none. Clones report to the same one.
 #[derive(Clone, Debug, Default)]
@@ -164,9 +164,9 @@ impl ServiceManager {
 /// Writes the line for people.
 impl std::fmt::Display for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "STATUS={}", on_a_line(&self.work))?;
+        write!(f, "STATUS={}", cut_reason(&self.work))?;
         for text in [&self.policy, &self.identity].into_iter().flatten() {
-            write!(f, "; {}", on_a_line(text))?;
+            write!(f, "; {}", cut_reason(text))?;
         }
         Ok(())
     }

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, fmt};
 
-use common::bearer::{Access, AccessRule, RuleName, Rules};
+use common::{
+    bearer::{Access, AccessRule, RuleName, Rules},
+    sanitize::{disturbs_a_line, on_a_line},
+};
 use http::Method;
 use serde::Deserialize;
 use toml::Spanned;
@@ -80,8 +83,7 @@ fn parse_document(text: &str) -> Result<Rules, MistakeAt> {
         let offset = error.span().map_or(text.len(), |span| span.start);
         let lines: Vec<_> = error.message().lines().map(str::trim).collect();
         // The message repeats keys of the file, which may have escapes of a terminal.
-        let message = lines.join(", ").replace(char::is_control, "\u{fffd}");
-        MistakeAt::new(offset, message)
+        MistakeAt::new(offset, on_a_line(&lines.join(", ")))
     })?;
     if document.rules.is_empty() {
         let why = "has no [[rule]], so that every request would be refused";
@@ -210,7 +212,7 @@ fn method(text: &str) -> Result<Method, String> {
 
 fn given_name(name: &RawText) -> Result<RuleName, MistakeAt> {
     let text = name.get_ref();
-    if (1..=MAX_NAME).contains(&text.len()) && !text.contains(char::is_control) {
+    if (1..=MAX_NAME).contains(&text.len()) && !text.contains(disturbs_a_line) {
         Ok(RuleName::given(text))
     } else {
         Err(MistakeAt::new(

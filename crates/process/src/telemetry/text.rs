@@ -9,6 +9,7 @@ use std::{
     time::SystemTime,
 };
 
+use common::sanitize::write_on_a_line;
 use tracing::field::Field;
 use tracing_subscriber::{
     field::MakeExt,
@@ -33,22 +34,12 @@ impl FormatTime for Utc {
     }
 }
 
-/// A writer that escapes control characters, so that text stays on its line and can't control a
-/// terminal.
+/// A writer whose text stays on its line and can't control a terminal.
 struct Escaped<'a, 'b>(&'a mut Writer<'b>);
 
 impl Write for Escaped<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-            return self.0.write_str(text);
-        }
-        text.chars().try_for_each(|char| {
-            if char.is_control() {
-                write!(self.0, "{}", char.escape_default())
-            } else {
-                self.0.write_char(char)
-            }
-        })
+        write_on_a_line(self.0, text)
     }
 }
 
