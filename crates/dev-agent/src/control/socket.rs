@@ -25,6 +25,7 @@ use crate::{
     agent::DevAgent,
     error::Error,
     listen::{Access, SocketFile},
+    throttle::Throttle,
 };
 
 /// The most commands at once.
@@ -61,9 +62,10 @@ impl ControlSocket {
     /// Executes the commands that arrive, for as long as the future is polled.
     pub async fn serve(self, agent: &DevAgent) -> Infallible {
         let executor = Executor::new(agent);
+        let failures = Throttle::default();
         let mut connections = FuturesUnordered::new();
         loop {
-            let mut accepted = pin!(self.accept());
+            let mut accepted = pin!(self.accept(&failures));
             let stream = tokio::select! {
                 Some(()) = connections.next() => continue,
                 stream = accepted.as_mut() => stream,
@@ -73,12 +75,12 @@ impl ControlSocket {
         }
     }
 
-    async fn accept(&self) -> UnixStream {
+    async fn accept(&self, failures: &Throttle) -> UnixStream {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => return stream,
                 Err(error) => {
-                    warn!(%error, "control socket: cannot accept");
+                    failures.log(|| warn!(%error, "control socket: cannot accept"));
                     sleep(BACKOFF).await;
                 }
             }

@@ -23,7 +23,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error, warn};
 
-use crate::error::Error;
+use crate::{error::Error, throttle::Throttle};
 
 /// The most connections at once.
 const MAX_CONNECTIONS: usize = 256;
@@ -93,6 +93,13 @@ impl Server {
     }
 }
 
+/// The throttles of the lines that callers can cause.
+#[derive(Default)]
+struct Throttles {
+    accept_failures: Throttle,
+    no_certificate: Throttle,
+}
+
 /// Binds a socket to an address that another socket has, unless a process listens there.
 fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = match address {
@@ -106,16 +113,18 @@ fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
 
 /// Serves connections, for as long as the future is polled.
 async fn accept(listener: TcpListener, site: Arc<dyn Site>) {
-    let mut connections = JoinSet::new();
+    let (mut connections, throttles) = (JoinSet::new(), Arc::<Throttles>::default());
     loop {
         tokio::select! {
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                 Ok((stream, peer)) => {
-                    connections.spawn(connection(stream, peer, Arc::clone(&site)));
+                    let throttles = Arc::clone(&throttles);
+                    connections.spawn(connection(stream, peer, Arc::clone(&site), throttles));
                 }
                 Err(error) => {
-                    warn!(%error, "HTTPS endpoint: cannot accept");
+                    let log = || warn!(%error, "HTTPS endpoint: cannot accept");
+                    throttles.accept_failures.log(log);
                     sleep(BACKOFF).await;
                 }
             }
@@ -124,17 +133,27 @@ async fn accept(listener: TcpListener, site: Arc<dyn Site>) {
 }
 
 /// Serves one connection from its handshake to its end.
-async fn connection(stream: TcpStream, peer: SocketAddr, site: Arc<dyn Site>) {
-    let served = timeout(DEADLINE, serve(stream, site)).await;
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    site: Arc<dyn Site>,
+    throttles: Arc<Throttles>,
+) {
+    let served = timeout(DEADLINE, serve(stream, site, &throttles)).await;
     let result = served.unwrap_or_else(|_| Err(format!("not complete within {DEADLINE:?}")));
     if let Err(error) = result {
         debug!(%peer, error, "HTTPS endpoint: connection ended");
     }
 }
 
-async fn serve(stream: TcpStream, site: Arc<dyn Site>) -> Result<(), String> {
+async fn serve(
+    stream: TcpStream,
+    site: Arc<dyn Site>,
+    throttles: &Throttles,
+) -> Result<(), String> {
     let certificate = site.certificate().map_err(|error| {
-        error!(%error, "HTTPS endpoint: no certificate");
+        let log = || error!(%error, "HTTPS endpoint: no certificate");
+        throttles.no_certificate.log(log);
         error.to_string()
     })?;
     let config = tls(certificate).map_err(|error| error.to_string())?;
