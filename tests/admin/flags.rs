@@ -25,12 +25,12 @@ async fn address_that_may_not_be_used_is_refused_before_anything_is_bound() {
         (
             &["--admin", &taken, "--listen", &taken],
             2,
-            "are the same address",
+            "overlaps --listen",
         ),
         (
             &["--admin", &taken, "--ext-authz", &taken],
             2,
-            &format!("and --ext-authz {taken} are the same address"),
+            &format!("overlaps --ext-authz {taken}"),
         ),
         (
             &["--admin", &taken, "--listen", "127.0.0.1:0"],

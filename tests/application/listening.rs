@@ -365,5 +365,8 @@ async fn an_address_that_others_reach_or_an_incomplete_route_is_refused_u014() {
     let output = process::output("client", &stack.agent.endpoint(), &args).await;
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("--ca /no/such/file: No such file"), "{said}");
+    assert!(
+        said.contains("--route ca=/no/such/file: No such file"),
+        "{said}"
+    );
 }

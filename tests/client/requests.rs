@@ -143,7 +143,7 @@ async fn ca_that_cannot_be_used_is_refused_before_an_address_is_bound_or_a_token
         ),
         (
             [&admin[..], &["--listen", "127.0.0.1:0", "--route", &route]].concat(),
-            "--ca /no/such/ca.pem: No such file",
+            "--route ca=/no/such/ca.pem: No such file",
         ),
         (named.to_vec(), "no CA certificates are installed"),
     ] {

@@ -21,6 +21,7 @@ use crate::{
     peer::{PeerIdentity, server_name},
     route::Route,
     token_file::config::TokenFileArgs,
+    web_pki::CaFile,
 };
 
 /// The name of the program in metrics and spans.
@@ -179,7 +180,10 @@ impl Config {
             None => PeerIdentity::SpiffeId(self.server_id.clone()),
             Some(name) => PeerIdentity::Name {
                 name: name.clone(),
-                ca: self.ca.clone(),
+                ca: self.ca.clone().map(|path| CaFile {
+                    path,
+                    setting: "--ca ",
+                }),
             },
         }
     }

@@ -40,7 +40,7 @@ fn with_route(sandbox: Sandbox, route: &Route) -> Sandbox {
     let sandbox = sandbox.connects(&route.url);
     match &route.peer {
         PeerIdentity::SpiffeId(_) => sandbox,
-        PeerIdentity::Name { ca: Some(ca), .. } => sandbox.reads(ca),
+        PeerIdentity::Name { ca: Some(ca), .. } => sandbox.reads(&ca.path),
         PeerIdentity::Name { ca: None, .. } => sandbox.reads_system_cas(),
     }
 }

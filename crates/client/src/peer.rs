@@ -1,7 +1,5 @@
 //! The identity that the other end of a connection must have.
 
-use std::path::PathBuf;
-
 use anyhow::Context;
 use common::{tls, workload::X509Source};
 use forward::outbound::Security;
@@ -9,7 +7,7 @@ use process::bundles;
 use rustls::pki_types::ServerName;
 use spiffe::SpiffeId;
 
-use crate::web_pki;
+use crate::web_pki::{self, CaFile};
 
 /// The identity that a peer must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +19,8 @@ pub(crate) enum PeerIdentity {
     Name {
         /// The name.
         name: ServerName<'static>,
-        /// The file of the CA's certificates (PEM); the system's roots if there is none.
-        ca: Option<PathBuf>,
+        /// The CA's certificates; the system's roots if there is no file.
+        ca: Option<CaFile>,
     },
 }
 
@@ -43,7 +41,7 @@ impl PeerIdentity {
     pub(crate) fn check_roots(&self) -> Result<(), web_pki::Error> {
         match self {
             Self::SpiffeId(_) => Ok(()),
-            Self::Name { ca, .. } => web_pki::client(ca.as_deref()).map(drop),
+            Self::Name { ca, .. } => web_pki::client(ca.as_ref()).map(drop),
         }
     }
 
@@ -65,7 +63,7 @@ impl PeerIdentity {
                 Ok(tls::client(bundles, id).into())
             }
             Self::Name { name, ca } => Ok(Security::HostName {
-                config: web_pki::client(ca.as_deref())?,
+                config: web_pki::client(ca.as_ref())?,
                 name: Some(name.clone()),
             }),
         }

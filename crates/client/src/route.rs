@@ -1,13 +1,16 @@
 //! Routes: the peer and the audience of requests to a host.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use forward::outbound::UpstreamUrl;
 use process::cli;
 use rustls::pki_types::ServerName;
 use spiffe::SpiffeId;
 
-use crate::peer::{PeerIdentity, server_name};
+use crate::{
+    peer::{PeerIdentity, server_name},
+    web_pki::CaFile,
+};
 
 /// The route of requests to one host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +31,7 @@ struct PeerParts {
     audience: Option<String>,
     server_id: Option<SpiffeId>,
     server_name: Option<ServerName<'static>>,
-    ca: Option<PathBuf>,
+    ca: Option<CaFile>,
 }
 
 const EXAMPLE: &str = "expected for example 'orders.internal=https://lb.example.org:8443;audience=spiffe://example.org/orders;server-id=spiffe://example.org/proxy'";
@@ -104,7 +107,13 @@ impl PeerParts {
                 self.server_name.replace(name).is_some()
             }
             "ca" if value.is_empty() => return Err(error("ca needs a file, as in ca=/etc/ca.pem")),
-            "ca" => self.ca.replace(value.into()).is_some(),
+            "ca" => {
+                let ca = CaFile {
+                    path: value.into(),
+                    setting: "--route ca=",
+                };
+                self.ca.replace(ca).is_some()
+            }
             _ => return Err(error(format!("{part:?} is not a part of a route"))),
         };
         if is_repeated {
@@ -127,7 +136,9 @@ impl PeerParts {
             (None, Some(_), _, None) => Err(error(
                 "a route with server-name needs audience=, the SPIFFE ID of the server behind it",
             )),
-            (Some(_), _, _, _) => Err(error("server-id alone says who the peer must be")),
+            (Some(_), _, _, _) => Err(error(
+                "server-id alone says who the peer must be; leave out server-name and ca",
+            )),
             (None, None, _, _) => Err(error(
                 "a route says who the peer must be: server-id or server-name",
             )),
@@ -155,7 +166,7 @@ mod tests {
         let PeerIdentity::Name { ca: Some(ca), .. } = route.peer else {
             panic!("{route:?}");
         };
-        assert_eq!(ca, PathBuf::from("/etc/ca.pem"));
+        assert_eq!(ca.path.to_str(), Some("/etc/ca.pem"));
     }
 
     #[test]

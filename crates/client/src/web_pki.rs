@@ -1,19 +1,28 @@
 //! Verification of peers by host name, for load balancers with certificates of the web PKI.
 
 use std::{
-    path::Path,
+    path::PathBuf,
     sync::{Arc, OnceLock},
 };
 
 use process::roots;
 use rustls::{ClientConfig, RootCertStore};
 
+/// A file of a CA's certificates (PEM).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CaFile {
+    /// The path.
+    pub(crate) path: PathBuf,
+    /// The setting that names it, as errors begin: `--ca ` or `--route ca=`.
+    pub(crate) setting: &'static str,
+}
+
 /// The reason why no peer can be verified by name.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The file has no roots.
-    #[error("--ca {0}")]
-    File(#[from] roots::Error),
+    #[error("{0}{1}")]
+    File(&'static str, roots::Error),
     /// The system has no roots.
     #[error(
         "no CA certificates are installed on this system; install them (Debian: apt-get install ca-certificates), or name the CA's file with --ca"
@@ -21,14 +30,14 @@ pub(crate) enum Error {
     NoRoots,
 }
 
-/// Returns the configuration that verifies peers by name, against the certificates in the file `ca`
-/// (PEM), or against the system's roots.
+/// Returns the configuration that verifies peers by name, against the certificates in the file `ca`,
+/// or against the system's roots.
 ///
 /// # Errors
 /// Fails when there is no certificate to verify against.
-pub(crate) fn client(ca: Option<&Path>) -> Result<Arc<ClientConfig>, Error> {
+pub(crate) fn client(ca: Option<&CaFile>) -> Result<Arc<ClientConfig>, Error> {
     let roots = match ca {
-        Some(path) => roots::in_file(path)?,
+        Some(ca) => roots::in_file(&ca.path).map_err(|error| Error::File(ca.setting, error))?,
         None => of_system()?,
     };
     Ok(roots::verifying(roots))

@@ -50,7 +50,7 @@ impl AdminArgs {
         }
         match listen.filter(|listen| overlap(address, listen.address)) {
             Some(listen) => Err(format!(
-                "--admin {address} and {listen} are the same address; choose another port or path with --admin"
+                "--admin {address} overlaps {listen}; choose another port or path with --admin"
             )),
             None => Ok(()),
         }
@@ -121,7 +121,7 @@ mod tests {
             ),
             (
                 &["--admin", "127.0.0.1:8080"],
-                "--admin 127.0.0.1:8080 and --ext-authz [::]:8080 are the same address; choose another port",
+                "--admin 127.0.0.1:8080 overlaps --ext-authz [::]:8080; choose another port",
             ),
             (
                 &["--admin", "localhost:1"],
