@@ -37,7 +37,7 @@ pub struct Service {
 /// The listener that a binary asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct Claim<'a> {
-    /// The name of the program in spans.
+    /// The name of the program in metrics and spans.
     pub role: &'static str,
     /// The address, if no sockets are passed to the process.
     pub listen: ListenFlag<'a>,
@@ -54,7 +54,7 @@ const FIRST_PING: Duration = Duration::from_secs(10);
 impl Service {
     /// Handles signals, and claims the addresses of the admin listener and of the listener. Then it tells a service
     /// manager that the process waits for an identity, lets the admin listener answer, raises the limit of open
-    /// files and starts the export of spans.
+    /// files, starts the export of spans, and shows the listener's counts and refused requests.
     ///
     /// # Errors
     /// Fails when signals can't be handled, when an address or a socket that was passed in its place can't be
@@ -73,6 +73,7 @@ impl Service {
         args.raise_open_files_limit(claim.others);
         let spans = &args.spans;
         let (exporter, shared) = spans.start(args.shared(), claim.role, claim.recorded)?;
+        admin.follow_listener(claim.role, &shared);
         Ok(Self {
             address,
             admin,

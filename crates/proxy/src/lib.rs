@@ -18,7 +18,6 @@ use forward::{
 };
 use http::{Request, Response};
 use process::{
-    admin::Admin,
     bundles, cli,
     listen::{Inherited, ListenAddress},
     service::{Claim, Service},
@@ -101,6 +100,7 @@ async fn serve_requests(
     };
     let service = Service::claim(&config.serve, inherited, claim)?;
     let admin = service.admin();
+    admin.metrics().upstreams([&upstream]);
     admin.follow_upstream(None, upstream.status().clone());
     let workload_api = service.follow_workload_api(&config.identity);
     let Some(identity) = service.identity(workload_api.x509()).await? else {
@@ -108,7 +108,6 @@ async fn serve_requests(
     };
     let own = identity.x509.svid()?.spiffe_id().clone();
     let proxy = Proxy::new(config, &service, &identity.x509, upstream)?;
-    proxy.show_in(admin);
     let announce = |cores, addresses: &str| {
         info!(
             spiffe_id = %own, cores, upstream = %proxy.upstream, upstream_id = %proxy.upstream_tls.expected(),
@@ -140,15 +139,6 @@ impl Proxy {
             paths: config.paths.clone().into(),
             shared: shared.with_tenure(service.follow_identity(x509)),
         })
-    }
-
-    /// Adds the counts and the requests that are refused to what operators see.
-    fn show_in(&self, admin: &Admin) {
-        let metrics = admin.metrics();
-        metrics.role(ROLE);
-        metrics.listener(&self.shared);
-        metrics.upstreams([&self.upstream]);
-        admin.follow_refusals(self.shared.quotas());
     }
 }
 

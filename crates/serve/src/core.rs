@@ -93,7 +93,7 @@ impl<H: Handler> ServingCore<H> {
             peer: Peer::from(peer),
             source,
             shared: self.shared.clone(),
-            process_stop: self.shutdown.clone(),
+            shutdown: self.shutdown.clone(),
             identity_end: match &self.shared.tenure {
                 Some(tenure) => tenure.end(),
                 None => self.shutdown.clone(),

@@ -197,17 +197,14 @@ impl Server {
         })
     }
 
-    /// Adds the state of the application, the counts and the refusals to what operators see.
+    /// Adds the counts of callers and the state of the application to what operators see.
     fn show_in(&self, admin: &Admin) {
         let metrics = admin.metrics();
-        metrics.role(ROLE);
-        metrics.listener(&self.shared);
         metrics.callers(self.authenticator.counts());
         if let Some(Forwarding { upstream, .. }) = &self.forwarding {
             metrics.upstreams([upstream]);
             admin.follow_upstream(None, upstream.status().clone());
         }
-        admin.follow_refusals(self.shared.quotas());
     }
 }
 

@@ -53,9 +53,8 @@ impl ListenHandler {
         }
     }
 
-    /// Adds the state of the destinations, and the requests that are refused, to what operators see.
+    /// Adds the state of the destinations to what operators see.
     pub(super) fn show_in(&self, admin: &Admin) {
-        admin.follow_refusals(&self.quotas);
         self.destinations()
             .for_each(|one| one.add_conditions(admin));
     }

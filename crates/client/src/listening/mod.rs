@@ -13,12 +13,11 @@ use std::process::ExitCode;
 use common::workload::WorkloadApi;
 use forward::outbound::Upstream;
 use process::{
-    admin::metrics::Metrics,
     cli,
     listen::{Inherited, ListenFlag},
     service::{Claim, Service},
 };
-use serve::{Shared, listen, spans::Recorded};
+use serve::{listen, spans::Recorded};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -54,7 +53,8 @@ pub(crate) async fn run(config: &Config, inherited: Inherited) -> anyhow::Result
     let service = Service::claim(&args.serve, inherited, claim)?;
     let workload_api = service.follow_workload_api(&config.identity);
     let shared = service.shared();
-    show(&routes, &shared, service.admin().metrics());
+    let upstreams = routes.iter().map(|(_, upstream)| upstream);
+    service.admin().metrics().upstreams(upstreams);
     let Some(destinations) = destinations(&service, &workload_api, routes).await? else {
         return Ok(ExitCode::SUCCESS);
     };
@@ -99,13 +99,6 @@ pub(crate) fn checked(config: &Config) -> Result<(ListenFlag<'_>, Vec<(Route, Up
     let call_timeout = args.serve.limits().stream_idle_timeout;
     let upstreams = args.upstreams(&routes, call_timeout)?;
     Ok((listen, routes.into_iter().zip(upstreams).collect()))
-}
-
-/// Adds the counts of the listener and of the upstreams to the metrics.
-fn show(routes: &[(Route, Upstream)], shared: &Shared, metrics: &Metrics) {
-    metrics.role(ROLE);
-    metrics.listener(shared);
-    metrics.upstreams(routes.iter().map(|(_, upstream)| upstream));
 }
 
 /// Returns the destination of each route, or `None` if a stop is requested first. The X.509 bundles are

@@ -44,7 +44,7 @@ pub use self::{
     jwt::{Claims, ClaimsFault},
     layer::{EmptyAnswer, Enforcement, JwtSvidLayer, JwtSvidService, RefusalAnswer},
     policy::{DEFAULT_TOKEN_CACHE, Policy},
-    queue::{MAX_WAITING, VerificationQueue},
+    queue::MAX_WAITING,
     refusal::{Malformed, Refusal},
     rules::{Access, AccessRule, RuleName, Rules, Verdict},
 };

@@ -37,7 +37,7 @@ use crate::fair::{FairQueue, TooMany};
 
 /// The verifications of one core, in rounds.
 #[derive(Debug)]
-pub struct VerificationQueue {
+pub(super) struct VerificationQueue {
     /// The verifications that wait to be admitted.
     waiting: FairQueue,
     /// The number of verifications that are admitted to this round or the next.
@@ -77,12 +77,6 @@ const ROUND: Duration = Duration::from_millis(1);
 const MAX_ADMITTED: usize = 32;
 
 impl VerificationQueue {
-    /// Returns an empty queue, in which [`MAX_WAITING`] verifications may wait.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::with(MAX_WAITING, MAX_ADMITTED, ROUND)
-    }
-
     fn with(max: usize, max_admitted: usize, round: Duration) -> Self {
         Self {
             waiting: FairQueue::new(max),
@@ -138,17 +132,17 @@ impl Drop for Admitted<'_> {
     }
 }
 
+impl Default for VerificationQueue {
+    fn default() -> Self {
+        Self::with(MAX_WAITING, MAX_ADMITTED, ROUND)
+    }
+}
+
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
         let nanos = self.begun.elapsed().as_nanos();
         let nanos = nanos.try_into().unwrap_or(u64::MAX / 2);
         self.queue.spent.fetch_add(nanos, Relaxed);
-    }
-}
-
-impl Default for VerificationQueue {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -29,11 +29,10 @@ use std::{
 
 use common::{
     lock::lock,
-    throttle::LogQuotas,
     workload::{Monitor, tokens::TokenMonitor},
 };
 use forward::outbound::UpstreamStatus;
-use serve::{listen::Socket, shutdown::Shutdown};
+use serve::{Shared, listen::Socket, shutdown::Shutdown};
 use tracing::info;
 
 pub use self::flags::AdminArgs;
@@ -182,9 +181,11 @@ impl Admin {
         monitor
     }
 
-    /// Shows the last requests that were not served.
-    pub fn follow_refusals(&self, quotas: &Arc<LogQuotas>) {
-        self.shown.refusals(quotas);
+    /// Adds the metrics of a listener of the program `role`, and shows the last requests that it did not serve.
+    pub(crate) fn follow_listener(&self, role: &'static str, shared: &Shared) {
+        self.metrics.role(role);
+        self.metrics.listener(shared);
+        self.shown.refusals(shared.quotas());
     }
 
     /// Shows that the process listens at `addresses` for these peers.

@@ -86,7 +86,7 @@ impl Connection {
     ) -> Result<(), Error> {
         let late = async {
             sleep(self.shared.limits.drain_timeout).await;
-            if self.process_stop.is_requested() {
+            if self.shutdown.is_requested() {
                 pending::<()>().await;
             }
         };
@@ -98,7 +98,7 @@ impl Connection {
 
     /// Waits until a stop is requested and the time for unfinished handshakes has passed.
     pub(super) async fn handshakes_end(&self) {
-        self.process_stop.clone().requested().await;
+        self.shutdown.clone().requested().await;
         sleep(self.drain_grace()).await;
     }
 

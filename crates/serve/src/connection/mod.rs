@@ -81,7 +81,7 @@ pub(crate) struct Connection {
     /// The source of the connection, which the limits count.
     pub(crate) source: IpAddr,
     pub(crate) shared: Shared,
-    pub(crate) process_stop: Shutdown,
+    pub(crate) shutdown: Shutdown,
     /// The end of the listener's identity under which the connection was opened, or the stop of the process.
     pub(crate) identity_end: Shutdown,
 }

@@ -26,7 +26,6 @@ use common::{
 };
 use http::{Method, Request, Response, StatusCode, request::Parts};
 use process::{
-    admin::Admin,
     cli,
     listen::{Inherited, ListenFlag},
     policy::PolicyFile,
@@ -110,7 +109,8 @@ pub(crate) async fn start(
     };
     let own = identity.x509.svid()?.spiffe_id().clone();
     let checks = Checks::new(config, &service, identity.jwt, &own, policy);
-    checks.show_in(service.admin());
+    let metrics = service.admin().metrics();
+    metrics.callers(checks.authenticator.counts());
     let log = StartLog {
         spiffe_id: &own,
         application: None,
@@ -155,15 +155,6 @@ impl Checks {
             },
             shared,
         }
-    }
-
-    /// Adds the counts and the refusals to what operators see.
-    fn show_in(&self, admin: &Admin) {
-        let metrics = admin.metrics();
-        metrics.role(ROLE);
-        metrics.listener(&self.shared);
-        metrics.callers(self.authenticator.counts());
-        admin.follow_refusals(self.shared.quotas());
     }
 }
 

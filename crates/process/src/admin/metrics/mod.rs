@@ -70,7 +70,7 @@ impl Metrics {
     }
 
     /// Adds the metrics of a listener.
-    pub fn listener(&self, shared: &Shared) {
+    pub(super) fn listener(&self, shared: &Shared) {
         let shared = shared.clone();
         self.add(move |page| listener::write(&shared, page));
     }
