@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Runs every test of the workspace and prints totals. CI runs exactly this.
 set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
     cat <<'USAGE'
@@ -27,10 +29,7 @@ main() {
     *) usage >&2 && exit 2 ;;
     esac
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
-    command -v cargo >/dev/null || {
-        echo "test.sh: cargo is missing: install Rust 1.88 or later from https://rustup.rs" >&2
-        exit 1
-    }
+    need cargo 'install Rust 1.88 or later from https://rustup.rs'
     local log status=0
     log=$(mktemp)
     # shellcheck disable=SC2064 # the path is fixed now

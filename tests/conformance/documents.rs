@@ -9,24 +9,7 @@ use std::{
 
 use harness::binary;
 
-use crate::root;
-
-/// Returns the files of the project, as paths from its root. Builds and repositories are left out.
-fn files() -> BTreeSet<PathBuf> {
-    let mut files = BTreeSet::new();
-    let mut directories = vec![root()];
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if !path.is_dir() {
-                files.insert(path.strip_prefix(root()).unwrap().to_owned());
-            } else if !path.ends_with("target") && !path.ends_with(".git") {
-                directories.push(path);
-            }
-        }
-    }
-    files
-}
+use crate::{files, root};
 
 /// Returns the documents, with their texts.
 fn documents(files: &BTreeSet<PathBuf>) -> Vec<(&Path, String)> {

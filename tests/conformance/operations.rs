@@ -89,7 +89,7 @@ fn each_metric_has_a_row() {
 
 #[test]
 fn each_row_names_tests_that_exist_or_a_reason() {
-    let tests = source::tests_below(&root(), &["tests"]);
+    let tests = source::tests();
     for section in ["Alerts", "Conditions", "Status lines", "Reasons", "Metrics"] {
         for (thing, proof) in rows(section) {
             let is_reason = !proof.contains(".rs`") && proof.split(' ').count() >= 4;

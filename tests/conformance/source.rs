@@ -3,37 +3,31 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
+
+use crate::{files, root};
 
 /// The tests of a file: the name of each, and the numbers that it names.
 pub(crate) type Tests = BTreeMap<String, BTreeSet<String>>;
 
-/// Reads the tests of all files below these directories of `root`. The key is the path from `root`.
-pub(crate) fn tests_below(root: &Path, directories: &[&str]) -> BTreeMap<String, Tests> {
-    let mut files = Vec::new();
-    for directory in directories {
-        collect(&root.join(directory), &mut files);
-    }
-    let tests = files.into_iter().map(|file| {
-        let text = fs::read_to_string(&file).unwrap();
-        let path = file.strip_prefix(root).unwrap();
-        (path.to_str().unwrap().to_owned(), tests_in(&text))
+/// Reads the tests in all Rust files of `crates` and `tests`. The key is the path. This test is left out, and so are
+/// the fuzz targets, which are not in the workspace.
+pub(crate) fn tests() -> BTreeMap<String, Tests> {
+    let is_read = |file: &PathBuf| {
+        let is_below = |directory| file.starts_with(directory);
+        file.extension().is_some_and(|extension| extension == "rs")
+            && ["crates", "tests"].into_iter().any(is_below)
+            && !["tests/fuzz", "tests/conformance"]
+                .into_iter()
+                .any(is_below)
+    };
+    let files = files().into_iter().filter(is_read);
+    let tests = files.map(|file| {
+        let text = fs::read_to_string(root().join(&file)).unwrap();
+        (file.to_str().unwrap().to_owned(), tests_in(&text))
     });
     tests.filter(|(_, tests)| !tests.is_empty()).collect()
-}
-
-/// Collects Rust files. It skips this test and the fuzz targets, which are not in the workspace.
-fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let is = |name: &str| path.ends_with(name);
-        if path.is_dir() && !is("tests/fuzz") && !is("tests/conformance") {
-            collect(&path, files);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
 }
 
 /// Reads the tests of a file. A test extends from its documentation to its closing brace.

@@ -3,7 +3,7 @@ use std::time::Duration;
 use harness::{
     Stack,
     frames::{
-        DATA, END_STREAM, Frames, GET, HEADERS, PING, RST_STREAM, WINDOW_UPDATE, block, frame,
+        ACK, DATA, END_STREAM, Frames, GET, HEADERS, PING, RST_STREAM, WINDOW_UPDATE, block, frame,
         request,
     },
     https::Https,
@@ -108,7 +108,6 @@ const SOON: Duration = Duration::from_secs(1);
 /// Opens streams with a window of `window` bytes. Each must be reset after `--body-timeout`, and the
 /// connection must be kept.
 async fn are_reset(https: &Https, window: u8, fields: &[(&str, &str)]) {
-    const ACK: u8 = 1;
     let settings = [0, 4, 0, 0, 0, window];
     let mut http2 = Frames::connect(https, &settings).await;
     let streams = (0..STREAMS).map(|n| 2 * n + 1);

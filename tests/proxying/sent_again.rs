@@ -5,7 +5,7 @@ use http_body_util::Full;
 
 use harness::{
     Stack,
-    frames::{END_STREAM, NO_ERROR, REFUSED_STREAM, goaway, head, reset},
+    frames::{CANCEL, END_STREAM, NO_ERROR, REFUSED_STREAM, goaway, head, reset},
     https::get,
     load::Callers,
     raw::{self, Client, Reply, Upstream},
@@ -71,7 +71,6 @@ async fn refusing(stack: &Stack, refusal: fn(u32) -> Vec<u8>) -> Scripted {
 
 #[tokio::test]
 async fn request_that_http2_gives_back_unread_is_sent_again() {
-    const CANCEL: u32 = 8;
     let refused = |stream| reset(stream, REFUSED_STREAM);
     let goaway = |_| goaway(0, NO_ERROR);
     let cancelled = |stream| reset(stream, CANCEL);

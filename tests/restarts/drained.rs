@@ -53,7 +53,6 @@ async fn a_kept_alive_connection_gets_an_answer_before_it_ends() {
 #[tokio::test]
 async fn an_http2_request_that_crosses_goaway_is_served() {
     const FIRST_GOAWAY: [u8; 8] = [0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0];
-    const ACK: u8 = 1;
     let stack = Stack::new().await;
     let token = stack.bearer();
     let ask = |stream| frames::request(stream, frames::GET, &[("authorization", &token)]);
@@ -69,7 +68,7 @@ async fn an_http2_request_that_crosses_goaway_is_served() {
     let ping = http2.until(frames::PING, 0).await;
     http2.send(&ask(3)).await;
     http2.until(frames::HEADERS, 3).await;
-    let pong = frames::frame(frames::PING, ACK, 0, &ping.payload);
+    let pong = frames::frame(frames::PING, frames::ACK, 0, &ping.payload);
     http2.send(&[pong, ask(5)].concat()).await;
 
     let mut served = Vec::new();
