@@ -236,6 +236,12 @@ impl Process {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
+    /// Returns by how much the peak of its resident memory is above `before`, in KiB. The kernel's figure is
+    /// approximate and may fall a little.
+    pub fn peak_memory_above(&self, before: usize) -> usize {
+        self.peak_memory().saturating_sub(before)
+    }
+
     /// Returns the processor time that it has used, in steps of 10 ms.
     pub fn cpu_time(&self) -> std::time::Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();

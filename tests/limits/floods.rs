@@ -69,7 +69,7 @@ async fn next_to(running: &Running, flood: impl Future<Output = ()>) -> GoodCall
         median: took[took.len() / 2],
         worst: took[took.len() - 1],
         flood: flooded.unwrap(),
-        grown_kib: running.process.peak_memory() - before,
+        grown_kib: running.process.peak_memory_above(before),
     };
     println!(
         "flood {:?}, next to it {} answers, median {:?}, worst {:?}; the process grew by {} KiB",
