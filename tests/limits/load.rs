@@ -33,6 +33,7 @@ async fn requests_over_the_bound_are_refused_until_others_are_over() {
     let stack = Stack::new().await;
     let slow = HoldingUpstream::new(&stack).await;
     let proxy = stack.proxy(slow.port, &["--max-requests", "3"]).await;
+    let start = Instant::now();
     let https = stack.https(proxy.listening().await);
     let mut served = JoinSet::new();
     for version in [Version::HTTP_11, Version::HTTP_2, Version::HTTP_2] {
@@ -63,7 +64,12 @@ async fn requests_over_the_bound_are_refused_until_others_are_over() {
     let said = "more requests in flight than max-requests (3): answering 503";
     proxy.logged(said).await;
     let lines = proxy.log();
-    assert_eq!(lines.iter().filter(|line| line.contains(said)).count(), 1);
+    let told = lines.iter().filter(|line| line.contains(said)).count();
+    // A pause of 2 s begins another episode.
+    assert!(
+        told as u64 <= 1 + start.elapsed().as_secs() / 2,
+        "{told} lines"
+    );
 
     slow.release(3);
     for answer in served.join_all().await {
@@ -153,9 +159,10 @@ async fn more_tokens_than_may_wait_are_refused_until_others_are_verified() {
         .flat_map(|n| frames::request(2 * n + 1, frames::GET, &[("authorization", &bad)]))
         .collect();
     let connections = 2 * MAX_WAITING as u32 / STREAMS;
+    let is_seen = AtomicBool::new(false);
     let flooding = async {
         let mut is_refused = false;
-        while !is_refused {
+        while !is_refused || !is_seen.load(SeqCst) {
             let mut flood = JoinSet::new();
             let mut ready = Vec::new();
             for _ in 0..connections {
@@ -173,15 +180,17 @@ async fn more_tokens_than_may_wait_are_refused_until_others_are_verified() {
             }
             // A known token is accepted meanwhile.
             let known = times(&https, &good, 1);
-            (is_refused, _) = tokio::join!(is_one_refused(&one_of_many, &bad, STREAMS), known);
+            let (refused, _) = tokio::join!(is_one_refused(&one_of_many, &bad, STREAMS), known);
+            is_refused |= refused;
             flood.join_all().await;
         }
     };
     let waiting = "spiffe_verifications_waiting";
-    let (flooded, ()) = tokio::join!(
-        timeout(PATIENCE, flooding),
-        until(async || Page::of(&admin).await.at(waiting) > 0.0),
-    );
+    let seeing = async {
+        until(async || Page::of(&admin).await.at(waiting) > 0.0).await;
+        is_seen.store(true, SeqCst);
+    };
+    let (flooded, ()) = tokio::join!(timeout(PATIENCE, flooding), seeing);
     flooded.expect("is refused in time");
     let waiting = format!("Cannot check tokens: {MAX_WAITING} wait");
     let line = server.logged(&waiting).await;

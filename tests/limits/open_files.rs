@@ -5,7 +5,7 @@ use harness::{
 
 /// Starts a binary that may have this many open files, and waits until it listens.
 async fn listening(stack: &Stack, name: &str, files: usize, args: &[&str]) -> Process {
-    let script = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
+    let script = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
     let args = [&["--listen", "127.0.0.1:0", "--cores", "2"], args].concat();
     let command = process::in_shell(&script, &binary(name), &stack.agent.endpoint(), &args);
     let process = Process::spawn(command);

@@ -92,11 +92,11 @@ async fn all_arrives(version: Version, callers: usize, pace: Pace) {
     let stack = Stack::new().await;
     for alpn in ["h2", "http/1.1"] {
         let (mut proxy, https) = proxy(&stack, alpn, LENGTH).await;
-        let mut reading = JoinSet::new();
+        let mut bodies = Vec::new();
         for _ in 0..callers {
-            let body = ask(&https, version).await;
-            reading.spawn(read(body, pace));
+            bodies.push(ask(&https, version).await);
         }
+        let mut reading: JoinSet<_> = bodies.into_iter().map(|body| read(body, pace)).collect();
         proxy.signal(Signal::SIGTERM);
         proxy.logged("stopping: finishing what is in flight").await;
         assert!(
