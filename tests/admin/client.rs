@@ -64,7 +64,7 @@ async fn each_route_has_its_token_and_its_upstream_and_a_withdrawal_is_503_until
 
 #[tokio::test]
 async fn token_that_is_not_renewed_is_degraded_and_then_lost_with_the_reason() {
-    let life = |config: &mut dev_agent::Config| config.jwt_ttl = Duration::from_secs(4);
+    let life = |config: &mut dev_agent::Config| config.jwt_ttl = Duration::from_secs(8);
     let stack = Stack::with(SERVER_ID, life).await;
     let flags = ["--listen", "127.0.0.1:0", "--url", "https://127.0.0.1:1"];
     let (_client, admin) = stack.spawn_with_admin("client", &flags).await;

@@ -57,9 +57,13 @@ async fn core_that_is_stuck_is_named_with_503_until_it_answers_again() {
         skip("a thread can't be stopped here, which needs ptrace");
         return;
     };
-    let live = admin.get("/live").await;
-    assert_eq!(live.status, 503);
-    assert_eq!(live.body, "no answer within 1 s: core-1\n");
+    // The other core may be late too while the machine is busy.
+    until(async || {
+        let live = admin.get("/live").await;
+        assert_eq!(live.status, 503);
+        live.body == "no answer within 1 s: core-1\n"
+    })
+    .await;
     assert_eq!(
         admin.get("/ready").await.status,
         200,

@@ -45,6 +45,10 @@ async fn filter_that_is_put_applies_at_once_and_a_bad_one_is_400_and_changes_not
     let token = stack.bearer();
     let answer = https.send(get(&[("authorization", &token)])).await;
     assert_eq!(answer.status, 200);
+    assert_eq!(put("info").await.status, 200);
+    server
+        .logged("the log filter is replaced filter=info")
+        .await;
     let later = server.log().split_off(lines);
     assert!(!later.join("\n").contains("Request received"), "{later:?}");
 }

@@ -7,6 +7,7 @@ use harness::{
     chromium::Chromium,
     https::get,
     process::{Process, free_ports},
+    wait::until_some,
 };
 use serde_json::json;
 use spiffe::SpiffeId;
@@ -16,7 +17,7 @@ use tempfile::TempDir;
 struct Shown {
     stack: Stack,
     _partner: (DevAgent, TempDir),
-    _server: Process,
+    server: Process,
     admin: Admin,
 }
 
@@ -56,7 +57,7 @@ async fn shown() -> Shown {
     server.logged("identity updated").await;
     Shown {
         admin,
-        _server: server,
+        server,
         stack,
         _partner: (partner, directory),
     }
@@ -64,8 +65,20 @@ async fn shown() -> Shown {
 
 #[tokio::test]
 async fn page_has_identity_trust_refusals_and_changes_without_a_script() {
-    let Shown { stack, admin, .. } = &shown().await;
-    let page = admin.page().await;
+    let Shown {
+        stack,
+        admin,
+        server,
+        ..
+    } = &shown().await;
+    let https = stack.https(server.listening().await);
+    // The application may be tried again between a request and the query of the page.
+    let page = until_some(async || {
+        assert_eq!(https.status(&stack.token(|_| ())).await, 502);
+        let page = admin.page().await;
+        page.body.contains("ejected, tried again").then_some(page)
+    })
+    .await;
     assert_eq!(page.status, 200);
     assert_eq!(page.headers["content-type"], "text/html; charset=utf-8");
     let policy = page.headers["content-security-policy"].to_str().unwrap();

@@ -1,13 +1,13 @@
 use std::time::Duration;
 
-use harness::{CLIENT_ID, SERVER_ID, Stack, admin::condition, https::get};
+use harness::{CLIENT_ID, SERVER_ID, Stack, admin::condition, https::get, process::free_ports};
 use http::Method;
 use nix::sys::signal::Signal;
 use spiffe::SpiffeId;
 use tokio::net::TcpListener;
 
 /// The life of an SVID, whose end a test can wait for.
-const SHORT: Duration = Duration::from_secs(4);
+const SHORT: Duration = Duration::from_secs(8);
 
 #[tokio::test]
 async fn process_without_an_agent_lives_and_says_what_it_waits_for_and_since_when() {
@@ -160,8 +160,10 @@ async fn agent_that_says_nothing_is_degraded_before_the_svid_expires() {
 #[tokio::test]
 async fn process_that_drains_is_not_ready_and_answers_until_its_end() {
     let stack = Stack::new().await;
-    let application = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", application.local_addr().unwrap());
+    let [port] = free_ports();
+    let address = format!("127.0.0.1:{port}");
+    let application = TcpListener::bind(&address).await.unwrap();
+    let url = format!("http://{address}");
     let (mut server, admin) = stack.server_with_admin(&["--upstream", &url]).await;
     let https = stack.https(server.listening().await);
     let token = stack.bearer();

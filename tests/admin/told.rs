@@ -15,7 +15,7 @@ use harness::{
 use spiffe::SpiffeId;
 
 /// The life of an SVID, whose end a test can wait for.
-const SHORT: Duration = Duration::from_secs(9);
+const SHORT: Duration = Duration::from_secs(15);
 
 /// A server, its service manager, and its admin listener.
 struct Told {
@@ -108,7 +108,7 @@ async fn end_of_an_identity_is_told_in_each_place_step_by_step() {
 async fn updates_that_cannot_be_used_are_told_in_each_place_until_the_grace_is_over() {
     let stack = Stack::new().await;
     let fake = Fake::new(&Genuine::of(&stack).await);
-    let told = Told::start(&fake.endpoint(), &["--bundle-grace", "5s"]).await;
+    let told = Told::start(&fake.endpoint(), &["--bundle-grace", "8s"]).await;
     let bundles = [("spiffe://example.org".to_owned(), b"{}".to_vec())].into();
     fake.say_jwt_bundles(Ok(pb::JwtBundlesResponse { bundles }));
     told.wait_for(&Words {

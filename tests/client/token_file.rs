@@ -68,15 +68,16 @@ async fn issuing_for(seconds: u64) -> Stack {
 
 #[tokio::test]
 async fn a_reader_always_finds_a_whole_current_token_of_its_own_u015() {
-    let stack = issuing_for(2).await;
+    let stack = issuing_for(4).await;
     let keeping = Keeping::new(&stack, &[]);
     let (mut seen, path) = (vec![keeping.other("").await], keeping.path());
     let until = async || {
+        let now = SystemTime::now();
         let mut file = fs::File::open(&path).expect("the file is always there");
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();
         let token = JwtSvid::parse_insecure(&text).expect("a whole token");
-        assert!(SystemTime::from(token.expiry()) > SystemTime::now());
+        assert!(SystemTime::from(token.expiry()) > now);
         assert_eq!(token.audience(), [AUDIENCE]);
         assert_eq!(token.spiffe_id().to_string(), CLIENT_ID);
         for entry in fs::read_dir(keeping.directory.path()).unwrap() {
@@ -117,15 +118,19 @@ async fn the_file_is_removed_with_its_token_and_comes_back_with_another_u015() {
 
 #[tokio::test]
 async fn the_file_is_removed_before_its_token_expires_and_the_agent_is_away_u015() {
-    let stack = issuing_for(3).await;
+    let stack = issuing_for(6).await;
     let keeping = Keeping::new(&stack, &[]);
     keeping.other("").await;
     stack.agent.stop().await;
     let mut last = String::new();
-    while let Ok(text) = fs::read_to_string(keeping.path()) {
+    let read = || {
+        let now = SystemTime::now();
+        Some((now, fs::read_to_string(keeping.path()).ok()?))
+    };
+    while let Some((now, text)) = read() {
         if !text.is_empty() {
             let token = JwtSvid::parse_insecure(&text).unwrap();
-            assert!(SystemTime::from(token.expiry()) > SystemTime::now());
+            assert!(SystemTime::from(token.expiry()) > now);
             last = text;
         }
         tokio::task::yield_now().await;
@@ -339,9 +344,15 @@ async fn a_client_that_keeps_a_token_uses_no_cpu_between_renewals_u015() {
     let keeping = Keeping::new(&stack, &[]);
     keeping.other("").await;
     keeping.client.logged("wrote a new").await;
-    let before = keeping.client.cpu_time();
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    // One step of the kernel's clock is 0.2 % of this time.
-    let used = keeping.client.cpu_time() - before;
-    assert!(used <= Duration::from_millis(10), "{used:?}");
+    let used = async || {
+        let before = keeping.client.cpu_time();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        keeping.client.cpu_time() - before
+    };
+    // The start may end in the first span. One step of the kernel's clock is 0.2 % of a span.
+    let spans = [used().await, used().await];
+    assert!(
+        spans.iter().min() <= Some(&Duration::from_millis(10)),
+        "{spans:?}"
+    );
 }

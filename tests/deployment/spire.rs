@@ -1,6 +1,6 @@
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
-use harness::results::ROOT;
+use harness::{process::install, results::ROOT};
 
 /// A program in the place of `spire-server` and `id`: the server is healthy and has no entries, and
 /// each user exists. It writes the options of a created entry on a line.
@@ -13,10 +13,11 @@ esac
 /// Returns the options of each entry that deploy/spire/register.sh creates with these arguments.
 fn registered(args: &[&str]) -> String {
     let directory = tempfile::tempdir().unwrap();
+    let source = directory.path().join("source");
+    fs::write(&source, STAND_IN).unwrap();
+    fs::set_permissions(&source, fs::Permissions::from_mode(0o755)).unwrap();
     for name in ["spire-server", "id"] {
-        let program = directory.path().join(name);
-        fs::write(&program, STAND_IN).unwrap();
-        fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+        install(&source, &directory.path().join(name));
     }
     let created = directory.path().join("created");
     let path = std::env::var("PATH").unwrap();

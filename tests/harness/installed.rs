@@ -59,7 +59,9 @@ pub async fn python_packages(cache: &str, packages: &[&str]) -> Option<PathBuf> 
     let unfinished = tempfile::tempdir_in(cache).unwrap();
     let why = match timeout(INSTALLING, pip(unfinished.path(), packages)).await {
         Ok(Ok(output)) if output.status.success() => {
-            fs::rename(unfinished.keep(), &directory).unwrap();
+            // Another run may have put the same packages there meanwhile.
+            let renamed = fs::rename(unfinished.path(), &directory);
+            assert!(directory.exists(), "{renamed:?}");
             return Some(directory);
         }
         Ok(Ok(output)) => String::from_utf8_lossy(&output.stderr).into_owned(),

@@ -173,6 +173,11 @@ impl Process {
     /// Stops the process and returns its log to the end.
     pub async fn whole_log(&mut self) -> String {
         self.signal(Signal::SIGTERM);
+        self.log_to_end().await
+    }
+
+    /// Waits until the process has closed its log, and returns it.
+    pub async fn log_to_end(&mut self) -> String {
         let ended = async { while self.log.changed().await.is_ok() {} };
         timeout(PATIENCE, ended).await.expect("ends in time");
         self.log().join("\n")
@@ -206,7 +211,7 @@ impl Process {
             let mut threads = std::fs::read_dir(&threads).unwrap().flatten();
             threads.all(|thread| {
                 let status = std::fs::read_to_string(thread.path().join("status"));
-                status.unwrap().contains("State:\tT")
+                status.is_ok_and(|status| status.contains("State:\tT"))
             })
         })
         .await;

@@ -34,7 +34,7 @@ impl Prometheus {
         let addresses: Vec<_> = targets.iter().map(|one| one.address()).collect();
         // JSON is YAML too.
         let config = json!({
-            "global": { "scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "200ms" },
+            "global": { "scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms" },
             "rule_files": ["alerts.yml"],
             "scrape_configs": [{ "job_name": "spiffe-jwt-proxy", "static_configs": [{ "targets": addresses }] }],
         });

@@ -43,7 +43,9 @@ impl Users {
         let binaries = tempfile::tempdir().unwrap();
         open(binaries.path());
         for name in ["server", "proxy", "client"] {
-            process::install(&binary(name), &binaries.path().join(name));
+            let copy = binaries.path().join(name);
+            process::install(&binary(name), &copy);
+            open(&copy);
         }
         Some(Self { stack, binaries })
     }
@@ -63,6 +65,6 @@ impl Users {
     }
 }
 
-fn open(directory: &Path) {
-    fs::set_permissions(directory, Permissions::from_mode(0o755)).unwrap();
+fn open(path: &Path) {
+    fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
 }

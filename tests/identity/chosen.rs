@@ -123,7 +123,7 @@ async fn chosen_identity_that_is_not_issued_is_an_error_that_lists_those_that_ar
         ),
     ] {
         let args = [
-            &["--listen", "127.0.0.1:0", "--startup-timeout", "300ms"],
+            &["--listen", "127.0.0.1:0", "--startup-timeout", "3s"],
             &args[..],
         ]
         .concat();
@@ -272,7 +272,7 @@ async fn client_has_the_token_of_the_chosen_identity_w178() {
         assert_eq!(svid.spiffe_id().to_string(), expected, "{args:?}");
     }
     let nobody = "spiffe://example.org/nobody";
-    let args = ["--print-token", "--spiffe-id", nobody, "-m", "1s"];
+    let args = ["--print-token", "--spiffe-id", nobody, "-m", "3s"];
     let output = process::output("client", &stack.agent.endpoint(), &args).await;
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("no registration entry"), "{said}");

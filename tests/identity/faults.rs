@@ -241,7 +241,7 @@ async fn bundles_that_are_not_renewed_are_trusted_for_the_grace_only() {
         (pb::JwtBundlesResponse::default(), "it has no JWT bundles"),
     ] {
         let fake = Fake::new(&genuine);
-        let (server, port) = fake.server(&["--bundle-grace", "2s"]).await;
+        let (server, port) = fake.server(&["--bundle-grace", "4s"]).await;
         let https = stack.https(port);
         let token = stack.token(|_| ());
         assert_eq!(https.status(&token).await, 200);
@@ -250,7 +250,7 @@ async fn bundles_that_are_not_renewed_are_trusted_for_the_grace_only() {
         server.logged(text).await;
         assert_eq!(https.status(&token).await, 200, "{text}: the last good one");
         until(async || https.status(&token).await == 503).await;
-        assert!(begun.elapsed() >= Duration::from_secs(2), "{text}");
+        assert!(begun.elapsed() >= Duration::from_secs(4), "{text}");
         server.logged("no usable bundles for too long").await;
 
         fake.say_jwt_bundles(Ok(genuine.jwt_bundles.clone()));
@@ -263,7 +263,7 @@ async fn readiness_shows_that_bundles_are_not_renewed() {
     let stack = Stack::new().await;
     let fake = Fake::new(&Genuine::of(&stack).await);
     let api = fake.workload_api(PATIENCE);
-    let grace = Duration::from_secs(1);
+    let grace = Duration::from_secs(3);
     let mut identity = api.bundle_grace(grace).identity().await.unwrap();
     fake.say_jwt_bundles(Ok(pb::JwtBundlesResponse::default()));
     let is_refused = |now: &Readiness| {

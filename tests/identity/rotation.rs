@@ -152,7 +152,7 @@ async fn an_outage_has_one_warning_and_requests_are_served_meanwhile() {
 async fn a_withdrawn_client_gets_no_token() {
     let stack = Stack::new().await;
     stack.agent.withdraw(&SpiffeId::new(CLIENT_ID).unwrap());
-    let output = stack.client(1, &["-m", "2s"]).await;
+    let output = stack.client(1, &["-m", "5s"]).await;
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(
         text.contains("no registration entry matches this process"),

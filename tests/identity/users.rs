@@ -25,7 +25,7 @@ async fn processes_of_several_unix_users_get_the_identities_of_their_users() {
     server.logged("caller=spiffe://example.org/client").await;
 
     let other = users
-        .command("client", "bin", &["--url", &url, "-m", "300ms"])
+        .command("client", "bin", &["--url", &url, "-m", "3s"])
         .output()
         .await
         .unwrap();

@@ -28,9 +28,9 @@ async fn process_with_a_stop_delay_is_not_ready_and_serves_new_connections_until
     let stack = Stack::new().await;
     let [admin] = free_ports();
     let address = format!("127.0.0.1:{admin}");
-    let delay = Duration::from_secs(2);
+    let delay = Duration::from_secs(5);
     let mut server = stack
-        .server(&["--stop-delay", "2s", "--admin", &address])
+        .server(&["--stop-delay", "5s", "--admin", &address])
         .await;
     let https = stack.https(server.listening().await);
     let token = stack.bearer();
@@ -50,7 +50,7 @@ async fn process_with_a_stop_delay_is_not_ready_and_serves_new_connections_until
         "the machine is too slow for this test"
     );
 
-    server.logged("listening for another 2s").await;
+    server.logged("listening for another 5s").await;
     assert_eq!(server.ended().await.code(), Some(0));
     assert!(begin.elapsed() >= delay);
 }

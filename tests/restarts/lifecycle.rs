@@ -131,18 +131,19 @@ async fn start_up_reports_what_is_wrong_with_the_workload_api() {
         ),
     ];
     for (socket, reason) in cases {
-        for name in ["server", "proxy"] {
-            let args = ["--listen", "127.0.0.1:0", "--startup-timeout", "1s"];
-            let mut process = process::spawn(name, &format!("unix://{socket}"), &args);
+        let endpoint = format!("unix://{socket}");
+        let serving = async |name| {
+            let args = ["--listen", "127.0.0.1:0", "--startup-timeout", "3s"];
+            let mut process = process::spawn(name, &endpoint, &args);
             let line = process
-                .logged(&format!(
-                    "no identity from the Workload API at unix://{socket}"
-                ))
+                .logged(&format!("no identity from the Workload API at {endpoint}"))
                 .await;
             assert!(line.contains(reason), "{line}");
             assert_eq!(process.ended().await.code(), Some(1));
-        }
-        let output = process::output("client", &format!("unix://{socket}"), &["-m", "1s"]).await;
+        };
+        let args = ["-m", "3s"];
+        let client = process::output("client", &endpoint, &args);
+        let ((), (), output) = tokio::join!(serving("server"), serving("proxy"), client);
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(text.contains(reason) && text.lines().count() == 1, "{text}");
         assert_eq!(output.status.code(), Some(1));
@@ -156,7 +157,7 @@ async fn a_socket_without_permission_is_named_with_the_user() {
     };
     let directory = users.stack.agent.socket().parent().unwrap();
     std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700)).unwrap();
-    let args = ["--listen", "127.0.0.1:0", "--startup-timeout", "1s"];
+    let args = ["--listen", "127.0.0.1:0", "--startup-timeout", "3s"];
     let mut process = Process::spawn(users.command("server", "daemon", &args));
     let line = process
         .logged("permission denied on the socket for uid 1, user daemon")
@@ -278,7 +279,7 @@ async fn a_header_that_never_ends_and_a_handshake_that_never_comes_are_cut_off()
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let stack = Stack::new().await;
     let server = stack
-        .server(&["--header-timeout", "200ms", "--handshake-timeout", "200ms"])
+        .server(&["--header-timeout", "2s", "--handshake-timeout", "2s"])
         .await;
     let port = server.listening().await;
 

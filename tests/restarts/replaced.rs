@@ -205,14 +205,14 @@ async fn passed_descriptors_that_do_not_listen_are_refused_or_ignored() {
     for pid in ["1", "nonsense", ""] {
         let environment = [("LISTEN_FDS", "1"), ("LISTEN_PID", pid)];
         let args = ["--listen", "127.0.0.1:0"];
-        let server = passing(&stack, listener(), Stdio::null(), &environment, &args);
+        let mut server = passing(&stack, listener(), Stdio::null(), &environment, &args);
         let https = stack.https(server.listening().await);
         assert_eq!(
             https.send(get(&[])).await.status,
             401,
             "the sockets are for another process: {pid:?}"
         );
-        assert!(!server.log().join("\n").contains("LISTEN_FDS"));
+        assert!(!server.whole_log().await.contains("LISTEN_FDS"));
     }
 }
 
@@ -239,7 +239,7 @@ async fn a_second_process_shares_the_port_while_the_first_drains() {
     callers.answered(20).await;
     let failures = callers.failures().await;
     assert!(failures.is_empty(), "{failures:?}");
-    assert!(new.log().join("\n").contains("Request received"));
+    new.logged("Request received").await;
 }
 
 #[tokio::test]

@@ -181,7 +181,7 @@ async fn authorization_field_is_checked_the_same_over_http2_j180() {
 #[tokio::test]
 async fn response_ends_whole_though_its_token_expires_j119() {
     let fixture = Fixture::new(&[]).await;
-    let seconds = now() + 4;
+    let seconds = now() + 8;
     let expiry = UNIX_EPOCH + Duration::from_secs(seconds.unsigned_abs());
     let short = fixture
         .stack

@@ -115,7 +115,7 @@ async fn last_bundles_stay_in_use_while_the_agent_is_gone_j170() {
 
 #[tokio::test]
 async fn tokens_are_answered_with_503_when_the_svid_expires_while_the_agent_is_gone_j170() {
-    let ttl = Duration::from_secs(3);
+    let ttl = Duration::from_secs(6);
     let stack = Stack::with(SERVER_ID, |config| config.x509_ttl = ttl).await;
     let server = stack.server(&[]).await;
     let mut client = connected(&stack, &server).await;
@@ -135,7 +135,8 @@ async fn urls_in_a_token_are_not_fetched_j050_j051() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
     let mut client = connected(&stack, &server).await;
-    let keys = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // No other test listens at this address, so that nobody else connects to it.
+    let keys = TcpListener::bind("127.0.0.2:0").await.unwrap();
     for name in ["jku", "x5u"] {
         for scheme in ["http", "https"] {
             let url = format!("{scheme}://{}/keys", keys.local_addr().unwrap());

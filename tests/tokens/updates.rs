@@ -119,7 +119,7 @@ async fn x509_bundle_belongs_to_the_trust_domain_of_the_svid_d023() {
     let genuine = Genuine::of(&stack).await;
     let ours = vec![genuine.x509.svids[0].bundle.clone()];
 
-    let quick = Duration::from_secs(1);
+    let quick = Duration::from_secs(3);
     let claimed = identity(
         |message| message.svids[0].spiffe_id = "spiffe://other.example/x".into(),
         &stack,

@@ -15,7 +15,7 @@ async fn key_of_another_certificate_is_refused_p181() {
     mixed.x509.svids[0].x509_svid_key = key.clone();
     for (answer, fits) in [(&genuine, true), (&mixed, false)] {
         let fake = Fake::new(answer);
-        let api = fake.workload_api(Duration::from_secs(2));
+        let api = fake.workload_api(Duration::from_secs(5));
         let served = match api.x509().await {
             Ok(identity) => tls::server(&identity.x509).is_ok(),
             Err(_) => false,

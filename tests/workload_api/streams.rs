@@ -81,29 +81,28 @@ async fn identity_stays_in_use_through_an_outage_w172() {
         fake.say_x509(Err(status));
         fake.wait_for_calls(Call::X509, calls + asked).await;
     }
-    let failed = fake.wait_for_calls(Call::X509, calls + 3).await;
+    let failed = fake.wait_for_calls(Call::X509, calls + 6).await;
     assert_eq!(leaf(&identity), before);
     let waits: Vec<_> = failed[calls..]
         .windows(2)
         .map(|pair| pair[1] - pair[0])
         .collect();
-    assert!(waits[1] > waits[0], "D27: each wait is longer: {waits:?}");
+    for (wait, least) in waits.iter().zip([50, 100, 200, 400, 800]) {
+        let least = Duration::from_millis(least);
+        assert!(*wait >= least, "D27: each wait is longer: {waits:?}");
+    }
 
     // "W173": the first wait is short again after a success.
-    fake.say_x509(Ok(genuine.x509.clone()));
-    let served = fake
-        .wait_for_calls(Call::X509, failed.len() + 1)
-        .await
-        .len();
     stack.agent.rotate_x509();
     let next = Genuine::of(&stack).await.x509;
     fake.say_x509(Ok(next));
     until(async || leaf(&identity) != before).await;
+    let served = fake.wait_for_calls(Call::X509, 1).await.len();
     let ended = tokio::time::Instant::now();
     fake.say_x509(Err(Status::unavailable("again")));
     let again = fake.wait_for_calls(Call::X509, served + 1).await[served] - ended;
     assert!(
-        again < *waits.last().unwrap() * 2,
+        again < *waits.last().unwrap(),
         "W173: {again:?} after {waits:?}"
     );
 }
@@ -111,7 +110,7 @@ async fn identity_stays_in_use_through_an_outage_w172() {
 #[tokio::test]
 async fn expired_svid_is_not_presented_w176() {
     let stack = Stack::with(SERVER_ID, |config| {
-        config.x509_ttl = Duration::from_secs(2);
+        config.x509_ttl = Duration::from_secs(4);
     })
     .await;
     let server = stack.server(&[]).await;

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use futures_util::future::join_all;
 use http::{HeaderMap, Request, Response, StatusCode, Version, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full, channel::Channel};
 use hyper::body::{Bytes, Incoming};
@@ -47,10 +48,10 @@ struct Token {
 }
 
 impl Token {
-    /// Returns a token that expires in one to two seconds.
+    /// Returns a token that expires in two to three seconds.
     fn new(stack: &Stack) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let expiry = Duration::from_secs(now.as_secs() + 2);
+        let expiry = Duration::from_secs(now.as_secs() + 3);
         let token = stack.token(|claims| claims.payload["exp"] = expiry.as_secs().into());
         Self {
             bearer: format!("Bearer {token}"),
@@ -158,7 +159,7 @@ async fn to_end(mut body: Incoming) -> (Vec<u8>, Result<HeaderMap, hyper::Error>
 #[tokio::test]
 async fn a_streaming_answer_breaks_off_when_its_token_expires_u030() {
     let streaming = Streaming::new(&TOKEN).await;
-    for version in VERSIONS {
+    let check = async |version| {
         for path in ["/ticks", "/silent"] {
             let token = Token::new(&streaming.stack);
             let answer = streaming.start(version, path, &token).await;
@@ -172,7 +173,8 @@ async fn a_streaming_answer_breaks_off_when_its_token_expires_u030() {
                 assert_eq!(reset.unwrap().reason(), Some(h2::Reason::CANCEL));
             }
         }
-    }
+    };
+    join_all(VERSIONS.map(check)).await;
     let line = streaming
         .server
         .logged("stream ended: the token has expired")
@@ -228,7 +230,7 @@ async fn a_stream_without_an_end_continues_after_its_token_has_expired_u031() {
         &[&TOKEN[..], &["--enforce", "observe"]].concat(),
     ] {
         let streaming = Streaming::new(args).await;
-        for version in VERSIONS {
+        let check = async |version| {
             let token = Token::new(&streaming.stack);
             let answer = streaming.start(version, "/ticks", &token).await;
             let mut body = answer.into_body();
@@ -238,6 +240,7 @@ async fn a_stream_without_an_end_continues_after_its_token_has_expired_u031() {
                 assert!(frame.is_some_and(|frame| frame.is_ok()), "{args:?}");
                 after += usize::from(token.is_expired());
             }
-        }
+        };
+        join_all(VERSIONS.map(check)).await;
     }
 }

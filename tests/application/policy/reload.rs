@@ -61,7 +61,7 @@ async fn a_changed_file_is_in_force_without_a_failed_request_u025() {
     guarded.becomes("/b", 200).await;
     assert_eq!(guarded.get("/a", "").await, 401);
     fs::remove_file(&path).unwrap();
-    fs::write(&path, with_public("/c")).unwrap();
+    rename_over(&path, &with_public("/c"));
     guarded.becomes("/c", 200).await;
     let before = answered.load(SeqCst);
     wait::until(async || answered.load(SeqCst) > before + 2).await;
@@ -121,7 +121,7 @@ async fn a_mistake_is_one_error_and_the_policy_before_it_stays_in_force_u026() {
     assert_eq!(guarded.get("/a", "").await, 200);
     server.signal(Signal::SIGHUP);
     server.logged_times("stays in force", 3).await;
-    fs::write(&path, with_public("/b")).unwrap();
+    rename_over(&path, &with_public("/b"));
     guarded.becomes("/b", 200).await;
     assert_eq!(guarded.get("/a", "").await, 401);
     let log = server.log();

@@ -11,6 +11,6 @@ mod upstreams;
 use std::time::Duration;
 
 /// The time that a minute of the rules takes.
-const MINUTE: Duration = Duration::from_millis(300);
+const MINUTE: Duration = Duration::from_millis(600);
 
 async fn nothing() {}

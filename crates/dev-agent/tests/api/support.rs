@@ -4,6 +4,7 @@ use std::{
     io::Write,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     ops::Deref,
+    os::unix::fs::PermissionsExt,
     path::Path,
     time::Duration,
 };
@@ -32,13 +33,14 @@ pub(crate) fn skip(why: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
-/// Copies a program that is to be run.
+/// Copies a program that is to be run, by any user.
 ///
 /// Another process makes the copy. A child that another thread starts meanwhile would otherwise
 /// hold the copy open for writing, and then the kernel refuses to run it.
 pub(crate) fn install(from: &Path, to: &Path) {
     let copied = std::process::Command::new("cp").arg(from).arg(to).status();
     assert!(copied.unwrap().success(), "cannot copy {}", from.display());
+    std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// Returns another user to run programs as. Returns `None`, and reports it, if that is not

@@ -193,11 +193,11 @@ async fn many_changes_are_one_message_to_a_slow_reader_w071() {
 
 #[tokio::test]
 async fn short_lived_svids_are_renewed_in_time_and_old_cas_are_dropped_w140() {
-    let second = std::time::Duration::from_secs(1);
+    let unit = std::time::Duration::from_secs(2);
     let agent = TestAgent::start_with(&["spiffe://example.org/a=unix:uid:{uid}"], |config| {
-        config.x509_ttl = 2 * second;
-        config.rotate_ca_every = Some(4 * second);
-        config.rotate_jwt_key_every = Some(2 * second);
+        config.x509_ttl = 2 * unit;
+        config.rotate_ca_every = Some(4 * unit);
+        config.rotate_jwt_key_every = Some(2 * unit);
     })
     .await;
     // "W69", "W76"

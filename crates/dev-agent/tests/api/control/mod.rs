@@ -139,7 +139,7 @@ async fn a_new_key_is_published_for_its_lead_and_then_used() {
     controlled(async |agent, path| {
         let mut svids = agent.x509_stream().await;
         let first = svids.next().await;
-        let lead = Duration::from_millis(500);
+        let lead = Duration::from_secs(3);
         let rotated = tokio::join!(
             done(path, Command::RotateCa { lead }),
             done(path, Command::RotateJwt { lead }),

@@ -213,7 +213,7 @@ fn concurrent_rotations_by_ctl_are_one() {
     let _agent = directory.agent();
     let rotate = || {
         let mut ctl = directory.command();
-        ctl.args(["ctl", "rotate-jwt", "--lead", "2s"]);
+        ctl.args(["ctl", "rotate-jwt", "--lead", "5s"]);
         ctl.stdout(Stdio::piped()).spawn().unwrap()
     };
     let [one, two] = [rotate(), rotate()].map(|ctl| ctl.wait_with_output().unwrap());
