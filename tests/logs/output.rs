@@ -8,7 +8,7 @@ use std::{
 
 use http::Version;
 use nix::{
-    fcntl::OFlag,
+    fcntl::{FcntlArg, OFlag, fcntl},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -58,7 +58,10 @@ impl Server {
         let mut command = stack.command("server", &args);
         command.env("RUST_LOG", "trace").stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();
-        let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
+        let stderr = process.stderr.take().unwrap();
+        // The pipe is larger where memory pages are.
+        fcntl(&stderr, FcntlArg::F_SETPIPE_SZ(64 * 1024)).unwrap();
+        let mut log = BufReader::new(stderr).lines();
         let line = timeout(PATIENCE, line_with(&mut log, "admin listener at ")).await;
         let line = line.expect("is logged in time");
         let (_, address) = line.split_once("admin listener at ").unwrap();

@@ -35,7 +35,7 @@ async fn status_that_nobody_knows_is_counted_by_its_class() {
     let (proxy, admin) = stack.proxy_with_admin(odd.await, &[]).await;
     let https = stack.https(proxy.listening().await);
     assert_eq!(https.send(get(&[])).await.status, 299);
-    let page = Page::of(&admin).await;
+    let page = Page::wait_for(&admin, "spiffe_requests_total{code=\"2xx\"}", 1.0).await;
     page.assert_all("spiffe_requests_total", &[("code=\"2xx\"", 1.0)]);
     assert!(page.at("spiffe_upstream_connections_open") >= 1.0);
     assert_eq!(page.at("spiffe_upstream_endpoints{state=\"usable\"}"), 1.0);

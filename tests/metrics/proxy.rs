@@ -13,7 +13,9 @@ use http::Version;
 async fn requests_connections_and_failures_of_an_upstream_are_counted() {
     let stack = Stack::new().await;
     let server = stack.server(&[]).await;
-    let (proxy, admin) = stack.proxy_with_admin(server.listening().await, &[]).await;
+    let (proxy, admin) = stack
+        .proxy_with_admin(server.listening().await, &["--cores", "2"])
+        .await;
     let https = stack.https(proxy.listening().await);
     let token = stack.token(|_| ());
     for _ in 0..5 {
@@ -91,7 +93,7 @@ async fn requests_in_flight_are_seen_and_those_over_the_limit_are_shed() {
     for _ in 0..3 {
         assert_eq!(https.send(get(&[])).await.status, 503);
     }
-    let page = Page::of(&admin).await;
+    let page = Page::wait_for(&admin, "spiffe_requests_total{code=\"503\"}", 3.0).await;
     assert_eq!(page.at("spiffe_requests_in_flight{state=\"working\"}"), 2.0);
     page.assert_all("spiffe_requests_total", &[("code=\"503\"", 3.0)]);
     page.assert_all("spiffe_shed_total", &[("cause=\"overloaded\"", 3.0)]);

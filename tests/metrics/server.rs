@@ -115,7 +115,7 @@ async fn connections_that_are_not_served_are_counted_by_reason() {
         "--max-connections-per-address",
         "2",
         "--handshake-timeout",
-        "1s",
+        "3s",
     ];
     let (server, admin) = stack.server_with_admin(&args).await;
     let port = server.listening().await;

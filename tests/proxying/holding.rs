@@ -1,11 +1,10 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use harness::{
-    Stack,
+    PATIENCE, Stack,
     https::Https,
     process::Process,
     upstream::{self, Http},
@@ -19,9 +18,6 @@ use tokio::{
     time::timeout,
 };
 
-/// Each request reaches its upstream in less time, even if many come at once.
-pub(crate) const SOON: Duration = Duration::from_secs(10);
-
 /// Holds a proxy and its upstream. The upstream neither reads nor answers a request with a query
 /// until it is released. It answers any other request with the length of its body.
 pub(crate) struct Holding {
@@ -34,7 +30,12 @@ pub(crate) struct Holding {
 }
 
 impl Holding {
-    pub(crate) async fn new(alpn: &[&str], args: &[&str], change: impl FnOnce(&mut Http)) -> Self {
+    /// Starts both. No timeout of the proxy but this `queue_timeout` matters.
+    pub(crate) async fn new(
+        alpn: &[&str],
+        queue_timeout: &str,
+        change: impl FnOnce(&mut Http),
+    ) -> Self {
         let stack = Stack::new().await;
         let (sender, arrived) = mpsc::unbounded_channel();
         let release = Arc::new(Semaphore::new(0));
@@ -56,8 +57,14 @@ impl Holding {
             }
         })
         .await;
-        let args = [&["--cores", "1"], args].concat();
-        let proxy = stack.proxy(upstream, &args).await;
+        // Hundreds of handshakes at once take long, and so does each request that is held.
+        let args = [
+            ["--cores", "1"],
+            ["--queue-timeout", queue_timeout],
+            ["--connect-timeout", "1h"],
+            ["--response-timeout", "1h"],
+        ];
+        let proxy = stack.proxy(upstream, args.as_flattened()).await;
         let https = stack.https(proxy.listening().await);
         Self {
             _stack: stack,
@@ -70,14 +77,14 @@ impl Holding {
 
     /// Waits for the next request that is held and returns its query.
     pub(crate) async fn arrives(&mut self) -> String {
-        let next = timeout(SOON, self.arrived.recv());
+        let next = timeout(PATIENCE, self.arrived.recv());
         next.await.expect("arrives in time").unwrap()
     }
 
     /// Waits for `count` requests that are held.
     pub(crate) async fn arrive(&mut self, count: usize, what: &str) {
         for number in 0..count {
-            let next = timeout(SOON, self.arrived.recv()).await;
+            let next = timeout(PATIENCE, self.arrived.recv()).await;
             assert!(
                 next.is_ok(),
                 "{what}: {number} of {count} arrived, {:?}",

@@ -15,6 +15,8 @@ use hyper_util::rt::TokioTimer;
 use serve::body;
 use tokio::task::JoinSet;
 
+use crate::FRESH;
+
 /// The time after which the upstream closes an idle HTTP/1.1 connection, as many servers do.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -69,7 +71,6 @@ async fn requests_that_can_not_be_sent_again_are_served_as_the_upstream_closes_i
 
 #[tokio::test]
 async fn http1_connection_is_used_again_at_once_by_any_request_and_later_by_those_sent_again() {
-    const FRESH: Duration = Duration::from_secs(1);
     let stack = Stack::new().await;
     let upstream = upstream::answering(&stack, &["http/1.1"], number).await;
     let proxy = stack.proxy(upstream, &["--cores", "1"]).await;

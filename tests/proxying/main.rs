@@ -62,6 +62,8 @@ mod upstreams;
 /// Opens WebSockets.
 mod websockets;
 
+use std::time::Duration;
+
 use harness::{
     Stack,
     https::Https,
@@ -69,6 +71,9 @@ use harness::{
     proxy_stack::ProxyStack,
     raw::{self, Client, Message, Reply, Upstream},
 };
+
+/// The proxy sends only what it may send again over a connection that was idle for so long.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// Runs a proxy in front of a recording upstream.
 struct Proxied {

@@ -107,7 +107,7 @@ async fn stop_lets_requests_in_flight_finish_p172() {
                 Reply::Silence
             }
         },
-        &["--drain-timeout", "300ms"],
+        &["--drain-timeout", "3s"],
     )
     .await;
     let mut proxied = proxied;

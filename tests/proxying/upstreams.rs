@@ -1,7 +1,7 @@
 use std::{
     pin::pin,
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use harness::{
@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{CANARY, Proxied, get, post, request};
+use crate::{CANARY, FRESH, Proxied, get, post, request};
 
 #[tokio::test]
 async fn absent_upstream_is_502_and_silent_upstream_is_504_p155_p157() {
@@ -28,7 +28,15 @@ async fn absent_upstream_is_502_and_silent_upstream_is_504_p155_p157() {
     proxied.upstream.wait(|all| all[0].ended).await;
 
     for upstream in ["https://127.0.0.1:1", "https://no-such-host.invalid:1"] {
-        let args = ["--listen", "127.0.0.1:0", "--upstream", upstream];
+        // A resolver that does not answer is given up after 10 s.
+        let args = [
+            "--listen",
+            "127.0.0.1:0",
+            "--upstream",
+            upstream,
+            "--connect-timeout",
+            "30s",
+        ];
         let proxy = proxied.stack.spawn("proxy", &args);
         let https = proxied.stack.https(proxy.listening().await);
         let answer = Client::sending(&https, get(&[]))
@@ -143,14 +151,21 @@ async fn get_on_a_connection_that_closes_is_sent_again_and_post_is_502_p161() {
         ("P162", post(&["Content-Length: 0"], ""), 502),
     ] {
         let proxied = Proxied::answered(closing_on_the_second(), &[]).await;
+        let begun = Instant::now();
         let mut client = Client::sending(&proxied.https, get(&[])).await;
         assert_eq!(client.answer().await.unwrap().status(), 200);
         client.send(second).await;
         assert_eq!(client.answer().await.unwrap().status(), status, "{number}");
+        let is_late = begun.elapsed() >= FRESH;
         let connections = proxied.upstream.connections();
         let requests: Vec<_> = connections.iter().map(|one| one.requests.len()).collect();
-        let expected: &[usize] = if status == 200 { &[2, 1] } else { &[2] };
-        assert_eq!(requests, expected, "{number}");
+        let expected: &[&[usize]] = match (status, is_late) {
+            (200, _) => &[&[2, 1]],
+            (_, false) => &[&[2]],
+            // A POST is not sent over a connection that was idle for so long.
+            (_, true) => &[&[2], &[1, 1]],
+        };
+        assert!(expected.contains(&&requests[..]), "{number} {requests:?}");
         client.send(CANARY).await;
         assert_eq!(client.answer().await.unwrap().body, b"/canary", "{number}");
     }
@@ -215,7 +230,7 @@ async fn answer_that_comes_before_the_whole_body_crosses_p167() {
 #[tokio::test]
 async fn client_that_leaves_while_it_waits_cancels_its_request_upstream_p168() {
     for half_closed in [false, true] {
-        let proxied = Proxied::answered(|_| Reply::Silence, &[]).await;
+        let proxied = Proxied::answered(|_| Reply::Silence, &["--response-timeout", "1h"]).await;
         let mut client = Client::sending(&proxied.https, get(&[])).await;
         proxied
             .upstream
@@ -229,7 +244,7 @@ async fn client_that_leaves_while_it_waits_cancels_its_request_upstream_p168() {
             drop(client);
         }
         let cancelled = proxied.upstream.wait(|all| all[0].ended);
-        timeout(Duration::from_secs(5), cancelled)
+        timeout(Duration::from_secs(20), cancelled)
             .await
             .unwrap_or_else(|_| panic!("P168 P169: not cancelled, half closed: {half_closed}"));
     }

@@ -251,12 +251,12 @@ async fn upstream_without_http1_opens_no_websocket_p100() {
 
 #[tokio::test]
 async fn websocket_may_be_silent_for_the_stream_idle_timeout_h009() {
-    let times = ["--body-timeout", "200ms", "--stream-idle-timeout", "2s"];
+    let times = ["--body-timeout", "200ms", "--stream-idle-timeout", "3s"];
     // The bytes of a WebSocket are not the body of a request.
     let sockets = Sockets::new(&[&times[..], &["--max-body", "2"]].concat()).await;
     let mut client = sockets.open("").await;
     reads(&mut client, "hello").await;
-    for _ in 0..4 {
+    for _ in 0..6 {
         sleep(Duration::from_millis(600)).await;
         client.send("a").await;
         reads(&mut client, "a").await;
@@ -282,7 +282,7 @@ async fn websocket_counts_as_a_connection_h010() {
     let limits = [
         ["--max-connections", "1"],
         ["--max-connections-per-address", "9"],
-        ["--handshake-timeout", "500ms"],
+        ["--handshake-timeout", "2s"],
     ];
     let sockets = Sockets::new(&limits.concat()).await;
     let mut open = sockets.open("").await;
@@ -296,7 +296,7 @@ async fn websocket_counts_as_a_connection_h010() {
 
 #[tokio::test]
 async fn stop_closes_websockets_when_the_drain_timeout_has_passed_h010() {
-    let mut sockets = Sockets::new(&["--drain-timeout", "500ms"]).await;
+    let mut sockets = Sockets::new(&["--drain-timeout", "3s"]).await;
     let mut client = sockets.open("").await;
     reads(&mut client, "hello").await;
     sockets.proxy().signal(Signal::SIGTERM);

@@ -299,7 +299,7 @@ async fn certificate_stands_for_its_caller_while_it_can_be_verified_t024() {
         let args = [ACCEPT, ALLOW_ODD];
         let (stack, _server, https) = server(&root, args.as_flattened()).await;
         let svid = root.issue(ODD_ID, |params| {
-            let life = if is_expiry { 4 } else { 3600 };
+            let life = if is_expiry { 8 } else { 3600 };
             expires_in(params, Duration::from_secs(life));
         });
         let mut client = connect(&https, Some(&svid)).await.unwrap();

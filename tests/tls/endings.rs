@@ -90,7 +90,7 @@ async fn no_session_with_the_upstream_is_resumed_p195() {
 
 #[tokio::test]
 async fn connection_is_renewed_when_the_peers_svid_expires_t007() {
-    for alpn in ["h2", "http/1.1"] {
+    let is_renewed = async |alpn| {
         let upstream = Presenting::new(alpn).await;
         let (stack, proxy, root) = before(&upstream).await;
         let issue = |life: u64| {
@@ -98,7 +98,7 @@ async fn connection_is_renewed_when_the_peers_svid_expires_t007() {
                 expires_in(params, Duration::from_secs(life));
             })
         };
-        upstream.present(&issue(4));
+        upstream.present(&issue(8));
         let https = stack.https(proxy.listening().await);
         let ask = async || https.send(get(&[])).await.status.as_u16();
         assert_eq!(ask().await, 200);
@@ -108,7 +108,8 @@ async fn connection_is_renewed_when_the_peers_svid_expires_t007() {
         until(async || ask().await == 200 && upstream.seen().connections() == 2).await;
         assert_eq!(ask().await, 200);
         assert_eq!(upstream.seen().connections(), 2, "{alpn}");
-    }
+    };
+    tokio::join!(is_renewed("h2"), is_renewed("http/1.1"));
 }
 
 /// Waits until the process has applied one more update after `change`.

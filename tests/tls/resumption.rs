@@ -51,7 +51,7 @@ async fn callers_resume_sessions_of_the_same_svid_only_p097() {
 
 #[tokio::test]
 async fn expired_svid_ends_its_sessions_t008() {
-    let change = |config: &mut dev_agent::Config| config.x509_ttl = Duration::from_secs(4);
+    let change = |config: &mut dev_agent::Config| config.x509_ttl = Duration::from_secs(8);
     let stack = Stack::with(SERVER_ID, change).await;
     let server = stack.server(&[]).await;
     let https = stack.https(server.listening().await);

@@ -56,7 +56,7 @@ async fn connections_drain_when_the_identity_is_withdrawn_t006() {
 #[tokio::test]
 async fn connections_drain_when_they_reach_their_age_t005() {
     let stack = Stack::new().await;
-    let server = stack.server(&["--max-connection-age", "1s"]).await;
+    let server = stack.server(&["--max-connection-age", "3s"]).await;
     drained(kept(&stack.https(server.listening().await)).await).await;
 }
 
@@ -76,7 +76,7 @@ async fn request_in_flight_outlives_the_age_for_the_drain_timeout_t005() {
         .await;
         let args = [
             "--max-connection-age",
-            "1s",
+            "3s",
             "--drain-timeout",
             drain_timeout,
         ];

@@ -81,7 +81,7 @@ async fn call_that_ends_with_its_token_is_credential_expired() {
     let args = [&upstream[..], &["--stream-lifetime", "token"]].concat();
     let server = Watched::start(&stack, "server", &args).await;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let expiry = now.as_secs() + 2;
+    let expiry = now.as_secs() + 4;
     let token = stack.token(|claims| claims.payload["exp"] = expiry.into());
     let (_sender, body) = Channel::<Bytes>::new(1);
     let call = Request::post("/")
