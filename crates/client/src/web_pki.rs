@@ -25,7 +25,7 @@ pub(crate) enum Error {
     File(&'static str, roots::Error),
     /// The system has no roots.
     #[error(
-        "no CA certificates are installed on this system; install them (Debian: apt-get install ca-certificates), or name the CA's file with --ca"
+        "no CA certificates are installed on this system; install them (Debian: apt-get install ca-certificates), or name the CA's file with --ca, or with ca= of --route"
     )]
     NoRoots,
 }

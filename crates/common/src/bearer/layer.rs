@@ -25,8 +25,8 @@ use crate::{jwt_bundle::JwtBundle, workload::JwtSource};
 /// makes public reaches it without a caller. Every other request is answered as RFC 6750 §3 says and does
 /// not reach the inner service.
 ///
-/// All clones and services of one layer share one [`VerificationQueue`]. If each core has a runtime
-/// of its own, create one layer for each core.
+/// All clones and services of one layer share one queue of verifications, in which at most
+/// [`MAX_WAITING`](super::MAX_WAITING) wait. If each core has a runtime of its own, create one layer for each core.
 ///
 /// # Example
 ///
