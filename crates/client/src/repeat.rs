@@ -246,7 +246,7 @@ mod tests {
             ),
             (
                 Err(anyhow::anyhow!("b\nc").context("a")),
-                "08:00:00.042Z failed 1.8 ms: a: b c",
+                "08:00:00.042Z failed 1.8 ms: a: b\\nc",
             ),
         ] {
             assert_eq!(line(time, took, &answer), text);

@@ -42,7 +42,7 @@ fn step_is_one_line_with_cause_and_remedy_below() {
     assert_eq!(
         lines,
         "failed     tcp           [orders] connect to 10.0.0.1:1\n\
-         \x20                        cause: connection refused\n\
+         \x20                        cause: connection\\nrefused\n\
          \x20                        remedy: start it\n\
          not tried  tls           it needs a connection\n"
     );
@@ -71,7 +71,7 @@ fn json_has_the_documented_members() {
             "exit_status": 15,
             "steps": [
                 step("socket", "workload_api", "ok", "there", None),
-                step("tcp", "connection", "failed", "connect to 10.0.0.1:1", Some(["connection refused", "start it"])),
+                step("tcp", "connection", "failed", "connect to 10.0.0.1:1", Some(["connection\\nrefused", "start it"])),
             ],
         })
     );

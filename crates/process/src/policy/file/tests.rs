@@ -60,7 +60,7 @@ fn a_mistake_is_found_with_its_line_and_column_u022() {
         ("[[rule]]\npaths = [\"/a\"]\npublic = yes\n", 3, 10, ""),
         ("[[rule]]\npaths = [\"/a\"\n", 2, 14, "unclosed array"),
         ("x = 1\n[[rule]]\n", 1, 1, "unknown field `x`"),
-        ("\"\\u001bx\" = 1\n", 1, 1, "unknown field `\u{fffd}x`"),
+        ("\"\\u001bx\" = 1\n", 1, 1, "unknown field `\\u{1b}x`"),
         ("[[rule]]\npath = [\"/a\"]\n", 2, 1, "unknown field `path`"),
         ("[[rule]]\npaths = \"/a\"\n", 2, 9, "expected a sequence"),
         ("[[rule]]\npaths = [1]\n", 2, 10, "expected a string"),
