@@ -34,8 +34,9 @@ const BUNDLE_ENDPOINT: [&str; 4] = [
     "--bundle-refresh-hint",
     "1s",
 ];
-/// The in-flight limit of the proxy. It is low, so that a drill can exceed it.
-const MAX_REQUESTS: &str = "200";
+/// The limits of the proxy. That of requests in flight is low, so that a drill can exceed it. That of handshakes is
+/// above the number of callers, who would be reset if all shake hands at once.
+const LIMITS: [&str; 4] = ["--max-requests", "200", "--max-handshakes", "2000"];
 
 pub(crate) struct Stack {
     directory: TempDir,
@@ -194,7 +195,7 @@ fn server_args(port: u16, app: Option<u16>) -> Vec<String> {
 /// Returns the flags of a proxy in front of servers on these ports, except where it listens.
 fn proxy_args(servers: [u16; 2]) -> Vec<String> {
     let upstream = |port| ["--upstream".to_owned(), format!("https://localhost:{port}")];
-    let mut args = vec!["--max-requests".to_owned(), MAX_REQUESTS.to_owned()];
+    let mut args = LIMITS.map(str::to_owned).to_vec();
     args.extend(servers.into_iter().flat_map(upstream));
     args
 }
