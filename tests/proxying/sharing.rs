@@ -1,12 +1,11 @@
 use harness::{
-    PATIENCE,
     https::{Https, WholeAnswer},
     upstream::Http,
 };
 use http::Version;
 use tokio::{task::JoinSet, time::timeout};
 
-use crate::holding::{Holding, post};
+use crate::holding::{Holding, QUICK, post};
 
 /// The source address of another caller.
 const OTHER: &str = "127.0.0.2";
@@ -24,13 +23,13 @@ async fn hold(holding: &mut Holding, version: Version, lengths: &[usize]) -> Joi
 
 /// Sends POSTs of 100 bytes and of 10 KB from another address. Meanwhile the held requests fill
 /// every buffer between their caller and the upstream.
-async fn others_are_answered(https: &Https, what: &str) {
+async fn others_are_quick(https: &Https, what: &str) {
     let https = https.from(OTHER);
     for round in 0..15 {
         for version in [Version::HTTP_11, Version::HTTP_2] {
             for length in [100, 10_000] {
                 let asking = https.send_over(version, post("/", length));
-                let answer = timeout(PATIENCE, asking).await;
+                let answer = timeout(QUICK, asking).await;
                 let answer = answer.unwrap_or_else(|_| {
                     panic!("{what}: {length} bytes in round {round} over {version:?}")
                 });
@@ -57,7 +56,7 @@ async fn unread_bodies(alpn: &[&str], lengths: &[usize], change: impl Fn(&mut Ht
         let what = format!("{alpn:?} {} bodies over {version:?}", lengths.len());
         let mut holding = Holding::new(alpn, "30s", &change).await;
         let held = hold(&mut holding, version, lengths).await;
-        others_are_answered(&holding.https, &what).await;
+        others_are_quick(&holding.https, &what).await;
         holding.release(lengths.len());
         let mut answered: Vec<usize> = Vec::new();
         for answer in held.join_all().await {

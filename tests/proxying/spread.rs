@@ -25,12 +25,12 @@ use harness::{
     x509::{Authority, NEVER, Presenting},
 };
 
-/// Returns the warnings and errors in a log, except those about an agent that is late.
+/// Returns the warnings and errors in a log, except that about an agent that answers late.
 fn warnings(log: &str) -> Vec<&str> {
     let is_warning = |line: &&str| line.contains("WARN") || line.contains("ERROR");
     let lines = log.lines().filter(is_warning);
     lines
-        .filter(|line| !line.contains("Workload API"))
+        .filter(|line| !line.contains("lost the Workload API"))
         .collect()
 }
 

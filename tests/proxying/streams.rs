@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use harness::{
     PATIENCE, Stack,
@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::holding::Holding;
+use crate::holding::{Holding, QUICK};
 
 /// The number of streams that a caller opens at most on one connection.
 const STREAMS: u32 = 150;
@@ -67,10 +67,10 @@ fn target(path: &str) -> [(&str, &str); 4] {
     ]
 }
 
-async fn another_is_answered(https: &Https, what: &str) {
+async fn another_is_quick(https: &Https, what: &str) {
     let other = https.from("127.0.0.2");
     for version in [Version::HTTP_11, Version::HTTP_2] {
-        let answer = timeout(PATIENCE, other.send_over(version, get(&[]))).await;
+        let answer = timeout(QUICK, other.send_over(version, get(&[]))).await;
         let answer = answer.unwrap_or_else(|_| panic!("{what} {version:?}"));
         assert_eq!(answer.status, 200, "{what} {version:?}");
     }
@@ -83,7 +83,7 @@ async fn another_caller_is_answered_next_to_1800_slow_requests() {
         let _slow = slow(&holding.https, count).await;
         let what = format!("{count} slow ones, {streams} on each connection");
         holding.arrive(count as usize, &what).await;
-        another_is_answered(&holding.https, &what).await;
+        another_is_quick(&holding.https, &what).await;
     }
 }
 
@@ -95,7 +95,7 @@ async fn another_caller_is_answered_next_to_1800_slow_requests_over_http1() {
         let mut holding = Holding::new(alpn, "30s", taking(200)).await;
         let _slow = slow(&holding.https, COUNT).await;
         holding.arrive(COUNT as usize, "slow ones").await;
-        another_is_answered(&holding.https, &format!("{alpn:?}")).await;
+        another_is_quick(&holding.https, &format!("{alpn:?}")).await;
     }
 }
 
@@ -111,7 +111,7 @@ async fn another_caller_is_answered_that_comes_with_a_burst_of_slow_requests() {
             .collect();
         flood.send(&requests).await;
         other.send(&frames::request(1, b"", &target("/"))).await;
-        let answer = timeout(PATIENCE, other.until(HEADERS, 1)).await;
+        let answer = timeout(QUICK, other.until(HEADERS, 1)).await;
         let what = format!("{count} slow ones, {streams} on each connection");
         let answer = answer.unwrap_or_else(|_| panic!("{what}: no answer"));
         // HPACK has one octet for the status 200.
@@ -127,23 +127,15 @@ async fn connection(https: &Https) -> SendRequest<Empty<Bytes>> {
     sender
 }
 
-/// Sends a GET of this path and waits for its answer.
-fn answer_to(
-    sender: &SendRequest<Empty<Bytes>>,
-    path: &str,
-) -> impl Future<Output = Response<Incoming>> + use<> {
-    let mut sender = sender.clone();
-    let request = Request::get(format!("https://localhost{path}"));
-    let request = request.body(Empty::new()).unwrap();
-    async move { sender.send_request(request).await.unwrap() }
-}
-
 /// Sends `count` GETs of this path on one connection and returns their pending answers.
 async fn many(https: &Https, path: &str, count: usize) -> JoinSet<Response<Incoming>> {
     let sender = connection(https).await;
     let mut answers = JoinSet::new();
     for _ in 0..count {
-        answers.spawn(answer_to(&sender, path));
+        let mut sender = sender.clone();
+        let request = Request::get(format!("https://localhost{path}"));
+        let request = request.body(Empty::new()).unwrap();
+        answers.spawn(async move { sender.send_request(request).await.unwrap() });
     }
     answers
 }
@@ -154,30 +146,30 @@ const CONNECTIONS: usize = 64;
 #[tokio::test]
 async fn requests_beyond_all_streams_are_answered_with_503_after_the_queue_timeout() {
     for (streams, count) in [(2, 200), (1, 100)] {
-        let mut holding = Holding::new(&["h2"], "2s", taking(streams)).await;
+        // All connections are opened in this time.
+        let mut holding = Holding::new(&["h2"], "3s", taking(streams)).await;
         let room = CONNECTIONS * streams as usize;
-        let sender = connection(&holding.https).await;
-        let mut held = JoinSet::new();
-        for _ in 0..room {
-            // None of these requests waits for more than one new connection.
-            held.spawn(answer_to(&sender, "/?slow"));
-            holding.arrives().await;
-        }
         let asked = Instant::now();
-        let mut beyond = many(&holding.https, "/?slow", count - room).await;
+        let mut answers = many(&holding.https, "/?slow", count).await;
+        let mut statuses = BTreeMap::<u16, usize>::new();
         for _ in room..count {
-            let answer = timeout(PATIENCE, beyond.join_next()).await;
+            let answer = timeout(PATIENCE, answers.join_next()).await;
             let answer = answer.expect("is refused in time").unwrap().unwrap();
             let passed = asked.elapsed();
-            assert!(passed >= Duration::from_secs(2), "{passed:?} {answer:?}");
-            assert_eq!(answer.status(), 503, "{streams}");
+            assert!(passed >= Duration::from_secs(3), "{passed:?} {answer:?}");
             assert!(answer.headers().contains_key("retry-after"), "{answer:?}");
+            *statuses.entry(answer.status().as_u16()).or_default() += 1;
         }
+        assert_eq!(statuses, BTreeMap::from([(503, count - room)]), "{streams}");
+        // The upstream has received all other requests and answers them.
+        holding
+            .arrive(room, &format!("{streams} on each connection"))
+            .await;
         holding.release(room);
-        for answer in held.join_all().await {
+        for answer in answers.join_all().await {
             assert_eq!(answer.status(), 200, "{streams}");
         }
-        another_is_answered(&holding.https, "afterwards").await;
+        another_is_quick(&holding.https, "afterwards").await;
     }
 }
 
@@ -318,9 +310,9 @@ async fn short_get_is_answered_next_to_100_long_answers_where_connections_take_2
         let https = stack.https(proxy.listening().await);
         let _long = slow(&https, 100).await;
         first.all_come(&format!("{long:?}")).await;
-        another_is_answered(&https, &format!("{long:?}")).await;
+        another_is_quick(&https, &format!("{long:?}")).await;
         first.release.send(true).unwrap();
-        another_is_answered(&https, &format!("{long:?} released")).await;
+        another_is_quick(&https, &format!("{long:?} released")).await;
     }
 }
 
@@ -342,7 +334,7 @@ async fn all_of_100_long_answers_come_where_connections_take_20() {
         {
             heads.push(answer.unwrap());
         }
-        another_is_answered(&https, &format!("{long:?}")).await;
+        another_is_quick(&https, &format!("{long:?}")).await;
         first.release.send(true).unwrap();
         for head in heads {
             assert_eq!(head.status(), 200, "{long:?}");
@@ -378,7 +370,7 @@ async fn all_of_100_unread_answers_come_where_connections_take_20() {
     while let Some(answer) = answers.join_next().await {
         heads.push(answer.unwrap());
     }
-    another_is_answered(&https, "unread").await;
+    another_is_quick(&https, "unread").await;
     let mut bodies = JoinSet::new();
     for head in heads {
         assert_eq!(head.status(), 200);
